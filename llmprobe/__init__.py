@@ -1,0 +1,61 @@
+"""Shows at which layer of a language model a concept becomes linearly readable.
+
+    dataset = llmprobe.load_dataset("capitals")
+    activations = llmprobe.extract("smollm2-135m", dataset)
+    results = llmprobe.probe(activations)
+    results.heatmap("capitals.png")
+
+torch and transformers load on first use, so ``import llmprobe`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmprobe.api import extract, probe, probe_layers
+    from llmprobe.concepts.dataset import ConceptDataset
+    from llmprobe.concepts.load import load_dataset
+    from llmprobe.errors import UserError
+    from llmprobe.extraction.activations import Activations
+    from llmprobe.probing.fit_many import ManyFits, fit_many
+    from llmprobe.probing.protocol import ProbeResults
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "extract": "llmprobe.api",
+    "probe": "llmprobe.api",
+    "probe_layers": "llmprobe.api",
+    "ConceptDataset": "llmprobe.concepts.dataset",
+    "load_dataset": "llmprobe.concepts.load",
+    "UserError": "llmprobe.errors",
+    "Activations": "llmprobe.extraction.activations",
+    "ManyFits": "llmprobe.probing.fit_many",
+    "fit_many": "llmprobe.probing.fit_many",
+    "ProbeResults": "llmprobe.probing.protocol",
+}
+
+__all__ = [
+    "Activations",
+    "ConceptDataset",
+    "ManyFits",
+    "ProbeResults",
+    "UserError",
+    "extract",
+    "fit_many",
+    "load_dataset",
+    "probe",
+    "probe_layers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llmprobe' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,124 @@
+"""The one type that carries a concept: texts with labels, and the groups that splits respect."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.errors import UserError
+
+
+@dataclass(frozen=True)
+class ConceptDataset:
+    """Labelled texts, one row an example.
+
+    Raises ``UserError`` when it cannot be probed: empty, lengths that differ, a missing label or
+    text, fewer than two classes.
+    """
+
+    name: str
+    texts: list[str]
+    """What the model reads, after the template was filled. [n]"""
+    labels: np.ndarray
+    """The class of each text: integers or strings. [n]"""
+    groups: np.ndarray | None = None
+    """Examples that share one never stand on both sides of a split. [n], or None."""
+    fields: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What else is known of each example (template, distractor kind, …). [n, any], or empty."""
+    source: str = ""
+    licence: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        n = len(self.texts)
+        where = f"dataset {self.name!r}"
+        if n == 0:
+            raise UserError(f"{where}: no examples")
+        lengths = {"labels": self.labels, "groups": self.groups}
+        for part, values in lengths.items():
+            if values is not None and len(values) != n:
+                raise UserError(f"{where}: {n} texts but {len(values)} {part}")
+        if len(self.fields.columns) and len(self.fields) != n:
+            raise UserError(f"{where}: {n} texts but {len(self.fields)} rows of fields")
+        for row, text in enumerate(self.texts):
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"{where}: example {row} has no text")
+        missing = np.flatnonzero(pd.isna(pd.Series(self.labels)))
+        if len(missing):
+            raise UserError(f"{where}: example {missing[0]} has no label (of {len(missing)})")
+        if len(self.classes) < 2:
+            only = self.classes[0]
+            raise UserError(f"{where}: every label is {only!r}; a probe needs at least two classes")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The distinct labels, sorted; the last one is the positive class of a binary dataset."""
+        return np.unique(self.labels)
+
+    @property
+    def content_hash(self) -> str:
+        """A hash of everything that a result depends on: texts, labels and groups, in order."""
+        groups = None if self.groups is None else [str(g) for g in self.groups]
+        rows = json.dumps([self.texts, [str(label) for label in self.labels], groups])
+        return hashlib.sha256(rows.encode()).hexdigest()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each example: text, label, group (if any), then the fields."""
+        table = pd.DataFrame({"text": self.texts, "label": self.labels})
+        if self.groups is not None:
+            table["group"] = self.groups
+        extra = [c for c in self.fields.columns if c not in table.columns]
+        return pd.concat([table, self.fields[extra].reset_index(drop=True)], axis=1)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> ConceptDataset:
+        """The examples at ``rows``, in that order."""
+        rows = np.asarray(rows, dtype=int)
+        return replace(
+            self,
+            texts=[self.texts[i] for i in rows],
+            labels=self.labels[rows],
+            groups=None if self.groups is None else self.groups[rows],
+            fields=self.fields.iloc[rows].reset_index(drop=True)
+            if len(self.fields)
+            else self.fields,
+        )
+
+    def sample(self, n: int, seed: int = 0) -> ConceptDataset:
+        """About ``n`` examples (never more): whole groups, classes in their proportions.
+
+        Groups are drawn at random, alternating between the classes that they mostly hold, so a
+        sample of a balanced dataset is balanced; rows keep the dataset's order.
+        """
+        if n >= len(self):
+            return self
+        groups = np.arange(len(self)) if self.groups is None else self.groups
+        _, group_of = np.unique(groups, return_inverse=True)
+        _, label_of = np.unique(self.labels, return_inverse=True)
+        counts = np.zeros((group_of.max() + 1, label_of.max() + 1), dtype=int)
+        np.add.at(counts, (group_of, label_of), 1)
+        mostly = counts.argmax(axis=1)
+        rng = np.random.default_rng(seed)
+        draw = rng.permutation(len(counts))
+        # Rank of each group among those of its class, as a fraction: sorting by it interleaves.
+        rank = np.empty(len(counts))
+        for label in np.unique(mostly):
+            members = draw[mostly[draw] == label]
+            rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+        order = draw[np.argsort(rank[draw], kind="stable")]
+        sizes = counts.sum(axis=1)
+        chosen = order[np.cumsum(sizes[order]) <= n]
+        if len(chosen) == 0:
+            raise UserError(
+                f"dataset {self.name!r}: {n} examples cannot be drawn, because groups are drawn "
+                f"whole and the first one has {sizes[order[0]]}"
+            )
+        rows = np.flatnonzero(np.isin(group_of, chosen))
+        return self.take(rows)

@@ -1,0 +1,133 @@
+"""From what the config says of a dataset to its texts and labels."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import string
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llmprobe.concepts.builders  # noqa: F401  (registers the known datasets)
+from llmprobe.concepts import registry
+from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.concepts.tables import dataset_from_table, read_table
+from llmprobe.config import TABLE_SUFFIXES, DatasetConfig, validated
+from llmprobe.errors import UserError, suggestion
+
+log = logging.getLogger(__name__)
+
+
+def load_dataset(dataset: str | Path | DatasetConfig, **options: Any) -> ConceptDataset:
+    """A dataset known by name, or from a file.
+
+    ``load_dataset("capitals")``, ``load_dataset("coin_flip", n=500, seed=1,
+    options={"people": 6})``, ``load_dataset("my.csv", text="statement", label="label",
+    group="city", template="True or False? {text}")``: the keywords are those of a config mapping.
+
+    Raises
+    ------
+    UserError
+        An unknown name, option, file or column; rows that cannot be probed.
+    """
+    if isinstance(dataset, DatasetConfig):
+        config = dataset
+    else:
+        key = "path" if str(dataset).endswith(TABLE_SUFFIXES) else "name"
+        config = validated(DatasetConfig, {key: str(dataset), **options}, f"dataset {dataset}")
+    loaded = _from_file(config) if config.path is not None else _known(config)
+    if config.n is not None and config.n < len(loaded):
+        loaded = loaded.sample(config.n, config.seed)
+    if config.template is not None:
+        loaded = _templated(loaded, config.template)
+    _warn_of_repeats(loaded)
+    return loaded
+
+
+def _from_file(config: DatasetConfig) -> ConceptDataset:
+    assert config.path is not None
+    return dataset_from_table(read_table(config.path), config, str(config.path))
+
+
+def _known(config: DatasetConfig) -> ConceptDataset:
+    if config.name not in registry.REGISTRY:
+        raise UserError(
+            f"dataset {config.name!r} is not known (a file ends in {', '.join(TABLE_SUFFIXES)}); "
+            f"{suggestion(config.name, registry.REGISTRY)}"
+        )
+    accepted = inspect.signature(registry.REGISTRY[config.name].build).parameters
+    options = dict(config.options)
+    # A generated dataset makes as many as are asked for; a shipped one is drawn from.
+    for name, value in (("n", config.n), ("seed", config.seed)):
+        if name in accepted and value is not None:
+            options.setdefault(name, value)
+    return replace(registry.build(config.name, **options), name=config.title)
+
+
+def _templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
+    """The texts put into ``template``, whose fields are text and the dataset's other fields."""
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise UserError(f"dataset {dataset.name!r}: template {template!r}: {error}") from None
+    values = dataset.fields.assign(text=dataset.texts)
+    for name in names:
+        if name not in values.columns:
+            known = [str(column) for column in values.columns]
+            raise UserError(
+                f"dataset {dataset.name!r}: template field {{{name}}}: {suggestion(name, known)}"
+            )
+    rows = values[list(dict.fromkeys(names))].astype(object).to_dict("records")
+    texts = [template.format_map({str(k): v for k, v in row.items()}) for row in rows]
+    return replace(dataset, texts=texts)
+
+
+def _warn_of_repeats(dataset: ConceptDataset) -> None:
+    """Say when a text occurs twice: its copy may be in the training set of its own test."""
+    labels: dict[str, set[str]] = {}
+    for text, label in zip(dataset.texts, dataset.labels, strict=True):
+        labels.setdefault(text, set()).add(str(label))
+    repeats = len(dataset) - len(labels)
+    if repeats:
+        contradictory = sum(len(kinds) > 1 for kinds in labels.values())
+        text, times = Counter(dataset.texts).most_common(1)[0]
+        log.warning(
+            "%s: %d of %d texts are repeats (%d with two labels), %r occurs %d times; copies in "
+            "different folds inflate scores, unless a group keeps them together",
+            dataset.name, repeats, len(dataset), contradictory, text[:60], times,
+        )  # fmt: skip
+
+
+def known_datasets() -> list[tuple[str, str]]:
+    """Name and first line of what each known dataset is."""
+    return [(name, entry.summary) for name, entry in sorted(registry.REGISTRY.items())]
+
+
+def describe(name: str) -> str:
+    """What ``llmprobe show`` prints: source, licence, size, balance, options, examples."""
+    dataset = load_dataset(name)
+    lines = [f"{dataset.name}  {dataset.description}".rstrip()]
+    lines += [f"source   {dataset.source}"] if dataset.source else []
+    lines += [f"licence  {dataset.licence}"] if dataset.licence else []
+    size = f"{len(dataset):,} texts"
+    if dataset.groups is not None:
+        size += f" in {len(set(dataset.groups)):,} groups"
+    lines.append(f"size     {size}")
+    counts = Counter(dataset.labels.tolist())
+    shares = (f"{label}: {n:,} ({n / len(dataset):.1%})" for label, n in sorted(counts.items()))
+    lines.append(f"labels   {', '.join(shares)}")
+    if len(dataset.fields.columns):
+        lines.append(f"fields   {', '.join(map(str, dataset.fields.columns))}")
+    if name in registry.REGISTRY:
+        options = registry.REGISTRY[name].options.items()
+        lines.append(f"options  {', '.join(f'{key}={value!r}' for key, value in options)}")
+    lines.append("examples")
+    step = max(1, len(dataset) // 8)
+    for row in range(0, len(dataset), step):
+        text = " ".join(dataset.texts[row].split())
+        lines.append(
+            f"  {dataset.labels[row]!s:>6}  {text if len(text) < 160 else text[:159] + '…'}"
+        )
+    return "\n".join(lines)

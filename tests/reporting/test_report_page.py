@@ -1,0 +1,176 @@
+"""The page is one file that says what was found, shows every number and trusts no name."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llmprobe.reporting import Peak, page, peaks
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+EVIL = "<script>alert('x')</script>"
+
+
+class Outline(HTMLParser):
+    """What the tests ask of a page: its tags with their attributes, and its visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def write(path: Path, tables: Tables, name: str = "quickstart") -> str:
+    models = [{"name": name, "source": name, "licence": name, "precision": f"4-bit {name}"}]
+    page.write_report(
+        path,
+        *tables,
+        models=models,
+        config=f"name: {name}\nmodels: [a]\n",
+        environment={"python": "3.12.4", "hardware": {"cpu": name}},
+        command=f"llmprobe report {name}",
+    )
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def html(tables: Callable[..., Tables], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the tables of ``two_by_two``, written once for the tests that only read it."""
+    two_by_two = tables({"smollm2-135m": 30, "gemma-3-270m": 18}, ["capitals", "coin_flip"])
+    return write(tmp_path_factory.mktemp("page") / "report.html", two_by_two)
+
+
+@pytest.fixture
+def peak(two_by_two: Tables) -> Peak:
+    return replace(
+        peaks(*two_by_two)[0],
+        **{"model": "gemma-3-270m", "dataset": "capitals", "layer": 13, "blocks": 18},
+        **{"accuracy": 0.9, "low": 0.88, "high": 0.92, "chance": 0.5, "bag_of_words": 0.51},
+        p_value=float("nan"),
+    )
+
+
+def test_headline_says_where_how_well_and_against_what(peak: Peak) -> None:
+    assert page.headline(peak) == (
+        "gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], "
+        "chance 0.50, bag of words 0.51"
+    )
+    assert page.headline(replace(peak, p_value=0.0099)).endswith("bag of words 0.51, p = 0.010")
+    assert page.headline(replace(peak, p_value=0.0002)).endswith(", p < 0.001")
+
+
+@pytest.mark.parametrize(
+    ("low", "above"), [(0.49, False), (0.5, False), (0.51, True), (float("nan"), True)]
+)
+def test_headline_says_when_the_peak_is_not_above_chance(
+    peak: Peak, low: float, above: bool
+) -> None:
+    sentence = page.headline(replace(peak, accuracy=0.53, low=low, high=0.57))
+    assert ("not above chance" in sentence) is not above
+    assert ("readable" in sentence) is above
+
+
+def test_headline_of_what_was_not_scored_claims_nothing(peak: Peak) -> None:
+    unscored = replace(peak, layer=None, accuracy=float("nan"))
+    assert page.headline(unscored) == "gemma-3-270m: capitals was not scored"
+
+
+def test_page_shows_every_number(html: str, two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    words = Outline(html).words
+    assert "quickstart" in html[html.index("<h1>") : html.index("</h1>")]
+    for peak in peaks(results, summary):
+        assert page.headline(peak) in words
+    cells = Counter(re.findall(r"<td>([^<]*)</td>", html))
+    for metric in ("accuracy", "auroc", "log_loss"):
+        for value, count in Counter(f"{value:.2f}" for value in results[metric]).items():
+            assert cells[value] >= count
+    for row in summary.to_dict("records"):
+        assert f"<td>{row['peak_layer']} of {row['layers']}</td>" in html
+    for said in ("llmprobe report quickstart", "4-bit quickstart", "hardware.cpu", "3.12.4"):
+        assert said in words
+    assert "name: quickstart\nmodels: [a]\n" in words
+
+
+def test_page_trusts_no_name(tables: Callable[..., Tables], tmp_path: Path) -> None:
+    html = write(tmp_path / "report.html", tables({EVIL: 3}, [f'"{EVIL}']), name=EVIL)
+    outline = Outline(html)
+    assert not outline.all("script")
+    assert EVIL in outline.words
+    known = {"class", "role", "aria-label", "tabindex", "src", "alt", "style", "scope", "lang"}
+    known |= {"charset", "name", "content", "http-equiv"}
+    assert {attribute for _, attributes in outline.tags for attribute in attributes} <= known
+
+
+def test_page_loads_nothing(html: str) -> None:
+    outline = Outline(html)
+    for tag in ("script", "link", "iframe", "object", "embed"):
+        assert not outline.all(tag)
+    assert "url(" not in html
+    assert "@import" not in html
+    (policy,) = (meta for meta in outline.all("meta") if "http-equiv" in meta)
+    assert str(policy["content"]).startswith("default-src 'none'")
+    images = outline.all("img")
+    assert len(images) == 6
+    for image in images:
+        header, content = str(image["src"]).split(",")
+        assert re.fullmatch(r"data:image/(png|svg\+xml);base64", header)
+        if "svg" in header:
+            references = re.findall(r'href="([^"]*)"', b64decode(content).decode())
+            assert all(reference.startswith(("#", "data:")) for reference in references)
+
+
+def test_page_is_accessible(html: str) -> None:
+    outline = Outline(html)
+    assert all(image["alt"] for image in outline.all("img"))
+    assert len(outline.all("caption")) == len(outline.all("table")) > 4
+    assert all("scope" in header for header in outline.all("th"))
+    assert len(outline.all("h1")) == 1
+    assert outline.all("html") == [{"lang": "en"}]
+
+
+def test_page_is_the_same_each_time(html: str, two_by_two: Tables, tmp_path: Path) -> None:
+    assert html == write(tmp_path / "report.html", two_by_two)
+
+
+def test_a_number_that_was_not_asked_for_is_a_dash(two_by_two: Tables, tmp_path: Path) -> None:
+    results, summary = two_by_two
+    results[["accuracy_low", "accuracy_high", "auroc", "selectivity", "p_value"]] = np.nan
+    asked = ["model", "dataset", "layers", "n_examples", "peak_layer", "peak_accuracy"]
+    summary[[column for column in summary if column not in asked]] = np.nan
+    words = Outline(write(tmp_path / "report.html", (results, summary))).words
+    assert not re.search(r"\bnan\b", words, re.IGNORECASE)
+    assert "–" in words
+
+
+def test_what_would_make_the_page_too_large_is_named(
+    two_by_two: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_MOST_FIGURE_BYTES", 60_000)
+    monkeypatch.setattr(page, "_MOST_LAYER_ROWS", 70)
+    html = write(tmp_path / "report.html", two_by_two)
+    outline = Outline(html)
+    size = sum(len(b64decode(str(i["src"]).split(",")[1])) for i in outline.all("img"))
+    assert 0 < size <= 60_000
+    assert "heatmap_selectivity" in outline.words
+    assert "2 more tables are too many for this page" in outline.words
+    assert len(re.findall("<summary>[^<]*logistic probe</summary>", html)) == 2

@@ -1,0 +1,107 @@
+"""The table on the terminal fits, tells the truth and survives any name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llmprobe.reporting import elide
+from llmprobe.reporting.terminal import sparkline, summary_table
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def test_table_holds_the_peaks(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    lines = summary_table(summary, results).splitlines()
+    for row in summary.to_dict("records"):
+        start = lines.index(row["model"])
+        (line,) = (line for line in lines[start + 1 : start + 3] if row["dataset"] in line)
+        scores = results[
+            (results["model"] == row["model"])
+            & (results["dataset"] == row["dataset"])
+            & (results["layer"] == row["peak_layer"])
+        ].iloc[0]
+        assert line.split()[1:9] == [
+            str(row["n_examples"]),
+            f"{row['majority_accuracy']:.2f}",
+            f"{row['bag_of_words_accuracy']:.2f}",
+            f"{row['peak_accuracy']:.2f}",
+            f"[{scores['accuracy_low']:.2f},",
+            f"{scores['accuracy_high']:.2f}]",
+            f"{row['peak_layer']}/{row['layers']}",
+            f"{scores['auroc']:.2f}",
+        ]
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_table_fits_in_100_columns(tables: Callable[..., Tables], unicode: bool) -> None:
+    models = {"smollm2-135m": 30, "organisation/" + "long-name" * 20: 126}
+    datasets = ["capitals", "coin_flip", "a_dataset_with_a_very_long_name_indeed" * 3]
+    results, summary = tables(models, datasets)
+    notes = [{"name": model, "precision": "4-bit weights " * 20} for model in models]
+    table = summary_table(summary, results, notes, unicode=unicode)
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_table_is_ascii_where_the_output_is(tables: Callable[..., Tables]) -> None:
+    results, summary = tables({"modèle-" + "x" * 120: 30}, ["hauptstädte"])
+    assert summary_table(summary, results, unicode=False).isascii()
+    assert "hauptstädte" in summary_table(summary, results)
+
+
+def test_names_cannot_control_the_terminal(tables: Callable[..., Tables]) -> None:
+    results, summary = tables({"model\x1b[2J": 3}, ["line\nbreak"])
+    table = summary_table(summary, results)
+    assert "\x1b" not in table
+    assert "model?[2J" in table
+    assert "line?break" in table
+
+
+def test_a_number_that_was_not_asked_for_is_a_dash(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    results[["auroc", "accuracy_low", "accuracy_high"]] = np.nan
+    summary["bag_of_words_accuracy"] = np.nan
+    line = summary_table(summary, results).splitlines()[2].split()
+    assert line[3] == "–"
+    assert line[6] == "–"
+    assert line[4] == f"{summary['peak_accuracy'][0]:.2f}"
+
+
+def test_precision_stands_under_the_table(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    models = [{"name": "smollm2-135m", "precision": "4-bit weights (Q4_1), dequantised"}]
+    table = summary_table(summary, results, models)
+    assert table.splitlines()[-1] == "smollm2-135m: 4-bit weights (Q4_1), dequantised"
+
+
+@pytest.mark.parametrize(
+    ("scores", "chance", "line"),
+    [
+        ([0.5, 0.75, 1.0], 0.5, "▁▅█"),
+        ([0.3, 0.8, 0.9, 1.0], 0.8, "▁▁▅█"),
+        ([0.5, np.nan, 1.0], 0.5, "▁ █"),
+        ([1.0], 0.5, "█"),
+        ([], 0.5, ""),
+        ([0.5] * 50 + [1.0] * 50, 0.5, "▁" * 16 + "█" * 16),
+    ],
+)
+def test_sparkline_goes_from_chance_to_one(scores: list[float], chance: float, line: str) -> None:
+    assert sparkline(pd.Series(scores, dtype=float), chance, width=32) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "short"),
+    [
+        ("abcdef", 6, "abcdef"),
+        ("abcdefgh", 6, "abc…gh"),
+        ("abcdefg", 5, "ab…fg"),
+        ("abcdefg", 2, "a…"),
+        ("abcdefg", 1, "…"),
+    ],
+)
+def test_long_names_keep_both_ends(text: str, width: int, short: str) -> None:
+    assert elide(text, width) == short
