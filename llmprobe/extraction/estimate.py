@@ -11,7 +11,7 @@ from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
 from llmprobe.models.loading import load_architecture, load_tokenizer, resolve_device, resolve_dtype
 
-SHARE_OF_PEAK = 0.4
+SHARE_OF_PEAK = 0.6
 """Of the speed of large matrix products, what a forward pass reaches on short texts."""
 
 

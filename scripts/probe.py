@@ -1,0 +1,8 @@
+"""``python scripts/probe.py CONFIG``: the same as ``llmprobe probe CONFIG``."""
+
+import sys
+
+from llmprobe.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main(["probe", *sys.argv[1:]]))
