@@ -134,3 +134,15 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
         return "nothing"
     norms = [m for m in model.children() if "norm" in type(m).__name__.lower()]
     return type(norms[-1]).__name__ if norms else "a transformation"
+
+
+@torch.inference_mode()
+def is_causal(model: nn.Module, input_ids: Tensor) -> bool:
+    """Whether another last token leaves all states before it the same, bit for bit."""
+    other = input_ids.clone()
+    other[:, -1] = input_ids[:, 0]
+    states = [
+        model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        for ids in (input_ids, other)
+    ]
+    return torch.equal(*states)

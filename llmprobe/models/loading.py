@@ -12,7 +12,7 @@ from torch import nn
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError
 from llmprobe.models.gguf import quiet_transformers
-from llmprobe.models.layers import find_blocks, verify_blocks
+from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
 from llmprobe.models.source import ModelSource, locate
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ class LoadedModel:
     dtype: torch.dtype
     final_norm: str
     """What stands after the last block (and is left out of the last layer)."""
+    causal: bool
+    """Whether a token's state depends on nothing to its right, padding included."""
 
     @property
     def hidden_size(self) -> int:
@@ -107,10 +109,14 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(source, config)
     module = _load_module(config, source, dtype).to(device).eval()
-    example = torch.tensor([_some_tokens(tokenizer)], device=device)
+    # Any tokens do; the tokenizer's own could be none.
+    example = torch.arange(1, 9, device=device)[None] % text_config(module.config).vocab_size
     blocks = find_blocks(module, example)
     final_norm = verify_blocks(module, blocks, example)
-    model = LoadedModel(config.name, module, blocks, tokenizer, device, dtype, final_norm)
+    model = LoadedModel(
+        config.name, module, blocks, tokenizer, device, dtype, final_norm,
+        causal=is_causal(module, example),
+    )  # fmt: skip
     log.info(
         "%s: %s, %d blocks of width %d, %s on %s",
         config.name, type(module).__name__, len(blocks), model.hidden_size, dtype, device,
@@ -171,11 +177,6 @@ def _load_module(config: ModelConfig, source: ModelSource, dtype: torch.dtype) -
         raise UserError(f"model {config.id!r} cannot be loaded: {_first_line(error)}") from None
     assert isinstance(module, nn.Module)
     return module
-
-
-def _some_tokens(tokenizer: Any) -> list[int]:
-    ids = tokenizer("One two three.")["input_ids"]
-    return ids if len(ids) > 1 else [*ids, *ids, *ids]
 
 
 def _first_line(error: Exception) -> str:
