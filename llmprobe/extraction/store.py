@@ -42,10 +42,10 @@ class Store:
             return False
         try:
             with safe_open(path, framework="pt") as shard:
-                found = shard.metadata() or {}
+                found = shard.metadata()
         except (SafetensorError, OSError):
-            found = {}
-        if found.get("fingerprint") == fingerprint and found.get("index") == str(index):
+            found = None
+        if found == _stamp(index, fingerprint):
             return True
         log.warning("%s is damaged or of another extraction; it is made again", path)
         return False
@@ -54,7 +54,7 @@ class Store:
         """Write the states ``[rows, layers, d]`` of one shard, whole or not at all."""
         layers = {str(i): states[:, i].contiguous() for i in range(states.shape[1])}
         with whole_file(self.shard_path(index)) as partial:
-            save_file(layers, partial, {"fingerprint": fingerprint, "index": str(index)})
+            save_file(layers, partial, _stamp(index, fingerprint))
 
     def finish(self, n_shards: int, row_of: list[int], facts: Mapping[str, Any]) -> None:
         """Write the manifest: the extraction is complete."""
@@ -94,3 +94,8 @@ class Store:
                 parts.append(opened.get_tensor(str(index)).float().numpy())
         rows: np.ndarray = np.concatenate(parts)[manifest["row_of"]]
         return rows
+
+
+def _stamp(index: int, fingerprint: str) -> dict[str, str]:
+    """What a shard says of itself; one entry, since the order of several differs between runs."""
+    return {"shard": f"{index} of {fingerprint}"}

@@ -50,7 +50,7 @@ def find_blocks(model: nn.Module, input_ids: Tensor) -> list[nn.Module]:
     Raises
     ------
     UserError
-        No such list: the architecture is not a stack of blocks.
+        The model needs more than a text, or has no such list: it is not a stack of blocks.
     """
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     members = {id(block): block for blocks in lists for block in blocks}
@@ -69,8 +69,11 @@ def find_blocks(model: nn.Module, input_ids: Tensor) -> list[nn.Module]:
     for block in members.values():
         handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
         handles.append(block.register_forward_hook(after))
-    with hooked(handles):
-        model(input_ids=input_ids, use_cache=False)
+    try:
+        with hooked(handles):
+            model(input_ids=input_ids, use_cache=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{type(model).__name__} does not run on a text alone: {error}") from None
 
     def is_stack(blocks: list[nn.Module]) -> bool:
         ran_once = all(len(returned[id(b)]) == 1 == len(read[id(b)]) for b in blocks)

@@ -170,13 +170,26 @@ def _load_module(config: ModelConfig, source: ModelSource, dtype: torch.dtype) -
                     torch.manual_seed(config.seed)
                     module = AutoModel.from_config(architecture, dtype=dtype, **trust)
             else:
-                module = AutoModel.from_pretrained(
-                    source.folder, dtype=dtype, use_safetensors=True, **trust
-                )
+                module, loaded = AutoModel.from_pretrained(
+                    source.folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                    **trust,
+                )  # fmt: skip
+                _require_weights(config, module, set(loaded["missing_keys"]))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"model {config.id!r} cannot be loaded: {_first_line(error)}") from None
     assert isinstance(module, nn.Module)
     return module
+
+
+def _require_weights(config: ModelConfig, module: nn.Module, missing: set[str]) -> None:
+    """Refuse weights that transformers would fill with random numbers.
+
+    Only a pooler may be missing: it stands beside the layers, and checkpoints often lack it.
+    """
+    absent = sorted(name for name in missing if "pooler" not in name)
+    if absent:
+        lacking = f"{len(absent)} weights of {type(module).__name__}, such as {absent[0]}"
+        raise UserError(f"model {config.id!r}: its files lack {lacking}")
 
 
 def _first_line(error: Exception) -> str:

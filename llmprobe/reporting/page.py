@@ -29,6 +29,19 @@ class Table(NamedTuple):
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    def without(self, optional: Sequence[str]) -> Table:
+        """Without those of the ``optional`` columns that say nothing in any row."""
+        keep = [
+            i
+            for i, header in enumerate(self.headers)
+            if header not in optional or any(row[i] != "–" for row in self.rows)
+        ]
+        return Table(
+            self.caption,
+            [self.headers[i] for i in keep],
+            [[row[i] for i in keep] for row in self.rows],
+        )
+
 
 class Picture(NamedTuple):
     """A figure, ready for the page."""
@@ -157,7 +170,7 @@ _CAPTIONS = {
     ),
     "depth": (
         "How deep each concept is read best (filled), and where its accuracy has converged "
-        "(hollow). Pale: not distinguishable from shuffled labels.",
+        "(hollow). Pale, if any: no better than shuffled labels.",
         "Dot chart: a row for each dataset, the relative depth of the best and of the converging "
         "layer for each model. The summary table holds the same numbers.",
     ),
@@ -201,13 +214,14 @@ def _summary_table(summary: pd.DataFrame, found: Sequence[Peak]) -> Table:
         ]
         for peak, row in zip(found, summary.to_dict("records"), strict=True)
     ]
-    return Table("The best layer of each model on each dataset", headers, rows)
+    table = Table("The best layer of each model on each dataset", headers, rows)
+    return table.without(_OPTIONAL)
 
 
 def _cost_table(summary: pd.DataFrame) -> Table:
     """What each model × dataset took."""
     columns = ("tokens", "unique_tokens", "seconds_extract", "seconds_probe")
-    headers = ("model", "dataset", "tokens", "tokens read", "seconds reading", "seconds probing")
+    headers = ("model", "dataset", "tokens", "unique tokens", "seconds reading", "seconds probing")
     rows = [
         [
             *(elide(row[column], _LONGEST_NAME) for column in ("model", "dataset")),
@@ -240,7 +254,7 @@ def _layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
             ]
             for row in layers.sort_values("layer").to_dict("records")
         ]
-        tables.append(Table(caption, _LAYER_HEADERS, rows))
+        tables.append(Table(caption, _LAYER_HEADERS, rows).without(_OPTIONAL))
     return tables, left_out
 
 
@@ -251,6 +265,9 @@ _LAYER_HEADERS = (
     *("layer", "accuracy", "95 % interval", "balanced accuracy", "F1", "AUROC", "log loss"),
     *("random labels", "selectivity", "p", "L2 penalty"),
 )
+
+
+_OPTIONAL = ("p", "bag of words", "random weights", "random labels", "selectivity")
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

