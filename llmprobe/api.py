@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ExtractConfig, ModelConfig, ProbeConfig, validated
+from llmprobe.config import ExtractConfig, ModelConfig, ProbeConfig
+from llmprobe.config_file import validated
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
 from llmprobe.probing import protocol
@@ -47,6 +48,8 @@ def extract(
     """
     if not isinstance(model, ModelConfig):
         model = validated(ModelConfig, {"id": str(model), "dtype": dtype}, f"model {model}")
+    elif dtype != "auto":
+        model = validated(ModelConfig, {**model.model_dump(), "dtype": dtype}, f"model {model.id}")
     config = validated(ExtractConfig, options, "extract")
     return Extractor(model, config).extract(dataset, cache=cache, progress=progress)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import llmprobe
 from llmprobe.errors import UserError
+from llmprobe.files import disk_is_full
 
 if TYPE_CHECKING:
     from llmprobe.config import RunConfig
@@ -19,38 +22,52 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmprobe")
 
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. -> 0 done, 2 the input is wrong, 130 interrupted, 1 anything else"""
     options = _parser().parse_args(arguments)
+    # Before torch loads: its threads then sleep while they wait for each other instead of spinning,
+    # which costs nothing on an idle machine and is several times faster on a busy one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Ours from INFO; other libraries only when something is wrong.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal lacks becomes "?", not an error.
+        sys.stdout.reconfigure(errors="replace")
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
+        sys.stdout.flush()
     except UserError as error:
-        print(f"llmprobe: {error}", file=sys.stderr)
-        return 2
+        return _fail(2, str(error))
     except KeyboardInterrupt:
-        print(
-            "\nllmprobe: interrupted; what was finished is kept, and the same command goes on "
-            "from there",
-            file=sys.stderr,
-        )
-        return 130
+        return _fail(130, "interrupted; what was finished is kept, and the same command goes on "
+                          "from there")  # fmt: skip
     except BrokenPipeError:
+        # The reader, such as `head`, has gone; what is still in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"llmprobe: the disk is full: {error.strerror}{where}; what was finished is kept",
-            file=sys.stderr,
-        )
-        return 1
+    except Exception as error:
+        if disk_is_full(error):
+            reason = getattr(error, "strerror", None) or str(error)
+            return _fail(1, f"the disk is full: {reason}{_where(error)}; what was finished is kept")
+        if isinstance(error, OSError) and error.errno in _NO_ACCESS:
+            return _fail(2, f"{error.strerror}{_where(error)}")
+        raise
     return 0
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"llmprobe: {message}", file=sys.stderr)
+    return code
+
+
+def _where(error: Exception) -> str:
+    file = getattr(error, "filename", None)
+    return f" ({file})" if file else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +114,7 @@ _Command = argparse.ArgumentParser
 
 def _load(options: argparse.Namespace) -> tuple[RunConfig, Run] | None:
     """The run that the options describe; None after a dry run."""
-    from llmprobe.config import load_config
+    from llmprobe.config_file import load_config
     from llmprobe.pipeline import Run, default_out
 
     config = load_config(options.config, options.overrides, options.limit)
@@ -117,11 +134,7 @@ def _run(options: argparse.Namespace) -> None:
         return
     _, run = loaded
     run.probe(extract=True)
-    written = report(run.out)
-    _print_summary(run.out)
-    heatmap = next((p for p in written if p.name.startswith("heatmap_accuracy.png")), None)
-    print(f"\nheatmap  {heatmap}" if heatmap else "")
-    print(f"report   {written[-1]}" if written[-1].suffix == ".html" else f"tables   {run.out}")
+    _print_results(run.out, report(run.out))
 
 
 def _extract(options: argparse.Namespace) -> None:
@@ -138,8 +151,7 @@ def _probe(options: argparse.Namespace) -> None:
     loaded = _load(options)
     if loaded is not None:
         loaded[1].probe()
-        _print_summary(loaded[1].out)
-        print(f"\ntables   {loaded[1].out}")
+        _print_results(loaded[1].out)
 
 
 def _validate(options: argparse.Namespace) -> None:
@@ -151,16 +163,20 @@ def _validate(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from llmprobe.pipeline import report
 
-    written = report(options.run)
-    _print_summary(options.run)
-    print(f"\nreport   {written[-1]}")
+    _print_results(options.run, report(options.run))
 
 
-def _print_summary(out: Path) -> None:
+def _print_results(out: Path, written: Sequence[Path] = ()) -> None:
+    """The summary, and where the rest is."""
     from llmprobe.pipeline import terminal_summary
 
     encoding = sys.stdout.encoding or "ascii"
     print(terminal_summary(out, unicode=encoding.lower().replace("-", "").startswith("utf")))
+    print(f"\ntables   {out}")
+    for what, name in (("heatmap", "heatmap_accuracy.png"), ("report", "report.html")):
+        for path in written:
+            if path.name == name:
+                print(f"{what:7}  {path}")
 
 
 def _ls(options: argparse.Namespace) -> None:
@@ -173,15 +189,15 @@ def _ls(options: argparse.Namespace) -> None:
         for model in PACKAGED.values():
             here = "on this disk" if is_local(ModelConfig(id=model.name)) else "not downloaded"
             print(
-                f"{model.name:14} {model.parameters:>5}  {size(model.n_bytes):>8}  {here:14} "
-                f"{model.licence}; {model.precision}"
+                f"{model.name:14}  {model.parameters:>5}  {size(model.n_bytes):>8}  {here:14}  "
+                f"{model.licence:18}  {model.precision}"
             )
         print("\nBesides these: any Hugging Face Hub id, folder of safetensors, or .gguf file.")
         return
     from llmprobe.concepts.load import known_datasets
 
     for name, summary in known_datasets():
-        print(f"{name:14} {summary}")
+        print(f"{name:14}  {summary}")
     print("\nBesides these: any .csv, .tsv, .jsonl or .parquet file with texts and labels.")
 
 

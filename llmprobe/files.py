@@ -21,6 +21,14 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "llmprobe"
 
 
+def existing(path: str | Path) -> Path | None:
+    """The absolute path of what is at ``path`` (``~`` is home), None when nothing can be."""
+    try:
+        return Path(path).expanduser().resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
 def shipped(folder: str) -> Path:
     """``data`` or ``configs``: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent
@@ -48,6 +56,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        # Some writers say that the disk is full and not where.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()
@@ -57,6 +69,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether a write failed for lack of space; safetensors says so in words alone."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

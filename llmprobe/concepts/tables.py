@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,48 +17,68 @@ from llmprobe.errors import UserError, suggestion
 
 def read_table(path: Path) -> pd.DataFrame:
     """A .csv, .tsv, .jsonl or .parquet file; ``UserError`` says what is wrong with it."""
-    if path.suffix not in TABLE_SUFFIXES:
-        raise UserError(f"{path}: cannot read {path.suffix or 'this'} files; "
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise UserError(f"{path}: cannot read {suffix or 'this'} files; "
                         f"known: {', '.join(TABLE_SUFFIXES)}")  # fmt: skip
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             table = pd.read_parquet(path)
-        elif path.suffix == ".jsonl":
-            table = _read_json_lines(path)
         else:
-            separator = "\t" if path.suffix == ".tsv" else ","
-            # Texts such as "None" or "NA" are texts; only an empty cell is a missing value.
-            table = pd.read_csv(
-                path, sep=separator, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
-            )
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path}: the file is empty") from None
-    except (pd.errors.ParserError, ValueError, pyarrow.ArrowException, OSError) as error:
+            text = _text(path)
+            table = _json_lines(text, path) if suffix == ".jsonl" else _separated(text, path)
+    except (ValueError, pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read: {str(error).strip().splitlines()[0]}") from None
     if table.empty:
         raise UserError(f"{path}: no rows below the header")
     return table
 
 
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    rows = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}: line {number} is not JSON: {error.msg}") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}: line {number} is not a JSON object")
-            rows.append(row)
-    if not rows:
+def _text(path: Path) -> str:
+    """The content of a text file."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise UserError(f"{path}: line {line} has a NUL byte, so this is not a text file")
+    if not text.strip():
         raise UserError(f"{path}: the file is empty")
+    return text
+
+
+def _separated(text: str, path: Path) -> pd.DataFrame:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    # Texts such as "None" or "NA" are texts; only an empty cell is a missing value.
+    table = pd.read_csv(StringIO(text), sep=separator, keep_default_na=False, na_values=[""])
+    # When all rows are longer than the header, pandas takes the first cells as row names.
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(
+            f"{path}: rows have more cells than the header; put quotation marks around texts with "
+            f"a {'tab' if separator == chr(9) else 'comma'}"
+        )
+    return table
+
+
+def _json_lines(text: str, path: Path) -> pd.DataFrame:
+    rows = []
+    # Not splitlines(), which also splits at characters that JSON allows inside a string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", str(error))
+            raise UserError(f"{path}: line {number} is not JSON: {reason}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number} is not a JSON object")
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -69,20 +90,16 @@ def dataset_from_table(table: pd.DataFrame, config: DatasetConfig, where: str) -
     for key, column in wanted.items():
         if column is not None and column not in columns:
             raise UserError(f"{where}: no column {column!r} ({key}); {suggestion(column, columns)}")
-    labels = table[config.label]
-    missing = np.flatnonzero(labels.isna())
-    if len(missing):
-        raise UserError(
-            f"{where}: row {missing[0] + 1} has no value in column {config.label!r} "
-            f"(of {len(missing)} such rows)"
-        )
+    labels, texts = table[config.label], table[config.text]
+    for column, values in ((config.label, labels), (config.text, texts)):
+        missing = np.flatnonzero(_is_missing(values, nan_too=column == config.label))
+        if len(missing):
+            raise UserError(f"{where}: row {missing[0] + 1} has no value in column {column!r}; "
+                            f"rows without one: {len(missing)}")  # fmt: skip
     if labels.dtype.kind == "f":
-        if not (labels == labels.round()).all():
+        if not ((labels == labels.round()) & (labels.abs() < 2**53)).all():
             raise UserError(f"{where}: column {config.label!r} has fractions; labels are classes")
         labels = labels.astype(int)
-    empty = np.flatnonzero(table[config.text].isna())
-    if len(empty):
-        raise UserError(f"{where}: row {empty[0] + 1} has no text in column {config.text!r}")
     groups = None
     if config.group is not None:
         # A row without a group is a group of its own.
@@ -90,11 +107,18 @@ def dataset_from_table(table: pd.DataFrame, config: DatasetConfig, where: str) -
         groups = table[config.group].astype(object).where(table[config.group].notna(), alone)
     return ConceptDataset(
         name=config.title,
-        texts=table[config.text].astype(str).to_list(),
+        texts=texts.astype(str).to_list(),
         labels=labels.to_numpy()
         if labels.dtype.kind in "iub"
         else labels.astype(str).to_numpy(str),
         groups=None if groups is None else groups.astype(str).to_numpy(str),
-        fields=table.drop(columns=[c for c in wanted.values() if c is not None]),
+        fields=table.drop(columns=[config.text, config.label]),
         source=where,
     )
+
+
+def _is_missing(values: pd.Series, nan_too: bool) -> np.ndarray:
+    """Which cells hold nothing: no value, blanks, or (in labels) the text "nan". [n]"""
+    words = values.astype(str).str.strip().str.lower()
+    missing: np.ndarray = (values.isna() | words.isin(["", "nan"] if nan_too else [""])).to_numpy()
+    return missing

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from llmprobe.config import ModelConfig
@@ -16,6 +17,9 @@ from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
 from llmprobe.models.source import ModelSource, locate
 
 log = logging.getLogger(__name__)
+
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, ImportError, SafetensorError)
+"""What transformers raises for files that are damaged, or not what they say they are."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
             return AutoTokenizer.from_pretrained(
                 source.folder, trust_remote_code=config.trust_remote_code
             )
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise UserError(f"model {config.id!r}: no usable tokenizer: {_first_line(error)}") from None
 
 
@@ -144,7 +148,7 @@ def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
             trust = {"trust_remote_code": config.trust_remote_code}
             described = AutoConfig.from_pretrained(source.folder, **trust)
             module = AutoModel.from_config(described, **trust)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except UNREADABLE as error:
         raise UserError(f"model {config.id!r} cannot be loaded: {_first_line(error)}") from None
     embeddings = sum(p.numel() for p in module.get_input_embeddings().parameters())
     weights = sum(p.numel() for p in module.parameters())
@@ -175,7 +179,7 @@ def _load_module(config: ModelConfig, source: ModelSource, dtype: torch.dtype) -
                     **trust,
                 )  # fmt: skip
                 _require_weights(config, module, set(loaded["missing_keys"]))
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except UNREADABLE as error:
         raise UserError(f"model {config.id!r} cannot be loaded: {_first_line(error)}") from None
     assert isinstance(module, nn.Module)
     return module

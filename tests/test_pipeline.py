@@ -1,0 +1,358 @@
+"""A whole run: what it leaves on disk, and that nothing is ever done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from toy import write_config, write_table
+
+from llmprobe import pipeline
+from llmprobe.cli import main
+from llmprobe.config_file import load_config
+from llmprobe.extraction.extract import Extractor
+from llmprobe.pipeline import Run, report
+
+RESULTS = (
+    "model dataset site position layer depth probe n_examples n_classes n_groups l2 accuracy "
+    "accuracy_low accuracy_high balanced_accuracy f1 auroc log_loss majority_accuracy "
+    "control_accuracy selectivity p_value"
+).split()
+SUMMARY = (
+    "model parameters layers hidden_size dataset n_examples peak_layer peak_accuracy peak_p_value "
+    "converging_layer jump_layer converging_depth jump_depth majority_accuracy "
+    "bag_of_words_accuracy random_weights_accuracy seconds_extract seconds_probe tokens "
+    "unique_tokens"
+).split()
+PREDICTIONS = "model dataset layer example fold label predicted score".split()
+
+
+class Toy:
+    """A config with two datasets in a folder, and a count of what running it computes."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.out, self.model = folder, folder / "run", model
+        self.config = folder / "toy.yaml"
+        self.first = write_table(folder / "first.csv")
+        self.second = write_table(folder / "second.csv", words=("green", "blue"))
+        write_config(self.config, {"id": str(model), "dtype": "float32"}, self.first, self.second)
+        self.extracted: list[str] = []
+        self.probed: list[str] = []
+
+    def run(self, *overrides: str) -> None:
+        """Extract and probe, counting."""
+        self.extracted.clear()
+        self.probed.clear()
+        Run(load_config(self.config, overrides), self.out).probe(extract=True)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables on disk, without what a clock said."""
+        tables = {n: pd.read_parquet(self.out / f"{n}.parquet") for n in pipeline.TABLES}
+        clocks = [c for c in tables["summary"].columns if c.startswith("seconds")]
+        tables["summary"] = tables["summary"].drop(columns=clocks)
+        return tables
+
+    def change(self, table: str, old: str, new: str) -> None:
+        """Replace the first ``old`` in a dataset's file."""
+        path = self.folder / table
+        content = path.read_text()
+        assert old in content
+        path.write_text(content.replace(old, new, 1))
+
+
+@pytest.fixture
+def toy(tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Toy:
+    toy = Toy(tmp_path, tiny_model("llama"))
+    fill, probe = Extractor._fill, pipeline.probe
+
+    def counted_fill(self: Extractor, store: Any, dataset: Any, progress: bool) -> Any:
+        toy.extracted.append(dataset.name)
+        return fill(self, store, dataset, progress)
+
+    def counted_probe(activations: Any, config: Any) -> Any:
+        toy.probed.append(activations.dataset.name)
+        return probe(activations, config)
+
+    monkeypatch.setattr(Extractor, "_fill", counted_fill)
+    monkeypatch.setattr(pipeline, "probe", counted_probe)
+    return toy
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_folder_has_the_files_of_the_contract(toy: Toy) -> None:
+    toy.run()
+    report(toy.out)
+    found = {name for name in files(toy.out) if not name.startswith("parts/")}
+    figures = {name for name in found if name.startswith("figures/")}
+    assert found - figures == {
+        "config.yaml", "environment.json", "report.html", "predictions.parquet",
+        "results.parquet", "results.csv", "summary.parquet", "summary.csv",
+    }  # fmt: skip
+    for figure in ("heatmap_accuracy", "curves", "depth"):
+        assert {f"figures/{figure}.png", f"figures/{figure}.svg"} <= figures
+    assert {Path(name).suffix for name in figures} == {".png", ".svg"}
+    assert all((toy.out / name).stat().st_size > 0 for name in found)
+
+
+def test_tables_have_the_columns_and_rows_of_the_contract(toy: Toy) -> None:
+    toy.run()
+    tables = {name: pd.read_parquet(toy.out / f"{name}.parquet") for name in pipeline.TABLES}
+    assert list(tables["results"].columns) == RESULTS
+    assert list(tables["summary"].columns) == SUMMARY
+    assert list(tables["predictions"].columns)[: len(PREDICTIONS)] == PREDICTIONS
+    layers = 4  # What enters block 1, and what leaves three blocks.
+    assert {n: len(t) for n, t in tables.items()} == {
+        "results": 2 * layers, "summary": 2, "predictions": 2 * layers * 40,
+    }  # fmt: skip
+    for name in ("results", "summary"):
+        from_csv = pd.read_csv(toy.out / f"{name}.csv")
+        pd.testing.assert_frame_equal(from_csv, tables[name], check_dtype=False)
+
+
+def test_predictions_give_the_accuracies_of_the_results(toy: Toy) -> None:
+    toy.run()
+    tables = toy.tables()
+    right = tables["predictions"].eval("label == predicted")
+    keys = ["dataset", "layer"]
+    accuracies = right.groupby([tables["predictions"][key] for key in keys]).mean()
+    stated = tables["results"].set_index(keys)["accuracy"]
+    pd.testing.assert_series_equal(accuracies.sort_index(), stated.sort_index(), check_names=False)
+
+
+def test_the_config_in_the_folder_gives_the_same_run(toy: Toy) -> None:
+    toy.run("probe.seed=3")
+    before, config = toy.tables(), load_config(toy.out / "config.yaml")
+    toy.extracted.clear()
+    toy.probed.clear()
+    Run(config, toy.out).probe(extract=True)
+    assert (toy.extracted, toy.probed) == ([], [])
+    assert config.probe.seed == 3
+    assert_equal(before, toy.tables())
+
+
+def assert_equal(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
+    for name in pipeline.TABLES:
+        pd.testing.assert_frame_equal(one[name], other[name])
+
+
+def test_the_environment_says_what_was_used(toy: Toy) -> None:
+    toy.run()
+    facts = json.loads((toy.out / "environment.json").read_text())
+    assert {"llmprobe", "python", "torch", "transformers", "platform", "date"} <= set(facts)
+    assert [m["name"] for m in facts["models"]] == ["tiny-llama"]
+    assert facts["models"][0]["source"].endswith("tiny-llama")
+
+
+FIRST, SECOND, BOTH = ["first"], ["second"], ["first", "second"]
+ONE_MORE = "datasets=[{path: first.csv, as: new, n: 20}, first.csv, second.csv]"
+
+
+@pytest.mark.parametrize(
+    ("change", "extracted", "probed"),
+    [
+        ("nothing", [], []),
+        ("first.csv: coin is red one -> coin is red two", FIRST, FIRST),
+        ("second.csv: one,0 -> one,1", [], SECOND),
+        ("datasets.1.template=the {text}", SECOND, SECOND),
+        ("extract.position=mean", BOTH, BOTH),
+        ("models.0.dtype=bfloat16", BOTH, BOTH),
+        ("models.0={id: MODEL, dtype: float32, weights: random, name: tiny-llama}", BOTH, BOTH),
+        ("probe.l2=2", [], BOTH),
+        ("probe.folds=3", [], BOTH),
+        ("probe.seed=1", [], BOTH),
+        ("report.html=false", [], []),
+        ("extract.batch_tokens=64", [], []),
+        ("datasets=[second.csv]", [], []),
+        (ONE_MORE, ["new"], ["new"]),
+    ],
+)
+def test_a_change_recomputes_what_it_must_and_only_that(
+    toy: Toy, change: str, extracted: list[str], probed: list[str]
+) -> None:
+    toy.run()
+    assert (toy.extracted, toy.probed) == (BOTH, BOTH)
+    file, colon, content = change.partition(".csv: ")
+    if colon:
+        toy.change(f"{file}.csv", *content.split(" -> "))
+    toy.run(*([change.replace("MODEL", str(toy.model))] if "=" in change else []))
+    assert (toy.extracted, toy.probed) == (extracted, probed)
+
+
+def test_a_second_run_gives_the_same_tables(toy: Toy) -> None:
+    toy.run()
+    before = toy.tables()
+    toy.run()
+    assert (toy.extracted, toy.probed) == ([], [])
+    assert_equal(before, toy.tables())
+
+
+def test_trying_fewer_examples_keeps_the_full_results(toy: Toy) -> None:
+    toy.run()
+    before = toy.tables()
+    Run(load_config(toy.config, limit=20), toy.out).probe(extract=True)
+    toy.run()
+    assert (toy.extracted, toy.probed) == ([], [])
+    assert_equal(before, toy.tables())
+
+
+def test_a_damaged_part_is_probed_again(toy: Toy) -> None:
+    toy.run()
+    before = toy.tables()
+    (damaged,) = toy.out.glob("parts/*first*/results.parquet")
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    toy.run()
+    assert (toy.extracted, toy.probed) == ([], ["first"])
+    assert_equal(before, toy.tables())
+
+
+def test_groups_reach_the_folds(toy: Toy) -> None:
+    table = pd.read_csv(toy.first)
+    table["subject"] = table["text"].str.split().str[0]
+    table.to_csv(toy.first, index=False)
+    toy.run()
+    toy.run("datasets.0.group=subject")
+    assert (toy.extracted, toy.probed) == ([], ["first"])
+    predictions = toy.tables()["predictions"].query("dataset == 'first' and layer == 0")
+    folds = predictions.groupby(table["subject"].to_numpy())["fold"].nunique()
+    assert (folds == 1).all()
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run()
+    undisturbed = toy.tables()
+    toy.out = toy.out.with_name("other")
+    probe = pipeline.probe
+
+    def interrupted(activations: Any, config: Any) -> Any:
+        if activations.dataset.name == "second":
+            raise KeyboardInterrupt
+        return probe(activations, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "probe", interrupted)
+        assert main(["run", str(toy.config), "--out", str(toy.out)]) == 130
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
+    assert set(toy.tables()["results"]["dataset"]) == {"first"}
+    assert load_config(toy.out / "config.yaml") == load_config(toy.config)
+    toy.run()
+    assert toy.probed == ["second"]
+    assert_equal(toy.tables(), undisturbed)
+
+
+def test_an_interruption_before_anything_new_leaves_the_old_run_as_it_was(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run()
+    before = {name: (toy.out / name).read_bytes() for name in files(toy.out)}
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "probe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run("probe.l2=7")
+    assert {name: (toy.out / name).read_bytes() for name in files(toy.out)} == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_control_c_ends_with_130_and_the_finished_part_on_disk(toy: Toy) -> None:
+    # Probing the second dataset takes for ever here, and says when it begins.
+    program = """
+import sys, time
+from llmprobe import cli, pipeline
+probe = pipeline.probe
+def slow(activations, config):
+    if activations.dataset.name == "second":
+        print("waiting", flush=True)
+        time.sleep(600)
+    return probe(activations, config)
+pipeline.probe = slow
+raise SystemExit(cli.main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", program, "run", str(toy.config), "--out", str(toy.out)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what was finished is kept" in errors
+    assert "Traceback" not in errors
+    assert set(toy.tables()["results"]["dataset"]) == {"first"}
+    assert not [name for name in files(toy.out) if name.endswith(".partial")]
+
+
+def test_a_report_is_drawn_again_from_the_tables_alone(toy: Toy) -> None:
+    toy.run()
+    toy.first.unlink()
+    written = report(toy.out)
+    assert written[-1] == toy.out / "report.html"
+    assert toy.extracted == toy.probed == ["first", "second"]
+
+
+def test_without_html_there_is_no_page(toy: Toy) -> None:
+    toy.run("report.html=false")
+    assert {path.suffix for path in report(toy.out)} == {".png", ".svg"}
+    assert not (toy.out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        (None, None, "not a run folder (it has no config.yaml)"),
+        ("config.yaml", b"models: [m]\ndatasets: [3]", "datasets.0: 3 is not"),
+        ("results.parquet", None, "results.parquet: missing; the run has no results yet"),
+        ("results.parquet", b"PAR1 cut", "results.parquet: missing or damaged ("),
+        ("summary.parquet", b"", "summary.parquet: missing or damaged ("),
+        ("environment.json", None, "environment.json: missing or damaged ("),
+        ("environment.json", b'{"models": ', "environment.json: missing or damaged ("),
+        ("environment.json", b"[]", "environment.json: missing or damaged ("),
+    ],
+)
+def test_a_report_of_what_is_no_whole_run_says_what_is_wrong(
+    toy: Toy,
+    capsys: pytest.CaptureFixture[str],
+    file: str | None,
+    content: bytes | None,
+    words: str,
+) -> None:
+    if file is None:
+        toy.out.mkdir()
+    else:
+        toy.run()
+        (toy.out / file).unlink()
+        if content is not None:
+            (toy.out / file).write_bytes(content)
+    assert main(["report", str(toy.out)]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_a_table_of_something_else_is_damaged(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.run()
+    pd.DataFrame({"model": ["m"]}).to_parquet(toy.out / "results.parquet")
+    assert main(["report", str(toy.out)]) == 2
+    assert "results.parquet: missing or damaged (no column 'accuracy')" in capsys.readouterr().err
+
+
+def test_the_resolved_config_reads_as_yaml(toy: Toy) -> None:
+    toy.run()
+    raw = yaml.safe_load((toy.out / "config.yaml").read_text())
+    assert list(raw) == ["name", "models", "datasets", "extract", "probe", "report"]
