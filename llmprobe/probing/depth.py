@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 JUMP = 1.1
 CONVERGED = 0.03
+ROUNDING = 1e-9
+"""So that a ratio which is exactly at a threshold counts whichever way it was rounded."""
 
 
 def jump_layer(accuracies: Sequence[float]) -> int | None:
@@ -13,8 +16,8 @@ def jump_layer(accuracies: Sequence[float]) -> int | None:
 
     Jin et al. 2024, section 4.3. ``accuracies`` starts at layer 0; None when there is no jump.
     """
-    for layer in range(1, len(accuracies)):
-        if accuracies[layer] >= JUMP * accuracies[layer - 1]:
+    for layer, ratio in enumerate(_ratios(accuracies), start=1):
+        if ratio >= JUMP - ROUNDING:
             return layer
     return None
 
@@ -28,7 +31,15 @@ def converging_layer(accuracies: Sequence[float]) -> int:
     ``accuracies`` starts at layer 0.
     """
     last_change = 1
-    for layer in range(1, len(accuracies)):
-        if abs(accuracies[layer] / accuracies[layer - 1] - 1) >= CONVERGED:
+    for layer, ratio in enumerate(_ratios(accuracies), start=1):
+        if abs(ratio - 1) >= CONVERGED - ROUNDING:
             last_change = layer
     return min(last_change + 1, len(accuracies) - 1)
+
+
+def _ratios(accuracies: Sequence[float]) -> list[float]:
+    """Of each layer's accuracy, from layer 1 on, to that of the layer before it."""
+    return [
+        1.0 if after == before else after / before if before else float("inf")
+        for before, after in pairwise(accuracies)
+    ]

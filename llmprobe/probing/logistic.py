@@ -15,6 +15,8 @@ PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1, 1e0)
 """The grid of ``l2: auto``, strong to weak (scikit-learn's C = 1/l2)."""
 
 INNER_FOLDS = 4
+CHOOSING = 1e-4
+"""Tolerance of the fits that only compare penalties a factor of 10 apart."""
 
 
 def inner_folds(
@@ -28,7 +30,7 @@ def inner_folds(
     for fold in range(inner.shape[1]):
         train = fold_of != fold
         train_groups = None if groups is None else groups[train]
-        where = f"training set of fold {fold}"
+        where = f"choosing the penalty (l2: auto) in the training set of fold {fold}"
         inner[train, fold] = assign_folds(y[train], train_groups, INNER_FOLDS, seed, where)
     return inner
 
@@ -112,7 +114,7 @@ def _choose_penalties(design: Design, truth: Tensor, y: Tensor, inner: Tensor) -
     losses = torch.empty(0, n_folds)
     solution = None
     for l2 in PENALTIES:
-        solution = problems.solve(l2, solution)
+        solution = problems.solve(l2, solution, tolerance=CHOOSING)
         logits = solution.logits.reshape(len(y), n_folds, INNER_FOLDS, -1)
         likelihood = _probabilities(logits)[rows, :, :, y]  # [n, folds, inner]
         loss = -likelihood.clamp_min(1e-12).log() * is_held_out

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from llmprobe.config import ProbeConfig
 from llmprobe.errors import UserError
@@ -22,6 +26,10 @@ from llmprobe.progress import Progress
 
 if TYPE_CHECKING:
     from llmprobe.extraction.activations import Activations
+
+
+MOST_WORKERS = 8
+"""Layers that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -115,21 +123,26 @@ def probe_layers(
     UserError
         Shapes differ, a value is not finite, or there are too few examples for the folds.
     """
-    labels = np.asarray(labels)
-    groups = None if groups is None else np.asarray(groups)
+    labels = _one_for_each_row("labels", labels)
+    n = len(labels)
+    if groups is not None:
+        groups = _one_for_each_row("groups", groups, n)
+    if texts is not None and len(texts) != n:
+        raise UserError(f"texts: {len(texts)} for {n} labels")
     if not layers:
         raise UserError("layers: none given")
+    arrays = {}
     for key, X in layers.items():
-        shape = np.shape(X)
-        if len(shape) != 2 or shape[0] != len(labels):
-            raise UserError(f"layers[{key}]: shape {shape}, expected ({len(labels)}, d)")
-        if not np.isfinite(X).all():
-            raise UserError(f"layers[{key}]: has values that are not finite")
-    if groups is not None and len(groups) != len(labels):
-        raise UserError(f"groups: {len(groups)} for {len(labels)} labels")
+        if not isinstance(key, int | np.integer) or key < 0:
+            raise UserError(f"layers: key {key!r}, expected the number of a layer, 0 or more")
+        arrays[int(key)] = X = np.asarray(X)
+        if X.ndim != 2 or len(X) != n or not X.shape[1]:
+            raise UserError(f"layers[{key}]: shape {X.shape}, expected ({n}, d)")
+        if X.dtype.kind not in "fiub" or not np.isfinite(X).all():
+            raise UserError(f"layers[{key}]: has values that are not finite numbers")
     return _probe(
-        sorted(layers),
-        lambda key: np.asarray(layers[key], dtype=np.float32),
+        sorted(arrays),
+        arrays.__getitem__,
         labels,
         groups,
         texts=texts,
@@ -137,6 +150,19 @@ def probe_layers(
         names={"model": model, "dataset": dataset, "site": "", "position": ""},
         progress=progress,
     )
+
+
+def _one_for_each_row(
+    name: str, values: Sequence[Any] | np.ndarray, n: int | None = None
+) -> np.ndarray:
+    """Labels or groups as an array [n]."""
+    array = np.asarray(values)
+    expected = "(n,)" if n is None else f"({n},)"
+    if array.ndim != 1 or n not in (None, len(array)):
+        raise UserError(f"{name}: shape {array.shape}, expected {expected}")
+    if missing := int(pd.isna(array).sum()):
+        raise UserError(f"{name}: {missing} are missing")
+    return array
 
 
 def _probe(
@@ -154,7 +180,7 @@ def _probe(
     classes, y = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise UserError(f"{names['dataset']}: one class only; a probe needs at least two")
-    fold_of = assign_folds(y, groups, config.folds, config.seed, names["dataset"])
+    fold_of = assign_folds(labels, groups, config.folds, config.seed, names["dataset"])
     label = f"probing {names['dataset']} in {names['model']}"
     fits = _fit_layers(layers, states, y, groups, fold_of, config, label, progress)
     probabilities = np.stack([fit[0] for fit in fits])  # [layers, n, classes]
@@ -216,14 +242,39 @@ def _fit_layers(
     label: str,
     progress: bool,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Out-of-fold probabilities and penalties of each layer; one layer in memory at a time."""
+    """Out-of-fold probabilities and penalties of each layer, a layer for each core at a time."""
     inner = inner_folds(y, groups, fold_of, config.seed) if config.l2 == "auto" else None
+
+    def fit(layer: int) -> tuple[np.ndarray, np.ndarray]:
+        return out_of_fold(states(layer), y, fold_of, inner, config.l2)
+
+    workers = min(os.cpu_count() or 1, len(layers), MOST_WORKERS)
     fits = []
-    with Progress(label, len(layers), shown=progress) as bar:
-        for layer in layers:
-            fits.append(out_of_fold(states(layer), y, fold_of, inner, config.l2))
-            bar.advance(1)
+    with Progress(label, len(layers), shown=progress) as bar, one_torch_thread():
+        # The count is also each worker thread's own, hence the initializer.
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            for fitted in pool.map(fit, layers):
+                fits.append(fitted)
+                bar.advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
     return fits
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One thread inside each product of matrices.
+
+    Threads that split such small work wait for each other by spinning: as fast as a layer a
+    thread on an idle machine, and 40 times slower where another process has a core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 RESULT_COLUMNS = [

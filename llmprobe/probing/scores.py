@@ -57,12 +57,14 @@ def accuracy_intervals(
     n = len(correct)
     _, group_of = np.unique(np.arange(n) if groups is None else groups, return_inverse=True)
     n_groups = int(group_of.max()) + 1
-    right = np.zeros((n_groups, correct.shape[1]))
-    np.add.at(right, group_of, correct)
-    size = np.bincount(group_of).astype(float)
+    tally = np.zeros((n_groups, correct.shape[1] + 1))  # right at each layer; size
+    np.add.at(tally, group_of, np.column_stack([correct, np.ones(n)]))
     rng = np.random.default_rng(seed)
-    times = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), BOOTSTRAP_SAMPLES)
-    accuracies = (times @ right) / (times @ size)[:, None]
+    totals = np.empty((BOOTSTRAP_SAMPLES, tally.shape[1]))
+    for sample in range(BOOTSTRAP_SAMPLES):
+        drawn = rng.integers(n_groups, size=n_groups)
+        totals[sample] = np.bincount(drawn, minlength=n_groups) @ tally
+    accuracies = totals[:, :-1] / totals[:, -1:]
     tail = (1 - level) / 2
     low, high = np.quantile(accuracies, [tail, 1 - tail], axis=0)
     return low, high

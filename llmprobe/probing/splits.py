@@ -24,7 +24,7 @@ def assign_folds(
         classes.
     """
     n = len(labels)
-    classes, counts = np.unique(labels, return_counts=True)
+    classes, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
     units = n if groups is None else len(np.unique(groups))
     kind = "examples" if groups is None else "groups"
     if units < folds:
@@ -36,11 +36,13 @@ def assign_folds(
         )
     fold_of = np.empty(n, dtype=int)
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    split = splitter(folds, shuffle=True, random_state=seed).split(labels, labels, groups)
+    split = splitter(folds, shuffle=True, random_state=seed).split(y, y, groups)
     for fold, (train, test) in enumerate(split):
         fold_of[test] = fold
-        absent = np.setdiff1d(classes, labels[train])
+        absent = classes[np.bincount(y[train], minlength=len(classes)) == 0]
         if len(absent) or not len(test):
-            problem = f"class {absent[0]} is absent from a training set" if len(absent) else "empty"
+            problem = "one is empty"
+            if len(absent):
+                problem = f"class {absent[0]} is absent from a training set"
             raise UserError(f"{where}: {folds} folds of {units} {kind}: {problem}; use fewer folds")
     return fold_of

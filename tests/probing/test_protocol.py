@@ -1,0 +1,209 @@
+"""Probing finds the layer where a concept was planted, and its tables agree with each other."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+
+import llmprobe
+from llmprobe import ProbeResults, UserError
+
+RESULTS = (
+    "model, dataset, site, position, layer, depth, probe, n_examples, n_classes, n_groups, l2, "
+    "accuracy, accuracy_low, accuracy_high, balanced_accuracy, f1, auroc, log_loss, "
+    "majority_accuracy, control_accuracy, selectivity, p_value"
+).split(", ")
+SUMMARY = (
+    "model, parameters, layers, hidden_size, dataset, n_examples, peak_layer, peak_accuracy, "
+    "peak_p_value, converging_layer, jump_layer, converging_depth, jump_depth, majority_accuracy, "
+    "bag_of_words_accuracy, random_weights_accuracy, seconds_extract, seconds_probe, tokens, "
+    "unique_tokens"
+).split(", ")
+PREDICTIONS = ["model", "dataset", "layer", "example", "fold", "label", "predicted", "score"]
+
+
+def planted(
+    n_classes: int = 2, n: int = 120, seed: int = 0
+) -> tuple[dict[int, np.ndarray], np.ndarray, np.ndarray]:
+    """Layers without the concept (0, 2) and with it (4, 6, 8); class indices; groups of two."""
+    rng = np.random.default_rng(seed)
+    y = np.tile(np.arange(n_classes), n // n_classes)
+    layers = {layer: rng.normal(size=(n, 12)) for layer in (0, 2, 4, 6, 8)}
+    for layer, strength in {4: 2, 6: 4, 8: 4}.items():
+        layers[layer][:, :n_classes] += strength * np.eye(n_classes)[y]
+    return layers, y, np.arange(n) // 2
+
+
+def probe(layers: object, labels: object, groups: object = None, **options: object) -> ProbeResults:
+    return llmprobe.probe_layers(layers, labels, groups, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def results() -> ProbeResults:
+    layers, y, groups = planted()
+    return probe(layers, y, groups)
+
+
+def test_the_planted_layers_are_found(results: ProbeResults) -> None:
+    accuracy = results.table.set_index("layer")["accuracy"]
+    assert accuracy[[0, 2]].max() < 0.65
+    assert accuracy[4] > 0.85
+    assert accuracy[[6, 8]].min() > 0.97
+    summary = results.summary.iloc[0]
+    assert summary["peak_layer"] in (6, 8)
+    assert summary["peak_accuracy"] == accuracy.max()
+    assert (summary["jump_layer"], summary["jump_depth"]) == (4, 0.5)
+    assert (summary["converging_layer"], summary["converging_depth"]) == (8, 1.0)
+
+
+def test_tables_have_the_columns_they_promise(results: ProbeResults) -> None:
+    assert list(results.table) == RESULTS
+    assert list(results.summary) == SUMMARY
+    assert list(results.predictions) == PREDICTIONS
+    assert results.table["layer"].to_list() == [0, 2, 4, 6, 8]
+    assert results.table["depth"].to_list() == [0, 0.25, 0.5, 0.75, 1]
+    assert len(results.summary) == 1
+    assert len(results.predictions) == 5 * 120
+    row = results.table.iloc[0]
+    assert (row["n_examples"], row["n_classes"], row["n_groups"]) == (120, 2, 60)
+    assert row["probe"] == "logistic"
+    assert results.summary.iloc[0]["layers"] == 8
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [["no", "yes"], [False, True], [3, 7], [0.0, 0.5], ["a", "b", "c"]],
+    ids=["text", "bool", "int", "float", "three"],
+)
+def test_the_table_follows_from_the_predictions(classes: list[object]) -> None:
+    layers, y, groups = planted(len(classes))
+    labels = np.asarray(classes)[y]
+    results = probe(layers, labels, groups, folds=3)
+    table = results.table.set_index("layer")
+    assert table["n_classes"].eq(len(classes)).all()
+    for layer, rows in results.predictions.groupby("layer"):
+        row = table.loc[layer]
+        assert rows["example"].to_list() == list(range(120))
+        assert rows["label"].to_list() == [str(label) for label in labels.tolist()]
+        assert set(rows["predicted"]) <= {str(label) for label in classes}
+        assert (rows["label"] == rows["predicted"]).mean() == pytest.approx(row["accuracy"])
+        assert row["balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(rows["label"], rows["predicted"])
+        )
+        assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+        assert row["majority_accuracy"] == pytest.approx(1 / len(classes))
+        if len(classes) == 2:
+            last = str(classes[-1])
+            is_last = rows["label"] == last
+            assert ((rows["score"] > 0.5) == (rows["predicted"] == last)).all()
+            assert row["auroc"] == pytest.approx(roc_auc_score(is_last, rows["score"]))
+            assert row["log_loss"] == pytest.approx(log_loss(is_last, rows["score"]))
+            assert row["f1"] == pytest.approx(f1_score(is_last, rows["predicted"] == last))
+        else:
+            assert (rows["score"] > 1 / len(classes)).all()
+    assert table.loc[8, "accuracy"] > 0.9
+
+
+def test_no_group_is_in_two_folds(results: ProbeResults) -> None:
+    rows = results.predictions.query("layer == 0")
+    assert rows.groupby(rows["example"] // 2)["fold"].nunique().eq(1).all()
+    assert results.predictions.groupby("example")["fold"].nunique().eq(1).all()
+
+
+def test_probing_twice_gives_the_same_numbers(results: ProbeResults) -> None:
+    layers, y, groups = planted()
+    again = probe(layers, y, groups)
+    pd.testing.assert_frame_equal(results.table, again.table)
+    pd.testing.assert_frame_equal(results.predictions, again.predictions)
+    other = probe(layers, y, groups, seed=1)
+    assert (other.predictions["fold"] != results.predictions["fold"]).any()
+
+
+def test_the_order_and_type_of_the_arrays_do_not_matter(results: ProbeResults) -> None:
+    layers, y, groups = planted()
+    turned = {layer: layers[layer].astype(np.float32) for layer in reversed(layers)}
+    again = probe(turned, y.tolist(), pd.Series(groups + 1000))
+    pd.testing.assert_series_equal(results.table["accuracy"], again.table["accuracy"])
+    assert again.table["log_loss"].to_numpy() == pytest.approx(results.table["log_loss"], abs=1e-4)
+
+
+def test_options_are_those_of_the_config() -> None:
+    layers, y, groups = planted()
+    results = probe(layers, y, groups, folds=4, l2=10.0, controls=())
+    assert results.predictions["fold"].nunique() == 4
+    assert results.table["l2"].to_numpy() == pytest.approx(10)
+    assert results.table["majority_accuracy"].isna().all()
+    assert results.summary["bag_of_words_accuracy"].isna().all()
+
+
+def test_the_bag_of_words_reads_the_texts_and_only_them() -> None:
+    layers, y, groups = planted()
+    told = [f"number {i} is {'odd' if i % 2 else 'even'}" for i in range(120)]
+    words = np.random.default_rng(0).choice(list("abcdefghij"), (120, 8))
+    silent = ["".join(word) for word in words]
+    accuracy = [
+        probe({0: layers[0]}, y, groups, texts=texts).summary["bag_of_words_accuracy"].item()
+        for texts in (told, silent)
+    ]
+    assert accuracy[0] > 0.95
+    assert accuracy[1] < 0.65
+
+
+@pytest.mark.parametrize("d", [5, 300])
+def test_a_constant_layer_is_at_chance(d: int) -> None:
+    layers, y, groups = planted()
+    results = probe({0: np.full((120, d), 0.1), 1: layers[8]}, y, groups)
+    constant = results.table.iloc[0]
+    assert constant["accuracy"] == pytest.approx(0.5, abs=0.05)
+    assert constant["log_loss"] == pytest.approx(np.log(2), abs=0.01)
+    assert results.summary["peak_layer"].item() == 1
+
+
+def test_a_twin_with_the_other_label_takes_nothing_from_its_pair() -> None:
+    rng = np.random.default_rng(0)
+    pair = np.repeat(rng.normal(size=(80, 30)), 2, axis=0)
+    X = {0: pair + 0.1 * rng.normal(size=(160, 30))}
+    y, groups = np.arange(160) % 2, np.arange(160) // 2
+    apart = probe(X, y, groups, l2=1.0).table["accuracy"].item()
+    torn = probe(X, y, None, l2=1.0).table["accuracy"].item()
+    assert abs(apart - 0.5) < 0.12
+    assert torn < apart - 0.1
+
+
+RIGHT = {
+    "layers": {0: np.zeros((40, 3)), 1: np.ones((40, 3))},
+    "labels": np.arange(40) % 2,
+    "groups": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": {}}, "layers: none given"),
+        ({"layers": {0: np.zeros((39, 3))}}, "layers[0]: shape (39, 3), expected (40, d)"),
+        ({"layers": {1: np.zeros(40)}}, "layers[1]: shape (40,), expected (40, d)"),
+        ({"layers": {1: np.zeros((40, 0))}}, "layers[1]: shape (40, 0), expected (40, d)"),
+        ({"layers": {2: np.full((40, 3), np.nan)}}, "layers[2]: has values that are not finite"),
+        ({"layers": {2: np.full((40, 3), "x")}}, "layers[2]: has values that are not finite"),
+        ({"layers": {"last": np.zeros((40, 3))}}, "layers: key 'last'"),
+        ({"layers": {-1: np.zeros((40, 3))}}, "layers: key -1"),
+        ({"labels": np.zeros((40, 1))}, "labels: shape (40, 1), expected (n,)"),
+        ({"labels": [0.0, 1.0, np.nan, 1.0] * 10}, "labels: 10 are missing"),
+        ({"labels": ["a", "b", None, "a"] * 10}, "labels: 10 are missing"),
+        ({"labels": np.zeros(40)}, "one class only"),
+        ({"groups": np.zeros(39)}, "groups: shape (39,), expected (40,)"),
+        ({"groups": [None, "a"] * 20}, "groups: 20 are missing"),
+        ({"groups": np.arange(40) % 3}, "3 groups are too few for 5 folds"),
+        ({"texts": ["a"] * 39}, "texts: 39 for 40 labels"),
+        ({"folds": 1}, "folds"),
+        ({"fold": 3}, "folds"),
+    ],
+)
+def test_wrong_input_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        probe(**{**RIGHT, **change})
