@@ -22,7 +22,7 @@ def bag_of_words_accuracy(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarr
         for fold in range(int(fold_of.max()) + 1):
             train, test = fold_of != fold, fold_of == fold
             surface = make_union(
-                TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"),
+                TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]"),
                 TfidfVectorizer(
                     sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 4), max_features=20_000
                 ),
