@@ -196,7 +196,7 @@ def _probe(
             "n_examples": len(y),
             "n_classes": len(classes),
             "n_groups": len(y) if groups is None else len(np.unique(groups)),
-            "l2": float(np.exp(np.log(penalties).mean())),
+            "l2": float(f"{10 ** np.log10(penalties.astype(float)).mean():.6g}"),
             **score(y, layer_probabilities),
             "accuracy_low": low[i],
             "accuracy_high": high[i],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,19 @@ class Peak:
 
     @property
     def above_chance(self) -> bool:
-        """Whether the interval, or without one the accuracy, lies above chance."""
-        return (self.accuracy if np.isnan(self.low) else self.low) > self.chance
+        """Whether the best layer is above chance, given that it is the best of many.
+
+        By its p-value if there is one. Otherwise the interval's lower half is widened to what
+        covers all layers at once (Bonferroni): the best of 30 layers without signal would often
+        have an interval of its own above chance.
+        """
+        if not np.isnan(self.p_value):
+            return self.p_value < 0.05
+        if np.isnan(self.low):
+            return self.accuracy > self.chance
+        normal = NormalDist()
+        widened = normal.inv_cdf(0.025 / max(len(self.curve), 1)) / normal.inv_cdf(0.025)
+        return self.accuracy - widened * (self.accuracy - self.low) > self.chance
 
 
 def peaks(results: pd.DataFrame, summary: pd.DataFrame) -> list[Peak]:

@@ -79,12 +79,22 @@ def test_headline_says_where_how_well_and_against_what(peak: Peak) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "above"), [(0.49, False), (0.5, False), (0.51, True), (float("nan"), True)]
+    ("low", "p_value", "layers", "above"),
+    [
+        (0.49, np.nan, 1, False),
+        (0.51, np.nan, 1, True),
+        (0.51, np.nan, 31, False),  # The best of 31 is as high by luck.
+        (0.52, np.nan, 31, True),
+        (0.51, 0.2, 1, False),
+        (0.49, 0.01, 31, True),
+        (np.nan, np.nan, 31, True),
+    ],
 )
 def test_headline_says_when_the_peak_is_not_above_chance(
-    peak: Peak, low: float, above: bool
+    peak: Peak, low: float, p_value: float, layers: int, above: bool
 ) -> None:
-    sentence = page.headline(replace(peak, accuracy=0.53, low=low, high=0.57))
+    shown = replace(peak, accuracy=0.53, low=low, p_value=p_value, curve=peak.curve.head(layers))
+    sentence = page.headline(shown)
     assert ("not above chance" in sentence) is not above
     assert ("readable" in sentence) is above
 
