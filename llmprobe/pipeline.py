@@ -28,6 +28,7 @@ from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import estimate
 from llmprobe.extraction.extract import Extractor
 from llmprobe.files import disk_is_full, existing, size, whole_file, write_text
+from llmprobe.models.loading import cpu_capabilities
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import is_local
 from llmprobe.probing.logistic import inner_folds
@@ -203,6 +204,7 @@ def report(out: Path) -> list[Path]:
                 results,
                 summary,
                 models=models,
+                title=config.name,
                 config=config.to_yaml(),
                 environment=facts,
                 command=command,
@@ -229,7 +231,7 @@ def environment(models: list[ModelConfig]) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
         "platform": platform.platform(),
-        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.machine()),
+        "processor": cpu_capabilities().get("cpu_name", platform.machine()),
         "cores": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),

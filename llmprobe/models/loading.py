@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +76,20 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = cpu_capabilities()
         fast = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
     else:
         fast = device.type == "mps"
     return torch.bfloat16 if fast else torch.float32
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What the processor can do, by torch's names (``avx512_bf16``, ``cpu_name``, …)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    # Older versions tell only some of it, and under private names.
+    queries = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return {unit: getattr(torch.cpu, name, bool)() for unit, name in queries.items()}
 
 
 def text_config(config: Any) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
@@ -59,6 +58,7 @@ def write_report(
     results: pd.DataFrame,
     summary: pd.DataFrame,
     models: Sequence[Mapping[str, str]],
+    title: str,
     config: str,
     environment: Mapping[str, Any],
     command: str,
@@ -73,6 +73,8 @@ def write_report(
         A row for each model × dataset × layer, and for each model × dataset.
     models
         What is known of each model: ``name``, ``source``, ``licence``, ``precision``.
+    title
+        The name of the run.
     config
         The resolved config of the run, as YAML.
     environment
@@ -88,7 +90,7 @@ def write_report(
     pictures, left_out_pictures = _pictures(draw_figures(results, summary))
     layer_tables, left_out_tables = _layer_tables(results)
     page = jinja.from_string(template).render(
-        title=(yaml.safe_load(config) or {}).get("name", "llmprobe report"),
+        title=title,
         headlines=[headline(peak) for peak in found],
         pictures=pictures,
         left_out_pictures=left_out_pictures,

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import WORDS
+from tiny import WORDS
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig

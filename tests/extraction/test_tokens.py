@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import save_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import save_tokenizer
 
 from llmprobe.errors import UserError
 from llmprobe.extraction.tokens import TokenisedTexts, tokenise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_tokenizer
+from tiny import save_tokenizer
 
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError
@@ -60,6 +60,17 @@ def test_auto_is_bfloat16_where_the_processor_computes_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert resolve_dtype("auto", CPU) == expected
     assert resolve_dtype("float16", CPU) == torch.float16
+
+
+def test_a_torch_without_the_public_query_is_asked_by_its_older_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert resolve_dtype("auto", CPU) == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert resolve_dtype("auto", CPU) == torch.float32
 
 
 def test_a_device_that_is_not_here_is_the_users_error() -> None:

@@ -45,6 +45,7 @@ def write(path: Path, tables: Tables, name: str = "quickstart") -> str:
         path,
         *tables,
         models=models,
+        title=name,
         config=f"name: {name}\nmodels: [a]\n",
         environment={"python": "3.12.4", "hardware": {"cpu": name}},
         command=f"llmprobe report {name}",
