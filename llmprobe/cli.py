@@ -115,9 +115,11 @@ _Command = argparse.ArgumentParser
 def _load(options: argparse.Namespace) -> tuple[RunConfig, Run] | None:
     """The run that the options describe; None after a dry run."""
     from llmprobe.config_file import load_config
+
+    # A wrong config is said before torch is loaded.
+    config = load_config(options.config, options.overrides, options.limit)
     from llmprobe.pipeline import Run, default_out
 
-    config = load_config(options.config, options.overrides, options.limit)
     run = Run(config, options.out or default_out(config))
     if options.dry_run:
         for line in run.estimates():

@@ -61,7 +61,7 @@ class ModelConfig(Section):
     @classmethod
     def _default_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("id"), str):
-            name = values["id"].rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+            name = re.split(r"[/\\]", values["id"].rstrip("/\\"))[-1].removesuffix(".gguf")
             if values.get("weights") == "random":
                 name += "-random"
             values = {**values, "name": values.get("name") or name}
@@ -141,7 +141,11 @@ def _default(section: Section, key: str) -> Any:
 def _check_file_name(name: str, key: str) -> None:
     """Raise ``ValueError`` unless ``name`` can be part of the names of folders."""
     # Two of them and a digest make a name, of which file systems take 255 bytes.
-    if name.strip(". ") == "" or re.search(r"[/\\\x00-\x1f]", name) or len(name.encode()) > 100:
+    if (
+        name.strip(". ") == ""
+        or re.search(r'[/\\:*?"<>|\x00-\x1f]', name)
+        or len(name.encode()) > 100
+    ):
         raise ValueError(
             f"{name!r:.40} cannot name a folder; give another name with `{key}: another-name`"
         )

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from llmprobe.extraction.extract import Extractor
 from llmprobe.files import disk_is_full, existing, size, whole_file, write_text
 from llmprobe.models.loading import cpu_capabilities
 from llmprobe.models.packaged import PACKAGED
-from llmprobe.models.source import is_local
+from llmprobe.models.source import check, is_local
 from llmprobe.probing.logistic import inner_folds
 from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults, probe
 from llmprobe.probing.splits import assign_folds
@@ -148,7 +149,12 @@ class Run:
         return results
 
     def _work(self) -> Iterator[tuple[Extractor, ConceptDataset]]:
-        """Models outside, datasets inside: one model in memory at a time, loaded at most once."""
+        """Models outside, datasets inside: one model in memory at a time, loaded at most once.
+
+        What can be seen to be wrong with any of them is said before the first is loaded.
+        """
+        for model in self.config.models:
+            check(model)
         for model in self.config.models:
             extractor = Extractor(model, self.config.extract)
             for dataset in self.datasets:
@@ -197,7 +203,7 @@ def report(out: Path) -> list[Path]:
     models = facts.pop("models")
     written = draw_all(results, summary, out / "figures")
     if config.report.html:
-        command = f"llmprobe run {out / 'config.yaml'} --out {out}"
+        command = shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)])
         written.append(
             write_report(
                 out / "report.html",

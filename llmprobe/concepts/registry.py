@@ -1,4 +1,4 @@
-"""Datasets known by name. Adding one is one decorated function in this folder."""
+"""Datasets known by name. Adding one is one decorated function in ``builders.py``."""
 
 from __future__ import annotations
 

@@ -140,6 +140,7 @@ class Extractor:
         texts = self.tokens(dataset, model.tokenizer, model.module.config)
         if self.config.position == "mean":
             _require_plain_tokens(texts, dataset)
+        _require_known_tokens(texts, dataset, model)
         states_of = _checked_way(model, texts, self.config.position)
         row_bytes = (len(model.blocks) + 1) * model.hidden_size * model.dtype.itemsize
         budget = self.config.batch_tokens
@@ -242,3 +243,16 @@ def _require_plain_tokens(texts: TokenisedTexts, dataset: ConceptDataset) -> Non
     for row, tokens in enumerate(texts.ids):
         if texts.special.issuperset(tokens):
             raise UserError(f"{dataset.name}: example {row} has only special tokens, so no mean")
+
+
+def _require_known_tokens(
+    texts: TokenisedTexts, dataset: ConceptDataset, model: LoadedModel
+) -> None:
+    module: Any = model.module
+    known = module.get_input_embeddings().num_embeddings
+    for row, tokens in enumerate(texts.ids):
+        if max(tokens) >= known:
+            raise UserError(
+                f"{dataset.name}: example {row} has token {max(tokens)}, beyond the "
+                f"{known} of {model.name}: its tokenizer is not its own"
+            )

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
-from llmprobe.files import cache_folder, require_space
+from llmprobe.errors import UserError
+from llmprobe.files import cache_folder, disk_is_full, require_space
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     require_space(folder.parent, 10 * gguf.stat().st_size, f"converting {gguf.name}")
     log.info("%s: converting to safetensors (under a minute, once)", gguf.stem)
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    with quiet_transformers():
+    with reading(f"{gguf.name} cannot be read as GGUF"):
         tokenizer = AutoTokenizer.from_pretrained(**source)
         dequantised = AutoModel.from_pretrained(**source, dtype=torch.float32)
     # The weights are plain by now but the model still says that it is quantised, and refuses to
@@ -67,13 +69,27 @@ def _convert(gguf: Path, folder: Path) -> None:
     with torch.device("meta"):
         model = type(dequantised)(config)
     model.load_state_dict(dequantised.state_dict(), assign=True, strict=True)
-    with quiet_transformers():
+    with _quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
+def reading(problem: str) -> Iterator[None]:
+    """Whatever transformers raises for damaged files as a ``UserError`` that begins with this."""
+    damaged = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError)
+    try:
+        with _quiet():
+            yield
+    except damaged as error:
+        if disk_is_full(error) or "out of memory" in str(error):
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{problem}: {reason[0]}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Without the progress bars and warnings of loading; ours say what matters."""
     from transformers.utils import logging as hf
 

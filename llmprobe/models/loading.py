@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError
-from llmprobe.models.gguf import quiet_transformers
+from llmprobe.models.gguf import reading
 from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
 from llmprobe.models.source import ModelSource, locate
 
 log = logging.getLogger(__name__)
-
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, ImportError, SafetensorError)
-"""What transformers raises for files that are damaged, or not what they say they are."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ def resolve_device(device: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+        float(torch.zeros(1, device=chosen))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {device!r} cannot be used here: {reason}") from None
     return chosen
@@ -101,13 +97,10 @@ def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
     """The tokenizer in ``source``; ``UserError`` when there is none."""
     from transformers import AutoTokenizer
 
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(
-                source.folder, trust_remote_code=config.trust_remote_code
-            )
-    except UNREADABLE as error:
-        raise UserError(f"model {config.id!r}: no usable tokenizer: {_first_line(error)}") from None
+    with reading(f"model {config.id!r}: no usable tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            source.folder, trust_remote_code=config.trust_remote_code
+        )
 
 
 def load_model(config: ModelConfig, source: ModelSource | None = None) -> LoadedModel:
@@ -153,13 +146,10 @@ def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
     """The shape of a model, without its weights."""
     from transformers import AutoConfig, AutoModel
 
-    try:
-        with quiet_transformers(), torch.device("meta"):
-            trust = {"trust_remote_code": config.trust_remote_code}
-            described = AutoConfig.from_pretrained(source.folder, **trust)
-            module = AutoModel.from_config(described, **trust)
-    except UNREADABLE as error:
-        raise UserError(f"model {config.id!r} cannot be loaded: {_first_line(error)}") from None
+    trust = {"trust_remote_code": config.trust_remote_code}
+    with reading(f"model {config.id!r} cannot be loaded"), torch.device("meta"):
+        described = AutoConfig.from_pretrained(source.folder, **trust)
+        module = AutoModel.from_config(described, **trust)
     embeddings = sum(p.numel() for p in module.get_input_embeddings().parameters())
     weights = sum(p.numel() for p in module.parameters())
     text = text_config(described)
@@ -172,25 +162,22 @@ def _load_module(config: ModelConfig, source: ModelSource, dtype: torch.dtype) -
     from transformers import AutoConfig, AutoModel
 
     trust = {"trust_remote_code": config.trust_remote_code}
-    try:
-        with quiet_transformers():
-            architecture = AutoConfig.from_pretrained(source.folder, **trust)
-            if architecture.is_encoder_decoder:
-                raise UserError(
-                    f"model {config.id!r} is an encoder-decoder; only single stacks are probed"
-                )
-            if config.weights == "random":
-                with torch.random.fork_rng():
-                    torch.manual_seed(config.seed)
-                    module = AutoModel.from_config(architecture, dtype=dtype, **trust)
-            else:
-                module, loaded = AutoModel.from_pretrained(
-                    source.folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
-                    **trust,
-                )  # fmt: skip
-                _require_weights(config, module, set(loaded["missing_keys"]))
-    except UNREADABLE as error:
-        raise UserError(f"model {config.id!r} cannot be loaded: {_first_line(error)}") from None
+    with reading(f"model {config.id!r} cannot be loaded"):
+        architecture = AutoConfig.from_pretrained(source.folder, **trust)
+        if architecture.is_encoder_decoder:
+            raise UserError(
+                f"model {config.id!r} is an encoder-decoder; only single stacks are probed"
+            )
+        if config.weights == "random":
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed)
+                module = AutoModel.from_config(architecture, dtype=dtype, **trust)
+        else:
+            module, loaded = AutoModel.from_pretrained(
+                source.folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                **trust,
+            )  # fmt: skip
+            _require_weights(config, module, set(loaded["missing_keys"]))
     assert isinstance(module, nn.Module)
     return module
 
@@ -204,7 +191,3 @@ def _require_weights(config: ModelConfig, module: nn.Module, missing: set[str]) 
     if absent:
         lacking = f"{len(absent)} weights of {type(module).__name__}, such as {absent[0]}"
         raise UserError(f"model {config.id!r}: its files lack {lacking}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError, suggestion
-from llmprobe.files import existing, sha256
+from llmprobe.files import disk_is_full, existing, sha256
 from llmprobe.models.gguf import converted, converted_folder
 from llmprobe.models.packaged import PACKAGED, fetch
 
@@ -27,6 +28,29 @@ class ModelSource:
     licence: str = ""
 
 
+def check(config: ModelConfig) -> None:
+    """Raise ``UserError`` for what can be seen to be wrong without reading or downloading."""
+    path = existing(config.id)
+    where = f"model {config.id!r}"
+    if config.id in PACKAGED:
+        return
+    if path is None and config.id.startswith(("/", ".", "~")):
+        raise UserError(f"{where}: does not exist")
+    hint = suggestion(config.id, PACKAGED)
+    if path is None and "/" not in config.id and hint.startswith("did you mean"):
+        raise UserError(f"{where}: not a known name; {hint}")
+    if path is not None and not path.is_dir() and path.suffix != ".gguf":
+        raise UserError(f"{where}: is not a folder or a .gguf file")
+    if path is not None and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{where}: the folder has no config.json, so it is not a model")
+        if config.weights == "pretrained" and not _has_weights(path):
+            raise UserError(
+                f"{where}: the folder has no .safetensors weights (other formats can run code when "
+                "read, so they are not); `weights: random` needs none"
+            )
+
+
 def locate(config: ModelConfig) -> ModelSource:
     """Find the model, downloading it when it is not on this disk.
 
@@ -35,52 +59,58 @@ def locate(config: ModelConfig) -> ModelSource:
     UserError
         There is no such model, the folder is not one, or it cannot be downloaded.
     """
+    check(config)
     path = existing(config.id)
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
         return ModelSource(fetch(packaged), packaged.sha256, packaged.precision, packaged.licence)
-    if path is not None and path.is_dir():
-        return _folder(path, config)
-    if path is not None and path.suffix == ".gguf":
-        digest = sha256(path)
-        folder = converted(path.stem, digest, lambda _: path)
-        return ModelSource(folder, digest, "GGUF weights, dequantised")
-    if path is not None or config.id.startswith(("/", ".", "~")):
-        problem = "does not exist" if path is None else "is not a folder or a .gguf file"
-        raise UserError(f"model {config.id!r}: {problem}")
-    return _hub(config)
+    if path is None:
+        return _hub(config)
+    if path.is_dir():
+        return ModelSource(path, _digest(path))
+    digest = sha256(path)
+    folder = converted(path.stem, digest, lambda _: path)
+    return ModelSource(folder, digest, "GGUF weights, dequantised")
 
 
 def is_local(config: ModelConfig) -> bool:
-    """Whether ``locate`` would download nothing."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    """Whether ``locate`` would download and convert nothing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
         return converted_folder(packaged.name, packaged.sha256).is_dir()
-    if existing(config.id) is not None:
-        return True
+    path = existing(config.id)
+    if path is not None:
+        return path.is_dir() or converted_folder(path.stem, sha256(path)).is_dir()
     try:
-        found = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
-    except HFValidationError:
+        folder = snapshot_download(config.id, revision=config.revision, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
         return False
-    return isinstance(found, str)
+    return config.weights == "random" or _has_weights(Path(folder))
 
 
-def _folder(path: Path, config: ModelConfig) -> ModelSource:
-    if not (path / "config.json").is_file():
-        raise UserError(f"model {config.id!r}: the folder has no config.json, so it is not a model")
-    files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
-    if config.weights == "pretrained" and not any(f.suffix == ".safetensors" for f in files):
-        raise UserError(
-            f"model {config.id!r}: the folder has no .safetensors weights (other formats can run "
-            "code when read, so they are not); `weights: random` needs none"
-        )
+def _has_weights(folder: Path) -> bool:
+    """Whether all safetensors files of a model are there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(folder.glob("*.safetensors"))
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError):
+        return False
+    return all((folder / name).is_file() for name in files)
+
+
+def _digest(folder: Path) -> str:
+    """Of the names and contents of all files of a model's folder, except hidden ones."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(path)}\0{sha256(file)}\n".encode())
-    return ModelSource(path, digest.hexdigest())
+    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+        name = file.relative_to(folder)
+        if not any(part.startswith(".") for part in name.parts):
+            digest.update(f"{name.as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _hub(config: ModelConfig) -> ModelSource:
@@ -108,7 +138,9 @@ def _hub(config: ModelConfig) -> ModelSource:
         raise UserError(f"{where}: there is no revision {config.revision!r}") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{where}: not a folder, nor a model on the Hub{hint}") from None
-    except (LocalEntryNotFoundError, OSError):
+    except (LocalEntryNotFoundError, OSError) as error:
+        if disk_is_full(error):
+            raise
         raise UserError(
             f"{where}: not on this disk, and the Hugging Face Hub cannot be reached{hint}"
         ) from None

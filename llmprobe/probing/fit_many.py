@@ -93,7 +93,7 @@ class Design:
     """
 
     def __init__(self, X: np.ndarray | Tensor, standardize: bool = True) -> None:
-        raw = torch.as_tensor(X)
+        raw = torch.as_tensor(X).detach()
         raw = raw if raw.dtype == torch.float64 else raw.float()
         if raw.ndim != 2 or not raw.numel():
             raise ValueError(f"X must be [n, d] and not empty, not {tuple(raw.shape)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from llmprobe.probing.fit_many import Design, Problems
 from llmprobe.probing.splits import assign_folds
+
+log = logging.getLogger(__name__)
 
 PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1, 1e0)
 """The grid of ``l2: auto``, strong to weak (scikit-learn's C = 1/l2)."""
@@ -78,7 +81,12 @@ def out_of_fold(
     train = torch.as_tensor(fold_of)[:, None] != torch.arange(n_folds)
     problems = Problems(design, *_columns(truth, train))
     per_column = penalties.repeat_interleave(truth.shape[1])
-    logits = problems.solve(per_column).logits.reshape(len(y), n_folds, -1)
+    solution = problems.solve(per_column)
+    if not bool(solution.converged.all()):
+        log.warning(
+            "%d of %d probes did not converge", (~solution.converged).sum(), len(per_column)
+        )
+    logits = solution.logits.reshape(len(y), n_folds, -1)
     held_out = logits[torch.arange(len(y)), torch.as_tensor(fold_of)]
     return _probabilities(held_out).numpy(), penalties.numpy()
 
