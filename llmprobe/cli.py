@@ -142,7 +142,13 @@ def _run(options: argparse.Namespace) -> None:
 def _extract(options: argparse.Namespace) -> None:
     loaded = _load(options)
     if loaded is not None:
+        from llmprobe.extraction.processes import World
+
+        speaks = World().leader
+        log.setLevel(logging.INFO if speaks else logging.WARNING)
         for activations in loaded[1].extract():
+            if not speaks:
+                continue
             facts = activations.facts
             what = f"{facts['model']} on {activations.dataset.name}"
             shape = f"{len(activations.dataset)} texts, layers 0 to {facts['layers']}"

@@ -48,12 +48,18 @@ class ModelConfig(Section):
     """Branch, tag or commit, for a Hub id."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """``auto``: bfloat16 where the hardware computes it fast, float32 elsewhere."""
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """How bitsandbytes stores the weights of linear layers, which compute in ``dtype`` anyway."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """``random``: the same architecture, freshly initialised from ``seed``."""
     seed: Seed = 0
     """For random weights."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    ``auto`` is the accelerator if there is one. A model that does not fit is spread over all GPUs,
+    then the CPU, then the disk; of several launched processes, each has a GPU of its own.
+    """
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
 
@@ -64,6 +70,8 @@ class ModelConfig(Section):
             name = re.split(r"[/\\]", values["id"].rstrip("/\\"))[-1].removesuffix(".gguf")
             if values.get("weights") == "random":
                 name += "-random"
+            if values.get("quantization") in ("int8", "nf4"):
+                name += f"-{values['quantization']}"
             values = {**values, "name": values.get("name") or name}
         return values
 
@@ -154,12 +162,16 @@ def _check_file_name(name: str, key: str) -> None:
 class ExtractConfig(Section):
     """Which hidden states are taken."""
 
-    site: Literal["residual"] = "residual"
-    """The residual stream: layer 0 enters block 1, layer i leaves block i, before the norm."""
-    position: Literal["last", "mean", "first"] = "last"
-    """Of the text's real tokens; ``mean`` leaves special tokens out."""
+    site: Literal["residual", "attention", "mlp", "post_attention_norm"] = "residual"
+    """``residual``: the residual stream; layer 0 enters block 1, layer i leaves block i, before the
+    norm. ``attention``, ``mlp``: what block i adds to it. ``post_attention_norm``: the output of
+    that norm in block i. Only ``residual`` has a layer 0."""
+    position: Annotated[str, Field(pattern=r"^(last|mean|first|span:.+)$")] = "last"
+    """``last``, ``first``, ``mean`` (special tokens left out), or ``span:FIELD``: the last token of
+    the text that filled FIELD of the template, or of a field's value where it stands in the text.
+    """
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
-    """Most tokens (with padding) in one forward pass."""
+    """Most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
     chat_template: bool = False
     """Whether each text becomes a user's turn in the tokenizer's chat template."""
     too_long: Literal["error", "cut_left"] = "error"

@@ -26,9 +26,10 @@ from llmprobe.config import ModelConfig, RunConfig
 from llmprobe.config_file import load_config
 from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
-from llmprobe.extraction.estimate import estimate
+from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
-from llmprobe.files import disk_is_full, existing, size, whole_file, write_text
+from llmprobe.extraction.processes import launched
+from llmprobe.files import disk_is_full, existing, whole_file, write_text
 from llmprobe.models.loading import cpu_capabilities
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import check, is_local
@@ -91,11 +92,7 @@ class Run:
             if extractor.find(dataset) is not None:
                 yield f"{line}, already extracted"
                 continue
-            cost = estimate(extractor, dataset)
-            yield (
-                f"{line}, {cost.tokens:,} tokens ({cost.unique_tokens:,} unique), "
-                f"{size(cost.n_bytes)} on disk, {_duration(cost.seconds)}"
-            )
+            yield f"{line}, {describe(extractor.estimate(dataset))}"
 
     def probe(self, extract: bool = False) -> ProbeResults:
         """Probe every model on every dataset, extracting what is missing if told to.
@@ -106,8 +103,13 @@ class Run:
         Raises
         ------
         UserError
-            An extraction is missing and ``extract`` is false.
+            An extraction is missing and ``extract`` is false; several processes were launched.
         """
+        if launched() > 1:
+            raise UserError(
+                "several processes share `llmprobe extract` only; launch that, then start "
+                "`llmprobe probe` with the same config by itself"
+            )
         self._claim_folder()
         parts: list[ProbeResults] = []
         try:
@@ -299,15 +301,6 @@ def _environment_of(out: Path) -> dict[str, Any]:
 def _damaged(path: Path, reason: Exception | str) -> UserError:
     said = (str(reason).strip().splitlines() or ["empty"])[0]
     return UserError(f"{path}: missing or damaged ({said}); run the config again")
-
-
-def _duration(seconds: float) -> str:
-    """``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
-    if seconds < 1:
-        return "under a second"
-    if seconds < 100:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"
 
 
 def default_out(config: RunConfig) -> Path:

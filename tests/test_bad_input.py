@@ -13,12 +13,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from safetensors import SafetensorError
 from toy import write_config, write_table
 
 from llmprobe import pipeline
 from llmprobe.cli import main
-from llmprobe.extraction import store
 
 
 @pytest.fixture
@@ -274,7 +272,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(
     assert set(pd.read_csv(tmp_path / "run" / "summary.csv")["dataset"]) == {"first", "second"}
 
 
-@pytest.mark.parametrize("writer", ["pandas", "safetensors", "text"])
+@pytest.mark.parametrize("writer", ["pandas", "shards", "text"])
 def test_every_writer_says_that_the_disk_is_full_and_leaves_no_litter(
     tmp_path: Path, model: Path, fails, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
@@ -283,12 +281,9 @@ def test_every_writer_says_that_the_disk_is_full_and_leaves_no_litter(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def full_in_words(*_: Any, **__: Any) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
     where, name, failing = {
         "pandas": (pd.DataFrame, "to_parquet", full),
-        "safetensors": (store, "save_file", full_in_words),
+        "shards": (Path, "write_bytes", full),
         "text": (Path, "write_text", full),
     }[writer]
     with monkeypatch.context() as patch:

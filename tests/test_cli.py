@@ -164,7 +164,8 @@ def test_a_dry_run_estimates_and_writes_nothing(
     said = capsys.readouterr().out
     # For each of five subjects: it, "is", two colours, eight numbers; 40 x 4 layers x 32 x 4 bytes.
     assert said == (
-        "tiny-llama on toy: 40 texts, 160 tokens (60 unique), 20 kB on disk, under a second\n"
+        "tiny-llama on toy: 40 texts, 160 tokens (60 unique), prefix tree (60 to compute), "
+        "20 kB on disk, under a second\n"
     )
     assert everything_in(tmp_path) == before
 

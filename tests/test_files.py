@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from llmprobe.files import cache_folder, size, whole_file
+from llmprobe.files import cache_folder, disk_is_full, size, whole_file
+
+
+def test_a_full_disk_is_known_by_its_number_or_its_words() -> None:
+    assert disk_is_full(OSError(errno.ENOSPC, "No space left on device"))
+    assert disk_is_full(SafetensorError("I/O error: No space left on device (os error 28)"))
+    assert not disk_is_full(OSError(errno.ENOENT, "No such file or directory"))
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:

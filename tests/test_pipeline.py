@@ -74,9 +74,9 @@ def toy(tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.Mon
     toy = Toy(tmp_path, tiny_model("llama"))
     fill, probe = Extractor._fill, pipeline.probe
 
-    def counted_fill(self: Extractor, store: Any, dataset: Any, progress: bool) -> Any:
+    def counted_fill(self: Extractor, store: Any, dataset: Any, *rest: Any) -> Any:
         toy.extracted.append(dataset.name)
-        return fill(self, store, dataset, progress)
+        return fill(self, store, dataset, *rest)
 
     def counted_probe(activations: Any, config: Any) -> Any:
         toy.probed.append(activations.dataset.name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from llmprobe.errors import UserError
+from llmprobe.errors import UserError, suggestion
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class ConceptDataset:
     """The class of each text: integers or strings. [n]"""
     groups: np.ndarray | None = None
     """Examples that share one never stand on both sides of a split. [n], or None."""
+    spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """For each field of the template, where its text stands: first character, and the one after
+    the last. Each [n]"""
     fields: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What else is known of each example (template, distractor kind, …). [n, any], or empty."""
     source: str = ""
@@ -80,6 +84,40 @@ class ConceptDataset:
         extra = [c for c in self.fields.columns if c not in table.columns]
         return pd.concat([table, self.fields[extra].reset_index(drop=True)], axis=1)
 
+    def span_ends(self, name: str) -> list[int]:
+        """In each text, the last character of what filled a field. [n]
+
+        A field that the template lacks is looked for in the text: the last place where its value
+        stands as a word.
+
+        Raises
+        ------
+        UserError
+            There is no such field, or a text has nothing of it.
+        """
+        where = f"dataset {self.name!r}: position 'span:{name}'"
+        spans = self.spans or {"text": [(0, len(text)) for text in self.texts]}
+        if name in spans:
+            found = [text[:stop].rstrip() for text, (_, stop) in zip(self.texts, spans[name],
+                                                                     strict=True)]  # fmt: skip
+            starts = [start for start, _ in spans[name]]
+        elif name in self.fields.columns:
+            found, starts = [], []
+            for row, (text, value) in enumerate(zip(self.texts, self.fields[name], strict=True)):
+                words = re.compile(rf"(?<!\w){re.escape(str(value))}(?!\w)")
+                places = list(words.finditer(text)) if str(value) else []
+                if not places:
+                    raise UserError(f"{where}: example {row} does not contain {str(value)!r}")
+                found.append(text[: places[-1].end()].rstrip())
+                starts.append(places[-1].start())
+        else:
+            known = [*spans, *map(str, self.fields.columns)]
+            raise UserError(f"{where}: no such field; {suggestion(name, known)}")
+        for row, (text, start) in enumerate(zip(found, starts, strict=True)):
+            if len(text) <= start:
+                raise UserError(f"{where}: example {row} has nothing there")
+        return [len(text) - 1 for text in found]
+
     def take(self, rows: Sequence[int] | np.ndarray) -> ConceptDataset:
         """The examples at ``rows``, in that order."""
         rows = np.asarray(rows, dtype=int)
@@ -88,6 +126,7 @@ class ConceptDataset:
             texts=[self.texts[i] for i in rows],
             labels=self.labels[rows],
             groups=None if self.groups is None else self.groups[rows],
+            spans={name: [spans[i] for i in rows] for name, spans in self.spans.items()},
             fields=self.fields.iloc[rows].reset_index(drop=True)
             if len(self.fields)
             else self.fields,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import string
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -83,13 +84,27 @@ def _templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
         if len(missing):
             raise UserError(f"{where} {{{name}}}: row {missing[0] + 1} has no value in that column")
     rows = values[names].astype(object).to_dict("records")
+    parts = list(string.Formatter().parse(template))
+    spans: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
+    texts = []
     try:
-        texts = [template.format_map({str(k): v for k, v in row.items()}) for row in rows]
+        for row in rows:
+            text, places = "", {}
+            for literal, field, spec, conversion in parts:
+                text += literal
+                if field is not None:
+                    kind = f"!{conversion}" if conversion else ""
+                    filled = f"{{{field}{kind}:{spec}}}".format_map(row)
+                    places[field] = (len(text), len(text) + len(filled))
+                    text += filled
+            texts.append(text)
+            for name, place in places.items():
+                spans[name].append(place)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
             f"dataset {dataset.name!r}: template {template!r} cannot be filled: {error}"
         ) from None
-    return replace(dataset, texts=texts)
+    return replace(dataset, texts=texts, spans=spans)
 
 
 def _warn_of_repeats(dataset: ConceptDataset) -> None:

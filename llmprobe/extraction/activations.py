@@ -25,8 +25,9 @@ class Activations:
 
     @property
     def layers(self) -> list[int]:
-        """0 (what enters block 1) to the number of blocks."""
-        return list(range(self.facts["layers"] + 1))
+        """0 (what enters block 1; for the residual stream only) to the number of blocks."""
+        last = int(self.facts["layers"])
+        return list(range(last + 1 - self.facts["shape"][1], last + 1))
 
     @property
     def labels(self) -> np.ndarray:
@@ -41,6 +42,6 @@ class Activations:
     def layer(self, index: int) -> np.ndarray:
         """States of one layer, rows in the dataset's order. -> [n, d] float32"""
         if index not in self.layers:
-            last = self.layers[-1]
-            raise UserError(f"there is no layer {index}: this model has layers 0 to {last}")
+            first, last = self.layers[0], self.layers[-1]
+            raise UserError(f"there is no layer {index}: these are layers {first} to {last}")
         return self.store.layer(index, self.facts)

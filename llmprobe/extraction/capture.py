@@ -1,12 +1,15 @@
-"""Hidden states of every layer at the wanted position, taken inside the forward pass.
+"""Hidden states of every layer at the wanted positions, taken inside the forward pass.
 
-Only ``[batch, layers, d]`` is kept: memory does not grow with length × layers, as it does with
-``output_hidden_states=True`` (which also returns the last layer after the final norm).
+Only what is read is kept, ``[layers, rows, d]``: memory does not grow with length × layers, as it
+does with ``output_hidden_states=True`` (which also returns the last layer after the final norm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,78 +18,90 @@ from torch import Tensor, nn
 from llmprobe.models.layers import block_input, hidden_state, hooked
 from llmprobe.models.loading import LoadedModel
 
+Reader = Callable[[int, Tensor], Tensor]
+"""From the how-manieth layer it is and its states, ``[batch, tokens, d]``, to what is read of them,
+``[rows, d]``."""
 
-@torch.inference_mode()
-def capture(
-    model: LoadedModel,
-    batch: Sequence[Sequence[int]],
-    position: str,
-    special: frozenset[int] = frozenset(),
-    masked: bool = False,
-) -> Tensor:
-    """Hidden states of one batch of token lists. -> [batch, layers, d] on the model's device
 
-    Parameters
-    ----------
-    position
-        ``"last"``, ``"first"``, or ``"mean"`` over the tokens that are not in ``special``.
-    masked
-        Whether to tell the model which tokens are padding. A causal model needs no mask, since
-        the padding stands to the right of every real token, and runs faster without one.
+class Capture:
+    """Hooks at one site of every block, for as long as the ``with`` block lasts.
+
+    Several threads may run the model at a time; each has its own readings.
     """
-    lengths = torch.tensor([len(tokens) for tokens in batch])
-    padded = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
-    for row, tokens in enumerate(batch):
-        padded[row, : len(tokens)] = torch.tensor(tokens)
-    real = torch.arange(padded.shape[1]) < lengths[:, None]
-    reader = _Reader(padded, real, lengths, position, special, model.device)
-    buffer = torch.empty(
-        len(batch), len(model.blocks) + 1, model.hidden_size, dtype=model.dtype, device=model.device
-    )
 
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        buffer[:, 0] = reader(block_input(args, kwargs))
+    def __init__(self, model: LoadedModel, site: str) -> None:
+        self.model, self.site = model, site
+        self._reading = threading.local()
+        self._handles: list[Any] = []
 
-    def leave(layer: int) -> Any:
+    @property
+    def layers(self) -> range:
+        """The layers that the site has: a sub-layer adds nothing to layer 0."""
+        return range(0 if self.site == "residual" else 1, len(self.model.blocks) + 1)
+
+    def __enter__(self) -> Capture:
+        blocks = self.model.blocks
+        if self.site == "residual":
+            hook = self._before_first
+            self._handles.append(blocks[0].register_forward_pre_hook(hook, with_kwargs=True))
+        for layer, module in enumerate(self.model.site(self.site), start=1):
+            self._handles.append(module.register_forward_hook(self._after(layer)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with hooked(self._handles):
+            self._handles = []
+
+    @contextmanager
+    def into(self, buffer: Tensor, reader: Reader, shape: tuple[int, int]) -> Iterator[None]:
+        """What this thread runs inside the block is read into ``buffer``, ``[layers, rows, d]``.
+
+        ``shape`` is that of the input, ``(batch, tokens)``: some modules return it flattened.
+        """
+        self._reading.now = (buffer, reader, shape)
+        try:
+            yield
+        finally:
+            self._reading.now = None
+
+    def _read(self, layer: int, states: Tensor) -> None:
+        now = getattr(self._reading, "now", None)
+        if now is not None:
+            buffer, reader, shape = now
+            slot = layer - self.layers.start
+            buffer[slot] = reader(slot, states.reshape(*shape, -1))
+
+    def _before_first(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._read(0, block_input(args, kwargs))
+
+    def _after(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            buffer[:, layer] = reader(hidden_state(output))
+            self._read(layer, hidden_state(output))
 
         return hook
 
-    handles: list[Any] = [model.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)]
-    handles += [b.register_forward_hook(leave(i)) for i, b in enumerate(model.blocks, start=1)]
-    with hooked(handles):
-        model.module(
-            input_ids=padded.to(model.device),
-            attention_mask=real.long().to(model.device) if masked else None,
-            use_cache=False,
-        )
-    return buffer
 
+@dataclass(frozen=True)
+class Pending:
+    """States on their way to the host, while the device goes on."""
 
-class _Reader:
-    """What is read from one layer's states ``[batch, tokens, d]``: ``[batch, d]``."""
+    parts: list[Tensor]
+    copied: torch.cuda.Event | None
 
-    def __init__(
-        self,
-        padded: Tensor,
-        real: Tensor,
-        lengths: Tensor,
-        position: str,
-        special: frozenset[int],
-        device: torch.device,
-    ) -> None:
-        self.rows = torch.arange(len(padded), device=device)
-        self.weights: Tensor | None = None
-        self.index = torch.zeros_like(lengths).to(device)
-        if position == "last":
-            self.index = (lengths - 1).to(device)
-        elif position == "mean":
-            counted = real & ~torch.isin(padded, torch.tensor(sorted(special), dtype=torch.long))
-            weights = counted / counted.sum(dim=1, keepdim=True)
-            self.weights = weights[:, None, :].to(device)
+    @staticmethod
+    def of(parts: list[Tensor]) -> Pending:
+        """Start to copy ``parts``, each [layers, rows, d], off their device."""
+        if parts[0].device.type != "cuda":
+            return Pending([part.cpu() for part in parts], None)
+        hosts = [torch.empty(p.shape, dtype=p.dtype, pin_memory=True) for p in parts]
+        for host, part in zip(hosts, parts, strict=True):
+            host.copy_(part, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(parts[0].device))
+        return Pending(hosts, copied)
 
-    def __call__(self, states: Tensor) -> Tensor:
-        if self.weights is None:
-            return states[self.rows, self.index]
-        return torch.bmm(self.weights, states.float()).squeeze(1)
+    def result(self) -> Tensor:
+        """The states, when they are there. -> [layers, rows, d] on the CPU"""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)

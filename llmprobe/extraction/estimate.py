@@ -7,47 +7,52 @@ from dataclasses import dataclass
 
 import torch
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.extraction.extract import Extractor
-from llmprobe.models.loading import load_architecture, load_tokenizer, resolve_device, resolve_dtype
-
-SHARE_OF_PEAK = 0.6
-"""Of the speed of large matrix products, what a forward pass reaches on short texts."""
+from llmprobe.extraction.plan import Plan
+from llmprobe.extraction.ways import Planner
+from llmprobe.files import size
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Of one model on one dataset."""
 
-    texts: int
     tokens: int
+    """Of all texts."""
     unique_tokens: int
+    way: str
+    budget: int
+    """Tokens of a forward pass."""
+    computed_tokens: int
+    operations: float
     n_bytes: int
     """On disk."""
     seconds: float
 
 
-def estimate(extractor: Extractor, dataset: ConceptDataset) -> Estimate:
-    """Tokens, disk and time of an extraction; needs the tokenizer and no weights."""
-    model = extractor.model_config
-    device = resolve_device(model.device)
-    dtype = resolve_dtype(model.dtype, device)
-    shape = load_architecture(model, extractor.source)
-    texts = extractor.tokens(dataset, load_tokenizer(extractor.source, model), shape.config)
-    distinct = len(set(map(tuple, texts.ids)))
-    # Two operations for each weight and token; looking up embeddings costs none.
-    operations = 2 * shape.parameters * texts.n_tokens
+def estimate_of(planner: Planner, plan: Plan, device: torch.device, dtype: torch.dtype) -> Estimate:
+    """Tokens, disk and time of a plan, by the speed at which this device multiplies matrices."""
+    nominal = planner.machine.products[min(dtype.itemsize, 4)]
     return Estimate(
-        texts=len(dataset),
-        tokens=texts.n_tokens,
-        unique_tokens=texts.n_unique_tokens,
-        n_bytes=distinct * (shape.layers + 1) * shape.hidden_size * dtype.itemsize,
-        seconds=operations / (SHARE_OF_PEAK * _matmul_speed(device, dtype)),
+        tokens=planner.texts.n_tokens,
+        unique_tokens=planner.texts.n_unique_tokens,
+        way=plan.way,
+        budget=plan.budget,
+        computed_tokens=plan.cost.tokens,
+        operations=plan.cost.operations,
+        n_bytes=len(plan.texts) * planner.shape.row_bytes,
+        seconds=plan.cost.seconds * nominal / matmul_speed(device, dtype),
     )
 
 
-def _matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a product of 1,024-row matrices, measured."""
+def describe(estimate: Estimate) -> str:
+    """One line: tokens, way, disk, time."""
+    tokens = f"{estimate.tokens:,} tokens ({estimate.unique_tokens:,} unique)"
+    way = f"{estimate.way} ({estimate.computed_tokens:,} to compute)"
+    return f"{tokens}, {way}, {size(estimate.n_bytes)} on disk, {_duration(estimate.seconds)}"
+
+
+def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a product of 1,024-row matrices, measured, all cores together."""
     a = torch.ones(1024, 1024, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(5):
@@ -55,3 +60,12 @@ def _matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
         float((a @ a)[0, 0])
         best = min(best, time.perf_counter() - began)
     return 2 * 1024**3 / best
+
+
+def _duration(seconds: float) -> str:
+    """``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"

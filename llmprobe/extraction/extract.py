@@ -5,45 +5,50 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig
 from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
-from llmprobe.extraction.capture import capture
-from llmprobe.extraction.plan import Plan, default_batch_tokens, make_plan
+from llmprobe.extraction.capture import Capture, Pending
+from llmprobe.extraction.estimate import Estimate, describe, estimate_of
+from llmprobe.extraction.memory import Budget
+from llmprobe.extraction.padded import PaddedBatches
+from llmprobe.extraction.plan import ModelShape, Plan, machine_of
+from llmprobe.extraction.prefix_tree import tree_can_run
+from llmprobe.extraction.processes import World
 from llmprobe.extraction.store import Store
-from llmprobe.extraction.tokens import TokenisedTexts, model_window, tokenise
+from llmprobe.extraction.tokens import Reading, TokenisedTexts, model_window, tokenise
+from llmprobe.extraction.ways import Planner, Way, checked, make_way
 from llmprobe.files import cache_folder, require_space
-from llmprobe.models.loading import LoadedModel, load_model, resolve_device, resolve_dtype
+from llmprobe.models.loading import (
+    LoadedModel,
+    active_weights,
+    load_architecture,
+    load_model,
+    load_tokenizer,
+    resolve_device,
+    resolve_dtype,
+)
 from llmprobe.models.source import ModelSource, locate
 from llmprobe.progress import Progress
 
 log = logging.getLogger(__name__)
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Raise when the same key would give other states, so that older extractions are not used."""
-
-WAYS = {
-    "padded": {"masked": False, "padding": True},
-    "padded with a mask": {"masked": True, "padding": True},
-    "one length a batch": {"masked": False, "padding": False},
-}
-"""How texts can share a forward pass, fastest first; the self-check takes the first right one."""
-
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Relative difference to a text run alone that rounding explains."""
 
 
 class Extractor:
@@ -67,16 +72,18 @@ class Extractor:
         self._model = self._model or load_model(self.model_config, self.source)
         return self._model
 
-    def folder(self, dataset: ConceptDataset) -> Path:
-        """Where the activations of ``dataset`` are or will be: named by all that they depend on."""
+    def key(self, dataset: ConceptDataset) -> dict[str, Any]:
+        """All that the states of ``dataset`` depend on."""
         model, config = self.model_config, self.config
         dtype = resolve_dtype(model.dtype, resolve_device(model.device))
+        read = [dataset.texts, self._span_ends(dataset)]
         key: dict[str, Any] = {
             "version": STORE_VERSION,
             "model": self.source.identity,
             "weights": model.weights,
+            "quantization": model.quantization,
             "dtype": str(dtype),
-            "texts": hashlib.sha256(json.dumps(dataset.texts).encode()).hexdigest(),
+            "texts": hashlib.sha256(json.dumps(read).encode()).hexdigest(),
             "site": config.site,
             "position": config.position,
             "chat_template": config.chat_template,
@@ -85,8 +92,12 @@ class Extractor:
         if model.weights == "random":
             # What a seed gives depends on how the library initialises.
             key |= {"seed": model.seed, "init": [torch.__version__, transformers.__version__]}
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return cache_folder() / "activations" / f"{model.name}-{dataset.name}-{digest[:16]}"
+        return key
+
+    def folder(self, dataset: ConceptDataset) -> Path:
+        """Where the activations of ``dataset`` are or will be: named by all that they depend on."""
+        digest = _digest(self.key(dataset))[:16]
+        return cache_folder() / "activations" / f"{self.model_config.name}-{dataset.name}-{digest}"
 
     def find(self, dataset: ConceptDataset) -> Activations | None:
         """The activations if they are on this disk, complete and undamaged."""
@@ -100,27 +111,27 @@ class Extractor:
         """The activations of ``dataset``, found on disk or made now.
 
         An interrupted extraction goes on after its last whole shard. Of two processes that want
-        the same one, one works and the other waits.
+        the same one, one works and the other waits; processes of one launch share the work.
 
         Raises
         ------
         UserError
-            A text is longer than the model's window; a state is not finite.
+            A text is longer than the model's window; a state is not finite; the model has no such
+            site; one text alone does not fit into memory.
         OSError
             The disk is full.
         """
         if not cache:
             scratch = TemporaryDirectory(prefix="llmprobe-")
             store = Store(Path(scratch.name))
-            return Activations(dataset, self._fill(store, dataset, progress), store, scratch)
-        folder = self.folder(dataset)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            found = self.find(dataset)
-            if found is not None:
-                return found
-            store = Store(folder)
-            return Activations(dataset, self._fill(store, dataset, progress), store)
+            facts = self._fill(store, dataset, {}, World(alone=True), progress)
+            return Activations(dataset, facts, store, scratch)
+        world, store = World(), Store(self.folder(dataset))
+        store.folder.mkdir(parents=True, exist_ok=True)
+        with _lock(store.folder) if world.leader else nullcontext():
+            found = world.agree(store.manifest() if world.leader else None)
+            facts = found or self._fill(store, dataset, self.key(dataset), world, progress)
+        return Activations(dataset, facts, store)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, config: Any) -> TokenisedTexts:
         """The dataset's texts as this model reads them."""
@@ -128,129 +139,223 @@ class Extractor:
             tokenizer,
             dataset.texts,
             window=model_window(config),
+            position=self.config.position,
+            span_ends=self._span_ends(dataset),
             chat_template=self.config.chat_template,
             too_long=self.config.too_long,
             where=f"{self.model_config.name} on {dataset.name}",
         )
 
-    def _fill(self, store: Store, dataset: ConceptDataset, progress: bool) -> dict[str, Any]:
-        """Make the shards that are missing, then the manifest."""
+    def estimate(self, dataset: ConceptDataset) -> Estimate:
+        """What extraction will cost, from the tokenizer and the model's configuration alone."""
+        model = self.model_config
+        shape = load_architecture(model, self.source)
+        texts = self.tokens(dataset, load_tokenizer(self.source, model), shape.module.config)
+        device = resolve_device(model.device)
+        dtype = resolve_dtype(model.dtype, device)
+        planner = self._planner(texts, shape.module, shape.layers, shape.causal, device, dtype)
+        return estimate_of(planner, next(planner.plans()), device, dtype)
+
+    def _planner(
+        self,
+        texts: TokenisedTexts,
+        module: Any,
+        blocks: int,
+        causal: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Planner:
+        """Plans for these texts, within the config's budget."""
+        layers = blocks + (self.config.site == "residual")
+        shape = ModelShape.of(module.config, active_weights(module), blocks, layers, dtype)
+        budget = None if self.config.batch_tokens == "auto" else self.config.batch_tokens
+        return Planner(texts, shape, machine_of(device), budget, causal, tree_can_run(module))
+
+    def _span_ends(self, dataset: ConceptDataset) -> list[int] | None:
+        kind, _, field = self.config.position.partition(":")
+        return dataset.span_ends(field) if kind == "span" else None
+
+    def _fill(
+        self,
+        store: Store,
+        dataset: ConceptDataset,
+        key: dict[str, Any],
+        world: World,
+        progress: bool,
+    ) -> Any:
+        """Make the shards that are missing, then the manifest. -> the manifest"""
         model = self.model
         began = time.monotonic()
         texts = self.tokens(dataset, model.tokenizer, model.module.config)
-        if self.config.position == "mean":
-            _require_plain_tokens(texts, dataset)
-        _require_known_tokens(texts, dataset, model)
-        states_of = _checked_way(model, texts, self.config.position)
-        row_bytes = (len(model.blocks) + 1) * model.hidden_size * model.dtype.itemsize
-        budget = self.config.batch_tokens
-        plan = make_plan(
-            texts.ids,
-            default_batch_tokens(model.device) if budget == "auto" else budget,
-            row_bytes,
-            padding=states_of.padding,
-        )
-        missing = [
-            index
-            for index in range(len(plan.shards))
-            if not store.has_shard(index, plan.fingerprint)
-        ]
-        rows = sum(len(batch) for index in missing for batch in plan.shards[index])
-        require_space(store.folder, rows * row_bytes + 2**20, f"extracting {dataset.name}")
-        label = f"extracting {dataset.name} with {model.name}"
-        with Progress(label, rows, shown=progress) as bar:
-            for index in missing:
-                states = _shard(plan, index, states_of, dataset, bar)
-                store.write_shard(index, plan.fingerprint, states)
-        facts = {
-            "model": model.name,
-            "parameters": model.parameters,
-            "layers": len(model.blocks),
-            "hidden_size": model.hidden_size,
-            "site": self.config.site,
-            "position": self.config.position,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": str(model.device),
-            "way": states_of.name,
-            "check": states_of.difference,
-            "tokens": texts.n_tokens,
-            "unique_tokens": texts.n_unique_tokens,
-            "seconds": round(time.monotonic() - began, 3),
-        }
-        store.finish(len(plan.shards), plan.row_of, facts)
-        return store.manifest() or {}
-
-
-class _Way:
-    """One of ``WAYS`` on one model, with what the self-check measured."""
-
-    def __init__(self, name: str, model: LoadedModel, position: str, special: frozenset[int]):
-        self.name, self.difference = name, math.nan
-        self.padding = WAYS[name]["padding"]
-        self._run: Callable[[Any], Tensor] = lambda batch: capture(
-            model, batch, position, special, masked=WAYS[name]["masked"]
-        )
-
-    def __call__(self, batch: list[list[int]]) -> Tensor:
-        return self._run(batch)
-
-
-def _checked_way(model: LoadedModel, texts: TokenisedTexts, position: str) -> _Way:
-    """The fastest way that agrees with running each text alone, tried on texts of this dataset."""
-    by_length = sorted(texts.ids, key=len)
-    sample = [by_length[0], by_length[len(by_length) // 2], by_length[-1]]
-    alone_way = _Way("one length a batch", model, position, texts.special)
-    alone = torch.cat([alone_way([tokens]) for tokens in sample]).float()
-    for name in WAYS:
-        way = _Way(name, model, position, texts.special)
-        if not way.padding:
-            break
-        if name == "padded" and not model.causal:
-            continue
-        difference = (way(sample).float() - alone).norm(dim=2) / alone.norm(dim=2)
-        way.difference = float(difference.max())
-        # A comparison with NaN is false, so states that are not finite pass on to their own error.
-        if not way.difference > TOLERANCE[model.dtype]:
-            return way
-        log.warning(
-            "%s: batches %s differ by %.1e from a text run alone; trying another way",
-            model.name, name, way.difference,
-        )  # fmt: skip
-    return alone_way
-
-
-def _shard(
-    plan: Plan, index: int, states_of: _Way, dataset: ConceptDataset, bar: Progress
-) -> Tensor:
-    """The states of one shard. -> [rows, layers, d] on the CPU"""
-    parts = []
-    for batch in plan.shards[index]:
-        states = states_of([plan.unique[row] for row in batch]).cpu()
-        bad = ~torch.isfinite(states).all(dim=2)
-        if bad.any():
-            row, layer = (int(i) for i in bad.nonzero()[0])
-            example = plan.row_of.index(batch.start + row)
-            raise UserError(
-                f"{dataset.name}: the state of example {example} at layer {layer} is not finite in "
-                f"{str(states.dtype).removeprefix('torch.')}; set the model's dtype to float32"
+        _require_usable_tokens(texts, dataset, model, self.config.position)
+        reading = Reading(self.config.position == "mean", texts.special)
+        with Capture(model, self.config.site) as capture:
+            planner = self._planner(
+                texts, model.module, len(model.blocks), model.causal, model.device, model.dtype
             )
-        parts.append(states)
-        bar.advance(len(batch))
-    return torch.cat(parts)
+            name, difference = world.agree(
+                checked(planner, capture, reading) if world.leader else None
+            )
+            plan = planner.plan(name)
+            layout = _digest({"extraction": key, "layout": plan.fingerprint})
+            there = world.agree(sorted(store.shards(layout)) if world.leader else None)
+            missing = [i for i in range(len(plan.shards)) if i not in there]
+            mine = world.share({i: plan.shard_tokens(i) for i in missing})
+            if world.leader:
+                rows = sum(len(plan.rows(i)) for i in missing)
+                purpose = f"extracting {dataset.name}"
+                require_space(store.folder, rows * planner.shape.row_bytes + 2**20, purpose)
+                cost = estimate_of(planner, plan, model.device, model.dtype)
+                log.info("%s on %s: %s", model.name, dataset.name, describe(cost))
+            work = _Work(model, dataset, plan, capture, reading)
+            label = f"{purpose} with {model.name}" if world.leader else ""
+            shown = progress and world.leader
+            with Progress(label, sum(len(plan.rows(i)) for i in mine), shown=shown) as bar:
+                for index, states in work.shards(mine, bar):
+                    store.write_shard(index, layout, states, capture.layers)
+        world.wait()
+        facts = None
+        if world.leader:
+            facts = store.finish(layout, {
+                "key": key,
+                "model": model.name,
+                "parameters": model.parameters,
+                "layers": len(model.blocks),
+                "hidden_size": model.hidden_size,
+                "shape": [len(dataset), len(capture.layers), model.hidden_size],
+                "site": self.config.site,
+                "position": self.config.position,
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "device": str(model.device),
+                "way": plan.way,
+                "check": difference,
+                "tokens": texts.n_tokens,
+                "unique_tokens": texts.n_unique_tokens,
+                "computed_tokens": plan.cost.tokens,
+                "seconds": round(time.monotonic() - began, 3),
+                "row_of": plan.row_of,
+            })  # fmt: skip
+        return world.agree(facts)
 
 
-def _require_plain_tokens(texts: TokenisedTexts, dataset: ConceptDataset) -> None:
-    for row, tokens in enumerate(texts.ids):
-        if texts.special.issuperset(tokens):
-            raise UserError(f"{dataset.name}: example {row} has only special tokens, so no mean")
+class _Work:
+    """The strands of a plan on a model: on a CPU several at a time, each on cores of its own.
+
+    A core that runs a strand alone waits for no other; cores that share each small product spend
+    a third of the time, and more on a busy machine, waiting for each other.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        dataset: ConceptDataset,
+        plan: Plan,
+        capture: Capture,
+        reading: Reading,
+    ) -> None:
+        self.model, self.dataset, self.plan = model, dataset, plan
+        self.budget = Budget(plan.budget)
+        self.way: Way = make_way(plan, capture, reading, self.budget)
+        self.alone = PaddedBatches(capture, reading, Budget(1), masked=False)
+        self.layers = capture.layers
+
+    def shards(self, indices: list[int], bar: Progress) -> Iterator[tuple[int, Tensor]]:
+        """Each shard with its states, [layers, rows, d], while the next one is being made."""
+        cores = torch.get_num_threads()
+        several = self.model.device.type == "cpu" and self.model.reentrant
+        strands = sum(len(self.plan.shards[i]) for i in indices)
+        workers = max(1, min(cores, strands)) if several else 1
+        with _threads(cores // workers), self._pool(workers, cores // workers) as pool:
+            pool.submit(self.way.prepare).result()
+            running: list[list[Future[Pending]]] = []
+            for i, index in enumerate([*indices, None]):
+                if index is not None:
+                    strands_of = map(self.plan.strands.__getitem__, self.plan.shards[index])
+                    running.append([pool.submit(self._strand, rows) for rows in strands_of])
+                if i:
+                    yield indices[i - 1], self._collected(indices[i - 1], running.pop(0), bar)
+
+    def _strand(self, rows: range) -> Pending:
+        return self.way(self.plan.texts[rows.start : rows.stop])
+
+    def _collected(self, index: int, futures: list[Future[Pending]], bar: Progress) -> Tensor:
+        parts = []
+        for strand, future in zip(self.plan.shards[index], futures, strict=True):
+            states = future.result().result()
+            self._require_finite(states, self.plan.strands[strand])
+            parts.append(states)
+            bar.advance(states.shape[1])
+        return torch.cat(parts, dim=1)
+
+    def _require_finite(self, states: Tensor, rows: range) -> None:
+        """Raise ``UserError`` that names layer and example when a state is NaN or infinite."""
+        if torch.isfinite(states).all():
+            return
+        # What is not finite in one text spoils those beside it, so each is asked alone.
+        for row in rows:
+            states = self.alone([self.plan.texts[row]]).result()
+            bad = ~torch.isfinite(states).all(dim=2)
+            if bad.any():
+                break
+        layer = self.layers[int(bad.any(dim=1).int().argmax())]
+        raise UserError(
+            f"{self.dataset.name}: the state of example {self.plan.row_of.index(row)} at layer "
+            f"{layer} is not finite in {str(states.dtype).removeprefix('torch.')}; set the model's "
+            "dtype to float32"
+        )
+
+    @contextmanager
+    def _pool(self, workers: int, threads: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads that, when the block is left early, stop after the pass they are in."""
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
+        try:
+            yield pool
+        except BaseException:
+            self.budget.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _require_known_tokens(
-    texts: TokenisedTexts, dataset: ConceptDataset, model: LoadedModel
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """``n`` threads inside each operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One extraction at a time in a folder; it ends with its process, however that ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: another process is extracting this; waiting for it", folder.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _require_usable_tokens(
+    texts: TokenisedTexts, dataset: ConceptDataset, model: LoadedModel, position: str
 ) -> None:
+    """Refuse what has no mean, and tokens that the model does not have."""
     module: Any = model.module
     known = module.get_input_embeddings().num_embeddings
     for row, tokens in enumerate(texts.ids):
+        if position == "mean" and texts.special.issuperset(tokens):
+            raise UserError(f"{dataset.name}: example {row} has only special tokens, so no mean")
         if max(tokens) >= known:
             raise UserError(
                 f"{dataset.name}: example {row} has token {max(tokens)}, beyond the "

@@ -1,39 +1,209 @@
-"""Which texts run together: sorted by length, so that padding is rare, within a token budget."""
+"""Which way is cheapest, and how its work is divided.
+
+The layout depends on the texts, the model's shape and the kind of device alone, never on a clock
+or on the number of cores or processes: an extraction that is resumed, repeated or shared writes the
+same bytes. The speeds below are therefore fixed: measured ones, of which only the ratios matter.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
-SHARD_BYTES = 256 * 2**20
+from llmprobe.extraction.tokens import Text, TokenisedTexts
+from llmprobe.extraction.tree import common, shared_with_previous
+from llmprobe.models.loading import text_config
+
+PREFIX_TREE, PADDED, MASKED, ONE_LENGTH = (
+    "prefix tree", "padded batches", "padded batches with a mask", "one length a batch",
+)  # fmt: skip
+
+SHARD_BYTES = 128 * 2**20
+LEAST_SHARDS, LEAST_ROWS = 4, 256
+"""A small extraction too has some shards, so that processes can share it and a crash costs little;
+but none of fewer rows than this."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast a kind of device does the parts of a forward pass. ``docs/performance.md`` says how
+    this was measured; on a CPU for one core, which is what runs a batch or a strand there.
+    """
+
+    products: dict[int, float]
+    """Operations a second in products of matrices, by bytes of a number."""
+    attention: float
+    """Operations a second in masked attention."""
+    memory: float
+    """Bytes a second at which weights are read, once a pass."""
+    block: float
+    """Seconds that a block costs in every pass, whatever it computes."""
+    batch_tokens: int
+    """A batch of padded texts that keeps it busy."""
+    slices: tuple[int, ...]
+    """Sizes of a slice of the tree to choose from."""
+    strand_tokens: tuple[int, int]
+    """Least and most tokens of the tree that are run one after the other."""
+    shard_seconds: float
+    """The work after which a shard is written, even if it is small: what a crash can cost."""
+
+
+CPU = Machine(
+    products={2: 0.53e12, 4: 0.12e12},
+    attention=0.08e12,
+    memory=12e9,
+    block=2e-4,
+    batch_tokens=1024,
+    slices=(64, 128, 192, 256, 384, 512),
+    strand_tokens=(512, 8192),
+    shard_seconds=60,
+)
+# One strand a shard: a GPU runs one thing at a time. Not measured but taken from the vendor's
+# figures for an H100 (dense bfloat16, float32, memory), of which large products reach about 0.7.
+GPU = Machine(
+    products={2: 6.5e14, 4: 4.5e13},
+    attention=1.5e14,
+    memory=2.4e12,
+    block=4e-4,
+    batch_tokens=16_384,
+    slices=(512, 1024, 2048, 4096, 8192),
+    strand_tokens=(2**31, 2**31),
+    shard_seconds=30,
+)
+
+
+def machine_of(device: torch.device) -> Machine:
+    """The speeds of a kind of device."""
+    return CPU if device.type == "cpu" else GPU
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a model's forward pass costs."""
+
+    weights: int
+    """Parameters that each token meets (of the experts, those that are chosen)."""
+    weight_bytes: int
+    pair: int
+    """Operations of all attention layers for one query and one key."""
+    blocks: int
+    row_bytes: int
+    """States of one text, all layers."""
+    itemsize: int
+
+    @staticmethod
+    def of(config: Any, weights: int, blocks: int, layers: int, dtype: torch.dtype) -> ModelShape:
+        """From a model's configuration, its weights without embeddings, and the layers read."""
+        text = text_config(config)
+        hidden_size = int(text.hidden_size)
+        heads = getattr(text, "num_attention_heads", None) or 1
+        head = getattr(text, "head_dim", None) or hidden_size // heads
+        # Two products, of a multiplication and an addition for each number of each head.
+        pair = 4 * heads * head * blocks
+        row_bytes = layers * hidden_size * dtype.itemsize
+        n_bytes = weights * dtype.itemsize
+        return ModelShape(weights, n_bytes, pair, blocks, row_bytes, dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a way of running some texts."""
+
+    tokens: int
+    """Computed, padding included."""
+    operations: float
+    """In all products, those of attention included."""
+    seconds: float
+    """On the nominal machine, on one of its cores."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The work of one extraction, the same whenever it is made from the same texts."""
 
-    unique: list[list[int]]
-    """Distinct token lists; a text that occurs twice is run once."""
+    way: str
+    texts: list[Text]
+    """Distinct ones, in the order of the store's rows; a text that occurs twice is run once."""
     row_of: list[int]
     """For each example, its row in the store. [n]"""
-    shards: list[list[range]]
-    """For each shard its batches; a batch is a range of rows of the store."""
+    strands: list[range]
+    """Rows that are run together or one after the other; strands do not depend on each other."""
+    shards: list[range]
+    """The strands of each shard."""
+    prefix: int
+    """Tokens that all texts begin with and that are run once (0 for padded batches)."""
+    budget: int
+    """Most tokens of a forward pass."""
+    cost: Cost
+
+    def rows(self, shard: int) -> range:
+        """The rows of a shard."""
+        strands = self.shards[shard]
+        return range(self.strands[strands.start].start, self.strands[strands.stop - 1].stop)
+
+    def shard_tokens(self, shard: int) -> int:
+        """About the work of a shard."""
+        return sum(len(self.texts[row].tokens) - self.prefix for row in self.rows(shard))
 
     @property
     def fingerprint(self) -> str:
         """Identifies the layout of the rows; shards of another layout are not used."""
-        layout = [self.unique, [[[b.start, b.stop] for b in shard] for shard in self.shards]]
-        return hashlib.sha256(json.dumps(layout).encode()).hexdigest()
+        digest = hashlib.sha256(repr([self.way, *map(self.rows, range(len(self.shards)))]).encode())
+        for tokens, read in self.texts:
+            digest.update(np.array([len(tokens), read, *tokens], dtype=np.int64).tobytes())
+        return digest.hexdigest()
 
 
-def make_plan(
-    token_lists: Sequence[Sequence[int]],
-    batch_tokens: int,
-    row_bytes: int,
+def plan_tree(
+    texts: TokenisedTexts, shape: ModelShape, machine: Machine, slice_tokens: int | None = None
+) -> Plan:
+    """The prefix tree: texts sorted, each distinct token once.
+
+    Parameters
+    ----------
+    slice_tokens
+        Most tokens in one forward pass; None takes what costs least: attention grows with the
+        square of a slice, what a pass costs by itself is shared by more tokens.
+    """
+    wanted = texts.texts(cut=True)
+    ordered = sorted(set(wanted))
+    tokens = [text.tokens for text in ordered]
+    lengths = np.array([len(t) for t in tokens])
+    shared = shared_with_previous(tokens)
+    prefix = min(common(tokens[0], tokens[-1]), int(lengths.min()) - 1)
+    shared[0] = prefix
+    new = lengths - shared
+    n_tokens = prefix + int(new.sum())
+    # Mean depth of the nodes, which is about the length of the path above a slice.
+    above = float((new * (shared + lengths - 1) / 2).sum() / new.sum())
+
+    def cost(size: int) -> Cost:
+        passes = -(-int(new.sum()) // size)
+        return _cost(shape, machine, n_tokens, n_tokens * (above + min(size, n_tokens)), passes)
+
+    size = slice_tokens or min(machine.slices, key=lambda size: cost(size).seconds)
+    least, most = machine.strand_tokens
+    strand = min(max(n_tokens // 128, least), most)
+    strands = _tree_strands(new, shared, strand, _most_rows(shape, len(ordered)))
+    repeated = sum(int(shared[s.start]) - prefix for s in strands[1:])
+    planned = cost(size)
+    planned = Cost(planned.tokens + repeated, planned.operations, planned.seconds)
+    return _finished(PREFIX_TREE, wanted, ordered, strands, shape, machine, prefix, size, planned)
+
+
+def plan_padded(
+    texts: TokenisedTexts,
+    shape: ModelShape,
+    machine: Machine,
+    batch_tokens: int | None = None,
+    *,
+    way: str = PADDED,
+    cut: bool = True,
     padding: bool = True,
 ) -> Plan:
     """Batches of similar length, longest first, so that memory peaks at once and not at the end.
@@ -42,34 +212,88 @@ def make_plan(
     ----------
     batch_tokens
         Most tokens in a batch, padding included; a longer text is a batch of its own.
-    row_bytes
-        Size of one example's states, for the size of shards.
+    cut
+        Whether a text is run up to the token that is read only.
     padding
         Whether texts of different length may share a batch.
     """
-    distinct = {tuple(tokens): None for tokens in token_lists}
-    ordered = sorted(distinct, key=lambda tokens: (-len(tokens), tokens))
-    row = {tokens: i for i, tokens in enumerate(ordered)}
-    batches: list[range] = []
-    start = 0
+    budget = batch_tokens or machine.batch_tokens
+    wanted = texts.texts(cut)
+    ordered = sorted(set(wanted), key=lambda text: (-len(text.tokens), text))
+    most_rows = _most_rows(shape, len(ordered))
+    strands: list[range] = []
+    start, n_tokens, pairs = 0, 0, 0
     for stop in range(1, len(ordered) + 1):
-        width = len(ordered[start])
-        full = (stop - start + 1) * width > batch_tokens
-        ends = stop == len(ordered) or full or (not padding and len(ordered[stop]) != width)
-        if ends:
-            batches.append(range(start, stop))
+        width = len(ordered[start].tokens)
+        full = (stop - start + 1) * width > budget or stop - start == most_rows
+        at_end = stop == len(ordered)
+        if at_end or full or (not padding and len(ordered[stop].tokens) != width):
+            strands.append(range(start, stop))
+            n_tokens += (stop - start) * width
+            pairs += (stop - start) * width**2
             start = stop
-    shards: list[list[range]] = []
-    rows_in_shard = 0
-    for batch in batches:
-        if not shards or (rows_in_shard + len(batch)) * row_bytes > SHARD_BYTES:
-            shards.append([])
-            rows_in_shard = 0
-        shards[-1].append(batch)
-        rows_in_shard += len(batch)
-    return Plan([list(tokens) for tokens in ordered], [row[tuple(t)] for t in token_lists], shards)
+    cost = _cost(shape, machine, n_tokens, pairs, len(strands))
+    return _finished(way, wanted, ordered, strands, shape, machine, 0, budget, cost)
 
 
-def default_batch_tokens(device: torch.device) -> int:
-    """A budget that keeps the device busy: its caches on a CPU, its many cores on a GPU."""
-    return 1024 if device.type == "cpu" else 16_384
+def _cost(shape: ModelShape, machine: Machine, tokens: int, pairs: float, passes: int) -> Cost:
+    linear, attention = 2 * shape.weights * tokens, shape.pair * pairs
+    seconds = linear / machine.products.get(shape.itemsize, machine.products[4])
+    seconds += attention / machine.attention
+    seconds += passes * (shape.weight_bytes / machine.memory + shape.blocks * machine.block)
+    return Cost(tokens, linear + attention, seconds)
+
+
+def _most_rows(shape: ModelShape, n: int) -> int:
+    """Of a strand: so many that a shard has room for it, and a small extraction some shards."""
+    return max(1, min(SHARD_BYTES // shape.row_bytes, max(n // LEAST_SHARDS, LEAST_ROWS)))
+
+
+def _tree_strands(
+    new: np.ndarray, shared: np.ndarray, most_tokens: int, most_rows: int
+) -> list[range]:
+    """Cut sorted texts where they share little, since a strand repeats what it shares before it.
+
+    Each strand has at least half of what it may have, so there are few places to choose from.
+    """
+    before = np.concatenate([[0], new.cumsum()])
+    strands: list[range] = []
+    start, n = 0, len(new)
+    while start < n:
+        fits = int(before.searchsorted(before[start] + most_tokens, side="right")) - 1
+        stop = max(start + 1, min(fits, start + most_rows, n))
+        if stop < n:
+            middle = start + (stop - start + 1) // 2
+            stop -= int(shared[middle : stop + 1][::-1].argmin())
+        strands.append(range(start, stop))
+        start = stop
+    return strands
+
+
+def _finished(
+    way: str,
+    wanted: Sequence[Text],
+    ordered: list[Text],
+    strands: list[range],
+    shape: ModelShape,
+    machine: Machine,
+    prefix: int,
+    budget: int,
+    cost: Cost,
+) -> Plan:
+    """Group strands into shards, and find each example's row."""
+    most_rows = _most_rows(shape, len(ordered))
+    seconds_a_token = cost.seconds / max(cost.tokens, 1)
+    shards: list[range] = []
+    first, rows, seconds = 0, 0, 0.0
+    for i, strand in enumerate(strands):
+        work = seconds_a_token * sum(len(ordered[row].tokens) - prefix for row in strand)
+        if i > first and (rows + len(strand) > most_rows or seconds + work > machine.shard_seconds):
+            shards.append(range(first, i))
+            first, rows, seconds = i, 0, 0.0
+        rows += len(strand)
+        seconds += work
+    shards.append(range(first, len(strands)))
+    row = {text: i for i, text in enumerate(ordered)}
+    row_of = [row[text] for text in wanted]
+    return Plan(way, ordered, row_of, strands, shards, prefix, budget, cost)

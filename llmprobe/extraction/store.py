@@ -4,87 +4,93 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from llmprobe.files import sha256, whole_file, write_text
+from llmprobe.files import sha256 as file_sha256
+from llmprobe.files import whole_file, write_text
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+_SHARD = re.compile(r"shard-(\d{5,})-([0-9a-f]{64})\.safetensors")
 
 
 class Store:
     """One extraction in one folder.
 
-    ``shard-00000.safetensors`` holds a tensor ``[rows, d]`` for each layer, so reading a layer
-    touches only its bytes. ``manifest.json`` is written last: without it the extraction is not
-    complete, and the next one goes on after the whole shards that it finds.
+    A shard holds a tensor ``[rows, d]`` for each layer, so reading a layer touches only its bytes.
+    It never changes: the name that it takes when it is whole ends in the sha256 of its bytes, and
+    its header says which extraction, layout and place it belongs to. ``manifest.json`` is written
+    last: without it the extraction is not complete, and the next one goes on after the whole
+    shards that it finds.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def shard_path(self, index: int) -> Path:
-        """Where shard ``index`` is or will be."""
-        return self.folder / f"shard-{index:05d}.safetensors"
+    def write_shard(self, index: int, layout: str, states: Tensor, layers: Sequence[int]) -> Path:
+        """Write the states ``[layers, rows, d]`` of one shard, whole or not at all."""
+        tensors = {str(layer): states[i] for i, layer in enumerate(layers)}
+        content = save(tensors, _stamp(index, layout))
+        path = self.folder / f"shard-{index:05d}-{sha256(content).hexdigest()}.safetensors"
+        with whole_file(path) as partial:
+            partial.write_bytes(content)
+        return path
 
-    def has_shard(self, index: int, fingerprint: str) -> bool:
-        """Whether the shard is there, readable, and of this layout."""
-        path = self.shard_path(index)
-        if not path.exists():
-            return False
-        try:
-            with safe_open(path, framework="pt") as shard:
-                found = shard.metadata()
-        except (SafetensorError, OSError):
-            found = None
-        if found == _stamp(index, fingerprint):
-            return True
-        log.warning("%s is damaged or of another extraction; it is made again", path)
-        return False
+    def shards(self, layout: str) -> dict[int, Path]:
+        """The whole shards of a layout that are there, by their index.
 
-    def write_shard(self, index: int, fingerprint: str, states: Tensor) -> None:
-        """Write the states ``[rows, layers, d]`` of one shard, whole or not at all."""
-        layers = {str(i): states[:, i].contiguous() for i in range(states.shape[1])}
-        with whole_file(self.shard_path(index)) as partial:
-            save_file(layers, partial, _stamp(index, fingerprint))
+        One whose bytes are not those that were written, or that is of another extraction, is named
+        in a warning and removed.
+        """
+        found = {}
+        for path in _whole(self.folder.glob("shard-*.safetensors")):
+            index = int(path.name.split("-")[1])
+            if _stamp_of(path) == _stamp(index, layout):
+                found[index] = path
+            else:
+                _drop(path, "of another extraction")
+        return found
 
-    def finish(self, n_shards: int, row_of: list[int], facts: Mapping[str, Any]) -> None:
+    def finish(self, layout: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest: the extraction is complete."""
-        shards = [
-            {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path in map(self.shard_path, range(n_shards))
-        ]
-        manifest = {"shards": shards, "row_of": row_of, **facts}
+        manifest = {
+            "layout": layout,
+            "shards": [
+                {"file": path.name, "bytes": path.stat().st_size, "sha256": _digest_of(path)}
+                for path in sorted(self.folder.glob("shard-*.safetensors"))
+            ],
+            **facts,
+        }
         write_text(self.folder / MANIFEST, json.dumps(manifest))
+        return manifest
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest of a complete and undamaged extraction, else None.
 
-        A shard whose bytes are not those that were written is named in a warning and removed.
+        A shard that is missing or damaged is named in a warning.
         """
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-            shards = {
-                self.folder / s["file"]: (s["bytes"], s["sha256"]) for s in manifest["shards"]
-            }
+            paths = [self.folder / shard["file"] for shard in manifest["shards"]]
+            stamps = [_stamp(i, manifest["layout"]) for i in range(len(paths))]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        whole = True
-        for path, (n_bytes, digest) in shards.items():
-            same_size = path.is_file() and path.stat().st_size == n_bytes
-            if not (same_size and sha256(path) == digest):
-                log.warning("%s is missing or damaged; it is made again", path)
-                path.unlink(missing_ok=True)
-                whole = False
-        return manifest if whole else None
+        for path in paths:
+            if not path.is_file():
+                log.warning("%s is missing; it is made again", path)
+        there = {path: _stamp_of(path) for path in _whole(p for p in paths if p.is_file())}
+        return dict(manifest) if [there.get(path) for path in paths] == stamps else None
 
     def layer(self, index: int, manifest: Mapping[str, Any]) -> np.ndarray:
         """States of one layer in the dataset's order. -> [n, d] float32"""
@@ -96,6 +102,37 @@ class Store:
         return rows
 
 
-def _stamp(index: int, fingerprint: str) -> dict[str, str]:
+def _stamp(index: int, layout: str) -> dict[str, str]:
     """What a shard says of itself; one entry, since the order of several differs between runs."""
-    return {"shard": f"{index} of {fingerprint}"}
+    return {"shard": f"{index} of {layout}"}
+
+
+def _stamp_of(path: Path) -> dict[str, str] | None:
+    try:
+        with safe_open(path, framework="pt") as shard:
+            stamp: dict[str, str] | None = shard.metadata()
+            return stamp
+    except (SafetensorError, OSError):
+        return None
+
+
+def _digest_of(path: Path) -> str:
+    """The digest that a shard's name claims."""
+    match = _SHARD.fullmatch(path.name)
+    return match[2] if match else ""
+
+
+def _whole(shards: Iterable[Path]) -> Iterator[Path]:
+    """Those of some shards whose bytes are the ones that were written; the others are removed."""
+    paths = sorted(shards)
+    with ThreadPoolExecutor() as pool:
+        for path, digest in zip(paths, pool.map(file_sha256, paths), strict=True):
+            if digest == _digest_of(path):
+                yield path
+            else:
+                _drop(path, "damaged")
+
+
+def _drop(path: Path, why: str) -> None:
+    log.warning("%s is %s; it is made again", path, why)
+    path.unlink(missing_ok=True)

@@ -5,13 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from llmprobe.errors import UserError
+from llmprobe.extraction.tree import shared_with_previous
 from llmprobe.models.loading import text_config
 
 log = logging.getLogger(__name__)
+
+
+class Text(NamedTuple):
+    """What is run for one or more examples."""
+
+    tokens: tuple[int, ...]
+    read: int
+    """Index of the token whose state is read; for a mean, that of the last token."""
 
 
 @dataclass(frozen=True)
@@ -21,25 +32,40 @@ class TokenisedTexts:
     ids: list[list[int]]
     special: frozenset[int]
     """Ids that stand for no text (BOS, EOS, separators); a mean leaves them out."""
+    read: list[int]
+    """For each text, the index of the token whose state is read; for a mean, of its last one."""
 
     @property
     def n_tokens(self) -> int:
         """Tokens of all texts."""
         return sum(map(len, self.ids))
 
-    @property
+    @cached_property
     def n_unique_tokens(self) -> int:
         """Distinct prefixes of all texts: the nodes of their prefix tree."""
-        ordered = sorted(self.ids)
-        shared = sum(_common(a, b) for a, b in pairwise(ordered))
-        return self.n_tokens - shared
+        return self.n_tokens - int(shared_with_previous(sorted(self.ids)).sum())
+
+    def texts(self, cut: bool) -> list[Text]:
+        """What to run for each text; ``cut``: up to the token that is read, and nothing after it.
+
+        A causal state depends on nothing to its right.
+        """
+        return [
+            Text(tuple(tokens[: read + 1] if cut else tokens), read)
+            for tokens, read in zip(self.ids, self.read, strict=True)
+        ]
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a text: the state of one token, or the mean over those that count."""
+
+    mean: bool
+    special: frozenset[int]
+
+    def counted(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which tokens a mean is over: 1 or 0 for each, float32."""
+        return (~np.isin(tokens, list(self.special))).astype(np.float32)
 
 
 def tokenise(
@@ -47,6 +73,8 @@ def tokenise(
     texts: Sequence[str],
     *,
     window: int | None,
+    position: str = "last",
+    span_ends: Sequence[int] | None = None,
     chat_template: bool = False,
     too_long: str = "error",
     where: str = "texts",
@@ -57,6 +85,10 @@ def tokenise(
     ----------
     window
         The model's longest input in tokens, None for no limit.
+    position
+        ``last``, ``first``, ``mean``, or ``span:…`` for the token in which the span ends.
+    span_ends
+        For a span, the index of its last character in each text. [texts]
     too_long
         ``"error"``: a longer text is a ``UserError``. ``"cut_left"``: its first tokens are
         dropped (after the BOS), never its last, since the probed token is there; counted in a
@@ -65,41 +97,63 @@ def tokenise(
     Raises
     ------
     UserError
-        A text is too long or has no tokens; the tokenizer has no chat template.
+        A text is too long or has no tokens; the tokenizer has no chat template; a span cannot be
+        followed into the tokens.
     """
+    rendered = list(texts)
     if chat_template:
         if not tokenizer.chat_template:
             raise UserError("extract.chat_template: this model's tokenizer has no chat template")
-        texts = [
+        rendered = [
             tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
             )
             for text in texts
         ]
+    if span_ends is not None and not tokenizer.is_fast:
+        raise UserError(
+            f"{where}: extract.position {position!r} needs a fast tokenizer, and this model's does "
+            "not tell which characters a token stands for"
+        )
     # A rendered chat has its special tokens in the text already.
     encoded = tokenizer(
-        list(texts), add_special_tokens=not chat_template, truncation=False, padding=False,
-        verbose=False,
-    )["input_ids"]  # fmt: skip
+        rendered, add_special_tokens=not chat_template, truncation=False, padding=False,
+        return_offsets_mapping=span_ends is not None, verbose=False,
+    )  # fmt: skip
     bos = tokenizer.bos_token_id
-    ids = [t[1:] if bos is not None and t[:2] == [bos, bos] else list(t) for t in encoded]
-    for row, tokens in enumerate(ids):
+    ids: list[list[int]] = []
+    read: list[int] = []
+    for row, tokens in enumerate(map(list, encoded["input_ids"])):
         if not tokens:
             raise UserError(f"{where}: example {row} gives no tokens: {texts[row]!r}")
+        doubled = bos is not None and tokens[:2] == [bos, bos]
+        at = 0 if position == "first" else len(tokens) - 1 - doubled
+        if span_ends is not None:
+            begins = rendered[row].rfind(texts[row])
+            found = _token_at(encoded["offset_mapping"][row], span_ends[row] + begins)
+            if begins < 0 or found is None:
+                raise UserError(
+                    f"{where}: example {row}: no token stands for the end of {position!r} in "
+                    f"{rendered[row]!r:.200}"
+                )
+            at = found - doubled
+        ids.append(tokens[1:] if doubled else tokens)
+        read.append(at)
     special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    return TokenisedTexts(_fitted(ids, window, special, too_long, where), special)
+    return _fitted(TokenisedTexts(ids, special, read), window, too_long, where)
 
 
-def _fitted(
-    ids: list[list[int]],
-    window: int | None,
-    special: frozenset[int],
-    too_long: str,
-    where: str,
-) -> list[list[int]]:
+def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int | None:
+    """The last token that stands for a character."""
+    found = [i for i, (start, stop) in enumerate(offsets) if start <= character < stop]
+    return found[-1] if found else None
+
+
+def _fitted(texts: TokenisedTexts, window: int | None, too_long: str, where: str) -> TokenisedTexts:
+    ids = texts.ids
     long = [] if window is None else [row for row, t in enumerate(ids) if len(t) > window]
     if window is None or not long:
-        return ids
+        return texts
     longest = max(len(ids[row]) for row in long)
     said = (
         f"{where}: {len(long)} of {len(ids)} texts are longer than the model's window of {window} "
@@ -108,12 +162,20 @@ def _fitted(
     if too_long == "error":
         raise UserError(f"{said}; shorten them, or set extract.too_long: cut_left")
     log.warning("%s; their first tokens are left out", said)
-    cut = list(ids)
+    cut, read = list(ids), list(texts.read)
     for row in long:
         tokens = ids[row]
-        head = tokens[:1] if tokens[0] in special else []
-        cut[row] = head + tokens[len(tokens) - window + len(head) :]
-    return cut
+        head = tokens[:1] if tokens[0] in texts.special else []
+        first_kept = len(tokens) - window + len(head)
+        cut[row] = head + tokens[first_kept:]
+        if read[row] >= first_kept:
+            read[row] -= len(tokens) - window
+        elif read[row] > 0:
+            raise UserError(
+                f"{where}: example {row}: cutting its {len(tokens)} tokens to the last {window} "
+                "would drop the token that is probed"
+            )
+    return TokenisedTexts(cut, texts.special, read)
 
 
 def model_window(config: Any) -> int | None:

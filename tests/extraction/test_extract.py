@@ -19,10 +19,11 @@ from llmprobe.config import ExtractConfig, ModelConfig
 from llmprobe.errors import UserError
 from llmprobe.extraction import extract as extraction
 from llmprobe.extraction import plan as planning
+from llmprobe.extraction import ways as running
 from llmprobe.extraction.extract import Extractor
-from llmprobe.models.loading import LoadedModel, load_model
-
-ARCHITECTURES = ["llama", "mistral", "gemma3", "gpt2", "gpt_neox", "opt", "bloom", "bert"]
+from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
+from llmprobe.extraction.store import Store
+from llmprobe.models.loading import load_model
 
 
 def dataset(n: int = 24, name: str = "words") -> ConceptDataset:
@@ -36,41 +37,6 @@ def dataset(n: int = 24, name: str = "words") -> ConceptDataset:
 def extractor(folder: Path, **options: object) -> Extractor:
     model = ModelConfig(id=str(folder), dtype="float32")
     return Extractor(model, ExtractConfig(batch_tokens=60, **options))
-
-
-def plain_states(model: LoadedModel, text: str) -> np.ndarray:
-    """One text alone, as transformers' users do it, but before the final norm. [layers, t, d]"""
-    last: list[torch.Tensor] = []
-
-    def keep(_: object, __: object, output: object) -> None:
-        last.append(output[0] if isinstance(output, tuple) else output)
-
-    ids = torch.tensor([model.tokenizer(text)["input_ids"]])
-    handle = model.blocks[-1].register_forward_hook(keep)
-    with torch.inference_mode():
-        states = model.module(input_ids=ids, output_hidden_states=True).hidden_states
-    handle.remove()
-    return torch.cat([*states[:-1], last[0]]).numpy()
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("position", ["last", "mean", "first"])
-def test_states_in_mixed_batches_are_those_of_each_text_alone(
-    architecture: str, position: str, tiny_model: Callable[..., Path]
-) -> None:
-    folder = tiny_model(architecture, bos=True, left=True)
-    data = dataset()
-    one = extractor(folder, position=position)
-    activations = one.extract(data, cache=False)
-    assert activations.layers == [0, 1, 2, 3]
-    states = np.stack([activations.layer(i) for i in activations.layers], axis=1)
-    assert states.dtype == np.float32
-    for row, text in enumerate(data.texts):
-        alone = plain_states(one.model, text)
-        # Token 0 is the BOS: a special token, which a mean leaves out.
-        read = {"last": alone[:, -1], "first": alone[:, 0], "mean": alone[:, 1:].mean(axis=1)}
-        difference = np.linalg.norm(states[row] - read[position], axis=1)
-        assert (difference <= 1e-5 * np.linalg.norm(read[position], axis=1)).all()
 
 
 def test_the_last_layer_is_before_the_final_norm(tiny_model: Callable[..., Path]) -> None:
@@ -99,44 +65,72 @@ def test_layer_0_is_what_enters_block_1_and_not_the_bare_embedding(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    ("architecture", "way"), [("llama", "padded"), ("bert", "padded with a mask")]
-)
+@pytest.mark.parametrize(("architecture", "way"), [("llama", PADDED), ("bert", MASKED)])
 def test_a_model_that_looks_both_ways_is_given_a_mask(
     architecture: str, way: str, dtype: str, tiny_model: Callable[..., Path]
 ) -> None:
-    model = ModelConfig(id=str(tiny_model(architecture)), dtype=dtype)
+    model = ModelConfig(id=str(tiny_model(architecture, bos=True)), dtype=dtype)
     assert Extractor(model).extract(dataset(), cache=False).facts["way"] == way
 
 
-def test_batches_that_disagree_with_a_text_alone_are_not_used(
+def test_the_cheaper_way_is_taken(tiny_model: Callable[..., Path]) -> None:
+    """Long texts in common pay for the tree's masks; texts that share nothing do not."""
+    one = extractor(tiny_model("llama"))
+    rng = np.random.default_rng(0)
+    apart = [" ".join([word, *rng.choice(WORDS, size=11)]) for word in WORDS]
+    beginning = " ".join(rng.choice(WORDS, size=20))
+    together = [f"{beginning} {word}" for word in WORDS]
+    labels = np.arange(len(WORDS)) % 2
+    ways = [
+        one.extract(ConceptDataset("x", texts, labels), cache=False).facts
+        for texts in (apart, together)
+    ]
+    assert [facts["way"] for facts in ways] == [PADDED, PREFIX_TREE]
+    assert ways[1]["computed_tokens"] == ways[1]["unique_tokens"] == 20 + len(WORDS)
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 3])
+def test_a_way_that_disagrees_with_a_text_alone_is_not_used(
+    wrong: int,
     tiny_model: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    plain = extraction.capture
+    ways = (PREFIX_TREE, PADDED, MASKED, ONE_LENGTH)
+    plain = running.make_way
 
-    def wrong_when_padded(model, batch, *args, **options):
-        states = plain(model, batch, *args, **options)
-        return states if len(set(map(len, batch))) == 1 else states * 1.01
+    def spoilt(plan, *args):
+        way = plain(plan, *args)
+        if plan.way not in ways[:wrong]:
+            return way
 
-    folder = tiny_model("llama")
+        def run(texts):
+            pending = way(texts)
+            return SimpleNamespace(result=lambda: pending.result() * 1.01)
+
+        run.prepare = way.prepare
+        return run
+
+    folder = tiny_model("llama", bos=True)
     right = extractor(folder).extract(dataset(), cache=False)
-    monkeypatch.setattr(extraction, "capture", wrong_when_padded)
+    assert right.facts["way"] == PREFIX_TREE
+    monkeypatch.setattr(running, "make_way", spoilt)
     with caplog.at_level(logging.WARNING):
         checked = extractor(folder).extract(dataset(), cache=False)
-    assert checked.facts["way"] == "one length a batch"
-    assert "differ by 1.0e-02 from a text run alone" in caplog.text
+    assert checked.facts["way"] == ways[wrong]
+    for way in ways[:wrong]:
+        assert f"{way}: differs by 1.0e-02 from a text run alone" in caplog.text
     for layer in right.layers:
         assert np.allclose(checked.layer(layer), right.layer(layer), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("bos", [False, True], ids=[PADDED, PREFIX_TREE])
 def test_states_that_are_not_finite_are_refused_with_layer_and_example(
-    tiny_model: Callable[..., Path],
+    bos: bool, tiny_model: Callable[..., Path]
 ) -> None:
-    one = extractor(tiny_model("llama"))
+    one = extractor(tiny_model("llama", bos=bos))
     data = dataset()
-    red = one.model.tokenizer("red")["input_ids"][0]
+    red = one.model.tokenizer("red")["input_ids"][-1]
     with torch.no_grad():
         one.model.module.get_input_embeddings().weight[red] = torch.inf
     with_red = [i for i, text in enumerate(data.texts) if "red" in text.split()]
@@ -182,6 +176,8 @@ def test_whatever_changes_the_states_changes_the_key(tiny_model: Callable[..., P
         key(data=ConceptDataset("words", texts, data.labels)),
         key(data=ConceptDataset("words", data.texts[::-1], data.labels)),
         key(position="mean"),
+        key(site="attention"),
+        key({"quantization": "int8"}),
         key(chat_template=True),
         key(too_long="cut_left"),
     ]
@@ -191,8 +187,13 @@ def test_whatever_changes_the_states_changes_the_key(tiny_model: Callable[..., P
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of about four examples, so that a small dataset has several."""
-    monkeypatch.setattr(planning, "SHARD_BYTES", 4 * 4 * 32 * 4)
+    """Shards of four examples, so that a small dataset has several."""
+    monkeypatch.setattr(planning, "LEAST_ROWS", 4)
+    monkeypatch.setattr(planning, "LEAST_SHARDS", 10)
+
+
+def shards_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -200,51 +201,24 @@ def test_an_interrupted_extraction_goes_on_after_its_last_whole_shard(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder, data = tiny_model("llama"), dataset()
-    whole = extractor(folder).extract(data)
-    expected = {p.name: p.read_bytes() for p in whole.store.folder.glob("*.safetensors")}
-    assert len(expected) == 4
+    expected = shards_of(extractor(folder).extract(data).store.folder)
+    assert len(expected) > 4
     monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "another"))
-    run, calls = extraction._shard, []
+    write, calls = Store.write_shard, []
 
-    def interrupted(plan, index, *args):
+    def interrupted(store, index, *args):
         calls.append(index)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return run(plan, index, *args)
+        return write(store, index, *args)
 
-    monkeypatch.setattr(extraction, "_shard", interrupted)
+    monkeypatch.setattr(Store, "write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extractor(folder).extract(data)
     assert extractor(folder).find(data) is None
     resumed = extractor(folder).extract(data)
     assert calls == [0, 1, 2, *range(2, len(expected))]
-    assert {p.name: p.read_bytes() for p in resumed.store.folder.glob("*.safetensors")} == expected
-
-
-@pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing", "foreign"])
-def test_a_damaged_shard_is_named_and_made_again(
-    damage: str, tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
-    folder, data = tiny_model("llama"), dataset()
-    first = extractor(folder).extract(data)
-    expected = [first.layer(i) for i in first.layers]
-    shard = first.store.shard_path(1)
-    good = bytearray(shard.read_bytes())
-    if damage == "flipped bit":
-        good[-1] ^= 1
-        shard.write_bytes(good)
-    elif damage == "truncated":
-        shard.write_bytes(good[:-9])
-    elif damage == "foreign":
-        shard.write_bytes(first.store.shard_path(0).read_bytes())
-    else:
-        shard.unlink()
-    with caplog.at_level(logging.WARNING):
-        again = extractor(folder).extract(data)
-    assert shard.name in caplog.text
-    for layer, states in zip(again.layers, expected, strict=True):
-        assert np.array_equal(again.layer(layer), states)
+    assert shards_of(resumed.store.folder) == expected
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -252,22 +226,20 @@ def test_a_disk_that_fills_up_keeps_the_shards_that_are_whole(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, data = extractor(tiny_model("llama")), dataset()
-    from llmprobe.extraction import store as storing
+    write, calls = Path.write_bytes, []
 
-    save, calls = storing.save_file, []
-
-    def full(tensors, path, metadata):
+    def full(path, content):
         calls.append(path)
         if len(calls) == 3:
-            Path(path).write_bytes(b"half of a shard")
+            write(path, content[:99])
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        save(tensors, path, metadata)
+        return write(path, content)
 
-    monkeypatch.setattr(storing, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         one.extract(data)
     files = sorted(p.name for p in one.folder(data).iterdir() if not p.name.startswith(".lock"))
-    assert files == ["shard-00000.safetensors", "shard-00001.safetensors"]
+    assert [name[:12] for name in files] == ["shard-00000-", "shard-00001-"]
 
 
 def test_a_disk_too_small_is_said_before_the_work(
@@ -307,7 +279,7 @@ def test_only_the_layer_asked_for_is_read(
 
 def test_a_layer_that_does_not_exist_is_the_users_error(tiny_model: Callable[..., Path]) -> None:
     activations = extractor(tiny_model("llama")).extract(dataset(), cache=False)
-    with pytest.raises(UserError, match="no layer 4: this model has layers 0 to 3"):
+    with pytest.raises(UserError, match="no layer 4: these are layers 0 to 3"):
         activations.layer(4)
 
 

@@ -2,48 +2,164 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmprobe.extraction import plan as planning
-from llmprobe.extraction.plan import make_plan
+from llmprobe.extraction.plan import (
+    CPU,
+    GPU,
+    MASKED,
+    ONE_LENGTH,
+    PADDED,
+    PREFIX_TREE,
+    ModelShape,
+    Plan,
+    plan_padded,
+    plan_tree,
+)
+from llmprobe.extraction.tokens import TokenisedTexts
+from llmprobe.extraction.ways import Planner
 
-TEXTS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=40)
+SHAPE = ModelShape(
+    weights=10**8, weight_bytes=2 * 10**8, pair=4 * 576 * 30, blocks=30, row_bytes=35_712,
+    itemsize=2,
+)  # fmt: skip
+IDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=40)
+WAYS = st.sampled_from([PREFIX_TREE, PADDED, MASKED, ONE_LENGTH])
 
 
-@given(TEXTS, st.integers(1, 30), st.booleans(), st.integers(1, planning.SHARD_BYTES))
-def test_every_text_has_the_row_of_its_tokens(
-    texts: list[list[int]], budget: int, padding: bool, row_bytes: int
+def tokenised(ids: list[list[int]], read: list[int] | None = None) -> TokenisedTexts:
+    return TokenisedTexts(ids, frozenset(), read or [len(tokens) - 1 for tokens in ids])
+
+
+def planner(texts: TokenisedTexts, budget: int | None = None, **options: bool) -> Planner:
+    return Planner(texts, SHAPE, CPU, budget, **({"causal": True, "tree": True} | options))
+
+
+def tokens_of_strand(plan: Plan, strand: range) -> list[int]:
+    return [len(plan.texts[row].tokens) for row in strand]
+
+
+@given(IDS, WAYS, st.integers(1, 30), st.data())
+def test_every_text_has_the_row_of_what_is_read_of_it(
+    ids: list[list[int]], way: str, budget: int, data: st.DataObject
 ) -> None:
-    plan = make_plan(texts, budget, row_bytes, padding)
-    assert [plan.unique[row] for row in plan.row_of] == texts
-    assert len(plan.unique) == len({tuple(t) for t in texts})
-    rows = [row for shard in plan.shards for batch in shard for row in batch]
-    assert rows == list(range(len(plan.unique)))
+    read = [data.draw(st.integers(0, len(tokens) - 1)) for tokens in ids]
+    plan = planner(tokenised(ids, read), budget).plan(way)
+    cut = way in (PREFIX_TREE, PADDED)
+    expected = [(tuple(t[: r + 1] if cut else t), r) for t, r in zip(ids, read, strict=True)]
+    assert [plan.texts[row] for row in plan.row_of] == expected
+    assert len(plan.texts) == len(set(expected))
+    rows = [row for strand in plan.strands for row in strand]
+    assert rows == list(range(len(plan.texts)))
+    strands = [strand for shard in plan.shards for strand in shard]
+    assert strands == list(range(len(plan.strands)))
 
 
-@given(TEXTS, st.integers(1, 30), st.booleans())
+@given(IDS, WAYS, st.integers(1, 30))
 def test_batches_stay_within_the_budget_unless_a_text_alone_exceeds_it(
-    texts: list[list[int]], budget: int, padding: bool
+    ids: list[list[int]], way: str, budget: int
 ) -> None:
-    plan = make_plan(texts, budget, 1, padding)
-    for batch in plan.shards[0]:
-        lengths = [len(plan.unique[row]) for row in batch]
-        assert max(lengths) * len(batch) <= budget or len(batch) == 1
-        assert padding or len(set(lengths)) == 1
+    if way == PREFIX_TREE:
+        return
+    plan = planner(tokenised(ids), budget).plan(way)
+    for strand in plan.strands:
+        lengths = tokens_of_strand(plan, strand)
+        assert max(lengths) * len(strand) <= budget or len(strand) == 1
+        assert way != ONE_LENGTH or len(set(lengths)) == 1
 
 
-@given(TEXTS, st.randoms())
+@given(IDS, WAYS, st.randoms())
 def test_the_layout_does_not_depend_on_the_order_of_the_texts(
-    texts: list[list[int]], random
+    ids: list[list[int]], way: str, random
 ) -> None:
-    shuffled = list(texts)
+    shuffled = list(ids)
     random.shuffle(shuffled)
-    assert make_plan(texts, 20, 1).fingerprint == make_plan(shuffled, 20, 1).fingerprint
+    plans = [planner(tokenised(texts), 20).plan(way) for texts in (ids, shuffled)]
+    assert plans[0].fingerprint == plans[1].fingerprint
 
 
-def test_shards_stay_within_their_size() -> None:
-    texts = [[i] for i in range(10)]
-    plan = make_plan(texts, 1, planning.SHARD_BYTES // 3)
-    assert [len(shard) for shard in plan.shards] == [3, 3, 3, 1]
-    assert plan.fingerprint != make_plan(texts, 1, 1).fingerprint
+def test_another_layout_has_another_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [[i, j] for i in range(40) for j in range(40)]
+    first = plan_tree(tokenised(ids), SHAPE, CPU)
+    assert first.fingerprint != plan_padded(tokenised(ids), SHAPE, CPU).fingerprint
+    assert first.fingerprint == plan_tree(tokenised(ids), SHAPE, CPU, 7).fingerprint
+    monkeypatch.setattr(planning, "LEAST_SHARDS", 3)
+    assert first.fingerprint != plan_tree(tokenised(ids), SHAPE, CPU).fingerprint
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU])
+@pytest.mark.parametrize("plan_of", [plan_tree, plan_padded])
+def test_shards_stay_within_their_size_and_their_time(plan_of, machine) -> None:
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, 50, size=20).tolist() for _ in range(40_000)]
+    plan = plan_of(tokenised(ids), SHAPE, machine)
+    rows = [plan.rows(i) for i in range(len(plan.shards))]
+    assert max(map(len, rows)) * SHAPE.row_bytes <= planning.SHARD_BYTES
+    assert sum(map(len, rows)) == len(plan.texts)
+    work = plan.cost.seconds * max(map(len, rows)) / len(plan.texts)
+    assert work < 1.2 * machine.shard_seconds
+    assert len(rows) < 2.2 * max(
+        len(plan.texts) * SHAPE.row_bytes / planning.SHARD_BYTES,
+        plan.cost.seconds / machine.shard_seconds,
+    )
+
+
+def test_a_small_extraction_has_shards_to_share_and_a_tiny_one_does_not() -> None:
+    ids = [[i, j] for i in range(30) for j in range(50)]
+    assert len(plan_tree(tokenised(ids), SHAPE, CPU).shards) >= 4
+    assert len(plan_tree(tokenised(ids[:200]), SHAPE, CPU).shards) == 1
+
+
+def test_strands_are_cut_where_texts_share_little() -> None:
+    """Ten beginnings of 100 tokens with 30 ends each: no strand repeats a beginning."""
+    beginnings = [[i] * 100 for i in range(10)]
+    ids = [[*beginning, 50 + i, 90] for beginning in beginnings for i in range(30)]
+    plan = plan_tree(tokenised(ids), SHAPE, CPU)
+    assert len(plan.strands) > 1
+    assert plan.cost.tokens == tokenised(ids).n_unique_tokens
+
+
+def test_what_all_texts_begin_with_is_the_prefix_but_never_a_whole_text() -> None:
+    def prefix(*ids: list[int]) -> int:
+        return plan_tree(tokenised(list(ids)), SHAPE, CPU).prefix
+
+    assert prefix([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert prefix([1, 2], [1, 2, 4, 5]) == 1
+    assert prefix([1, 2, 3]) == 2
+    assert prefix([1], [2]) == 0
+
+
+def test_the_tree_is_first_where_texts_share_and_padding_where_they_do_not() -> None:
+    rng = np.random.default_rng(0)
+    ends = [rng.integers(0, 1000, size=30).tolist() for _ in range(300)]
+    preamble = rng.integers(0, 1000, size=100).tolist()
+    shared = planner(tokenised([[*preamble, *end] for end in ends]))
+    assert [plan.way for plan in shared.plans()] == [PREFIX_TREE, PADDED, MASKED, ONE_LENGTH]
+    apart = planner(tokenised([rng.integers(0, 1000, size=200).tolist() for _ in range(300)]))
+    assert [plan.way for plan in apart.plans()] == [PADDED, PREFIX_TREE, MASKED, ONE_LENGTH]
+
+
+@pytest.mark.parametrize(
+    ("causal", "tree", "ways"),
+    [(True, False, [PADDED, MASKED, ONE_LENGTH]), (False, True, [MASKED, ONE_LENGTH])],
+)
+def test_ways_that_a_model_cannot_take_are_not_planned(
+    causal: bool, tree: bool, ways: list[str]
+) -> None:
+    plans = planner(tokenised([[1, 2], [1, 3]]), causal=causal, tree=tree).plans()
+    assert [plan.way for plan in plans] == ways
+
+
+def test_slices_grow_with_what_a_pass_costs_and_shrink_with_attention() -> None:
+    rng = np.random.default_rng(0)
+    texts = tokenised([rng.integers(0, 99, size=40).tolist() for _ in range(500)])
+
+    def size(**changes: int) -> int:
+        shape = ModelShape(**(SHAPE.__dict__ | changes))
+        return plan_tree(texts, shape, CPU).budget
+
+    assert size(weight_bytes=10**10) > size() > size(pair=40 * SHAPE.pair)

@@ -73,6 +73,41 @@ def test_special_tokens_stand_for_no_text_but_unknown_words_do(tokenizer: Any) -
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=30))
 def test_unique_tokens_are_the_distinct_prefixes(ids: list[list[int]]) -> None:
     prefixes = {tuple(t[: i + 1]) for t in ids for i in range(len(t))}
-    texts = TokenisedTexts(ids, frozenset())
+    texts = TokenisedTexts(ids, frozenset(), [len(tokens) - 1 for tokens in ids])
     assert texts.n_unique_tokens == len(prefixes)
     assert texts.n_tokens == sum(map(len, ids))
+
+
+def read_words(tokenizer: Any, texts: list[str], **options: Any) -> list[str]:
+    """The tokens whose states would be read."""
+    read = tokenise(tokenizer, texts, **({"window": None} | options)).texts(cut=True)
+    return [words(tokenizer, [text.tokens[-1]])[0] for text in read]
+
+
+def test_the_token_that_is_read_is_the_last_one_that_is_run(tokenizer: Any) -> None:
+    texts = ["red green", "<s> red green blue", "red"]
+    assert read_words(tokenizer, texts) == ["green", "blue", "red"]
+    assert read_words(tokenizer, texts, position="first") == ["<s>"] * 3
+    ends = [2, 6, 2]
+    span = {"position": "span:x", "span_ends": ends}
+    assert read_words(tokenizer, texts, **span) == ["red"] * 3
+
+
+def test_a_span_is_found_again_in_a_chat(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHAT
+    span = {"position": "span:x", "span_ends": [2], "chat_template": True}
+    assert read_words(tokenizer, ["red green"], **span) == ["red"]
+    tokenizer.chat_template = None
+
+
+def test_a_span_that_no_token_stands_for_is_the_users_error(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match=r"example 1: no token stands for the end of 'span:x'"):
+        tokenise(tokenizer, ["red", "a  b"], window=None, position="span:x", span_ends=[2, 2])
+
+
+def test_a_cut_text_keeps_the_token_that_is_read_or_is_refused(tokenizer: Any) -> None:
+    text = "one two three four five"
+    cut = {"window": 4, "too_long": "cut_left", "position": "span:x"}
+    assert read_words(tokenizer, [text], **cut, span_ends=[text.index("four")]) == ["four"]
+    with pytest.raises(UserError, match="would drop the token that is probed"):
+        read_words(tokenizer, [text], **cut, span_ends=[text.index("two")])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import ARCHITECTURES
 from torch import nn
 
 from llmprobe.config import ModelConfig
@@ -48,10 +49,7 @@ def test_a_model_without_such_a_list_is_refused() -> None:
         find_blocks(Stack(shuffled=True), IDS)
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    ["llama", "mistral", "gemma3", "gpt2", "gpt_neox", "opt", "bloom", "bert"],
-)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_blocks_of_every_architecture_are_found(
     architecture: str, tiny_model: Callable[..., Path]
 ) -> None:

@@ -1,0 +1,280 @@
+"""The prefix tree on a model: each distinct token of a set of texts is run once.
+
+Nodes run in slices of their depth-first order, with their depth in the tree as position and a mask
+that shows each its own ancestors. Keys and values of the path above the next slice are kept, those
+of all other nodes forgotten.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from llmprobe.extraction.capture import Capture, Pending
+from llmprobe.extraction.memory import Budget
+from llmprobe.extraction.tokens import Reading, Text
+from llmprobe.extraction.tree import TokenTree, build_tree
+from llmprobe.models.loading import LoadedModel, text_config
+
+MASKED_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers whose states depend on which keys are seen, and on nothing else before them."""
+
+
+def tree_can_run(module: Any) -> bool:
+    """Whether the model takes what the tree gives it; whether it is right, the self-check tells."""
+    accepted = inspect.signature(module.forward).parameters
+    types = set(getattr(text_config(module.config), "layer_types", None) or ())
+    return types <= MASKED_TYPES and {"position_ids", "past_key_values"} <= set(accepted)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What the slices run so far leave to the next one: the path above its first node."""
+
+    length: int = 0
+    """Tokens of the path; the first stands at position 0."""
+    attention: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Keys and values of each attention layer, each [1, heads, length, head size]."""
+    sums: Tensor | None = None
+    """For means: sums of the states from the first token to some on the path. [layers, open, d]"""
+    open: dict[int, int] = field(default_factory=dict)
+    """For means: from the position of such a token to its row in ``sums``."""
+
+
+class PrefixTree:
+    """Runs sorted texts as a tree of tokens.
+
+    Parameters
+    ----------
+    prefix
+        What all texts of the extraction begin with. It is run once, by ``prepare``.
+    """
+
+    def __init__(
+        self, capture: Capture, reading: Reading, budget: Budget, prefix: Sequence[int]
+    ) -> None:
+        self.capture, self.reading, self.budget = capture, reading, budget
+        self.prefix = tuple(prefix)
+        self._above = _Path()
+
+    def prepare(self) -> None:
+        """Run the common prefix and keep its path."""
+        if self.prefix and not self._above.length:
+            itself = Text(self.prefix, len(self.prefix) - 1)
+            _, self._above = self._run(build_tree([self.prefix]), [itself], self._above)
+
+    def __call__(self, texts: Sequence[Text]) -> Pending:
+        """States of some texts, which are sorted and begin with the prefix. -> [layers, rows, d]"""
+        tree = build_tree([text.tokens for text in texts], skip=len(self.prefix))
+        parts, _ = self._run(tree, texts, self._above)
+        return Pending.of(parts)
+
+    def _run(
+        self, tree: TokenTree, texts: Sequence[Text], path: _Path
+    ) -> tuple[list[Tensor], _Path]:
+        """The states of ``texts``, in parts, and the path to the tree's last node."""
+        parts: list[Tensor] = []
+        left = list(tree.slices(self.budget.tokens))[::-1]
+        while left:
+            nodes = left.pop()
+            done = None
+            if len(nodes) <= self.budget.tokens or len(nodes) == 1:
+                done = self.budget.attempt(
+                    len(nodes),
+                    partial(self._slice, tree, texts, nodes, path),
+                    f"{len(nodes)} tokens of the prefix tree",
+                    divisible=len(nodes) > 1,
+                )
+            if done is None:
+                middle = nodes.start + len(nodes) // 2
+                left += [range(middle, nodes.stop), range(nodes.start, middle)]
+                continue
+            states, path = done
+            if states.shape[1]:
+                parts.append(states)
+        return parts, path
+
+    @torch.inference_mode()
+    def _slice(
+        self, tree: TokenTree, texts: Sequence[Text], nodes: range, path: _Path
+    ) -> tuple[Tensor, _Path]:
+        """Run one slice. -> states of the texts that end in it, [layers, rows, d], and the path on
+
+        Parameters
+        ----------
+        path
+            Above the slice's first node.
+        """
+        model, device = self.capture.model, self.capture.model.device
+        depth, end = (of[nodes.start : nodes.stop] for of in (tree.depth, tree.end))
+        index, tops = np.arange(nodes.start, nodes.stop), tree.tops(nodes)
+        below = (index <= index[:, None]) & (index[:, None] < end)
+        seen = np.concatenate([np.arange(path.length) < tops[:, None], below], axis=1)
+
+        goes_on = tree.path_after(nodes)
+        n_above = int(tree.depth[goes_on[0] if goes_on else nodes.stop])
+        kept = [*range(n_above), *(path.length + node - nodes.start for node in goes_on)]
+        cache = _PathCache(path, torch.tensor(kept, dtype=torch.long, device=device))
+
+        rows = np.flatnonzero((tree.leaf >= nodes.start) & (tree.leaf < nodes.stop))
+        leaves = tree.leaf[rows] - nodes.start
+        reader: _Last | _Means
+        if self.reading.mean:
+            goes_on = [n - nodes.start for n in goes_on if tree.last_child[n] >= nodes.stop
+                       or nodes.stop == len(tree)]  # fmt: skip
+            targets = np.array([*leaves, *goes_on], dtype=int)
+            counted = self.reading.counted(tree.token[nodes.start : nodes.stop])
+            reader = _Means(
+                path,
+                weights=torch.tensor(below[targets] * counted, dtype=torch.float32, device=device),
+                entered=tops[targets],
+                counts=[self.reading.counted(texts[int(row)].tokens).sum() for row in rows],
+                still_open={p: row for p, row in path.open.items() if p < n_above},
+                opened=depth[goes_on].tolist(),
+                n_layers=len(self.capture.layers),
+            )
+        else:
+            reader = _Last(torch.tensor(leaves, device=device))
+        states = model.buffer(len(self.capture.layers), len(rows))
+        with self.capture.into(states, reader, (1, len(nodes))):
+            model.module(
+                input_ids=torch.tensor(tree.token[nodes.start : nodes.stop], device=device)[None],
+                position_ids=torch.tensor(depth, device=device)[None],
+                attention_mask=_masks(model, seen, depth, path.length),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return states, _Path(len(kept), cache.kept, *reader.carried)
+
+
+class _Last:
+    """Reads the states of the nodes at which texts end."""
+
+    carried = (None, dict[int, int]())
+
+    def __init__(self, leaves: Tensor) -> None:
+        self.leaves = leaves
+
+    def __call__(self, _: int, states: Tensor) -> Tensor:
+        return states[0, self.leaves.to(states.device)]
+
+
+class _Means:
+    """Reads means along the paths to the nodes at which texts end, through several slices.
+
+    Parameters
+    ----------
+    path
+        Above the slice, with the sums up to it.
+    weights
+        Which of the slice's nodes count for which target; the last targets are not texts that
+        end but nodes that later slices stand below. [targets, nodes]
+    entered
+        The depth at which each target's path enters the slice. [targets]
+    counts
+        Tokens that the mean of each text is over. [texts that end]
+    still_open, opened
+        Of the path above, the sums that later slices need; positions of the new ones.
+    """
+
+    def __init__(
+        self,
+        path: _Path,
+        weights: Tensor,
+        entered: np.ndarray,
+        counts: Sequence[int],
+        still_open: dict[int, int],
+        opened: Sequence[int],
+        n_layers: int,
+    ) -> None:
+        self.path, self.weights = path, weights
+        self.n_rows = len(counts)
+        self.counts = torch.tensor(counts, dtype=torch.float32, device=weights.device)[:, None]
+        below = [i for i, top in enumerate(entered) if top]
+        self.below = torch.tensor(below, dtype=torch.long, device=weights.device)
+        base = [path.open[int(entered[i]) - 1] for i in below]
+        self.base = torch.tensor(base, dtype=torch.long, device=weights.device)
+        self.still_open = torch.tensor(list(still_open.values()), dtype=torch.long,
+                                       device=weights.device)  # fmt: skip
+        self.open = {p: row for row, p in enumerate([*still_open, *opened])}
+        self.layers: list[Tensor] = [torch.empty(0)] * n_layers
+
+    def __call__(self, layer: int, states: Tensor) -> Tensor:
+        sums = self.weights.to(states.device) @ states[0].float()
+        carried = [sums[self.n_rows :]]
+        if self.path.sums is not None:
+            before = self.path.sums[layer].to(states.device)
+            sums.index_add_(0, self.below.to(states.device), before[self.base.to(states.device)])
+            carried = [before[self.still_open.to(states.device)], sums[self.n_rows :]]
+        self.layers[layer] = torch.cat(carried).to(self.weights.device)
+        return sums[: self.n_rows] / self.counts.to(states.device)
+
+    @property
+    def carried(self) -> tuple[Tensor, dict[int, int]]:
+        """Sums for the next slice, and where on its path they end."""
+        return torch.stack(self.layers), self.open
+
+
+class _PathCache(DynamicCache):  # type: ignore[misc]
+    """Shows a slice the keys and values of the path above it, and keeps those of the path on."""
+
+    def __init__(self, path: _Path, keep: Tensor) -> None:
+        super().__init__()
+        self.path, self.keep = path, keep
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values that the slice may look at, [1, heads, path + slice, head size]."""
+        if layer_idx in self.path.attention:
+            keys, values = self.path.attention[layer_idx]
+            key_states = torch.cat([keys, key_states], dim=2)
+            value_states = torch.cat([values, value_states], dim=2)
+        keep = self.keep.to(key_states.device)
+        self.kept[layer_idx] = (
+            key_states.index_select(2, keep),
+            value_states.index_select(2, keep),
+        )
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
+        """Tokens of the path."""
+        return self.path.length
+
+
+def _masks(
+    model: LoadedModel, allowed: np.ndarray, depth: np.ndarray, above: int
+) -> Tensor | dict[str, Tensor]:
+    """Additive masks [1, 1, queries, keys], one for each kind of layer that the model tells apart.
+
+    transformers takes a mask of four dimensions as it is, and a mapping of them where the model's
+    configuration has ``layer_types``.
+    """
+    config = text_config(model.module.config)
+    position = np.concatenate([np.arange(above), depth])
+    types = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+
+    def mask(kind: str) -> Tensor:
+        seen = allowed
+        if kind == "sliding_attention" and window:
+            seen = seen & (depth[:, None] - position < window)
+        elif kind == "chunked_attention":
+            chunk = config.attention_chunk_size
+            seen = seen & (depth[:, None] // chunk == position // chunk)
+        hidden = torch.zeros(seen.shape, dtype=model.dtype)
+        hidden.masked_fill_(torch.from_numpy(~seen), torch.finfo(model.dtype).min)
+        return hidden[None, None].to(model.device)
+
+    if types:
+        return {kind: mask(kind) for kind in sorted(set(types))}
+    return mask("sliding_attention")

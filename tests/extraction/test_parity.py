@@ -1,0 +1,204 @@
+"""One table of architectures: every way gives the states of each text run plainly and alone.
+
+For every site and position, with texts of mixed lengths and shared beginnings of many shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import ARCHITECTURES, WORDS
+from transformers import PreTrainedTokenizerFast
+
+from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.config import ExtractConfig, ModelConfig
+from llmprobe.errors import UserError
+from llmprobe.extraction.capture import Capture
+from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.memory import Budget
+from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
+from llmprobe.extraction.tokens import Reading
+from llmprobe.extraction.ways import make_way
+from llmprobe.models.loading import LoadedModel, load_model
+
+SITES = ("residual", "attention", "mlp", "post_attention_norm")
+POSITIONS = ("last", "first", "mean", "span:word")
+
+WITHOUT_TREE = {"bloom", "mamba", "bert"}
+"""Positions of BLOOM are counted by its attention (ALiBi), Mamba has a state, BERT looks ahead."""
+WITHOUT_SITES = {"mamba": SITES[1:], "falcon": ("post_attention_norm",)}
+
+
+def _words(*lengths: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, size=n)) for n in lengths]
+
+
+def _shared(beginning: str, texts: list[str]) -> list[str]:
+    return [f"{beginning} {text}" for text in texts]
+
+
+CORPORA = {
+    "nothing shared": [f"{WORDS[i]} {text}" for i, text in enumerate(_words(*range(1, 9)))],
+    "one instruction": _shared(*_words(9), _words(*[1, 5, 3, 12, 2, 7], seed=1)),
+    "instructions within instructions": [
+        *_shared(_words(6)[0], _shared(_words(5, seed=2)[0], _words(1, 4, 2, seed=3))),
+        *_shared(_words(6)[0], _shared(_words(7, seed=4)[0], _words(3, 9, seed=5))),
+        *_shared(_words(4, seed=6)[0], _words(2, 2, 14, seed=7)),
+    ],
+    "each the beginning of the next": [
+        " ".join(_words(13)[0].split()[:n]) for n in (3, 1, 2, 13, 7, 8)
+    ],
+    "twice the same": [*_words(4, 9, 4), *_words(4, 9, 4)],
+    "a single text": _words(17),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Callable[..., Path]) -> Callable[..., LoadedModel]:
+    @cache
+    def load(architecture: str, bos: bool = True) -> LoadedModel:
+        folder = str(tiny_model(architecture, bos=bos, left=True))
+        model = load_model(ModelConfig(id=folder, dtype="float32"))
+        # Qwen2's own class of tokenizer would take these words apart.
+        return replace(model, tokenizer=PreTrainedTokenizerFast.from_pretrained(folder))
+
+    return load
+
+
+def dataset(texts: list[str]) -> ConceptDataset:
+    """A dataset with a span: the second word of each text, or the only one."""
+    spans = []
+    for text in texts:
+        words = text.split()[:2]
+        spans.append((len(" ".join(words)) - len(words[-1]), len(" ".join(words))))
+    labels = np.arange(max(len(texts), 2)) % 2
+    texts = texts if len(texts) > 1 else texts * 2
+    return ConceptDataset("words", texts, labels, spans={"word": (spans * 2)[: len(texts)]})
+
+
+def plain_states(model: LoadedModel, site: str, text: str) -> np.ndarray:
+    """One text alone, as transformers' users run it, without a mask or cache. -> [layers, t, d]"""
+    states: list[torch.Tensor] = []
+
+    def keep(_: object, __: object, output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        # Falcon adds to this tensor afterwards.
+        states.append(output.reshape(1, len(ids), -1).clone())
+
+    ids = model.tokenizer(text)["input_ids"]
+    handles = [module.register_forward_hook(keep) for module in model.site(site)]
+    with torch.inference_mode():
+        embedding = model.module(
+            input_ids=torch.tensor([ids]), output_hidden_states=True
+        ).hidden_states[0]
+    for handle in handles:
+        handle.remove()
+    if site == "residual":
+        if model.module.config.model_type == "mamba":
+            embedding = model.module.embeddings(torch.tensor([ids])).detach()
+        states.insert(0, embedding)
+    return torch.cat(states).numpy()
+
+
+def expected_states(
+    model: LoadedModel, site: str, position: str, data: ConceptDataset
+) -> np.ndarray:
+    """[n, layers, d]"""
+    rows = []
+    for text in data.texts:
+        states = plain_states(model, site, text)
+        # A word is a token; before them stands the BOS, which is special, or nothing.
+        words = states[:, -len(text.split()) :]
+        read = {
+            "last": states[:, -1],
+            "first": states[:, 0],
+            "mean": words.mean(axis=1),
+            "span:word": words[:, :2][:, -1],
+        }
+        rows.append(read[position])
+    return np.stack(rows)
+
+
+def states_in_way(
+    model: LoadedModel, data: ConceptDataset, way: str, budget: int | None, **options: str
+) -> np.ndarray:
+    """[n, layers, d]"""
+    one = Extractor(
+        ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget or 10**6, **options)
+    )
+    texts = one.tokens(data, model.tokenizer, model.module.config)
+    planner = one._planner(texts, model.module, len(model.blocks), True, model.device, model.dtype)
+    plan = planner.plan(way)
+    reading = Reading(one.config.position == "mean", texts.special)
+    with Capture(model, one.config.site) as capture:
+        run = make_way(plan, capture, reading, Budget(plan.budget))
+        run.prepare()
+        parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]
+    return torch.cat(parts, dim=1).transpose(0, 1).numpy()[plan.row_of]
+
+
+def assert_same(states: np.ndarray, expected: np.ndarray) -> None:
+    assert states.shape == expected.shape
+    difference = np.linalg.norm(states - expected, axis=2)
+    assert (difference <= 1e-5 * np.linalg.norm(expected, axis=2)).all()
+
+
+def ways(architecture: str) -> list[str]:
+    if architecture == "bert":
+        return [MASKED, ONE_LENGTH]
+    return [PADDED, ONE_LENGTH] + [PREFIX_TREE] * (architecture not in WITHOUT_TREE)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("site", SITES)
+def test_every_site_and_position_is_that_of_the_text_alone(
+    architecture: str, site: str, loaded: Callable[..., LoadedModel]
+) -> None:
+    model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
+    if site in WITHOUT_SITES.get(architecture, ()):
+        with pytest.raises(UserError, match=site):
+            model.site(site)
+        return
+    for position in POSITIONS:
+        expected = expected_states(model, site, position, data)
+        assert expected.shape[1] == len(model.blocks) + (site == "residual")
+        for way in ways(architecture):
+            budget = 7 if way == PREFIX_TREE else 60
+            options = {"site": site, "position": position}
+            assert_same(states_in_way(model, data, way, budget, **options), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_every_shape_of_shared_beginnings_gives_the_states_of_the_texts_alone(
+    architecture: str, corpus: str, loaded: Callable[..., LoadedModel]
+) -> None:
+    for bos, position in ((True, "last"), (True, "mean"), (False, "last"), (False, "mean")):
+        model, data = loaded(architecture, bos), dataset(CORPORA[corpus])
+        expected = expected_states(model, "residual", position, data)
+        for way in ways(architecture):
+            for budget in (1, 5, 16, None):
+                assert_same(states_in_way(model, data, way, budget, position=position), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_extraction_takes_a_way_that_is_right_for_the_model(
+    architecture: str, loaded: Callable[..., LoadedModel]
+) -> None:
+    data = dataset(CORPORA["one instruction"])
+    one = Extractor(ModelConfig(id=architecture))
+    one._model = loaded(architecture)
+    activations = one.extract(data, cache=False)
+    expected = {"bert": MASKED, "bloom": PADDED, "mamba": PADDED}.get(architecture, PREFIX_TREE)
+    assert activations.facts["way"] == expected
+    assert activations.facts["check"] < 1e-5
+    states = np.stack([activations.layer(i) for i in activations.layers], axis=1)
+    assert_same(states, expected_states(one.model, "residual", "last", data))
