@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
         )
     command = add("report", _report, "Draw the figures and the page of a run folder again.")
     command.add_argument("run", type=Path, metavar="RUN_DIR")
+    command = add("check", _check, "Test a model: its layers and sites, each way to run texts.")
+    command.add_argument("model", metavar="MODEL", help="a known name, a Hub id, or a folder")
+    command.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="a key of the model's mapping, e.g. --set dtype=float32",
+    )  # fmt: skip
     command = add("ls", _ls, "List the models or datasets that are known by name.")
     command.add_argument("kind", choices=["models", "datasets"])
     command = add("show", _show, "Show a dataset: source, licence, size, balance, examples.")
@@ -185,6 +191,17 @@ def _print_results(out: Path, written: Sequence[Path] = ()) -> None:
         for path in written:
             if path.name == name:
                 print(f"{what:7}  {path}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from llmprobe.config_file import model_config
+
+    model = model_config(options.model, options.overrides)
+    from llmprobe.extraction.check import check_lines
+    from llmprobe.extraction.extract import Extractor
+
+    for line in check_lines(Extractor(model)):
+        print(line, flush=True)
 
 
 def _ls(options: argparse.Namespace) -> None:

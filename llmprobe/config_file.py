@@ -61,6 +61,14 @@ def load_config(
     return validated(RunConfig, raw, str(path))
 
 
+def model_config(model: str, overrides: Sequence[str] = ()) -> ModelConfig:
+    """A model by name, Hub id or folder, with ``key=value`` overrides."""
+    raw: dict[str, Any] = {"id": model}
+    for override in overrides:
+        _set(raw, override)
+    return validated(ModelConfig, raw, f"model {model!r}")
+
+
 class _Loader(yaml.SafeLoader):
     """Of two equal keys in a mapping, YAML's own loader drops the first without a word."""
 

@@ -28,9 +28,9 @@ from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.processes import launched
 from llmprobe.files import disk_is_full, existing, whole_file, write_text
-from llmprobe.models.loading import cpu_capabilities
+from llmprobe.launch import launched
+from llmprobe.models.devices import cpu_capabilities
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import check, is_local
 from llmprobe.probing.logistic import inner_folds

@@ -87,7 +87,7 @@ LEGEND = """- Medians of all rounds [least, most]; "÷ llmprobe" is a way's time
 the same round. Operations are 2 × weights × computed tokens, padding included, attention and \
 vocabulary not; the peak is what this machine reaches in one large product of matrices in that \
 precision. Memory is the most that a process of its own takes, the model included, while it runs \
-256 of the texts (one at a time: 48)."""
+256 of the texts (one at a time: 48) and the longest."""
 
 JUDGE = "Judge the statement is True or False. "
 PREAMBLE = (
@@ -168,9 +168,9 @@ def corpus(which: str, data: Path | None, limit: int | None) -> tuple[str, list[
 
 
 def spaced(texts: Sequence[str], n: int) -> list[str]:
-    """``n`` of the texts, evenly spaced by length, the longest among them."""
-    ordered = sorted(texts, key=len)
-    return [ordered[round((i + 1) * len(texts) / n) - 1] for i in range(min(n, len(texts)))]
+    """``n`` of the texts, evenly spaced by length."""
+    ordered, n = sorted(texts, key=len), min(n, len(texts))
+    return [ordered[int((i + 0.5) * len(texts) / n)] for i in range(n)]
 
 
 def runs(texts: Sequence[str], n_runs: int, length: int) -> list[str]:
@@ -267,7 +267,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Way:
-    """A way of getting the states; ``Way.parse(str(way))`` is the same way."""
+    """A way of getting the states."""
 
     kind: str
     dtype: str
@@ -276,12 +276,6 @@ class Way:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.dtype}:{self.size}"
-
-    @staticmethod
-    def parse(text: str) -> Way:
-        """From its text."""
-        kind, dtype, size = text.split(":")
-        return Way(kind, dtype, int(size))
 
     @property
     def title(self) -> str:
@@ -382,10 +376,10 @@ def last_tokens(base: Any, last: Tensor) -> Iterator[list[Tensor]]:
 def tokens_and_shape(engine: Extractor, texts: Sequence[str]) -> tuple[TokenisedTexts, ModelShape]:
     """What a plan is made of."""
     model, blocks = engine.model, len(engine.model.blocks)
-    config: Any = model.module.config
-    weights = active_weights(model.module)
-    shape = ModelShape.of(config, weights, blocks, blocks + 1, model.dtype)
-    return engine.tokens(dataset(texts), model.tokenizer, config), shape
+    module: Any = model.module
+    weights = active_weights(module)
+    shape = ModelShape.of(module.config, weights, blocks, blocks + 1, model.dtype)
+    return engine.tokens(dataset(texts), model.tokenizer, module), shape
 
 
 @torch.inference_mode()
@@ -595,7 +589,7 @@ def sweep(model: Model, options: argparse.Namespace) -> str:
     """One core: time per token by size of a pass, and the parts of a forward pass."""
     torch.set_num_threads(1)
     n = min(options.limit or 400, 400)
-    cities, others = corpus("cities", options.data, n)[1], prose(n // 2)
+    cities, others = corpus("cities", options.data, n)[1], prose(max(n // 8, 8))
     lines = ["### One core: ms per computed token, and what plan.py expects\n",
              "| way, texts | dtype | tokens of a pass | measured | expected |",
              "|---|---|--:|--:|--:|"]  # fmt: skip
@@ -649,6 +643,7 @@ def constants(model: Model, dtype: str) -> Iterator[str]:
     mask = torch.zeros(1, 1, 256, 512, dtype=engine.dtype)
     attend = partial(torch.nn.functional.scaled_dot_product_attention, q, k, k, attn_mask=mask)
     pairs = 4 * engine.hidden_size * 256 * 512
+    a_pass = shape.weight_bytes / CPU.memory + shape.blocks * CPU.block
     product = matmul_speed(engine.device, engine.dtype)
     assumed = CPU.products[engine.dtype.itemsize]
     for what, measured, plan, unit in (
@@ -657,6 +652,7 @@ def constants(model: Model, dtype: str) -> Iterator[str]:
         ("attention of 256 to 512", pairs / best(attend) / 1e12, CPU.attention / 1e12, "TFLOP/s"),
         ("attention in a pass, fitted", 1e-12 * shape.pair / c, CPU.attention / 1e12, "TFLOP/s"),
         ("reading of weights", read / 1e9, CPU.memory / 1e9, "GB/s"),
+        ("a pass by itself, fitted", 1e3 * a, 1e3 * a_pass, "ms"),
         ("a block in each pass, fitted", 1e6 * block, 1e6 * CPU.block, "µs"),
     ):
         yield f"| {what} | {dtype} | {measured:.3g} {unit} | {plan:.3g} {unit} |"
@@ -684,7 +680,7 @@ def parse() -> argparse.Namespace:
     add("--tokenizer", type=Path, metavar="DIR", help="for --gpu without the packaged model")
     add("--wait-policy", choices=["active", "passive", "default"], help="of idle OpenMP threads")
     add("--no-memory", action="store_true", help="leave peak memory out, which needs processes")
-    add("--rss", type=Way.parse, metavar="WAY", help="run one way and print its peak memory")
+    add("--rss", metavar="WAY", help="run one way and print its peak memory in bytes")
     return parser.parse_args()
 
 
@@ -722,9 +718,11 @@ def main() -> None:
     if options.gpu:
         model = replace(TINY if options.tiny else LLAMA_7B, tokenizer_folder=options.tokenizer)
     if options.rss:
+        kind, dtype, size = options.rss.split(":")
         texts = corpus(options.corpus[0], options.data, options.limit)[1]
-        n = len(texts) if options.corpus == ["generated"] else SAMPLE.get(options.rss.kind, 256)
-        print(run_alone(model, options.rss, spaced(texts, n)))
+        n = len(texts) if options.corpus == ["generated"] else SAMPLE.get(kind, 256)
+        way = Way(kind, dtype, int(size))
+        print(run_alone(model, way, [*spaced(texts, n), max(texts, key=len)]))
         return
     command = shlex.join(["python", *sys.argv])
     report(f"{model.title} on {machine()}.\n\n```\n{command}\n```\n", options.out, new=True)

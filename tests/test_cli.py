@@ -62,7 +62,7 @@ def test_results_go_to_stdout_and_logs_to_stderr(config: Path) -> None:
     assert done.stdout.startswith("tiny-llama on toy: 40 texts, layers 0 to 3, ")
     assert done.stdout.count("\n") == 1
     assert done.stderr.startswith("tiny-llama: LlamaModel, 3 blocks of width 32, ")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
 
 
 @pytest.mark.parametrize(
@@ -291,3 +291,60 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         ["bash", "-c", command], capture_output=True, text=True, check=False, env=buffered
     )
     assert done.stderr == ""
+
+
+def test_a_check_says_what_was_found_and_how_far_each_way_is_from_a_text_alone(
+    tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_model("gemma3", bos=True))
+    assert main(["check", model, "--set", "dtype=float32"]) == 0
+    said = capsys.readouterr().out
+    for found in (
+        "3 × Gemma3DecoderLayer, width 32",
+        "begins a text with '<s>'",
+        "before + attention + mlp = after, to 0.0e+00",
+        "extraction can use: prefix tree, padded batches, padded batches with a mask, one length",
+    ):
+        assert found in said
+    (tree,) = (line.split() for line in said.splitlines() if line.startswith("  prefix tree"))
+    assert all(0 < float(number) < 1e-5 for number in tree[2:])
+    assert len(tree[2:]) == 4
+
+
+def test_a_check_of_a_model_that_looks_ahead_offers_no_tree(
+    tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(tiny_model("bert")), "--set", "dtype=float32"]) == 0
+    said = capsys.readouterr().out
+    assert "extraction can use: padded batches with a mask, one length a batch" in said
+    assert "prefix tree" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["./nowhere"], "does not exist"),
+        (["smollm2-135m", "--set", "dtpye=float32"], "did you mean 'dtype'"),
+        (["smolm2-135m"], "did you mean 'smollm2-135m'"),
+    ],
+)
+def test_a_check_of_what_is_no_model_says_why(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "probe"])
+def test_several_processes_share_an_extraction_and_nothing_else(
+    command: str,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main([command, str(config), "--out", str(tmp_path / "out")]) == 2
+    assert "several processes share `llmprobe extract` only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -10,8 +10,10 @@ WORDS = (
 ).split()
 ARCHITECTURES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "gpt2", "gpt_neox",
-    "opt", "bloom", "falcon", "mixtral", "qwen3_moe", "gpt_oss", "mamba", "bert",
+    "opt", "bloom", "falcon", "mixtral", "qwen3_moe", "gpt_oss", "mamba", "bert", "roberta",
 )  # fmt: skip
+BOTH_WAYS = {"bert", "roberta"}
+"""Of these, a token's state depends on the tokens to its right."""
 
 
 def save_tokenizer(folder: Path, *, bos: bool = False, left: bool = False) -> None:
@@ -90,5 +92,6 @@ def tiny_config(architecture: str):
             **vocabulary, **ids, hidden_size=32, num_hidden_layers=3, state_size=8
         ),
         "bert": lambda: hf.BertConfig(**sizes, **window, pad_token_id=3),
+        "roberta": lambda: hf.RobertaConfig(**sizes, **window, **ids),
     }  # fmt: skip
     return configs[architecture]()

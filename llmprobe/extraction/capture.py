@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmprobe.models.layers import block_input, hidden_state, hooked
+from llmprobe.models.layers import block_input, hidden_state
 from llmprobe.models.loading import LoadedModel
 
 Reader = Callable[[int, Tensor], Tensor]
@@ -49,8 +49,8 @@ class Capture:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with hooked(self._handles):
-            self._handles = []
+        while self._handles:
+            self._handles.pop().remove()
 
     @contextmanager
     def into(self, buffer: Tensor, reader: Reader, shape: tuple[int, int]) -> Iterator[None]:

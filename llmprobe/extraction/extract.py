@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,31 +15,28 @@ from typing import Any
 import torch
 import transformers
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig
 from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
-from llmprobe.extraction.capture import Capture, Pending
+from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.estimate import Estimate, describe, estimate_of
-from llmprobe.extraction.memory import Budget
-from llmprobe.extraction.padded import PaddedBatches
-from llmprobe.extraction.plan import ModelShape, Plan, machine_of
+from llmprobe.extraction.plan import ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
 from llmprobe.extraction.processes import World
 from llmprobe.extraction.store import Store
 from llmprobe.extraction.tokens import Reading, TokenisedTexts, model_window, tokenise
-from llmprobe.extraction.ways import Planner, Way, checked, make_way
+from llmprobe.extraction.ways import Planner, checked
+from llmprobe.extraction.work import Work
 from llmprobe.files import cache_folder, require_space
+from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.loading import (
     LoadedModel,
     active_weights,
     load_architecture,
     load_model,
     load_tokenizer,
-    resolve_device,
-    resolve_dtype,
 )
 from llmprobe.models.source import ModelSource, locate
 from llmprobe.progress import Progress
@@ -133,12 +129,12 @@ class Extractor:
             facts = found or self._fill(store, dataset, self.key(dataset), world, progress)
         return Activations(dataset, facts, store)
 
-    def tokens(self, dataset: ConceptDataset, tokenizer: Any, config: Any) -> TokenisedTexts:
+    def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
         """The dataset's texts as this model reads them."""
         return tokenise(
             tokenizer,
             dataset.texts,
-            window=model_window(config),
+            window=model_window(module),
             position=self.config.position,
             span_ends=self._span_ends(dataset),
             chat_template=self.config.chat_template,
@@ -150,13 +146,13 @@ class Extractor:
         """What extraction will cost, from the tokenizer and the model's configuration alone."""
         model = self.model_config
         shape = load_architecture(model, self.source)
-        texts = self.tokens(dataset, load_tokenizer(self.source, model), shape.module.config)
+        texts = self.tokens(dataset, load_tokenizer(self.source, model), shape.module)
         device = resolve_device(model.device)
         dtype = resolve_dtype(model.dtype, device)
-        planner = self._planner(texts, shape.module, shape.layers, shape.causal, device, dtype)
+        planner = self.planner(texts, shape.module, shape.layers, shape.causal, device, dtype)
         return estimate_of(planner, next(planner.plans()), device, dtype)
 
-    def _planner(
+    def planner(
         self,
         texts: TokenisedTexts,
         module: Any,
@@ -186,11 +182,11 @@ class Extractor:
         """Make the shards that are missing, then the manifest. -> the manifest"""
         model = self.model
         began = time.monotonic()
-        texts = self.tokens(dataset, model.tokenizer, model.module.config)
+        texts = self.tokens(dataset, model.tokenizer, model.module)
         _require_usable_tokens(texts, dataset, model, self.config.position)
         reading = Reading(self.config.position == "mean", texts.special)
         with Capture(model, self.config.site) as capture:
-            planner = self._planner(
+            planner = self.planner(
                 texts, model.module, len(model.blocks), model.causal, model.device, model.dtype
             )
             name, difference = world.agree(
@@ -207,7 +203,7 @@ class Extractor:
                 require_space(store.folder, rows * planner.shape.row_bytes + 2**20, purpose)
                 cost = estimate_of(planner, plan, model.device, model.dtype)
                 log.info("%s on %s: %s", model.name, dataset.name, describe(cost))
-            work = _Work(model, dataset, plan, capture, reading)
+            work = Work(plan, capture, reading, dataset.name, world.size)
             label = f"{purpose} with {model.name}" if world.leader else ""
             shown = progress and world.leader
             with Progress(label, sum(len(plan.rows(i)) for i in mine), shown=shown) as bar:
@@ -236,96 +232,6 @@ class Extractor:
                 "row_of": plan.row_of,
             })  # fmt: skip
         return world.agree(facts)
-
-
-class _Work:
-    """The strands of a plan on a model: on a CPU several at a time, each on cores of its own.
-
-    A core that runs a strand alone waits for no other; cores that share each small product spend
-    a third of the time, and more on a busy machine, waiting for each other.
-    """
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        dataset: ConceptDataset,
-        plan: Plan,
-        capture: Capture,
-        reading: Reading,
-    ) -> None:
-        self.model, self.dataset, self.plan = model, dataset, plan
-        self.budget = Budget(plan.budget)
-        self.way: Way = make_way(plan, capture, reading, self.budget)
-        self.alone = PaddedBatches(capture, reading, Budget(1), masked=False)
-        self.layers = capture.layers
-
-    def shards(self, indices: list[int], bar: Progress) -> Iterator[tuple[int, Tensor]]:
-        """Each shard with its states, [layers, rows, d], while the next one is being made."""
-        cores = torch.get_num_threads()
-        several = self.model.device.type == "cpu" and self.model.reentrant
-        strands = sum(len(self.plan.shards[i]) for i in indices)
-        workers = max(1, min(cores, strands)) if several else 1
-        with _threads(cores // workers), self._pool(workers, cores // workers) as pool:
-            pool.submit(self.way.prepare).result()
-            running: list[list[Future[Pending]]] = []
-            for i, index in enumerate([*indices, None]):
-                if index is not None:
-                    strands_of = map(self.plan.strands.__getitem__, self.plan.shards[index])
-                    running.append([pool.submit(self._strand, rows) for rows in strands_of])
-                if i:
-                    yield indices[i - 1], self._collected(indices[i - 1], running.pop(0), bar)
-
-    def _strand(self, rows: range) -> Pending:
-        return self.way(self.plan.texts[rows.start : rows.stop])
-
-    def _collected(self, index: int, futures: list[Future[Pending]], bar: Progress) -> Tensor:
-        parts = []
-        for strand, future in zip(self.plan.shards[index], futures, strict=True):
-            states = future.result().result()
-            self._require_finite(states, self.plan.strands[strand])
-            parts.append(states)
-            bar.advance(states.shape[1])
-        return torch.cat(parts, dim=1)
-
-    def _require_finite(self, states: Tensor, rows: range) -> None:
-        """Raise ``UserError`` that names layer and example when a state is NaN or infinite."""
-        if torch.isfinite(states).all():
-            return
-        # What is not finite in one text spoils those beside it, so each is asked alone.
-        for row in rows:
-            states = self.alone([self.plan.texts[row]]).result()
-            bad = ~torch.isfinite(states).all(dim=2)
-            if bad.any():
-                break
-        layer = self.layers[int(bad.any(dim=1).int().argmax())]
-        raise UserError(
-            f"{self.dataset.name}: the state of example {self.plan.row_of.index(row)} at layer "
-            f"{layer} is not finite in {str(states.dtype).removeprefix('torch.')}; set the model's "
-            "dtype to float32"
-        )
-
-    @contextmanager
-    def _pool(self, workers: int, threads: int) -> Iterator[ThreadPoolExecutor]:
-        """Threads that, when the block is left early, stop after the pass they are in."""
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
-        try:
-            yield pool
-        except BaseException:
-            self.budget.stop()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """``n`` threads inside each operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import atexit
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
-_SIZE = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-_RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+# Its functions keep the group that is there when they are defined, so before there is one.
+import torch.distributed.nn  # noqa: F401
+
+from llmprobe.launch import launched, rank
 
 
-def launched() -> int:
-    """How many processes were launched together."""
-    return _number(_SIZE, 1)
-
-
-def _number(names: tuple[str, ...], default: int) -> int:
-    """The first of some environment variables that is a number."""
-    values = (os.environ.get(name, "") for name in names)
-    return next((int(value) for value in values if value.isdecimal()), default)
+def _leave() -> None:
+    """End the threads of gloo: one that runs when the interpreter ends can abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class World:
@@ -34,13 +31,14 @@ class World:
 
     def __init__(self, alone: bool = False) -> None:
         self.size = 1 if alone else launched()
-        self.rank = _number(_RANK, 0) if self.size > 1 else 0
+        self.rank = 0 if alone else rank()
         if self.size > 1 and not dist.is_initialized():
             # Only words pass between processes, so gloo does on every device. A shard may take
             # long; when a process dies, the launcher ends the others.
             dist.init_process_group(
                 "gloo", timeout=timedelta(days=7), rank=self.rank, world_size=self.size
             )
+            atexit.register(_leave)
 
     @property
     def leader(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -97,9 +98,9 @@ class Store:
         parts = []
         for shard in manifest["shards"]:
             with safe_open(self.folder / shard["file"], framework="pt") as opened:
-                parts.append(opened.get_tensor(str(index)).float().numpy())
-        rows: np.ndarray = np.concatenate(parts)[manifest["row_of"]]
-        return rows
+                parts.append(opened.get_tensor(str(index)))
+        states: np.ndarray = torch.cat(parts)[manifest["row_of"]].float().numpy()
+        return states
 
 
 def _stamp(index: int, layout: str) -> dict[str, str]:

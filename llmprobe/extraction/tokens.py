@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import nn
 
 from llmprobe.errors import UserError
 from llmprobe.extraction.tree import shared_with_previous
@@ -178,11 +179,15 @@ def _fitted(texts: TokenisedTexts, window: int | None, too_long: str, where: str
     return TokenisedTexts(cut, texts.special, read)
 
 
-def model_window(config: Any) -> int | None:
-    """The longest input of a model in tokens, from its configuration; None for no limit."""
-    text = text_config(config)
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        window = getattr(text, name, None)
-        if isinstance(window, int) and window > 0:
-            return window
-    return None
+def model_window(module: Any) -> int | None:
+    """The longest input of a model in tokens, by its shape; None for no limit."""
+    config = text_config(module.config)
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    lengths = (getattr(config, name, None) for name in names)
+    window = next((n for n in lengths if isinstance(n, int) and n > 0), None)
+    words = module.get_input_embeddings()
+    for table in (m for m in module.modules() if isinstance(m, nn.Embedding) and m is not words):
+        if table.num_embeddings == window and table.padding_idx is not None:
+            # RoBERTa and its kin count positions from the one after that of padding.
+            return table.num_embeddings - table.padding_idx - 1
+    return window

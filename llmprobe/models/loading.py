@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import gc
-import importlib.util
 import logging
 import math
-import os
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError
-from llmprobe.files import cache_folder, require_space, size
+from llmprobe.files import require_space, size
+from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.gguf import reading
 from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
+from llmprobe.models.placement import fitting, held_on, placement, scratch_folder
+from llmprobe.models.quantised import bitsandbytes_config, compute_by_token, require_bitsandbytes
 from llmprobe.models.source import ModelSource, locate
 from llmprobe.models.sublayers import Sublayers, find_sublayers
 
 log = logging.getLogger(__name__)
-
-MEMORY_SHARE = 0.9
-"""Of what is free on a device, what weights may take; the rest is for the states."""
-
-BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
-"""Of one quantised weight; nf4 has a scale of four bytes for every 64."""
 
 
 @dataclass(frozen=True)
@@ -117,64 +106,6 @@ def _count(parameter: nn.Parameter) -> int:
     return math.prod(getattr(parameter, "quant_state", parameter).shape)
 
 
-def resolve_device(device: str) -> torch.device:
-    """``auto`` is the accelerator if there is one, else the CPU.
-
-    Of several launched processes each has an accelerator of its own.
-    """
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        rank = local_rank()
-        if accelerator is None:
-            return torch.device("cpu")
-        if rank is None:
-            return accelerator
-        # Some launchers show each process its own GPU only.
-        return torch.device(accelerator.type, rank % torch.accelerator.device_count())
-    try:
-        chosen = torch.device(device)
-        float(torch.zeros(1, device=chosen))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {device!r} cannot be used here: {reason}") from None
-    return chosen
-
-
-def local_rank() -> int | None:
-    """Number of this process on this machine, if it is one of several that were launched."""
-    rank, processes = (os.environ.get(key, "") for key in ("LOCAL_RANK", "WORLD_SIZE"))
-    several = processes.isdecimal() and int(processes) > 1
-    return int(rank) if several and rank.isdecimal() else None
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 where the hardware computes it fast, else float32.
-
-    Never float16 by itself: residual streams overflow it (Gemma 3 reaches norms of 34,000).
-    """
-    if dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-            dtype
-        ]
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        capabilities = cpu_capabilities()
-        fast = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
-    else:
-        fast = device.type == "mps"
-    return torch.bfloat16 if fast else torch.float32
-
-
-def cpu_capabilities() -> Mapping[str, Any]:
-    """What the processor can do, by torch's names (``avx512_bf16``, ``cpu_name``, …)."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        return torch.cpu.get_capabilities()
-    # Older versions tell only some of it, and under private names.
-    queries = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
-    return {unit: getattr(torch.cpu, name, bool)() for unit, name in queries.items()}
-
-
 def text_config(config: Any) -> Any:
     """The part of a model's configuration that describes its language model."""
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
@@ -199,18 +130,14 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
         The model cannot be found or read, or has no stack of blocks; it does not fit into memory;
         bitsandbytes is missing, or cannot quantise it.
     """
-    if config.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"model {config.id!r}: quantization: {config.quantization} needs bitsandbytes: "
-            "pip install 'bitsandbytes>=0.50'"
-        )
+    require_bitsandbytes(config)
     source = source or locate(config)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(source, config)
-    with _running(config, device):
+    with fitting(config, device):
         module = _load_module(config, source, dtype, device).eval()
-        held = _held(module)
+        held = held_on(module)
         spread = "disk" in held or len(held) > 1
         if spread:
             # Inputs go where the first part runs; what is offloaded runs on the first GPU.
@@ -284,27 +211,16 @@ def _load_module(
     config: ModelConfig, source: ModelSource, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """The base model where it belongs: on ``device``, or spread if that has no room for it."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     where = f"model {config.id!r}"
-    trust = {"trust_remote_code": config.trust_remote_code}
     with reading(f"{where} cannot be loaded"):
-        architecture = AutoConfig.from_pretrained(source.folder, **trust)
-        if architecture.is_encoder_decoder:
-            raise UserError(f"{where} is an encoder-decoder; only single stacks are probed")
-        quantised = config.quantization != "none"
-        if hasattr(architecture, "quantization_config"):
-            if config.weights == "random":
-                del architecture.quantization_config
-            elif quantised:
-                raise UserError(
-                    f"{where}: its files are quantised already, so leave out quantization: "
-                    f"{config.quantization}"
-                )
-            else:
-                quantised = True
+        architecture = _configuration(config, source)
+        quantised = config.quantization != "none" or hasattr(architecture, "quantization_config")
         shares = placement(config, source, architecture, dtype, device)
-        options: dict[str, Any] = {"dtype": dtype, **trust}
+        options: dict[str, Any] = {
+            "dtype": dtype, "trust_remote_code": config.trust_remote_code
+        }  # fmt: skip
         folder, scratch = source.folder, None
         if config.weights == "random":
             with torch.random.fork_rng():
@@ -313,22 +229,24 @@ def _load_module(
             if shares is None and not quantised:
                 return module.to(device)  # type: ignore[no-any-return]
             # Only what is in files can be quantised or spread.
-            scratch = _scratch()
+            scratch = scratch_folder()
             folder = Path(scratch.name) / "random"
             require_space(folder, module.num_parameters() * dtype.itemsize, "random weights")
             module.save_pretrained(folder)
             del module
         if shares is not None:
-            scratch = scratch or _scratch()
+            scratch = scratch or scratch_folder()
             options |= {"device_map": "auto", "max_memory": shares, "offload_folder": scratch.name}
         elif quantised or device.type != "cpu":
             options["device_map"] = {"": device}
         if config.quantization != "none":
-            options["quantization_config"] = _quantization(config, dtype)
+            options["quantization_config"] = bitsandbytes_config(config.quantization, dtype)
+        # Those that do not fit are refused below, by name; transformers would only log them.
         module, loaded = AutoModel.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **options
-        )
-        _require_weights(config, module, set(loaded["missing_keys"]))
+            folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            **options,
+        )  # fmt: skip
+        _require_weights(f"{where}: its files", module, loaded)
         if scratch is not None:
             weakref.finalize(module, scratch.cleanup)
         if any(getattr(module, f"is_loaded_in_{bits}bit", False) for bits in (4, 8)):
@@ -337,210 +255,40 @@ def _load_module(
     return module
 
 
-def _scratch() -> TemporaryDirectory[str]:
-    """A folder where there is room for models, unlike on some temporary file systems."""
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    return TemporaryDirectory(dir=cache_folder(), prefix="offload-", ignore_cleanup_errors=True)
+def _configuration(config: ModelConfig, source: ModelSource) -> Any:
+    """The model's own configuration; ``UserError`` when it is one that cannot be probed so."""
+    from transformers import AutoConfig
 
-
-@contextmanager
-def _running(config: ModelConfig, device: torch.device) -> Iterator[None]:
-    """While a model loads and first runs: what hinders it, as a ``UserError``."""
     where = f"model {config.id!r}"
-    noisy = {name: logging.getLogger(name) for name in ("accelerate", "bitsandbytes")}
-    levels = {name: logger.level for name, logger in noisy.items()}
-    for logger in noisy.values():
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    except (RuntimeError, AssertionError, AttributeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error):
-            helps = ["a smaller model"]
-            if config.quantization == "none":
-                helps.insert(0, "quantization: int8 or nf4")
-            if config.device != "auto":
-                helps.insert(
-                    0, "device: auto, which spreads it over all GPUs, the CPU and the disk"
-                )
-            elif local_rank() is not None:
-                helps.insert(0, "a single process, which spreads it over all GPUs")
-            raise UserError(
-                f"{where} does not fit into the memory of {device}; what helps: {'; '.join(helps)}"
-            ) from None
-        if config.quantization == "none":
-            raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"{where}: bitsandbytes cannot run it with quantization: {config.quantization} on "
-            f"{device}, so leave that out: {reason[0]}"
-        ) from None
-    finally:
-        for name, logger in noisy.items():
-            logger.setLevel(levels[name])
-
-
-def placement(
-    config: ModelConfig,
-    source: ModelSource,
-    architecture: Any,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> dict[int | str, int] | None:
-    """Bytes of the model for each device if it must be spread, else None."""
-    if config.device != "auto" or device.type not in ("cpu", "cuda") or local_rank() is not None:
-        return None
-    if hasattr(architecture, "quantization_config"):
-        needed = sum(file.stat().st_size for file in source.folder.glob("*.safetensors"))
-    else:
-        from transformers import AutoModel
-
-        with torch.device("meta"):
-            module = AutoModel.from_config(architecture, trust_remote_code=config.trust_remote_code)
-        needed = weight_bytes(module, dtype, config.quantization)
-    shares = place(needed, free_memory(device))
-    if shares is None or config.quantization == "none":
-        return shares
-    # bitsandbytes computes where the weights are.
-    room = {where: n for where, n in shares.items() if where != "cpu"} or shares
-    if device.type == "cpu" or needed > sum(room.values()):
-        raise UserError(
-            f"model {config.id!r} takes {size(needed)} with quantization: {config.quantization}, "
-            f"more than the {size(sum(room.values()))} of memory that are free for it, and only "
-            "with quantization: none can a model be partly elsewhere"
-        )
-    return room
-
-
-def weight_bytes(module: nn.Module, dtype: torch.dtype, quantization: str) -> int:
-    """Memory that a model's weights will take; the module can be on the meta device."""
-    from transformers.pytorch_utils import Conv1D
-
-    total = sum(t.numel() for t in (*module.parameters(), *module.buffers()))
-    linear = 0
-    if quantization != "none":
-        # Of these classes only: bitsandbytes leaves their subclasses as they are.
-        layers = (m for m in module.modules() if type(m) in (nn.Linear, Conv1D))
-        linear = sum(layer.get_parameter("weight").numel() for layer in layers)
-    return int((total - linear) * dtype.itemsize + linear * BYTES.get(quantization, 0))
-
-
-def place(needed: int, free: Iterable[tuple[int | str, int]]) -> dict[int | str, int] | None:
-    """How much of a model each device may hold; None if the first of them can hold it all.
-
-    Parameters
-    ----------
-    needed
-        Bytes of the weights.
-    free
-        Bytes free on each device: GPUs, by number, and ``"cpu"``.
-    """
-    devices = iter(free)
-    first = next(devices)
-    if needed <= MEMORY_SHARE * first[1]:
-        return None
-    return {device: int(MEMORY_SHARE * n) for device, n in (first, *devices)}
-
-
-def free_memory(device: torch.device) -> Iterator[tuple[int | str, int]]:
-    """Bytes free on ``device`` and on all that can help it; each is asked when its turn comes.
-
-    Asking a GPU takes some of its memory.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        first = torch.cuda.current_device()
-        others = (index for index in range(torch.cuda.device_count()) if index != first)
-        for index in (first, *others):
-            yield index, torch.cuda.mem_get_info(index)[0]
-    yield "cpu", psutil.virtual_memory().available
-
-
-def _held(module: nn.Module) -> dict[str, int]:
-    """Bytes of a model's weights on each device, and on disk."""
-    places: dict[str, Any] = getattr(module, "hf_device_map", {})
-    held: Counter[str] = Counter({_place_name(place): 0 for place in places.values()})
-    for name, parameter in module.named_parameters():
-        parts = (part for part in places if not part or f"{name}.".startswith(f"{part}."))
-        place = next((places[part] for part in parts), parameter.device)
-        held[_place_name(place)] += parameter.nbytes
-    return dict(held)
-
-
-def _place_name(place: Any) -> str:
-    return f"cuda:{place}" if isinstance(place, int) else str(place)
-
-
-def _quantization(config: ModelConfig, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if config.quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    architecture = AutoConfig.from_pretrained(
+        source.folder, trust_remote_code=config.trust_remote_code
     )
+    if architecture.is_encoder_decoder:
+        raise UserError(f"{where} is an encoder-decoder; only single stacks are probed")
+    if hasattr(architecture, "quantization_config"):
+        if config.weights == "random":
+            del architecture.quantization_config
+        elif config.quantization != "none":
+            raise UserError(
+                f"{where}: its files are quantised already, so leave out quantization: "
+                f"{config.quantization}"
+            )
+    return architecture
 
 
-def compute_by_token(module: Any, where: str) -> None:
-    """Make bitsandbytes' layers compute each token by itself and in the model's own precision.
-
-    Raises
-    ------
-    UserError
-        It has no such layers.
-    """
-    import bitsandbytes as bnb
-    from accelerate.hooks import add_hook_to_module
-
-    layers = [
-        (name, layer)
-        for name, layer in module.named_modules()
-        if isinstance(layer, bnb.nn.Linear8bitLt | bnb.nn.Linear4bit)
-    ]
-    if not layers:
-        raise UserError(
-            f"{where}: bitsandbytes finds nothing to quantise in {type(module).__name__}, so leave "
-            "out quantization"
-        )
-    for name, layer in layers:
-        if isinstance(layer, bnb.nn.Linear8bitLt):
-            plain = Int8Linear(layer)
-            if hasattr(layer, "_hf_hook"):
-                add_hook_to_module(plain, layer._hf_hook)
-            module.set_submodule(name, plain)
-        else:
-            # Some processors have a path that computes in bfloat16, whatever was asked for, and
-            # fails where widths are no multiples of 64.
-            layer.support_avx512bf16_for_cpu = False
-
-
-class Int8Linear(nn.Module):
-    """A linear layer whose weights are 8-bit integers, with one scale a row.
-
-    Dettmers et al. (2022) round the input to 8 bits as well, except for the columns in which any
-    token of the batch has an outlier. A token's state then depends on the tokens to its right and
-    on the other texts of its batch. Here the weights are as theirs, and the input stays as it is.
-    """
-
-    def __init__(self, quantised: Any) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(quantised.weight.data, requires_grad=False)
-        self.scale: Tensor
-        self.register_buffer("scale", quantised.weight.SCB[:, None] / 127)
-        self.bias = quantised.bias
-
-    def forward(self, states: Tensor) -> Tensor:
-        """[…, inputs] -> […, outputs]."""
-        weight = (self.weight * self.scale).to(states.dtype)
-        return nn.functional.linear(states, weight, self.bias)
-
-
-def _require_weights(config: ModelConfig, module: nn.Module, missing: set[str]) -> None:
+def _require_weights(files: str, module: nn.Module, loaded: dict[str, Any]) -> None:
     """Refuse weights that transformers would fill with random numbers.
 
     Only a pooler may be missing: it stands beside the layers, and checkpoints often lack it.
     """
-    absent = sorted(name for name in missing if "pooler" not in name)
+    absent = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)
     if absent:
         lacking = f"{len(absent)} weights of {type(module).__name__}, such as {absent[0]}"
-        raise UserError(f"model {config.id!r}: its files lack {lacking}")
+        raise UserError(f"{files} lack {lacking}")
+    unfit = sorted(loaded["mismatched_keys"])
+    if unfit:
+        name, stored, described = unfit[0]
+        raise UserError(
+            f"{files} do not fit its config.json: {name} is {list(stored)}, and by config.json "
+            f"{list(described)}"
+        )

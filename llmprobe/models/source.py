@@ -32,6 +32,11 @@ def check(config: ModelConfig) -> None:
     """Raise ``UserError`` for what can be seen to be wrong without reading or downloading."""
     path = existing(config.id)
     where = f"model {config.id!r}"
+    if config.quantization != "none":
+        # It imports torch, which listing models needs no more than a plain model's check.
+        from llmprobe.models.quantised import require_bitsandbytes
+
+        require_bitsandbytes(config)
     if config.id in PACKAGED:
         return
     if path is None and config.id.startswith(("/", ".", "~")):

@@ -52,7 +52,6 @@ _STYLE: list[Any] = [
 ]
 _styled = matplotlib.style.context
 
-_LAYER = "layer (0: the embedding)"
 _DEPTH = "depth (layer / number of blocks)"
 
 _BASELINES: dict[str, dict[str, Any]] = {
@@ -89,7 +88,7 @@ def heatmap(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
     for ax, model in zip(panels, models, strict=True):
         _heatmap_panel(ax, rows[rows["model"] == model], datasets[model], Normalize(-top, top))
         ax.set_title(_label(model, 34))
-    panels[-1].set_xlabel(_LAYER)
+    panels[-1].set_xlabel(_layer_label(rows))
     figure.colorbar(panels[0].images[0], cax=bar, orientation="horizontal")
     _colour_scale(bar, metric, rows["level"], chance)
     return figure
@@ -205,7 +204,7 @@ def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         panels[0].set_xticks(layer_ticks(int(rows[x].min()), int(rows[x].max()), most))
     elif columns > 2:
         panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    figure.supxlabel(_LAYER if x == "layer" else _DEPTH)
+    figure.supxlabel(_layer_label(rows) if x == "layer" else _DEPTH)
     baselines = [style for column, style in _BASELINES.items() if summary[column].notna().any()]
     _legend(figure, models, [Line2D([], [], linewidth=1, **style) for style in baselines])
     return figure
@@ -293,6 +292,13 @@ def _label(name: str, width: int) -> str:
     text = elide(name, width).replace("$", r"\$")
     # Before 3.10, a legend leaves out what starts with an underscore.
     return f" {text}" if text.startswith("_") else text
+
+
+def _layer_label(rows: pd.DataFrame) -> str:
+    """What layers are of: only the residual stream has a layer 0."""
+    site = str(rows["site"].iloc[0])
+    inside = site.replace("_", "-")
+    return "layer (0: the embedding)" if site in ("residual", "") else f"layer ({inside})"
 
 
 def layer_ticks(first: int, last: int, most: int = 12) -> list[int]:

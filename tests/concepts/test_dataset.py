@@ -119,3 +119,35 @@ def test_a_sample_as_large_as_the_dataset_is_the_dataset() -> None:
 def test_a_limit_below_one_group_is_refused() -> None:
     with pytest.raises(UserError, match="below one group"):
         make().sample(2)
+
+
+def at(dataset: ConceptDataset, name: str) -> list[str]:
+    """What each text is up to the end of a span."""
+    ends = dataset.span_ends(name)
+    return [text[: end + 1] for text, end in zip(dataset.texts, ends, strict=True)]
+
+
+def test_a_span_ends_where_its_field_ends_and_survives_a_sample() -> None:
+    texts = ["In Lima: yes. ", "In Bern : no. ", "In Paris: no. "]
+    spans = {"city": [(3, 7), (3, 8), (3, 8)]}
+    dataset = ConceptDataset("x", texts, np.array([0, 1, 1]), spans=spans)
+    assert at(dataset, "city") == ["In Lima", "In Bern", "In Paris"]
+    assert at(dataset.take([2, 0]), "city") == ["In Paris", "In Lima"]
+
+
+def test_a_field_that_no_template_placed_is_found_as_a_word() -> None:
+    texts = ["Niger is not Nigeria; it is Niger.", "Chad is Chad, Chadian."]
+    fields = pd.DataFrame({"country": ["Niger", "Chad"], "n": ["1", "2"]})
+    dataset = ConceptDataset("x", texts, np.array([0, 1]), fields=fields)
+    assert at(dataset, "country") == ["Niger is not Nigeria; it is Niger", "Chad is Chad"]
+    assert at(dataset, "text") == texts
+    with pytest.raises(UserError, match="example 0 does not contain '1'"):
+        dataset.span_ends("n")
+    with pytest.raises(UserError, match=r"position 'span:contry': .*did you mean 'country'"):
+        dataset.span_ends("contry")
+
+
+def test_a_span_of_nothing_is_the_users_error() -> None:
+    dataset = ConceptDataset("x", ["a b", "c d"], np.array([0, 1]), spans={"x": [(0, 1), (1, 2)]})
+    with pytest.raises(UserError, match="example 1 has nothing there"):
+        dataset.span_ends("x")

@@ -81,6 +81,16 @@ def test_a_template_takes_the_text_and_the_other_columns(table: Path) -> None:
     assert dataset.texts[0] == "About Lima: Lima is in Peru. {True}?"
 
 
+def test_a_template_knows_where_each_field_stands(table: Path) -> None:
+    dataset = load_dataset(table, **COLUMNS, template="{{x}} {city!r:>12}: {text} ({city})?")
+    plain = load_dataset(table, **COLUMNS)
+    for name, filled in (("city", plain.fields["city"]), ("text", plain.texts)):
+        for row, (start, stop) in enumerate(dataset.spans[name]):
+            assert dataset.texts[row][start:stop] == filled[row]
+            # Of two places, the last one.
+            assert dataset.texts[row].rfind(filled[row]) == start
+
+
 @pytest.mark.parametrize(
     ("template", "words"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import WORDS
+from transformers import AutoTokenizer
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig
@@ -143,6 +145,35 @@ def test_a_mean_over_no_real_token_is_refused(tiny_model: Callable[..., Path]) -
     data = ConceptDataset("x", ["red", "</s>"], np.array([0, 1]))
     with pytest.raises(UserError, match="example 1 has only special tokens"):
         extractor(tiny_model("llama"), position="mean").extract(data)
+
+
+def test_a_token_beyond_the_embedding_is_refused(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model("llama"), tmp_path / "tiny"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["Quito"])
+    tokenizer.save_pretrained(folder)
+    data = ConceptDataset("x", ["red", "red Quito"], np.array([0, 1]))
+    n = len(WORDS) + 4
+    said = f"x: example 1 has token {n}, beyond the {n} of tiny: its tokenizer is not its own"
+    with pytest.raises(UserError, match=f"^{said}$"):
+        extractor(folder).extract(data)
+
+
+@pytest.mark.parametrize(("architecture", "window"), [("llama", 64), ("bert", 64), ("roberta", 60)])
+def test_a_text_as_long_as_the_window_is_extracted_and_a_longer_one_refused(
+    architecture: str, window: int, tiny_model: Callable[..., Path]
+) -> None:
+    """RoBERTa has 64 positions, of which those up to the padding's, 3, are no token's."""
+    one = extractor(tiny_model(architecture))
+    whole = " ".join(["red"] * window)
+    states = one.extract(ConceptDataset("x", [whole, "red"], np.array([0, 1])), cache=False)
+    assert states.layer(1).shape == (2, 32)
+    longer = ConceptDataset("x", ["red", f"{whole} red"], np.array([0, 1]))
+    for refuse in (one.estimate, one.extract):
+        with pytest.raises(UserError, match=rf"window of {window} tokens \(example 1 has"):
+            refuse(longer)
 
 
 def test_a_second_extraction_is_read_and_the_model_not_loaded(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import ARCHITECTURES, WORDS
+from tiny import ARCHITECTURES, BOTH_WAYS, WORDS
 from transformers import PreTrainedTokenizerFast
 
 from llmprobe.concepts.dataset import ConceptDataset
@@ -31,7 +31,7 @@ from llmprobe.models.loading import LoadedModel, load_model
 SITES = ("residual", "attention", "mlp", "post_attention_norm")
 POSITIONS = ("last", "first", "mean", "span:word")
 
-WITHOUT_TREE = {"bloom", "mamba", "bert"}
+WITHOUT_TREE = {"bloom", "mamba", *BOTH_WAYS}
 """Positions of BLOOM are counted by its attention (ALiBi), Mamba has a state, BERT looks ahead."""
 WITHOUT_SITES = {"mamba": SITES[1:], "falcon": ("post_attention_norm",)}
 
@@ -134,8 +134,8 @@ def states_in_way(
     one = Extractor(
         ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget or 10**6, **options)
     )
-    texts = one.tokens(data, model.tokenizer, model.module.config)
-    planner = one._planner(texts, model.module, len(model.blocks), True, model.device, model.dtype)
+    texts = one.tokens(data, model.tokenizer, model.module)
+    planner = one.planner(texts, model.module, len(model.blocks), True, model.device, model.dtype)
     plan = planner.plan(way)
     reading = Reading(one.config.position == "mean", texts.special)
     with Capture(model, one.config.site) as capture:
@@ -152,7 +152,7 @@ def assert_same(states: np.ndarray, expected: np.ndarray) -> None:
 
 
 def ways(architecture: str) -> list[str]:
-    if architecture == "bert":
+    if architecture in BOTH_WAYS:
         return [MASKED, ONE_LENGTH]
     return [PADDED, ONE_LENGTH] + [PREFIX_TREE] * (architecture not in WITHOUT_TREE)
 
@@ -197,8 +197,7 @@ def test_an_extraction_takes_a_way_that_is_right_for_the_model(
     one = Extractor(ModelConfig(id=architecture))
     one._model = loaded(architecture)
     activations = one.extract(data, cache=False)
-    expected = {"bert": MASKED, "bloom": PADDED, "mamba": PADDED}.get(architecture, PREFIX_TREE)
-    assert activations.facts["way"] == expected
+    assert activations.facts["way"] == ways(architecture)[0 if architecture in WITHOUT_TREE else -1]
     assert activations.facts["check"] < 1e-5
     states = np.stack([activations.layer(i) for i in activations.layers], axis=1)
     assert_same(states, expected_states(one.model, "residual", "last", data))

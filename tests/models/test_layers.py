@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import ARCHITECTURES
+from tiny import ARCHITECTURES, BOTH_WAYS
 from torch import nn
 
 from llmprobe.config import ModelConfig
@@ -57,7 +57,7 @@ def test_blocks_of_every_architecture_are_found(
     assert len(model.blocks) == 3
     assert len({type(block) for block in model.blocks}) == 1
     assert model.hidden_size == 32
-    assert model.causal == (architecture != "bert")
+    assert model.causal == (architecture not in BOTH_WAYS)
 
 
 def test_blocks_that_the_model_does_not_return_are_refused(tiny_model: Callable[..., Path]) -> None:

@@ -16,13 +16,9 @@ from torch import Tensor, nn
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError
 from llmprobe.models.layers import same
-from llmprobe.models.loading import (
-    Int8Linear,
-    LoadedModel,
-    compute_by_token,
-    load_model,
-    weight_bytes,
-)
+from llmprobe.models.loading import LoadedModel, load_model
+from llmprobe.models.placement import weight_bytes
+from llmprobe.models.quantised import Int8Linear, compute_by_token
 
 bnb = pytest.importorskip("bitsandbytes")
 

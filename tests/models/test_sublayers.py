@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, tiny_config
+from tiny import ARCHITECTURES, BOTH_WAYS, tiny_config
 from torch import Tensor, nn
 
 from llmprobe.models.layers import find_blocks
@@ -19,6 +19,10 @@ LLAMA = ("self_attn", "mlp", "post_attention_layernorm", "self_attn.o_proj")
 GEMMA = (
     "post_attention_layernorm", "post_feedforward_layernorm", "post_attention_layernorm",
     "self_attn.o_proj",
+)  # fmt: skip
+BERT = (
+    "attention.output.dropout", "output.dropout", "attention.output.LayerNorm",
+    "attention.output.dense",
 )  # fmt: skip
 # What the attention adds, what the MLP adds, the norm after attention, the attention's last weights
 PATHS: dict[str, tuple[str, str, str | None, str]] = {
@@ -45,10 +49,8 @@ PATHS: dict[str, tuple[str, str, str | None, str]] = {
     "mixtral": LLAMA,
     "qwen3_moe": LLAMA,
     "gpt_oss": LLAMA,
-    "bert": (
-        "attention.output.dropout", "output.dropout", "attention.output.LayerNorm",
-        "attention.output.dense",
-    ),
+    "bert": BERT,
+    "roberta": BERT,
 }  # fmt: skip
 WITHOUT_SUBLAYERS = ("mamba",)
 
@@ -129,7 +131,7 @@ def test_each_architecture_has_its_sites_where_its_code_adds(
     assert set(sites.missing) == ({"post_attention_norm"} if norm is None else set())
 
 
-@pytest.mark.parametrize("architecture", [name for name in PATHS if name != "bert"])
+@pytest.mark.parametrize("architecture", [name for name in PATHS if name not in BOTH_WAYS])
 def test_residual_before_plus_attention_plus_mlp_is_residual_after(architecture: str) -> None:
     model, blocks = build(tiny_config(architecture))
     attention, mlp = added(find_sublayers(model, blocks, IDS))
@@ -144,8 +146,9 @@ def test_residual_before_plus_attention_plus_mlp_is_residual_after(architecture:
         assert v.abs().max() > 1e-3 * scale
 
 
-def test_where_norms_follow_the_sums_each_norm_reads_one() -> None:
-    model, blocks = build(tiny_config("bert"))
+@pytest.mark.parametrize("architecture", sorted(BOTH_WAYS))
+def test_where_norms_follow_the_sums_each_norm_reads_one(architecture: str) -> None:
+    model, blocks = build(tiny_config(architecture))
     attention, mlp = added(find_sublayers(model, blocks, IDS))
     for block, x, u, v, y in zip(
         blocks, inputs(model, blocks), outputs(model, attention), outputs(model, mlp),

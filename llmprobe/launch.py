@@ -1,0 +1,31 @@
+"""The processes of one launch, as accelerate, torchrun and MPI number them in the environment."""
+
+from __future__ import annotations
+
+import os
+
+_PROCESSES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+_LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+               "MV2_COMM_WORLD_LOCAL_RANK")  # fmt: skip
+
+
+def launched() -> int:
+    """How many processes were launched together."""
+    return _number(_PROCESSES, 1)
+
+
+def rank() -> int:
+    """The number of this process among them, from 0."""
+    return _number(_RANK, 0) if launched() > 1 else 0
+
+
+def local_rank() -> int:
+    """Its number among those on this machine; where none is told, that among all."""
+    return _number(_LOCAL_RANK, rank()) if launched() > 1 else 0
+
+
+def _number(names: tuple[str, ...], default: int) -> int:
+    """The first of some environment variables that is a number."""
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), default)

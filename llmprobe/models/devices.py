@@ -1,0 +1,61 @@
+"""Where a model computes, and in which precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llmprobe.errors import UserError
+from llmprobe.launch import launched, local_rank
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the accelerator if there is one, else the CPU.
+
+    Of several launched processes each has an accelerator of its own.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is None:
+            return torch.device("cpu")
+        if launched() == 1:
+            return accelerator
+        # Some launchers show each process its own GPU only.
+        return torch.device(accelerator.type, local_rank() % torch.accelerator.device_count())
+    try:
+        chosen = torch.device(device)
+        float(torch.zeros(1, device=chosen))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {device!r} cannot be used here: {reason}") from None
+    return chosen
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 where the hardware computes it fast, else float32.
+
+    Never float16 by itself: residual streams overflow it (Gemma 3 reaches norms of 34,000).
+    """
+    if dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+            dtype
+        ]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        capabilities = cpu_capabilities()
+        fast = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        fast = device.type == "mps"
+    return torch.bfloat16 if fast else torch.float32
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What the processor can do, by torch's names (``avx512_bf16``, ``cpu_name``, …)."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    # Older versions tell only some of it, and under private names.
+    queries = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+    return {unit: getattr(torch.cpu, name, bool)() for unit, name in queries.items()}

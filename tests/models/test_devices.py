@@ -1,0 +1,77 @@
+"""Models compute on the device and in the precision that suit them, or say why not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmprobe.errors import UserError
+from llmprobe.models.devices import resolve_device, resolve_dtype
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16),
+     ({"avx2": True, "avx512_bf16": False}, torch.float32), ({}, torch.float32)],
+)  # fmt: skip
+def test_auto_is_bfloat16_where_the_processor_computes_it(
+    capabilities: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_dtype("auto", CPU) == expected
+    assert resolve_dtype("float16", CPU) == torch.float16
+
+
+def test_a_torch_without_the_public_query_is_asked_by_its_older_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
+        assert resolve_dtype("auto", CPU) == expected
+
+
+def test_a_device_that_is_not_here_is_the_users_error() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(UserError, match="cuda"):
+        resolve_device("cuda")
+    with pytest.raises(UserError, match="toaster"):
+        resolve_device("toaster")
+
+
+@pytest.mark.parametrize(
+    ("rank", "processes", "gpus", "device"),
+    [
+        (None, None, 4, "cuda"),
+        ("2", "1", 4, "cuda"),
+        ("2", None, 4, "cuda"),
+        ("0", "4", 4, "cuda:0"),
+        ("2", "4", 4, "cuda:2"),
+        ("2", "4", 1, "cuda:0"),
+    ],
+)
+def test_each_launched_process_has_the_gpu_of_its_number(
+    rank: str | None,
+    processes: str | None,
+    gpus: int,
+    device: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for key, value in (("LOCAL_RANK", rank), ("WORLD_SIZE", processes)):
+        monkeypatch.delenv(key, raising=False)
+        if value is not None:
+            monkeypatch.setenv(key, value)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: CUDA)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: gpus)
+    assert resolve_device("auto") == torch.device(device)
+
+
+def test_launched_processes_share_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resolve_device("auto") == CPU
