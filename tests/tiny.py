@@ -9,8 +9,9 @@ WORDS = (
     "red green blue one two three four five six seven eight nine ten statement true false or"
 ).split()
 ARCHITECTURES = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "gpt2", "gpt_neox",
-    "opt", "bloom", "falcon", "mixtral", "qwen3_moe", "gpt_oss", "mamba", "bert", "roberta",
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "gpt2", "gpt_neo",
+    "gpt_neox", "opt", "bloom", "falcon", "mixtral", "qwen3_moe", "gpt_oss", "mamba", "bert",
+    "roberta",
 )  # fmt: skip
 BOTH_WAYS = {"bert", "roberta"}
 """Of these, a token's state depends on the tokens to its right."""
@@ -66,6 +67,10 @@ def tiny_config(architecture: str):
         "olmo2": lambda: hf.Olmo2Config(**grouped),
         "gpt2": lambda: hf.GPT2Config(
             **vocabulary, **ids, n_embd=32, n_layer=3, n_head=4, n_positions=64
+        ),
+        "gpt_neo": lambda: hf.GPTNeoConfig(
+            **vocabulary, **window, **ids, hidden_size=32, num_layers=3, num_heads=4,
+            attention_types=[[["global", "local", "global"], 1]], window_size=4,
         ),
         "gpt_neox": lambda: hf.GPTNeoXConfig(**sizes, **window, **ids),
         "opt": lambda: hf.OPTConfig(

@@ -88,7 +88,7 @@ class ConceptDataset:
         """In each text, the last character of what filled a field. [n]
 
         A field that the template lacks is looked for in the text: the last place where its value
-        stands as a word.
+        stands, as a word of its own if it does so anywhere.
 
         Raises
         ------
@@ -104,12 +104,12 @@ class ConceptDataset:
         elif name in self.fields.columns:
             found, starts = [], []
             for row, (text, value) in enumerate(zip(self.texts, self.fields[name], strict=True)):
-                words = re.compile(rf"(?<!\w){re.escape(str(value))}(?!\w)")
-                places = list(words.finditer(text)) if str(value) else []
-                if not places:
+                words = re.finditer(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)
+                start = max((word.start() for word in words), default=text.rfind(str(value)))
+                if start < 0 or not str(value):
                     raise UserError(f"{where}: example {row} does not contain {str(value)!r}")
-                found.append(text[: places[-1].end()].rstrip())
-                starts.append(places[-1].start())
+                found.append(text[: start + len(str(value))].rstrip())
+                starts.append(start)
         else:
             known = [*spans, *map(str, self.fields.columns)]
             raise UserError(f"{where}: no such field; {suggestion(name, known)}")

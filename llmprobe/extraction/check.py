@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import torch
 
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.plan import ONE_LENGTH
 from llmprobe.extraction.tokens import Reading, tokenise
-from llmprobe.extraction.ways import TOLERANCE, difference_in_way
+from llmprobe.extraction.ways import TOLERANCE, Sample
 from llmprobe.models.loading import LoadedModel
 
 SITES = ("residual", "attention", "mlp", "post_attention_norm")
@@ -43,7 +44,7 @@ def _found(model: LoadedModel) -> Iterator[str]:
     kinds = sorted({type(block).__name__ for block in model.blocks})
     sublayers, quantised = model.sublayers, model.quantised
     stored = f", {quantised:.0%} of them quantised" if quantised else ""
-    special = model.tokenizer("a")["input_ids"][:1] == [model.tokenizer.bos_token_id]
+    adds_bos = model.tokenizer("a")["input_ids"][:1] == [model.tokenizer.bos_token_id]
     facts = {
         "model": f"{type(model.module).__name__}, {model.parameters:,} parameters{stored}, "
         f"{_name(model.dtype)} on {model.device}{' and others' if model.spread else ''}",
@@ -51,7 +52,7 @@ def _found(model: LoadedModel) -> Iterator[str]:
         "each is the model's own hidden state, bit for bit",
         "then": f"{model.final_norm}, left out of the last layer",
         "tokenizer": f"{type(model.tokenizer).__name__}, "
-        f"{'begins a text with ' + repr(model.tokenizer.bos_token) if special else 'adds no BOS'}",
+        f"{'begins a text with ' + repr(model.tokenizer.bos_token) if adds_bos else 'adds no BOS'}",
         "looks ahead": "no: a state depends on nothing to its right" if model.causal
         else "yes: texts are never cut, padding is masked",
     }  # fmt: skip
@@ -59,7 +60,7 @@ def _found(model: LoadedModel) -> Iterator[str]:
         modules = getattr(sublayers, site)
         names = sorted({type(m).__name__ for m in modules or ()})
         facts[site] = ", ".join(names) if modules else f"not there: {sublayers.missing[site]}"
-    if sublayers.attention is not None and sublayers.error == sublayers.error:
+    if not math.isnan(sublayers.error):
         facts["sum"] = f"before + attention + mlp = after, to {sublayers.error:.1e} at most"
     yield model.name
     for fact, value in facts.items():
@@ -77,21 +78,20 @@ def _compared(extractor: Extractor, model: LoadedModel) -> Iterator[str]:
     yield f"{len(TEXTS)} texts together, against each alone (relative difference)"
     yield f"  {'':28}" + "".join(f"{site:>21}" for site in sites)
     usable = []
-    for plan in planner.plans():
-        if plan.way == ONE_LENGTH:
-            continue
-        row = []
+    samples = []
+    with ExitStack() as captures:
         for site in sites:
-            with Capture(model, site) as capture:
-                reading = Reading(mean=False, special=texts.special)
-                row.append(difference_in_way(plan, texts, capture, reading))
-        right = row[0] <= tolerance
-        usable += [plan.way] * right
-        numbers = "".join(f"{difference:>21.1e}" for difference in row)
-        yield f"  {plan.way:28}{numbers}{'' if right else '  not used'}"
+            capture = captures.enter_context(Capture(model, site))
+            samples.append(Sample(texts, capture, Reading(mean=False, special=texts.special)))
+        for plan in planner.plans():
+            row = [sample.difference(plan) for sample in samples]
+            right = row[0] <= tolerance
+            usable += [plan.way] * right
+            numbers = "".join(f"{difference:>21.1e}" for difference in row)
+            yield f"  {plan.way:28}{numbers}{'' if right else '  not used'}"
     yield f"  allowed in {_name(model.dtype):17}{tolerance:>21.0e}"
     yield ""
-    yield f"extraction can use: {', '.join([*usable, ONE_LENGTH])}"
+    yield f"extraction can use: {', '.join(usable) or 'none of them'}"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -26,7 +26,7 @@ from llmprobe.extraction.plan import ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
 from llmprobe.extraction.processes import World
 from llmprobe.extraction.store import Store
-from llmprobe.extraction.tokens import Reading, TokenisedTexts, model_window, tokenise
+from llmprobe.extraction.tokens import Reading, TokenisedTexts, as_chats, model_window, tokenise
 from llmprobe.extraction.ways import Planner, checked
 from llmprobe.extraction.work import Work
 from llmprobe.files import cache_folder, require_space
@@ -72,10 +72,15 @@ class Extractor:
         """All that the states of ``dataset`` depend on."""
         model, config = self.model_config, self.config
         dtype = resolve_dtype(model.dtype, resolve_device(model.device))
-        read = [dataset.texts, self._span_ends(dataset)]
+        texts = dataset.texts
+        if config.chat_template:
+            # What the template makes of a text can depend on more than the text, such as the date.
+            texts = as_chats(load_tokenizer(self.source, model), texts)
+        read = [texts, self._span_ends(dataset)]
         key: dict[str, Any] = {
             "version": STORE_VERSION,
             "model": self.source.identity,
+            "trust_remote_code": model.trust_remote_code,
             "weights": model.weights,
             "quantization": model.quantization,
             "dtype": str(dtype),
@@ -123,10 +128,13 @@ class Extractor:
             facts = self._fill(store, dataset, {}, World(alone=True), progress)
             return Activations(dataset, facts, store, scratch)
         world, store = World(), Store(self.folder(dataset))
-        store.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(store.folder) if world.leader else nullcontext():
-            found = world.agree(store.manifest() if world.leader else None)
-            facts = found or self._fill(store, dataset, self.key(dataset), world, progress)
+        facts = world.agree(store.manifest() if world.leader else None)
+        if facts is None:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            with _lock(store.folder) if world.leader else nullcontext() as waited:
+                # The one that was waited for may have made it.
+                facts = world.agree(store.manifest() if waited else None)
+                facts = facts or self._fill(store, dataset, self.key(dataset), world, progress)
         return Activations(dataset, facts, store)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
@@ -212,7 +220,7 @@ class Extractor:
         world.wait()
         facts = None
         if world.leader:
-            facts = store.finish(layout, {
+            facts = store.finish(layout, len(plan.shards), {
                 "key": key,
                 "model": model.name,
                 "parameters": model.parameters,
@@ -235,16 +243,20 @@ class Extractor:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """One extraction at a time in a folder; it ends with its process, however that ends."""
-    lock = FileLock(folder / ".lock")
+def _lock(folder: Path) -> Iterator[bool]:
+    """One extraction at a time in a folder; it ends with its process, however that ends.
+
+    Yields whether another process had to be waited for.
+    """
+    lock, waited = FileLock(folder / ".lock"), False
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        waited = True
         log.info("%s: another process is extracting this; waiting for it", folder.name)
         lock.acquire()
     try:
-        yield
+        yield waited
     finally:
         lock.release()
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_SAID_BY_TORCH = ("out of memory", "not enough memory", "can't allocate memory")
+_SAID_BY_TORCH = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 class Budget:

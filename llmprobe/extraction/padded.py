@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -26,6 +27,11 @@ class PaddedBatches:
     def __init__(self, capture: Capture, reading: Reading, budget: Budget, masked: bool) -> None:
         self.capture, self.reading, self.budget, self.masked = capture, reading, budget, masked
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While its strands run: the model as it is."""
+        yield
+
     def prepare(self) -> None:
         """Nothing is shared by batches."""
 
@@ -40,7 +46,7 @@ class PaddedBatches:
                 states = self.budget.attempt(
                     size,
                     partial(self._forward, batch),
-                    f"{len(batch)} texts of {size // len(batch)} tokens",
+                    f"{len(batch)} text{'s' * (len(batch) > 1)} of {size // len(batch)} tokens",
                     divisible=len(batch) > 1,
                 )
             if states is None:

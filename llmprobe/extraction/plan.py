@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,9 @@ class Machine:
     products: dict[int, float]
     """Operations a second in products of matrices, by bytes of a number."""
     attention: float
-    """Operations a second in masked attention."""
+    """Operations a second in the attention of padded batches."""
+    masked_attention: dict[int, float]
+    """The same with the tree's masks, by bytes of a number."""
     memory: float
     """Bytes a second at which weights are read, once a pass."""
     block: float
@@ -56,6 +59,7 @@ class Machine:
 CPU = Machine(
     products={2: 0.53e12, 4: 0.12e12},
     attention=0.08e12,
+    masked_attention={2: 0.16e12, 4: 0.08e12},
     memory=12e9,
     block=2e-4,
     batch_tokens=1024,
@@ -67,7 +71,8 @@ CPU = Machine(
 # figures for an H100 (dense bfloat16, float32, memory), of which large products reach about 0.7.
 GPU = Machine(
     products={2: 6.5e14, 4: 4.5e13},
-    attention=1.5e14,
+    attention=3e14,
+    masked_attention={2: 1.5e14, 4: 3e13},
     memory=2.4e12,
     block=4e-4,
     batch_tokens=16_384,
@@ -168,7 +173,8 @@ def plan_tree(
     ----------
     slice_tokens
         Most tokens in one forward pass; None takes what costs least: attention grows with the
-        square of a slice, what a pass costs by itself is shared by more tokens.
+        square of a slice, what a pass costs by itself is shared by more tokens. Cost and layout
+        are those of the cheapest, whatever is asked for.
     """
     wanted = texts.texts(cut=True)
     ordered = sorted(set(wanted))
@@ -178,22 +184,23 @@ def plan_tree(
     prefix = min(common(tokens[0], tokens[-1]), int(lengths.min()) - 1)
     shared[0] = prefix
     new = lengths - shared
-    n_tokens = prefix + int(new.sum())
+    n_new = int(new.sum())
     # Mean depth of the nodes, which is about the length of the path above a slice.
-    above = float((new * (shared + lengths - 1) / 2).sum() / new.sum())
+    above = float((new * (shared + lengths - 1) / 2).sum() / n_new)
+    least, most = machine.strand_tokens
+    # So long that the path which a strand may repeat is little of it.
+    strand = min(max(n_new // 128, least, int(8 * above)), most)
+    strands = _tree_strands(new, shared, strand, _most_rows(shape, len(ordered)))
+    n_run = n_new + sum(int(shared[s.start]) - prefix for s in strands[1:])
 
     def cost(size: int) -> Cost:
-        passes = -(-int(new.sum()) // size)
-        return _cost(shape, machine, n_tokens, n_tokens * (above + min(size, n_tokens)), passes)
+        pairs = prefix**2 + n_run * (above + min(size, n_run / len(strands)))
+        passes = n_run / size + len(strands) / 2
+        return _cost(shape, machine, prefix + n_run, pairs, passes, tree=True)
 
-    size = slice_tokens or min(machine.slices, key=lambda size: cost(size).seconds)
-    least, most = machine.strand_tokens
-    strand = min(max(n_tokens // 128, least), most)
-    strands = _tree_strands(new, shared, strand, _most_rows(shape, len(ordered)))
-    repeated = sum(int(shared[s.start]) - prefix for s in strands[1:])
-    planned = cost(size)
-    planned = Cost(planned.tokens + repeated, planned.operations, planned.seconds)
-    return _finished(PREFIX_TREE, wanted, ordered, strands, shape, machine, prefix, size, planned)
+    best = min(machine.slices, key=lambda size: cost(size).seconds)
+    return _finished(PREFIX_TREE, wanted, ordered, strands, shape, machine, prefix,
+                     slice_tokens or best, cost(best))  # fmt: skip
 
 
 def plan_padded(
@@ -217,29 +224,45 @@ def plan_padded(
     padding
         Whether texts of different length may share a batch.
     """
-    budget = batch_tokens or machine.batch_tokens
     wanted = texts.texts(cut)
     ordered = sorted(set(wanted), key=lambda text: (-len(text.tokens), text))
     most_rows = _most_rows(shape, len(ordered))
-    strands: list[range] = []
-    start, n_tokens, pairs = 0, 0, 0
-    for stop in range(1, len(ordered) + 1):
-        width = len(ordered[start].tokens)
-        full = (stop - start + 1) * width > budget or stop - start == most_rows
-        at_end = stop == len(ordered)
-        if at_end or full or (not padding and len(ordered[stop].tokens) != width):
-            strands.append(range(start, stop))
-            n_tokens += (stop - start) * width
-            pairs += (stop - start) * width**2
-            start = stop
-    cost = _cost(shape, machine, n_tokens, pairs, len(strands))
-    return _finished(way, wanted, ordered, strands, shape, machine, 0, budget, cost)
+
+    def batches(rows: range, most_tokens: int) -> list[range]:
+        found, start = [], rows.start
+        for stop in range(rows.start + 1, rows.stop + 1):
+            width = len(ordered[start].tokens)
+            full = (stop - start + 1) * width > most_tokens or stop - start == most_rows
+            if stop == rows.stop or full or (not padding and len(ordered[stop].tokens) != width):
+                found.append(range(start, stop))
+                start = stop
+        return found
+
+    strands = batches(range(len(ordered)), machine.batch_tokens)
+    widths = [len(ordered[strand.start].tokens) for strand in strands]
+    n_tokens = sum(len(s) * width for s, width in zip(strands, widths, strict=True))
+    pairs = sum(len(s) * width**2 for s, width in zip(strands, widths, strict=True))
+    cost = _cost(shape, machine, n_tokens, pairs, len(strands), tree=False)
+    plan = _finished(way, wanted, ordered, strands, shape, machine, 0, machine.batch_tokens, cost)
+    if batch_tokens is None:
+        return plan
+    # Other batches of the same shards, so that what is finished with one budget counts with all.
+    parts = [batches(plan.rows(i), batch_tokens) for i in range(len(plan.shards))]
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
+    return replace(
+        plan,
+        strands=[strand for part in parts for strand in part],
+        shards=[range(a, b) for a, b in pairwise(ends)],
+        budget=batch_tokens,
+    )
 
 
-def _cost(shape: ModelShape, machine: Machine, tokens: int, pairs: float, passes: int) -> Cost:
+def _cost(
+    shape: ModelShape, machine: Machine, tokens: int, pairs: float, passes: float, tree: bool
+) -> Cost:
     linear, attention = 2 * shape.weights * tokens, shape.pair * pairs
-    seconds = linear / machine.products.get(shape.itemsize, machine.products[4])
-    seconds += attention / machine.attention
+    seconds = linear / machine.products[shape.itemsize]
+    seconds += attention / (machine.masked_attention[shape.itemsize] if tree else machine.attention)
     seconds += passes * (shape.weight_bytes / machine.memory + shape.blocks * machine.block)
     return Cost(tokens, linear + attention, seconds)
 

@@ -8,7 +8,8 @@ of all other nodes forgotten.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -33,6 +34,11 @@ def tree_can_run(module: Any) -> bool:
     accepted = inspect.signature(module.forward).parameters
     types = set(getattr(text_config(module.config), "layer_types", None) or ())
     return types <= MASKED_TYPES and {"position_ids", "past_key_values"} <= set(accepted)
+
+
+def multiplied(model: LoadedModel) -> bool:
+    """Whether plain products are faster than the fused attention, given a mask."""
+    return model.device.type == "cpu" and model.dtype.itemsize == 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,24 @@ class PrefixTree:
         self.prefix = tuple(prefix)
         self._above = _Path()
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While its strands run: attention in the way that is faster with a mask.
+
+        On a CPU in bfloat16, plain products of the slice's queries and keys take half the time of
+        the fused kernel, and round as much.
+        """
+        module: Any = self.capture.model.module
+        fused = module.config._attn_implementation
+        if not multiplied(self.capture.model) or fused == "eager":
+            yield
+            return
+        module.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            module.set_attn_implementation(fused)
+
     def prepare(self) -> None:
         """Run the common prefix and keep its path."""
         if self.prefix and not self._above.length:
@@ -90,7 +114,7 @@ class PrefixTree:
                 done = self.budget.attempt(
                     len(nodes),
                     partial(self._slice, tree, texts, nodes, path),
-                    f"{len(nodes)} tokens of the prefix tree",
+                    f"{len(nodes)} token{'s' * (len(nodes) > 1)} of the prefix tree",
                     divisible=len(nodes) > 1,
                 )
             if done is None:
@@ -114,10 +138,15 @@ class PrefixTree:
             Above the slice's first node.
         """
         model, device = self.capture.model, self.capture.model.device
-        depth, end = (of[nodes.start : nodes.stop] for of in (tree.depth, tree.end))
-        index, tops = np.arange(nodes.start, nodes.stop), tree.tops(nodes)
+
+        def of_slice(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values[nodes.start : nodes.stop]).to(device)
+
+        depth, end, tops = of_slice(tree.depth), of_slice(tree.end), tree.tops(nodes)
+        entered = torch.from_numpy(tops).to(device)[:, None]
+        index = torch.arange(nodes.start, nodes.stop, device=device)
         below = (index <= index[:, None]) & (index[:, None] < end)
-        seen = np.concatenate([np.arange(path.length) < tops[:, None], below], axis=1)
+        seen = torch.cat([torch.arange(path.length, device=device) < entered, below], dim=1)
 
         goes_on = tree.path_after(nodes)
         n_above = int(tree.depth[goes_on[0] if goes_on else nodes.stop])
@@ -128,17 +157,18 @@ class PrefixTree:
         leaves = tree.leaf[rows] - nodes.start
         reader: _Last | _Means
         if self.reading.mean:
+            last = len(tree) - 1
             goes_on = [n - nodes.start for n in goes_on if tree.last_child[n] >= nodes.stop
-                       or nodes.stop == len(tree)]  # fmt: skip
+                       or n == last]  # fmt: skip
             targets = np.array([*leaves, *goes_on], dtype=int)
-            counted = self.reading.counted(tree.token[nodes.start : nodes.stop])
+            counted = of_slice(self.reading.counted(tree.token))
             reader = _Means(
                 path,
-                weights=torch.tensor(below[targets] * counted, dtype=torch.float32, device=device),
+                weights=below[torch.from_numpy(targets).to(device)] * counted,
                 entered=tops[targets],
                 counts=[self.reading.counted(texts[int(row)].tokens).sum() for row in rows],
                 still_open={p: row for p, row in path.open.items() if p < n_above},
-                opened=depth[goes_on].tolist(),
+                opened=tree.depth[[n + nodes.start for n in goes_on]].tolist(),
                 n_layers=len(self.capture.layers),
             )
         else:
@@ -146,8 +176,8 @@ class PrefixTree:
         states = model.buffer(len(self.capture.layers), len(rows))
         with self.capture.into(states, reader, (1, len(nodes))):
             model.module(
-                input_ids=torch.tensor(tree.token[nodes.start : nodes.stop], device=device)[None],
-                position_ids=torch.tensor(depth, device=device)[None],
+                input_ids=of_slice(tree.token)[None],
+                position_ids=depth[None],
                 attention_mask=_masks(model, seen, depth, path.length),
                 past_key_values=cache,
                 use_cache=True,
@@ -252,7 +282,7 @@ class _PathCache(DynamicCache):  # type: ignore[misc]
 
 
 def _masks(
-    model: LoadedModel, allowed: np.ndarray, depth: np.ndarray, above: int
+    model: LoadedModel, seen: Tensor, depth: Tensor, above: int
 ) -> Tensor | dict[str, Tensor]:
     """Additive masks [1, 1, queries, keys], one for each kind of layer that the model tells apart.
 
@@ -260,20 +290,19 @@ def _masks(
     configuration has ``layer_types``.
     """
     config = text_config(model.module.config)
-    position = np.concatenate([np.arange(above), depth])
+    position = torch.cat([torch.arange(above, device=depth.device), depth])
     types = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
 
     def mask(kind: str) -> Tensor:
-        seen = allowed
+        visible = seen
         if kind == "sliding_attention" and window:
-            seen = seen & (depth[:, None] - position < window)
+            visible = seen & (depth[:, None] - position < window)
         elif kind == "chunked_attention":
             chunk = config.attention_chunk_size
-            seen = seen & (depth[:, None] // chunk == position // chunk)
-        hidden = torch.zeros(seen.shape, dtype=model.dtype)
-        hidden.masked_fill_(torch.from_numpy(~seen), torch.finfo(model.dtype).min)
-        return hidden[None, None].to(model.device)
+            visible = seen & (depth[:, None] // chunk == position // chunk)
+        hidden = torch.zeros(visible.shape, dtype=model.dtype, device=depth.device)
+        return hidden.masked_fill_(~visible, torch.finfo(model.dtype).min)[None, None]
 
     if types:
         return {kind: mask(kind) for kind in sorted(set(types))}

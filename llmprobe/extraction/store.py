@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -52,24 +52,46 @@ class Store:
         """The whole shards of a layout that are there, by their index.
 
         One whose bytes are not those that were written, or that is of another extraction, is named
-        in a warning and removed.
+        in a warning and removed, as is what a killed process left. For who has the folder's lock.
         """
-        found = {}
-        for path in _whole(self.folder.glob("shard-*.safetensors")):
+        for litter in self.folder.glob(".*.partial"):
+            litter.unlink()
+        paths = sorted(self.folder.glob("shard-*.safetensors"))
+        whole, found = set(_whole(paths)), dict[int, Path]()
+        for path in paths:
             index = int(path.name.split("-")[1])
-            if _stamp_of(path) == _stamp(index, layout):
-                found[index] = path
+            if path not in whole:
+                why = "damaged"
+            elif _stamp_of(path) != _stamp(index, layout):
+                why = "of another extraction or layout"
+            elif index in found:
+                why = "there twice"
             else:
-                _drop(path, "of another extraction")
+                found[index] = path
+                continue
+            log.warning("%s is %s; it is removed, and made again if needed", path, why)
+            path.unlink(missing_ok=True)
         return found
 
-    def finish(self, layout: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the manifest: the extraction is complete."""
+    def finish(self, layout: str, n_shards: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the manifest: the extraction is complete.
+
+        Raises
+        ------
+        OSError
+            It is not: not every shard is there, or one is there twice.
+        """
+        paths = sorted(self.folder.glob("shard-*.safetensors"))
+        if [int(path.name.split("-")[1]) for path in paths] != list(range(n_shards)):
+            raise OSError(
+                f"{self.folder}: expected shards 0 to {n_shards - 1}, each once, and found "
+                f"{len(paths)} files; do all processes see the same cache folder?"
+            )
         manifest = {
             "layout": layout,
             "shards": [
                 {"file": path.name, "bytes": path.stat().st_size, "sha256": _digest_of(path)}
-                for path in sorted(self.folder.glob("shard-*.safetensors"))
+                for path in paths
             ],
             **facts,
         }
@@ -87,11 +109,11 @@ class Store:
             stamps = [_stamp(i, manifest["layout"]) for i in range(len(paths))]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        for path in paths:
-            if not path.is_file():
-                log.warning("%s is missing; it is made again", path)
-        there = {path: _stamp_of(path) for path in _whole(p for p in paths if p.is_file())}
-        return dict(manifest) if [there.get(path) for path in paths] == stamps else None
+        there = {path: _stamp_of(path) for path in _whole(paths)}
+        wrong = [p for p, stamp in zip(paths, stamps, strict=True) if there.get(p) != stamp]
+        for path in wrong:
+            log.warning("%s is missing or damaged; the extraction is not complete", path)
+        return None if wrong else dict(manifest)
 
     def layer(self, index: int, manifest: Mapping[str, Any]) -> np.ndarray:
         """States of one layer in the dataset's order. -> [n, d] float32"""
@@ -123,17 +145,15 @@ def _digest_of(path: Path) -> str:
     return match[2] if match else ""
 
 
-def _whole(shards: Iterable[Path]) -> Iterator[Path]:
-    """Those of some shards whose bytes are the ones that were written; the others are removed."""
-    paths = sorted(shards)
+def _whole(paths: Sequence[Path]) -> list[Path]:
+    """Those of some shards that are there with the bytes that were written."""
     with ThreadPoolExecutor() as pool:
-        for path, digest in zip(paths, pool.map(file_sha256, paths), strict=True):
-            if digest == _digest_of(path):
-                yield path
-            else:
-                _drop(path, "damaged")
+        right = list(pool.map(_is_whole, paths))
+    return [path for path, is_right in zip(paths, right, strict=True) if is_right]
 
 
-def _drop(path: Path, why: str) -> None:
-    log.warning("%s is %s; it is made again", path, why)
-    path.unlink(missing_ok=True)
+def _is_whole(path: Path) -> bool:
+    try:
+        return file_sha256(path) == _digest_of(path)
+    except OSError:
+        return False

@@ -17,6 +17,9 @@ from llmprobe.models.loading import text_config
 
 log = logging.getLogger(__name__)
 
+_PLACEHOLDER = "THE TEXT OF THE USER"
+"""Stands where a chat template puts the text."""
+
 
 class Text(NamedTuple):
     """What is run for one or more examples."""
@@ -101,16 +104,8 @@ def tokenise(
         A text is too long or has no tokens; the tokenizer has no chat template; a span cannot be
         followed into the tokens.
     """
-    rendered = list(texts)
-    if chat_template:
-        if not tokenizer.chat_template:
-            raise UserError("extract.chat_template: this model's tokenizer has no chat template")
-        rendered = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-            for text in texts
-        ]
+    rendered = as_chats(tokenizer, texts) if chat_template else list(texts)
+    begins = as_chats(tokenizer, [_PLACEHOLDER])[0].find(_PLACEHOLDER) if chat_template else 0
     if span_ends is not None and not tokenizer.is_fast:
         raise UserError(
             f"{where}: extract.position {position!r} needs a fast tokenizer, and this model's does "
@@ -130,9 +125,13 @@ def tokenise(
         doubled = bos is not None and tokens[:2] == [bos, bos]
         at = 0 if position == "first" else len(tokens) - 1 - doubled
         if span_ends is not None:
-            begins = rendered[row].rfind(texts[row])
-            found = _token_at(encoded["offset_mapping"][row], span_ends[row] + begins)
-            if begins < 0 or found is None:
+            # Templates may strip the text.
+            stripped = len(texts[row]) - len(texts[row].lstrip())
+            shift = begins - stripped * (not rendered[row].startswith(texts[row], begins))
+            found = None
+            if begins >= 0 and rendered[row].startswith(texts[row].strip(), shift + stripped):
+                found = _token_at(encoded["offset_mapping"][row], span_ends[row] + shift)
+            if found is None:
                 raise UserError(
                     f"{where}: example {row}: no token stands for the end of {position!r} in "
                     f"{rendered[row]!r:.200}"
@@ -140,8 +139,24 @@ def tokenise(
             at = found - doubled
         ids.append(tokens[1:] if doubled else tokens)
         read.append(at)
-    special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    return _fitted(TokenisedTexts(ids, special, read), window, too_long, where)
+    # An unknown word is text, unless its token has another meaning too.
+    names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
+    meanings = {getattr(tokenizer, name, None) for name in names}
+    special = frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - meanings)
+    tokenised = TokenisedTexts(ids, special, read)
+    return _fitted(tokenised, window, position, too_long, where)
+
+
+def as_chats(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Each text as a user's turn in the tokenizer's chat template, up to the answer."""
+    if not tokenizer.chat_template:
+        raise UserError("extract.chat_template: this model's tokenizer has no chat template")
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        for text in texts
+    ]
 
 
 def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int | None:
@@ -150,7 +165,9 @@ def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int | None:
     return found[-1] if found else None
 
 
-def _fitted(texts: TokenisedTexts, window: int | None, too_long: str, where: str) -> TokenisedTexts:
+def _fitted(
+    texts: TokenisedTexts, window: int | None, position: str, too_long: str, where: str
+) -> TokenisedTexts:
     ids = texts.ids
     long = [] if window is None else [row for row, t in enumerate(ids) if len(t) > window]
     if window is None or not long:
@@ -171,7 +188,7 @@ def _fitted(texts: TokenisedTexts, window: int | None, too_long: str, where: str
         cut[row] = head + tokens[first_kept:]
         if read[row] >= first_kept:
             read[row] -= len(tokens) - window
-        elif read[row] > 0:
+        elif position != "first" and not (head and read[row] == 0):
             raise UserError(
                 f"{where}: example {row}: cutting its {len(tokens)} tokens to the last {window} "
                 "would drop the token that is probed"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor
@@ -16,14 +15,15 @@ from llmprobe.extraction.padded import PaddedBatches
 from llmprobe.extraction.plan import Plan
 from llmprobe.extraction.tokens import Reading
 from llmprobe.extraction.ways import Way, make_way
+from llmprobe.extraction.workers import Workers
 from llmprobe.progress import Progress
 
 
 class Work:
-    """The strands of a plan on a model: on a CPU several at a time, each on cores of its own.
+    """The strands of a plan: on a CPU several at a time, each on cores of its own.
 
-    A core that runs a strand alone waits for no other; cores that share each small product spend
-    a third of the time, and more on a busy machine, waiting for each other.
+    A core that runs a strand alone waits for no other; ``docs/performance.md`` says what that is
+    worth.
     """
 
     def __init__(
@@ -37,19 +37,16 @@ class Work:
 
     def shards(self, indices: list[int], bar: Progress) -> Iterator[tuple[int, Tensor]]:
         """Each shard with its states, [layers, rows, d], while the next one is being made."""
-        cores, threads = torch.get_num_threads(), torch.get_num_threads()
-        if self.model.device.type == "cpu" and self.model.reentrant:
-            # By the strands of the whole plan, not by those that are left to this process: the
-            # number of threads can show in the rounding.
-            threads = max(1, cores * self.processes // len(self.plan.strands))
-        workers = max(1, cores // threads)
-        with _threads(threads), self._pool(workers, threads) as pool:
-            pool.submit(self.way.prepare).result()
+        # By the strands of the whole plan, not by those that are left to this process: the number
+        # of threads can show in the rounding.
+        share = -(-len(self.plan.strands) // self.processes)
+        with Workers(self.model, share, self.budget) as workers, self.way.running():
+            workers.submit(self.way.prepare).result()
             running: list[list[Future[Pending]]] = []
             for i, index in enumerate([*indices, None]):
                 if index is not None:
-                    strands_of = map(self.plan.strands.__getitem__, self.plan.shards[index])
-                    running.append([pool.submit(self._strand, rows) for rows in strands_of])
+                    rows = (self.plan.strands[strand] for strand in self.plan.shards[index])
+                    running.append([workers.submit(self._strand, strand) for strand in rows])
                 if i:
                     yield indices[i - 1], self._collected(indices[i - 1], running.pop(0), bar)
 
@@ -60,47 +57,26 @@ class Work:
         parts = []
         for strand, future in zip(self.plan.shards[index], futures, strict=True):
             states = future.result().result()
-            self._require_finite(states, self.plan.strands[strand])
+            if not torch.isfinite(states).all():
+                self._refuse(states, self.plan.strands[strand])
             parts.append(states)
             bar.advance(states.shape[1])
         return torch.cat(parts, dim=1)
 
-    def _require_finite(self, states: Tensor, rows: range) -> None:
-        """Raise ``UserError`` that names layer and example when a state is NaN or infinite."""
-        if torch.isfinite(states).all():
-            return
+    def _refuse(self, states: Tensor, rows: range) -> None:
+        """Raise ``UserError`` that names layer and example of a state that is NaN or infinite."""
+        self.budget.stop()
+        bad = ~torch.isfinite(states).all(dim=2)
+        row = int(bad.any(dim=0).int().argmax())
         # What is not finite in one text spoils those beside it, so each is asked alone.
-        for row in rows:
-            states = self.alone([self.plan.texts[row]]).result()
-            bad = ~torch.isfinite(states).all(dim=2)
-            if bad.any():
+        for suspect in bad.any(dim=0).nonzero()[:, 0].tolist():
+            alone = self.alone([self.plan.texts[rows.start + suspect]]).result()
+            if not torch.isfinite(alone).all():
+                row, bad[:, suspect] = suspect, ~torch.isfinite(alone).all(dim=2)[:, 0]
                 break
-        layer = self.layers[int(bad.any(dim=1).int().argmax())]
+        layer = self.layers[int(bad[:, row].int().argmax())]
+        example = self.plan.row_of.index(rows.start + row)
         raise UserError(
-            f"{self.dataset}: the state of example {self.plan.row_of.index(row)} at layer "
-            f"{layer} is not finite in {str(states.dtype).removeprefix('torch.')}; set the model's "
-            "dtype to float32"
+            f"{self.dataset}: the state of example {example} at layer {layer} is not finite in "
+            f"{str(states.dtype).removeprefix('torch.')}; set the model's dtype to float32"
         )
-
-    @contextmanager
-    def _pool(self, workers: int, threads: int) -> Iterator[ThreadPoolExecutor]:
-        """Threads that, when the block is left early, stop after the pass they are in."""
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
-        try:
-            yield pool
-        except BaseException:
-            self.budget.stop()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """``n`` threads inside each operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -133,6 +133,9 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
     require_bitsandbytes(config)
     source = source or locate(config)
     device = resolve_device(config.device)
+    if device.type == "cuda":
+        # What libraries allocate without naming a device belongs there too.
+        torch.cuda.set_device(device)
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(source, config)
     with fitting(config, device):

@@ -17,6 +17,7 @@ from llmprobe.errors import UserError
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import out_of_memory
 from llmprobe.extraction.plan import PADDED, PREFIX_TREE
+from llmprobe.extraction.ways import Planner
 
 # Texts that share nothing, and texts that share most of their tokens.
 APART = [" ".join([word, *WORDS[i : i + 3]]) for i, word in enumerate(WORDS)]
@@ -42,8 +43,13 @@ def extractor(folder: Path, fits: int, tried: list[int]) -> Extractor:
 
 @pytest.mark.parametrize(("way", "texts"), [(PADDED, APART), (PREFIX_TREE, TOGETHER)])
 def test_a_batch_that_does_not_fit_is_halved_and_that_is_remembered(
-    way: str, texts: list[str], tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    way: str,
+    texts: list[str],
+    tiny_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(Planner, "plans", lambda planner: iter([planner.plan(way)]))
     folder, tried = tiny_model("llama"), []
     plain = extractor(folder, 10**6, []).extract(dataset(texts), cache=False)
     with caplog.at_level(logging.WARNING):
@@ -63,9 +69,7 @@ def test_one_text_that_does_not_fit_is_given_up_with_a_reason(
     tiny_model: Callable[..., Path],
 ) -> None:
     one = extractor(tiny_model("llama"), 3, [])
-    with pytest.raises(
-        UserError, match=r"out of memory with 1 texts of 4 tokens alone; .*bfloat16"
-    ):
+    with pytest.raises(UserError, match=r"out of memory with 1 text of 4 tokens alone; .*bfloat16"):
         one.extract(dataset(APART), cache=False)
 
 

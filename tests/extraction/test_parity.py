@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig
 from llmprobe.errors import UserError
+from llmprobe.extraction import prefix_tree
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
@@ -31,8 +32,9 @@ from llmprobe.models.loading import LoadedModel, load_model
 SITES = ("residual", "attention", "mlp", "post_attention_norm")
 POSITIONS = ("last", "first", "mean", "span:word")
 
-WITHOUT_TREE = {"bloom", "mamba", *BOTH_WAYS}
-"""Positions of BLOOM are counted by its attention (ALiBi), Mamba has a state, BERT looks ahead."""
+WITHOUT_TREE = {"bloom", "gpt_neo", "mamba", *BOTH_WAYS}
+"""BLOOM (ALiBi) and GPT-Neo (its windows) go by the order of keys, Mamba has a state, BERT looks
+ahead."""
 WITHOUT_SITES = {"mamba": SITES[1:], "falcon": ("post_attention_norm",)}
 
 
@@ -140,8 +142,9 @@ def states_in_way(
     reading = Reading(one.config.position == "mean", texts.special)
     with Capture(model, one.config.site) as capture:
         run = make_way(plan, capture, reading, Budget(plan.budget))
-        run.prepare()
-        parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]
+        with run.running():
+            run.prepare()
+            parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]
     return torch.cat(parts, dim=1).transpose(0, 1).numpy()[plan.row_of]
 
 
@@ -187,6 +190,22 @@ def test_every_shape_of_shared_beginnings_gives_the_states_of_the_texts_alone(
         for way in ways(architecture):
             for budget in (1, 5, 16, None):
                 assert_same(states_in_way(model, data, way, budget, position=position), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_attention_by_plain_products_is_the_same(
+    architecture: str, loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is chosen on a CPU in bfloat16."""
+    monkeypatch.setattr(prefix_tree, "multiplied", lambda _: True)
+    model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
+    before = model.module.config._attn_implementation
+    for position in ("last", "mean"):
+        expected = expected_states(model, "residual", position, data)
+        for budget in (5, None) if PREFIX_TREE in ways(architecture) else ():
+            states = states_in_way(model, data, PREFIX_TREE, budget, position=position)
+            assert_same(states, expected)
+    assert model.module.config._attn_implementation == before
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

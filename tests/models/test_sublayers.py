@@ -35,6 +35,7 @@ PATHS: dict[str, tuple[str, str, str | None, str]] = {
     "phi3": ("resid_attn_dropout", "resid_mlp_dropout", *LLAMA[2:]),
     "olmo2": GEMMA,
     "gpt2": ("attn", "mlp", "ln_2", "attn.c_proj"),
+    "gpt_neo": ("attn", "mlp", "ln_2", "attn.attention.out_proj"),
     "gpt_neox": (
         "post_attention_dropout", "post_mlp_dropout", "post_attention_layernorm",
         "attention.dense",
