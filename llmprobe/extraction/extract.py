@@ -217,6 +217,7 @@ class Extractor:
             with Progress(label, sum(len(plan.rows(i)) for i in mine), shown=shown) as bar:
                 for index, states in work.shards(mine, bar):
                     store.write_shard(index, layout, states, capture.layers)
+                    del states  # The next shard is made meanwhile, and needs the memory.
         world.wait()
         facts = None
         if world.leader:

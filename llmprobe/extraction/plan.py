@@ -24,7 +24,8 @@ PREFIX_TREE, PADDED, MASKED, ONE_LENGTH = (
     "prefix tree", "padded batches", "padded batches with a mask", "one length a batch",
 )  # fmt: skip
 
-SHARD_BYTES = 128 * 2**20
+SHARD_BYTES = 64 * 2**20
+"""A few shards are in memory at a time."""
 LEAST_SHARDS, LEAST_ROWS = 4, 256
 """A small extraction too has some shards, so that processes can share it and a crash costs little;
 but none of fewer rows than this."""

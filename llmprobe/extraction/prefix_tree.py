@@ -36,8 +36,15 @@ def tree_can_run(module: Any) -> bool:
     return types <= MASKED_TYPES and {"position_ids", "past_key_values"} <= set(accepted)
 
 
+MOST_MULTIPLIED = 2048
+"""Tokens of a text up to which it does not matter that plain products hold all scores at once."""
+
+
 def multiplied(model: LoadedModel) -> bool:
-    """Whether plain products are faster than the fused attention, given a mask."""
+    """Whether plain products of queries and keys are faster than the fused attention with a mask.
+
+    On a CPU in bfloat16 they take half the time, and round as much.
+    """
     return model.device.type == "cpu" and model.dtype.itemsize == 2
 
 
@@ -62,25 +69,29 @@ class PrefixTree:
     ----------
     prefix
         What all texts of the extraction begin with. It is run once, by ``prepare``.
+    multiply
+        Whether attention is by plain products of queries and keys instead of the fused kernel.
     """
 
     def __init__(
-        self, capture: Capture, reading: Reading, budget: Budget, prefix: Sequence[int]
+        self,
+        capture: Capture,
+        reading: Reading,
+        budget: Budget,
+        prefix: Sequence[int],
+        multiply: bool = False,
     ) -> None:
         self.capture, self.reading, self.budget = capture, reading, budget
+        self.multiply = multiply
         self.prefix = tuple(prefix)
         self._above = _Path()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While its strands run: attention in the way that is faster with a mask.
-
-        On a CPU in bfloat16, plain products of the slice's queries and keys take half the time of
-        the fused kernel, and round as much.
-        """
+        """While its strands run: attention as it is to be."""
         module: Any = self.capture.model.module
         fused = module.config._attn_implementation
-        if not multiplied(self.capture.model) or fused == "eager":
+        if not self.multiply or fused == "eager":
             yield
             return
         module.set_attn_implementation("eager")

@@ -125,12 +125,9 @@ def tokenise(
         doubled = bos is not None and tokens[:2] == [bos, bos]
         at = 0 if position == "first" else len(tokens) - 1 - doubled
         if span_ends is not None:
-            # Templates may strip the text.
-            stripped = len(texts[row]) - len(texts[row].lstrip())
-            shift = begins - stripped * (not rendered[row].startswith(texts[row], begins))
-            found = None
-            if begins >= 0 and rendered[row].startswith(texts[row].strip(), shift + stripped):
-                found = _token_at(encoded["offset_mapping"][row], span_ends[row] + shift)
+            shift = _shift(texts[row], rendered[row], begins)
+            offsets = encoded["offset_mapping"][row]
+            found = None if shift is None else _token_at(offsets, span_ends[row] + shift)
             if found is None:
                 raise UserError(
                     f"{where}: example {row}: no token stands for the end of {position!r} in "
@@ -157,6 +154,14 @@ def as_chats(tokenizer: Any, texts: Sequence[str]) -> list[str]:
         )
         for text in texts
     ]
+
+
+def _shift(text: str, rendered: str, begins: int) -> int | None:
+    """How far a text has moved in a chat that has it at ``begins``, perhaps stripped."""
+    spaces = len(text) - len(text.lstrip())
+    shift = begins if rendered.startswith(text, begins) else begins - spaces
+    there = begins >= 0 and rendered.startswith(text.strip(), shift + spaces)
+    return shift if there else None
 
 
 def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int | None:

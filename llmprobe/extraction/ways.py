@@ -25,7 +25,7 @@ from llmprobe.extraction.plan import (
     plan_padded,
     plan_tree,
 )
-from llmprobe.extraction.prefix_tree import PrefixTree
+from llmprobe.extraction.prefix_tree import MOST_MULTIPLIED, PrefixTree, multiplied
 from llmprobe.extraction.tokens import Reading, Text, TokenisedTexts
 from llmprobe.extraction.tree import common
 from llmprobe.extraction.workers import Workers
@@ -73,7 +73,10 @@ class Planner:
 def make_way(plan: Plan, capture: Capture, reading: Reading, budget: Budget) -> Way:
     """What runs the strands of ``plan``."""
     if plan.way == PREFIX_TREE:
-        return PrefixTree(capture, reading, budget, plan.texts[0].tokens[: plan.prefix])
+        longest = max(len(text.tokens) for text in plan.texts)
+        multiply = longest <= MOST_MULTIPLIED and multiplied(capture.model)
+        prefix = plan.texts[0].tokens[: plan.prefix]
+        return PrefixTree(capture, reading, budget, prefix, multiply)
     return PaddedBatches(capture, reading, budget, masked=plan.way == MASKED)
 
 
@@ -104,7 +107,8 @@ class Sample:
         self.capture, self.reading = capture, reading
         wanted = texts.texts(cut=False)
         self.chosen = _chosen(wanted)
-        self.longest = max(self.chosen, key=lambda i: len(wanted[i].tokens))
+        # Of several, the last one in the tree, which has most before it.
+        self.longest = max(self.chosen, key=lambda i: (len(wanted[i].tokens), wanted[i]))
         alone = PaddedBatches(capture, reading, Budget(1), masked=False)
         with Workers(capture.model, len(self.chosen)) as workers:
             tasks = [workers.submit(alone, [wanted[i]]) for i in self.chosen]
@@ -114,7 +118,10 @@ class Sample:
         """How far the texts' states, run in the way of a plan, are from those."""
         rows = [plan.row_of[i] for i in self.chosen]
         longest = max(len(plan.texts[row].tokens) for row in rows)
-        trials = {Budget(longest * len(rows)): rows}
+        # Of padded batches, the shortest text beside the longest.
+        extremes = [min(rows, key=lambda row: len(plan.texts[row].tokens)),
+                    plan.row_of[self.longest]]  # fmt: skip
+        trials = {Budget(longest * 2): extremes}
         if plan.way == PREFIX_TREE:
             # Small slices, so that paths go from one to the next; and a whole one, since what is
             # wrong may be so in a large one only. The longest text stands at its end.

@@ -54,14 +54,19 @@ class Work:
         return self.way(self.plan.texts[rows.start : rows.stop])
 
     def _collected(self, index: int, futures: list[Future[Pending]], bar: Progress) -> Tensor:
-        parts = []
-        for strand, future in zip(self.plan.shards[index], futures, strict=True):
-            states = future.result().result()
+        rows = self.plan.rows(index)
+        size = (len(self.layers), len(rows), self.model.hidden_size)
+        shard = torch.empty(size, dtype=self.model.dtype)
+        for strand in self.plan.shards[index]:
+            # Taken out of the list, so that its memory is free again.
+            states = futures.pop(0).result().result()
+            of_strand = self.plan.strands[strand]
             if not torch.isfinite(states).all():
-                self._refuse(states, self.plan.strands[strand])
-            parts.append(states)
-            bar.advance(states.shape[1])
-        return torch.cat(parts, dim=1)
+                self._refuse(states, of_strand)
+            start = of_strand.start - rows.start
+            shard[:, start : start + len(of_strand)] = states
+            bar.advance(len(of_strand))
+        return shard
 
     def _refuse(self, states: Tensor, rows: range) -> None:
         """Raise ``UserError`` that names layer and example of a state that is NaN or infinite."""

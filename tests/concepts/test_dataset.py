@@ -151,3 +151,10 @@ def test_a_span_of_nothing_is_the_users_error() -> None:
     dataset = ConceptDataset("x", ["a b", "c d"], np.array([0, 1]), spans={"x": [(0, 1), (1, 2)]})
     with pytest.raises(UserError, match="example 1 has nothing there"):
         dataset.span_ends("x")
+
+
+def test_a_value_in_a_script_without_spaces_is_found_too() -> None:
+    texts = ["北京是中国的首都", "东京是中国的首都"]
+    fields = pd.DataFrame({"city": ["北京", "东京"]})
+    dataset = ConceptDataset("x", texts, np.array([1, 0]), fields=fields)
+    assert at(dataset, "city") == ["北京", "东京"]

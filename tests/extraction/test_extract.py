@@ -269,6 +269,70 @@ def test_an_interrupted_extraction_goes_on_after_its_last_whole_shard(
 
 
 @pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("bos", [False, True], ids=[PADDED, PREFIX_TREE])
+def test_shards_made_with_one_budget_count_with_another(
+    bos: bool, tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, data = str(tiny_model("llama", bos=bos)), dataset()
+    model = ModelConfig(id=folder, dtype="float32")
+    first = Extractor(model, ExtractConfig(batch_tokens=9)).extract(data)
+    expected = shards_of(first.store.folder)
+    (first.store.folder / "manifest.json").unlink()
+    sorted(first.store.folder.glob("shard-*"))[2].unlink()
+    caplog.clear()
+    again = Extractor(model, ExtractConfig(batch_tokens=300)).extract(data)
+    kept = shards_of(again.store.folder).items() & expected.items()
+    assert len(kept) >= len(expected) - 1
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_looking_for_an_extraction_removes_nothing(
+    tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = extractor(tiny_model("llama"))
+    store = one.extract(dataset()).store
+    (shard,) = store.folder.glob("shard-*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert one.find(dataset()) is None
+    assert shard.exists()
+    assert f"{shard} is missing or damaged" in caplog.text
+
+
+def test_a_manifest_is_of_all_shards_each_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    states = torch.zeros(1, 2, 3)
+    store.write_shard(0, "layout", states, [0])
+    with pytest.raises(OSError, match="expected shards 0 to 1, each once, and found 1 files"):
+        store.finish("layout", 2, {})
+    store.write_shard(0, "layout", states + 1, [0])
+    with pytest.raises(OSError, match="expected shards 0 to 1"):
+        store.finish("layout", 2, {})
+    assert list(store.shards("layout")) == [0]
+    store.write_shard(1, "layout", states + 2, [0])
+    manifest = store.finish("layout", 2, {"row_of": [3, 0]})
+    assert store.layer(0, manifest)[0].tolist() == [2, 2, 2]
+    assert store.manifest() == manifest
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".shard-00000-00.safetensors.12345678.partial").write_bytes(b"half")
+    assert Store(tmp_path).shards("layout") == {}
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_wrong_in_large_slices_only_is_found(tiny_model: Callable[..., Path]) -> None:
+    """GPT-Neo's windows go by the order of keys, so only a slice beyond them is wrong."""
+    one = extractor(tiny_model("gpt_neo", bos=True))
+    past = torch.ones(1, 1, 64, 64, dtype=torch.bool).tril()
+    for module in one.model.module.modules():
+        if getattr(module, "attention_type", "") == "local":
+            module.bias = past ^ past.tril(-32)  # Windows of 32.
+    texts = [f"red green {a} {b}" for a in WORDS[:9] for b in WORDS[9:20]]
+    many = ConceptDataset("many", texts, np.arange(len(texts)) % 2)
+    assert one.extract(many, cache=False).facts["way"] == PADDED
+
+
+@pytest.mark.usefixtures("small_shards")
 def test_a_disk_that_fills_up_keeps_the_shards_that_are_whole(
     tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

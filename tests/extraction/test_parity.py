@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig
 from llmprobe.errors import UserError
-from llmprobe.extraction import prefix_tree
+from llmprobe.extraction import ways as running
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
@@ -197,7 +197,7 @@ def test_attention_by_plain_products_is_the_same(
     architecture: str, loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As it is chosen on a CPU in bfloat16."""
-    monkeypatch.setattr(prefix_tree, "multiplied", lambda _: True)
+    monkeypatch.setattr(running, "multiplied", lambda _: True)
     model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
     before = model.module.config._attn_implementation
     for position in ("last", "mean"):

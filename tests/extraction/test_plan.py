@@ -163,3 +163,20 @@ def test_slices_grow_with_what_a_pass_costs_and_shrink_with_attention() -> None:
         return plan_tree(texts, shape, CPU).budget
 
     assert size(weight_bytes=10**10) > size() > size(pair=40 * SHAPE.pair)
+
+
+def test_what_strands_repeat_is_counted_and_little() -> None:
+    """Two beginnings of 1,000 tokens: strands are long beside them, or cut between them."""
+    rng = np.random.default_rng(0)
+    preambles = [rng.integers(0, 99, size=1000).tolist() for _ in range(2)]
+    ids = [[*preambles[i % 2], *rng.integers(0, 99, size=10).tolist()] for i in range(2000)]
+    texts = tokenised(ids)
+    plan = plan_tree(texts, SHAPE, CPU)
+    starts = [plan.texts[strand.start].tokens for strand in plan.strands]
+    ends = [plan.texts[strand.start - 1].tokens for strand in plan.strands[1:]]
+    repeated = sum(
+        next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+        for a, b in zip(starts[1:], ends, strict=True)
+    )
+    assert plan.cost.tokens == texts.n_unique_tokens + repeated
+    assert repeated < 0.4 * texts.n_unique_tokens

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny import save_tokenizer
 
 from llmprobe.errors import UserError
-from llmprobe.extraction.tokens import TokenisedTexts, tokenise
+from llmprobe.extraction.tokens import TokenisedTexts, _fitted, tokenise
 
 CHAT = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}</s>"
 
@@ -111,3 +111,35 @@ def test_a_cut_text_keeps_the_token_that_is_read_or_is_refused(tokenizer: Any) -
     assert read_words(tokenizer, [text], **cut, span_ends=[text.index("four")]) == ["four"]
     with pytest.raises(UserError, match="would drop the token that is probed"):
         read_words(tokenizer, [text], **cut, span_ends=[text.index("two")])
+
+
+CHATML = "{% for m in messages %}<s> user {{ m['content'] | trim }} </s>{% endfor %}<s> one two"
+
+
+@pytest.mark.parametrize("text", ["one", "two", "user", " red green\n"])
+def test_a_span_in_a_chat_is_the_users_not_the_templates(tokenizer: Any, text: str) -> None:
+    tokenizer.chat_template = CHATML
+    end = len(text.rstrip()) - 1
+    options = {"position": "span:x", "span_ends": [end], "chat_template": True, "window": None}
+    (run,) = tokenise(tokenizer, [text], **options).texts(cut=True)
+    tokenizer.chat_template = None
+    # Behind "<s> user", whatever the text is.
+    assert len(run.tokens) == 2 + len(text.split())
+
+
+def test_cutting_away_a_span_at_the_very_beginning_is_refused() -> None:
+    texts = TokenisedTexts([[5, 6, 7, 8, 9]], frozenset(), [0])
+    with pytest.raises(UserError, match="would drop the token that is probed"):
+        _fitted(texts, 4, "span:x", "cut_left", "x")
+    assert _fitted(texts, 4, "first", "cut_left", "x").texts(cut=True)[0].tokens == (6,)
+    with_bos = TokenisedTexts([[1, 6, 7, 8, 9]], frozenset({1}), [0])
+    assert _fitted(with_bos, 4, "span:x", "cut_left", "x").texts(cut=True)[0].tokens == (1,)
+
+
+def test_a_token_that_is_bos_and_unknown_in_one_is_special(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    save_tokenizer(tmp_path, bos=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.unk_token = "<s>"
+    assert words(tokenizer, sorted(tokenise(tokenizer, ["red"], window=None).special))[0] == "<s>"
