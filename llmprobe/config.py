@@ -166,7 +166,7 @@ class ExtractConfig(Section):
     """``residual``: the residual stream; layer 0 enters block 1, layer i leaves block i, before the
     norm. ``attention``, ``mlp``: what block i adds to it. ``post_attention_norm``: the output of
     that norm in block i. Only ``residual`` has a layer 0."""
-    position: Annotated[str, Field(pattern=r"^(last|mean|first|span:.+)$")] = "last"
+    position: str = "last"
     """``last``, ``first``, ``mean`` (special tokens left out), or ``span:FIELD``: the last token of
     the text that filled FIELD of the template, or of a field's value where it stands in the text.
     """
@@ -177,20 +177,46 @@ class ExtractConfig(Section):
     too_long: Literal["error", "cut_left"] = "error"
     """What to do with a text longer than the model's window: stop, or drop its first tokens."""
 
+    @field_validator("position")
+    @classmethod
+    def _known_position(cls, position: str) -> str:
+        if not re.fullmatch("last|mean|first|span:.+", position):
+            raise ValueError("should be last, first, mean or span:FIELD")
+        return position
+
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
 
 class ProbeConfig(Section):
     """How layers are scored."""
 
-    kind: Literal["logistic"] = "logistic"
-    """Logistic regression on standardised states, L2 penalty, unpenalised intercept."""
+    kind: Literal["logistic", "mass_mean", "ridge"] = "logistic"
+    """``logistic``: logistic regression on standardised states, L2 penalty, unpenalised intercept.
+    ``mass_mean``: the difference of the class means. ``ridge``: linear regression with an L2
+    penalty, for labels that are numbers."""
     folds: int = Field(default=5, ge=2)
     """Outer cross-validation folds; stratified, and whole groups when the dataset has groups."""
     l2: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     """Penalty (scikit-learn's 1/C); ``auto`` chooses it inside each training fold."""
-    controls: tuple[Literal["majority", "bag_of_words"], ...] = ("majority", "bag_of_words")
-    """Baselines: the majority class, and what the surface of the text gives away."""
+    controls: tuple[Literal["majority", "bag_of_words", "random_labels", "random_weights"], ...] = (
+        "majority",
+        "bag_of_words",
+        "random_labels",
+    )
+    """``majority``: the most frequent class. ``bag_of_words``: what the surface of the text gives
+    away. ``random_labels``: what a probe memorises about groups. ``random_weights``: the same
+    architecture untrained, which doubles the extraction."""
+    permutations: int = Field(default=100, ge=0)
+    """Refits on shuffled labels for p-values, of which the smallest is 1 / (permutations + 1)."""
+    description_length: bool = True
+    """Whether to find the length of the online code (Voita & Titov 2020)."""
+    learning_curve: tuple[Fraction, ...] = ()
+    """Fractions of the training groups to train on besides all of them, e.g. [0.1, 0.3]."""
+    device: str = "auto"
+    """Where probes are fitted; ``auto`` is CUDA where there is a GPU, else the CPU."""
     seed: Seed = 0
-    """For folds and the bootstrap."""
+    """For folds, shuffled and random labels, and the bootstrap."""
 
 
 class ReportConfig(Section):

@@ -9,8 +9,8 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -33,16 +33,28 @@ from llmprobe.launch import launched
 from llmprobe.models.devices import cpu_capabilities
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import check, is_local
-from llmprobe.probing.logistic import inner_folds
 from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults, probe
-from llmprobe.probing.splits import assign_folds
+from llmprobe.probing.questions import ask
+from llmprobe.probing.saved import load_probe
+from llmprobe.probing.splits import units
 
 log = logging.getLogger(__name__)
 
 TABLES = ("results", "summary", "predictions")
+CURVE = "learning_curve"
+"""The table that a run has only where it was asked for."""
+PROBES = "probes.safetensors"
 COLUMNS = {"results": RESULT_COLUMNS, "summary": SUMMARY_COLUMNS}
 
-RESULTS_VERSION = 1
+BARE: Mapping[str, Any] = {
+    "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
+}  # fmt: skip
+"""Changes of a probe config that leave the accuracies as they are."""
+
+PLACES = {"device"}
+"""Keys of a probe config that do not change what it gives."""
+
+RESULTS_VERSION = 2
 """Raise when the same activations and config would give other numbers."""
 
 
@@ -55,12 +67,17 @@ class Part:
     def load(self) -> ProbeResults | None:
         """The results, if they are there, whole and readable."""
         try:
-            return ProbeResults(*(_read_table(self.folder / f"{name}.parquet") for name in TABLES))
+            table, summary, predictions, learning_curve = (
+                _read_table(self.folder / f"{name}.parquet") for name in (*TABLES, CURVE)
+            )
+            probes = (load_probe(self.folder / PROBES),)
         except UserError:
             return None
+        return ProbeResults(table, summary, predictions, learning_curve, probes)
 
     def save(self, results: ProbeResults) -> None:
-        """Write the tables; without any of them the part does not count."""
+        """Write probes and tables; without any of them the part does not count."""
+        results.probes[0].save(self.folder / PROBES)
         for name, table in _tables(results):
             with whole_file(self.folder / f"{name}.parquet") as partial:
                 table.to_parquet(partial, index=False)
@@ -78,12 +95,12 @@ class Run:
 
     def extract(self) -> Iterator[Activations]:
         """Activations of every model on every dataset, into the cache."""
-        for extractor, dataset in self._work():
+        for extractor, dataset, _ in self._work():
             yield extractor.extract(dataset)
 
     def estimates(self) -> Iterator[str]:
         """A line for each model and dataset: what an extraction would cost. Downloads nothing."""
-        for extractor, dataset in self._work():
+        for extractor, dataset, _ in self._work():
             model = extractor.model_config
             line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
             if not is_local(model):
@@ -112,17 +129,29 @@ class Run:
             )
         self._claim_folder()
         parts: list[ProbeResults] = []
+        untrained: dict[tuple[str, str], ProbeResults] = {}
         try:
-            for extractor, dataset in self._work():
-                parts.append(self._probe_one(extractor, dataset, extract))
+            for extractor, dataset, is_control in self._work():
+                place = extractor.model_config.id, dataset.name
+                if is_control:
+                    untrained[place] = self._probe_one(extractor, dataset, extract, BARE)
+                    continue
+                part = self._probe_one(extractor, dataset, extract)
+                control = untrained.get(place)
+                parts.append(part if control is None else _beside(part, control))
         finally:
             if parts:
                 self._write(ProbeResults.concatenate(parts))
         return ProbeResults.concatenate(parts)
 
     def _probe_one(
-        self, extractor: Extractor, dataset: ConceptDataset, extract: bool
+        self,
+        extractor: Extractor,
+        dataset: ConceptDataset,
+        extract: bool,
+        changes: Mapping[str, Any] | None = None,
     ) -> ProbeResults:
+        config = self.config.probe.model_copy(update=changes)
         name = extractor.model_config.name
         not_extracted = UserError(
             f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
@@ -135,7 +164,7 @@ class Run:
             "names": [name, dataset.name],
             "activations": extractor.folder(dataset).name,
             "dataset": dataset.content_hash,
-            "probe": self.config.probe.model_dump(mode="json"),
+            "probe": config.model_dump(mode="json", exclude=PLACES),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         part = Part(self.out / "parts" / f"{name}-{dataset.name}-{digest[:16]}")
@@ -146,21 +175,27 @@ class Run:
         activations = extractor.extract(dataset) if extract else extractor.find(dataset)
         if activations is None:
             raise not_extracted
-        results = probe(activations, self.config.probe)
+        results = probe(activations, config)
         part.save(results)
         return results
 
-    def _work(self) -> Iterator[tuple[Extractor, ConceptDataset]]:
+    def _work(self) -> Iterator[tuple[Extractor, ConceptDataset, bool]]:
         """Models outside, datasets inside: one model in memory at a time, loaded at most once.
 
-        What can be seen to be wrong with any of them is said before the first is loaded.
+        The untrained control of a model comes right before it. What can be seen to be wrong with
+        any of them is said before the first is loaded.
         """
+        wanted = "random_weights" in self.config.probe.controls
+        models: list[tuple[ModelConfig, bool]] = []
         for model in self.config.models:
             check(model)
-        for model in self.config.models:
+            if wanted and model.weights == "pretrained":
+                models.append((_untrained(model), True))
+            models.append((model, False))
+        for model, is_control in models:
             extractor = Extractor(model, self.config.extract)
             for dataset in self.datasets:
-                yield extractor, dataset
+                yield extractor, dataset, is_control
 
     def _claim_folder(self) -> None:
         """Find out that the folder cannot be written before hours of work, not after."""
@@ -180,10 +215,17 @@ class Run:
         facts = json.dumps(environment(self.config.models), indent=2)
         write_text(self.out / "environment.json", facts)
         for name, table in _tables(results):
+            if table.empty:  # One may be left of another config.
+                for path in self.out.glob(f"{name}.*"):
+                    path.unlink()
+                continue
             with whole_file(self.out / f"{name}.parquet") as partial:
                 table.to_parquet(partial, index=False)
             if name != "predictions":
                 write_text(self.out / f"{name}.csv", table.to_csv(index=False))
+        for probes in results.probes:
+            folder = self.out / "probes" / probes.facts["model"]
+            probes.save(folder / f"{probes.facts['dataset']}.safetensors")
 
 
 def report(out: Path) -> list[Path]:
@@ -260,19 +302,27 @@ def _model_facts(model: ModelConfig) -> dict[str, str]:
 
 
 def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
-    labels, groups, settings = dataset.labels, dataset.groups, config.probe
-    fold_of = assign_folds(labels, groups, settings.folds, settings.seed, dataset.name)
-    if settings.l2 == "auto":
-        try:
-            inner_folds(labels, groups, fold_of, settings.seed)
-        except UserError as error:
-            raise UserError(
-                f"{dataset.name}: {error}; set probe.l2 to a number, such as 100"
-            ) from None
+    whole = units(dataset.groups, dataset.texts)
+    ask(dataset.labels, whole, config.probe.model_copy(update=BARE), dataset.name)
+
+
+def _untrained(model: ModelConfig) -> ModelConfig:
+    """The control of a model: the same architecture with random weights."""
+    return model.model_copy(update={"weights": "random", "name": f"{model.name}-random"})
+
+
+def _beside(part: ProbeResults, control: ProbeResults) -> ProbeResults:
+    """A part with the accuracies of the untrained control."""
+    table, summary = part.table.copy(), part.summary.copy()
+    table["random_weights_accuracy"] = control.table["accuracy"].to_numpy()
+    for metric in ("accuracy", "r2"):
+        summary[f"random_weights_{metric}"] = control.summary[f"peak_{metric}"].to_numpy()
+    return replace(part, table=table, summary=summary)
 
 
 def _tables(results: ProbeResults) -> list[tuple[str, pd.DataFrame]]:
-    return list(zip(TABLES, (results.table, results.summary, results.predictions), strict=True))
+    tables = (results.table, results.summary, results.predictions, results.learning_curve)
+    return list(zip((*TABLES, CURVE), tables, strict=True))
 
 
 def _read_table(path: Path) -> pd.DataFrame:

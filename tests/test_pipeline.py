@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from toy import write_config, write_table
+from toy import QUICK, write_config, write_table
 
+import llmprobe
 from llmprobe import pipeline
 from llmprobe.cli import main
+from llmprobe.config import RunConfig
 from llmprobe.config_file import load_config
 from llmprobe.extraction.extract import Extractor
 from llmprobe.pipeline import Run, report
@@ -99,6 +101,7 @@ def test_a_run_folder_has_the_files_of_the_contract(toy: Toy) -> None:
     assert found - figures == {
         "config.yaml", "environment.json", "report.html", "predictions.parquet",
         "results.parquet", "results.csv", "summary.parquet", "summary.csv",
+        "probes/tiny-llama/first.safetensors", "probes/tiny-llama/second.safetensors",
     }  # fmt: skip
     for figure in ("heatmap_accuracy", "curves", "depth"):
         assert {f"figures/{figure}.png", f"figures/{figure}.svg"} <= figures
@@ -109,8 +112,8 @@ def test_a_run_folder_has_the_files_of_the_contract(toy: Toy) -> None:
 def test_tables_have_the_columns_and_rows_of_the_contract(toy: Toy) -> None:
     toy.run()
     tables = {name: pd.read_parquet(toy.out / f"{name}.parquet") for name in pipeline.TABLES}
-    assert list(tables["results"].columns) == RESULTS
-    assert list(tables["summary"].columns) == SUMMARY
+    assert list(tables["results"].columns)[: len(RESULTS)] == RESULTS
+    assert list(tables["summary"].columns)[: len(SUMMARY)] == SUMMARY
     assert list(tables["predictions"].columns)[: len(PREDICTIONS)] == PREDICTIONS
     layers = 4  # What enters block 1, and what leaves three blocks.
     assert {n: len(t) for n, t in tables.items()} == {
@@ -129,6 +132,44 @@ def test_predictions_give_the_accuracies_of_the_results(toy: Toy) -> None:
     accuracies = right.groupby([tables["predictions"][key] for key in keys]).mean()
     stated = tables["results"].set_index(keys)["accuracy"]
     pd.testing.assert_series_equal(accuracies.sort_index(), stated.sort_index(), check_names=False)
+
+
+def test_a_saved_probe_scores_states_without_the_run(toy: Toy) -> None:
+    toy.run()
+    probe = llmprobe.load_probe(toy.out / "probes" / "tiny-llama" / "first.safetensors")
+    assert probe.layers == [0, 1, 2, 3]
+    assert probe.classes == (0, 1)
+    assert probe.facts["model"] == "tiny-llama"
+    assert probe.facts["site"] == "residual"
+    accuracies = toy.tables()["results"].query("dataset == 'first'")["accuracy"]
+    assert probe.scores["accuracy"] == accuracies.to_list()
+    dataset = llmprobe.load_dataset(toy.folder / "first.csv")
+    states = llmprobe.extract(toy.model, dataset, progress=False).layer(3)
+    assert (probe.predict(states, layer=3) == dataset.labels).mean() > 0.9
+
+
+def test_the_untrained_control_stands_beside_the_model(toy: Toy) -> None:
+    toy.run('probe.controls=["random_weights"]')
+    tables = toy.tables()
+    assert set(tables["results"]["model"]) == {"tiny-llama"}
+    control = tables["results"].groupby("dataset")["random_weights_accuracy"].max()
+    stated = tables["summary"].set_index("dataset")["random_weights_accuracy"]
+    pd.testing.assert_series_equal(control, stated)
+    untrained = {"id": str(toy.model), "weights": "random", "dtype": "float32"}
+    config = RunConfig(models=[untrained], datasets=[str(toy.folder / "first.csv")], probe=QUICK)
+    alone = Run(config, toy.out.parent / "alone").probe(extract=True)
+    assert alone.summary["peak_accuracy"].item() == stated["first"]
+
+
+def test_a_learning_curve_is_a_table_while_it_is_asked_for(toy: Toy) -> None:
+    toy.run("probe.learning_curve=[0.5, 1.0]")
+    curve = pd.read_csv(toy.out / "learning_curve.csv")
+    assert len(curve) == 2 * 4 * 2
+    whole = curve.query("fraction == 1").set_index(["dataset", "layer"])["accuracy"]
+    stated = toy.tables()["results"].set_index(["dataset", "layer"])["accuracy"]
+    pd.testing.assert_series_equal(whole, stated)
+    toy.run()
+    assert not list(toy.out.glob("learning_curve.*"))
 
 
 def test_the_config_in_the_folder_gives_the_same_run(toy: Toy) -> None:

@@ -10,7 +10,9 @@ import yaml
 SUBJECTS = ("coin", "city", "capital", "Peru", "France")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
-QUICK = {"folds": 2, "l2": 1.0, "controls": ["majority"]}
+QUICK = {
+    "folds": 2, "l2": 1.0, "controls": ["majority"], "permutations": 0, "description_length": False
+}  # fmt: skip
 """A ``probe`` section that takes milliseconds."""
 
 

@@ -224,6 +224,8 @@ class Extractor:
             facts = store.finish(layout, len(plan.shards), {
                 "key": key,
                 "model": model.name,
+                "model_id": self.model_config.id,
+                "revision": self.source.identity,
                 "parameters": model.parameters,
                 "layers": len(model.blocks),
                 "hidden_size": model.hidden_size,

@@ -1,12 +1,15 @@
-"""What a classifier reaches without the model."""
+"""What the texts give away without the model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline, make_union
 from threadpoolctl import threadpool_limits
 
@@ -14,19 +17,55 @@ from threadpoolctl import threadpool_limits
 def bag_of_words_accuracy(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarray) -> float:
     """Out-of-fold accuracy of the surface alone: TF-IDF of words and of character 2- to 4-grams.
 
-    The same folds as the probes, so what it reaches they could have read off the words.
+    The same folds as the probes, so what it reaches they could have read off the words. Where the
+    training texts have no words, or one class, it is the accuracy of their majority class.
+
+    Parameters
+    ----------
+    texts
+        [n]
+    y
+        The class of each text. [n]
+    fold_of
+        From ``assign_folds``. [n]
+    """
+    logistic = LogisticRegression(max_iter=1000)
+    predicted = _out_of_fold(texts, y, fold_of, logistic, DummyClassifier())
+    return float((predicted == y).mean())
+
+
+def bag_of_words_r2(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarray) -> float:
+    """Out-of-fold R² of a ridge regression on the same features, for continuous labels y [n].
+
+    At most 1; 0 is what the mean of all labels reaches, and less is worse than that.
+    """
+    y = np.asarray(y, dtype=float)
+    return float(r2_score(y, _out_of_fold(texts, y, fold_of, Ridge(), DummyRegressor())))
+
+
+def _out_of_fold(
+    texts: Sequence[str],
+    y: np.ndarray,
+    fold_of: np.ndarray,
+    on_words: BaseEstimator,
+    without: BaseEstimator,
+) -> np.ndarray:
+    """Predictions for each fold, fitted on the others. -> [n]
+
+    ``without`` features takes over where there are none to fit ``on_words`` on.
     """
     words = np.asarray(texts, dtype=object)
-    right = np.empty(len(y), dtype=bool)
+    predicted = np.empty_like(y)
+    surface = make_union(
+        TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]"),
+        TfidfVectorizer(
+            sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 4), max_features=20_000
+        ),
+    )
     with threadpool_limits(1):
         for fold in range(int(fold_of.max()) + 1):
             train, test = fold_of != fold, fold_of == fold
-            surface = make_union(
-                TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]"),
-                TfidfVectorizer(
-                    sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 4), max_features=20_000
-                ),
-            )
-            classifier = make_pipeline(surface, LogisticRegression(max_iter=1000))
-            right[test] = classifier.fit(words[train], y[train]).predict(words[test]) == y[test]
-    return float(right.mean())
+            usable = any(map(str.strip, words[train])) and (y[train] != y[train][0]).any()
+            estimator = make_pipeline(surface, on_words) if usable else without
+            predicted[test] = estimator.fit(words[train], y[train]).predict(words[test])
+    return predicted

@@ -1,4 +1,4 @@
-"""The protocol: folds, a probe per layer, scores with intervals and baselines."""
+"""The protocol: folds, a probe per layer, scores with intervals, controls and baselines."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 
 from llmprobe.config import ProbeConfig
 from llmprobe.errors import UserError
-from llmprobe.probing.baselines import bag_of_words_accuracy
-from llmprobe.probing.depth import converging_layer, jump_layer
-from llmprobe.probing.logistic import inner_folds, out_of_fold
-from llmprobe.probing.scores import accuracy_intervals, majority_accuracy, score
-from llmprobe.probing.splits import assign_folds
+from llmprobe.models.devices import resolve_device
+from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
+from llmprobe.probing.depth import concept_depth
+from llmprobe.probing.layer import LayerFit, probe_layer
+from llmprobe.probing.questions import Questions, ask
+from llmprobe.probing.saved import SavedProbe
+from llmprobe.probing.scores import Resamples, majority_accuracy, score, score_continuous
+from llmprobe.probing.splits import units
 from llmprobe.progress import Progress
 
 if TYPE_CHECKING:
@@ -42,7 +47,12 @@ class ProbeResults:
     """A row for each model × dataset."""
     predictions: pd.DataFrame
     """A row for each layer × example: fold, label, predicted and score, all out-of-fold. The
-    score is the probability of the last class when there are two, else of the predicted one."""
+    score is the probability of the last class when there are two, else of the predicted one; for
+    continuous labels it is the prediction."""
+    learning_curve: pd.DataFrame
+    """A row for each layer × fraction of the training groups, where those were asked for."""
+    probes: tuple[SavedProbe, ...]
+    """For each model × dataset, the probes of all layers, fitted on all examples."""
 
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
         """Draw the layer × dataset heatmap; the suffix chooses the format."""
@@ -55,13 +65,13 @@ class ProbeResults:
 
     @staticmethod
     def concatenate(parts: Sequence[ProbeResults]) -> ProbeResults:
-        """The rows of all parts."""
-        return ProbeResults(
-            *(
-                pd.concat([getattr(part, name) for part in parts], ignore_index=True)
-                for name in ("table", "summary", "predictions")
-            )
+        """The rows and probes of all parts."""
+        table, summary, predictions, learning_curve = (
+            pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+            for name in ("table", "summary", "predictions", "learning_curve")
         )
+        probes = tuple(probe for part in parts for probe in part.probes)
+        return ProbeResults(table, summary, predictions, learning_curve, probes)
 
 
 def probe(
@@ -84,6 +94,8 @@ def probe(
         config=config or ProbeConfig(),
         names={"model": facts["model"], "dataset": dataset.name,
                "site": facts["site"], "position": facts["position"]},
+        origin={"model_id": facts.get("model_id", ""), "revision": facts.get("revision", ""),
+                "dtype": facts["dtype"], "dataset_sha256": dataset.content_hash},
         progress=progress,
     )  # fmt: skip
     results.summary["parameters"] = facts["parameters"]
@@ -148,6 +160,7 @@ def probe_layers(
         texts=texts,
         config=config or ProbeConfig(),
         names={"model": model, "dataset": dataset, "site": "", "position": ""},
+        origin={},
         progress=progress,
     )
 
@@ -174,87 +187,85 @@ def _probe(
     texts: Sequence[str] | None,
     config: ProbeConfig,
     names: Mapping[str, str],
+    origin: Mapping[str, Any],
     progress: bool,
 ) -> ProbeResults:
     began = time.monotonic()
-    classes, y = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise UserError(f"{names['dataset']}: one class only; a probe needs at least two")
-    fold_of = assign_folds(labels, groups, config.folds, config.seed, names["dataset"])
+    unit_of = units(groups, texts)
+    questions = ask(labels, unit_of, config, names["dataset"])
+    resamples = Resamples(len(labels), unit_of, config.seed)
     label = f"probing {names['dataset']} in {names['model']}"
-    fits = _fit_layers(layers, states, y, groups, fold_of, config, label, progress)
-    probabilities = np.stack([fit[0] for fit in fits])  # [layers, n, classes]
-    predicted = probabilities.argmax(axis=2)
-    low, high = accuracy_intervals((predicted == y).T, groups, config.seed)
-    majority = majority_accuracy(y)
-    rows = [
-        {
-            **names,
-            "layer": layer,
-            "depth": layer / max(layers[-1], 1),
-            "probe": config.kind,
-            "n_examples": len(y),
-            "n_classes": len(classes),
-            "n_groups": len(y) if groups is None else len(np.unique(groups)),
-            "l2": float(f"{10 ** np.log10(penalties.astype(float)).mean():.6g}"),
-            **score(y, layer_probabilities),
-            "accuracy_low": low[i],
-            "accuracy_high": high[i],
-            "majority_accuracy": majority if "majority" in config.controls else np.nan,
-            "control_accuracy": np.nan,
-            "selectivity": np.nan,
-            "p_value": np.nan,
-        }
-        for i, (layer, layer_probabilities, (_, penalties)) in enumerate(
-            zip(layers, probabilities, fits, strict=True)
-        )
+    fit = partial(_fit, questions=questions, resamples=resamples, device=_device(config.device))
+    answers = _each_layer(layers, states, fit, label, progress)
+    fits, scores = [answer[0] for answer in answers], [answer[1] for answer in answers]
+    table = _table(layers, fits, scores, questions, resamples, config, names)
+    summary = {
+        **_depths(table, fits, questions, resamples),
+        "layers": int(layers[-1]),
+        **_baselines(questions, config, texts),
+        "peak_p_value": _p_values(np.max([fit.statistic for fit in fits], axis=0)[None])[0],
+        "seconds_probe": round(time.monotonic() - began, 3),
+    }
+    curve = [
+        {**names, "layer": layer, "fraction": fraction, _metric(questions): value}
+        for layer, fit in zip(layers, fits, strict=True)
+        for fraction, value in zip(config.learning_curve, fit.curve, strict=True)
     ]
-    table = pd.DataFrame(rows)[RESULT_COLUMNS]
-    surface = np.nan
-    if "bag_of_words" in config.controls and texts is not None:
-        surface = bag_of_words_accuracy(texts, y, fold_of)
-    summary = _summary(table, names, surface, time.monotonic() - began)
-    n_layers, n = len(layers), len(y)
-    confidence = probabilities[..., 1] if len(classes) == 2 else probabilities.max(axis=2)
-    predictions = pd.DataFrame(
-        {
-            "model": names["model"],
-            "dataset": names["dataset"],
-            "layer": np.repeat(layers, n),
-            "example": np.tile(np.arange(n), n_layers),
-            "fold": np.tile(fold_of, n_layers),
-            # As text, so that tables of datasets with different kinds of labels go together.
-            "label": np.tile(labels.astype(str), n_layers),
-            "predicted": classes.astype(str)[predicted].ravel(),
-            "score": confidence.ravel(),
-        }
+    probes = SavedProbe(
+        coef={layer: fit.coef.T for layer, fit in zip(layers, fits, strict=True)},
+        intercept={layer: fit.intercept for layer, fit in zip(layers, fits, strict=True)},
+        classes=tuple(questions.classes.tolist()),
+        facts={**names, **origin, "kind": config.kind},
+        scores={name: table[name].to_list() for name in _KEPT_SCORES},
     )
-    return ProbeResults(table, summary, predictions)
+    return ProbeResults(
+        table,
+        pd.DataFrame([{**dict.fromkeys(SUMMARY_COLUMNS, np.nan), **names, **summary}])[
+            SUMMARY_COLUMNS
+        ],
+        _predictions(layers, fits, labels, questions, names),
+        pd.DataFrame(curve, columns=[*names, "layer", "fraction", "accuracy", "r2"]),
+        (probes,),
+    )
 
 
-def _fit_layers(
+def _device(name: str) -> torch.device:
+    """``auto``: CUDA if there is; elsewhere the CPU, since other accelerators lack float64."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return resolve_device(name)
+
+
+def _metric(questions: Questions) -> str:
+    """What the best layer is the best by."""
+    return "accuracy" if len(questions.classes) else "r2"
+
+
+def _fit(
+    X: np.ndarray, questions: Questions, resamples: Resamples, device: torch.device
+) -> tuple[LayerFit, dict[str, float]]:
+    """The answers of one layer and the scores of its out-of-fold predictions."""
+    fit = probe_layer(X, questions, device)
+    if len(questions.classes):
+        return fit, score(questions.y, fit.predicted, resamples)
+    return fit, score_continuous(questions.y, fit.predicted[:, 0], resamples)
+
+
+def _each_layer(
     layers: Sequence[int],
     states: Callable[[int], np.ndarray],
-    y: np.ndarray,
-    groups: np.ndarray | None,
-    fold_of: np.ndarray,
-    config: ProbeConfig,
+    fit: Callable[[np.ndarray], tuple[LayerFit, dict[str, float]]],
     label: str,
     progress: bool,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Out-of-fold probabilities and penalties of each layer, a layer for each core at a time."""
-    inner = inner_folds(y, groups, fold_of, config.seed) if config.l2 == "auto" else None
-
-    def fit(layer: int) -> tuple[np.ndarray, np.ndarray]:
-        return out_of_fold(states(layer), y, fold_of, inner, config.l2)
-
+) -> list[tuple[LayerFit, dict[str, float]]]:
+    """``fit`` of each layer's states, read when its turn comes: a layer for each core at a time."""
     workers = min(os.cpu_count() or 1, len(layers), MOST_WORKERS)
     fits = []
-    with Progress(label, len(layers), shown=progress) as bar, one_torch_thread():
+    with Progress(label, len(layers), shown=progress) as bar, one_thread():
         # The count is also each worker thread's own, hence the initializer.
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
         try:
-            for fitted in pool.map(fit, layers):
+            for fitted in pool.map(lambda layer: fit(states(layer)), layers):
                 fits.append(fitted)
                 bar.advance(1)
         finally:
@@ -263,24 +274,156 @@ def _fit_layers(
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """One thread inside each product of matrices.
+def one_thread() -> Iterator[None]:
+    """One thread inside each product of matrices, of torch and of NumPy.
 
     Threads that split such small work wait for each other by spinning: as fast as a layer a
-    thread on an idle machine, and 40 times slower where another process has a core.
+    thread on an idle machine, and many times slower where another process has a core
+    (docs/performance.md).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _table(
+    layers: Sequence[int],
+    fits: Sequence[LayerFit],
+    scores: Sequence[Mapping[str, float]],
+    questions: Questions,
+    resamples: Resamples,
+    config: ProbeConfig,
+    names: Mapping[str, str],
+) -> pd.DataFrame:
+    """The results: a row for each layer."""
+    metric, n = _metric(questions), len(questions.y)
+    table = pd.DataFrame(scores)
+    table["layer"] = layers
+    table["depth"] = table["layer"] / max(layers[-1], 1)
+    table["probe"] = config.kind
+    table["n_examples"] = n
+    table["n_classes"] = len(questions.classes)
+    table["n_groups"] = len(resamples.counts)
+    table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
+    table["majority_accuracy"] = _majority(questions, config)
+    table[f"control_{metric}"] = [fit.control for fit in fits]
+    table["selectivity"] = table[metric] - table[f"control_{metric}"]
+    table["p_value"] = _p_values(np.stack([fit.statistic for fit in fits]))
+    if questions.online:
+        table["code_length"] = [fit.code_length / np.log(2) / 1024 for fit in fits]
+        uniform = n * np.log2(len(questions.classes)) / 1024
+        table["compression"] = uniform / table["code_length"]
+    for name, value in names.items():
+        table[name] = value
+    return table.reindex(columns=RESULT_COLUMNS)
+
+
+def _p_values(statistics: np.ndarray) -> np.ndarray:
+    """From [m, 1 + permutations], the observed first; NaN without permutations. -> [m]"""
+    shuffled = statistics[:, 1:]
+    if not shuffled.shape[1]:
+        return np.full(len(statistics), np.nan)
+    as_good = (shuffled >= statistics[:, :1]).sum(axis=1)
+    p: np.ndarray = (1 + as_good) / (1 + shuffled.shape[1])
+    return p
+
+
+def _majority(questions: Questions, config: ProbeConfig) -> float:
+    asked = "majority" in config.controls and len(questions.classes)
+    return majority_accuracy(questions.y) if asked else np.nan
+
+
+def _baselines(
+    questions: Questions, config: ProbeConfig, texts: Sequence[str] | None
+) -> dict[str, float]:
+    """What needs no layer."""
+    found = {"majority_accuracy": _majority(questions, config)}
+    if "bag_of_words" in config.controls and texts is not None:
+        name, baseline = (
+            ("bag_of_words_accuracy", bag_of_words_accuracy)
+            if len(questions.classes)
+            else ("bag_of_words_r2", bag_of_words_r2)
+        )
+        found[name] = baseline(texts, questions.y, questions.fold_of)
+    return found
+
+
+def _depths(
+    table: pd.DataFrame, fits: Sequence[LayerFit], questions: Questions, resamples: Resamples
+) -> dict[str, float]:
+    """The best layer, and at which depths the curve gets there."""
+    metric = _metric(questions)
+    curve = table[metric].to_numpy()
+    peak = table.iloc[int(curve.argmax())]
+    predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
+    if len(questions.classes):
+        baseline = majority_accuracy(questions.y)
+        resampled = resamples.means(predicted.argmax(axis=2) == questions.y[:, None])
+    else:
+        baseline = 0.0
+        y = questions.y - questions.y.mean()
+        errors = (predicted[..., 0] - questions.y[:, None]) ** 2
+        moments = resamples.means(np.column_stack([errors, y**2, y]))
+        resampled = 1 - moments[:, :-2] / (moments[:, -2:-1] - moments[:, -1:] ** 2)
+    depths = concept_depth(
+        curve, resampled, table["layer"].to_list(), table["depth"].to_list(), baseline
+    )
+    if metric != "accuracy":  # Jin et al. define theirs for accuracies.
+        depths = {name: value for name, value in depths.items() if "rise" in name}
+    return {
+        "n_examples": int(peak["n_examples"]),
+        "peak_layer": int(peak["layer"]),
+        f"peak_{metric}": float(peak[metric]),
+        **depths,
+    }
+
+
+def _predictions(
+    layers: Sequence[int],
+    fits: Sequence[LayerFit],
+    labels: np.ndarray,
+    questions: Questions,
+    names: Mapping[str, str],
+) -> pd.DataFrame:
+    n_layers, n = len(layers), len(labels)
+    values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]
+    if len(questions.classes):
+        predicted = questions.classes.astype(str)[values.argmax(axis=2)]
+        score = values[..., 1] if values.shape[2] == 2 else values.max(axis=2)
+    else:
+        score = values[..., 0]
+        predicted = score.astype(str)
+    return pd.DataFrame(
+        {
+            "model": names["model"],
+            "dataset": names["dataset"],
+            "layer": np.repeat(layers, n),
+            "example": np.tile(np.arange(n), n_layers),
+            "fold": np.tile(questions.fold_of, n_layers),
+            # As text, so that tables of datasets with different kinds of labels go together.
+            "label": np.tile(labels.astype(str), n_layers),
+            "predicted": predicted.ravel(),
+            "score": score.ravel(),
+        }
+    )
+
+
+def _with_intervals(*metrics: str) -> list[str]:
+    return [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
 
 
 RESULT_COLUMNS = [
     "model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples", "n_classes",
     "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "f1",
     "auroc", "log_loss", "majority_accuracy", "control_accuracy", "selectivity", "p_value",
+    "balanced_accuracy_low", "balanced_accuracy_high", "f1_low", "f1_high", "auroc_low",
+    "auroc_high", "log_loss_low", "log_loss_high", *_with_intervals("brier", "ece"),
+    "code_length", "compression", "random_weights_accuracy",
+    *_with_intervals("r2", "rank_correlation", "mean_absolute_error"), "control_r2",
 ]  # fmt: skip
 
 SUMMARY_COLUMNS = [
@@ -288,31 +431,12 @@ SUMMARY_COLUMNS = [
     "peak_accuracy", "peak_p_value", "converging_layer", "jump_layer", "converging_depth",
     "jump_depth", "majority_accuracy", "bag_of_words_accuracy", "random_weights_accuracy",
     "seconds_extract", "seconds_probe", "tokens", "unique_tokens",
+    *(f"{name}{end}" for name in ("converging_layer", "jump_layer", "converging_depth",
+      "jump_depth") for end in ("_low", "_high")),
+    *_with_intervals("half_rise_depth", "full_rise_depth"), "peak_r2", "bag_of_words_r2",
+    "random_weights_r2",
 ]  # fmt: skip
 
-
-def _summary(
-    table: pd.DataFrame, names: Mapping[str, str], bag_of_words: float, seconds: float
-) -> pd.DataFrame:
-    """The one row of a model on a dataset; NaN for what was not asked for or does not exist."""
-    accuracies = table["accuracy"].to_list()
-    peak = table.iloc[int(np.argmax(accuracies))]
-    converging = table.iloc[converging_layer(accuracies)]
-    jump = jump_layer(accuracies)
-    facts: dict[str, Any] = {
-        **dict.fromkeys(SUMMARY_COLUMNS, np.nan),
-        "model": names["model"],
-        "dataset": names["dataset"],
-        "layers": int(table["layer"].iloc[-1]),
-        "n_examples": int(peak["n_examples"]),
-        "peak_layer": int(peak["layer"]),
-        "peak_accuracy": float(peak["accuracy"]),
-        "converging_layer": int(converging["layer"]),
-        "converging_depth": float(converging["depth"]),
-        "jump_layer": np.nan if jump is None else float(table["layer"].iloc[jump]),
-        "jump_depth": np.nan if jump is None else float(table["depth"].iloc[jump]),
-        "majority_accuracy": float(peak["majority_accuracy"]),
-        "bag_of_words_accuracy": bag_of_words,
-        "seconds_probe": round(seconds, 3),
-    }
-    return pd.DataFrame([facts])[SUMMARY_COLUMNS]
+_KEPT_SCORES = [
+    *_with_intervals("accuracy", "auroc", "r2"), "log_loss", "l2", "control_accuracy", "p_value",
+]  # fmt: skip

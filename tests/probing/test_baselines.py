@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import numpy as np
+import json
+from pathlib import Path
 
-from llmprobe.probing.baselines import bag_of_words_accuracy
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import train_test_split
+
+from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
+from llmprobe.probing.splits import assign_folds
 
 Y = np.arange(60) % 2
 FOLDS = np.arange(60) // 2 % 5
+
+JIN2024 = Path(__file__).parents[2].parent / "shared" / "datasets" / "jin2024"
+needs_data = pytest.mark.skipif(not JIN2024.is_dir(), reason=f"{JIN2024} is not here")
 
 
 def test_a_word_that_tells_the_class_is_found() -> None:
     texts = [f"number {i} is {'odd' if odd else 'even'}" for i, odd in enumerate(Y)]
     assert bag_of_words_accuracy(texts, Y, FOLDS) == 1
+    assert bag_of_words_accuracy(texts, np.array(["even", "odd"])[Y], FOLDS) == 1
 
 
 def test_signs_count_as_words() -> None:
@@ -24,3 +38,65 @@ def test_words_of_the_test_fold_alone_tell_nothing() -> None:
     texts = [f"fold{fold}{'x' if odd else 'y'}" for fold, odd in zip(FOLDS, Y, strict=True)]
     relabelled = np.where(FOLDS % 2 == 0, Y, 1 - Y)
     assert bag_of_words_accuracy(texts, relabelled, FOLDS) < 0.6
+
+
+def test_words_that_add_up_predict_a_number() -> None:
+    counts = np.random.default_rng(0).integers(1, 6, (60, 2))
+    texts = [" ".join(["up"] * up + ["down"] * down) for up, down in counts]
+    assert bag_of_words_r2(texts, counts[:, 0] - counts[:, 1], FOLDS) > 0.8
+    assert bag_of_words_r2(texts, np.random.default_rng(1).normal(size=60), FOLDS) < 0.1
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\x1c\xa0"])
+def test_without_words_it_is_the_majority(text: str) -> None:
+    texts, y = [text] * 60, (np.arange(60) % 3 == 0).astype(int)
+    assert bag_of_words_accuracy(texts, y, assign_folds(y, None, 5)) == pytest.approx(2 / 3)
+    assert bag_of_words_r2(texts, y, assign_folds(y, None, 5)) == pytest.approx(0, abs=1e-9)
+
+
+def test_words_in_one_fold_alone_or_one_class_alone_are_no_error() -> None:
+    texts = np.where(FOLDS == 0, "a word", "")
+    assert bag_of_words_accuracy(list(texts), Y, FOLDS) == pytest.approx(0.5, abs=0.2)
+    alone = (np.arange(60) < 30).astype(int)
+    assert bag_of_words_accuracy(["a word"] * 60, alone, 1 - alone) == 0
+
+
+def cities() -> tuple[list[str], np.ndarray, np.ndarray]:
+    table = pd.read_csv(JIN2024 / "cities.csv")
+    table = pd.concat([table[table["label"] == 1], table[table["label"] == 0]])
+    return table["statement"].to_list(), 1 - table["label"].to_numpy(), table["city"].to_numpy(str)
+
+
+def strategy_qa() -> tuple[list[str], np.ndarray]:
+    examples = json.loads((JIN2024 / "StrategyQA_task.json").read_text())["examples"]
+    texts = []
+    for answer in ("Yes.", "No."):
+        of_answer = [e for e in examples if e["target"].startswith(answer)]
+        texts += [f"{e['input']} {e['target'].removeprefix(answer).strip()}" for e in of_answer]
+    return texts, np.repeat([0, 1], [1071, 1219])
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "accuracy", "auroc"), [("cities", 0.247, 0.155), ("strategyqa", 0.557, 0.579)]
+)
+def test_the_split_of_jin_et_al_gives_words_alone_what_is_known(
+    name: str, accuracy: float, auroc: float
+) -> None:
+    """Classes in the study's order, bare texts, a split that knows no groups."""
+    texts, y = cities()[:2] if name == "cities" else strategy_qa()
+    texts_train, texts_test, y_train, y_test = train_test_split(
+        texts, y, test_size=0.4, random_state=42
+    )
+    words = CountVectorizer()
+    model = LogisticRegression(max_iter=1000).fit(words.fit_transform(texts_train), y_train)
+    predicted = model.predict_proba(words.transform(texts_test))[:, 1]
+    assert ((predicted > 0.5) == y_test).mean() == pytest.approx(accuracy, abs=5e-4)
+    assert roc_auc_score(y_test, predicted) == pytest.approx(auroc, abs=5e-4)
+
+
+@needs_data
+def test_cities_are_below_chance_only_while_pairs_are_split() -> None:
+    texts, y, city = cities()
+    assert bag_of_words_accuracy(texts, y, assign_folds(y, None, 5)) < 0.2
+    assert bag_of_words_accuracy(texts, y, assign_folds(y, city, 5)) == pytest.approx(0.5, abs=0.05)

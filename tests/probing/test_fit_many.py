@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from llmprobe import fit_many
 from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
+from llmprobe.probing.losses import Logistic
 
 
 @pytest.fixture(autouse=True)
@@ -291,7 +292,7 @@ def test_columns_do_not_know_of_each_other() -> None:
 @pytest.mark.parametrize("standardize", [True, False])
 def test_a_warm_start_ends_at_the_same_optimum(standardize: bool) -> None:
     X, targets = planted(80, 120, 3)
-    problems = Problems(Design(X, standardize), targets)
+    problems = Problems(Design(X, standardize), Logistic(), torch.as_tensor(targets).T[:, None])
     warm = problems.solve(0.1, problems.solve(10.0, problems.solve(1000.0)))
     cold = problems.solve(0.1)
     assert warm.converged.all()
@@ -304,7 +305,8 @@ def test_a_warm_start_ends_at_the_same_optimum(standardize: bool) -> None:
 def test_a_start_that_is_sure_of_the_wrong_ends_at_the_same_optimum(
     factor: float, l2: float
 ) -> None:
-    problems = Problems(Design(planted(200, 20, 0)[0]), planted(200, 20, 0)[1])
+    X, targets = planted(200, 20, 0)
+    problems = Problems(Design(X), Logistic(), torch.as_tensor(targets).T[:, None])
     optimum = problems.solve(l2)
     wrong = replace(
         optimum, direction=optimum.direction * factor, intercept=optimum.intercept + factor
@@ -316,10 +318,12 @@ def test_a_start_that_is_sure_of_the_wrong_ends_at_the_same_optimum(
 
 def test_logits_of_a_solution_are_those_of_its_raw_coefficients() -> None:
     X, targets = offset(0)
-    problems = Problems(Design(X), targets)
+    problems = Problems(Design(X), Logistic(), torch.as_tensor(targets).T[:, None])
     solution = problems.solve(1e-2)
     fits = problems.raw(solution)
-    assert solution.logits.numpy() == pytest.approx(X @ fits.coef + fits.intercept, abs=1e-4)
+    assert solution.logits[:, 0].T.numpy() == pytest.approx(
+        X @ fits.coef[..., 0] + fits.intercept[:, 0], abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(

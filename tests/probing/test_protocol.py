@@ -61,8 +61,8 @@ def test_the_planted_layers_are_found(results: ProbeResults) -> None:
 
 
 def test_tables_have_the_columns_they_promise(results: ProbeResults) -> None:
-    assert list(results.table) == RESULTS
-    assert list(results.summary) == SUMMARY
+    assert list(results.table)[: len(RESULTS)] == RESULTS
+    assert list(results.summary)[: len(SUMMARY)] == SUMMARY
     assert list(results.predictions) == PREDICTIONS
     assert results.table["layer"].to_list() == [0, 2, 4, 6, 8]
     assert results.table["depth"].to_list() == [0, 0.25, 0.5, 0.75, 1]

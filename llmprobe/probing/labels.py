@@ -1,0 +1,140 @@
+"""Other labels for the same rows: for permutation tests, control tasks and online codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmprobe.probing.splits import group_indices
+
+ENOUGH_GROUPS = 5
+"""Groups of one size that exchange labels among themselves alone (5! orders)."""
+
+ONLINE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
+"""Of the training data, where an online code changes its probe (Voita & Titov 2020)."""
+
+
+def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
+    """Labels as they could be if rows carried nothing about them. -> [n, times], dtype of y
+
+    Multi-level block permutation (Winkler et al. 2015, NeuroImage): labels are shuffled inside
+    each group, and groups exchange their whole lists of labels. Labels that always come as one of
+    each in a group stay so, and labels that are constant in groups stay constant, as dependent on
+    each other as those observed. Totals are kept. Without groups, a plain shuffle.
+
+    Lists change places among groups of equal size, which makes the test exact. Groups whose size
+    is shared by fewer than ``ENOUGH_GROUPS`` go together: their lists, in random order, are laid
+    end to end and dealt out to the groups in turn. This keeps runs of labels together but cuts
+    some, so dependence inside those groups is kept only approximately. So is everything where
+    exchange among equals would change nothing, each size having a label of its own: then all
+    lists are dealt out together.
+
+    Parameters
+    ----------
+    y
+        Class indices or continuous labels. [n]
+    groups
+        [n], or None
+    """
+    rng = np.random.default_rng(seed)
+    group_of = group_indices(groups, len(y))
+    block_of = _blocks(y, group_of)
+    receiving = np.lexsort((group_of, block_of[group_of]))
+    shuffled = np.empty((times, len(y)), dtype=y.dtype)
+    for relabelled in shuffled:
+        # Sorted by this, rows are in random order within groups, those within blocks.
+        place = np.empty(len(block_of))
+        place[np.argsort(block_of + rng.random(len(block_of)))] = np.arange(len(block_of))
+        relabelled[receiving] = y[np.argsort(place[group_of] + rng.random(len(y)))]
+    return shuffled.T
+
+
+def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
+    """A random label for each group, the control task of Hewitt & Liang (2019). -> [n, times]
+
+    What the groups are to them are word types: nothing but recognising a group tells its label.
+    Labels are drawn without replacement from a list with the shares of y, to the nearest whole
+    group; every class has two groups or more, if that many there are.
+
+    Parameters
+    ----------
+    y
+        Class indices or continuous labels. [n]
+    groups
+        [n]. None makes each row its own group, whose label nothing could predict.
+    """
+    group_of = group_indices(groups, len(y))
+    n_groups = int(group_of.max()) + 1
+    values, counts = np.unique(y, return_counts=True)
+    quota = np.diff(np.rint(counts.cumsum() * (n_groups / len(y))).astype(int), prepend=0)
+    while quota.min() < min(2, n_groups // len(values)):
+        quota[quota.argmin()] += 1
+        quota[quota.argmax()] -= 1
+    lists = np.tile(np.repeat(values, quota), (times, 1))
+    drawn: np.ndarray = np.random.default_rng(seed).permuted(lists, axis=1).T[group_of]
+    return drawn
+
+
+def control_folds(
+    groups: np.ndarray | None, labels: np.ndarray, folds: int, seed: int
+) -> np.ndarray:
+    """Folds for a control task, with each group on both sides of every split it can be. -> [n] int
+
+    The control asks what a probe can memorise about a group from some of its rows. Folds of whole
+    groups would leave it nothing to go by: no random label could be predicted, and selectivity
+    would be accuracy minus chance by construction. So the rows of a group go to different folds,
+    as many as it fills, as evenly as can be; so do the rows of each label.
+
+    Parameters
+    ----------
+    groups
+        [n]; None, or a group of one row, can be in one fold only.
+    labels
+        One of ``control_labels``: the same in all of a group. [n]
+    """
+    rng = np.random.default_rng(seed)
+    group_of = group_indices(groups, len(labels))
+    place = rng.permutation(int(group_of.max()) + 1)
+    fold_of = np.empty(len(labels), dtype=int)
+    # Each label's rows, and in them each group's, are one run, dealt out in turn.
+    order = np.lexsort((rng.random(len(labels)), place[group_of], labels))
+    fold_of[order] = np.arange(len(labels)) % folds
+    return fold_of
+
+
+def portions(
+    groups: np.ndarray | None,
+    n: int,
+    seed: int,
+    fractions: Sequence[float] = ONLINE_FRACTIONS,
+) -> np.ndarray:
+    """The portion in which each row is sent in an online code. -> [n] int, 0 … without gaps
+
+    Voita & Titov (2020): a probe trained on portions 0 … j encodes portion j + 1.
+    The groups are shuffled and those up to ``fractions[j]``, rounded up, are in portions 0 … j;
+    portions left empty by rounding are dropped.
+
+    Parameters
+    ----------
+    groups
+        Rows that share one are in one portion. [n], or None
+    fractions
+        Of the groups, rising; what comes after the last one is a portion too.
+    """
+    group_of = group_indices(groups, n)
+    n_groups = int(group_of.max()) + 1
+    # Rounded first: 0.07 * 100 is a little over 7.
+    ends = np.ceil(np.round(np.multiply(fractions, n_groups), 9)).astype(int)
+    place = np.random.default_rng(seed).permutation(n_groups)[group_of]
+    portion_of: np.ndarray = np.searchsorted(np.unique([*ends, n_groups]), place, side="right")
+    return portion_of
+
+
+def _blocks(y: np.ndarray, group_of: np.ndarray) -> np.ndarray:
+    """The groups among which lists of labels are exchanged, as a number for each group. -> [G]"""
+    sizes = np.bincount(group_of)
+    block_of = np.where(np.bincount(sizes)[sizes] < ENOUGH_GROUPS, 0, sizes)
+    labels = (y[block_of[group_of] == block] for block in np.unique(block_of))
+    one_label_each = all((of_block == of_block[0]).all() for of_block in labels)
+    return np.zeros_like(block_of) if one_label_each else block_of

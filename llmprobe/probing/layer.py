@@ -1,0 +1,120 @@
+"""One layer: every question about it as the columns of three calls of the solver."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmprobe.probing.fit_many import Design
+from llmprobe.probing.questions import Questions
+from llmprobe.probing.search import problems_of, search
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """The answers of one layer."""
+
+    predicted: np.ndarray
+    """Out-of-fold probabilities of the classes [n, C], or continuous predictions [n, 1]."""
+    l2: np.ndarray
+    """The penalty of each outer fold; NaN where there is none. [folds]"""
+    coef: np.ndarray
+    """Of the probe on all rows, in raw feature space. [d, 1 or C]"""
+    intercept: np.ndarray
+    """[1 or C]"""
+    statistic: np.ndarray
+    """The observed labels' and then the shuffled ones' score at the penalty with the least
+    out-of-fold loss; equal scores are told apart by that loss. [1 + permutations]"""
+    control: float
+    """Mean score on control labels, or NaN."""
+    code_length: float
+    """Of the online code, in nats, or NaN."""
+    curve: np.ndarray
+    """Score after training on each fraction. [fractions]"""
+
+
+def probe_layer(
+    X: np.ndarray, questions: Questions, device: torch.device | str = "cpu"
+) -> LayerFit:
+    """Fit everything that is asked of one layer's states X [n, d]."""
+    q = questions
+    design = Design(torch.as_tensor(X).to(device))
+    asked = (q.inner, (q.observed,), q.shuffled, q.control, q.online)
+    found = search(design, q.kind, q.loss, [task for tasks in asked for task in tasks], q.penalties)
+    ends = np.cumsum([len(tasks) for tasks in asked])
+    inner, _, _, control, online = (
+        slice(end - len(tasks), end) for end, tasks in zip(ends, asked, strict=True)
+    )
+    l2 = found.l2[inner] if q.inner else np.full(q.n_folds, q.penalties[0])
+    n = len(q.y)
+    tested = slice(ends[0], ends[2])
+    mean_loss = found.loss[tested] / n
+    statistic = found.score[tested] - mean_loss / (1 + mean_loss) / n
+
+    masks = np.concatenate([q.train, np.ones((1, n), dtype=bool), *q.subsets])
+    penalties = np.concatenate([l2, [found.l2[ends[0]]], *[l2] * len(q.subsets)])
+    targets = torch.as_tensor(q.targets, device=design.X.device)
+    problems = problems_of(
+        design, q.kind, q.loss, targets.expand(len(masks), -1, -1),
+        torch.as_tensor(masks, device=design.X.device).to(design.X.dtype),
+    )  # fmt: skip
+    solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
+    if not bool(solution.converged.all()):
+        log.warning("%d of %d probes did not converge", (~solution.converged).sum(), len(masks))
+    whole = slice(q.n_folds, q.n_folds + 1)
+    fits = problems[whole].raw(solution[whole])
+    held_out = _held_out(solution.logits, q)
+    scored = torch.ones(1, n, dtype=torch.bool, device=design.X.device)
+    scores = [float(q.loss.score(part[None], targets[None], scored)) for part in held_out]
+    coef, intercept = fits.coef[:, 0], fits.intercept[0]
+    if not len(q.classes):  # Targets were standardised.
+        coef, intercept = coef * q.y.std(), intercept * q.y.std() + q.y.mean()
+    return LayerFit(
+        predicted=_predictions(held_out[0], q),
+        l2=l2 if q.kind != "mass_mean" else np.full(len(l2), np.nan),
+        coef=coef,
+        intercept=intercept,
+        statistic=statistic,
+        control=float(found.score[control].mean()) if q.control else np.nan,
+        code_length=_code_length(float(found.loss[online][0]), q) if q.online else np.nan,
+        curve=np.asarray(scores[1:]),
+    )
+
+
+def _held_out(logits: Tensor, q: Questions) -> Tensor:
+    """Logits of each row from the problem of its fold: all training rows, then each fraction.
+
+    -> [1 + fractions, C, n]
+    """
+    blocks = torch.cat([logits[: q.n_folds], logits[q.n_folds + 1 :]])
+    blocks = blocks.view(-1, q.n_folds, *blocks.shape[1:])
+    index = torch.as_tensor(q.fold_of, device=logits.device).expand(
+        len(blocks), 1, blocks.shape[2], -1
+    )
+    held_out: Tensor = blocks.gather(1, index)[:, 0]
+    return held_out
+
+
+def _predictions(logits: Tensor, q: Questions) -> np.ndarray:
+    """From logits [C, n] to what ``LayerFit.predicted`` holds."""
+    values = logits.double().cpu().T
+    if not len(q.classes):
+        values = values * q.y.std() + q.y.mean()
+    elif len(q.classes) == 2:
+        values = torch.cat([torch.sigmoid(-values), torch.sigmoid(values)], dim=1)
+    else:
+        values = torch.softmax(values, dim=1)
+    predicted: np.ndarray = values.numpy()
+    return predicted
+
+
+def _code_length(loss: float, q: Questions) -> float:
+    """The whole code: the penalty's number, a uniform code for the first portion, and the rest."""
+    first = int((q.online[0].scored_by < 0).sum())
+    return float(np.log(len(q.penalties)) + first * np.log(len(q.classes)) + loss)

@@ -1,0 +1,193 @@
+"""What is asked of every layer: the labels, the splits, and the same with other labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmprobe.config import ProbeConfig
+from llmprobe.errors import UserError
+from llmprobe.probing.labels import control_folds, control_labels, portions, shuffled_labels
+from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
+from llmprobe.probing.search import PENALTIES, Task
+from llmprobe.probing.splits import assign_folds, group_indices, inner_folds
+
+CONTROL_DRAWS = 5
+"""Random labellings whose mean is the control accuracy."""
+
+MOST_FRACTIONS = 10
+"""Different labels with fractions that may still be classes."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Made once for a dataset, since nothing here depends on hidden states."""
+
+    kind: str
+    loss: Loss
+    penalties: tuple[float, ...]
+    """From strong to weak; one alone is not chosen but given."""
+    classes: np.ndarray
+    """Their names, sorted; empty for continuous labels. [C]"""
+    y: np.ndarray
+    """Class indices, or continuous labels. [n]"""
+    targets: np.ndarray
+    """The labels as the loss takes them. [1 or C, n]"""
+    fold_of: np.ndarray
+    """[n]"""
+    inner: tuple[Task, ...]
+    """For each outer fold, the choice of a penalty inside its training set."""
+    observed: Task
+    """The choice of a penalty for the probe that is fitted on all rows."""
+    shuffled: tuple[Task, ...]
+    """The same with shuffled labels."""
+    control: tuple[Task, ...]
+    """The same with a random label for each group."""
+    online: tuple[Task, ...]
+    """The online code: none or one."""
+    subsets: np.ndarray
+    """Training rows of the learning curve, for each fraction and fold. [fractions, folds, n]"""
+
+    @property
+    def n_folds(self) -> int:
+        """Outer folds."""
+        return int(self.fold_of.max()) + 1
+
+    @property
+    def train(self) -> np.ndarray:
+        """Training rows of each outer fold. [folds, n]"""
+        train: np.ndarray = self.fold_of != np.arange(self.n_folds)[:, None]
+        return train
+
+
+def ask(labels: np.ndarray, units: np.ndarray | None, config: ProbeConfig, where: str) -> Questions:
+    """The questions of a config about labels [n] and the units [n] that no split may separate.
+
+    Raises
+    ------
+    UserError
+        One class only; labels that are no numbers for a ridge probe; too few examples, units or
+        members of a class for the folds.
+    """
+    classes, y = _encode(labels, config.kind, where)
+    stratify = bool(len(classes))
+    n, folds, seed = len(y), config.folds, config.seed
+    loss: Loss = Squared() if not stratify else Logistic() if len(classes) == 2 else Softmax()
+    fold_of = assign_folds(labels, units, folds, seed, where, stratify=stratify)
+    auto = config.l2 == "auto" and config.kind != "mass_mean"
+    inner: tuple[Task, ...] = ()
+    targets = _targets(y, classes)
+    if auto:
+        try:
+            within = inner_folds(y, units, fold_of, seed, stratify=stratify)
+        except UserError as error:
+            raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
+        inner = tuple(Task.cross_validated(targets, fold) for fold in within.T)
+    return Questions(
+        kind=config.kind,
+        loss=loss,
+        penalties=PENALTIES if auto else (1.0 if config.l2 == "auto" else config.l2,),
+        classes=classes,
+        y=y,
+        targets=targets,
+        fold_of=fold_of,
+        inner=inner,
+        observed=Task.cross_validated(targets, fold_of),
+        shuffled=_shuffled(y, classes, units, config),
+        control=_control(y, classes, units, config) if "random_labels" in config.controls else (),
+        online=_online(targets, classes, units, seed) if config.description_length else (),
+        subsets=_subsets(config.learning_curve, fold_of, group_indices(units, n), seed),
+    )
+
+
+def _encode(labels: np.ndarray, kind: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The classes (none for a ridge probe) and labels as numbers."""
+    if kind == "ridge":
+        if labels.dtype.kind not in "fiu":
+            raise UserError(f"{where}: labels are no numbers; a ridge probe needs numbers")
+        y = labels.astype(float)
+        if not np.isfinite(y).all() or y.min() == y.max():
+            raise UserError(f"{where}: labels are not finite, or all the same")
+        return np.empty(0), y
+    classes, y = np.unique(labels, return_inverse=True)
+    if labels.dtype.kind == "f" and len(classes) > MOST_FRACTIONS and (classes % 1 != 0).any():
+        raise UserError(
+            f"{where}: {len(classes)} different labels with fractions are no classes; set "
+            "probe.kind to ridge for labels that are numbers"
+        )
+    if len(classes) < 2:
+        raise UserError(f"{where}: one class only; a probe needs at least two")
+    return classes, y
+
+
+def _targets(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """[1, n] of class 1 or of standardised continuous labels, [C, n] of more classes."""
+    if not len(classes):
+        targets = (y - y.mean()) / y.std()
+    else:
+        targets = y if len(classes) == 2 else y == np.arange(len(classes))[:, None]
+    return np.atleast_2d(targets).astype(np.float32)
+
+
+def _shuffled(
+    y: np.ndarray, classes: np.ndarray, units: np.ndarray | None, config: ProbeConfig
+) -> tuple[Task, ...]:
+    """Each labelling with folds of its own, found as those of the observed labels were.
+
+    The whole procedure is then the same function of observed and of shuffled labels, which makes
+    the test exact. Labellings that no folds fit are left out, as observed ones would be.
+    """
+    tasks = []
+    for column in shuffled_labels(y, units, config.permutations, config.seed).T:
+        try:
+            fold_of = assign_folds(
+                column, units, config.folds, config.seed, stratify=bool(len(classes))
+            )
+        except UserError:
+            continue
+        tasks.append(Task.cross_validated(_targets(column, classes), fold_of))
+    return tuple(tasks)
+
+
+def _control(
+    y: np.ndarray, classes: np.ndarray, units: np.ndarray | None, config: ProbeConfig
+) -> tuple[Task, ...]:
+    drawn = control_labels(y, units, CONTROL_DRAWS, config.seed).T
+    folds = (control_folds(units, column, config.folds, config.seed) for column in drawn)
+    return tuple(
+        Task.cross_validated(_targets(column, classes), fold_of)
+        for column, fold_of in zip(drawn, folds, strict=True)
+    )
+
+
+def _online(
+    targets: np.ndarray, classes: np.ndarray, units: np.ndarray | None, seed: int
+) -> tuple[Task, ...]:
+    """A probe on portions 0 … j encodes portion j + 1.
+
+    Its probabilities are mixed with a uniform guess, as one more example of each class would do:
+    otherwise a class that has not yet been seen costs any number of bits.
+    """
+    if not len(classes):
+        return ()
+    portion_of = portions(units, targets.shape[1], seed)
+    seen = np.bincount(portion_of).cumsum()
+    doubt = len(classes) / (seen[portion_of - 1] + len(classes))
+    train = portion_of <= np.arange(portion_of.max())[:, None]
+    return (Task(targets, train, portion_of - 1, doubt.astype(np.float32)),)
+
+
+def _subsets(
+    fractions: tuple[float, ...], fold_of: np.ndarray, unit_of: np.ndarray, seed: int
+) -> np.ndarray:
+    """Growing parts of each training set, in whole units. -> [fractions, folds, n] bool"""
+    place = np.random.default_rng(seed).permutation(int(unit_of.max()) + 1)[unit_of]
+    folds = np.arange(int(fold_of.max()) + 1)
+    subsets = np.zeros((len(fractions), len(folds), len(fold_of)), dtype=bool)
+    for fold in folds:
+        train = fold_of != fold
+        rank = np.unique(place[train], return_inverse=True)[1]
+        for i, fraction in enumerate(fractions):
+            subsets[i, fold, train] = rank < max(round(fraction * (rank.max() + 1)), 1)
+    return subsets

@@ -1,0 +1,176 @@
+"""The choice of penalties: every labelling and split as problems of one path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmprobe.probing.fit_many import CHUNK_BYTES, Design, Problems, Solution
+from llmprobe.probing.losses import Loss
+from llmprobe.probing.mean_difference import MeanDifferences
+
+PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
+"""The grid of ``l2: auto``, strong to weak (scikit-learn's C = 1/l2)."""
+
+COMPARING = 1e-4
+"""Tolerance of fits that only tell penalties apart."""
+
+CLEARLY = 2.0
+"""Standard errors by which a held-out loss must be above the least to end a path."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One labelling, and K problems that each score some of the rows they were not trained on."""
+
+    targets: np.ndarray
+    """[C, n]"""
+    train: np.ndarray
+    """Which rows each problem is fitted on. [K, n] bool"""
+    scored_by: np.ndarray
+    """The problem that scores each row; -1 for rows that none does. [n]"""
+    doubt: np.ndarray | None = None
+    """The share of a uniform guess in each row's prediction. [n], or None"""
+
+    @staticmethod
+    def cross_validated(targets: np.ndarray, fold_of: np.ndarray) -> Task:
+        """A problem for each fold; rows of fold -1 are left out of all."""
+        fold = np.arange(fold_of.max() + 1)[:, None]
+        return Task(targets, (fold_of != fold) & (fold_of >= 0), fold_of)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the search found for each of T tasks."""
+
+    l2: np.ndarray
+    """The penalty with the least held-out loss. [T]"""
+    score: np.ndarray
+    """Accuracy (or R²) of the scored rows there. [T]"""
+    loss: np.ndarray
+    """Total held-out loss there, in nats for classes. [T]"""
+
+
+def problems_of(
+    design: Design, kind: str, loss: Loss, targets: Tensor, weights: Tensor
+) -> Problems | MeanDifferences:
+    """K problems of a kind of probe, from ``targets`` [K, C, n] and ``weights`` [K, n]."""
+    if kind == "mass_mean":
+        return MeanDifferences(design, targets, weights)
+    return Problems(design, loss, targets, weights)
+
+
+def search(
+    design: Design,
+    kind: str,
+    loss: Loss,
+    tasks: Sequence[Task],
+    penalties: Sequence[float] = PENALTIES,
+) -> Choices:
+    """For each task the penalty with the least held-out loss.
+
+    All problems go from strong to weak penalties together, each from its last solution, and a
+    task leaves when its held-out loss has turned: when it is above the least so far by more than
+    ``CLEARLY`` standard errors of the difference. (Friedman, Hastie & Tibshirani 2010 stop their
+    path early too.) So the weak penalties, which take by far the most iterations and are seldom
+    chosen, are left out. What a task gives depends on that task alone.
+    """
+    l2, score, total = (np.empty(len(tasks)) for _ in range(3))
+    for some in _chunks(tasks):
+        path = _Path(design, kind, loss, [tasks[i] for i in some])
+        for penalty in penalties:
+            path.step(penalty)
+            if not len(path.active):
+                break
+        l2[some], score[some], total[some] = path.l2, path.score, path.total
+    return Choices(l2, score, total)
+
+
+def _chunks(tasks: Sequence[Task]) -> list[list[int]]:
+    """Indices of tasks that go together within the memory budget."""
+    chunks: list[list[int]] = [[]]
+    filled = 0
+    for i, task in enumerate(tasks):
+        size = 4 * 6 * len(task.train) * task.targets.size
+        if chunks[-1] and filled + size > CHUNK_BYTES:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(i)
+        filled += size
+    return chunks
+
+
+class _Path:
+    """Tasks on their way from strong to weak penalties."""
+
+    def __init__(self, design: Design, kind: str, loss: Loss, tasks: Sequence[Task]) -> None:
+        device = design.X.device
+        sizes = torch.tensor([len(task.train) for task in tasks])
+        self.loss = loss
+        self.targets = torch.as_tensor(np.stack([task.targets for task in tasks])).to(device)
+        self.targets = self.targets.to(design.X.dtype)
+        train = torch.as_tensor(np.concatenate([task.train for task in tasks]))
+        self.task_of = torch.arange(len(tasks)).repeat_interleave(sizes).to(device)
+        self.problems = problems_of(
+            design, kind, loss, self.targets[self.task_of], train.to(device, design.X.dtype)
+        )
+        self.scored_by = torch.as_tensor(np.stack([task.scored_by for task in tasks])).to(device)
+        none = np.zeros(len(design.X), dtype=np.float32)
+        doubt = np.stack([none if task.doubt is None else task.doubt for task in tasks])
+        self.doubt = torch.as_tensor(doubt).to(device, design.X.dtype)
+        self.solution: Solution | None = None
+        self.active = np.arange(len(tasks))
+        self.least = torch.full(self.doubt.shape, torch.inf, device=device)
+        self.l2, self.score, self.total = (np.full(len(tasks), np.inf) for _ in range(3))
+
+    def step(self, penalty: float) -> None:
+        """Solve the active tasks at the next penalty; leave those whose loss has turned."""
+        self.solution = self.problems.solve(penalty, self.solution, tolerance=COMPARING)
+        logits = self.held_out(self.solution.logits)
+        scored = self.scored_by >= 0
+        rows = self.row_losses(logits) * scored
+        total = rows.sum(dim=1, dtype=torch.float64).cpu().numpy()
+        score = self.loss.score(logits, self.targets, scored).cpu().numpy()
+        better = total < self.total[self.active]
+        n_scored = scored.sum(dim=1, keepdim=True)
+        excess = torch.where(torch.isinf(self.least), 0.0, rows - self.least)
+        mean = excess.sum(dim=1, keepdim=True) / n_scored
+        error = (scored * (excess - mean).square()).sum(dim=1).sqrt().cpu().numpy()
+        clearly = excess.sum(dim=1).cpu().numpy() > CLEARLY * error
+        won = self.active[better]
+        self.l2[won], self.total[won], self.score[won] = penalty, total[better], score[better]
+        self.least = torch.where(
+            torch.as_tensor(better[:, None], device=rows.device), rows, self.least
+        )
+        leaves = clearly & ~better
+        if leaves.any():
+            self.keep(~leaves)
+
+    def held_out(self, logits: Tensor) -> Tensor:
+        """Each task's logits, from the problem that scores the row. [K, C, n] -> [T, C, n]"""
+        sizes = torch.bincount(self.task_of)
+        first = sizes.cumsum(0) - sizes
+        index = (first[:, None] + self.scored_by.clamp_min(0))[:, None]
+        return logits.gather(0, index.expand(-1, logits.shape[1], -1))
+
+    def row_losses(self, logits: Tensor) -> Tensor:
+        """[T, n]"""
+        rows = self.loss.value(logits, self.targets)[:, 0]
+        guess = self.doubt / max(logits.shape[1], 2)
+        mixed = -torch.log((1 - self.doubt) * torch.exp(-rows) + guess)
+        return torch.where(self.doubt > 0, mixed, rows)
+
+    def keep(self, tasks: np.ndarray) -> None:
+        """Go on with some of the active tasks."""
+        rows = torch.as_tensor(tasks, device=self.task_of.device)
+        of_them = rows[self.task_of]
+        self.problems = self.problems[of_them]
+        self.solution = self.solution[of_them] if self.solution else None
+        self.task_of = (rows.cumsum(0) - 1)[self.task_of[of_them]]
+        for name in ("targets", "scored_by", "doubt", "least"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.active = self.active[tasks]

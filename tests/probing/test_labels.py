@@ -1,0 +1,236 @@
+"""Relabellings keep what they must and are even over what they may."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from llmprobe.probing.labels import (
+    ONLINE_FRACTIONS,
+    control_folds,
+    control_labels,
+    portions,
+    shuffled_labels,
+)
+
+RNG = np.random.default_rng(0)
+GROUPS: dict[str, np.ndarray | None] = {
+    "none": None,
+    "pairs": np.repeat([f"city {i:03}" for i in range(120)], 2),
+    "equal, mixed": RNG.permutation(np.repeat(np.arange(40), 6)),
+    "a few larger": RNG.permutation(np.repeat(np.arange(113), [2] * 110 + [6, 6, 8])),
+    "uneven": RNG.choice(40, 240, p=RNG.dirichlet(np.full(40, 2))),
+}
+LABELS = {
+    "two": RNG.permutation(np.repeat([0, 1], [170, 70])),
+    "four": RNG.permutation(np.repeat([0, 1, 2, 3], [150, 50, 30, 10])),
+    "continuous": RNG.normal(size=240),
+}
+each_kind = pytest.mark.parametrize(
+    ("y", "groups"),
+    [pytest.param(y, g, id=f"{of}, {by}") for of, y in LABELS.items() for by, g in GROUPS.items()],
+)
+
+
+def sizes(groups: np.ndarray) -> np.ndarray:
+    """The size of each row's group. [n]"""
+    _, group_of, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    return counts[group_of]
+
+
+def constant_in(values: np.ndarray, groups: np.ndarray) -> list[bool]:
+    """Whether each group, in sorted order, has one value only."""
+    return [len(set(values[groups == group])) == 1 for group in np.unique(groups)]
+
+
+def uniform(found: list[tuple[int, ...]], outcomes: int) -> bool:
+    """Whether so many outcomes occur, none further from its share than five standard deviations."""
+    counts = np.array(list(Counter(found).values()))
+    expected = len(found) / outcomes
+    return len(counts) == outcomes and bool(np.abs(counts - expected).max() < 5 * expected**0.5)
+
+
+@each_kind
+def test_shuffling_keeps_the_labels_and_changes_their_places(
+    y: np.ndarray, groups: np.ndarray | None
+) -> None:
+    shuffled = shuffled_labels(y, groups, 20, seed=0)
+    assert shuffled.shape == (240, 20)
+    assert shuffled.dtype == y.dtype
+    assert (np.sort(shuffled, axis=0) == np.sort(y)[:, None]).all()
+    assert (shuffled != y[:, None]).any(axis=0).all()
+    assert len({tuple(column) for column in shuffled.T}) == 20
+
+
+@pytest.mark.parametrize("make", [shuffled_labels, control_labels])
+@each_kind
+def test_a_seed_fixes_the_labels_and_another_changes_them(
+    make: object, y: np.ndarray, groups: np.ndarray | None
+) -> None:
+    assert callable(make)
+    first = make(y, groups, 3, 0)
+    assert (first == make(y, groups, 3, 0)).all()
+    assert (first != make(y, groups, 3, 1)).any()
+    assert (first[:, :2] == make(y, groups, 2, 0)).all()
+
+
+def test_shuffling_pairs_swaps_inside_them() -> None:
+    y, groups = np.tile([1, 0], 100), np.repeat(range(100), 2)
+    shuffled = shuffled_labels(y, groups, 50, seed=0)
+    assert (shuffled[::2] + shuffled[1::2] == 1).all()
+    assert shuffled[::2].mean() == pytest.approx(0.5, abs=0.035)  # 5 standard deviations
+
+
+@pytest.mark.parametrize("by", ["pairs", "equal, mixed"])
+def test_labels_constant_in_groups_stay_so_among_equals(by: str) -> None:
+    groups = GROUPS[by]
+    assert groups is not None
+    _, group_of = np.unique(groups, return_inverse=True)
+    y = RNG.permutation(group_of.max() + 1)[group_of] % 3
+    for shuffled in shuffled_labels(y, group_of, 20, seed=0).T:
+        assert all(constant_in(shuffled, group_of))
+        assert (shuffled != y).mean() > 0.3
+
+
+def test_groups_exchange_lists_among_equals_whatever_other_sizes_there_are() -> None:
+    groups = GROUPS["a few larger"]
+    assert groups is not None
+    pairs = sizes(groups) == 2
+    y = np.empty(240, dtype=int)
+    y[np.argsort(groups, kind="stable")] = np.arange(240) % 2
+    for shuffled in shuffled_labels(y, groups, 20, seed=0).T:
+        assert not any(constant_in(shuffled, groups))
+    y = np.where(pairs, groups % 2, 5)
+    for shuffled in shuffled_labels(y, groups, 20, seed=0).T:
+        assert set(shuffled[~pairs]) == {5}
+        assert all(constant_in(shuffled, groups))
+
+
+def test_rare_sizes_exchange_too_and_keep_most_runs() -> None:
+    groups = np.repeat(np.arange(30), np.arange(1, 31))
+    y = np.random.default_rng(0).permutation(30)[groups]
+    whole = [np.mean(constant_in(column, groups)) for column in shuffled_labels(y, groups, 50, 0).T]
+    neighbours = [np.mean(c[1:] == c[:-1]) for c in shuffled_labels(y, groups, 50, 0).T]
+    assert np.mean(whole) > 0.3
+    assert min(neighbours) > 0.9  # a plain shuffle: 1 in 20 or so
+    assert len({column[-1] for column in shuffled_labels(y, groups, 50, 0).T}) > 10
+
+
+def test_labels_that_go_with_the_size_are_shuffled_all_the_same() -> None:
+    """Exchange among equals could not change them, and every p-value would be 1."""
+    groups = np.repeat(np.arange(40), [2] * 20 + [3] * 20)
+    shuffled = shuffled_labels((groups < 20).astype(int), groups, 20, seed=0)
+    assert (shuffled[:40] == 0).any(axis=0).all()
+
+
+@pytest.mark.parametrize(
+    ("y", "groups", "relabellings"),
+    [
+        ([0, 1, 2, 3], None, 24),
+        ([0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2, 2], 48),  # 3! orders of the pairs, 2 of each pair
+        ([0, 1, 2, 3, 4, 5], [0, 1, 2, 2, 1, 0], 48),
+        ([0, 0, 0, 1], None, 4),
+        ([0, 1, 2, 3, 4], [0, 0, 1, 1, 1], 24),  # 2 orders of the groups, 2! 3! inside them
+    ],
+)
+def test_every_relabelling_is_as_likely(
+    y: list[int], groups: list[int] | None, relabellings: int
+) -> None:
+    given_groups = None if groups is None else np.asarray(groups)
+    shuffled = shuffled_labels(np.asarray(y), given_groups, 200 * relabellings, seed=0)
+    assert uniform([tuple(column) for column in shuffled.T], relabellings)
+
+
+@each_kind
+def test_control_labels_are_one_for_each_group_in_the_shares_of_y(
+    y: np.ndarray, groups: np.ndarray | None
+) -> None:
+    control = control_labels(y, groups, 20, seed=0)
+    assert control.shape == (240, 20)
+    assert control.dtype == y.dtype
+    assert set(control.ravel()) <= set(y)
+    group_of = np.arange(240) if groups is None else np.unique(groups, return_inverse=True)[1]
+    of_group = np.empty((group_of.max() + 1, 20), dtype=y.dtype)
+    of_group[group_of] = control
+    assert (of_group[group_of] == control).all()
+    # To the nearest whole group, at any threshold; a rare class may have been given two.
+    for value in np.unique(y):
+        below = (of_group <= value).sum(axis=0)
+        assert np.abs(below - (y <= value).mean() * len(of_group)).max() <= 1
+        if y.dtype.kind == "i":
+            assert (of_group == value).sum(axis=0).min() >= 2
+
+
+def test_a_rare_class_gets_two_groups_of_the_control_task() -> None:
+    y, groups = np.repeat([0, 1, 2], [396, 2, 2]), np.repeat(np.arange(20), 20)
+    control = control_labels(y, groups, 5, seed=0)[::20]
+    assert [np.bincount(column).tolist() for column in control.T] == [[16, 2, 2]] * 5
+
+
+def test_every_control_task_is_as_likely() -> None:
+    control = control_labels(np.array([0, 0, 0, 1, 1, 1]), np.array([3, 3, 2, 2, 1, 0]), 6000, 0)
+    assert uniform([tuple(column) for column in control[[0, 2, 4, 5]].T], 6)
+
+
+@pytest.mark.parametrize("by", GROUPS)
+@pytest.mark.parametrize("of", ["two", "four"])
+def test_control_folds_spread_each_group_and_class(of: str, by: str) -> None:
+    groups = GROUPS[by]
+    labels = control_labels(LABELS[of], groups, 1, seed=0)[:, 0]
+    fold_of = control_folds(groups, labels, 5, seed=0)
+    for rows in [labels == label for label in set(labels)] + [np.full(240, True)]:
+        assert np.ptp(np.bincount(fold_of[rows], minlength=5)) <= 1
+    for group in [] if groups is None else np.unique(groups):
+        assert np.ptp(np.bincount(fold_of[groups == group], minlength=5)) <= 1
+    assert (fold_of == control_folds(groups, labels, 5, seed=0)).all()
+    assert (fold_of != control_folds(groups, labels, 5, seed=1)).any()
+
+
+def test_what_a_group_is_can_be_memorised_over_control_folds() -> None:
+    """A probe that knows the group of each row, and nothing else, gets every label right."""
+    groups = GROUPS["pairs"]
+    assert groups is not None
+    labels = control_labels(LABELS["two"], groups, 1, seed=0)[:, 0]
+    fold_of = control_folds(groups, labels, 5, seed=0)
+    for row in range(240):
+        mates = (groups == groups[row]) & (fold_of != fold_of[row])
+        assert set(labels[mates]) == {labels[row]}
+
+
+@pytest.mark.parametrize("by", GROUPS)
+def test_portions_hold_whole_groups_and_grow_as_said(by: str) -> None:
+    groups = GROUPS[by]
+    portion_of = portions(groups, 240, seed=0)
+    group_of = np.arange(240) if groups is None else np.unique(groups, return_inverse=True)[1]
+    assert all(constant_in(portion_of, group_of))
+    n_groups = group_of.max() + 1
+    ends = np.unique(np.ceil(np.array(ONLINE_FRACTIONS) * n_groups))
+    _, of_group = np.unique(group_of, return_index=True)
+    assert np.bincount(portion_of[of_group]).cumsum().tolist() == ends.tolist()
+    assert (portion_of == portions(groups, 240, seed=0)).all()
+    assert (portion_of != portions(groups, 240, seed=1)).any()
+
+
+@pytest.mark.parametrize(
+    ("n", "fractions", "expected"),
+    [
+        (1000, (0.001, 0.01, 1.0), [1, 9, 990]),
+        (100, (0.07, 0.14, 1.0), [7, 7, 86]),  # 0.07 * 100 is a little over 7
+        (10, (0.001, 0.05, 0.1, 0.5, 1.0), [1, 4, 5]),
+        (10, (0.5,), [5, 5]),
+        (1, ONLINE_FRACTIONS, [1]),
+    ],
+)
+def test_the_sizes_of_portions(n: int, fractions: tuple[float, ...], expected: list[int]) -> None:
+    assert np.bincount(portions(None, n, 0, fractions)).tolist() == expected
+
+
+def test_a_hundred_relabellings_of_many_rows_take_no_time() -> None:
+    y, groups = np.arange(6000) % 2, np.random.default_rng(0).integers(600, size=6000)
+    began = time.process_time()
+    shuffled_labels(y, groups, 100, seed=0)
+    control_labels(y, groups, 100, seed=0)
+    assert time.process_time() - began < 1  # 0.02 s
