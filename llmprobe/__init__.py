@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from llmprobe.concepts.load import load_dataset
     from llmprobe.errors import UserError
     from llmprobe.extraction.activations import Activations
-    from llmprobe.probing.fit_many import ManyFits, fit_many
+    from llmprobe.probing.estimators import LogisticProbe, MassMeanProbe
+    from llmprobe.probing.fit_many import ManyFits, fit_many, fit_many_multinomial
     from llmprobe.probing.protocol import ProbeResults
+    from llmprobe.probing.ridge import RidgeProbe
+    from llmprobe.probing.saved import SavedProbe, load_probe
 
 __version__ = "0.1.0"
 
@@ -32,20 +35,32 @@ _HOMES = {
     "load_dataset": "llmprobe.concepts.load",
     "UserError": "llmprobe.errors",
     "Activations": "llmprobe.extraction.activations",
+    "LogisticProbe": "llmprobe.probing.estimators",
+    "MassMeanProbe": "llmprobe.probing.estimators",
+    "RidgeProbe": "llmprobe.probing.ridge",
     "ManyFits": "llmprobe.probing.fit_many",
     "fit_many": "llmprobe.probing.fit_many",
+    "fit_many_multinomial": "llmprobe.probing.fit_many",
     "ProbeResults": "llmprobe.probing.protocol",
+    "SavedProbe": "llmprobe.probing.saved",
+    "load_probe": "llmprobe.probing.saved",
 }
 
 __all__ = [
     "Activations",
     "ConceptDataset",
+    "LogisticProbe",
     "ManyFits",
+    "MassMeanProbe",
     "ProbeResults",
+    "RidgeProbe",
+    "SavedProbe",
     "UserError",
     "extract",
     "fit_many",
+    "fit_many_multinomial",
     "load_dataset",
+    "load_probe",
     "probe",
     "probe_layers",
 ]

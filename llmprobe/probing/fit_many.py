@@ -113,7 +113,8 @@ def fit_many_multinomial(
 
         sum_i weights_ik (log sum_c exp(f_ikc) - sum_c t_ikc f_ikc) + l2_k / 2 sum_c ||w_kc||²
 
-    which is scikit-learn's multinomial objective. Intercepts sum to 0.
+    which is scikit-learn's multinomial objective. Coefficients and intercepts sum to 0 over the
+    classes.
 
     Parameters
     ----------
@@ -287,7 +288,8 @@ def raw_fits(design: Design, direction: Tensor, intercept: Tensor, solution: Sol
     """Fits in raw feature space, from directions [K, C, d] of the design's features."""
     coef = direction / design.unit.double()
     intercept = intercept - coef @ design.shift.double()
-    if intercept.shape[1] > 1:
+    if intercept.shape[1] > 1:  # What all classes share changes no probability.
+        coef = coef - coef.mean(dim=1, keepdim=True)
         intercept = intercept - intercept.mean(dim=1, keepdim=True)
     return ManyFits(
         coef.permute(2, 0, 1).cpu().numpy(),
@@ -324,6 +326,8 @@ class _Work:
             self.v = self.X.new_zeros(K, C, self.X.shape[1])
             share = (self.weights * self.targets).sum(dim=-1, keepdim=True)
             self.b = self.loss.intercept(share / self.total[:, None, None])
+            if C > 1:
+                self.b = self.b - self.b.mean(dim=1, keepdim=True)
         self.logits = self.product(self.v) + self.b
 
     def product(self, direction: Tensor) -> Tensor:
@@ -403,6 +407,11 @@ class _Work:
             curvature = (self.weights * self.loss.curvature(means)).sum(dim=-1, keepdim=True)
             p_v = self.precondition(g_v, curvature / len(self.X))
             p_b = g_b / curvature.clamp_min(_TINY)
+            if p_v.shape[1] > 1:
+                # Gradients sum to 0 over classes; what moved all classes alike would only have to
+                # be pulled back, by the penalty alone.
+                p_v = p_v - p_v.mean(dim=1, keepdim=True)
+                p_b = p_b - p_b.mean(dim=1, keepdim=True)
             agreement = _sum(g_v * p_v) + _sum(g_b * p_b)
             moved = agreement - _sum(before[0] * p_v) - _sum(before[1] * p_b)
             beta = (moved / before[2]).clamp_min(0)

@@ -24,6 +24,8 @@ class LayerFit:
     """Out-of-fold probabilities of the classes [n, C], or continuous predictions [n, 1]."""
     l2: np.ndarray
     """The penalty of each outer fold; NaN where there is none. [folds]"""
+    whole_l2: float
+    """The penalty of the probe on all rows, the one with the least out-of-fold loss."""
     coef: np.ndarray
     """Of the probe on all rows, in raw feature space. [d, 1 or C]"""
     intercept: np.ndarray
@@ -78,6 +80,7 @@ def probe_layer(
     return LayerFit(
         predicted=_predictions(held_out[0], q),
         l2=l2 if q.kind != "mass_mean" else np.full(len(l2), np.nan),
+        whole_l2=float(penalties[q.n_folds]),
         coef=coef,
         intercept=intercept,
         statistic=statistic,

@@ -216,7 +216,8 @@ def _probe(
         intercept={layer: fit.intercept for layer, fit in zip(layers, fits, strict=True)},
         classes=tuple(questions.classes.tolist()),
         facts={**names, **origin, "kind": config.kind},
-        scores={name: table[name].to_list() for name in _KEPT_SCORES},
+        scores={name: table[name].to_list() for name in _KEPT_SCORES}
+        | {"l2": [fit.whole_l2 for fit in fits]},
     )
     return ProbeResults(
         table,
@@ -438,5 +439,5 @@ SUMMARY_COLUMNS = [
 ]  # fmt: skip
 
 _KEPT_SCORES = [
-    *_with_intervals("accuracy", "auroc", "r2"), "log_loss", "l2", "control_accuracy", "p_value",
+    *_with_intervals("accuracy", "auroc", "r2"), "log_loss", "control_accuracy", "p_value",
 ]  # fmt: skip

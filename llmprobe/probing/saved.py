@@ -59,7 +59,7 @@ class SavedProbe:
         Raises
         ------
         UserError
-            There is no such layer, or states are not [n, d].
+            There is no such layer, or states are not [n, d] finite numbers.
         """
         layer = self.best_layer if layer is None else layer
         if layer not in self.layers:
@@ -67,10 +67,15 @@ class SavedProbe:
                 f"the probe has no layer {layer}: its layers are {self.layers[0]} to "
                 f"{self.layers[-1]}"
             )
-        states = np.asarray(states, dtype=float)
         width = self.coef[layer].shape[1]
+        try:
+            states = np.asarray(states, dtype=float)
+        except (TypeError, ValueError):
+            raise UserError(f"states: not an array of numbers of shape (n, {width})") from None
         if states.ndim != 2 or states.shape[1] != width:
             raise UserError(f"states: shape {states.shape}, expected (n, {width})")
+        if not np.isfinite(states).all():
+            raise UserError("states: has values that are not finite")
         logits: np.ndarray = states @ self.coef[layer].T + self.intercept[layer]
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
@@ -137,11 +142,24 @@ def load_probe(path: str | Path) -> SavedProbe:
             for key in opened.keys():  # noqa: SIM118
                 name, _, layer = key.partition(".")
                 tensors[name][int(layer)] = opened.get_tensor(key)
-            return SavedProbe(
+            probe = SavedProbe(
                 **tensors,
                 classes=tuple(json.loads(header["classes"])),
-                facts=json.loads(header["facts"]),
-                scores=json.loads(header["scores"]),
+                facts=dict(json.loads(header["facts"])),
+                scores=dict(json.loads(header["scores"])),
             )
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+            _require_whole(probe)
+            return probe
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a saved probe, or damaged ({error})") from None
+
+
+def _require_whole(probe: SavedProbe) -> None:
+    """Raise ``ValueError`` where parts of a probe do not fit each other."""
+    outputs = len(probe.classes) if len(probe.classes) > 2 else 1
+    for layer, coef in probe.coef.items():
+        if coef.ndim != 2 or len(coef) != outputs or probe.intercept[layer].shape != (outputs,):
+            raise ValueError(f"layer {layer} does not fit {len(probe.classes)} classes")
+    curve = probe.scores["accuracy" if probe.classes else "r2"]
+    if not len(curve) == len(probe.coef) == len(probe.intercept) > 0:
+        raise ValueError("its layers and scores do not fit each other")

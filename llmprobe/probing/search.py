@@ -35,12 +35,16 @@ class Task:
     """The problem that scores each row; -1 for rows that none does. [n]"""
     doubt: np.ndarray | None = None
     """The share of a uniform guess in each row's prediction. [n], or None"""
+    weight: np.ndarray | None = None
+    """How much each row counts, in training and in the loss. [n], or None"""
 
     @staticmethod
-    def cross_validated(targets: np.ndarray, fold_of: np.ndarray) -> Task:
+    def cross_validated(
+        targets: np.ndarray, fold_of: np.ndarray, weight: np.ndarray | None = None
+    ) -> Task:
         """A problem for each fold; rows of fold -1 are left out of all."""
         fold = np.arange(fold_of.max() + 1)[:, None]
-        return Task(targets, (fold_of != fold) & (fold_of >= 0), fold_of)
+        return Task(targets, (fold_of != fold) & (fold_of >= 0), fold_of, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -113,19 +117,24 @@ class _Path:
         self.loss = loss
         self.targets = torch.as_tensor(np.stack([task.targets for task in tasks])).to(device)
         self.targets = self.targets.to(design.X.dtype)
-        train = torch.as_tensor(np.concatenate([task.train for task in tasks]))
         self.task_of = torch.arange(len(tasks)).repeat_interleave(sizes).to(device)
+        self.weight = self.each([task.weight for task in tasks], 1.0, design.X)
+        train = torch.as_tensor(np.concatenate([task.train for task in tasks])).to(device)
         self.problems = problems_of(
-            design, kind, loss, self.targets[self.task_of], train.to(device, design.X.dtype)
+            design, kind, loss, self.targets[self.task_of], train * self.weight[self.task_of]
         )
         self.scored_by = torch.as_tensor(np.stack([task.scored_by for task in tasks])).to(device)
-        none = np.zeros(len(design.X), dtype=np.float32)
-        doubt = np.stack([none if task.doubt is None else task.doubt for task in tasks])
-        self.doubt = torch.as_tensor(doubt).to(device, design.X.dtype)
+        self.doubt = self.each([task.doubt for task in tasks], 0.0, design.X)
         self.solution: Solution | None = None
         self.active = np.arange(len(tasks))
         self.least = torch.full(self.doubt.shape, torch.inf, device=device)
         self.l2, self.score, self.total = (np.full(len(tasks), np.inf) for _ in range(3))
+
+    @staticmethod
+    def each(given: Sequence[np.ndarray | None], default: float, X: Tensor) -> Tensor:
+        """A number for each row of each task. -> [T, n]"""
+        rows = [np.full(len(X), default) if row is None else row for row in given]
+        return torch.as_tensor(np.stack(rows)).to(X.device, X.dtype)
 
     def step(self, penalty: float) -> None:
         """Solve the active tasks at the next penalty; leave those whose loss has turned."""
@@ -162,7 +171,7 @@ class _Path:
         rows = self.loss.value(logits, self.targets)[:, 0]
         guess = self.doubt / max(logits.shape[1], 2)
         mixed = -torch.log((1 - self.doubt) * torch.exp(-rows) + guess)
-        return torch.where(self.doubt > 0, mixed, rows)
+        return torch.where(self.doubt > 0, mixed, rows) * self.weight
 
     def keep(self, tasks: np.ndarray) -> None:
         """Go on with some of the active tasks."""
@@ -171,6 +180,6 @@ class _Path:
         self.problems = self.problems[of_them]
         self.solution = self.solution[of_them] if self.solution else None
         self.task_of = (rows.cumsum(0) - 1)[self.task_of[of_them]]
-        for name in ("targets", "scored_by", "doubt", "least"):
+        for name in ("targets", "scored_by", "doubt", "weight", "least"):
             setattr(self, name, getattr(self, name)[rows])
         self.active = self.active[tasks]
