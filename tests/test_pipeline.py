@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from toy import QUICK, write_config, write_table
+from toy import NUMBERS, QUICK, SUBJECTS, write_config, write_table
 
 import llmprobe
-from llmprobe import pipeline
+from llmprobe import UserError, pipeline
 from llmprobe.cli import main
 from llmprobe.config import RunConfig
 from llmprobe.config_file import load_config
@@ -159,6 +159,45 @@ def test_the_untrained_control_stands_beside_the_model(toy: Toy) -> None:
     config = RunConfig(models=[untrained], datasets=[str(toy.folder / "first.csv")], probe=QUICK)
     alone = Run(config, toy.out.parent / "alone").probe(extract=True)
     assert alone.summary["peak_accuracy"].item() == stated["first"]
+
+
+def numbers(folder: Path) -> Path:
+    """40 statements whose label is a number that their last word almost tells."""
+    rows = [
+        f"{subject} is red {number},{i / 7 + j / 40}"
+        for j, subject in enumerate(SUBJECTS)
+        for i, number in enumerate(NUMBERS)
+    ]
+    (folder / "numbers.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    return folder / "numbers.csv"
+
+
+def test_labels_that_are_numbers_have_a_probe_a_page_and_a_table(toy: Toy) -> None:
+    ridge = {**QUICK, "kind": "ridge", "folds": 4, "permutations": 19}
+    write_config(toy.config, {"id": str(toy.model), "dtype": "float32"}, numbers(toy.folder),
+                 probe=ridge)  # fmt: skip
+    toy.run()
+    tables = toy.tables()
+    results, summary = tables["results"], tables["summary"]
+    assert results["accuracy"].isna().all()
+    assert summary["peak_r2"].item() == results["r2"].max() > 0.5
+    assert results["r2"].between(results["r2_low"], results["r2_high"]).all()
+    assert summary["peak_p_value"].item() == 0.05
+    written = {path.name for path in report(toy.out)}
+    assert {"heatmap_r2.png", "curves.png", "report.html"} <= written
+    assert "heatmap_accuracy.png" not in written
+    page = (toy.out / "report.html").read_text()
+    assert "R² there" in page
+    assert "accuracy there" not in page
+    assert f"{summary['peak_r2'].item():.2f}" in pipeline.terminal_summary(toy.out)
+
+
+def test_numbers_are_no_classes_and_that_is_said_before_a_model_is_loaded(toy: Toy) -> None:
+    write_config(toy.config, "nowhere/model", numbers(toy.folder))
+    with pytest.raises(UserError, match=r"40 different labels .* set probe.kind to ridge"):
+        Run(load_config(toy.config), toy.out)
+    write_config(toy.config, "nowhere/model", toy.first, probe={**QUICK, "kind": "ridge"})
+    Run(load_config(toy.config), toy.out)  # 0 and 1 are numbers too
 
 
 def test_a_learning_curve_is_a_table_while_it_is_asked_for(toy: Toy) -> None:

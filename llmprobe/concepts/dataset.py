@@ -26,7 +26,7 @@ class ConceptDataset:
     texts: list[str]
     """What the model reads, after the template was filled. [n]"""
     labels: np.ndarray
-    """The class of each text: integers or strings. [n]"""
+    """The class of each text: integers or strings; or numbers with fractions. [n]"""
     groups: np.ndarray | None = None
     """Examples that share one never stand on both sides of a split. [n], or None."""
     spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
@@ -142,7 +142,9 @@ class ConceptDataset:
             return self
         groups = np.arange(len(self)) if self.groups is None else self.groups
         _, group_of = np.unique(groups, return_inverse=True)
-        _, label_of = np.unique(self.labels, return_inverse=True)
+        label_of = np.zeros(len(self), dtype=int)
+        if self.labels.dtype.kind != "f":  # Numbers have no proportions to keep.
+            _, label_of = np.unique(self.labels, return_inverse=True)
         counts = np.zeros((group_of.max() + 1, label_of.max() + 1), dtype=int)
         np.add.at(counts, (group_of, label_of), 1)
         mostly = counts.argmax(axis=1)

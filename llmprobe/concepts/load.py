@@ -138,9 +138,7 @@ def describe(name: str) -> str:
     if dataset.groups is not None:
         size += f" in {len(set(dataset.groups)):,} groups"
     lines.append(f"size     {size}")
-    counts = Counter(dataset.labels.tolist())
-    shares = (f"{label}: {n:,} ({n / len(dataset):.1%})" for label, n in sorted(counts.items()))
-    lines.append(f"labels   {', '.join(shares)}")
+    lines.append(f"labels   {_balance(dataset)}")
     if len(dataset.fields.columns):
         lines.append(f"fields   {', '.join(map(str, dataset.fields.columns))}")
     if name in registry.REGISTRY:
@@ -152,6 +150,15 @@ def describe(name: str) -> str:
         label = f"{dataset.labels[row]!s:.20}"
         lines.append(f"  {label:>{width}}  {_shortened(dataset.texts[row])}")
     return "\n".join(lines)
+
+
+def _balance(dataset: ConceptDataset) -> str:
+    """How many of each class, or between what numbers with fractions lie."""
+    labels = dataset.labels
+    if labels.dtype.kind == "f":
+        return f"numbers from {labels.min():g} to {labels.max():g}, mean {labels.mean():g}"
+    counts = sorted(Counter(labels.tolist()).items())
+    return ", ".join(f"{label}: {n:,} ({n / len(labels):.1%})" for label, n in counts)
 
 
 def _examples(dataset: ConceptDataset, n: int = 8) -> list[int]:

@@ -97,9 +97,11 @@ def dataset_from_table(table: pd.DataFrame, config: DatasetConfig, where: str) -
             raise UserError(f"{where}: row {missing[0] + 1} has no value in column {column!r}; "
                             f"rows without one: {len(missing)}")  # fmt: skip
     if labels.dtype.kind == "f":
-        if not ((labels == labels.round()) & (labels.abs() < 2**53)).all():
-            raise UserError(f"{where}: column {config.label!r} has fractions; labels are classes")
-        labels = labels.astype(int)
+        if not np.isfinite(labels).all():
+            raise UserError(f"{where}: column {config.label!r} has values that are not finite")
+        # What has fractions stays: numbers for a ridge probe, or a few classes.
+        if ((labels == labels.round()) & (labels.abs() < 2**53)).all():
+            labels = labels.astype(int)
     groups = None
     if config.group is not None:
         # A row without a group is a group of its own.
@@ -109,7 +111,7 @@ def dataset_from_table(table: pd.DataFrame, config: DatasetConfig, where: str) -
         name=config.title,
         texts=texts.astype(str).to_list(),
         labels=labels.to_numpy()
-        if labels.dtype.kind in "iub"
+        if labels.dtype.kind in "iubf"
         else labels.astype(str).to_numpy(str),
         groups=None if groups is None else groups.astype(str).to_numpy(str),
         fields=table.drop(columns=[config.text, config.label]),

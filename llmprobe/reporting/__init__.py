@@ -31,6 +31,14 @@ def main_probe(results: pd.DataFrame) -> pd.DataFrame:
     return results[results["probe"] == ("logistic" if "logistic" in probes else probes[0])]
 
 
+def main_score(results: pd.DataFrame) -> str:
+    """The column that the best layer is the best by: accuracy, or R² of labels that are numbers."""
+    return "r2" if "r2" in results and results["accuracy"].isna().all() else "accuracy"
+
+
+SCORE_NAMES = {"accuracy": "accuracy", "r2": "R²"}
+
+
 @dataclass(frozen=True)
 class Peak:
     """The best layer of one model on one dataset, and what it has to be compared with.
@@ -44,17 +52,18 @@ class Peak:
     blocks: int | None
     """Number of blocks of the model, which is also its last layer."""
     n_examples: float
-    accuracy: float
+    score: float
+    """Accuracy, or R² of labels that are numbers."""
     low: float
-    """Lower end of the 95 % interval of the accuracy."""
+    """Lower end of the 95 % interval of the score."""
     high: float
     auroc: float
     chance: float
-    """Accuracy of always answering the most frequent class."""
+    """Accuracy of always answering the most frequent class; R² of the mean, 0."""
     bag_of_words: float
     p_value: float
     curve: pd.Series
-    """Accuracy of each layer, indexed by layer."""
+    """Score of each layer, indexed by layer."""
 
     @property
     def above_chance(self) -> bool:
@@ -67,10 +76,10 @@ class Peak:
         if not np.isnan(self.p_value):
             return self.p_value < 0.05
         if np.isnan(self.low):
-            return self.accuracy > self.chance
+            return self.score > self.chance
         normal = NormalDist()
         widened = normal.inv_cdf(0.025 / max(len(self.curve), 1)) / normal.inv_cdf(0.025)
-        return self.accuracy - widened * (self.accuracy - self.low) > self.chance
+        return self.score - widened * (self.score - self.low) > self.chance
 
 
 def peaks(results: pd.DataFrame, summary: pd.DataFrame) -> list[Peak]:
@@ -87,20 +96,21 @@ def _peak(row: Mapping[Any, Any], layers: pd.DataFrame) -> Peak:
     layer = _integer(row["peak_layer"])
     at_peak = layers[layers["layer"] == layer].to_dict("records")
     scores: Mapping[Any, Any] = at_peak[0] if at_peak else {}
+    score = main_score(layers)
     return Peak(
         model=str(row["model"]),
         dataset=str(row["dataset"]),
         layer=layer,
         blocks=_integer(row["layers"]),
         n_examples=_number(row["n_examples"]),
-        accuracy=_number(row["peak_accuracy"]),
-        low=_number(scores.get("accuracy_low")),
-        high=_number(scores.get("accuracy_high")),
+        score=_number(row[f"peak_{score}"]),
+        low=_number(scores.get(f"{score}_low")),
+        high=_number(scores.get(f"{score}_high")),
         auroc=_number(scores.get("auroc")),
-        chance=_number(row["majority_accuracy"]),
-        bag_of_words=_number(row["bag_of_words_accuracy"]),
+        chance=_number(row["majority_accuracy"]) if score == "accuracy" else 0.0,
+        bag_of_words=_number(row[f"bag_of_words_{score}"]),
         p_value=_number(row["peak_p_value"]),
-        curve=layers.set_index("layer")["accuracy"].sort_index(),
+        curve=layers.set_index("layer")[score].sort_index(),
     )
 
 

@@ -16,9 +16,9 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting import elide, main_probe
+from llmprobe.reporting import SCORE_NAMES, elide, main_probe, main_score
 
-METRICS = ("accuracy", "balanced_accuracy", "auroc", "selectivity")
+METRICS = ("accuracy", "r2", "balanced_accuracy", "auroc", "selectivity")
 
 # From Okabe & Ito and Paul Tol: apart for colour-blind eyes too, and dark enough on white.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255")
@@ -57,6 +57,7 @@ _DEPTH = "depth (layer / number of blocks)"
 _BASELINES: dict[str, dict[str, Any]] = {
     "majority_accuracy": {"label": "majority class", "color": "#555555", "linestyle": "--"},
     "bag_of_words_accuracy": {"label": "bag of words", "color": "black", "linestyle": ":"},
+    "bag_of_words_r2": {"label": "bag of words", "color": "black", "linestyle": ":"},
 }
 
 
@@ -74,7 +75,7 @@ def heatmap(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
         A row for each model × dataset × layer.
     metric
         ``accuracy`` (chance: the majority class), ``balanced_accuracy`` (1 / number of classes),
-        ``auroc`` (0.5) or ``selectivity`` (0).
+        ``auroc`` (0.5), ``selectivity`` or ``r2`` (0).
     """
     rows = main_probe(results)
     score, chance = rows[metric].astype(float), _chance(rows, metric)
@@ -142,7 +143,8 @@ def _chance(rows: pd.DataFrame, metric: str) -> pd.Series:
         return rows["majority_accuracy"].astype(float).fillna(1 / rows["n_classes"].astype(float))
     if metric == "balanced_accuracy":
         return 1 / rows["n_classes"].astype(float)
-    return pd.Series({"auroc": 0.5, "selectivity": 0.0}[metric], index=rows.index)
+    chance = {"auroc": 0.5, "selectivity": 0.0, "r2": 0.0}
+    return pd.Series(chance[metric], index=rows.index)
 
 
 def _colour_scale(bar: Axes, metric: str, level: pd.Series, chance: pd.Series) -> None:
@@ -150,7 +152,7 @@ def _colour_scale(bar: Axes, metric: str, level: pd.Series, chance: pd.Series) -
     top = bar.get_xlim()[1]
     bottom = max(-top, float(np.nanmin([-0.2, *level])))
     low, high = float(chance.min()), float(chance.max())
-    name = metric.replace("_", " ").replace("auroc", "AUROC")
+    name = metric.replace("_", " ").replace("auroc", "AUROC").replace("r2", "R²")
     if high - low <= 0.02:
         anchor, label = f"{(low + high) / 2:.2f}", name
         ticks = np.arange(-10, 11) / 10
@@ -170,13 +172,16 @@ def _colour_scale(bar: Axes, metric: str, level: pd.Series, chance: pd.Series) -
 
 @_styled(_STYLE)
 def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Accuracy over layers: a panel for each dataset, a line with its 95 % band for each model.
+    """Accuracy (or R²) over layers: a panel for each dataset, a line and band for each model.
 
     The axis is the layer when all models have the same ones, else the relative depth. A dashed line
     is the majority class, a dotted one the bag of words (where they are known).
     """
     rows = main_probe(results)
     models, datasets = list(rows["model"].unique()), list(rows["dataset"].unique())
+    score = main_score(rows)
+    baselines = {column: style for column, style in _BASELINES.items()
+                 if column in summary and summary[column].notna().any()}  # fmt: skip
     same_layers = rows.groupby("model")["layer"].max().nunique() == 1
     x = "layer" if same_layers or rows["depth"].isna().any() else "depth"
     columns = {1: 1, 2: 2, 4: 2}.get(len(datasets), 3 if len(datasets) <= 9 else 4)
@@ -187,8 +192,8 @@ def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     for ax, dataset in zip(panels, datasets, strict=False):
         for index, model in enumerate(models):
             here = rows[(rows["model"] == model) & (rows["dataset"] == dataset)].sort_values(x)
-            _curve(ax, here, x, index)
-        for column, style in _BASELINES.items():
+            _curve(ax, here, x, score, index)
+        for column, style in baselines.items():
             known = summary.loc[summary["dataset"] == dataset, column].dropna()
             for level in known.astype(float).head(1):
                 ax.axhline(level, linewidth=1, **style)
@@ -196,7 +201,7 @@ def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     for ax in panels[max(0, len(datasets) - columns) : len(datasets)]:
         ax.tick_params(labelbottom=True)
     for ax in panels[::columns]:
-        ax.set_ylabel("accuracy")
+        ax.set_ylabel(SCORE_NAMES[score])
     for ax in panels[len(datasets) :]:
         ax.remove()
     if x == "layer":
@@ -205,15 +210,14 @@ def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     elif columns > 2:
         panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     figure.supxlabel(_layer_label(rows) if x == "layer" else _DEPTH)
-    baselines = [style for column, style in _BASELINES.items() if summary[column].notna().any()]
-    _legend(figure, models, [Line2D([], [], linewidth=1, **style) for style in baselines])
+    _legend(figure, models, [Line2D([], [], linewidth=1, **style) for style in baselines.values()])
     return figure
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, x: str, index: int) -> None:
+def _curve(ax: Axes, rows: pd.DataFrame, x: str, metric: str, index: int) -> None:
     """The line and band of the model number ``index``, its markers off those of the others."""
     score, low, high = (
-        rows[column].astype(float) for column in ("accuracy", "accuracy_low", "accuracy_high")
+        rows[column].astype(float) for column in (metric, f"{metric}_low", f"{metric}_high")
     )
     style = _model_style(index)
     ax.fill_between(rows[x], low, high, color=style["color"], alpha=0.15, linewidth=0)
@@ -315,7 +319,7 @@ def layer_ticks(first: int, last: int, most: int = 12) -> list[int]:
 
 def draw_figures(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Figure]:
     """Every figure that the tables have numbers for, by name."""
-    metrics = [metric for metric in METRICS if results[metric].notna().any()]
+    metrics = [metric for metric in METRICS if metric in results and results[metric].notna().any()]
     return {
         **{f"heatmap_{metric}": heatmap(results, metric) for metric in metrics},
         "curves": curves(results, summary),

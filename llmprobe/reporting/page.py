@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from llmprobe.reporting import Peak, elide, peaks
+from llmprobe.reporting import SCORE_NAMES, Peak, elide, main_score, peaks
 from llmprobe.reporting.figures import draw_figures, png, svg
 
 _LONGEST_NAME = 32
@@ -94,7 +94,7 @@ def write_report(
         headlines=[headline(peak) for peak in found],
         pictures=pictures,
         left_out_pictures=left_out_pictures,
-        summary_table=_summary_table(summary, found),
+        summary_table=_summary_table(summary, found, SCORE_NAMES[main_score(results)]),
         cost_table=_cost_table(summary),
         layer_tables=layer_tables,
         left_out_tables=left_out_tables,
@@ -122,10 +122,10 @@ def headline(peak: Peak) -> str:
 
     ``gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], chance 0.50``
     """
-    if peak.layer is None or isnan(peak.accuracy):
+    if peak.layer is None or isnan(peak.score):
         return f"{peak.model}: {peak.dataset} was not scored"
     place = f"layer {peak.layer}" + ("" if peak.blocks is None else f" of {peak.blocks}")
-    parts = [f"{peak.accuracy:.2f}{_interval(peak)}", f"chance {_number(peak.chance)}"]
+    parts = [f"{peak.score:.2f}{_interval(peak)}", f"chance {_number(peak.chance)}"]
     if not isnan(peak.bag_of_words):
         parts.append(f"bag of words {peak.bag_of_words:.2f}")
     if not isnan(peak.p_value):
@@ -164,6 +164,11 @@ _CAPTIONS = {
         "below it, hatched not scored; the dot is the best layer of the row.",
         _HEATMAP_ALT + "colour is the accuracy. The tables below hold the same numbers.",
     ),
+    "heatmap_r2": (
+        "R² of a probe on the hidden states of each layer: 0 is what the mean of all labels "
+        "reaches, orange is worse than that; the dot is the best layer of the row.",
+        _HEATMAP_ALT + "colour is the R². The tables below hold the same numbers.",
+    ),
     "curves": (
         "The same accuracies as curves, with their 95 % intervals. Dashed: always answering the "
         "most frequent class. Dotted: a classifier on the words alone.",
@@ -193,11 +198,12 @@ _CAPTIONS = {
 """Caption and text alternative of each figure, in the order of the page."""
 
 
-def _summary_table(summary: pd.DataFrame, found: Sequence[Peak]) -> Table:
+def _summary_table(summary: pd.DataFrame, found: Sequence[Peak], score: str) -> Table:
     """One row for each model × dataset."""
     headers = (
-        *("model", "dataset", "examples", "best layer", "accuracy there", "AUROC there", "p"),
+        *("model", "dataset", "examples", "best layer", f"{score} there", "AUROC there", "p"),
         *("chance", "bag of words", "random weights", "jump layer", "converging layer"),
+        "half-rise depth",
     )
     rows = [
         [
@@ -205,7 +211,7 @@ def _summary_table(summary: pd.DataFrame, found: Sequence[Peak]) -> Table:
             elide(peak.dataset, _LONGEST_NAME),
             _whole(peak.n_examples),
             f"{_whole(peak.layer)} of {_whole(peak.blocks)}",
-            _number(peak.accuracy) + _interval(peak),
+            _number(peak.score) + _interval(peak),
             _number(peak.auroc),
             _p(peak.p_value),
             _number(peak.chance),
@@ -213,6 +219,7 @@ def _summary_table(summary: pd.DataFrame, found: Sequence[Peak]) -> Table:
             _number(row["random_weights_accuracy"]),
             _whole(row["jump_layer"]),
             _whole(row["converging_layer"]),
+            _number(row.get("half_rise_depth")),
         ]
         for peak, row in zip(found, summary.to_dict("records"), strict=True)
     ]
@@ -237,6 +244,8 @@ def _cost_table(summary: pd.DataFrame) -> Table:
 def _layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
     """A table for each model × dataset × probe, and the captions of those that are too many."""
     tables, left_out, n_rows = [], [], 0
+    score = main_score(results)
+    headers = ("layer", SCORE_NAMES[score], "95 % interval", *_LAYER_HEADERS)
     for (model, dataset, probe), layers in results.groupby(
         ["model", "dataset", "probe"], sort=False
     ):
@@ -248,28 +257,34 @@ def _layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
         rows = [
             [
                 _whole(row["layer"]),
-                _number(row["accuracy"]),
-                f"{_number(row['accuracy_low'])} – {_number(row['accuracy_high'])}",
-                *(_number(row[column]) for column in _LAYER_COLUMNS),
+                _number(row[score]),
+                f"{_number(row[f'{score}_low'])} – {_number(row[f'{score}_high'])}",
+                *(_number(row.get(column)) for column in _LAYER_COLUMNS),
                 _p(row["p_value"]),
                 _number(row["l2"], ".3g"),
             ]
             for row in layers.sort_values("layer").to_dict("records")
         ]
-        tables.append(Table(caption, _LAYER_HEADERS, rows).without(_OPTIONAL))
+        tables.append(Table(caption, headers, rows).without(_OPTIONAL))
     return tables, left_out
 
 
 _LAYER_COLUMNS = (
-    *("balanced_accuracy", "f1", "auroc", "log_loss", "control_accuracy", "selectivity"),
+    *("balanced_accuracy", "f1", "auroc", "log_loss", "brier", "ece", "rank_correlation"),
+    *("control_accuracy", "control_r2", "selectivity", "random_weights_accuracy", "compression"),
 )
 _LAYER_HEADERS = (
-    *("layer", "accuracy", "95 % interval", "balanced accuracy", "F1", "AUROC", "log loss"),
-    *("random labels", "selectivity", "p", "L2 penalty"),
+    *("balanced accuracy", "F1", "AUROC", "log loss", "Brier", "ECE", "rank correlation"),
+    *("random labels", "random labels’ R²", "selectivity", "random weights", "compression"),
+    *("p", "L2 penalty"),
 )
 
 
-_OPTIONAL = ("p", "bag of words", "random weights", "random labels", "selectivity")
+_OPTIONAL = (
+    *_LAYER_HEADERS, "bag of words", "AUROC there", "jump layer", "converging layer",
+    "half-rise depth",
+)  # fmt: skip
+"""Columns that are left out where they say nothing."""
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

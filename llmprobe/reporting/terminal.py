@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
-from llmprobe.reporting import Peak, elide, peaks
+from llmprobe.reporting import SCORE_NAMES, Peak, elide, main_score, peaks
 
 WIDTH = 100
 _LONGEST_SPARKLINE = 32
@@ -44,7 +44,10 @@ def summary_table(
         return "  ".join([f"  {elide(dataset, name_width, ellipsis):<{name_width}}", *cells, curve])
 
     room = WIDTH - len(line("", [""] * len(_WIDTHS), ""))
-    lines = [line("dataset", _HEADERS, "curve")]
+    score = SCORE_NAMES[main_score(results)]
+    if not unicode:
+        score = score.replace("²", "2")
+    lines = [line("dataset", [score if h == "accuracy" else h for h in _HEADERS], "curve")]
     for model, its_peaks in groupby(found, key=lambda peak: peak.model):
         lines.append(elide(model, WIDTH, ellipsis))
         for peak in its_peaks:
@@ -52,10 +55,10 @@ def summary_table(
             lines.append(line(peak.dataset, _numbers(peak, missing), curve).rstrip())
     lines.append("")
     lines.append(
-        "accuracy, AUROC: at the best layer (of all blocks); words: bag of words, no model"
+        f"{score}, AUROC: at the best layer (of all blocks); words: bag of words, no model"
     )
     lines.append(
-        f"curve: accuracy of the first to the last layer, from {bars[0]} chance to {bars[-1]} 1"
+        f"curve: {score} of the first to the last layer, from {bars[0]} chance to {bars[-1]} 1"
     )
     notes = [f"{model['name']}: {model['precision']}" for model in models if model.get("precision")]
     lines += [elide(note, WIDTH, ellipsis) for note in notes]
@@ -77,7 +80,7 @@ def _numbers(peak: Peak, missing: str) -> list[str]:
         number(peak.n_examples, ".0f"),
         number(peak.chance),
         number(peak.bag_of_words),
-        number(peak.accuracy) + interval,
+        number(peak.score) + interval,
         f"{layer}/{blocks}",
         number(peak.auroc),
     ]

@@ -114,8 +114,7 @@ def test_numbers_and_words_are_texts(load) -> None:
         ("text,label\na,0\nb,NaN\n", "row 2 has no value in column 'label'"),
         ("text,label\na,yes\nb,nan\n", "row 2 has no value in column 'label'"),
         ("text,label\na,0\nb\n", "row 2 has no value in column 'label'"),
-        ("text,label\na,0.5\nb,1\n", "column 'label' has fractions"),
-        ("text,label\na,inf\nb,1\n", "column 'label' has fractions"),
+        ("text,label\na,inf\nb,1\n", "column 'label' has values that are not finite"),
         ("text,label\na,1\nb,1\n", "every label is"),
         ("text,label\na,0\nb,c,1\n", "Expected 2 fields in line 3, saw 3"),
         ("text,label\na,b,0\nc,d,1\n", "rows have more cells than the header"),
@@ -197,3 +196,14 @@ def test_integers_too_large_for_a_float_stay_distinct(load) -> None:
     labels = load(f"text,label\na,{large}\nb,{large + 1}\n").labels
     assert labels.tolist() == [large, large + 1]
     assert labels.dtype == np.int64
+
+
+def test_labels_with_fractions_stay_numbers(load) -> None:
+    dataset = load("text,label\na,0.5\nb,1\nc,-2e3\n")
+    assert dataset.labels.tolist() == [0.5, 1, -2000]
+    assert load("text,label\na,1.0\nb,2.0\n").labels.dtype.kind == "i"
+
+
+def test_a_sample_of_numbers_is_of_any_of_them(load) -> None:
+    rows = "\n".join(f"text {i},{i / 3}" for i in range(200))
+    assert len(load(f"text,label\n{rows}\n").sample(50)) == 50

@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
-from llmprobe import fit_many
+import llmprobe.probing.fit_many as module
+from llmprobe import fit_many, fit_many_multinomial
 from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
-from llmprobe.probing.losses import Logistic
+from llmprobe.probing.losses import Logistic, Squared
 
 
 @pytest.fixture(autouse=True)
@@ -366,3 +367,105 @@ def test_the_callers_treatment_of_denormals_comes_back(flushed: bool) -> None:
         assert bool(torch.tensor(1e-38) / 4 == 0) is flushed
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("standardize", [True, False], ids=["standardized", "raw"])
+@pytest.mark.parametrize("l2", [1e-2, 1, 1e3])
+@pytest.mark.parametrize(("n", "d", "C"), [(300, 20, 4), (60, 120, 3), (200, 10, 2)])
+def test_the_softmax_optimum_is_scikit_learns(
+    n: int, d: int, C: int, l2: float, standardize: bool
+) -> None:
+    X, _ = planted(n, d, 5)
+    rng = np.random.default_rng(1)
+    scores = X @ rng.normal(size=(d, C))
+    y = (3 * scores / scores.std() + rng.gumbel(size=(n, C))).argmax(axis=1)
+    times = rng.integers(0, 3, (n, 2))
+    one_hot = np.eye(C)[y][:, None].repeat(2, axis=1)
+    fits = fit_many_multinomial(X, one_hot, times, l2, standardize)
+    assert fits.converged.all()
+    assert fits.coef.shape == (d, 2, C)
+    assert fits.coef.sum(axis=2) == pytest.approx(0, abs=1e-8)
+    assert fits.intercept.sum(axis=1) == pytest.approx(0, abs=1e-8)
+    for k in range(2):
+        rows = np.repeat(np.arange(n), times[:, k])
+        mean, scale = moments(X, times[:, k])
+        if not standardize:
+            scale = np.ones(d)
+        model = LogisticRegression(C=1 / l2, tol=1e-10, max_iter=10_000, solver="newton-cholesky")
+        Z = ((X - mean) / scale)[rows]
+        if C == 2:  # scikit-learn has one direction here, which is two halves.
+            model.set_params(C=2 / l2)
+        coef = model.fit(Z, y[rows]).coef_
+        coef = coef if C > 2 else np.concatenate([-coef, coef]) / 2
+        found = fits.coef[:, k].T * scale
+        logits = X[rows] @ fits.coef[:, k] + fits.intercept[k]
+        loss = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(rows)), y[rows]]
+        assert fits.loss[k] == pytest.approx(loss.sum() + l2 / 2 * (found**2).sum(), rel=1e-5)
+        np.testing.assert_allclose(found, coef, atol=2e-3 * np.abs(coef).max())
+
+
+def test_two_classes_are_one_problem_with_twice_the_penalty() -> None:
+    X, targets = planted(200, 20, 2)
+    two = np.stack([1 - targets, targets], axis=2)
+    coupled, single = fit_many_multinomial(X, two, l2=4.0), fit_many(X, targets, l2=2.0)
+    difference = coupled.coef[..., 1] - coupled.coef[..., 0]
+    assert difference == pytest.approx(single.coef, abs=1e-3 * np.abs(single.coef).max())
+    assert coupled.loss == pytest.approx(single.loss, rel=1e-5)
+
+
+def test_the_order_of_classes_is_that_of_the_directions() -> None:
+    X, _ = planted(200, 20, 3)
+    one_hot = np.eye(3)[np.random.default_rng(0).integers(0, 3, 200)][:, None]
+    straight = fit_many_multinomial(X, one_hot, l2=1.0)
+    turned = fit_many_multinomial(X, one_hot[..., ::-1].copy(), l2=1.0)
+    assert turned.coef[..., ::-1] == pytest.approx(straight.coef, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (np.ones((10, 1)), r"targets must be \[10, K, C\]"),
+        (np.ones((9, 1, 2)), r"targets must be \[10, K, C\]"),
+        (np.ones((10, 1, 1)), r"targets must be \[10, K, C\]"),
+        (np.ones((10, 1, 2)), "sum to 1"),
+        (np.tile([2.0, -1.0], (10, 1, 1)), "between 0 and 1"),
+    ],
+)
+def test_wrong_class_probabilities_are_named(targets: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_many_multinomial(np.ones((10, 3)), targets)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 100), (100, 300)])
+@pytest.mark.parametrize("l2", [1e-1, 1e2])
+def test_the_largest_directions_alone_precondition_as_exactly(
+    n: int, d: int, l2: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, targets = planted(n, d, 4)
+    whole = fit_many(X, targets, l2=l2)
+    monkeypatch.setattr(module, "WHOLE_BASIS", 10)
+    monkeypatch.setattr(module, "BASIS_RANK", 16)
+    assert Design(X).basis.shape == (16, d)
+    assert_optimal(X, targets, None, l2, standardize=True)
+    assert fit_many(X, targets, l2=l2).loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("budget", [1, 30_000])
+def test_a_small_memory_budget_gives_the_same(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, targets = planted(100, 20, 4, K=7)
+    together = fit_many(X, targets, l2=0.1)
+    monkeypatch.setattr(module, "CHUNK_BYTES", budget)
+    apart = fit_many(X, targets, l2=0.1)
+    assert apart.loss == pytest.approx(together.loss, rel=1e-6)
+    assert apart.coef == pytest.approx(together.coef, abs=1e-3 * np.abs(together.coef).max())
+
+
+def test_numbers_are_fitted_as_ridge_regression_fits_them() -> None:
+    X, _ = planted(120, 30, 6)
+    y = X @ np.random.default_rng(0).normal(size=30) + np.random.default_rng(1).normal(size=120)
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    for l2 in (1e-1, 10.0, 1e3):
+        problems = Problems(Design(X), Squared(), torch.as_tensor(y)[None, None])
+        fits = problems.raw(problems.solve(l2))
+        plain = Ridge(alpha=l2).fit(Z, y)
+        assert fits.coef[:, 0, 0] * X.std(axis=0) == pytest.approx(plain.coef_, abs=1e-3)

@@ -65,7 +65,7 @@ def peak(two_by_two: Tables) -> Peak:
     return replace(
         peaks(*two_by_two)[0],
         **{"model": "gemma-3-270m", "dataset": "capitals", "layer": 13, "blocks": 18},
-        **{"accuracy": 0.9, "low": 0.88, "high": 0.92, "chance": 0.5, "bag_of_words": 0.51},
+        **{"score": 0.9, "low": 0.88, "high": 0.92, "chance": 0.5, "bag_of_words": 0.51},
         p_value=float("nan"),
     )
 
@@ -94,14 +94,14 @@ def test_headline_says_where_how_well_and_against_what(peak: Peak) -> None:
 def test_headline_says_when_the_peak_is_not_above_chance(
     peak: Peak, low: float, p_value: float, layers: int, above: bool
 ) -> None:
-    shown = replace(peak, accuracy=0.53, low=low, p_value=p_value, curve=peak.curve.head(layers))
+    shown = replace(peak, score=0.53, low=low, p_value=p_value, curve=peak.curve.head(layers))
     sentence = page.headline(shown)
     assert ("not above chance" in sentence) is not above
     assert ("readable" in sentence) is above
 
 
 def test_headline_of_what_was_not_scored_claims_nothing(peak: Peak) -> None:
-    unscored = replace(peak, layer=None, accuracy=float("nan"))
+    unscored = replace(peak, layer=None, score=float("nan"))
     assert page.headline(unscored) == "gemma-3-270m: capitals was not scored"
 
 
