@@ -11,6 +11,7 @@ import numpy as np
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig, ProbeConfig
 from llmprobe.config_file import validated
+from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
 from llmprobe.probing import protocol
@@ -60,14 +61,15 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
     Parameters
     ----------
     **options
-        Of the config's ``probe`` section: kind, folds, l2, controls, seed.
+        Of the config's ``probe`` section: kind, folds, l2, controls, permutations,
+        description_length, learning_curve, device, seed.
 
     Raises
     ------
     UserError
         An option is wrong, or there are too few examples or groups for the folds.
     """
-    return protocol.probe(activations, validated(ProbeConfig, options, "probe"), progress=progress)
+    return protocol.probe(activations, _config(options, "probe"), progress=progress)
 
 
 def probe_layers(
@@ -90,7 +92,7 @@ def probe_layers(
     groups
         Rows that share one never stand on both sides of a split. [n]
     texts
-        For the bag-of-words baseline. [n]
+        For the bag-of-words baseline; rows of the same text are kept in one fold. [n]
     **options
         Of the config's ``probe`` section.
 
@@ -99,7 +101,17 @@ def probe_layers(
     UserError
         Shapes differ, a value is not finite, or there are too few examples for the folds.
     """
-    config = validated(ProbeConfig, options, "probe_layers")
+    config = _config(options, "probe_layers")
     return protocol.probe_layers(
         layers, labels, groups, texts=texts, config=config, progress=progress
     )
+
+
+def _config(options: dict[str, Any], where: str) -> ProbeConfig:
+    config = validated(ProbeConfig, options, where)
+    if "random_weights" in config.controls:
+        raise UserError(
+            f"{where}: controls: random_weights needs states of its own, which `llmprobe run` "
+            'makes; here, probe those of ModelConfig(id=…, weights="random")'
+        )
+    return config

@@ -187,9 +187,12 @@ def _print_results(out: Path, written: Sequence[Path] = ()) -> None:
     encoding = sys.stdout.encoding or "ascii"
     print(terminal_summary(out, unicode=encoding.lower().replace("-", "").startswith("utf")))
     print(f"\ntables   {out}")
-    for what, name in (("heatmap", "heatmap_accuracy.png"), ("report", "report.html")):
+    for what, names in (
+        ("heatmap", ("heatmap_accuracy.png", "heatmap_r2.png")),
+        ("report", ("report.html",)),
+    ):
         for path in written:
-            if path.name == name:
+            if path.name in names:
                 print(f"{what:7}  {path}")
 
 

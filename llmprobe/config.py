@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -188,6 +190,22 @@ class ExtractConfig(Section):
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # It would count as 0 or 1.
+        raise ValueError("should be a valid number")
+    return value
+
+
+def _in_range(penalty: float) -> float:
+    # Far beyond it, fits in float32 underflow or overflow.
+    if not 1e-12 <= penalty <= 1e12:
+        raise ValueError("should be from 1e-12 to 1e12")
+    return penalty
+
+
+Penalty = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_in_range)]
+
+
 class ProbeConfig(Section):
     """How layers are scored."""
 
@@ -197,8 +215,9 @@ class ProbeConfig(Section):
     penalty, for labels that are numbers."""
     folds: int = Field(default=5, ge=2)
     """Outer cross-validation folds; stratified, and whole groups when the dataset has groups."""
-    l2: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
-    """Penalty (scikit-learn's 1/C); ``auto`` chooses it inside each training fold."""
+    l2: Penalty | Literal["auto"] = "auto"
+    """Penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto`` chooses it inside each training fold.
+    """
     controls: tuple[Literal["majority", "bag_of_words", "random_labels", "random_weights"], ...] = (
         "majority",
         "bag_of_words",
@@ -217,6 +236,11 @@ class ProbeConfig(Section):
     """Where probes are fitted; ``auto`` is CUDA where there is a GPU, else the CPU."""
     seed: Seed = 0
     """For folds, shuffled and random labels, and the bootstrap."""
+
+    @field_validator("learning_curve")
+    @classmethod
+    def _each_once(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(fractions)))
 
 
 class ReportConfig(Section):

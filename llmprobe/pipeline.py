@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
 from llmprobe.files import disk_is_full, existing, whole_file, write_text
 from llmprobe.launch import launched
-from llmprobe.models.devices import cpu_capabilities
+from llmprobe.models.devices import cpu_capabilities, resolve_device
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import check, is_local
 from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults, probe
@@ -44,7 +44,13 @@ TABLES = ("results", "summary", "predictions")
 CURVE = "learning_curve"
 """The table that a run has only where it was asked for."""
 PROBES = "probes.safetensors"
-COLUMNS = {"results": RESULT_COLUMNS, "summary": SUMMARY_COLUMNS}
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "results": RESULT_COLUMNS,
+    "summary": SUMMARY_COLUMNS,
+    "predictions": "model dataset layer example fold label predicted score".split(),
+    CURVE: "model dataset layer fraction accuracy r2".split(),
+}
+"""What a table of this version has, at least."""
 
 BARE: Mapping[str, Any] = {
     "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
@@ -88,7 +94,9 @@ class Run:
 
     def __init__(self, config: RunConfig, out: Path) -> None:
         self.config, self.out = config, out
-        # Everything that can be wrong with the data is said before any model is loaded.
+        # Everything that can be wrong is said before any model is loaded.
+        if config.probe.device != "auto":
+            resolve_device(config.probe.device, "probe.device")
         self.datasets = [load_dataset(d) for d in config.datasets]
         for dataset in self.datasets:
             _check_folds(dataset, config)
@@ -152,6 +160,9 @@ class Run:
         changes: Mapping[str, Any] | None = None,
     ) -> ProbeResults:
         config = self.config.probe.model_copy(update=changes)
+        # The untrained control is a part of its own, and the order of the others says nothing.
+        controls = tuple(sorted(set(config.controls) - {"random_weights"}))
+        config = config.model_copy(update={"controls": controls})
         name = extractor.model_config.name
         not_extracted = UserError(
             f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
@@ -223,9 +234,14 @@ class Run:
                 table.to_parquet(partial, index=False)
             if name != "predictions":
                 write_text(self.out / f"{name}.csv", table.to_csv(index=False))
-        for probes in results.probes:
-            folder = self.out / "probes" / probes.facts["model"]
-            probes.save(folder / f"{probes.facts['dataset']}.safetensors")
+        probes = {
+            self.out / "probes" / p.facts["model"] / f"{p.facts['dataset']}.safetensors": p
+            for p in results.probes
+        }
+        # Like the tables, they are those of this config that are finished; parts keep the others.
+        _remove_others(self.out / "probes", "*/*.safetensors", probes)
+        for path, probe_of_all in probes.items():
+            probe_of_all.save(path)
 
 
 def report(out: Path) -> list[Path]:
@@ -246,7 +262,11 @@ def report(out: Path) -> list[Path]:
     facts = _environment_of(out)
     models = facts.pop("models")
     written = draw_all(results, summary, out / "figures")
-    if config.report.html:
+    for figures in ("heatmap_*.png", "heatmap_*.svg"):
+        _remove_others(out / "figures", figures, written)
+    if not config.report.html:
+        (out / "report.html").unlink(missing_ok=True)
+    else:
         command = shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)])
         written.append(
             write_report(
@@ -258,6 +278,7 @@ def report(out: Path) -> list[Path]:
                 config=config.to_yaml(),
                 environment=facts,
                 command=command,
+                permutations=config.probe.permutations,
             )
         )
     return written
@@ -334,8 +355,20 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise _damaged(path, error) from None
     absent = set(COLUMNS.get(path.stem, ())) - set(table.columns)
     if absent:
-        raise _damaged(path, f"no column {min(absent)!r}")
+        raise UserError(
+            f"{path}: has no column {min(absent)!r}, so another version of llmprobe made it; run "
+            "the config again, which probes again and extracts only what is not in the cache"
+        )
     return table
+
+
+def _remove_others(folder: Path, pattern: str, kept: Collection[Path]) -> None:
+    """Remove the files of an earlier config, and folders that are empty then."""
+    for path in sorted(folder.glob(pattern)):
+        if path not in kept and path.is_file():
+            path.unlink()
+            if path.parent != folder and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def _environment_of(out: Path) -> dict[str, Any]:

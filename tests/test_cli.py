@@ -150,6 +150,15 @@ def test_validate_reads_the_data_and_writes_nothing(
     assert main(["validate", str(config)]) == 2
 
 
+def test_validate_says_that_a_device_for_probing_is_not_here(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(config), "--set", "probe.device=gpu"]) == 2
+    assert capsys.readouterr().err == (
+        "llmprobe: probe.device 'gpu' is no device; it should be auto, cpu, cuda, cuda:1 or mps\n"
+    )
+
+
 @pytest.mark.parametrize("command", ["run", "extract", "probe", "validate"])
 def test_a_dry_run_estimates_and_writes_nothing(
     config: Path,
@@ -233,6 +242,16 @@ def test_stages_one_by_one_give_what_a_run_gives(
         assert (alone / name).exists()
         assert (whole / name).exists()
     assert (alone / "results.csv").read_text() == (whole / "results.csv").read_text()
+
+
+@pytest.mark.parametrize(("kind", "score"), [("logistic", "accuracy"), ("ridge", "r2")])
+def test_a_run_ends_with_where_its_heatmap_is(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, score: str
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", str(config), "--out", str(out), "--set", f"probe.kind={kind}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("heatmap")]
+    assert lines == [f"heatmap  {out / 'figures' / f'heatmap_{score}.png'}"]
 
 
 def test_results_go_to_runs_and_the_name_of_the_config(

@@ -129,6 +129,9 @@ def test_a_shipped_config_is_known_by_name() -> None:
         ("probe.l2=0.5", ("probe", "l2"), 0.5),
         ("probe.l2=1e-3", ("probe", "l2"), 0.001),
         ("probe.l2=auto", ("probe", "l2"), "auto"),
+        ("probe.l2=1e-12", ("probe", "l2"), 1e-12),
+        ("probe.l2=1e12", ("probe", "l2"), 1e12),
+        ("probe.learning_curve=[0.5, 0.1, 0.5]", ("probe", "learning_curve"), (0.1, 0.5)),
         ("extract.chat_template=true", ("extract", "chat_template"), True),
         ("models.0.dtype=float32", ("models", 0, "dtype"), "float32"),
         ("datasets.1.options.people=2", ("datasets", 1, "options"), {"people": 2}),
@@ -237,7 +240,11 @@ def test_an_unknown_key_suggests_the_nearest(write, text: str, key: str, suggest
     [
         ("probe: {l2: strong}", "probe.l2: 'strong' is not allowed: should be a valid number, or "
                                 "'auto'"),
-        ("probe: {l2: 0}", "probe.l2: 0 is not allowed: should be greater than 0, or 'auto'"),
+        ("probe: {l2: 0}", "probe.l2: 0 is not allowed: should be from 1e-12 to 1e12, or 'auto'"),
+        ("probe: {l2: 1.0e-300}", "probe.l2: 1e-300 is not allowed: should be from 1e-12 to 1e12"),
+        ("probe: {l2: 1.0e+300}", "probe.l2: 1e+300 is not allowed: should be from 1e-12 to 1e12"),
+        ("probe: {l2: .nan}", "probe.l2: nan is not allowed: should be from 1e-12 to 1e12"),
+        ("probe: {l2: true}", "probe.l2: True is not allowed: should be a valid number, or 'auto'"),
         ("probe: {l2: .inf}", "probe.l2: inf is not allowed"),
         ("probe: {l2: [1]}", "probe.l2: should be a valid number, or 'auto'"),
         ("probe: {folds: 1}", "probe.folds: 1 is not allowed"),

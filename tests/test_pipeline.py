@@ -161,6 +161,90 @@ def test_the_untrained_control_stands_beside_the_model(toy: Toy) -> None:
     assert alone.summary["peak_accuracy"].item() == stated["first"]
 
 
+def test_adding_the_untrained_control_computes_that_alone(toy: Toy) -> None:
+    toy.run()
+    before = toy.tables()["results"].drop(columns="random_weights_accuracy")
+    parts = set(toy.out.glob("parts/*"))
+    toy.run("probe.controls=[random_weights, majority]")
+    new = set(toy.out.glob("parts/*")) - parts
+    assert len(new) == len(toy.probed) == 2
+    assert all(part.name.startswith("tiny-llama-random-") for part in new)
+    results = toy.tables()["results"]
+    assert results["random_weights_accuracy"].notna().all()
+    pd.testing.assert_frame_equal(results.drop(columns="random_weights_accuracy"), before)
+
+
+def probes_of(toy: Toy) -> set[str]:
+    return files(toy.out / "probes")
+
+
+def test_probes_are_those_of_the_tables(toy: Toy) -> None:
+    toy.run("models.0.name=other")
+    toy.run()
+    assert probes_of(toy) == {"tiny-llama/first.safetensors", "tiny-llama/second.safetensors"}
+    assert not (toy.out / "probes" / "other").exists()
+    toy.run("datasets=[second.csv]")
+    assert probes_of(toy) == {"tiny-llama/second.safetensors"}
+    (toy.out / "probes" / "note.txt").touch()
+    (toy.out / "probes" / "tiny-llama" / "note.txt").touch()
+    toy.run("datasets=[first.csv]", "models.0.name=other")
+    assert probes_of(toy) == {"other/first.safetensors", "note.txt", "tiny-llama/note.txt"}
+
+
+def test_an_interrupted_run_leaves_no_probe_of_another_config(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run()
+    probe = pipeline.probe
+
+    def interrupted(activations: Any, config: Any) -> Any:
+        if activations.dataset.name == "second":
+            raise KeyboardInterrupt
+        return probe(activations, config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "probe", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run("probe.l2=7")
+    assert probes_of(toy) == {"tiny-llama/first.safetensors"}
+    toy.run("probe.l2=7")
+    assert toy.probed == ["second"]
+    assert probes_of(toy) == {"tiny-llama/first.safetensors", "tiny-llama/second.safetensors"}
+
+
+def test_a_report_leaves_no_picture_of_another_config(toy: Toy) -> None:
+    toy.run("probe.controls=[majority, random_labels]")
+    before = set(report(toy.out))
+    (toy.out / "figures" / "note.txt").touch()
+    toy.run("report.html=false")
+    written = set(report(toy.out))
+    assert {path.name for path in before - written} == {
+        "heatmap_selectivity.png", "heatmap_selectivity.svg", "report.html",
+    }  # fmt: skip
+    assert set((toy.out / "figures").iterdir()) == written | {toy.out / "figures" / "note.txt"}
+    assert not (toy.out / "report.html").exists()
+
+
+@pytest.mark.parametrize("permutations", [4, 19])
+def test_few_permutations_do_not_hide_what_is_above_chance(toy: Toy, permutations: int) -> None:
+    toy.run(f"probe.permutations={permutations}", "datasets=[first.csv]")
+    summary = toy.tables()["summary"]
+    assert summary["peak_accuracy"].item() == 1
+    assert summary["peak_p_value"].item() == 1 / (permutations + 1)
+    report(toy.out)
+    assert "first is readable best at layer" in (toy.out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "vulkan"])
+def test_a_device_for_probing_that_is_not_here_is_said_at_once(toy: Toy, device: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Run(load_config(toy.config, [f"probe.device={device}"]), toy.out)
+    assert str(caught.value).startswith(f"probe.device '{device}' ")
+    assert len(str(caught.value)) < 120
+    for works in ("auto", "cpu"):
+        Run(load_config(toy.config, [f"probe.device={works}"]), toy.out)
+
+
 def numbers(folder: Path) -> Path:
     """40 statements whose label is a number that their last word almost tells."""
     rows = [
@@ -256,17 +340,20 @@ ONE_MORE = "datasets=[{path: first.csv, as: new, n: 20}, first.csv, second.csv]"
         ("extract.batch_tokens=64", [], []),
         ("datasets=[second.csv]", [], []),
         (ONE_MORE, ["new"], ["new"]),
+        ("probe.controls=[bag_of_words, majority]", [], []),
+        ("probe.controls=[majority, bag_of_words, majority]", [], []),
     ],
 )
 def test_a_change_recomputes_what_it_must_and_only_that(
     toy: Toy, change: str, extracted: list[str], probed: list[str]
 ) -> None:
-    toy.run()
+    toy.run("probe.controls=[majority, bag_of_words]")
     assert (toy.extracted, toy.probed) == (BOTH, BOTH)
     file, colon, content = change.partition(".csv: ")
     if colon:
         toy.change(f"{file}.csv", *content.split(" -> "))
-    toy.run(*([change.replace("MODEL", str(toy.model))] if "=" in change else []))
+    changes = [change.replace("MODEL", str(toy.model))] if "=" in change else []
+    toy.run("probe.controls=[majority, bag_of_words]", *changes)
     assert (toy.extracted, toy.probed) == (extracted, probed)
 
 
@@ -292,6 +379,21 @@ def test_a_damaged_part_is_probed_again(toy: Toy) -> None:
     before = toy.tables()
     (damaged,) = toy.out.glob("parts/*first*/results.parquet")
     damaged.write_bytes(damaged.read_bytes()[:200])
+    toy.run()
+    assert (toy.extracted, toy.probed) == ([], ["first"])
+    assert_equal(before, toy.tables())
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [("predictions", "fold"), ("results", "ece"), ("summary", "half_rise_depth"),
+     ("learning_curve", "r2")],
+)  # fmt: skip
+def test_a_part_of_another_version_is_probed_again(toy: Toy, table: str, column: str) -> None:
+    toy.run()
+    before = toy.tables()
+    (path,) = toy.out.glob(f"parts/*first*/{table}.parquet")
+    pd.read_parquet(path).drop(columns=column).to_parquet(path)
     toy.run()
     assert (toy.extracted, toy.probed) == ([], ["first"])
     assert_equal(before, toy.tables())
@@ -425,11 +527,18 @@ def test_a_report_of_what_is_no_whole_run_says_what_is_wrong(
     assert said.count("\n") == 1
 
 
-def test_a_table_of_something_else_is_damaged(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_of_another_version_is_named(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     toy.run()
-    pd.DataFrame({"model": ["m"]}).to_parquet(toy.out / "results.parquet")
+    path = toy.out / "summary.parquet"
+    pd.read_parquet(path).drop(columns="half_rise_depth").to_parquet(path)
     assert main(["report", str(toy.out)]) == 2
-    assert "results.parquet: missing or damaged (no column 'accuracy')" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        "summary.parquet: has no column 'half_rise_depth', so another version of llmprobe " in said
+    )
+    assert "run the config again" in said
+    assert "damaged" not in said
+    assert said.count("\n") == 1
 
 
 def test_the_resolved_config_reads_as_yaml(toy: Toy) -> None:

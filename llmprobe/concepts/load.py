@@ -108,7 +108,7 @@ def _templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
 
 
 def _warn_of_repeats(dataset: ConceptDataset) -> None:
-    """Say when a text occurs twice: its copy may be in the training set of its own test."""
+    """Say when a text occurs twice, perhaps with another label: copies count as one unit."""
     labels: dict[str, set[str]] = {}
     for text, label in zip(dataset.texts, dataset.labels, strict=True):
         labels.setdefault(text, set()).add(str(label))
@@ -117,8 +117,8 @@ def _warn_of_repeats(dataset: ConceptDataset) -> None:
         contradictory = sum(len(kinds) > 1 for kinds in labels.values())
         text, times = Counter(dataset.texts).most_common(1)[0]
         log.warning(
-            "%s: %d of %d texts are repeats (%d with two labels), %r occurs %d times; copies in "
-            "different folds inflate scores, unless a group keeps them together",
+            "%s: %d of %d texts are repeats (%d with two labels), %r occurs %d times; copies, "
+            "and the groups they are in, stay in one fold",
             dataset.name, repeats, len(dataset), contradictory, text[:60], times,
         )  # fmt: skip
 

@@ -11,10 +11,11 @@ from llmprobe.errors import UserError
 from llmprobe.launch import launched, local_rank
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str, key: str = "device") -> torch.device:
     """``auto`` is the accelerator if there is one, else the CPU.
 
-    Of several launched processes each has an accelerator of its own.
+    Of several launched processes each has an accelerator of its own. A device that cannot be used
+    is a ``UserError`` that names ``key``.
     """
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -26,11 +27,19 @@ def resolve_device(device: str) -> torch.device:
         return torch.device(accelerator.type, local_rank() % torch.accelerator.device_count())
     try:
         chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(
+            f"{key} {device!r} is no device; it should be auto, cpu, cuda, cuda:1 or mps"
+        ) from None
+    try:
         float(torch.zeros(1, device=chosen))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {device!r} cannot be used here: {reason}") from None
-    return chosen
+    except NotImplementedError:  # Its message lists every backend there is.
+        reason = "this torch is built without it"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+    else:
+        return chosen
+    raise UserError(f"{key} {device!r} cannot be used here: {reason}")
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

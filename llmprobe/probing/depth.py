@@ -74,6 +74,14 @@ def concept_depth(
     }
 
 
+def peak_index(curve: np.ndarray | Sequence[float], losses: np.ndarray | Sequence[float]) -> int:
+    """The layer with the highest score; of equal ones, that with the least loss.
+
+    With a rare class, probes of many layers answer the frequent one and score the same.
+    """
+    return int(np.lexsort((np.asarray(losses), -np.asarray(curve)))[0])
+
+
 def jump_layer(accuracies: np.ndarray | Sequence[float]) -> np.ndarray | float:
     """The first layer whose accuracy is at least 1.1 times that of the layer before it.
 

@@ -167,15 +167,20 @@ class Design:
         self.standardize = standardize
         # Not the mean, which one huge row drags away from where all others then lose digits.
         self.shift = raw[:: max(len(raw) // _SAMPLE, 1)].median(dim=0).values
-        centred = raw - self.shift
+        # By the largest value first, so that no square is beyond the range of the numbers.
+        size = torch.where(largest > 0, largest, 1.0)
+        centred = (raw - self.shift).div_(size)
         spread = torch.linalg.vector_norm(centred, dim=0) / len(raw) ** 0.5
         # Below this a spread is the rounding of equal values.
-        noise = (10 * torch.finfo(raw.dtype).eps * largest).clamp_min(_TINY)
-        varies = spread > noise
+        varies = spread > 10 * torch.finfo(raw.dtype).eps
+        self.unit = torch.where(varies, spread.double() * size, 1.0)
         if not standardize:
-            spread = spread.square().mean().sqrt().expand_as(spread)
-        self.unit = torch.where(spread > 0, spread, 1.0)
-        self.X = centred.mul_(torch.where(varies, 1 / self.unit, 0.0)).float()
+            spreads = torch.where(varies, self.unit, 0.0)
+            most = spreads.amax().clamp_min(1e-300)
+            common = (spreads / most).square().mean().sqrt() * most
+            self.unit = torch.where(common > 1e-300, common, 1.0).expand_as(spreads)
+        factor = torch.where(varies, size / self.unit, 0.0).to(raw.dtype)
+        self.X = centred.mul_(factor).float()
         # An intercept takes up what all rows share.
         self.basis, self.spectrum, self.rest = _eigenbasis(self.X - self.X.mean(dim=0))
 
@@ -225,7 +230,7 @@ class Problems:
         if weights.shape != shape:
             raise ValueError(
                 f"weights must be {shape[::-1]}, a column for each problem, "
-                f"not {tuple(weights.T.shape)}"
+                f"not {tuple(weights.shape[::-1])}"
             )
         self.weights = weights.to(X.device, X.dtype)[:, None]
         self.total = self.weights.sum(dim=(1, 2))
@@ -246,12 +251,13 @@ class Problems:
     ) -> Solution:
         """The optima at ``l2``, from ``start`` if given. Problems that converge leave the work."""
         (K, C, n), d = self.targets.shape, self.mean.shape[-1]
-        penalty = torch.as_tensor(l2, dtype=self.targets.dtype, device=self.targets.device)
+        penalty = torch.as_tensor(l2, dtype=torch.float64, device=self.targets.device)
         penalty = penalty.expand(K) if penalty.ndim == 0 else penalty
+        if not self.design.standardize:
+            penalty = penalty / self.design.unit[0].square()
+        penalty = penalty.to(self.targets.dtype)
         if penalty.shape != (K,) or not bool(((penalty > 0) & penalty.isfinite()).all()):
             raise ValueError(f"l2 must be above 0: one number, or one for each of {K}")
-        if not self.design.standardize:
-            penalty = (penalty / self.design.unit[0].square()).float()
         bound = torch.as_tensor(tolerance, dtype=penalty.dtype, device=penalty.device).expand(K)
         width = max(CHUNK_BYTES // (4 * _ARRAYS * C * (n + d)), 1)
         parts = []

@@ -8,6 +8,10 @@ import numpy as np
 
 from llmprobe.probing.splits import group_indices
 
+_SHUFFLED, _CONTROL, _PORTIONS = 1, 2, 3
+"""A stream of random numbers for each purpose: labels that were themselves shuffled with the same
+seed must not meet their own order again."""
+
 ENOUGH_GROUPS = 5
 """Groups of one size that exchange labels among themselves alone (5! orders)."""
 
@@ -27,8 +31,8 @@ def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: 
     is shared by fewer than ``ENOUGH_GROUPS`` go together: their lists, in random order, are laid
     end to end and dealt out to the groups in turn. This keeps runs of labels together but cuts
     some, so dependence inside those groups is kept only approximately. So is everything where
-    exchange among equals would change nothing, each size having a label of its own: then all
-    lists are dealt out together.
+    exchange among equals would leave most rows as they are, most sizes having a label of their
+    own: then all lists are dealt out together.
 
     Parameters
     ----------
@@ -37,7 +41,7 @@ def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: 
     groups
         [n], or None
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, _SHUFFLED])
     group_of = group_indices(groups, len(y))
     block_of = _blocks(y, group_of)
     receiving = np.lexsort((group_of, block_of[group_of]))
@@ -64,6 +68,7 @@ def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: i
     groups
         [n]. None makes each row its own group, whose label nothing could predict.
     """
+    rng = np.random.default_rng([seed, _CONTROL])
     group_of = group_indices(groups, len(y))
     n_groups = int(group_of.max()) + 1
     values, counts = np.unique(y, return_counts=True)
@@ -71,8 +76,12 @@ def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: i
     while quota.min() < min(2, n_groups // len(values)):
         quota[quota.argmin()] += 1
         quota[quota.argmax()] -= 1
+    if np.count_nonzero(quota) == 1:  # All the same, they would ask nothing.
+        most = quota.argmax()
+        quota[most] -= 1
+        quota[0 if most else -1] += 1
     lists = np.tile(np.repeat(values, quota), (times, 1))
-    drawn: np.ndarray = np.random.default_rng(seed).permuted(lists, axis=1).T[group_of]
+    drawn: np.ndarray = rng.permuted(lists, axis=1).T[group_of]
     return drawn
 
 
@@ -126,7 +135,7 @@ def portions(
     n_groups = int(group_of.max()) + 1
     # Rounded first: 0.07 * 100 is a little over 7.
     ends = np.ceil(np.round(np.multiply(fractions, n_groups), 9)).astype(int)
-    place = np.random.default_rng(seed).permutation(n_groups)[group_of]
+    place = np.random.default_rng([seed, _PORTIONS]).permutation(n_groups)[group_of]
     portion_of: np.ndarray = np.searchsorted(np.unique([*ends, n_groups]), place, side="right")
     return portion_of
 
@@ -136,5 +145,5 @@ def _blocks(y: np.ndarray, group_of: np.ndarray) -> np.ndarray:
     sizes = np.bincount(group_of)
     block_of = np.where(np.bincount(sizes)[sizes] < ENOUGH_GROUPS, 0, sizes)
     labels = (y[block_of[group_of] == block] for block in np.unique(block_of))
-    one_label_each = all((of_block == of_block[0]).all() for of_block in labels)
-    return np.zeros_like(block_of) if one_label_each else block_of
+    stuck = sum(len(of_block) for of_block in labels if (of_block == of_block[0]).all())
+    return np.zeros_like(block_of) if 2 * stuck > len(y) else block_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +12,6 @@ from llmprobe.probing.fit_many import Design
 from llmprobe.probing.questions import Questions
 from llmprobe.probing.search import problems_of, search
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class LayerFit:
@@ -24,6 +21,8 @@ class LayerFit:
     """Out-of-fold probabilities of the classes [n, C], or continuous predictions [n, 1]."""
     l2: np.ndarray
     """The penalty of each outer fold; NaN where there is none. [folds]"""
+    unconverged: int
+    """Fits of the outer folds, the learning curve and the probe on all rows."""
     whole_l2: float
     """The penalty of the probe on all rows, the one with the least out-of-fold loss."""
     coef: np.ndarray
@@ -67,8 +66,6 @@ def probe_layer(
         torch.as_tensor(masks, device=design.X.device).to(design.X.dtype),
     )  # fmt: skip
     solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
-    if not bool(solution.converged.all()):
-        log.warning("%d of %d probes did not converge", (~solution.converged).sum(), len(masks))
     whole = slice(q.n_folds, q.n_folds + 1)
     fits = problems[whole].raw(solution[whole])
     held_out = _held_out(solution.logits, q)
@@ -80,7 +77,8 @@ def probe_layer(
     return LayerFit(
         predicted=_predictions(held_out[0], q),
         l2=l2 if q.kind != "mass_mean" else np.full(len(l2), np.nan),
-        whole_l2=float(penalties[q.n_folds]),
+        whole_l2=float(penalties[q.n_folds]) if q.kind != "mass_mean" else np.nan,
+        unconverged=int((~solution.converged).sum()),
         coef=coef,
         intercept=intercept,
         statistic=statistic,

@@ -91,9 +91,9 @@ class Softmax(Loss):
         return (right & scored).sum(dim=-1).double() / scored.sum(dim=-1)
 
     def bend(self, means: tuple[Tensor, Tensor], change: Tensor) -> Tensor:
-        moved = means[0] * change
-        squares = (moved * change).sum(dim=1, keepdim=True)
-        return (squares - moved.sum(dim=1, keepdim=True).square()).clamp_min(0)
+        # About its mean: a difference of squares has no digits where the classes are certain.
+        centre = (means[0] * change).sum(dim=1, keepdim=True)
+        return (means[0] * (change - centre).square()).sum(dim=1, keepdim=True)
 
 
 class Squared(Loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -21,11 +23,18 @@ from llmprobe.config import ProbeConfig
 from llmprobe.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
-from llmprobe.probing.depth import concept_depth
+from llmprobe.probing.depth import concept_depth, peak_index
+from llmprobe.probing.fit_many import CHUNK_BYTES
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.saved import SavedProbe
-from llmprobe.probing.scores import Resamples, majority_accuracy, score, score_continuous
+from llmprobe.probing.scores import (
+    Resamples,
+    majority_accuracy,
+    resampled_r2,
+    score,
+    score_continuous,
+)
 from llmprobe.probing.splits import units
 from llmprobe.progress import Progress
 
@@ -33,8 +42,13 @@ if TYPE_CHECKING:
     from llmprobe.extraction.activations import Activations
 
 
+log = logging.getLogger(__name__)
+
+ROUNDING = 1e-10
+"""Labellings that are each other's mirror image are as good, however their losses were rounded."""
+
 MOST_WORKERS = 8
-"""Layers that are in memory at a time."""
+"""Layers that are in memory at a time, where memory has room for them."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ def probe(
 
 
 def probe_layers(
-    layers: Mapping[int, np.ndarray],
+    layers: Mapping[int, Any],
     labels: Sequence[Any] | np.ndarray,
     groups: Sequence[Any] | np.ndarray | None = None,
     *,
@@ -128,7 +142,7 @@ def probe_layers(
     groups
         Rows that share one never stand on both sides of a split. [n]
     texts
-        For the bag-of-words baseline. [n]
+        For the bag-of-words baseline; rows of the same text are kept in one fold. [n]
 
     Raises
     ------
@@ -141,12 +155,21 @@ def probe_layers(
         groups = _one_for_each_row("groups", groups, n)
     if texts is not None and len(texts) != n:
         raise UserError(f"texts: {len(texts)} for {n} labels")
+    given: object = layers
+    if not isinstance(given, Mapping):
+        raise UserError("layers: expected arrays by the number of their layer, as {0: X0, 1: X1}")
     if not layers:
         raise UserError("layers: none given")
+    for row, text in enumerate(texts or ()):
+        if not isinstance(text, str):
+            raise UserError(f"texts: number {row} is no text: {text!r:.40}")
     arrays = {}
     for key, X in layers.items():
-        if not isinstance(key, int | np.integer) or key < 0:
+        if not isinstance(key, int | np.integer) or isinstance(key, bool) or key < 0:
             raise UserError(f"layers: key {key!r}, expected the number of a layer, 0 or more")
+        if isinstance(X, torch.Tensor):
+            X = X.detach().cpu()
+            X = X if X.dtype == torch.float64 else X.float()
         arrays[int(key)] = X = np.asarray(X)
         if X.ndim != 2 or len(X) != n or not X.shape[1]:
             raise UserError(f"layers[{key}]: shape {X.shape}, expected ({n}, d)")
@@ -154,7 +177,7 @@ def probe_layers(
             raise UserError(f"layers[{key}]: has values that are not finite numbers")
     return _probe(
         sorted(arrays),
-        arrays.__getitem__,
+        lambda layer: _plain(arrays[layer]),
         labels,
         groups,
         texts=texts,
@@ -163,6 +186,12 @@ def probe_layers(
         origin={},
         progress=progress,
     )
+
+
+def _plain(X: np.ndarray) -> np.ndarray:
+    """In an order and type of numbers that torch takes without a warning."""
+    precise = X.dtype.itemsize > 4 and X.dtype.kind in "fiu"
+    return np.require(X, np.float64 if precise else np.float32, ["C", "W"])
 
 
 def _one_for_each_row(
@@ -175,6 +204,10 @@ def _one_for_each_row(
         raise UserError(f"{name}: shape {array.shape}, expected {expected}")
     if missing := int(pd.isna(array).sum()):
         raise UserError(f"{name}: {missing} are missing")
+    try:
+        np.unique(array)
+    except TypeError:
+        raise UserError(f"{name}: of types that have no common order; make them all text") from None
     return array
 
 
@@ -195,9 +228,12 @@ def _probe(
     questions = ask(labels, unit_of, config, names["dataset"])
     resamples = Resamples(len(labels), unit_of, config.seed)
     label = f"probing {names['dataset']} in {names['model']}"
-    fit = partial(_fit, questions=questions, resamples=resamples, device=_device(config.device))
-    answers = _each_layer(layers, states, fit, label, progress)
+    answer = partial(_fit, questions=questions, resamples=resamples, device=_device(config.device))
+    answers = _each_layer(layers, states, answer, label, progress)
     fits, scores = [answer[0] for answer in answers], [answer[1] for answer in answers]
+    for layer, fit in zip(layers, fits, strict=True):
+        if fit.unconverged:
+            log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)
     table = _table(layers, fits, scores, questions, resamples, config, names)
     summary = {
         **_depths(table, fits, questions, resamples),
@@ -234,7 +270,10 @@ def _device(name: str) -> torch.device:
     """``auto``: CUDA if there is; elsewhere the CPU, since other accelerators lack float64."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return resolve_device(name)
+    device = resolve_device(name, "probe.device")
+    if device.type == "mps":
+        raise UserError("probe.device 'mps' has no float64, which probes need; use auto or cpu")
+    return device
 
 
 def _metric(questions: Questions) -> str:
@@ -260,7 +299,10 @@ def _each_layer(
     progress: bool,
 ) -> list[tuple[LayerFit, dict[str, float]]]:
     """``fit`` of each layer's states, read when its turn comes: a layer for each core at a time."""
-    workers = min(os.cpu_count() or 1, len(layers), MOST_WORKERS)
+    # Some four copies of a layer, and a chunk each for the search and the solver.
+    needed = 4 * states(layers[0]).nbytes + 2 * CHUNK_BYTES
+    room = int(psutil.virtual_memory().available // needed)
+    workers = max(1, min(os.cpu_count() or 1, len(layers), MOST_WORKERS, room))
     fits = []
     with Progress(label, len(layers), shown=progress) as bar, one_thread():
         # The count is also each worker thread's own, hence the initializer.
@@ -328,7 +370,7 @@ def _p_values(statistics: np.ndarray) -> np.ndarray:
     shuffled = statistics[:, 1:]
     if not shuffled.shape[1]:
         return np.full(len(statistics), np.nan)
-    as_good = (shuffled >= statistics[:, :1]).sum(axis=1)
+    as_good = (shuffled >= statistics[:, :1] - ROUNDING).sum(axis=1)
     p: np.ndarray = (1 + as_good) / (1 + shuffled.shape[1])
     return p
 
@@ -359,17 +401,14 @@ def _depths(
     """The best layer, and at which depths the curve gets there."""
     metric = _metric(questions)
     curve = table[metric].to_numpy()
-    peak = table.iloc[int(curve.argmax())]
+    peak = table.iloc[peak_index(curve, table["log_loss"].to_numpy())]
     predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
     if len(questions.classes):
         baseline = majority_accuracy(questions.y)
         resampled = resamples.means(predicted.argmax(axis=2) == questions.y[:, None])
     else:
         baseline = 0.0
-        y = questions.y - questions.y.mean()
-        errors = (predicted[..., 0] - questions.y[:, None]) ** 2
-        moments = resamples.means(np.column_stack([errors, y**2, y]))
-        resampled = 1 - moments[:, :-2] / (moments[:, -2:-1] - moments[:, -1:] ** 2)
+        resampled = resampled_r2(questions.y, predicted[..., 0], resamples)
     depths = concept_depth(
         curve, resampled, table["layer"].to_list(), table["depth"].to_list(), baseline
     )

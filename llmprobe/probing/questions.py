@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,13 @@ from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
 from llmprobe.probing.search import PENALTIES, Task
 from llmprobe.probing.splits import assign_folds, group_indices, inner_folds
 
+log = logging.getLogger(__name__)
+
 CONTROL_DRAWS = 5
 """Random labellings whose mean is the control accuracy."""
+
+_SUBSETS = 4
+"""The stream of random numbers of the learning curve; labels.py has the others."""
 
 MOST_FRACTIONS = 10
 """Different labels with fractions that may still be classes."""
@@ -94,7 +100,7 @@ def ask(labels: np.ndarray, units: np.ndarray | None, config: ProbeConfig, where
         fold_of=fold_of,
         inner=inner,
         observed=Task.cross_validated(targets, fold_of),
-        shuffled=_shuffled(y, classes, units, config),
+        shuffled=_shuffled(y, classes, units, config, where),
         control=_control(y, classes, units, config) if "random_labels" in config.controls else (),
         online=_online(targets, classes, units, seed) if config.description_length else (),
         subsets=_subsets(config.learning_curve, fold_of, group_indices(units, n), seed),
@@ -131,14 +137,18 @@ def _targets(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _shuffled(
-    y: np.ndarray, classes: np.ndarray, units: np.ndarray | None, config: ProbeConfig
+    y: np.ndarray,
+    classes: np.ndarray,
+    units: np.ndarray | None,
+    config: ProbeConfig,
+    where: str,
 ) -> tuple[Task, ...]:
     """Each labelling with folds of its own, found as those of the observed labels were.
 
     The whole procedure is then the same function of observed and of shuffled labels, which makes
     the test exact. Labellings that no folds fit are left out, as observed ones would be.
     """
-    tasks = []
+    tasks: list[Task] = []
     for column in shuffled_labels(y, units, config.permutations, config.seed).T:
         try:
             fold_of = assign_folds(
@@ -147,6 +157,11 @@ def _shuffled(
         except UserError:
             continue
         tasks.append(Task.cross_validated(_targets(column, classes), fold_of))
+    if len(tasks) < config.permutations:
+        log.warning(
+            "%s: %d of %d shuffled labellings fit the folds; p-values are from those",
+            where, len(tasks), config.permutations,
+        )  # fmt: skip
     return tuple(tasks)
 
 
@@ -182,7 +197,8 @@ def _subsets(
     fractions: tuple[float, ...], fold_of: np.ndarray, unit_of: np.ndarray, seed: int
 ) -> np.ndarray:
     """Growing parts of each training set, in whole units. -> [fractions, folds, n] bool"""
-    place = np.random.default_rng(seed).permutation(int(unit_of.max()) + 1)[unit_of]
+    rng = np.random.default_rng([seed, _SUBSETS])
+    place = rng.permutation(int(unit_of.max()) + 1)[unit_of]
     folds = np.arange(int(fold_of.max()) + 1)
     subsets = np.zeros((len(fractions), len(folds), len(fold_of)), dtype=bool)
     for fold in folds:

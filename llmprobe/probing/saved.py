@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from llmprobe.errors import UserError
 from llmprobe.files import whole_file
+from llmprobe.probing.depth import peak_index
 
 FORMAT = "llmprobe-probe-1"
 
@@ -51,7 +52,7 @@ class SavedProbe:
     def best_layer(self) -> int:
         """The layer with the best out-of-fold accuracy (or R²)."""
         curve = self.scores["accuracy" if self.classes else "r2"]
-        return self.layers[int(np.argmax(curve))]
+        return self.layers[peak_index(curve, self.scores["log_loss"])]
 
     def decision_function(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
         """Logits, or predictions of a continuous label. [n, d] -> [n], or [n, C] of C > 2 classes
@@ -108,7 +109,7 @@ class SavedProbe:
         """Write one .safetensors file, whole or not at all."""
         header = {
             "format": FORMAT,
-            "classes": json.dumps(self.classes),
+            "classes": json.dumps(self.classes, default=str),
             "facts": json.dumps(dict(self.facts)),
             "scores": json.dumps(dict(self.scores)),
         }
@@ -161,5 +162,8 @@ def _require_whole(probe: SavedProbe) -> None:
         if coef.ndim != 2 or len(coef) != outputs or probe.intercept[layer].shape != (outputs,):
             raise ValueError(f"layer {layer} does not fit {len(probe.classes)} classes")
     curve = probe.scores["accuracy" if probe.classes else "r2"]
-    if not len(curve) == len(probe.coef) == len(probe.intercept) > 0:
+    if (
+        len(probe.scores["log_loss"]) != len(curve)
+        or not len(curve) == len(probe.coef) == len(probe.intercept) > 0
+    ):
         raise ValueError("its layers and scores do not fit each other")

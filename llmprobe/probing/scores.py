@@ -190,6 +190,19 @@ def score_continuous(
     )
 
 
+def resampled_r2(y: np.ndarray, predicted: np.ndarray, resamples: Resamples) -> np.ndarray:
+    """R² of each layer's predictions [n, layers] in every resample. -> [B, layers]
+
+    NaN where a resample holds one value of y alone.
+    """
+    centred = y - y.mean()
+    scale = float(np.abs(centred).max()) or 1.0
+    errors = ((predicted - y[:, None]) / scale) ** 2
+    centred = centred / scale
+    means = resamples.means(np.column_stack([errors, centred**2, centred]))
+    return 1 - _share(means[:, :-2], (means[:, -2] - means[:, -1] ** 2)[:, None])
+
+
 def unit_interval(estimate: float, variance: float, size: float) -> tuple[float, float]:
     """95 % interval of a score in [0, 1]: Wilson's (1927) with the effective number of examples.
 
@@ -394,5 +407,13 @@ def _weight_below(weights: np.ndarray, less: np.ndarray, at_most: np.ndarray) ->
 def _continuous(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """SSE / SST and the mean absolute error. [..., 5] to [...], twice"""
     squared_error, square, value, error, n = np.moveaxis(sums, -1, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return squared_error / (square - value**2 / n), error / n
+    return _share(squared_error / n, square / n - (value / n) ** 2), error / n
+
+
+def _share(unexplained: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Of squared error in a variance; NaN where that is no more than rounding."""
+    there = variance > 1e-6  # Values are at most 1, in single precision.
+    share: np.ndarray = np.divide(
+        unexplained, variance, out=np.full(unexplained.shape, np.nan), where=there
+    )
+    return share

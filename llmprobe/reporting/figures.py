@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting import SCORE_NAMES, elide, main_probe, main_score
+from llmprobe.reporting import SCORE_NAMES, chance_accuracy, elide, main_probe, main_score
 
 METRICS = ("accuracy", "r2", "balanced_accuracy", "auroc", "selectivity")
 
@@ -140,7 +140,7 @@ def _heatmap_panel(ax: Axes, rows: pd.DataFrame, datasets: Sequence[str], norm: 
 def _chance(rows: pd.DataFrame, metric: str) -> pd.Series:
     """What a probe that learned nothing scores, for each row."""
     if metric == "accuracy":
-        return rows["majority_accuracy"].astype(float).fillna(1 / rows["n_classes"].astype(float))
+        return chance_accuracy(rows)
     if metric == "balanced_accuracy":
         return 1 / rows["n_classes"].astype(float)
     chance = {"auroc": 0.5, "selectivity": 0.0, "r2": 0.0}

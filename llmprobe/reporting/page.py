@@ -62,6 +62,7 @@ def write_report(
     config: str,
     environment: Mapping[str, Any],
     command: str,
+    permutations: int | None = None,
 ) -> Path:
     """Write the page to ``path``: it loads nothing, so it can be mailed or archived as one file.
 
@@ -81,12 +82,14 @@ def write_report(
         Versions and hardware; mappings in it are shown flat.
     command
         What to type to make the page again.
+    permutations
+        Refits behind each p-value: with fewer than 19, none is small enough to say much.
     """
     template = files("llmprobe.reporting").joinpath("report.html.jinja").read_text("utf-8")
     jinja = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    found = peaks(results, summary)
+    found = peaks(results, summary, permutations)
     pictures, left_out_pictures = _pictures(draw_figures(results, summary))
     layer_tables, left_out_tables = _layer_tables(results)
     page = jinja.from_string(template).render(
@@ -186,8 +189,9 @@ _CAPTIONS = {
         _HEATMAP_ALT + "colour is the AUROC.",
     ),
     "heatmap_selectivity": (
-        "Selectivity: accuracy minus that of the same probe on random labels. Low selectivity "
-        "means that the probe could have memorised.",
+        "Selectivity: the score minus that of the same probe on a random label for each group, "
+        "with rows of a group in training and test. Below zero, groups are easier to tell apart "
+        "than the concept is to read; the accuracy itself cannot gain by that.",
         _HEATMAP_ALT + "colour is the selectivity.",
     ),
     "heatmap_balanced_accuracy": (

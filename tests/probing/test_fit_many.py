@@ -469,3 +469,26 @@ def test_numbers_are_fitted_as_ridge_regression_fits_them() -> None:
         fits = problems.raw(problems.solve(l2))
         plain = Ridge(alpha=l2).fit(Z, y)
         assert fits.coef[:, 0, 0] * X.std(axis=0) == pytest.approx(plain.coef_, abs=1e-3)
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e3])
+def test_classes_that_are_absent_end_certain_and_finite(l2: float) -> None:
+    X, _ = planted(40, 60, 0)
+    y = np.zeros((40, 3))
+    y[:, 0] = 1
+    weights = np.stack([np.arange(40) < 5, np.arange(40) >= 0], axis=1)
+    fits = fit_many_multinomial(X, np.stack([y, y], axis=1), weights, l2)
+    assert fits.converged.all()
+    assert np.isfinite(fits.coef).all()
+    assert fits.loss == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e17, 1e25])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_features_of_extreme_size_are_read_too(size: float, standardize: bool) -> None:
+    X, targets = planted(100, 20, 0)
+    plain = fit_many(X.astype(np.float32), targets, l2=1.0, standardize=standardize)
+    l2 = 1.0 if standardize else size**2
+    extreme = fit_many((X * size).astype(np.float32), targets, l2=l2, standardize=standardize)
+    assert extreme.coef * size == pytest.approx(plain.coef, rel=1e-3, abs=1e-4)
+    assert extreme.loss == pytest.approx(plain.loss, rel=1e-5)

@@ -234,3 +234,29 @@ def test_a_hundred_relabellings_of_many_rows_take_no_time() -> None:
     shuffled_labels(y, groups, 100, seed=0)
     control_labels(y, groups, 100, seed=0)
     assert time.process_time() - began < 1  # 0.02 s
+
+
+def test_labels_shuffled_with_the_same_seed_do_not_meet_their_order_again() -> None:
+    for seed in range(3):
+        y = np.random.default_rng(seed).permutation(np.repeat([0, 1], 100))
+        control = control_labels(y, None, 5, seed)
+        assert np.abs((control == y[:, None]).mean(axis=0) - 0.5).max() < 0.2
+        shuffled = shuffled_labels(y, None, 5, seed)
+        assert np.abs((shuffled == y[:, None]).mean(axis=0) - 0.5).max() < 0.2
+        portion_of = portions(None, 200, seed)
+        assert np.abs(y[portion_of >= portion_of.max() - 2].mean() - 0.5) < 0.15
+
+
+def test_a_few_groups_of_another_size_do_not_freeze_the_rest() -> None:
+    """Singles are all of one class and pairs of the other: only two triples could exchange."""
+    groups = np.repeat(np.arange(122), [1] * 60 + [2] * 60 + [3] * 2)
+    y = np.repeat([0, 1, 0, 1], [60, 120, 3, 3])
+    shuffled = shuffled_labels(y, groups, 20, seed=0)
+    assert (shuffled != y[:, None]).mean(axis=0).min() > 0.2
+
+
+def test_a_control_of_numbers_that_are_mostly_one_is_not_constant() -> None:
+    y = np.zeros(200)
+    y[:10] = np.arange(1, 11) / 2
+    control = control_labels(y, np.arange(200) % 6, 5, 0)
+    assert (np.ptp(control, axis=0) > 0).all()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 import llmprobe
 from llmprobe import ProbeResults, UserError
+from llmprobe.probing import protocol
 
 RESULTS = (
     "model, dataset, site, position, layer, depth, probe, n_examples, n_classes, n_groups, l2, "
@@ -200,6 +205,11 @@ RIGHT = {
         ({"groups": [None, "a"] * 20}, "groups: 20 are missing"),
         ({"groups": np.arange(40) % 3}, "3 groups are too few for 5 folds"),
         ({"texts": ["a"] * 39}, "texts: 39 for 40 labels"),
+        ({"texts": ["a", 3] * 20}, "texts: number 1 is no text: 3"),
+        ({"layers": [np.zeros((40, 3))]}, "layers: expected arrays by the number of their layer"),
+        ({"layers": {True: np.zeros((40, 3))}}, "layers: key True"),
+        ({"labels": np.asarray(["a", 1] * 20, dtype=object)}, "labels: of types that have no"),
+        ({"groups": np.asarray(["a", 1] * 20, dtype=object)}, "groups: of types that have no"),
         ({"folds": 1}, "folds"),
         ({"fold": 3}, "folds"),
     ],
@@ -207,3 +217,75 @@ RIGHT = {
 def test_wrong_input_is_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         probe(**{**RIGHT, **change})
+
+
+def test_where_memory_is_short_one_layer_is_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, y, groups = planted()
+    together = probe(layers, y, groups)
+    in_memory, most = 0, 0
+    fit = protocol.probe_layer
+
+    def counted(*arguments: object) -> object:
+        nonlocal in_memory, most
+        in_memory += 1
+        most = max(most, in_memory)
+        try:
+            return fit(*arguments)
+        finally:
+            in_memory -= 1
+
+    monkeypatch.setattr(protocol, "probe_layer", counted)
+    monkeypatch.setattr(protocol.psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
+    alone = probe(layers, y, groups)
+    assert most == 1
+    pd.testing.assert_frame_equal(alone.table, together.table)
+
+
+def test_of_layers_that_score_the_same_the_peak_is_the_surer_one() -> None:
+    rng = np.random.default_rng(0)
+    y = (np.arange(600) % 20 == 0).astype(int)
+    layers = {layer: rng.normal(size=(600, 10)) for layer in range(4)}
+    layers[2][:, 0] += 1.2 * y
+    results = probe(layers, y, permutations=19, l2=1e3)
+    assert results.table["accuracy"].nunique() == 1
+    assert results.summary["peak_layer"].item() == 2
+    assert results.probes[0].best_layer == 2
+    assert results.summary["peak_p_value"].item() == 0.05
+
+
+def test_numbers_that_are_mostly_zero_have_finite_intervals() -> None:
+    rng = np.random.default_rng(0)
+    y = np.zeros(200)
+    y[:6] = rng.normal(size=6)
+    results = probe({0: rng.normal(size=(200, 10))}, y, np.arange(200) % 10, kind="ridge")
+    columns = ["r2", "r2_low", "r2_high", "control_r2", "selectivity"]
+    assert np.isfinite(results.table[columns].to_numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda X: X[::-1][::-1],
+        lambda X: np.asfortranarray(X),
+        lambda X: X.astype(">f8"),
+        lambda X: X.astype(np.longdouble),
+        lambda X: torch.tensor(X, requires_grad=True),
+        lambda X: pd.DataFrame(X),
+    ],
+    ids=["reversed", "fortran", "big-endian", "long double", "tensor", "table"],
+)
+def test_layers_may_be_arrays_of_any_kind(
+    change: Callable[[np.ndarray], object], results: ProbeResults
+) -> None:
+    layers, y, groups = planted()
+    for X in layers.values():
+        X.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = probe({layer: change(X) for layer, X in layers.items()}, y, groups)
+    pd.testing.assert_frame_equal(found.table, results.table, rtol=1e-4)
+
+
+def test_controls_that_need_another_model_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match="random_weights needs states of its own"):
+        probe(**RIGHT, controls=["random_weights"])

@@ -88,6 +88,8 @@ def test_headline_says_where_how_well_and_against_what(peak: Peak) -> None:
         (0.52, np.nan, 31, True),
         (0.51, 0.2, 1, False),
         (0.49, 0.01, 31, True),
+        (0.49, 1 / 20, 31, True),
+        (0.52, 1 / 10, 31, False),
         (np.nan, np.nan, 31, True),
     ],
 )
@@ -98,6 +100,37 @@ def test_headline_says_when_the_peak_is_not_above_chance(
     sentence = page.headline(shown)
     assert ("not above chance" in sentence) is not above
     assert ("readable" in sentence) is above
+
+
+@pytest.mark.parametrize(
+    ("low", "p_value", "permutations", "above"),
+    [
+        (0.51, 1 / 10, 9, True),  # As small as it can be: the interval says it.
+        (0.49, 1 / 10, 9, False),
+        (0.51, 2 / 10, 9, False),
+        (0.51, 1 / 19, 18, True),
+        (0.49, 1 / 20, 19, True),
+        (0.51, 2 / 20, 19, False),
+        (0.51, 10 / 100, 99, False),
+    ],
+)
+def test_a_p_value_that_could_not_be_smaller_is_not_held_against_the_peak(
+    peak: Peak, low: float, p_value: float, permutations: int, above: bool
+) -> None:
+    one_layer = {"score": 0.53, "low": low, "curve": peak.curve.head(1)}
+    shown = replace(peak, **one_layer, p_value=p_value, permutations=permutations)
+    assert shown.above_chance is above
+
+
+def test_chance_without_the_majority_is_that_of_guessing(tables: Callable[..., Tables]) -> None:
+    results, summary = tables({"m": 3}, ["d"], n_classes=4, majority=0.6)
+    results["majority_accuracy"] = summary["majority_accuracy"] = np.nan
+    (found,) = peaks(results, summary)
+    assert found.chance == 0.25
+    assert "chance 0.25" in page.headline(found)
+    for low, above in ((0.3, True), (0.2, False)):
+        uncertain = replace(found, p_value=np.nan, low=low, curve=found.curve.head(1))
+        assert uncertain.above_chance is above
 
 
 def test_headline_of_what_was_not_scored_claims_nothing(peak: Peak) -> None:

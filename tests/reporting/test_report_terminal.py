@@ -71,6 +71,15 @@ def test_a_number_that_was_not_asked_for_is_a_dash(two_by_two: Tables) -> None:
     assert line[4] == f"{summary['peak_accuracy'][0]:.2f}"
 
 
+def test_without_the_majority_chance_is_that_of_guessing(tables: Callable[..., Tables]) -> None:
+    results, summary = tables({"m": 2}, ["d"])
+    results["accuracy"] = [0.4, 0.5, 1.0]
+    results["majority_accuracy"] = summary["majority_accuracy"] = np.nan
+    line = summary_table(summary, results).splitlines()[2].split()
+    assert line[2] == "0.50"
+    assert line[-1] == "▁▁█"
+
+
 def test_precision_stands_under_the_table(two_by_two: Tables) -> None:
     results, summary = two_by_two
     models = [{"name": "smollm2-135m", "precision": "4-bit weights (Q4_1), dequantised"}]
