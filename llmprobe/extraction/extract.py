@@ -225,7 +225,7 @@ class Extractor:
                 "key": key,
                 "model": model.name,
                 "model_id": self.model_config.id,
-                "revision": self.source.identity,
+                "revision": self._source.identity if self._source else "",
                 "parameters": model.parameters,
                 "layers": len(model.blocks),
                 "hidden_size": model.hidden_size,
