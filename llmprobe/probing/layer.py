@@ -1,4 +1,4 @@
-"""One layer: every question about it as the columns of three calls of the solver."""
+"""One layer: a search for the penalties of every question about it, and the fits at those."""
 
 from __future__ import annotations
 

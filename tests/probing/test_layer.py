@@ -100,6 +100,23 @@ def test_penalties_and_probabilities_are_those_of_a_plain_loop(
     assert found.predicted.sum(axis=1) == pytest.approx(1)
 
 
+def test_the_probe_on_all_rows_has_the_penalty_with_the_least_out_of_fold_loss() -> None:
+    differs = 0
+    for seed in range(6):
+        X, y, groups = hidden_states(90, 20, 2, seed, signal=0.7)
+        q = questions(y, groups)
+        found, X, losses = probe_layer(X, q), X.astype(float), []
+        for l2 in PENALTIES:
+            likelihood = np.empty(len(y))
+            for fold in range(4):
+                fitted = plain_probabilities(X, y, q.fold_of != fold, l2)
+                likelihood[q.fold_of == fold] = fitted[np.arange(len(y)), y][q.fold_of == fold]
+            losses.append(-np.log(likelihood).sum())
+        assert found.whole_l2 == PENALTIES[int(np.argmin(losses))]
+        differs += (found.l2 != found.whole_l2).any()
+    assert differs
+
+
 def test_a_given_penalty_is_used_in_every_fold() -> None:
     X, y, groups = hidden_states(90, 20, 2, 0, signal=3.0)
     q = questions(y, groups, l2=7.0)

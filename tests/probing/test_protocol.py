@@ -257,7 +257,8 @@ def test_numbers_that_are_mostly_zero_have_finite_intervals() -> None:
     rng = np.random.default_rng(0)
     y = np.zeros(200)
     y[:6] = rng.normal(size=6)
-    results = probe({0: rng.normal(size=(200, 10))}, y, np.arange(200) % 10, kind="ridge")
+    # All in one group, which a third of the resamples lack.
+    results = probe({0: rng.normal(size=(200, 10))}, y, np.arange(200) // 20, kind="ridge")
     columns = ["r2", "r2_low", "r2_high", "control_r2", "selectivity"]
     assert np.isfinite(results.table[columns].to_numpy()).all()
 
