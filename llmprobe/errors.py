@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class NotOnDisk(UserError):
+    """Something that is known but would have to be downloaded, and was not to be or could not."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """``"did you mean 'folds'?"``, or the list of what is known when nothing is close."""
     names = sorted(known)

@@ -29,7 +29,7 @@ Zoe
 GIVEN_NAMES = _NAMES.split()
 
 
-@dataset("capitals")
+@dataset("capitals", "facts")
 def capitals(negatives: str = "mixed", templates: str | Sequence[str] = "all") -> ConceptDataset:
     """Is a statement about the capital of a country true (1) or false (0)?
 
@@ -86,7 +86,7 @@ def capitals(negatives: str = "mixed", templates: str | Sequence[str] = "all") -
     )
 
 
-@dataset("coin_flip")
+@dataset("coin_flip", "reasoning", dial="people")
 def coin_flip(n: int = 1000, seed: int = 0, people: int = 4) -> ConceptDataset:
     """After some people flip a coin and others do not, is it still heads up (yes or no)?
 

@@ -34,8 +34,16 @@ class ConceptDataset:
     the last. Each [n]"""
     fields: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What else is known of each example (template, distractor kind, …). [n, any], or empty."""
+    variants: dict[str, list[list[str]]] = field(default_factory=dict)
+    """Other texts that would go with a row's label and group, for the perturbations "negation" and
+    "paraphrase_template": for each row one or more. Each [n][1 or more]"""
+    template: str = ""
+    """What ``load_dataset`` puts the texts into where no other template is asked for."""
     source: str = ""
+    citation: str = ""
     licence: str = ""
+    version: str = ""
+    """A commit or number that changes when the content does."""
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -127,6 +135,7 @@ class ConceptDataset:
             labels=self.labels[rows],
             groups=None if self.groups is None else self.groups[rows],
             spans={name: [spans[i] for i in rows] for name, spans in self.spans.items()},
+            variants={kind: [texts[i] for i in rows] for kind, texts in self.variants.items()},
             fields=self.fields.iloc[rows].reset_index(drop=True)
             if len(self.fields)
             else self.fields,

@@ -1,4 +1,4 @@
-"""Datasets known by name. Adding one is one decorated function in ``builders.py``."""
+"""Datasets known by name. Adding one is one decorated function, or one YAML file of the user's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Entry:
 
     name: str
     build: Builder
-
-    @property
-    def summary(self) -> str:
-        """The first line of the builder's docstring."""
-        return (inspect.getdoc(self.build) or "").splitlines()[0]
+    summary: str
+    """One line."""
+    family: str
+    """The heading under which it is listed: "facts", "reasoning", a published collection, …"""
+    dial: str | None = None
+    """The option that makes it more difficult."""
 
     @property
     def options(self) -> dict[str, object]:
@@ -33,15 +34,26 @@ class Entry:
 REGISTRY: dict[str, Entry] = {}
 
 
-def dataset(name: str) -> Callable[[Builder], Builder]:
-    """Register a builder, ``@dataset("coin_flip")``.
+def dataset(
+    name: str, family: str = "yours", *, dial: str | None = None, summary: str = ""
+) -> Callable[[Builder], Builder]:
+    """Register a builder, ``@dataset("coin_flip", "reasoning", dial="people")``.
 
     A builder takes keyword options with defaults and returns a ``ConceptDataset``; a generated
-    one has the options ``n`` and ``seed``.
+    one has the options ``n`` and ``seed``. ``summary`` is the first line of its docstring unless
+    it is given.
+
+    Raises
+    ------
+    UserError
+        The name is taken by another builder.
     """
 
     def register(build: Builder) -> Builder:
-        REGISTRY[name] = Entry(name, build)
+        if name in REGISTRY and REGISTRY[name].build is not build:
+            raise UserError(f"dataset {name!r}: there is one of that name already")
+        line = summary or (inspect.getdoc(build) or name).splitlines()[0]
+        REGISTRY[name] = Entry(name, build, line, family, dial)
         return build
 
     return register
