@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmprobe.api import extract, probe, probe_layers
     from llmprobe.concepts.dataset import ConceptDataset
+    from llmprobe.concepts.include import include
     from llmprobe.concepts.load import load_dataset
+    from llmprobe.concepts.registry import dataset
     from llmprobe.errors import UserError
     from llmprobe.extraction.activations import Activations
     from llmprobe.probing.estimators import LogisticProbe, MassMeanProbe
@@ -32,6 +34,8 @@ _HOMES = {
     "probe": "llmprobe.api",
     "probe_layers": "llmprobe.api",
     "ConceptDataset": "llmprobe.concepts.dataset",
+    "dataset": "llmprobe.concepts.registry",
+    "include": "llmprobe.concepts.include",
     "load_dataset": "llmprobe.concepts.load",
     "UserError": "llmprobe.errors",
     "Activations": "llmprobe.extraction.activations",
@@ -56,9 +60,11 @@ __all__ = [
     "RidgeProbe",
     "SavedProbe",
     "UserError",
+    "dataset",
     "extract",
     "fit_many",
     "fit_many_multinomial",
+    "include",
     "load_dataset",
     "load_probe",
     "probe",

@@ -47,6 +47,11 @@ def extract(
     UserError
         The model cannot be found or loaded, an option is wrong, a text is too long.
     """
+    if not isinstance(dataset, ConceptDataset):
+        raise UserError(
+            f"extract: the dataset is {type(dataset).__name__!r}; give what load_dataset returns, "
+            "or ConceptDataset(name, texts, labels)"
+        )
     if not isinstance(model, ModelConfig):
         model = validated(ModelConfig, {"id": str(model), "dtype": dtype}, f"model {model}")
     elif dtype != "auto":

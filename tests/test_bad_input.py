@@ -71,18 +71,18 @@ TEXTS = [f"coin is red {i}" for i in range(20)]
         (None, "no such file"),
         ("", "the file is empty"),
         ("text,label\n", "no rows below the header"),
-        ("text,truth\na,1\n", "no column 'label' (label)"),
+        ("text,truth\na,1\n", "no column 'label'; say"),
         (rows(TEXTS, [1] * 20), "every label is '1'"),
         (rows(TEXTS[:4], [0, 1, 0, 1]), "4 examples are too few for 5 folds"),
         (rows(TEXTS, [0] * 17 + [1] * 3), "class 1 has 3 examples, too few for 5 folds"),
         (rows(TEXTS, [0, 1] * 10, list("aabbccdd" + "a" * 12)), "4 groups are too few for 5 folds"),
         (rows(TEXTS, [0] * 14 + [1] * 6, list("aaaabbbbcccddd" + "eeefff")), "probe.l2"),
-        (rows(TEXTS, [0, None] * 10), "row 2 has no value in column 'label'"),
-        (rows(["a", " "] * 10, [0, 1] * 10), "row 2 has no value in column 'text'"),
+        (rows(TEXTS, [0, None] * 10), "row 2: no value in column 'label'"),
+        (rows(["a", " "] * 10, [0, 1] * 10), "row 2: no value in column 'text'"),
         ("text,label\na,0\nb,1\nc,d,e\n", "line 4"),
         ("text,label\na,0\nb\0,1\n", "line 3 has a NUL byte"),
         ("text,label\ncafé,0\n".encode("latin-1"), "line 2 is not UTF-8"),
-        (b"PK\x03\x04\x14\x00\xff\xfe", "line 1 is not UTF-8"),
+        (b"PK\x03\x04\x14\x00\xff\xfe", "is a zip archive, not text"),
     ],
 )
 def test_data_that_cannot_be_probed_is_named_before_any_model_is_touched(
@@ -124,7 +124,7 @@ def test_repeated_texts_are_a_warning_with_numbers(
     config = write_config(tmp_path / "c.yaml", model, table)
     with caplog.at_level(logging.WARNING):
         assert main(["probe", str(config), "--dry-run"]) == 0
-    assert "my: 3 of 43 texts are repeats" in caplog.text
+    assert "my: 3 of 43 texts repeat another" in caplog.text
     assert "'coin is red one' occurs 4 times" in caplog.text
 
 
@@ -358,4 +358,4 @@ def test_a_chat_template_that_is_not_there_is_named(tmp_path: Path, model: Path,
 def test_text_that_is_no_unicode_is_refused(tmp_path: Path, fails) -> None:
     (tmp_path / "my.jsonl").write_text('{"text": "broken \\ud800", "label": 1}\n')
     config = write_config(tmp_path / "c.yaml", "m", "my.jsonl")
-    fails("run", config, "my.jsonl: cannot be read: ", "surrogates not allowed")
+    fails("run", config, "my.jsonl: line 1 has '\\ud800', half a character")

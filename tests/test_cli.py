@@ -61,8 +61,10 @@ def test_results_go_to_stdout_and_logs_to_stderr(config: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("tiny-llama on toy: 40 texts, layers 0 to 3, ")
     assert done.stdout.count("\n") == 1
-    assert done.stderr.startswith("tiny-llama: LlamaModel, 3 blocks of width 32, ")
-    assert done.stderr.count("\n") == 2
+    checks, model, cost = done.stderr.splitlines()
+    assert checks.startswith("toy: a single word gives labels away: 'blue' ")
+    assert model.startswith("tiny-llama: LlamaModel, 3 blocks of width 32, ")
+    assert cost.startswith("tiny-llama on toy: 160 tokens")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_show_describes_a_known_dataset_and_a_file(
 ) -> None:
     assert main(["show", "capitals"]) == 0
     out = capsys.readouterr().out
-    for words in ("licence  CC BY 4.0", "groups", "0: 905 (50.0%), 1: 905 (50.0%)"):
+    for words in ("licence   CC BY 4.0", "groups", "0: 2,172 (50.0 %), 1: 2,172 (50.0 %)"):
         assert words in out
     assert main(["show", str(write_table(tmp_path / "toy.csv"))]) == 0
     assert "40 texts" in capsys.readouterr().out
@@ -300,7 +302,7 @@ def test_a_terminal_without_unicode_shows_what_it_can(tmp_path: Path) -> None:
     code = "import sys; from llmprobe.cli import main; raise SystemExit(main(sys.argv[1:]))"
     done = run_python(code, "show", str(path), PYTHONIOENCODING="ascii")
     assert done.returncode == 0
-    assert "yes  caf? ?" in done.stdout
+    assert "yes    caf? ?" in done.stdout
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -53,7 +53,7 @@ def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     file, loaded = done.stdout.splitlines()
     assert Path(file).is_relative_to(unpacked)
-    assert loaded == "1810 quickstart"
+    assert loaded == "4344 quickstart"
 
 
 def test_every_public_name_is_there() -> None:

@@ -544,4 +544,4 @@ def test_a_table_of_another_version_is_named(toy: Toy, capsys: pytest.CaptureFix
 def test_the_resolved_config_reads_as_yaml(toy: Toy) -> None:
     toy.run()
     raw = yaml.safe_load((toy.out / "config.yaml").read_text())
-    assert list(raw) == ["name", "models", "datasets", "extract", "probe", "report"]
+    assert list(raw) == ["name", "models", "datasets", "include", "extract", "probe", "report"]

@@ -7,11 +7,17 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from llmprobe.concepts import storage
 from llmprobe.errors import UserError, suggestion
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class ConceptDataset:
     """Other texts that would go with a row's label and group, for the perturbations "negation" and
     "paraphrase_template": for each row one or more. Each [n][1 or more]"""
     template: str = ""
-    """What ``load_dataset`` puts the texts into where no other template is asked for."""
+    """What the texts are still to be put into, where no other template is asked for;
+    ``load_dataset`` does it."""
     source: str = ""
     citation: str = ""
     licence: str = ""
@@ -84,6 +91,12 @@ class ConceptDataset:
         rows = json.dumps([self.texts, [str(label) for label in self.labels], groups])
         return hashlib.sha256(rows.encode()).hexdigest()
 
+    def __repr__(self) -> str:
+        groups = "" if self.groups is None else f" in {len(set(self.groups)):,} groups"
+        shown = [str(label) for label in self.classes[:4]]
+        labels = ", ".join(shown) + (", …" if len(self.classes) > 4 else "")
+        return f"ConceptDataset({self.name!r}: {len(self):,} texts{groups}, labels {labels})"
+
     def to_pandas(self) -> pd.DataFrame:
         """A row for each example: text, label, group (if any), then the fields."""
         table = pd.DataFrame({"text": self.texts, "label": self.labels})
@@ -91,6 +104,62 @@ class ConceptDataset:
             table["group"] = self.groups
         extra = [c for c in self.fields.columns if c not in table.columns]
         return pd.concat([table, self.fields[extra].reset_index(drop=True)], axis=1)
+
+    @classmethod
+    def from_pandas(
+        cls, table: pd.DataFrame, name: str = "table", **columns: str
+    ) -> ConceptDataset:
+        """The reverse of ``to_pandas``: text, label and group by name, or as ``text=``, ``label=``
+        and ``group=`` say; other columns become fields.
+
+        Raises
+        ------
+        UserError
+            As for a file: a column or a value is missing, labels are mixed, …
+        """
+        from llmprobe.concepts.columns import dataset_from_table
+        from llmprobe.config import DatasetConfig
+        from llmprobe.config_file import validated
+
+        if "group" in table.columns:
+            columns = {"group": "group", **columns}
+        raw = {"path": name, "name": name, **columns}
+        made = dataset_from_table(table, validated(DatasetConfig, raw, name), name)
+        return replace(made, source="")
+
+    def to_huggingface(self) -> datasets.Dataset:
+        """The table of ``to_pandas`` as a ``datasets.Dataset``, with source, licence, …"""
+        import datasets
+
+        info = datasets.DatasetInfo(
+            description=self.description, citation=self.citation, homepage=self.source,
+            license=self.licence,
+        )  # fmt: skip
+        return datasets.Dataset.from_pandas(self.to_pandas(), info=info, preserve_index=False)
+
+    @classmethod
+    def from_huggingface(
+        cls, table: datasets.Dataset, name: str = "table", **columns: str
+    ) -> ConceptDataset:
+        """From a ``datasets.Dataset``, its class labels by name; else like ``from_pandas``."""
+        from llmprobe.concepts.hub import as_table
+
+        made = cls.from_pandas(as_table(table), name, **columns)
+        info = table.info
+        return replace(
+            made,
+            description=info.description, citation=info.citation,
+            source=info.homepage, licence=info.license,
+        )  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write everything into one .parquet file, which ``load`` and ``load_dataset`` read."""
+        storage.save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ConceptDataset:
+        """What ``save`` wrote, unchanged; ``UserError`` when it is not that."""
+        return storage.load(Path(path))
 
     def span_ends(self, name: str) -> list[int]:
         """In each text, the last character of what filled a field. [n]
@@ -169,8 +238,8 @@ class ConceptDataset:
         chosen = order[np.cumsum(sizes[order]) <= n]
         if len(chosen) == 0:
             raise UserError(
-                f"dataset {self.name!r}: {n} examples are below one group; groups are drawn whole, "
-                f"and the first one has {sizes[order[0]]}"
+                f"dataset {self.name!r}: n (or --limit) of {n} is below one group; groups are "
+                f"drawn whole, and the first one has {sizes[order[0]]} examples"
             )
         rows = np.flatnonzero(np.isin(group_of, chosen))
         return self.take(rows)

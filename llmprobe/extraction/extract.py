@@ -17,7 +17,7 @@ import transformers
 from filelock import FileLock, Timeout
 
 from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ExtractConfig, ModelConfig
+from llmprobe.config import ExtractConfig, ModelConfig, file_name
 from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.capture import Capture
@@ -98,7 +98,8 @@ class Extractor:
     def folder(self, dataset: ConceptDataset) -> Path:
         """Where the activations of ``dataset`` are or will be: named by all that they depend on."""
         digest = _digest(self.key(dataset))[:16]
-        return cache_folder() / "activations" / f"{self.model_config.name}-{dataset.name}-{digest}"
+        name = f"{self.model_config.name}-{file_name(dataset.name)}-{digest}"
+        return cache_folder() / "activations" / name
 
     def find(self, dataset: ConceptDataset) -> Activations | None:
         """The activations if they are on this disk, complete and undamaged."""

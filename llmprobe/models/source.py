@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError, suggestion
-from llmprobe.files import disk_is_full, existing, sha256
+from llmprobe.files import disk_is_full, existing, sha256, size
 from llmprobe.models.gguf import converted, converted_folder
 from llmprobe.models.packaged import PACKAGED, fetch
 
@@ -94,6 +95,19 @@ def is_local(config: ModelConfig) -> bool:
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         return False
     return config.weights == "random" or _has_weights(Path(folder))
+
+
+def expected_size(config: ModelConfig) -> str:
+    """``"google/gemma-2b (about 4.0 GB, by its name)"``: of the weights in two bytes each."""
+    if config.id in PACKAGED:
+        return f"{config.id} ({size(PACKAGED[config.id].n_bytes)} to download)"
+    # The number in names such as Qwen2.5-0.5B, pythia-70m, Llama-2-7b-chat-hf, Mixtral-8x7B.
+    found = re.findall(r"(?i)(?<![a-z\d.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z\d])", config.id)
+    if not found:
+        return f"{config.id} (of unknown size)"
+    times, number, unit = found[-1]
+    parameters = int(times or 1) * float(number) * {"b": 1e9, "m": 1e6}[unit.lower()]
+    return f"{config.id} (about {size(2 * parameters)}, by its name)"
 
 
 def _has_weights(folder: Path) -> bool:

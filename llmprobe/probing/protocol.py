@@ -19,6 +19,7 @@ import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
+from llmprobe.concepts.groups import units
 from llmprobe.config import ProbeConfig
 from llmprobe.errors import UserError
 from llmprobe.models.devices import resolve_device
@@ -35,7 +36,6 @@ from llmprobe.probing.scores import (
     score,
     score_continuous,
 )
-from llmprobe.probing.splits import units
 from llmprobe.progress import Progress
 
 if TYPE_CHECKING:

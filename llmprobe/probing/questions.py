@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmprobe.concepts.groups import group_indices
 from llmprobe.config import ProbeConfig
 from llmprobe.errors import UserError
 from llmprobe.probing.labels import control_folds, control_labels, portions, shuffled_labels
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
 from llmprobe.probing.search import PENALTIES, Task
-from llmprobe.probing.splits import assign_folds, group_indices, inner_folds
+from llmprobe.probing.splits import assign_folds, inner_folds
 
 log = logging.getLogger(__name__)
 

