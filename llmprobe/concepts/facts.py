@@ -114,12 +114,14 @@ def _variants(
     used = rows["template"].unique().tolist()
     unused = [template for template in affirmed_ids if template not in used]
     others = {one: unused or [other for other in affirmed_ids if other != one] for one in used}
+    # In order: of the first five, each has a negated form of its own, so that no text repeats.
+    denial = {one: negated_ids[i % len(negated_ids)] for i, one in enumerate(affirmed_ids)}
     paraphrases, negations = [], []
     columns = rows[["country", "kind", "template", "wrong"]]
     for country, kind, template, wrong in columns.itertuples(index=False):
         paraphrases.append([says[country, kind, other] for other in others[template]])
         denied = wrong if kind == "true" else "true"
-        negations.append([says[country, denied, negation] for negation in negated_ids])
+        negations.append([says[country, denied, denial[template]]])
     return {"paraphrase_template": paraphrases, "negation": negations}
 
 

@@ -6,7 +6,9 @@ import ast
 import re
 import sys
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from itertools import combinations, product
+from time import process_time
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from llmprobe.probing.splits import assign_folds
 Setting = tuple[str, dict[str, int]]
 
 SETTINGS: list[Setting] = [
-    *(("boolean", {"depth": depth}) for depth in range(3, 8)),
+    *(("boolean", {"depth": depth}) for depth in range(1, 6)),
     *(("multi_hop", {"hops": hops}) for hops in range(1, 9)),
     *(("syllogism", {"premises": premises}) for premises in range(2, 6)),
     *(
@@ -40,7 +42,7 @@ SETTINGS: list[Setting] = [
 """Every value of each dial, and of what else can be set."""
 
 SOME: list[Setting] = [
-    *(("boolean", {"depth": depth}) for depth in (3, 4, 7)),
+    *(("boolean", {"depth": depth}) for depth in range(1, 6)),
     *(("multi_hop", {"hops": hops}) for hops in (1, 2, 8)),
     *(("syllogism", {"premises": premises}) for premises in (2, 3, 5)),
     ("transitive_order", {"people": 5, "distance": 2}),
@@ -67,25 +69,115 @@ def parts(pattern: str, text: str) -> tuple[str, ...]:
     return match.groups()
 
 
-@pytest.mark.parametrize("depth", range(3, 8))
-def test_a_boolean_expression_has_its_value_and_depth(depth: int) -> None:
-    def nested(node: ast.AST) -> int:
-        below = max(map(nested, ast.iter_child_nodes(node)), default=0)
-        return below + isinstance(node, ast.BoolOp)
+def accuracy_of_words(texts: Sequence[str], y: np.ndarray, neighbours: int = 1) -> float:
+    """Out-of-fold accuracy of how often words, and so many beside each other, occur in a text."""
+    counts = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, neighbours))
+    folds = PredefinedSplit(assign_folds(y, None, 5, 0, "words"))
+    with threadpool_limits(1):
+        model = make_pipeline(counts, LogisticRegression(max_iter=2000))
+        return float(cross_val_score(model, texts, y, cv=folds).mean())
 
+
+def value_and_depth(node: ast.AST) -> tuple[bool, int]:
+    """Of an expression, and how many operators deep one has to look into it to know its value."""
+    if isinstance(node, ast.UnaryOp):
+        value, depth = value_and_depth(node.operand)
+        return not value, depth
+    if not isinstance(node, ast.BoolOp):
+        return ast.literal_eval(node), 0
+    sides = [value_and_depth(side) for side in node.values]
+    assert len(sides) == 2
+    decisive = isinstance(node.op, ast.Or)  # one true side decides "or", one false side "and"
+    deciding = [depth for value, depth in sides if value == decisive]
+    if deciding:
+        return decisive, 1 + min(deciding)
+    return not decisive, 1 + max(depth for _, depth in sides)
+
+
+@pytest.mark.parametrize("depth", range(1, 6))
+def test_a_boolean_expression_has_its_value_as_deep_as_it_says(depth: int) -> None:
     for row in rows(build("boolean", n=200, depth=depth)):
         expression, end = str(row["text"])[:-3], str(row["text"])[-3:]
         assert (expression, end) == (row["expression"], " is")
         tree = ast.parse(expression, mode="eval")
         value = eval(compile(tree, "text", "eval"), {"__builtins__": {}})
         assert row["label"] == str(value).lower()
-        assert nested(tree) == row["depth"] == depth
+        assert value_and_depth(tree.body) == (value, row["depth"])
+        assert row["depth"] == depth
         operators = Counter(re.findall("and|or", expression))
         assert operators["and"] == row["ands"]
         assert operators.total() == 7
         operands = re.findall(r"(not )?(True|False)", expression)
         assert len(operands) == 8
         assert sum((word == "True") ^ bool(sign) for sign, word in operands) == row["trues"]
+
+
+def test_a_boolean_expression_has_the_same_words_and_sides_at_every_depth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = sys.modules[REGISTRY["boolean"].build.__module__]
+    monkeypatch.setattr(module, "generated", lambda _, write, **__: write)
+    for seed in range(50):
+        texts = [
+            REGISTRY["boolean"].build(depth=depth)(np.random.default_rng(seed), answer)[0]  # type: ignore[operator]
+            for depth in range(1, 6)
+            for answer in (0, 1)
+        ]
+        assert len(set(texts)) == 10
+        assert len({tuple(sorted(text.split())) for text in texts}) == 1
+        assert len({re.sub("[^()]|not (?=[(])", "", text) for text in texts}) == 1
+
+
+def test_every_draw_of_boolean_words_can_be_arranged_for_both_answers_and_every_depth() -> None:
+    """So whatever was drawn before the answer, shuffling comes to an end."""
+    drawn = {
+        (int(str(row["trues"])), int(str(row["ands"])), str(row["text"]).count("not ("))
+        for row in rows(build("boolean", n=1000))
+    }
+    assert len(drawn) == 6 * 3
+    for trues, ands, negated in drawn:
+        missing = {(value, depth) for value in (False, True) for depth in range(1, 6)}
+        for true_at, and_at, not_at in product(
+            combinations(range(8), trues), combinations(range(7), ands),
+            combinations(range(6), negated),
+        ):  # fmt: skip
+            value, depth = 7 in true_at, 0
+            for level in reversed(range(7)):
+                side = level in true_at
+                if level in and_at:
+                    value, depth = (value and side), 1 if not side else 1 + depth
+                else:
+                    value, depth = (value or side), 1 if side else 1 + depth
+                value ^= level - 1 in not_at
+            missing -= {(value, depth)}
+            if not missing:
+                break
+        assert not missing
+
+
+@pytest.mark.parametrize(
+    ("depth", "by_pairs", "by_ends"),
+    [(1, 0.71, 0.99), (2, 0.53, 0.75), (3, 0.53, 0.63), (4, 0.53, 0.55), (5, 0.53, 0.52)],
+)
+def test_the_deeper_a_boolean_expression_the_less_is_seen_without_working_it_out(
+    depth: int, by_pairs: float, by_ends: float
+) -> None:
+    """What the docstring says of pairs of words and of the words at the ends with their places."""
+    dataset = build("boolean", n=2000, depth=depth)
+    y = (dataset.labels == "true").astype(int)
+    placed = []
+    for text in dataset.texts:
+        words = text.split()
+        ends = [*enumerate(words[:14]), *enumerate(words[-14:], start=-14)]
+        placed.append(" ".join(f"{word}{place}" for place, word in ends))
+    assert accuracy_of_words(dataset.texts, y, 2) == pytest.approx(by_pairs, abs=0.03)
+    assert accuracy_of_words(placed, y) == pytest.approx(by_ends, abs=0.03)
+
+
+def test_many_boolean_expressions_take_little_time() -> None:
+    start = process_time()
+    build("boolean", n=2000, depth=5)
+    assert process_time() - start < 2
 
 
 @pytest.mark.parametrize("hops", [1, 2, 3, 8])
@@ -197,15 +289,14 @@ def test_a_text_has_the_same_words_whatever_the_answer(
         assert Counter(no.split()) == Counter(yes.split())
 
 
-@pytest.mark.parametrize(("name", "options"), SOME)
+@pytest.mark.parametrize(
+    ("name", "options"), [*SOME, *(("boolean", {"depth": d, "seed": 1}) for d in range(1, 6))]
+)
 def test_words_and_length_do_not_give_the_answer_away(name: str, options: dict[str, int]) -> None:
     dataset = build(name, n=2000, **options)
     y = (dataset.labels == POSITIVE[name]).astype(int)
     fold_of = assign_folds(y, None, 5, 0, name)
-    words = make_pipeline(CountVectorizer(token_pattern=r"\S+"), LogisticRegression(max_iter=2000))
-    with threadpool_limits(1):
-        counted = cross_val_score(words, dataset.texts, y, cv=PredefinedSplit(fold_of)).mean()
-    assert abs(counted - 0.5) <= 0.04
+    assert abs(accuracy_of_words(dataset.texts, y) - 0.5) <= 0.04
     assert abs(bag_of_words_accuracy(dataset.texts, y, fold_of) - 0.5) <= 0.04
     assert abs(roc_auc_score(y, [len(text) for text in dataset.texts]) - 0.5) <= 0.04
 
@@ -251,7 +342,7 @@ def test_parts_of_a_text_can_be_probed(name: str, field: str) -> None:
 @pytest.mark.parametrize(
     ("name", "option", "beyond", "allowed"),
     [
-        ("boolean", "depth", 8, "3 to 7"),
+        ("boolean", "depth", 6, "1 to 5"),
         ("multi_hop", "hops", 9, "1 to 8"),
         ("syllogism", "premises", 6, "2 to 5"),
         ("transitive_order", "people", 11, "5 to 10"),

@@ -253,7 +253,7 @@ def test_a_file_that_is_gone_upstream_is_not_on_disk(server: Server) -> None:
 def test_nothing_is_downloaded_without_downloads(server: Server, own: Path) -> None:
     file = known(server.url)
     with without_downloads():
-        with pytest.raises(NotOnDiskError, match="nothing is downloaded here"):
+        with pytest.raises(NotOnDiskError, match="is not on this disk and would be downloaded first, from "):
             fetch(file)
         own.write_bytes(CONTENT)
         assert fetch(file) == own

@@ -11,18 +11,43 @@ from llmprobe.concepts.generated.common import check_whole, generated
 from llmprobe.concepts.registry import dataset
 
 OPERANDS = 8
-DEPTHS = (1, 6)
+# With 6, what is left inside is one pair, and without "not (" it has the value opposite to the
+# answer.
+DEPTHS = (1, 5)
 TRUE, FALSE = ("True", "not False"), ("False", "not True")
 
 _AT_ONCE = 128
-"""Arrangements that are tried together; of so many, one is nearly always as wanted."""
+"""Arrangements drawn together; nearly always, one of so many fits."""
 
 
 @dataset(
     "boolean", "reasoning", dial="depth", summary="Is a nested expression of and, or, not true?"
 )
-def boolean(n: int = 1000, seed: int = 0, depth: int = 4) -> ConceptDataset:
+def boolean(n: int = 1000, seed: int = 0, depth: int = 3) -> ConceptDataset:
     """Is a nested expression of "and", "or" and "not" true or false?
+
+    "False or ( not ( True and ( … ) ) and True ) is", as the boolean expressions of BIG-Bench Hard
+    (Suzgun et al. 2022, "Challenging BIG-Bench tasks and whether chain-of-thought can solve
+    them"), except that parentheses leave nothing to precedence. Every expression is a chain of
+    seven operators: each joins one operand, on its left or right, and in parentheses all that is
+    further inside; the innermost joins two operands. Of the eight, "True", "not False", "False" or
+    "not True", three to five are true; as many operators are "and", or one fewer; and at most two
+    of the parentheses are negated.
+
+    With the dial only the arrangement changes. From outside, the first operand that decides is at
+    operator number ``depth``: "False and" or "True or", whatever is inside. The operands before it
+    ("True and", "False or") leave the value open.
+
+    Operands, operators, negations and sides are drawn before the answer; then they are shuffled
+    until the expression has it. So a text has the same words for both answers and for every
+    ``depth``, and parentheses are words of their own. What is left is where the words stand. Pairs
+    of neighbouring words alone reach an accuracy of 0.70 to 0.72 at depth 1 and of 0.50 to 0.56
+    from 2 to 5. The 14 words at each end, each with its place, reach 0.99 at depth 1, where the
+    first operand or the last decides; then 0.75, 0.63, 0.55 and 0.52. And at every depth, the
+    innermost pair has the value opposite to the answer in about six texts of ten: both answers have
+    the same words, and for one of them more have been used up outside.
+
+    Fields: ``expression``, ``trues`` (true operands), ``ands``, ``depth``.
 
     Parameters
     ----------
@@ -31,7 +56,8 @@ def boolean(n: int = 1000, seed: int = 0, depth: int = 4) -> ConceptDataset:
     seed
         The same one gives the same texts.
     depth
-        How many operators one has to look into, from the outermost on.
+        The dial: how many operators deep one has to look for the value, from 1 to 5. "not" does
+        not count.
 
     Raises
     ------
@@ -42,22 +68,25 @@ def boolean(n: int = 1000, seed: int = 0, depth: int = 4) -> ConceptDataset:
 
     def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
         trues = int(rng.integers(3, 6))
+        # "True and" and "False or" fill the outside in pairs; with other numbers of "and" the
+        # rest would not always do for both answers.
         ands = trues - int(rng.integers(2))
-        words = np.append(rng.choice(TRUE, trues), rng.choice(FALSE, OPERANDS - trues))
         negated = int(rng.integers(3))
+        words = np.append(rng.choice(TRUE, trues), rng.choice(FALSE, OPERANDS - trues))
         operand_first = rng.integers(2, size=OPERANDS - 1).astype(bool)
-        while True:
+        fitting: list[int] = []
+        while not fitting:
             operands = _shuffles(rng, OPERANDS)
             are_and = _shuffles(rng, OPERANDS - 1) < ands
             are_not = _shuffles(rng, OPERANDS - 2) < negated
-            needed, value = _evaluate(operands < trues, are_and, are_not)
-            (fitting,) = np.nonzero((needed == depth) & (value == bool(answer)))
-            if len(fitting):
-                break
-        i = fitting[0]
-        expression = _expression(words[operands[i]], are_and[i], are_not[i], operand_first)
-        fields = {"expression": expression, "trues": trues, "ands": ands}
-        return f"{expression} is", {**fields, "depth": depth}
+            decided, value = _decided(operands < trues, are_and, are_not, depth)
+            fitting = np.flatnonzero(decided & (value == bool(answer))).tolist()
+        drawn = fitting[0]
+        expression = _expression(
+            words[operands[drawn]].tolist(), are_and[drawn], are_not[drawn], operand_first
+        )
+        fields = {"expression": expression, "trues": trues, "ands": ands, "depth": depth}
+        return f"{expression} is", fields
 
     return generated(
         "boolean",
@@ -71,42 +100,46 @@ def boolean(n: int = 1000, seed: int = 0, depth: int = 4) -> ConceptDataset:
 
 
 def _shuffles(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Independent random orders of 0 … size - 1. -> [_AT_ONCE, size]"""
+    """Random orders of the numbers from 0 to ``size`` - 1. -> [_AT_ONCE, size]"""
     return rng.permuted(np.tile(np.arange(size), (_AT_ONCE, 1)), axis=1)
 
 
-def _evaluate(
-    operands: np.ndarray, are_and: np.ndarray, are_not: np.ndarray
+def _decided(
+    operands: np.ndarray, are_and: np.ndarray, are_not: np.ndarray, depth: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many operators decide the value of each chain, and the value. -> [m], [m]
-
-    Where no operand decides before the innermost operator, all of them do.
+    """Whether the operand at operator ``depth`` is the first to decide, and the value if so.
 
     Parameters
     ----------
     operands
-        Whether each is true, from the outermost to the innermost. [m, OPERANDS]
+        Which are true, from the outermost to the innermost. [m, OPERANDS]
     are_and
-        Whether each operator is "and". [m, OPERANDS - 1]
+        Which operators are "and", in the same order. [m, OPERANDS - 1]
     are_not
-        Whether "not" stands before what is inside each operator. [m, OPERANDS - 2]
+        Which operators have "not" before what is inside. [m, OPERANDS - 2]
+
+    Returns
+    -------
+    [m] and [m]
     """
-    decides = (operands[:, :-1] != are_and)[:, : DEPTHS[1]]  # "False and", "True or"
-    level = np.where(decides.any(axis=1), decides.argmax(axis=1), -1)
-    deciding = np.take_along_axis(operands, level[:, None], axis=1)[:, 0]
-    nots_around = (are_not & (np.arange(OPERANDS - 2) < level[:, None])).sum(axis=1)
-    return level + 1, deciding ^ (nots_around % 2 == 1)
+    decides = operands[:, :depth] != are_and[:, :depth]  # "False and", "True or"
+    first = decides[:, -1] & ~decides[:, :-1].any(axis=1)
+    inverted = are_not[:, : depth - 1].sum(axis=1) % 2 == 1
+    return first, operands[:, depth - 1] ^ inverted
 
 
 def _expression(
-    operands: np.ndarray, are_and: np.ndarray, are_not: np.ndarray, operand_first: np.ndarray
+    operands: list[str], are_and: np.ndarray, are_not: np.ndarray, operand_first: np.ndarray
 ) -> str:
-    """The chain from the innermost operand outwards, without parentheses around it all."""
-    *outer, inside = operands.tolist()
-    for level in range(OPERANDS - 2, -1, -1):
-        if level < OPERANDS - 2:
-            inside = f"not ( {inside} )" if are_not[level] else f"( {inside} )"
-        operator = " and " if are_and[level] else " or "
-        sides = (outer[level], inside)
-        inside = operator.join(sides if operand_first[level] else sides[::-1])
+    """The chain, put together from the innermost operand outwards; no parentheses around it all.
+
+    From the outermost to the innermost: operands [OPERANDS], the rest as in ``_decided``, and
+    whether an operator's operand is on its left [OPERANDS - 1].
+    """
+    *outer, inside = operands
+    for level in reversed(range(len(outer))):
+        sides = (outer[level], inside) if operand_first[level] else (inside, outer[level])
+        inside = (" and " if are_and[level] else " or ").join(sides)
+        if level > 0:
+            inside = f"not ( {inside} )" if are_not[level - 1] else f"( {inside} )"
     return inside

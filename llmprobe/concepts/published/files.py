@@ -155,7 +155,11 @@ def fetch(file: KnownFile, dataset: str = "") -> Path:
         return found
     where = f"dataset {dataset or file.collection!r}"
     if not may_download():
-        raise _not_on_disk(file, where, "nothing is downloaded here")
+        about = "" if file.size is None else f" (about {size(file.size)})"
+        raise NotOnDiskError(
+            f"{where}: {file.name}{about} is not on this disk and would be downloaded first, from "
+            f"{file.upstream}"
+        )
     # What huggingface_hub reads too; there it counts when it is first imported.
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
