@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmprobe.config import DatasetConfig, ModelConfig, RunConfig
+from llmprobe.config import DatasetConfig, ModelConfig, PerturbConfig, RunConfig
 from llmprobe.config_file import load_config
 from llmprobe.errors import UserError
 
@@ -360,7 +360,7 @@ def test_a_folder_is_no_config(tmp_path: Path) -> None:
 KEYS = sorted(
     {
         key
-        for section in (RunConfig, ModelConfig, DatasetConfig)
+        for section in (RunConfig, ModelConfig, DatasetConfig, PerturbConfig)
         for key in section.model_fields
     }
     | {"as", "folds", "l2", "controls", "position", "html"}
@@ -383,11 +383,22 @@ STRUCTURES = st.recursive(
     ),
     max_leaves=12,
 )
+PERTURBATIONS = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["prefix_noise", "typos", "case", "negation", "paraphrase_template"])},
+    optional=dict.fromkeys(set(PerturbConfig.model_fields) - {"kind"}, SCALARS),
+)
+DATASETS = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(set(DatasetConfig.model_fields) - {"alias"}, SCALARS)
+    | {"perturb": PERTURBATIONS | SCALARS, "name": st.sampled_from(["capitals", "a/b", "a//b"])},
+)
 CONFIGS = st.fixed_dictionaries(
     {},
-    optional=dict.fromkeys(("name", "extract", "probe", "report"), STRUCTURES)
+    optional=dict.fromkeys(("name", "include", "extract", "probe", "report"), STRUCTURES)
     | {"models": st.just(["m"]) | st.lists(STRUCTURES, max_size=2) | STRUCTURES}
-    | {"datasets": st.just(["capitals"]) | st.lists(STRUCTURES, max_size=2) | STRUCTURES},
+    | {
+        "datasets": st.just(["capitals"]) | st.lists(DATASETS | STRUCTURES, max_size=2) | STRUCTURES
+    },
 )
 
 

@@ -460,6 +460,7 @@ COUNTS = [
     ("jin2024/common_claim", 3000, 3000, None),
     ("jin2024/strategyqa", 1071, 1219, None),
     ("jin2024/coinflip", 253, 247, None),
+    ("geometry_of_truth/cities", 748, 748, 748),  # from the copy that jin2024 has
     ("geometry_of_truth/neg_cities", 748, 748, 748),
     ("geometry_of_truth/sp_en_trans", 177, 177, 344),
     ("geometry_of_truth/neg_sp_en_trans", 177, 177, 344),

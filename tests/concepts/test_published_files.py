@@ -253,7 +253,9 @@ def test_a_file_that_is_gone_upstream_is_not_on_disk(server: Server) -> None:
 def test_nothing_is_downloaded_without_downloads(server: Server, own: Path) -> None:
     file = known(server.url)
     with without_downloads():
-        with pytest.raises(NotOnDiskError, match="is not on this disk and would be downloaded first, from "):
+        with pytest.raises(
+            NotOnDiskError, match="is not on this disk and would be downloaded first, from "
+        ):
             fetch(file)
         own.write_bytes(CONTENT)
         assert fetch(file) == own
@@ -347,3 +349,19 @@ def test_a_file_on_github_is_addressed_by_its_commit() -> None:
         "github.com/owner/repository data/toy.csv, commit 0123456 (content not pinned)"
     )
     assert "not pinned" not in replace(file, sha256=digest(CONTENT)).origin
+
+
+def test_the_same_bytes_in_another_collection_will_do_where_there_is_no_own_copy(
+    own: Path,
+) -> None:
+    file = replace(known(CLOSED), twin="other/same.csv")
+    twin = own.parents[1] / "other" / "same.csv"
+    assert not is_here(file)
+    twin.parent.mkdir()
+    twin.write_bytes(CONTENT)
+    assert fetch(file) == twin
+    twin.write_bytes(CONTENT + b"more")
+    with pytest.raises(UserError, match=r"same\.csv: has sha256"):
+        fetch(file)
+    own.write_bytes(CONTENT)
+    assert fetch(file) == own
