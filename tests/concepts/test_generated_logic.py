@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from itertools import combinations, product
-from time import process_time
 
 import numpy as np
 import pytest
@@ -125,7 +124,11 @@ def test_a_boolean_expression_has_the_same_words_and_sides_at_every_depth(
         ]
         assert len(set(texts)) == 10
         assert len({tuple(sorted(text.split())) for text in texts}) == 1
-        assert len({re.sub("[^()]|not (?=[(])", "", text) for text in texts}) == 1
+        operands_and_parentheses = [
+            re.sub(r"(not )?(True|False)", "x", re.sub(r"and|or|not (?=\()", "", text))
+            for text in texts
+        ]
+        assert len(set(operands_and_parentheses)) == 1
 
 
 def test_every_draw_of_boolean_words_can_be_arranged_for_both_answers_and_every_depth() -> None:
@@ -172,12 +175,6 @@ def test_the_deeper_a_boolean_expression_the_less_is_seen_without_working_it_out
         placed.append(" ".join(f"{word}{place}" for place, word in ends))
     assert accuracy_of_words(dataset.texts, y, 2) == pytest.approx(by_pairs, abs=0.03)
     assert accuracy_of_words(placed, y) == pytest.approx(by_ends, abs=0.03)
-
-
-def test_many_boolean_expressions_take_little_time() -> None:
-    start = process_time()
-    build("boolean", n=2000, depth=5)
-    assert process_time() - start < 2
 
 
 @pytest.mark.parametrize("hops", [1, 2, 3, 8])

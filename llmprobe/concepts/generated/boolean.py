@@ -68,8 +68,8 @@ def boolean(n: int = 1000, seed: int = 0, depth: int = 3) -> ConceptDataset:
 
     def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
         trues = int(rng.integers(3, 6))
-        # "True and" and "False or" fill the outside in pairs; with other numbers of "and" the
-        # rest would not always do for both answers.
+        # "True and" and "False or" fill the outside in pairs. Were the two numbers further apart,
+        # what remains would tell more of the answer, or allow only one.
         ands = trues - int(rng.integers(2))
         negated = int(rng.integers(3))
         words = np.append(rng.choice(TRUE, trues), rng.choice(FALSE, OPERANDS - trues))
