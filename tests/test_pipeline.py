@@ -314,6 +314,9 @@ def assert_equal(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -
 def test_the_environment_says_what_was_used(toy: Toy) -> None:
     toy.run()
     facts = json.loads((toy.out / "environment.json").read_text())
+    assert [d["name"] for d in facts["datasets"]] == ["first", "second"]
+    assert len({d["content"] for d in facts["datasets"]}) == 2
+    assert facts["datasets"][0]["source"].endswith("first.csv")
     assert {"llmprobe", "python", "torch", "transformers", "platform", "date"} <= set(facts)
     assert [m["name"] for m in facts["models"]] == ["tiny-llama"]
     assert facts["models"][0]["source"].endswith("tiny-llama")
