@@ -100,6 +100,13 @@ class PerturbConfig(Section):
     """For ``paraphrase_template``: templates of which each text gets one, filled from the fields of
     the dataset, instead of those that the dataset offers."""
 
+    @field_validator("templates")
+    @classmethod
+    def _each_has_fields(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            _check_template(template)
+        return templates
+
     @model_validator(mode="after")
     def _options_of_its_kind(self) -> PerturbConfig:
         owners = {"rate": "typos", "to": "case", "templates": "paraphrase_template"}
@@ -141,8 +148,8 @@ class DatasetConfig(Section):
     """What the model reads, e.g. ``"True or False? {text}"``; other columns are fields too."""
     n: PositiveInt | None = None
     """Examples: generated, or drawn in whole groups from what there is. Default: all."""
-    seed: Seed = 0
-    """For what is generated or drawn."""
+    seed: Seed | None = None
+    """For what is generated or drawn; by default 0."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """What the known dataset's builder takes (``llmprobe show NAME``)."""
     alias: str | None = Field(default=None, alias="as")
@@ -161,8 +168,8 @@ class DatasetConfig(Section):
     @field_validator("template")
     @classmethod
     def _has_fields(cls, template: str | None) -> str | None:
-        if template is not None and not template_fields(template):
-            raise ValueError("has no field; it needs at least {text}")
+        if template is not None:
+            _check_template(template)
         return template
 
     @field_validator("perturb", mode="before")
@@ -206,6 +213,11 @@ class DatasetConfig(Section):
 def file_name(name: str) -> str:
     """What files are called after a dataset: published ones have a slash in their name."""
     return name.replace("/", "-")
+
+
+def _check_template(template: str) -> None:
+    if not template_fields(template):
+        raise ValueError("has no field; it needs at least {text}")
 
 
 def template_fields(template: str) -> list[str]:

@@ -224,12 +224,14 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 def _absolute_paths(raw: dict[str, Any], folder: Path) -> None:
     """Files and folders beside the config (or in the working folder) by their absolute path."""
-    for section, key in (("models", "id"), ("datasets", "path")):
+    for section, key in (("models", "id"), ("datasets", "path"), ("datasets", "hub")):
         items = raw.get(section)
         for item in items if isinstance(items, list) else []:
             given = item.get(key) if isinstance(item, dict) else None
             # A bare word is a model's name, the same everywhere; a folder of that name is ./name.
             is_path = key == "path" or "/" in str(given) or str(given).endswith(".gguf")
+            if key == "hub":
+                is_path = str(given).startswith((".", "/", "~"))
             if isinstance(given, str) and given and is_path:
                 found = existing(folder / given) or existing(given)
                 if found is None and key == "path" and not given.startswith("~"):

@@ -35,6 +35,8 @@ _WORD_GAIN = 0.05
 _SMALL_GROUP = 20
 """Texts that share a word, at most, for it to be taken for a subject that comes in pairs."""
 _MOST = 0.5
+_MOST_CLASSES = 20
+"""For which pairs with opposite labels are looked for."""
 _EVEN = 0.6
 """Of the spread of labels over subjects that chance gives: below it they were balanced by hand."""
 _DEVIATIONS = 4
@@ -60,8 +62,8 @@ def check(dataset: ConceptDataset) -> list[Finding]:
 
     Random labels give no warning, but for one or two in a thousand datasets.
     """
-    findings = [*_repeats(dataset), *_groups(dataset)]
     numbers = dataset.labels.dtype.kind == "f"
+    findings = [*_repeats(dataset), *_groups(dataset)]
     if not numbers:
         findings += [*_classes(dataset), *_majority(dataset)]
     # A copy of a text would count as evidence of its own.
@@ -69,10 +71,15 @@ def check(dataset: ConceptDataset) -> list[Finding]:
     if len(np.unique(dataset.labels[first])) > 1:
         distinct = dataset.take(np.sort(first))
         findings += _length_of_numbers(distinct) if numbers else _length(distinct)
-        if not numbers:
+        if not numbers and not _are_scores(distinct):
             words = _Words.of(distinct.texts)
             findings += [*_single_words(distinct, words), *_pairs(distinct, words)]
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _are_scores(dataset: ConceptDataset) -> bool:
+    """Whether there are too many distinct labels for them to be classes."""
+    return len(dataset.classes) > max(2, len(dataset) / _TEXTS_PER_LABEL)
 
 
 def _repeats(dataset: ConceptDataset) -> Iterator[Finding]:
@@ -119,7 +126,7 @@ def _groups(dataset: ConceptDataset) -> Iterator[Finding]:
         yield Finding("warning", "groups", f"group {_quoted(names[sizes.argmax()])} has "
                       f"{percent(sizes.max() / n)} of the texts, so the fold that tests it "
                       "is trained on the few others")  # fmt: skip
-    if dataset.labels.dtype.kind == "f":
+    if dataset.labels.dtype.kind == "f" or _are_scores(dataset):
         return
     classes, y = np.unique(dataset.labels, return_inverse=True)
     of_class = _table(group_of, y)
@@ -139,7 +146,7 @@ def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
     """Classes too small to be split into folds, or too many of them."""
     classes, y = np.unique(dataset.labels, return_inverse=True)
     n = len(dataset)
-    if len(classes) > max(2, n / _TEXTS_PER_LABEL):
+    if _are_scores(dataset):
         scores = "; if they are scores, probe them as numbers, `probe: {kind: ridge}`"
         hint = scores if classes.dtype.kind in "iu" else ""
         yield Finding("warning", "classes", f"{len(classes):,} distinct labels for {n:,} texts "
@@ -269,13 +276,15 @@ def _pairs(dataset: ConceptDataset, words: _Words) -> Iterator[Finding]:
     within subjects and nothing keeps a subject in one fold, a probe that recognises the subject
     answers the label of the twin that it was trained on, the wrong one, and scores below chance.
     """
-    if dataset.groups is not None and len(set(dataset.groups)) < len(dataset):
+    if len(dataset.classes) > _MOST_CLASSES:
         return
+    unit_of = group_indices(dataset.groups, len(dataset))
     one_hot = np.eye(len(dataset.classes))[np.unique(dataset.labels, return_inverse=True)[1]]
     for subjects, what in (
         (_rare_words(words), "words that a few texts share"),
         (_reordered(words), "sets of texts with the same words in another order"),
     ):
+        subjects = _torn(subjects, unit_of, one_hot)
         if np.mean(subjects.sum(axis=1) > 0) < _MOST:
             continue
         counts = subjects.T @ one_hot
@@ -304,18 +313,45 @@ def _example(dataset: ConceptDataset, twins: Any) -> str:
 
 def _remedy(dataset: ConceptDataset, twins: Any) -> str:
     """Which column would keep twins in one fold. ``twins`` is scipy.sparse [n, subjects]."""
-    first = twins.indptr[:-1]
     fitting = {}
     for column, values in dataset.fields.items():
         codes, distinct = values.astype(str).factorize()
-        of_text = codes[twins.indices]
-        together = np.minimum.reduceat(of_text, first) == np.maximum.reduceat(of_text, first)
-        if together.mean() > _TOGETHER and len(distinct) > 1:
+        if _together(twins, codes).mean() > _TOGETHER and len(distinct) > 1:
             fitting[str(column)] = len(distinct)
     told = "a probe tested on a text was trained on its twin, and may score below chance"
     if not fitting:
         return f"give twins one group, or {told}"
     return f"use `group: {max(fitting, key=lambda column: fitting[column])}`, or {told}"
+
+
+def _torn(subjects: Any, unit_of: np.ndarray, one_hot: np.ndarray) -> Any:
+    """The subjects that splits tear apart, without the units that have them evenly by themselves.
+
+    What a unit has evenly tells the rest of the subject nothing. -> [n, fewer subjects], 0 or 1
+    """
+    from scipy.sparse import csc_array  # type: ignore[import-untyped]
+
+    row, subject = subjects.tocoo().coords
+    cells = np.unique(subject * (unit_of.max() + 1) + unit_of[row], return_inverse=True)[1]
+    of_class = np.zeros((cells.max(initial=-1) + 1, one_hot.shape[1]))
+    np.add.at(of_class, cells, one_hot[row])
+    uneven = (of_class.max(axis=1) > of_class.min(axis=1))[cells]
+    ones = np.ones(int(uneven.sum()), dtype=np.int64)
+    left = csc_array((ones, (row[uneven], subject[uneven])), shape=subjects.shape)
+    left = left[:, left.sum(axis=0) > 1]
+    return left[:, ~_together(left, unit_of)]
+
+
+def _together(subjects: Any, unit_of: np.ndarray) -> np.ndarray:
+    """Which subjects have all their texts in one unit. -> [subjects] bool"""
+    subjects = subjects.tocsc()
+    if not subjects.shape[1]:
+        return np.zeros(0, dtype=bool)
+    of_text, first = unit_of[subjects.indices], subjects.indptr[:-1]
+    together: np.ndarray = np.minimum.reduceat(of_text, first) == np.maximum.reduceat(
+        of_text, first
+    )
+    return together
 
 
 def _rare_words(words: _Words) -> Any:
@@ -327,7 +363,7 @@ def _rare_words(words: _Words) -> Any:
 
 def _reordered(words: _Words) -> Any:
     """Texts that have the same words. -> [n, subjects], 0 or 1"""
-    from scipy.sparse import csc_array  # type: ignore[import-untyped]
+    from scipy.sparse import csc_array
 
     keys = words.in_text @ np.random.default_rng(0).integers(2**40, size=words.in_text.shape[1])
     _, subject_of, n_texts = np.unique(keys, return_inverse=True, return_counts=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,11 +54,17 @@ class ConceptDataset:
     description: str = ""
 
     def __post_init__(self) -> None:
+        for part in ("labels", "groups"):
+            values = getattr(self, part)
+            if values is not None and not isinstance(values, np.ndarray):
+                object.__setattr__(self, part, np.asarray(values))
         n = len(self.texts)
         where = f"dataset {self.name!r}"
         if n == 0:
             raise UserError(f"{where}: no examples")
-        lengths = {"labels": self.labels, "groups": self.groups}
+        lengths: dict[str, Sized | None] = {"labels": self.labels, "groups": self.groups}
+        lengths |= {f"spans of {name!r}": spans for name, spans in self.spans.items()}
+        lengths |= {f"variants {kind!r}": texts for kind, texts in self.variants.items()}
         for part, values in lengths.items():
             if values is not None and len(values) != n:
                 raise UserError(f"{where}: {n} texts but {len(values)} {part}")
@@ -98,12 +104,19 @@ class ConceptDataset:
         return f"ConceptDataset({self.name!r}: {len(self):,} texts{groups}, labels {labels})"
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each example: text, label, group (if any), then the fields."""
+        """A row for each example: text, label, group (if any), then the fields, of which one
+        called text or label becomes field_text or field_label.
+        """
         table = pd.DataFrame({"text": self.texts, "label": self.labels})
         if self.groups is not None:
             table["group"] = self.groups
-        extra = [c for c in self.fields.columns if c not in table.columns]
-        return pd.concat([table, self.fields[extra].reset_index(drop=True)], axis=1)
+        extra = self.fields.reset_index(drop=True)
+        own = [] if self.groups is None else [str(group) for group in self.groups]
+        if "group" in extra and extra["group"].astype(str).tolist() == own:
+            # The column that the groups came from.
+            extra = extra.drop(columns="group")
+        extra = extra.rename(columns={c: f"field_{c}" for c in table.columns})
+        return pd.concat([table, extra], axis=1)
 
     @classmethod
     def from_pandas(

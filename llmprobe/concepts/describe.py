@@ -76,7 +76,7 @@ def show(config: DatasetConfig) -> str:
     """
     dataset = untemplated(config)
     if config.n is not None and config.n < len(dataset):
-        dataset = dataset.sample(config.n, config.seed)
+        dataset = dataset.sample(config.n, config.seed or 0)
     dataset = replace(dataset, template=config.template or dataset.template)
     return describe(dataset, None if config.is_own else REGISTRY[config.name])
 

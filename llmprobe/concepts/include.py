@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from llmprobe.concepts.load import untemplated
 from llmprobe.concepts.registry import REGISTRY, dataset
 from llmprobe.config import DatasetConfig
 from llmprobe.config_file import parsed_yaml, validated
-from llmprobe.errors import UserError
+from llmprobe.errors import UserError, suggestion
 from llmprobe.files import existing
 
 FAMILY = "yours"
@@ -80,11 +81,14 @@ def _run(file: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"llmprobe_included_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Where dataclasses, among others, look for the module of a class.
+    sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{file}: cannot be run: {type(error).__name__}: {error}") from error
 
 
@@ -96,16 +100,24 @@ def _register_yaml(file: Path) -> None:
     if isinstance(given, str) and given:
         raw["path"] = str(existing(file.parent / given) or file.parent / given)
     config = validated(NamedDataset, raw, str(file))
+    origin = REGISTRY.get(config.name)
+    if not config.is_own and (origin is None or origin.family == FAMILY):
+        # One that is known before any file is included cannot lead back to this one.
+        known = [name for name, entry in REGISTRY.items() if entry.family != FAMILY]
+        raise UserError(
+            f"{file}: name {config.name!r} is not that of a shipped or published dataset, which a "
+            f"file without path or hub presets; {suggestion(config.name, known)}"
+        )
     facts = {
         key: value
         for key in ("description", "source", "citation", "licence", "version")
         if (value := getattr(config, key))
     }
 
-    def build(n: int | None = config.n, seed: int = config.seed) -> ConceptDataset:
+    def build(n: int | None = config.n, seed: int | None = config.seed) -> ConceptDataset:
         built = untemplated(config.model_copy(update={"n": n, "seed": seed}))
         if n is not None and n < len(built):
-            built = built.sample(n, seed)
+            built = built.sample(n, seed or 0)
         return replace(built, template=config.template or built.template, **facts)
 
     try:

@@ -55,10 +55,11 @@ def load_dataset(
 
     for path in include:
         register(path)
-    config = dataset
-    if not isinstance(config, DatasetConfig):
-        config = dataset_config(config, **options)
-    ready = loaded(config)
+    if not isinstance(dataset, DatasetConfig):
+        dataset = dataset_config(dataset, **options)
+    elif options:
+        raise UserError(f"load_dataset: {min(options)} belongs into the DatasetConfig")
+    ready = loaded(dataset)
     tell(ready)
     return ready
 
@@ -79,7 +80,7 @@ def loaded(config: DatasetConfig) -> ConceptDataset:
     if template:
         ready = templated(ready, template)
     if config.n is not None and config.n < len(ready):
-        ready = ready.sample(config.n, config.seed)
+        ready = ready.sample(config.n, config.seed or 0)
     return ready
 
 

@@ -46,10 +46,13 @@ def dataset(
     Raises
     ------
     UserError
-        The name is taken by another builder.
+        The name is taken by another builder, or an option has no default.
     """
 
     def register(build: Builder) -> Builder:
+        for option, parameter in inspect.signature(build).parameters.items():
+            if parameter.default is parameter.empty:
+                raise UserError(f"dataset {name!r}: option {option!r} needs a default")
         if name in REGISTRY and REGISTRY[name].build is not build:
             raise UserError(f"dataset {name!r}: there is one of that name already")
         line = summary or (inspect.getdoc(build) or name).splitlines()[0]
@@ -69,4 +72,10 @@ def build(name: str, **options: object) -> ConceptDataset:
             raise UserError(
                 f"dataset {name!r} has no option {option!r}; {suggestion(option, entry.options)}"
             )
-    return entry.build(**options)
+    built = entry.build(**options)
+    if not isinstance(built, ConceptDataset):
+        raise UserError(
+            f"dataset {name!r}: its function returned {type(built).__name__!r}, which is no "
+            "ConceptDataset"
+        )
+    return built

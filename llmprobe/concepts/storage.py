@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _KEY = b"llmprobe"
 """Under which the file keeps what is known of the dataset as a whole."""
 
+_NESTED = "nested"
+"""Fields of lists and mappings, which the file keeps as JSON."""
+
 FACTS = ("name", "template", "source", "citation", "licence", "version", "description")
 
 
@@ -34,14 +37,18 @@ def save(dataset: ConceptDataset, path: Path) -> None:
     columns: dict[str, object] = {"text": dataset.texts, "label": dataset.labels}
     if dataset.groups is not None:
         columns["group"] = dataset.groups
-    columns |= {f"field {name}": dataset.fields[name].array for name in dataset.fields.columns}
+    nested = [c for c in dataset.fields.columns if dataset.fields[c].map(_is_nested).any()]
     columns |= {f"span {name}": places for name, places in dataset.spans.items()}
     columns |= {f"variant {kind}": texts for kind, texts in dataset.variants.items()}
     try:
+        for name, values in dataset.fields.items():
+            # One type for a column would give each mapping the keys of all.
+            columns[f"field {name}"] = values.map(_as_json) if name in nested else values.array
         table = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OverflowError, TypeError) as error:
         raise UserError(f"{path}: cannot be saved: {' '.join(str(error).split())}") from None
-    facts = json.dumps({fact: getattr(dataset, fact) for fact in FACTS})
+    known = {fact: getattr(dataset, fact) for fact in FACTS}
+    facts = json.dumps({**known, _NESTED: nested})
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: facts})
     with whole_file(path) as partial:
         pq.write_table(table, partial)
@@ -63,16 +70,34 @@ def load(path: Path) -> ConceptDataset:
     UserError
         It is not such a file, or it is damaged.
     """
-    from llmprobe.concepts.dataset import ConceptDataset
-
     if not is_saved(path):
         raise UserError(f"{path}: not a dataset that llmprobe saved")
     try:
         table = pq.read_table(path)
         facts = json.loads(table.schema.metadata[_KEY])
-    except (OSError, ValueError, pa.ArrowException) as error:
+        nested = facts.pop(_NESTED)
+        # Whole numbers with gaps stay whole.
+        frame = table.to_pandas(integer_object_nulls=True)
+        for name in nested:
+            frame[f"field {name}"] = frame[f"field {name}"].map(json.loads)
+        return _from_frame(frame, facts)
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from None
-    frame = table.to_pandas()
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, list | tuple | dict | set)
+
+
+def _as_json(value: object) -> str:
+    text = json.dumps(value)
+    if json.loads(text) != value:
+        raise TypeError(f"{value!r:.40} is not the same in JSON")
+    return text
+
+
+def _from_frame(frame: pd.DataFrame, facts: dict[str, str]) -> ConceptDataset:
+    from llmprobe.concepts.dataset import ConceptDataset
 
     def part(kind: str) -> list[str]:
         return [c for c in frame.columns if c.startswith(f"{kind} ")]

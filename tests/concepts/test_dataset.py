@@ -33,6 +33,8 @@ def rows_of(dataset: ConceptDataset) -> np.ndarray:
     [
         ({"texts": [], "labels": np.array([])}, "no examples"),
         ({"labels": np.array([0])}, "2 texts but 1 labels"),
+        ({"spans": {"x": [(0, 1)]}}, "2 texts but 1 spans of 'x'"),
+        ({"variants": {"negation": [["c"]]}}, "2 texts but 1 variants 'negation'"),
         ({"groups": np.array([1, 2, 3])}, "2 texts but 3 groups"),
         ({"fields": pd.DataFrame({"a": [1]})}, "1 rows of fields"),
         ({"texts": ["a", " "]}, "example 1 has no text"),
@@ -45,6 +47,12 @@ def test_what_cannot_be_probed_is_refused(parts: dict[str, object], message: str
     whole: dict[str, object] = {"name": "toy", "texts": ["a", "b"], "labels": np.array([0, 1])}
     with pytest.raises(UserError, match=message):
         ConceptDataset(**(whole | parts))  # type: ignore[arg-type]
+
+
+def test_labels_and_groups_may_come_as_lists() -> None:
+    dataset = ConceptDataset("toy", ["a", "b", "c"], [0, 1, 0], groups=["x", "y", "x"])
+    assert dataset.take([2, 1]).labels.tolist() == [0, 1]
+    assert dataset.groups.tolist() == ["x", "y", "x"]
 
 
 def test_the_positive_class_is_the_last_sorted() -> None:

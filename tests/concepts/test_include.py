@@ -71,6 +71,14 @@ def test_a_template_replaces_that_of_the_file_and_a_number_samples_it(folder: Pa
     assert not other.texts[0].startswith("Q:")
 
 
+def test_the_seed_of_a_file_is_used_unless_another_is_given(folder: Path) -> None:
+    (folder / "crowd.yml").write_text("name: coin_flip\nn: 30\nseed: 5\n")
+    include(folder)
+    fifth = load_dataset("coin_flip", n=30, seed=5)
+    assert load_dataset("crowd").texts == fifth.texts
+    assert load_dataset("crowd", seed=0).texts != fifth.texts
+
+
 def test_including_again_reads_the_files_again(folder: Path) -> None:
     include(folder)
     (folder / "colours.yaml").write_text("path: table.csv\ntemplate: 'A: {text}'\n")
@@ -114,6 +122,10 @@ def test_ls_and_show_know_included_datasets(
         ("x.yaml", "pth: t.csv", r"x\.yaml: pth: unknown key; did you mean 'path'"),
         ("capitals.yaml", "path: table.csv", "there is one of that name already"),
         ("x.py", "import nothing_like_it", r"x\.py: cannot be run: ModuleNotFoundError"),
+        ("x.yaml", "name: x", r"x\.yaml: name 'x' is not that of a shipped or published dataset"),
+        ("x.yaml", "name: coinflip", "did you mean 'coin_flip'"),
+        ("x.py", "raise SystemExit(7)", r"x\.py: cannot be run: SystemExit: 7"),
+        ("x.py", "import llmprobe\n@llmprobe.dataset('y')\ndef y(k): pass", "'k' needs a default"),
         ("x.py", "def f(:", r"x\.py: cannot be run: SyntaxError"),
         ("x.py", PYTHON.replace('"signs"', '"capitals"'), r"x\.py: .*one of that name already"),
     ],
@@ -122,6 +134,22 @@ def test_a_wrong_file_is_named(tmp_path: Path, name: str, content: str, message:
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         include(tmp_path)
+
+
+def test_a_python_file_may_define_classes(tmp_path: Path) -> None:
+    code = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Part:\n    n: int = 0\n"
+    )
+    (tmp_path / "x.py").write_text(code + PYTHON)
+    assert include(tmp_path) == ["signs"]
+
+
+def test_a_function_that_returns_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text("import llmprobe\n@llmprobe.dataset('y')\ndef y(): return 3\n")
+    include(tmp_path)
+    with pytest.raises(UserError, match="dataset 'y': its function returned 'int'"):
+        load_dataset("y")
 
 
 def test_what_cannot_be_included_is_refused(tmp_path: Path) -> None:

@@ -175,6 +175,11 @@ def test_a_known_template_is_used_unless_another_is_given(
     assert load_dataset("asked").template == ""
 
 
+def test_a_config_takes_no_keywords_beside_it() -> None:
+    with pytest.raises(UserError, match="load_dataset: n belongs into the DatasetConfig"):
+        load_dataset(DatasetConfig(name="capitals"), n=5)
+
+
 def test_datasets_of_the_hub_are_named_by_their_id() -> None:
     config = dataset_config("hub:stanfordnlp/imdb", split="test")
     assert (config.hub, config.title) == ("stanfordnlp/imdb", "imdb")

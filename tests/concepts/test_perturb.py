@@ -144,6 +144,8 @@ def test_what_a_dataset_does_not_offer_is_an_error_that_says_what_it_does(
         ({"kind": "case", "rate": 0.5}, "rate belongs to typos, not to case"),
         ({"kind": "typos", "to": "lower"}, "to belongs to case"),
         ({"kind": "case", "templates": ["{text}"]}, "templates belongs to paraphrase_template"),
+        ({"kind": "paraphrase_template", "templates": ["{city"]}, "templates: "),
+        ({"kind": "paraphrase_template", "templates": ["no"]}, "has no field; it needs at least"),
     ],
 )
 def test_a_wrong_perturbation_is_one_sentence(raw: dict[str, object], message: str) -> None:

@@ -283,8 +283,10 @@ def test_a_city_is_a_group(put: Put, stem: str) -> None:
 
 
 @pytest.mark.parametrize(("stem", "verb"), [("", "means"), ("neg_", "does not mean")])
-def test_a_spanish_word_is_a_group(put: Put, stem: str, verb: str) -> None:
-    words = [("sí", "'yes'", 1), ("sí", "'it's'", 0), ("no", "'no'", 1)]
+def test_what_shares_a_spanish_or_an_english_word_is_a_group(
+    put: Put, stem: str, verb: str
+) -> None:
+    words = [("sí", "'yes'", 1), ("sí", "'it's'", 0), ("no", "'no'", 1), ("es", "'it's'", 1)]
     rows: list[dict[str, object]] = [
         {"statement": f"The Spanish word '{word}' {verb} {meaning}.", "label": label}
         for word, meaning, label in words
@@ -292,8 +294,9 @@ def test_a_spanish_word_is_a_group(put: Put, stem: str, verb: str) -> None:
     put(FILES_OF[f"geometry_of_truth/{stem}sp_en_trans"][0], csv(rows))
     dataset = build(f"geometry_of_truth/{stem}sp_en_trans")
     assert dataset.groups is not None
-    assert dataset.groups.tolist() == ["sí", "sí", "no"]
-    assert dataset.labels.tolist() == [1, 0, 1]
+    one, two, other, chained = dataset.groups.tolist()
+    assert one == two == chained != other
+    assert dataset.labels.tolist() == [1, 0, 1, 1]
 
 
 @pytest.mark.parametrize("stem", ["larger_than", "smaller_than"])
@@ -462,8 +465,8 @@ COUNTS = [
     ("jin2024/coinflip", 253, 247, None),
     ("geometry_of_truth/cities", 748, 748, 748),  # from the copy that jin2024 has
     ("geometry_of_truth/neg_cities", 748, 748, 748),
-    ("geometry_of_truth/sp_en_trans", 177, 177, 344),
-    ("geometry_of_truth/neg_sp_en_trans", 177, 177, 344),
+    ("geometry_of_truth/sp_en_trans", 177, 177, 237),
+    ("geometry_of_truth/neg_sp_en_trans", 177, 177, 237),
     ("geometry_of_truth/larger_than", 990, 990, 990),
     ("geometry_of_truth/smaller_than", 990, 990, 990),
 ]

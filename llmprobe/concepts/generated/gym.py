@@ -56,8 +56,8 @@ def reasoning_gym(
         raise UserError(
             "dataset 'reasoning_gym' needs a package: pip install 'llmprobe[reasoning]'"
         ) from None
-    if task not in DATASETS:
-        raise UserError(f"{where} is not known; {suggestion(task, DATASETS)}")
+    if not isinstance(task, str) or task not in DATASETS:
+        raise UserError(f"{where} is not known; {suggestion(str(task), DATASETS)}")
     try:
         made = create_dataset(task, size=n, seed=seed, **(settings or {}))
         rows = [made[i] for i in range(n)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.concepts.groups import units
 from llmprobe.concepts.published.files import FILES_OF, fetch, on_github
 from llmprobe.concepts.published.reading import published, read_separated
 from llmprobe.concepts.registry import dataset
@@ -47,9 +48,14 @@ def _number_pair(table: pd.DataFrame) -> pd.Series:
     return numbers.min(axis=1).astype(str) + " " + numbers.max(axis=1).astype(str)
 
 
-def _spanish_word(table: pd.DataFrame) -> pd.Series:
-    found = table["text"].str.extract(r"word '(.+?)' (?:means|does not mean) ", expand=False)
-    return found.fillna(table["text"])
+def _translation(table: pd.DataFrame) -> pd.Series:
+    """What shares a Spanish or an English word, along chains too: at most six statements.
+
+    With the Spanish word alone a bag of words scores .44, since the English ones come in pairs.
+    """
+    words = table["text"].str.extract(r"word '(.+?)' (?:means|does not mean) '(.+)'\.$")
+    words = words.fillna({0: table["text"], 1: table["text"]})
+    return pd.Series(units(words[0].to_numpy(), words[1].tolist()), index=table.index)
 
 
 def _city_pair(table: pd.DataFrame) -> pd.Series:
@@ -93,12 +99,12 @@ STATEMENTS = {
     "sp_en_trans": Statements(
         "Does a Spanish word mean that?",
         "9afa97c1b8af539a05f47655a80a5c7832c6fdb914885fd24cb4bcccbe2795b5", 15_231,
-        _spanish_word,
+        _translation,
     ),
     "neg_sp_en_trans": Statements(
         "Does a Spanish word not mean that?",
         "bec33e37047135b15cdd18c0cb0c66b65fb435ace08910cbcc220ce1ef610c96", 18_063,
-        _spanish_word,
+        _translation,
     ),
     "larger_than": Statements(
         "Is one number larger than another?",
