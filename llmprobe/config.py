@@ -165,6 +165,11 @@ class DatasetConfig(Section):
         """Whether its columns are the user's, in a file or on the Hub, and not a builder's."""
         return self.path is not None or self.hub is not None
 
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _written_tab(cls, delimiter: Any) -> Any:
+        return "\t" if delimiter == "\\t" else delimiter
+
     @field_validator("template")
     @classmethod
     def _has_fields(cls, template: str | None) -> str | None:
@@ -204,7 +209,10 @@ class DatasetConfig(Section):
             given = [key for key in keys if getattr(self, key) is not None]
             if given and not there:
                 other = "hub" if belongs.endswith("Hub") else "path"
-                raise ValueError(f"{given[0]} {belongs}, and there is no {other}")
+                raise ValueError(
+                    f"{given[0]} {belongs}, and there is no {other}; what a known dataset takes "
+                    "stands under options"
+                )
         for part in (file_name(self.title), *self.title.split("/")):
             _check_file_name(part, "as")
         return self
@@ -392,7 +400,8 @@ class RunConfig(Section):
     def _distinct_names(self) -> RunConfig:
         for kind, key, names in (
             ("models", "name", [m.name for m in self.models]),
-            ("datasets", "as", [file_name(d.title) for d in self.datasets]),
+            ("datasets", "as", [d.title for d in self.datasets]),
+            ("datasets' files", "as", [file_name(d.title) for d in self.datasets]),
         ):
             for name, times in Counter(names).items():
                 if times > 1:

@@ -134,7 +134,8 @@ def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
 
 
 _OUR_WORDS = (
-    (r"^(Value error, |Input |List )", ""),
+    (r"^(Value error, |Input |List |String )", ""),
+    (r"is not a valid path.*", "should be a path"),
     (r"a valid dictionary( or instance of \w+)?", "a mapping"),
     (r"a valid (tuple|list)", "a list"),
     (r"(, unable to parse| after validation).*", ""),

@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -123,8 +124,7 @@ class Run:
                 except NotOnDiskError as error:
                     self.missing.append(str(error))
                     continue
-                tell(dataset, refuse=True)
-                _check_folds(dataset, config)
+                _check(dataset, dataset_config.n, config)
                 self.datasets.append(dataset)
         if self.missing and download:
             raise NotOnDiskError("\n".join(self.missing))
@@ -370,6 +370,23 @@ def _dataset_facts(dataset: ConceptDataset) -> dict[str, str]:
         "version": dataset.version,
         "content": dataset.content_hash,
     }
+
+
+def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
+    """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
+    try:
+        tell(dataset, refuse=True)
+        _check_folds(dataset, config)
+    except UserError as error:
+        if n is None or dataset.groups is None:
+            raise
+        largest = Counter(dataset.groups.tolist()).most_common(1)[0][1]
+        raise UserError(
+            f"{error}; with n (or --limit) {n}, whole groups of up to {largest} are drawn, so it "
+            f"takes {2 * config.probe.folds * largest} or more"
+        ) from None
+    if config.extract.position.startswith("span:"):
+        dataset.span_ends(config.extract.position.removeprefix("span:"))
 
 
 def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:

@@ -116,6 +116,24 @@ def test_an_unknown_key_names_the_config_and_the_key(tmp_path: Path, fails) -> N
     fails("run", config, f"{config}: probe.fold: unknown key; did you mean 'folds'?")
 
 
+def test_a_limit_that_leaves_too_few_groups_says_what_would_do(tmp_path: Path, fails) -> None:
+    config = write_config(tmp_path / "c.yaml", "m", {"name": "capitals", "n": 60}, probe={})
+    fails("validate", config, "with n (or --limit) 60, whole groups of up to 48 are drawn, so it "
+                              "takes 480 or more")  # fmt: skip
+
+
+def test_a_span_that_is_not_there_is_said_before_any_model_is_touched(
+    tmp_path: Path, fails
+) -> None:
+    dataset = {"name": "cities", "n": 60}
+    where = {"position": "span:town"}
+    config = write_config(tmp_path / "c.yaml", "m", dataset, extract=where)
+    fails("validate", config, "position 'span:town': no such field; known: city, country")
+    dataset = {"name": "coin_flip", "n": 60, "perturb": {"kind": "case"}}
+    config = write_config(tmp_path / "d.yaml", "m", dataset, extract={"position": "span:asked"})
+    fails("validate", config, "'span:asked': example 0 does not contain '", "': 'A COIN IS ")
+
+
 def test_repeated_texts_are_a_warning_with_numbers(
     tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -54,12 +54,18 @@ class ConceptDataset:
     description: str = ""
 
     def __post_init__(self) -> None:
-        for part in ("labels", "groups"):
-            values = getattr(self, part)
-            if values is not None and not isinstance(values, np.ndarray):
-                object.__setattr__(self, part, np.asarray(values))
-        n = len(self.texts)
         where = f"dataset {self.name!r}"
+        given: Any = self.texts
+        if isinstance(given, str):
+            raise UserError(f"{where}: texts should be a list of texts, not one")
+        for part in ("labels", "groups"):
+            given = getattr(self, part)
+            if given is not None:
+                object.__setattr__(self, part, np.asarray(given))
+                if np.ndim(given) != 1:
+                    raise UserError(f"{where}: {part} should be one for each text, [n]")
+        object.__setattr__(self, "fields", pd.DataFrame(self.fields))
+        n = len(self.texts)
         if n == 0:
             raise UserError(f"{where}: no examples")
         lengths: dict[str, Sized | None] = {"labels": self.labels, "groups": self.groups}
@@ -134,6 +140,8 @@ class ConceptDataset:
         from llmprobe.config import DatasetConfig
         from llmprobe.config_file import validated
 
+        if not isinstance(table, pd.DataFrame):
+            raise UserError(f"from_pandas: {type(table).__name__!r} is no DataFrame")
         if "group" in table.columns:
             columns = {"group": "group", **columns}
         raw = {"path": name, "name": name, **columns}
@@ -167,6 +175,8 @@ class ConceptDataset:
 
     def save(self, path: str | Path) -> None:
         """Write everything into one .parquet file, which ``load`` and ``load_dataset`` read."""
+        if Path(path).suffix != ".parquet":
+            raise UserError(f"{path}: a dataset is saved as a .parquet file")
         storage.save(self, Path(path))
 
     @classmethod
@@ -197,7 +207,9 @@ class ConceptDataset:
                 words = re.finditer(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)
                 start = max((word.start() for word in words), default=text.rfind(str(value)))
                 if start < 0 or not str(value):
-                    raise UserError(f"{where}: example {row} does not contain {str(value)!r}")
+                    raise UserError(
+                        f"{where}: example {row} does not contain {str(value)!r}: {text!r:.80}"
+                    )
                 found.append(text[: start + len(str(value))].rstrip())
                 starts.append(start)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -15,6 +15,7 @@ import pandas as pd
 from llmprobe.concepts.checks import check, percent
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.load import untemplated
+from llmprobe.concepts.perturb import perturbed
 from llmprobe.concepts.published.files import FILES_OF, is_here
 from llmprobe.concepts.registry import REGISTRY, Entry
 from llmprobe.concepts.templates import templated
@@ -74,14 +75,17 @@ def show(config: DatasetConfig) -> str:
     UserError
         As for loading it; what the checks find is printed, an error too.
     """
-    dataset = untemplated(config)
+    plain = untemplated(config.model_copy(update={"perturb": None}))
+    dataset = plain if config.perturb is None else perturbed(plain, config.perturb)
     if config.n is not None and config.n < len(dataset):
         dataset = dataset.sample(config.n, config.seed or 0)
     dataset = replace(dataset, template=config.template or dataset.template)
-    return describe(dataset, None if config.is_own else REGISTRY[config.name])
+    return describe(dataset, config, sorted(plain.variants))
 
 
-def describe(dataset: ConceptDataset, entry: Entry | None = None) -> str:
+def describe(
+    dataset: ConceptDataset, config: DatasetConfig | None = None, wordings: Sequence[str] = ()
+) -> str:
     """What there is to know before probing: origin, size, balance, what misleads, examples.
 
     Parameters
@@ -89,11 +93,16 @@ def describe(dataset: ConceptDataset, entry: Entry | None = None) -> str:
     dataset
         Not yet put into its template: the examples are shown without it, while length, checks and
         content hash are of what a model reads.
-    entry
-        Its options and dial, if it is known by name.
+    config
+        What was asked for: options and perturbation.
+    wordings
+        The perturbations that the dataset itself offers.
     """
     read = templated(dataset, dataset.template) if dataset.template else dataset
-    wordings = [*sorted(dataset.variants), "prefix_noise", "typos", "case"]
+    entry = REGISTRY.get(config.name) if config and not config.is_own else None
+    offered = ", ".join([*wordings, "prefix_noise", "typos", "case"])
+    if config and config.perturb:
+        offered = f"{config.perturb.kind} (done here); offered: {offered}"
     facts = {
         "source": dataset.source,
         "citation": dataset.citation,
@@ -103,8 +112,8 @@ def describe(dataset: ConceptDataset, entry: Entry | None = None) -> str:
         "labels": _balance(dataset.labels),
         "fields": ", ".join(_field(str(c), dataset.fields[c]) for c in dataset.fields.columns),
         "template": dataset.template.replace("\n", "\\n"),
-        "options": ", ".join(_options(entry)) if entry else "",
-        "perturb": ", ".join(wordings),
+        "options": ", ".join(_options(entry, config)) if entry and config else "",
+        "perturb": offered,
         "content": read.content_hash[:12],
     }
     lines = [dataset.name, *_wrapped(dataset.description), ""]
@@ -160,9 +169,14 @@ def _field(name: str, values: pd.Series) -> str:
     return f"{name} ({listed if few else f'{len(distinct):,} values'})"
 
 
-def _options(entry: Entry) -> Iterator[str]:
+def _options(entry: Entry, config: DatasetConfig) -> Iterator[str]:
+    """Each with its value here, and the default where that is another."""
+    given = {"n": config.n, "seed": config.seed, **config.options}
     for name, default in entry.options.items():
-        yield f"{name}={default!r}{' (the dial)' if name == entry.dial else ''}"
+        value = default if given.get(name) is None else given[name]
+        notes = ["the dial"] * (name == entry.dial)
+        notes += [f"default {default!r}"] * (value != default)
+        yield f"{name}={value!r}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _findings(dataset: ConceptDataset) -> list[str]:

@@ -157,7 +157,7 @@ def _cached(config: DatasetConfig, download: bool) -> tuple[pd.DataFrame, str]:
     import datasets
 
     assert config.hub is not None
-    why = "the Hugging Face Hub cannot be reached" if download else "may not be downloaded"
+    why = "the Hugging Face Hub cannot be reached" if download else "would be downloaded first"
     try:
         builder = datasets.load_dataset_builder(f"hf://datasets/{config.hub}", config.subset)
     except ValueError as error:

@@ -10,13 +10,11 @@ from typing import Any
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.load import untemplated
-from llmprobe.concepts.registry import REGISTRY, dataset
+from llmprobe.concepts.registry import REGISTRY, YOURS, dataset
 from llmprobe.config import DatasetConfig
 from llmprobe.config_file import parsed_yaml, validated
 from llmprobe.errors import UserError, suggestion
 from llmprobe.files import existing
-
-FAMILY = "yours"
 
 _names_of: dict[Path, set[str]] = {}
 """What each included file has registered; including it again does so anew."""
@@ -101,9 +99,9 @@ def _register_yaml(file: Path) -> None:
         raw["path"] = str(existing(file.parent / given) or file.parent / given)
     config = validated(NamedDataset, raw, str(file))
     origin = REGISTRY.get(config.name)
-    if not config.is_own and (origin is None or origin.family == FAMILY):
+    if not config.is_own and (origin is None or origin.family == YOURS):
         # One that is known before any file is included cannot lead back to this one.
-        known = [name for name, entry in REGISTRY.items() if entry.family != FAMILY]
+        known = [name for name, entry in REGISTRY.items() if entry.family != YOURS]
         raise UserError(
             f"{file}: name {config.name!r} is not that of a shipped or published dataset, which a "
             f"file without path or hub presets; {suggestion(config.name, known)}"
@@ -121,6 +119,6 @@ def _register_yaml(file: Path) -> None:
         return replace(built, template=config.template or built.template, **facts)
 
     try:
-        dataset(file.stem, FAMILY, summary=config.description or f"from {file.name}")(build)
+        dataset(file.stem, YOURS, summary=config.description or f"from {file.name}")(build)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None

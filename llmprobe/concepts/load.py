@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def load_dataset(
-    dataset: str | Path | DatasetConfig = "", *, include: Iterable[str | Path] = (), **options: Any
+    dataset: str | Path | Mapping[str, Any] | DatasetConfig = "",
+    *,
+    include: Iterable[str | Path] = (),
+    **options: Any,
 ) -> ConceptDataset:
     """A dataset known by name, from a file, or from the Hugging Face Hub.
 
@@ -55,11 +58,20 @@ def load_dataset(
 
     for path in include:
         register(path)
-    if not isinstance(dataset, DatasetConfig):
-        dataset = dataset_config(dataset, **options)
+    if isinstance(dataset, str | Path):
+        config = dataset_config(dataset, **options)
+    elif isinstance(dataset, Mapping):
+        config = dataset_config(**{**dataset, **options})
+    elif not isinstance(dataset, DatasetConfig):
+        raise UserError(
+            f"load_dataset: {type(dataset).__name__!r} is no name, path or mapping; for a table "
+            "there is ConceptDataset.from_pandas"
+        )
     elif options:
         raise UserError(f"load_dataset: {min(options)} belongs into the DatasetConfig")
-    ready = loaded(dataset)
+    else:
+        config = dataset
+    ready = loaded(config)
     tell(ready)
     return ready
 
@@ -108,11 +120,7 @@ def _own(config: DatasetConfig) -> ConceptDataset:
 
 def _known(config: DatasetConfig) -> ConceptDataset:
     if config.name not in registry.REGISTRY:
-        kinds = f"a file ends in {', '.join(TABLE_SUFFIXES)}; one on the Hub is `hub: owner/name`"
-        raise UserError(
-            f"dataset {config.name!r} is not known ({kinds}); "
-            f"{suggestion(config.name, registry.REGISTRY)}"
-        )
+        raise UserError(f"dataset {config.name!r} is not known; {_hint(config.name)}")
     accepted = registry.REGISTRY[config.name].options
     options = dict(config.options)
     # A generated dataset makes as many as are asked for; a shipped one is drawn from.
@@ -120,3 +128,16 @@ def _known(config: DatasetConfig) -> ConceptDataset:
         if name in accepted and value is not None:
             options.setdefault(name, value)
     return replace(registry.build(config.name, **options), name=config.title)
+
+
+def _hint(name: str) -> str:
+    """What may have been meant by a name that is not known."""
+    close = suggestion(name, registry.REGISTRY)
+    if close.startswith("did you mean"):
+        return close
+    if existing(name) is not None:
+        kinds = ", ".join(TABLE_SUFFIXES)
+        return f"for a folder that was saved write ./{name}; files end in {kinds}"
+    if name.count("/") == 1:
+        return f"for one on the Hugging Face Hub write hub:{name}"
+    return "`llmprobe ls datasets` lists the names; files end in " + ", ".join(TABLE_SUFFIXES)

@@ -32,10 +32,12 @@ class Entry:
 
 
 REGISTRY: dict[str, Entry] = {}
+YOURS = "yours"
+"""The family of what a user has included."""
 
 
 def dataset(
-    name: str, family: str = "yours", *, dial: str | None = None, summary: str = ""
+    name: str, family: str = YOURS, *, dial: str | None = None, summary: str = ""
 ) -> Callable[[Builder], Builder]:
     """Register a builder, ``@dataset("coin_flip", "reasoning", dial="people")``.
 
@@ -48,6 +50,8 @@ def dataset(
     UserError
         The name is taken by another builder, or an option has no default.
     """
+    if not isinstance(name, str):
+        raise UserError('@dataset needs the name of the dataset: @llmprobe.dataset("name")')
 
     def register(build: Builder) -> Builder:
         for option, parameter in inspect.signature(build).parameters.items():
@@ -72,7 +76,16 @@ def build(name: str, **options: object) -> ConceptDataset:
             raise UserError(
                 f"dataset {name!r} has no option {option!r}; {suggestion(option, entry.options)}"
             )
-    built = entry.build(**options)
+    try:
+        built = entry.build(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        if entry.family != YOURS:
+            raise
+        raise UserError(
+            f"dataset {name!r}: its function failed: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(built, ConceptDataset):
         raise UserError(
             f"dataset {name!r}: its function returned {type(built).__name__!r}, which is no "

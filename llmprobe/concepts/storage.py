@@ -70,6 +70,8 @@ def load(path: Path) -> ConceptDataset:
     UserError
         It is not such a file, or it is damaged.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     if not is_saved(path):
         raise UserError(f"{path}: not a dataset that llmprobe saved")
     try:

@@ -33,6 +33,10 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "a zstd archive",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"%PDF-": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"GIF8": "a picture",
+    b"\x7fELF": "a program",
     b"SQLite format 3\x00": "a SQLite database",
     b"<!doctype html": "an HTML page",
     b"<html": "an HTML page",
@@ -163,13 +167,16 @@ def _separated(text: str, path: Path, delimiter: str) -> pd.DataFrame:
         if not header:
             header = cells
             continue
-        if len(cells) > len(header):
+        if len(cells) != len(header):
+            mark = _DELIMITERS.get(delimiter, repr(delimiter))
+            remedy = f"put quotation marks around a text with a {mark}"
+            if len(cells) < len(header):
+                remedy = f"an empty cell needs its {mark} too"
             raise UserError(
                 f"{path}: row {len(rows) + 1} (line {line}): {len(cells)} cells, and the header "
-                f"has {len(header)}; put quotation marks around a text with a "
-                f"{_DELIMITERS.get(delimiter, repr(delimiter))}"
+                f"has {len(header)}; {remedy}"
             )
-        rows.append(cells + [""] * (len(header) - len(cells)))
+        rows.append(cells)
     named = [place for place, name in enumerate(header) if name]
     _each_once([header[place] for place in named], path)
     columns = zip(*rows, strict=True) if rows else [()] * len(header)

@@ -97,13 +97,15 @@ def heatmap(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
 
 def _heatmap_panel(ax: Axes, rows: pd.DataFrame, datasets: Sequence[str], norm: Normalize) -> None:
     layers = range(int(rows["layer"].min()), int(rows["layer"].max()) + 1)
-    score, level = (
+    # Of layers that score the same, the best is the one with the least loss, as in the summary.
+    tie = "log_loss" if "log_loss" in rows and rows["log_loss"].notna().any() else "score"
+    score, level, loss = (
         rows.pivot_table(
             index="dataset", columns="layer", values=value, aggfunc="first", dropna=False
         )
         .reindex(index=list(datasets), columns=list(layers))
         .to_numpy()
-        for value in ("score", "level")
+        for value in ("score", "level", tie)
     )
     if np.isnan(level).any():
         ax.patch.set(facecolor="white", edgecolor="#bbbbbb", hatch="//////")
@@ -116,7 +118,7 @@ def _heatmap_panel(ax: Axes, rows: pd.DataFrame, datasets: Sequence[str], norm: 
         extent=(layers[0] - 0.5, layers[-1] + 0.5, len(datasets) - 0.5, -0.5),
     )
     for row in np.flatnonzero(np.isfinite(score).any(axis=1)).tolist():
-        best = int(np.nanargmax(score[row]))
+        best = int(np.lexsort((loss[row], -score[row]))[0])
         ax.plot(layers[best], row, "o", color="black", markeredgecolor="white", markersize=4)
         ax.text(
             1.01,

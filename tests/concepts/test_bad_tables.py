@@ -81,7 +81,10 @@ CSV: Cases = {
     "more cells": ("text,label\na,0\nb,c,1\n", "row 2 (line 3): 3 cells, and the header "),
     "all more": ("text,label\na,b,0\nc,d,1\n", "put quotation marks around a text with a "),
     "later line": ('text,label\n"a\nb",0\n\nc,d,1\n', "row 2 (line 5): 3 cells"),
-    "fewer cells": ("text,label\na,0\nb\n", "row 2: no value in column 'label'"),
+    "fewer cells": (
+        "text,label\na,0\nb\n",
+        "row 2 (line 3): 1 cells, and the header has 2; an empty cell needs its comma too",
+    ),
     "open quote": ('text,label\na,0\n"b,1\nc,0\n', "row 2 (line 3): a quotation mark opens"),
     "open header": ('"text,label\na,0\n', "the header: a quotation mark opens"),
     "bare quote": ('text,label\n"a "b" c",0\n', "row 1 (line 2): a quotation mark inside"),

@@ -88,14 +88,15 @@ def test_the_list_tells_what_would_be_downloaded(
     ]
 
 
-def test_a_description_says_what_is_known() -> None:
+def test_a_description_says_what_is_known(registered: dict[str, Entry]) -> None:
+    registered["made"] = entry("made", "yours", "depth")
     dataset = made(
         description="Is the number even?", source="a book", citation="A. Author (2020)",
         licence="CC0", version="7", groups=np.arange(40) // 2 * 10,
         fields=pd.DataFrame({"parity": ["even", "odd"] * 20, "number": np.arange(40)}),
         variants={"negation": [["no"]] * 40},
     )  # fmt: skip
-    said = describe(dataset, entry("made", "yours", "depth"))
+    said = describe(dataset, dataset_config("made"), ["negation"])
     assert said.startswith("made\nIs the number even?\n\n")
     assert lines_of(said) == {
         "source": "a book",
@@ -199,7 +200,11 @@ def test_no_control_character_reaches_the_terminal() -> None:
 def test_show_takes_a_name_with_options_and_a_file(tmp_path: Path) -> None:
     known = show(dataset_config("coin_flip", ["n=20", "options.people=6"]))
     assert "\nsize      20 texts" in known
-    assert "people=4 (the dial)" in known
+    assert "options   n=20 (default 1000), seed=0, people=6 (the dial, default 4)," in known
+    negated = lines_of(show(dataset_config("cities", ["n=100", "perturb=negation"])))
+    assert negated["perturb"] == (
+        "negation (done here); offered: negation, prefix_noise, typos, case"
+    )
     file = str(write_table(tmp_path / "toy.csv"))
     own = lines_of(show(dataset_config(file, ["n=10", "template='So: {text}'"])))
     assert own["size"].startswith("10 texts")

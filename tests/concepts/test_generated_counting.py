@@ -22,15 +22,15 @@ from llmprobe.probing.splits import assign_folds
 
 Setting = tuple[str, dict[str, int]]
 
-SOME: list[Setting] = [
-    *(("coin_flip", {"people": people}) for people in (2, 3, 4, 8, 20)),
-    *(("parity", {"length": length}) for length in (2, 3, 6, 12, 20)),
+SETTINGS: list[Setting] = [
+    *(("coin_flip", {"people": people}) for people in range(2, 21)),
+    *(("parity", {"length": length}) for length in range(2, 21)),
     ("arithmetic", {"digits": 3, "carries": 1}),
     *(("arithmetic", {"digits": 5, "carries": carries}) for carries in (1, 2, 3)),
     ("arithmetic", {"digits": 12, "carries": 10}),
-    *(("brackets", {"nesting": nesting}) for nesting in (2, 3, 4, 8, 12)),
+    *(("brackets", {"nesting": nesting}) for nesting in range(2, 13)),
 ]
-"""Both ends of each dial, and values between them."""
+"""Every value of each dial; of arithmetic's, for three numbers of digits."""
 
 CLOSING = dict(zip("([{<", ")]}>", strict=True))
 
@@ -167,7 +167,7 @@ def test_brackets_that_enclose_everything_are_one_pair() -> None:
         assert CLOSING[sequence[0]] == sequence[-1]
 
 
-@pytest.mark.parametrize(("name", "options"), SOME)
+@pytest.mark.parametrize(("name", "options"), SETTINGS)
 def test_a_bag_of_words_does_not_know_the_answer(name: str, options: dict[str, int]) -> None:
     made = build(name, n=2000, **options)
     fold_of = assign_folds(made.labels, None, 5, 0, "x")
@@ -232,6 +232,11 @@ def test_a_dial_out_of_its_range_is_refused(name: str, option: str, allowed: str
     for value in (low, high):
         other = {"carries": 1} if option == "digits" else {}
         assert len(build(name, n=10, **{option: value, **other})) == 10
+
+
+def test_more_texts_than_anyone_needs_are_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"n is 100000000; allowed: .* from 2 to 1000000"):
+        build("coin_flip", n=100_000_000)
 
 
 @pytest.mark.parametrize("name", ["coin_flip", "parity", "arithmetic", "brackets"])

@@ -119,7 +119,9 @@ def test_what_is_not_here_is_not_on_disk_when_nothing_may_be_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(NotOnDiskError, match="a/b: not on this disk, and may not be downloaded"):
+    with pytest.raises(
+        NotOnDiskError, match="a/b: not on this disk, and would be downloaded first"
+    ):
         table_from_hub(DatasetConfig(hub="a/b"), download=False)
 
 

@@ -126,6 +126,7 @@ def test_ls_and_show_know_included_datasets(
         ("x.yaml", "name: coinflip", "did you mean 'coin_flip'"),
         ("x.py", "raise SystemExit(7)", r"x\.py: cannot be run: SystemExit: 7"),
         ("x.py", "import llmprobe\n@llmprobe.dataset('y')\ndef y(k): pass", "'k' needs a default"),
+        ("x.py", "import llmprobe\n@llmprobe.dataset\ndef y(): pass", "needs the name of the data"),
         ("x.py", "def f(:", r"x\.py: cannot be run: SyntaxError"),
         ("x.py", PYTHON.replace('"signs"', '"capitals"'), r"x\.py: .*one of that name already"),
     ],
@@ -149,6 +150,15 @@ def test_a_function_that_returns_something_else_is_named(tmp_path: Path) -> None
     (tmp_path / "x.py").write_text("import llmprobe\n@llmprobe.dataset('y')\ndef y(): return 3\n")
     include(tmp_path)
     with pytest.raises(UserError, match="dataset 'y': its function returned 'int'"):
+        load_dataset("y")
+
+
+def test_a_function_that_fails_is_named_with_its_error(tmp_path: Path) -> None:
+    code = "import llmprobe\n@llmprobe.dataset('y')\ndef y(k=0): return 1 / k\n"
+    (tmp_path / "x.py").write_text(code)
+    include(tmp_path)
+    message = "dataset 'y': its function failed: ZeroDivisionError: division by zero"
+    with pytest.raises(UserError, match=message):
         load_dataset("y")
 
 

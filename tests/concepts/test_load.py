@@ -54,7 +54,7 @@ def test_keywords_are_those_of_a_config_mapping(table: Path) -> None:
         ("coin_flip", {"options": {"people": "four"}}, "people is 'four'; allowed: a whole number"),
         ("coin_flip", {"n": 0}, "n: 0 is not allowed"),
         ("capitals", {"group": "city"}, "group names a column of a file"),
-        ("notes.txt", {}, r"a file ends in .csv"),
+        ("notes.txt", {}, r"files end in .csv"),
         ("", {}, "needs a name, a path or hub"),
     ],
 )
@@ -178,6 +178,24 @@ def test_a_known_template_is_used_unless_another_is_given(
 def test_a_config_takes_no_keywords_beside_it() -> None:
     with pytest.raises(UserError, match="load_dataset: n belongs into the DatasetConfig"):
         load_dataset(DatasetConfig(name="capitals"), n=5)
+
+
+def test_a_mapping_is_that_of_a_config() -> None:
+    assert load_dataset({"name": "coin_flip", "n": 4, "as": "coins"}).name == "coins"
+    assert len(load_dataset({"name": "coin_flip", "n": 4}, n=6)) == 6
+    with pytest.raises(UserError, match="'list' is no name, path or mapping"):
+        load_dataset([1, 2])  # type: ignore[arg-type]
+
+
+def test_a_folder_and_a_hub_id_are_told_how_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    with pytest.raises(UserError, match=r"'saved' is not known; .*write \./saved"):
+        load_dataset("saved")
+    with pytest.raises(UserError, match="write hub:stanfordnlp/imdb"):
+        load_dataset("stanfordnlp/imdb")
 
 
 def test_datasets_of_the_hub_are_named_by_their_id() -> None:

@@ -103,8 +103,10 @@ def test_another_file_is_no_saved_dataset(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match="not a dataset that llmprobe saved"):
         ConceptDataset.load(path)
-    with pytest.raises(UserError, match="not a dataset"):
+    with pytest.raises(UserError, match="no such file"):
         ConceptDataset.load(tmp_path / "none.parquet")
+    with pytest.raises(UserError, match=r"facts\.csv: a dataset is saved as a \.parquet file"):
+        whole().save(tmp_path / "facts.csv")
 
 
 def test_a_file_keeps_fields_with_gaps_lists_and_mappings(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_heatmap_shows_the_table(two_by_two: Tables) -> None:
         assert ax.get_title(loc="left") == model
 
 
+def test_of_layers_that_score_the_same_the_heatmap_marks_the_one_with_the_least_loss(
+    tables: Callable[..., Tables],
+) -> None:
+    results, _ = tables({"m": 6}, ["d"])
+    results["accuracy"] = [0.5, 0.6, 0.9, 0.9, 0.9, 0.8, 0.7]
+    results["log_loss"] = [0.9, 0.8, 0.5, 0.3, 0.4, 0.2, 0.6]
+    texts = [text.get_text() for text in figures.heatmap(results).axes[0].texts]
+    assert "0.90 (3)" in texts
+
+
 def test_heatmap_marks_the_best_layer_with_its_value(two_by_two: Tables) -> None:
     results, summary = two_by_two
     ax = figures.heatmap(results).axes[0]

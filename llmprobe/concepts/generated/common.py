@@ -27,6 +27,9 @@ GIVEN_NAMES = _NAMES.split()
 Write = Callable[[np.random.Generator, int], tuple[str, Mapping[str, object]]]
 """From a random generator and the wanted answer (0 or 1) to a text and its fields."""
 
+MOST = 1_000_000
+"""Texts of one dataset, which take minutes to make."""
+
 _TRIES = 1000
 """Repeats in a row after which there are taken to be no more different texts."""
 
@@ -55,7 +58,7 @@ def generated(
     UserError
         ``n`` or ``seed`` is out of its range, or there are fewer than ``n`` different texts.
     """
-    check_whole(name, "n", n, 2)
+    check_whole(name, "n", n, 2, MOST)
     check_whole(name, "seed", seed, 0, 2**63)
     rng = np.random.default_rng(seed)
     labels = rng.permutation((np.arange(n) + 1) % 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.concepts.generated.common import check_whole
+from llmprobe.concepts.generated.common import MOST, check_whole
 from llmprobe.concepts.registry import dataset
 from llmprobe.errors import UserError, suggestion
 
@@ -47,9 +47,11 @@ def reasoning_gym(
         The package is not installed, or has no such task or setting; the answers are too many, or
         all the same.
     """
-    check_whole("reasoning_gym", "n", n, 2)
+    check_whole("reasoning_gym", "n", n, 2, MOST)
     check_whole("reasoning_gym", "seed", seed, 0)
     where = f"dataset 'reasoning_gym': task {task!r}"
+    if not isinstance(settings, Mapping | None):
+        raise UserError(f"{where}: settings is {settings!r}; it should be a mapping")
     try:
         from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError:
