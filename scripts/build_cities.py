@@ -11,8 +11,10 @@ A place of GeoNames with 150,000 inhabitants or more is in when
    that governs itself there, claims: Crimea, Kashmir, Jerusalem, …;
 3. *a city*: it is not a suburb or district. Of places in one country less than 25 km apart, the
    city is the best known one: its inhabitants times its names in GeoNames are the most (Brooklyn
-   has many inhabitants and few names). Its name, folded to ASCII, is letters that begin with a
-   capital, and not that of an administrative unit;
+   has many inhabitants and few names). GeoNames has other names of it; in China one of them ends
+   in 市, "city", since districts, counties and towns are as large there. Its name, folded to
+   ASCII, is letters that begin with a capital, not that of an administrative unit
+   (``ADMINISTRATIVE``), and the place is none of ``NOT_CITIES``;
 4. *the one of its name*: no other place of its country that is as large, and none of another
    country with a tenth of its inhabitants, has its name among its own;
 5. *no hint*: its name neither contains nor is contained in that of its country ("Mexico City",
@@ -26,6 +28,8 @@ statement is *hard* when both countries are in one continent, else *easy*. It is
 
 - no place of the other country, however small, has the city's name among its names, and the name
   neither contains nor is contained in that of the country;
+- the Factbook mentions no province, island, port or other place of the name in the other country
+  (Surrey, in Canada, is a county of the United Kingdom), and ``ALSO_IN`` lists none;
 - the two countries are not neighbours: Minna is not in Niger, but it is in Niger State, Nigeria,
   and Belfast is in another sense in Ireland. Nor are they the United States and Georgia.
 """
@@ -33,6 +37,7 @@ statement is *hard* when both countries are in one continent, else *easy*. It is
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +57,7 @@ from geonames import (
     plain,
     read_geonames,
     with_article,
+    words,
     write_csv,
 )
 
@@ -78,7 +84,60 @@ DISPUTED = {
     "UA": {"05", "08", "11", "14", "20", "26"},  # Crimea, Sevastopol and the four annexed in 2022
 }
 CONFUSABLE = {"US": {"GE"}, "GE": {"US"}}
-ADMINISTRATIVE = ("-si", "-up", " District", " Province")
+ADMINISTRATIVE = re.compile(
+    "^Thi Tran |(-si|-shi|-up| County| District| Province| Qu| Sadr| Poblacion| Chengguanzhen)$"
+)
+# Places of GeoNames that no rule tells from cities, by the code of the country.
+NOT_CITIES = {
+    "AO": {"Calumbo"},  # a commune of Viana
+    "AU": {"Central Coast", "Sunshine Coast"},  # regions
+    # Villages, with the inhabitants of the subdistrict; Naogaon and Ashuganj under another name.
+    "BD": {"Mohammadpur", "Nagar Naluakot", "Nagarpur", "Par Naogaon", "Ashuganj City"},
+    "BR": {"Planaltina"},  # a district of Brasilia
+    # The central districts or towns of cities with other names; Shangyu, a district of Shaoxing.
+    "CN": {"Basuo", "Guankou", "Gujangbagh", "Heshan", "Jinshanlu", "Longshan", "Nada", "Nianbo"}
+    | {"Shangyu", "Zhenzhou"},
+    "IN": {"Bahraigh"},  # Bahraich, misspelled
+    "JP": {"Shinagawa"},  # a ward of Tokyo
+    "KP": {"Changam-ch'on"},  # a part of Kimchaek
+    "PH": {"NIA Valencia"},  # Valencia, with the name of an authority
+    "SO": {"El Dibir"},  # a village
+    "SS": {"Winejok"},  # a village
+    "US": {"Cypress", "Meads", "Tri-Cities"},  # two unincorporated places, three cities
+    "VN": {"Xuan Loc"},  # a district
+    "ZA": {"Somerset West", "Soshanguve"},  # parts of Cape Town and of Tshwane
+}
+# By the code of a country: what is also the name of a region, county, island, suburb or hamlet in
+# it that neither source has, or that a place in it is known by.
+ALSO_IN = {
+    "AF": {"Turkistan"},
+    "AR": {"El Tigre", "Regina"},
+    "BR": {"Campeche"},
+    "CD": {"Banda", "Gombe"},
+    "CN": {"Turkistan"},
+    "DZ": {"Arak"},
+    "ES": {"La Serena"},
+    "ET": {"Guna"},
+    "GB": {"Calgary", "Denver", "East London", "Moscow", "Pomona", "Sydney", "Toronto"},
+    "GH": {"Banda"},
+    "ID": {"Kota"},
+    "IE": {"Baltimore", "Munster"},
+    "IN": {"Malacca", "Salt Lake City"},
+    "KE": {"Mau"},
+    "MG": {"Sofia"},
+    "MM": {"Bago City"},
+    "MY": {"Kota"},
+    "NZ": {"Portland"},
+    "PH": {"Metro"},
+    "PK": {"Turkistan"},
+    "PT": {"Beira"},
+    "TJ": {"Turkistan"},
+    "TZ": {"Gombe"},
+    "US": {"Agra", "Budapest", "Calgary", "Cardiff", "Johannesburg", "Karlsruhe", "Krakow"}
+    | {"Lahore", "Lublin", "Luton", "Lyon", "Malmo", "Munich", "Oslo", "Oulu", "Pretoria", "Riga"}
+    | {"Shanghai", "Stockholm", "Turin", "Vigo", "Zurich"},
+    "ZA": {"Orlando", "Phoenix"},
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +149,8 @@ class City:
     continent: str
     confusable: frozenset[str]
     """Codes of countries of which it may not be said to be in one."""
+    places: str
+    """``Member.places`` of its country."""
     population: int
     geonameid: int
 
@@ -119,6 +180,18 @@ def without_suburbs(places: list[Place]) -> Iterator[Place]:
             yield place
 
 
+def is_city(name: str, place: Place) -> bool:
+    """Rule 3 but for suburbs."""
+    code, others = place["countrycode"], [other for other in place["alternatenames"] if other]
+    return (
+        plain(name)
+        and name[0].isupper()
+        and not ADMINISTRATIVE.search(name)
+        and name not in NOT_CITIES.get(code, ())
+        and any(code != "CN" or other.endswith("市") for other in others)
+    )
+
+
 def collect(entries: dict[str, dict[str, Any]], places: list[Place]) -> Iterator[City]:
     """Cities by the first three rules."""
     large: defaultdict[str, list[Place]] = defaultdict(list)
@@ -131,14 +204,14 @@ def collect(entries: dict[str, dict[str, Any]], places: list[Place]) -> Iterator
         for place in without_suburbs(large[member.code]):
             name = city_name(place).rstrip("'")
             disputed = place["admin1code"] in DISPUTED.get(member.code, ())
-            is_name = plain(name) and name[0].isupper() and not name.endswith(ADMINISTRATIVE)
-            if is_name and not disputed:
+            if is_city(name, place) and not disputed:
                 yield City(
                     name=name,
                     country=country_name(member, entry),
                     code=member.code,
                     continent=entry["continentcode"],
                     confusable=frozenset(neighbours | CONFUSABLE.get(member.code, set())),
+                    places=member.places,
                     population=place["population"],
                     geonameid=place["geonameid"],
                 )
@@ -167,7 +240,12 @@ def match(cities: list[City], bearers: Bearers) -> list[tuple[City, City]]:
     }
 
     def may_be_said_of(city: City, other: City) -> bool:
-        return other.code not in unfit[city.name] and not overlap(city.name, other.country)
+        return (
+            other.code not in unfit[city.name]
+            and not overlap(city.name, other.country)
+            and words(city.name) not in other.places
+            and city.name not in ALSO_IN.get(other.code, ())
+        )
 
     rng = random.Random(SEED)
     waiting = sorted(cities, key=lambda city: (-city.population, city.geonameid))

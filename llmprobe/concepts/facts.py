@@ -129,14 +129,14 @@ def _variants(
 def cities(min_population: int = 0) -> ConceptDataset:
     """Is a city in that country: true (1) or false (0)?
 
-    "The city of Cairo is in Egypt." 2,396 cities of 150,000 inhabitants or more, each in a true
+    "The city of Cairo is in Egypt." 2,266 cities of 150,000 inhabitants or more, each in a true
     and a false statement. ``groups`` are pairs of cities, of about the same population, that
     exchange their countries for the false statements: within a group every city and every country
     is once true and once false. ``scripts/build_cities.py`` has the rules.
 
     The field ``kind`` is "true", "hard" (false, the two countries in one continent) or "easy"
     (false, in two). The variant "negation" has the same label: "The city of Cairo is not in
-    China." for the statement above.
+    Bangladesh." for the statement above.
 
     Parameters
     ----------
