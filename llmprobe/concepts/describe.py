@@ -12,8 +12,9 @@ from itertools import zip_longest
 import numpy as np
 import pandas as pd
 
-from llmprobe.concepts.checks import check, percent
+from llmprobe.concepts.checks import check
 from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.concepts.findings import percent
 from llmprobe.concepts.load import untemplated
 from llmprobe.concepts.perturb import perturbed
 from llmprobe.concepts.published.files import FILES_OF, is_here

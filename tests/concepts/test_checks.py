@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmprobe.concepts.checks import Finding, check
+from llmprobe.concepts.checks import check
 from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.concepts.findings import Finding
 from llmprobe.concepts.templates import templated
 
 SUBJECTS = ["".join(letters) for letters in itertools.product("bdfglmnprst", "aeiou", "bdglmnrst")]
@@ -299,6 +300,30 @@ def test_groups_settle_what_pairs_share() -> None:
     assert found(made(texts, labels, subjects), "pairs") is None
     alone = found(made(texts, labels, np.arange(120)), "pairs")
     assert alone is not None
+
+
+def test_pairs_that_other_groups_tear_apart_are_found() -> None:
+    texts, labels, _ = pairs()
+    finding = found(made(texts, labels, np.arange(120) // 2 * 7 % 10 + np.arange(120) % 2), "pairs")
+    assert finding is not None
+
+
+def test_what_each_group_has_evenly_by_itself_is_no_pair_with_another_group() -> None:
+    """Twenty one > thirty two and thirty one > twenty two have each a twin of their own."""
+    numbers = [f"{ten} {one}" for ten in ("twenty", "thirty", "forty", "fifty", "sixty")
+               for one in ("one", "two", "three", "four", "five")]  # fmt: skip
+    both = list(itertools.permutations(range(25), 2))
+    texts = [f"{numbers[a]} is larger than {numbers[b]}" for a, b in both]
+    labels = [int(a > b) for a, b in both]
+    assert found(made(texts, labels), "pairs") is not None
+    groups = [f"{min(pair)} {max(pair)}" for pair in both]
+    assert found(made(texts, labels, groups), "pairs") is None
+
+
+def test_a_label_for_nearly_every_text_is_told_without_looking_at_words() -> None:
+    texts = [f"{text} {i}" for i, text in enumerate(sentences(200) * 10)]
+    findings = check(made(texts, np.arange(2000)))
+    assert [f.check for f in findings if f.level == "warning"] == ["classes"]
 
 
 def test_the_same_words_in_another_order_are_a_pair() -> None:
