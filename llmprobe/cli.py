@@ -255,7 +255,8 @@ def _show(options: argparse.Namespace) -> None:
     from llmprobe.concepts.describe import show
     from llmprobe.concepts.include import include
     from llmprobe.config_file import dataset_config
+    from llmprobe.probing.baselines import surface_accuracy
 
     for path in options.include:
         include(path)
-    print(show(dataset_config(options.dataset, options.overrides)))
+    print(show(dataset_config(options.dataset, options.overrides), surface_accuracy))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -21,13 +21,17 @@ from llmprobe.concepts.published.files import FILES_OF, is_here
 from llmprobe.concepts.registry import REGISTRY, Entry
 from llmprobe.concepts.templates import templated
 from llmprobe.config import DatasetConfig
+from llmprobe.errors import UserError
 from llmprobe.files import size
+
+Surface = Callable[[Sequence[str], np.ndarray, np.ndarray | None], float]
 
 WIDTH = 100
 _KEY = 10
 """Width of the column of keys."""
 _EXAMPLES = 8
 _LONGEST_EXAMPLE = 240
+_MOST_READ = 2000
 _LABELS = 10
 """Classes, at most, whose sizes are listed."""
 
@@ -68,8 +72,13 @@ def known_datasets() -> str:
     return "\n\n".join(blocks)
 
 
-def show(config: DatasetConfig) -> str:
+def show(config: DatasetConfig, surface: Surface | None = None) -> str:
     """The page about the dataset that ``config`` asks for.
+
+    Parameters
+    ----------
+    surface
+        Says what the words alone give away, of texts, labels and groups.
 
     Raises
     ------
@@ -81,11 +90,14 @@ def show(config: DatasetConfig) -> str:
     if config.n is not None and config.n < len(dataset):
         dataset = dataset.sample(config.n, config.seed or 0)
     dataset = replace(dataset, template=config.template or dataset.template)
-    return describe(dataset, config, sorted(plain.variants))
+    return describe(dataset, config, sorted(plain.variants), surface)
 
 
 def describe(
-    dataset: ConceptDataset, config: DatasetConfig | None = None, wordings: Sequence[str] = ()
+    dataset: ConceptDataset,
+    config: DatasetConfig | None = None,
+    wordings: Sequence[str] = (),
+    surface: Surface | None = None,
 ) -> str:
     """What there is to know before probing: origin, size, balance, what misleads, examples.
 
@@ -98,6 +110,8 @@ def describe(
         What was asked for: options and perturbation.
     wordings
         The perturbations that the dataset itself offers.
+    surface
+        As for ``show``.
     """
     read = templated(dataset, dataset.template) if dataset.template else dataset
     entry = REGISTRY.get(config.name) if config and not config.is_own else None
@@ -111,6 +125,7 @@ def describe(
         "version": dataset.version,
         "size": _size(read),
         "labels": _balance(dataset.labels),
+        "words": _words(read, surface) if surface else "",
         "fields": ", ".join(_field(str(c), dataset.fields[c]) for c in dataset.fields.columns),
         "template": dataset.template.replace("\n", "\\n"),
         "options": ", ".join(_options(entry, config)) if entry and config else "",
@@ -160,6 +175,19 @@ def _balance(labels: np.ndarray) -> str:
     if len(counts) > len(largest):
         listed.append(f"and {len(counts) - len(largest):,} more classes")
     return f"{', '.join(listed)}; majority rate {percent(largest[0][1] / len(labels))}"
+
+
+def _words(dataset: ConceptDataset, surface: Surface) -> str:
+    """How often a bag of words is right, of at most ``_MOST_READ`` texts."""
+    if dataset.labels.dtype.kind == "f":
+        return ""
+    try:
+        some = dataset.sample(_MOST_READ)
+        accuracy = surface(some.texts, some.labels, some.groups)
+    except UserError:  # Too few to be split.
+        return ""
+    of = f" ({len(some):,} of the texts)" if len(some) < len(dataset) else ""
+    return f"a bag of words gets {percent(accuracy)} right, out of fold{of}"
 
 
 def _field(name: str, values: pd.Series) -> str:

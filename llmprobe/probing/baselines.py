@@ -13,6 +13,9 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline, make_union
 from threadpoolctl import threadpool_limits
 
+from llmprobe.concepts.groups import units
+from llmprobe.probing.splits import assign_folds
+
 
 def bag_of_words_accuracy(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarray) -> float:
     """Out-of-fold accuracy of the surface alone: TF-IDF of words and of character 2- to 4-grams.
@@ -32,6 +35,20 @@ def bag_of_words_accuracy(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarr
     logistic = LogisticRegression(max_iter=1000)
     predicted = _out_of_fold(texts, y, fold_of, logistic, DummyClassifier())
     return float((predicted == y).mean())
+
+
+def surface_accuracy(
+    texts: Sequence[str], labels: np.ndarray, groups: np.ndarray | None, folds: int = 5
+) -> float:
+    """``bag_of_words_accuracy`` with the folds that a probe of these labels and groups would have.
+
+    Raises
+    ------
+    UserError
+        There are too few examples or groups for ``folds``.
+    """
+    fold_of = assign_folds(labels, units(groups, texts), folds)
+    return bag_of_words_accuracy(texts, labels, fold_of)
 
 
 def bag_of_words_r2(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarray) -> float:

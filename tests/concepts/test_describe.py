@@ -15,6 +15,7 @@ from llmprobe.concepts.describe import describe, known_datasets, show
 from llmprobe.concepts.published.files import FILES_OF, KnownFile
 from llmprobe.concepts.registry import REGISTRY, Entry
 from llmprobe.config_file import dataset_config
+from llmprobe.probing.baselines import surface_accuracy
 
 
 def made(n: int = 40, **parts: object) -> ConceptDataset:
@@ -210,6 +211,19 @@ def test_show_takes_a_name_with_options_and_a_file(tmp_path: Path) -> None:
     assert own["size"].startswith("10 texts")
     assert own["template"] == "So: {text}"
     assert "options" not in own
+
+
+def test_show_says_what_the_words_alone_give_away(tmp_path: Path) -> None:
+    table = str(write_table(tmp_path / "toy.csv"))
+    said = lines_of(show(dataset_config(table), surface_accuracy))
+    assert said["words"] == "a bag of words gets 100.0 % right, out of fold"
+    many = lines_of(show(dataset_config("coin_flip", ["n=3000"]), lambda *_: 0.5))
+    assert many["words"].endswith("50.0 % right, out of fold (2,000 of the texts)")
+    few = tmp_path / "few.csv"
+    few.write_text("text,label\na,0\nb,1\nc,0\n")
+    assert "words" not in lines_of(show(dataset_config(str(few)), surface_accuracy))
+    few.write_text("text,label\na,0.5\nb,1.5\nc,0.25\n")
+    assert "words" not in lines_of(show(dataset_config(str(few)), surface_accuracy))
 
 
 def test_show_prints_an_error_that_probing_would_stop_at(tmp_path: Path) -> None:
