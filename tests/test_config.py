@@ -92,6 +92,8 @@ def test_paths_are_relative_to_the_config_file(
     config = load_config(write("models: [./model]\ndatasets: [my.csv]"))
     assert config.models[0].id == str(tmp_path / "model")
     assert config.datasets[0].path == tmp_path / "my.csv"
+    config = load_config(write("models: [m]\ndatasets: [{hub: ./model}, {hub: a/b}]"))
+    assert [d.hub for d in config.datasets] == [str(tmp_path / "model"), "a/b"]
 
 
 def test_a_missing_file_is_said_to_be_missing_beside_the_config(write, tmp_path: Path) -> None:

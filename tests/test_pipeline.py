@@ -311,6 +311,13 @@ def assert_equal(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -
         pd.testing.assert_frame_equal(one[name], other[name])
 
 
+def test_a_name_with_a_slash_stays_in_tables_and_is_a_dash_in_files(toy: Toy) -> None:
+    toy.run("datasets=[{path: first.csv, as: mine/first}]")
+    assert set(toy.tables()["results"]["dataset"]) == {"mine/first"}
+    assert [p.name for p in toy.out.glob("probes/*/*")] == ["mine-first.safetensors"]
+    assert [p.name.rsplit("-", 1)[0] for p in toy.out.glob("parts/*")] == ["tiny-llama-mine-first"]
+
+
 def test_the_environment_says_what_was_used(toy: Toy) -> None:
     toy.run()
     facts = json.loads((toy.out / "environment.json").read_text())

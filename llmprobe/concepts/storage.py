@@ -113,7 +113,7 @@ def _from_frame(frame: pd.DataFrame, facts: dict[str, str]) -> ConceptDataset:
         texts=frame["text"].tolist(),
         labels=plain(frame["label"]),
         groups=plain(frame["group"]) if "group" in frame else None,
-        fields=fields if len(fields.columns) else pd.DataFrame(),
+        fields=fields,
         spans={
             name.removeprefix("span "): [(int(start), int(stop)) for start, stop in frame[name]]
             for name in part("span")

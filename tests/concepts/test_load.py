@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from toy import write_table
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.load import load_dataset
+from llmprobe.concepts.published.files import without_downloads
 from llmprobe.concepts.registry import REGISTRY, Entry
 from llmprobe.config import DatasetConfig, RunConfig
 from llmprobe.config_file import dataset_config
@@ -74,6 +77,8 @@ def test_a_shipped_dataset_is_drawn_from() -> None:
     assert 80 <= len(few) <= 100
     assert set(few.texts) < set(all_of_it.texts)
     assert load_dataset("capitals", n=10**6).texts == all_of_it.texts
+    assert load_dataset("capitals", n=100, seed=1).texts != few.texts
+    assert load_dataset("capitals", n=100, seed=0).texts == few.texts
 
 
 def test_a_table_calls_a_dataset_by_its_alias() -> None:
@@ -196,6 +201,19 @@ def test_a_folder_and_a_hub_id_are_told_how_to_be_written(
         load_dataset("saved")
     with pytest.raises(UserError, match="write hub:stanfordnlp/imdb"):
         load_dataset("stanfordnlp/imdb")
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_a_dataset_of_the_hub_is_downloaded_only_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, download: bool
+) -> None:
+    def table(_: DatasetConfig, allowed: bool) -> tuple[pd.DataFrame, str]:
+        assert allowed is download
+        return pd.DataFrame({"text": ["a", "b"], "label": [0, 1]}), "a/b@1"
+
+    monkeypatch.setattr("llmprobe.concepts.load.table_from_hub", table)
+    with nullcontext() if download else without_downloads():
+        assert load_dataset(hub="a/b").source == "a/b@1"
 
 
 def test_datasets_of_the_hub_are_named_by_their_id() -> None:

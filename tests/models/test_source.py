@@ -12,7 +12,7 @@ import pytest
 from llmprobe.config import ModelConfig
 from llmprobe.errors import UserError
 from llmprobe.models.loading import load_model
-from llmprobe.models.source import check, locate
+from llmprobe.models.source import check, expected_size, locate
 
 
 def test_the_identity_of_a_folder_changes_with_any_file(
@@ -65,3 +65,21 @@ def test_without_bitsandbytes_a_model_that_was_found_already_is_not_loaded(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match="quantization: int8 needs bitsandbytes"):
         load_model(ModelConfig(id=plain.id, quantization="int8"), locate(plain))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("google/gemma-2b", "about 4.0 GB, by its name"),
+        ("meta-llama/Llama-2-13b-chat-hf", "about 26.0 GB"),
+        ("Qwen/Qwen1.5-0.5B", "about 1.0 GB"),
+        ("Qwen/Qwen2.5-7B", "about 14.0 GB"),
+        ("EleutherAI/pythia-70m", "about 140.0 MB"),
+        ("mistralai/Mixtral-8x7B-v0.1", "about 112.0 GB"),
+        ("google/gemma-3-1b-pt", "about 2.0 GB"),
+        ("openai-community/gpt2", "of unknown size"),
+        ("smollm2-135m", "98.4 MB to download"),
+    ],
+)
+def test_the_size_of_a_model_is_told_from_its_name(name: str, size: str) -> None:
+    assert size in expected_size(ModelConfig(id=name))
