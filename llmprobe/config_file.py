@@ -56,7 +56,7 @@ def load_config(
         raw = widened(raw)
         _set(raw, override)
     raw = widened(raw)
-    _absolute_paths(raw, file.parent)
+    absolute_paths(raw, file.parent)
     if include:
         own = raw.get("include")
         more = [str(existing(given) or given) for given in include]
@@ -223,7 +223,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
                             "items count from 0")  # fmt: skip
 
 
-def _absolute_paths(raw: dict[str, Any], folder: Path) -> None:
+def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
     """Files and folders beside the config (or in the working folder) by their absolute path."""
     for section, key in (("models", "id"), ("datasets", "path"), ("datasets", "hub")):
         items = raw.get(section)

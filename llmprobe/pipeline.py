@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import platform
 import shlex
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -21,7 +17,6 @@ from typing import Any
 import pandas as pd
 import pyarrow
 
-import llmprobe
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.groups import units
 from llmprobe.concepts.include import include
@@ -29,14 +24,14 @@ from llmprobe.concepts.load import loaded, tell
 from llmprobe.concepts.published.files import without_downloads
 from llmprobe.config import ModelConfig, RunConfig, file_name
 from llmprobe.config_file import load_config
+from llmprobe.environment import environment
 from llmprobe.errors import NotOnDiskError, UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
-from llmprobe.files import disk_is_full, existing, whole_file, write_text
+from llmprobe.files import disk_is_full, whole_file, write_text
 from llmprobe.launch import launched
-from llmprobe.models.devices import cpu_capabilities, resolve_device
-from llmprobe.models.packaged import PACKAGED
+from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults, probe
 from llmprobe.probing.questions import ask
@@ -329,47 +324,6 @@ def terminal_summary(out: Path, unicode: bool = True) -> str:
 
     results, summary = (_read_table(out / f"{name}.parquet") for name in TABLES[:2])
     return summary_table(summary, results, _environment_of(out)["models"], unicode=unicode)
-
-
-def environment(models: list[ModelConfig], datasets: list[ConceptDataset]) -> dict[str, Any]:
-    """What a result may depend on beside the config."""
-    import torch
-
-    packages = ("torch", "transformers", "numpy", "scikit-learn", "pandas", "gguf")
-    return {
-        "llmprobe": llmprobe.__version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-        "platform": platform.platform(),
-        "processor": cpu_capabilities().get("cpu_name", platform.machine()),
-        "cores": os.cpu_count(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "models": [_model_facts(model) for model in models],
-        "datasets": [_dataset_facts(dataset) for dataset in datasets],
-    }
-
-
-def _model_facts(model: ModelConfig) -> dict[str, str]:
-    packaged = PACKAGED.get(model.id)
-    source = model.id if existing(model.id) else f"{model.id} at {model.revision}"
-    random = model.weights == "random"
-    return {
-        "name": model.name,
-        "source": ", ".join(packaged.wheels) if packaged else source,
-        "licence": packaged.licence if packaged else "",
-        "precision": "random weights" if random else packaged.precision if packaged else "",
-    }
-
-
-def _dataset_facts(dataset: ConceptDataset) -> dict[str, str]:
-    return {
-        "name": dataset.name,
-        "source": dataset.source,
-        "licence": dataset.licence,
-        "version": dataset.version,
-        "content": dataset.content_hash,
-    }
 
 
 def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:

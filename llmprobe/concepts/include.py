@@ -6,13 +6,12 @@ import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.load import untemplated
 from llmprobe.concepts.registry import REGISTRY, YOURS, dataset
 from llmprobe.config import DatasetConfig
-from llmprobe.config_file import parsed_yaml, validated
+from llmprobe.config_file import absolute_paths, parsed_yaml, validated
 from llmprobe.errors import UserError, suggestion
 from llmprobe.files import existing
 
@@ -94,9 +93,7 @@ def _register_yaml(file: Path) -> None:
     raw = parsed_yaml(file)
     if not isinstance(raw, dict):
         raise UserError(f"{file}: not the mapping of a dataset, such as `path: my.csv`")
-    given: Any = raw.get("path")
-    if isinstance(given, str) and given:
-        raw["path"] = str(existing(file.parent / given) or file.parent / given)
+    absolute_paths({"datasets": [raw]}, file.parent)
     config = validated(NamedDataset, raw, str(file))
     origin = REGISTRY.get(config.name)
     if not config.is_own and (origin is None or origin.family == YOURS):
@@ -106,11 +103,8 @@ def _register_yaml(file: Path) -> None:
             f"{file}: name {config.name!r} is not that of a shipped or published dataset, which a "
             f"file without path or hub presets; {suggestion(config.name, known)}"
         )
-    facts = {
-        key: value
-        for key in ("description", "source", "citation", "licence", "version")
-        if (value := getattr(config, key))
-    }
+    known_of_it = NamedDataset.model_fields.keys() - DatasetConfig.model_fields.keys()
+    facts = {key: value for key in known_of_it if (value := getattr(config, key))}
 
     def build(n: int | None = config.n, seed: int | None = config.seed) -> ConceptDataset:
         built = untemplated(config.model_copy(update={"n": n, "seed": seed}))

@@ -71,6 +71,17 @@ def test_a_template_replaces_that_of_the_file_and_a_number_samples_it(folder: Pa
     assert not other.texts[0].startswith("Q:")
 
 
+def test_a_folder_in_the_layout_of_the_hub_is_relative_to_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (folder / "layout").mkdir()
+    write_table(folder / "layout" / "train.csv")
+    (folder / "like_the_hub.yaml").write_text("hub: ./layout\nsplit: train\n")
+    monkeypatch.chdir(tmp_path)
+    include(folder)
+    assert len(load_dataset("like_the_hub")) == 40
+
+
 def test_the_seed_of_a_file_is_used_unless_another_is_given(folder: Path) -> None:
     (folder / "crowd.yml").write_text("name: coin_flip\nn: 30\nseed: 5\n")
     include(folder)

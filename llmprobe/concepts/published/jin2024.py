@@ -169,7 +169,7 @@ def _coinflip(path: Path) -> pd.DataFrame:
 _MARKS = "Marks and Tegmark (2023), The geometry of truth, arXiv 2310.06824"
 _JUDGE = "Judge the statement is True or False."
 _COMMON_CLAIM = Task(
-    _statements("label", "True", "False", text="examples"),
+    _statements("label", "True", "False", first=3000, text="examples"),
     "Do people call a common claim true (0) or false (1)?",
     _JUDGE,
     "before",
@@ -274,9 +274,10 @@ def common_claim(prompts: str = "paper", slice: str = "paper") -> ConceptDataset
         An option has a value that is not allowed, or the file cannot be had.
     """
     require_option("jin2024/common_claim", "slice", slice, SLICES)
-    first = 3000 if slice == "paper" else None
-    read = _statements("label", "True", "False", first, text="examples")
-    return _build("common_claim", replace(_COMMON_CLAIM, read=read), prompts)
+    task = _COMMON_CLAIM
+    if slice == "released":
+        task = replace(task, read=_statements("label", "True", "False", text="examples"))
+    return _build("common_claim", task, prompts)
 
 
 def _build(name: str, task: Task, prompts: str) -> ConceptDataset:
