@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,8 +17,10 @@ from llmprobe.models.devices import cpu_capabilities
 from llmprobe.models.packaged import PACKAGED
 
 
-def environment(models: list[ModelConfig], datasets: list[ConceptDataset]) -> dict[str, Any]:
-    """What a result may depend on beside the config."""
+def environment(
+    models: Sequence[Mapping[str, str]], datasets: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """Versions and hardware, and what is known of each model and dataset."""
     import torch
 
     packages = ("torch", "transformers", "numpy", "scikit-learn", "pandas", "gguf")
@@ -30,12 +33,13 @@ def environment(models: list[ModelConfig], datasets: list[ConceptDataset]) -> di
         "cores": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "models": [_model_facts(model) for model in models],
-        "datasets": [_dataset_facts(dataset) for dataset in datasets],
+        "models": list(models),
+        "datasets": list(datasets),
     }
 
 
-def _model_facts(model: ModelConfig) -> dict[str, str]:
+def model_facts(model: ModelConfig) -> dict[str, str]:
+    """Where a model comes from, and how its weights were held."""
     packaged = PACKAGED.get(model.id)
     source = model.id if existing(model.id) else f"{model.id} at {model.revision}"
     random = model.weights == "random"
@@ -47,7 +51,8 @@ def _model_facts(model: ModelConfig) -> dict[str, str]:
     }
 
 
-def _dataset_facts(dataset: ConceptDataset) -> dict[str, str]:
+def dataset_facts(dataset: ConceptDataset) -> dict[str, str]:
+    """Where a dataset comes from, and what it held."""
     return {
         "name": dataset.name,
         "source": dataset.source,

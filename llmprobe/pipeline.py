@@ -7,15 +7,11 @@ import json
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
-
-import pandas as pd
-import pyarrow
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.groups import units
@@ -24,32 +20,27 @@ from llmprobe.concepts.load import loaded, tell
 from llmprobe.concepts.published.files import without_downloads
 from llmprobe.config import ModelConfig, RunConfig, file_name
 from llmprobe.config_file import load_config
-from llmprobe.environment import environment
+from llmprobe.environment import dataset_facts, environment, model_facts
 from llmprobe.errors import NotOnDiskError, UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
-from llmprobe.files import disk_is_full, whole_file, write_text
 from llmprobe.launch import launched
 from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
-from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults, probe
+from llmprobe.probing.protocol import ProbeResults, probe
 from llmprobe.probing.questions import ask
-from llmprobe.probing.saved import load_probe
+from llmprobe.run_folder import (
+    TABLES,
+    Part,
+    claim,
+    read_environment,
+    read_table,
+    remove_others,
+    write_results,
+)
 
 log = logging.getLogger(__name__)
-
-TABLES = ("results", "summary", "predictions")
-CURVE = "learning_curve"
-"""The table that a run has only where it was asked for."""
-PROBES = "probes.safetensors"
-COLUMNS: Mapping[str, Sequence[str]] = {
-    "results": RESULT_COLUMNS,
-    "summary": SUMMARY_COLUMNS,
-    "predictions": "model dataset layer example fold label predicted score".split(),
-    CURVE: "model dataset layer fraction accuracy r2".split(),
-}
-"""What a table of this version has, at least."""
 
 BARE: Mapping[str, Any] = {
     "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
@@ -59,33 +50,8 @@ BARE: Mapping[str, Any] = {
 PLACES = {"device"}
 """Keys of a probe config that do not change what it gives."""
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raise when the same activations and config would give other numbers."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """The results of one model on one dataset, in a folder named by all that they depend on."""
-
-    folder: Path
-
-    def load(self) -> ProbeResults | None:
-        """The results, if they are there, whole and readable."""
-        try:
-            table, summary, predictions, learning_curve = (
-                _read_table(self.folder / f"{name}.parquet") for name in (*TABLES, CURVE)
-            )
-            probes = (load_probe(self.folder / PROBES),)
-        except UserError:
-            return None
-        return ProbeResults(table, summary, predictions, learning_curve, probes)
-
-    def save(self, results: ProbeResults) -> None:
-        """Write probes and tables; without any of them the part does not count."""
-        results.probes[0].save(self.folder / PROBES)
-        for name, table in _tables(results):
-            with whole_file(self.folder / f"{name}.parquet") as partial:
-                table.to_parquet(partial, index=False)
 
 
 class Run:
@@ -164,7 +130,7 @@ class Run:
                 "several processes share `llmprobe extract` only; launch that, then start "
                 "`llmprobe probe` with the same config by itself"
             )
-        self._claim_folder()
+        claim(self.out)
         parts: list[ProbeResults] = []
         untrained: dict[tuple[str, str], ProbeResults] = {}
         try:
@@ -178,7 +144,15 @@ class Run:
                 parts.append(part if control is None else _beside(part, control))
         finally:
             if parts:
-                self._write(ProbeResults.concatenate(parts))
+                write_results(
+                    self.out,
+                    ProbeResults.concatenate(parts),
+                    self.config.to_yaml(),
+                    environment(
+                        [model_facts(model) for model in self.config.models],
+                        [dataset_facts(dataset) for dataset in self.datasets],
+                    ),
+                )
         return ProbeResults.concatenate(parts)
 
     def _probe_one(
@@ -240,42 +214,6 @@ class Run:
             models.append((model, False))
         return models
 
-    def _claim_folder(self) -> None:
-        """Find out that the folder cannot be written before hours of work, not after."""
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self.out):
-                pass
-        except OSError as error:
-            if disk_is_full(error):
-                raise
-            reason = "it is a file" if self.out.is_file() else error.strerror
-            raise UserError(f"--out {self.out}: cannot be written: {reason}") from None
-
-    def _write(self, results: ProbeResults) -> None:
-        """The tables, and the config and the environment that they came from."""
-        write_text(self.out / "config.yaml", self.config.to_yaml())
-        facts = json.dumps(environment(self.config.models, self.datasets), indent=2)
-        write_text(self.out / "environment.json", facts)
-        for name, table in _tables(results):
-            if table.empty:  # One may be left of another config.
-                for path in self.out.glob(f"{name}.*"):
-                    path.unlink()
-                continue
-            with whole_file(self.out / f"{name}.parquet") as partial:
-                table.to_parquet(partial, index=False)
-            if name != "predictions":
-                write_text(self.out / f"{name}.csv", table.to_csv(index=False))
-        probes = {
-            self.out / "probes" / model / f"{file_name(dataset)}.safetensors": probe_of_all
-            for probe_of_all in results.probes
-            for model, dataset in [(probe_of_all.facts["model"], probe_of_all.facts["dataset"])]
-        }
-        # Like the tables, they are those of this config that are finished; parts keep the others.
-        _remove_others(self.out / "probes", "*/*.safetensors", probes)
-        for path, probe_of_all in probes.items():
-            probe_of_all.save(path)
-
 
 def report(out: Path) -> list[Path]:
     """Figures and page of a run folder, from its tables. -> the files written, page last
@@ -291,13 +229,13 @@ def report(out: Path) -> list[Path]:
     if not (out / "config.yaml").is_file():
         raise UserError(f"{out}: not a run folder (it has no config.yaml)")
     config = load_config(out / "config.yaml")
-    results, summary = (_read_table(out / f"{name}.parquet") for name in TABLES[:2])
-    facts = _environment_of(out)
+    results, summary = (read_table(out / f"{name}.parquet") for name in TABLES[:2])
+    facts = read_environment(out)
     models = facts.pop("models")
     facts.pop("datasets", None)
     written = draw_all(results, summary, out / "figures")
     for figures in ("heatmap_*.png", "heatmap_*.svg"):
-        _remove_others(out / "figures", figures, written)
+        remove_others(out / "figures", figures, written)
     if not config.report.html:
         (out / "report.html").unlink(missing_ok=True)
     else:
@@ -322,8 +260,8 @@ def terminal_summary(out: Path, unicode: bool = True) -> str:
     """The summary of a run folder as a short table of text."""
     from llmprobe.reporting.terminal import summary_table
 
-    results, summary = (_read_table(out / f"{name}.parquet") for name in TABLES[:2])
-    return summary_table(summary, results, _environment_of(out)["models"], unicode=unicode)
+    results, summary = (read_table(out / f"{name}.parquet") for name in TABLES[:2])
+    return summary_table(summary, results, read_environment(out)["models"], unicode=unicode)
 
 
 def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
@@ -360,51 +298,6 @@ def _beside(part: ProbeResults, control: ProbeResults) -> ProbeResults:
     for metric in ("accuracy", "r2"):
         summary[f"random_weights_{metric}"] = control.summary[f"peak_{metric}"].to_numpy()
     return replace(part, table=table, summary=summary)
-
-
-def _tables(results: ProbeResults) -> list[tuple[str, pd.DataFrame]]:
-    tables = (results.table, results.summary, results.predictions, results.learning_curve)
-    return list(zip((*TABLES, CURVE), tables, strict=True))
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; the run has no results yet") from None
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise _damaged(path, error) from None
-    absent = set(COLUMNS.get(path.stem, ())) - set(table.columns)
-    if absent:
-        raise UserError(
-            f"{path}: has no column {min(absent)!r}, so another version of llmprobe made it; run "
-            "the config again, which probes again and extracts only what is not in the cache"
-        )
-    return table
-
-
-def _remove_others(folder: Path, pattern: str, kept: Collection[Path]) -> None:
-    """Remove the files of an earlier config, and folders that are empty then."""
-    for path in sorted(folder.glob(pattern)):
-        if path not in kept and path.is_file():
-            path.unlink()
-            if path.parent != folder and not any(path.parent.iterdir()):
-                path.parent.rmdir()
-
-
-def _environment_of(out: Path) -> dict[str, Any]:
-    path = out / "environment.json"
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        facts["models"] = [dict(model) for model in facts["models"]]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _damaged(path, error) from None
-    return facts
-
-
-def _damaged(path: Path, reason: Exception | str) -> UserError:
-    said = (str(reason).strip().splitlines() or ["empty"])[0]
-    return UserError(f"{path}: missing or damaged ({said}); run the config again")
 
 
 def default_out(config: RunConfig) -> Path:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from toy import write_config, write_table
 
-from llmprobe import pipeline
+from llmprobe import run_folder
 from llmprobe.cli import main
 
 
@@ -272,17 +272,17 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(
 ) -> None:
     tables = [write_table(tmp_path / f"{name}.csv") for name in ("first", "second")]
     config = write_config(tmp_path / "c.yaml", model, *tables)
-    save = pipeline.Part.save
+    save = run_folder.Part.save
     saved: list[str] = []
 
-    def filled_up(self: pipeline.Part, results: Any) -> None:
+    def filled_up(self: run_folder.Part, results: Any) -> None:
         saved.append(self.folder.name)
         if len(saved) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         save(self, results)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.Part, "save", filled_up)
+        patch.setattr(run_folder.Part, "save", filled_up)
         fails("run", config, "the disk is full: No space left on device", code=1)
     assert set(pd.read_csv(tmp_path / "run" / "summary.csv")["dataset"]) == {"first"}
     assert main(["extract", str(config)]) == 0
@@ -345,7 +345,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_work_begins(
     def refused(**_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(pipeline, "TemporaryFile", refused)
+    monkeypatch.setattr(run_folder, "TemporaryFile", refused)
     config = write_config(tmp_path / "c.yaml", "./no-model", write_table(tmp_path / "my.csv"))
     fails("run", config, "--out", "cannot be written: Permission denied")
 

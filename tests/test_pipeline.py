@@ -23,6 +23,7 @@ from llmprobe.config import RunConfig
 from llmprobe.config_file import load_config
 from llmprobe.extraction.extract import Extractor
 from llmprobe.pipeline import Run, report
+from llmprobe.run_folder import TABLES
 
 RESULTS = (
     "model dataset site position layer depth probe n_examples n_classes n_groups l2 accuracy "
@@ -58,7 +59,7 @@ class Toy:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables on disk, without what a clock said."""
-        tables = {n: pd.read_parquet(self.out / f"{n}.parquet") for n in pipeline.TABLES}
+        tables = {n: pd.read_parquet(self.out / f"{n}.parquet") for n in TABLES}
         clocks = [c for c in tables["summary"].columns if c.startswith("seconds")]
         tables["summary"] = tables["summary"].drop(columns=clocks)
         return tables
@@ -111,7 +112,7 @@ def test_a_run_folder_has_the_files_of_the_contract(toy: Toy) -> None:
 
 def test_tables_have_the_columns_and_rows_of_the_contract(toy: Toy) -> None:
     toy.run()
-    tables = {name: pd.read_parquet(toy.out / f"{name}.parquet") for name in pipeline.TABLES}
+    tables = {name: pd.read_parquet(toy.out / f"{name}.parquet") for name in TABLES}
     assert list(tables["results"].columns)[: len(RESULTS)] == RESULTS
     assert list(tables["summary"].columns)[: len(SUMMARY)] == SUMMARY
     assert list(tables["predictions"].columns)[: len(PREDICTIONS)] == PREDICTIONS
@@ -307,7 +308,7 @@ def test_the_config_in_the_folder_gives_the_same_run(toy: Toy) -> None:
 
 
 def assert_equal(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> None:
-    for name in pipeline.TABLES:
+    for name in TABLES:
         pd.testing.assert_frame_equal(one[name], other[name])
 
 
