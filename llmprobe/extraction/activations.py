@@ -39,6 +39,10 @@ class Activations:
         """The dataset's groups. [n], or None"""
         return self.dataset.groups
 
+    def n_bytes(self, index: int) -> int:  # noqa: ARG002 - all layers are of one size
+        """What ``layer`` takes in memory."""
+        return 4 * len(self.dataset) * int(self.facts["hidden_size"])
+
     def layer(self, index: int) -> np.ndarray:
         """States of one layer, rows in the dataset's order. -> [n, d] float32"""
         if index not in self.layers:

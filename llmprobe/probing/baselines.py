@@ -30,11 +30,12 @@ def bag_of_words_accuracy(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarr
     y
         The class of each text. [n]
     fold_of
-        From ``assign_folds``. [n]
+        From ``assign_folds``; -1 for rows that are trained on only. [n]
     """
     logistic = LogisticRegression(max_iter=1000)
     predicted = _out_of_fold(texts, y, fold_of, logistic, DummyClassifier())
-    return float((predicted == y).mean())
+    scored = fold_of >= 0
+    return float((predicted == y)[scored].mean())
 
 
 def surface_accuracy(
@@ -57,7 +58,8 @@ def bag_of_words_r2(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarray) ->
     At most 1; 0 is what the mean of all labels reaches, and less is worse than that.
     """
     y = np.asarray(y, dtype=float)
-    return float(r2_score(y, _out_of_fold(texts, y, fold_of, Ridge(), DummyRegressor())))
+    predicted, scored = _out_of_fold(texts, y, fold_of, Ridge(), DummyRegressor()), fold_of >= 0
+    return float(r2_score(y[scored], predicted[scored]))
 
 
 def _out_of_fold(
@@ -67,7 +69,7 @@ def _out_of_fold(
     on_words: BaseEstimator,
     without: BaseEstimator,
 ) -> np.ndarray:
-    """Predictions for each fold, fitted on the others. -> [n]
+    """Predictions for each fold, fitted on the rest. -> [n], of rows in no fold anything
 
     ``without`` features takes over where there are none to fit ``on_words`` on.
     """

@@ -161,10 +161,11 @@ class Design:
         raw = raw if raw.dtype == torch.float64 else raw.float()
         if raw.ndim != 2 or not raw.numel():
             raise ValueError(f"X must be [n, d] and not empty, not {tuple(raw.shape)}")
-        largest = raw.abs().amax(dim=0)
+        largest = torch.maximum(raw.amax(dim=0), -raw.amin(dim=0))
         if not bool(largest.isfinite().all()):
             raise ValueError("X has values that are not finite")
         self.standardize = standardize
+        self.n = len(raw)
         # Not the mean, which one huge row drags away from where all others then lose digits.
         self.shift = raw[:: max(len(raw) // _SAMPLE, 1)].median(dim=0).values
         # By the largest value first, so that no square is beyond the range of the numbers.
@@ -182,7 +183,13 @@ class Design:
         factor = torch.where(varies, size / self.unit, 0.0).to(raw.dtype)
         self.X = centred.mul_(factor).float()
         # An intercept takes up what all rows share.
-        self.basis, self.spectrum, self.rest = _eigenbasis(self.X - self.X.mean(dim=0))
+        self.basis, self.spectrum, self.rest = _eigenbasis(self.X, self.X.mean(dim=0))
+
+    def rows(self, some: np.ndarray) -> Design:
+        """For problems about some of the rows only; the basis stays that of all. [m] indices"""
+        part = copy(self)
+        part.X = self.X[torch.as_tensor(some, device=self.X.device)]
+        return part
 
 
 @dataclass(frozen=True)
@@ -318,7 +325,7 @@ class _Work:
     ) -> None:
         design, self.loss = problems.design, problems.loss
         self.X, self.basis = design.X, design.basis
-        self.spectrum, self.rest = design.spectrum, design.rest
+        self.spectrum, self.rest, self.n = design.spectrum, design.rest, design.n
         self.l2 = l2[:, None, None]
         self.targets, self.weights = problems.targets[some], problems.weights[some]
         self.mean, self.scale = problems.mean[some], problems.scale[some]
@@ -411,7 +418,7 @@ class _Work:
                 before = (before[0][keep], before[1][keep], before[2][keep])
                 self.keep(keep)
             curvature = (self.weights * self.loss.curvature(means)).sum(dim=-1, keepdim=True)
-            p_v = self.precondition(g_v, curvature / len(self.X))
+            p_v = self.precondition(g_v, curvature / self.n)
             p_b = g_b / curvature.clamp_min(_TINY)
             if p_v.shape[1] > 1:
                 # Gradients sum to 0 over classes; what moved all classes alike would only have to
@@ -447,6 +454,8 @@ _ARRAYS = 12
 """Arrays of the size of the logits and directions that an iteration holds."""
 _SAMPLE = 128
 """Rows whose median stands for that of all."""
+_ROWS = 8192
+"""Rows that are squared at a time."""
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -462,7 +471,10 @@ def _moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     float64, lest the rounding of their difference pass for a deviation. -> two of [K, d]
     """
     mean = share @ X
-    square = share @ X.square()
+    square = torch.zeros_like(mean)
+    for first in range(0, len(X), _ROWS):
+        rows = slice(first, first + _ROWS)
+        square += share[:, rows] @ X[rows].square()
     doubtful = (square - mean.square() < 0.1 * square).any(dim=0)
     variance = (square - mean.square()).double()
     if bool(doubtful.any()):
@@ -476,24 +488,29 @@ def _moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(varies, 1 / deviation, 0.0).float()
 
 
-def _eigenbasis(X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest eigenvectors ``[r, d]`` and eigenvalues ``[r]`` of ``XᵀX``, and a bound on the rest.
+def _eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest eigenvectors ``[r, d]`` and eigenvalues ``[r]`` of the products of the centred
+    features, and a bound on the rest.
 
     All of them where that is cheap beside the products with ``X``; else by one step of subspace
     iteration from random vectors (Halko, Martinsson & Tropp 2011, algorithm 4.4).
     """
     n, d = X.shape
     if d <= n and d <= max(WHOLE_BASIS, n // 16):
-        spectrum, vectors = torch.linalg.eigh(X.T @ X)
+        centred = X - mean
+        spectrum, vectors = torch.linalg.eigh(centred.T @ centred)
         return vectors.T.contiguous(), spectrum.clamp_min(0), spectrum[-1] * n * _EPS
     if n <= WHOLE_BASIS:
-        spectrum, vectors = torch.linalg.eigh(X @ X.T)
+        centred = X - mean
+        spectrum, vectors = torch.linalg.eigh(centred @ centred.T)
         rounding = spectrum[-1] * n * _EPS
         held = spectrum > rounding
-        return (vectors[:, held] / spectrum[held].sqrt()).T @ X, spectrum[held], rounding
+        return (vectors[:, held] / spectrum[held].sqrt()).T @ centred, spectrum[held], rounding
     start = torch.randn(d, BASIS_RANK, generator=torch.Generator().manual_seed(0)).to(X.device)
-    inside = torch.linalg.qr(X.T @ (X @ start)).Q
-    image = X @ inside
+    # Centred after the product: a copy of X would not fit beside the largest there are.
+    image = X @ start - mean @ start
+    inside = torch.linalg.qr(X.T @ image - torch.outer(mean, image.sum(dim=0))).Q
+    image = X @ inside - mean @ inside
     spectrum, vectors = torch.linalg.eigh(image.T @ image)
     spectrum = spectrum.clamp_min(0)
     return (inside @ vectors).T.contiguous(), spectrum, spectrum[0] + spectrum[-1] * n * _EPS

@@ -18,7 +18,8 @@ class LayerFit:
     """The answers of one layer."""
 
     predicted: np.ndarray
-    """Out-of-fold probabilities of the classes [n, C], or continuous predictions [n, 1]."""
+    """Of the scored rows: out-of-fold probabilities of the classes [m, C], or continuous
+    predictions [m, 1]."""
     l2: np.ndarray
     """The penalty of each outer fold; NaN where there is none. [folds]"""
     unconverged: int
@@ -26,7 +27,8 @@ class LayerFit:
     whole_l2: float
     """The penalty of the probe on all rows, the one with the least out-of-fold loss."""
     coef: np.ndarray
-    """Of the probe on all rows, in raw feature space. [d, 1 or C]"""
+    """Of the probe on all rows, or on those that a test set leaves, in raw feature space.
+    [d, 1 or C]"""
     intercept: np.ndarray
     """[1 or C]"""
     statistic: np.ndarray
@@ -46,30 +48,35 @@ def probe_layer(
     """Fit everything that is asked of one layer's states X [n, d]."""
     q = questions
     design = Design(torch.as_tensor(X).to(device))
-    asked = (q.inner, (q.observed,), q.shuffled, q.control, q.online)
+    whole = q.scored.all()
+    observed = (q.observed,) if whole or q.shuffled else ()
+    asked = (q.inner, observed, q.shuffled, q.control, q.online)
     found = search(design, q.kind, q.loss, [task for tasks in asked for task in tasks], q.penalties)
     ends = np.cumsum([len(tasks) for tasks in asked])
     inner, _, _, control, online = (
         slice(end - len(tasks), end) for end, tasks in zip(ends, asked, strict=True)
     )
     l2 = found.l2[inner] if q.inner else np.full(q.n_folds, q.penalties[0])
-    n = len(q.y)
+    n = int(q.scored.sum())
     tested = slice(ends[0], ends[2])
     mean_loss = found.loss[tested] / n
     statistic = found.score[tested] - mean_loss / (1 + mean_loss) / n
 
-    masks = np.concatenate([q.train, np.ones((1, n), dtype=bool), *q.subsets])
-    penalties = np.concatenate([l2, [found.l2[ends[0]]], *[l2] * len(q.subsets)])
+    masks = np.concatenate([q.train, *q.subsets])
+    penalties = np.concatenate([l2, *[l2] * len(q.subsets)])
+    if whole:
+        masks = np.concatenate([masks, np.ones((1, n), dtype=bool)])
+        penalties = np.append(penalties, found.l2[ends[0]])
     targets = torch.as_tensor(q.targets, device=design.X.device)
     problems = problems_of(
         design, q.kind, q.loss, targets.expand(len(masks), -1, -1),
         torch.as_tensor(masks, device=design.X.device).to(design.X.dtype),
     )  # fmt: skip
     solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
-    whole = slice(q.n_folds, q.n_folds + 1)
-    fits = problems[whole].raw(solution[whole])
+    kept = slice(len(masks) - 1, None) if whole else slice(0, 1)
+    fits = problems[kept].raw(solution[kept])
     held_out = _held_out(solution.logits, q)
-    scored = torch.ones(1, n, dtype=torch.bool, device=design.X.device)
+    scored = torch.as_tensor(q.scored, device=design.X.device)[None]
     scores = [float(q.loss.score(part[None], targets[None], scored)) for part in held_out]
     coef, intercept = fits.coef[:, 0], fits.intercept[0]
     if not len(q.classes):  # Targets were standardised.
@@ -77,11 +84,11 @@ def probe_layer(
     return LayerFit(
         predicted=_predictions(held_out[0], q),
         l2=l2 if q.kind != "mass_mean" else np.full(len(l2), np.nan),
-        whole_l2=float(penalties[q.n_folds]) if q.kind != "mass_mean" else np.nan,
+        whole_l2=float(penalties[kept][0]) if q.kind != "mass_mean" else np.nan,
         unconverged=int((~solution.converged).sum()),
         coef=coef,
         intercept=intercept,
-        statistic=statistic,
+        statistic=statistic if observed else np.full(1, np.nan),
         control=float(found.score[control].mean()) if q.control else np.nan,
         code_length=_code_length(float(found.loss[online][0]), q) if q.online else np.nan,
         curve=np.asarray(scores[1:]),
@@ -91,20 +98,19 @@ def probe_layer(
 def _held_out(logits: Tensor, q: Questions) -> Tensor:
     """Logits of each row from the problem of its fold: all training rows, then each fraction.
 
-    -> [1 + fractions, C, n]
+    -> [1 + fractions, C, n], of rows that are not scored anything
     """
-    blocks = torch.cat([logits[: q.n_folds], logits[q.n_folds + 1 :]])
+    blocks = logits[: q.n_folds * (1 + len(q.subsets))]
     blocks = blocks.view(-1, q.n_folds, *blocks.shape[1:])
-    index = torch.as_tensor(q.fold_of, device=logits.device).expand(
-        len(blocks), 1, blocks.shape[2], -1
-    )
+    fold_of = torch.as_tensor(q.fold_of, device=logits.device).clamp_min(0)
+    index = fold_of.expand(len(blocks), 1, blocks.shape[2], -1)
     held_out: Tensor = blocks.gather(1, index)[:, 0]
     return held_out
 
 
 def _predictions(logits: Tensor, q: Questions) -> np.ndarray:
     """From logits [C, n] to what ``LayerFit.predicted`` holds."""
-    values = logits.double().cpu().T
+    values = logits.double().cpu().T[q.scored]
     if not len(q.classes):
         values = values * q.y.std() + q.y.mean()
     elif len(q.classes) == 2:
@@ -117,5 +123,5 @@ def _predictions(logits: Tensor, q: Questions) -> np.ndarray:
 
 def _code_length(loss: float, q: Questions) -> float:
     """The whole code: the penalty's number, a uniform code for the first portion, and the rest."""
-    first = int((q.online[0].scored_by < 0).sum())
+    first = int(q.online[0].train[0].sum())
     return float(np.log(len(q.penalties)) + first * np.log(len(q.classes)) + loss)

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -50,6 +51,23 @@ ROUNDING = 1e-10
 MOST_WORKERS = 8
 """Layers that are in memory at a time, where memory has room for them."""
 
+LARGE = 2**30
+"""Bytes of a layer whose products are long enough for all threads to share."""
+
+
+class States(Protocol):
+    """The states of some layers, each read when its turn comes."""
+
+    @property
+    def layers(self) -> list[int]:
+        """In rising order."""
+
+    def layer(self, index: int) -> np.ndarray:
+        """[n, d], of float32 or float64"""
+
+    def n_bytes(self, index: int) -> int:
+        """What ``layer`` takes in memory."""
+
 
 @dataclass(frozen=True)
 class ProbeResults:
@@ -60,7 +78,7 @@ class ProbeResults:
     summary: pd.DataFrame
     """A row for each model × dataset."""
     predictions: pd.DataFrame
-    """A row for each layer × example: fold, label, predicted and score, all out-of-fold. The
+    """A row for each layer × scored example: fold, label, predicted and score, all out-of-fold. The
     score is the probability of the last class when there are two, else of the predicted one; for
     continuous labels it is the prediction."""
     learning_curve: pd.DataFrame
@@ -99,9 +117,8 @@ def probe(
         Too few examples, groups or members of a class for the folds.
     """
     facts, dataset = activations.facts, activations.dataset
-    results = _probe(
-        activations.layers,
-        activations.layer,
+    results = probe_states(
+        activations,
         activations.labels,
         activations.groups,
         texts=dataset.texts,
@@ -126,6 +143,7 @@ def probe_layers(
     groups: Sequence[Any] | np.ndarray | None = None,
     *,
     texts: Sequence[str] | None = None,
+    test: Sequence[bool] | np.ndarray | None = None,
     model: str = "model",
     dataset: str = "dataset",
     config: ProbeConfig | None = None,
@@ -143,16 +161,17 @@ def probe_layers(
         Rows that share one never stand on both sides of a split. [n]
     texts
         For the bag-of-words baseline; rows of the same text are kept in one fold. [n]
+    test
+        True for the rows to score, with probes that are fitted on the others; by default all are,
+        in folds. [n] bool
 
     Raises
     ------
     UserError
         Shapes differ, a value is not finite, or there are too few examples for the folds.
     """
-    labels = _one_for_each_row("labels", labels)
+    labels = one_for_each_row("labels", labels)
     n = len(labels)
-    if groups is not None:
-        groups = _one_for_each_row("groups", groups, n)
     if texts is not None and len(texts) != n:
         raise UserError(f"texts: {len(texts)} for {n} labels")
     given: object = layers
@@ -175,12 +194,12 @@ def probe_layers(
             raise UserError(f"layers[{key}]: shape {X.shape}, expected ({n}, d)")
         if X.dtype.kind not in "fiub" or not np.isfinite(X).all():
             raise UserError(f"layers[{key}]: has values that are not finite numbers")
-    return _probe(
-        sorted(arrays),
-        lambda layer: _plain(arrays[layer]),
+    return probe_states(
+        Arrays(arrays),
         labels,
         groups,
         texts=texts,
+        test=test,
         config=config or ProbeConfig(),
         names={"model": model, "dataset": dataset, "site": "", "position": ""},
         origin={},
@@ -188,13 +207,31 @@ def probe_layers(
     )
 
 
-def _plain(X: np.ndarray) -> np.ndarray:
-    """In an order and type of numbers that torch takes without a warning."""
-    precise = X.dtype.itemsize > 4 and X.dtype.kind in "fiu"
-    return np.require(X, np.float64 if precise else np.float32, ["C", "W"])
+@dataclass(frozen=True)
+class Arrays:
+    """States that are in memory."""
+
+    of_layer: Mapping[int, np.ndarray]
+    """[n, d] each"""
+
+    @property
+    def layers(self) -> list[int]:
+        """In rising order."""
+        return sorted(self.of_layer)
+
+    def layer(self, index: int) -> np.ndarray:
+        """In an order and type of numbers that torch takes without a warning."""
+        X = self.of_layer[index]
+        precise = X.dtype.itemsize > 4 and X.dtype.kind in "fiu"
+        return np.require(X, np.float64 if precise else np.float32, ["C", "W"])
+
+    def n_bytes(self, index: int) -> int:
+        """What ``layer`` takes in memory."""
+        X = self.of_layer[index]
+        return X.size * max(X.itemsize, 4)
 
 
-def _one_for_each_row(
+def one_for_each_row(
     name: str, values: Sequence[Any] | np.ndarray, n: int | None = None
 ) -> np.ndarray:
     """Labels or groups as an array [n]."""
@@ -211,25 +248,35 @@ def _one_for_each_row(
     return array
 
 
-def _probe(
-    layers: Sequence[int],
-    states: Callable[[int], np.ndarray],
+def probe_states(
+    states: States,
     labels: np.ndarray,
-    groups: np.ndarray | None,
+    groups: Sequence[Any] | np.ndarray | None,
     *,
-    texts: Sequence[str] | None,
+    texts: Sequence[str] | None = None,
+    test: Sequence[bool] | np.ndarray | None = None,
     config: ProbeConfig,
     names: Mapping[str, str],
     origin: Mapping[str, Any],
     progress: bool,
 ) -> ProbeResults:
+    """What ``probe_layers`` does, of states that need not all be in memory."""
     began = time.monotonic()
+    layers = states.layers
+    if groups is not None:
+        groups = one_for_each_row("groups", groups, len(labels))
+    if test is not None:
+        test = one_for_each_row("test", test, len(labels))
+        if test.dtype != bool:
+            raise UserError(f"test: {test.dtype} numbers; expected true or false for each row")
     unit_of = units(groups, texts)
-    questions = ask(labels, unit_of, config, names["dataset"])
-    resamples = Resamples(len(labels), unit_of, config.seed)
+    questions = ask(labels, unit_of, config, names["dataset"], test)
+    scored = questions.scored
+    of_scored = None if unit_of is None else unit_of[scored]
+    resamples = Resamples(len(questions.truth), of_scored, config.seed)
     label = f"probing {names['dataset']} in {names['model']}"
     answer = partial(_fit, questions=questions, resamples=resamples, device=_device(config.device))
-    answers = _each_layer(layers, states, answer, label, progress)
+    answers = _each_layer(states, answer, label, progress)
     fits, scores = [answer[0] for answer in answers], [answer[1] for answer in answers]
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
@@ -287,50 +334,62 @@ def _fit(
     """The answers of one layer and the scores of its out-of-fold predictions."""
     fit = probe_layer(X, questions, device)
     if len(questions.classes):
-        return fit, score(questions.y, fit.predicted, resamples)
-    return fit, score_continuous(questions.y, fit.predicted[:, 0], resamples)
+        return fit, score(questions.truth, fit.predicted, resamples)
+    return fit, score_continuous(questions.truth, fit.predicted[:, 0], resamples)
 
 
 def _each_layer(
-    layers: Sequence[int],
-    states: Callable[[int], np.ndarray],
+    states: States,
     fit: Callable[[np.ndarray], tuple[LayerFit, dict[str, float]]],
     label: str,
     progress: bool,
 ) -> list[tuple[LayerFit, dict[str, float]]]:
-    """``fit`` of each layer's states, read when its turn comes: a layer for each core at a time."""
-    # Some four copies of a layer, and a chunk each for the search and the solver.
-    needed = 4 * states(layers[0]).nbytes + 2 * CHUNK_BYTES
-    room = int(psutil.virtual_memory().available // needed)
-    workers = max(1, min(os.cpu_count() or 1, len(layers), MOST_WORKERS, room))
+    """``fit`` of each layer's states, read when its turn comes.
+
+    A layer for each core at a time, one thread each; of large layers one, with all threads.
+    """
     fits = []
-    with Progress(label, len(layers), shown=progress) as bar, one_thread():
-        # The count is also each worker thread's own, hence the initializer.
-        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-        try:
-            for fitted in pool.map(lambda layer: fit(states(layer)), layers):
-                fits.append(fitted)
-                bar.advance(1)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with Progress(label, len(states.layers), shown=progress) as bar:
+        sized = groupby(states.layers, lambda layer: states.n_bytes(layer) > LARGE)
+        for is_large, layers in ((is_large, list(layers)) for is_large, layers in sized):
+            workers = 1 if is_large else _workers(max(map(states.n_bytes, layers)), len(layers))
+            with threads(torch.get_num_threads() if is_large else 1) as limit:
+                # The count is also each worker thread's own, hence the initializer.
+                pool = ThreadPoolExecutor(
+                    workers, initializer=torch.set_num_threads, initargs=(limit,)
+                )
+                try:
+                    for fitted in pool.map(lambda layer: fit(states.layer(layer)), layers):
+                        fits.append(fitted)
+                        bar.advance(1)
+                finally:
+                    pool.shutdown(cancel_futures=True)
     return fits
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread inside each product of matrices, of torch and of NumPy.
+def _workers(n_bytes: int, layers: int) -> int:
+    """How many layers of this size are worked on at a time."""
+    # Some four copies of a layer, and a chunk each for the search and the solver.
+    needed = 4 * n_bytes + 2 * CHUNK_BYTES
+    room = int(psutil.virtual_memory().available // needed)
+    return max(1, min(os.cpu_count() or 1, layers, MOST_WORKERS, room))
 
-    Threads that split such small work wait for each other by spinning: as fast as a layer a
+
+@contextmanager
+def threads(limit: int) -> Iterator[int]:
+    """So many threads inside each product of matrices, of torch and of NumPy.
+
+    Threads that split small work wait for each other by spinning: as fast as a layer a
     thread on an idle machine, and many times slower where another process has a core
     (docs/performance.md).
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(limit)
     try:
-        with threadpool_limits(1, user_api="blas"):
-            yield
+        with threadpool_limits(limit, user_api="blas"):
+            yield limit
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def _table(
@@ -343,7 +402,7 @@ def _table(
     names: Mapping[str, str],
 ) -> pd.DataFrame:
     """The results: a row for each layer."""
-    metric, n = _metric(questions), len(questions.y)
+    metric, n = _metric(questions), len(questions.truth)
     table = pd.DataFrame(scores)
     table["layer"] = layers
     table["depth"] = table["layer"] / max(layers[-1], 1)
@@ -358,7 +417,8 @@ def _table(
     table["p_value"] = _p_values(np.stack([fit.statistic for fit in fits]))
     if questions.online:
         table["code_length"] = [fit.code_length / np.log(2) / 1024 for fit in fits]
-        uniform = n * np.log2(len(questions.classes)) / 1024
+        coded = questions.online[0].used.sum()
+        uniform = coded * np.log2(len(questions.classes)) / 1024
         table["compression"] = uniform / table["code_length"]
     for name, value in names.items():
         table[name] = value
@@ -377,7 +437,7 @@ def _p_values(statistics: np.ndarray) -> np.ndarray:
 
 def _majority(questions: Questions, config: ProbeConfig) -> float:
     asked = "majority" in config.controls and len(questions.classes)
-    return majority_accuracy(questions.y) if asked else np.nan
+    return majority_accuracy(questions.truth) if asked else np.nan
 
 
 def _baselines(
@@ -404,11 +464,11 @@ def _depths(
     peak = table.iloc[peak_index(curve, table["log_loss"].to_numpy())]
     predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
     if len(questions.classes):
-        baseline = majority_accuracy(questions.y)
-        resampled = resamples.means(predicted.argmax(axis=2) == questions.y[:, None])
+        baseline = majority_accuracy(questions.truth)
+        resampled = resamples.means(predicted.argmax(axis=2) == questions.truth[:, None])
     else:
         baseline = 0.0
-        resampled = resampled_r2(questions.y, predicted[..., 0], resamples)
+        resampled = resampled_r2(questions.truth, predicted[..., 0], resamples)
     depths = concept_depth(
         curve, resampled, table["layer"].to_list(), table["depth"].to_list(), baseline
     )
@@ -429,7 +489,8 @@ def _predictions(
     questions: Questions,
     names: Mapping[str, str],
 ) -> pd.DataFrame:
-    n_layers, n = len(layers), len(labels)
+    n_layers, rows = len(layers), np.flatnonzero(questions.scored)
+    n = len(rows)
     values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]
     if len(questions.classes):
         predicted = questions.classes.astype(str)[values.argmax(axis=2)]
@@ -442,10 +503,10 @@ def _predictions(
             "model": names["model"],
             "dataset": names["dataset"],
             "layer": np.repeat(layers, n),
-            "example": np.tile(np.arange(n), n_layers),
-            "fold": np.tile(questions.fold_of, n_layers),
+            "example": np.tile(rows, n_layers),
+            "fold": np.tile(questions.fold_of[rows], n_layers),
             # As text, so that tables of datasets with different kinds of labels go together.
-            "label": np.tile(labels.astype(str), n_layers),
+            "label": np.tile(labels[rows].astype(str), n_layers),
             "predicted": predicted.ravel(),
             "score": score.ravel(),
         }

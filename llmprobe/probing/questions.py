@@ -20,11 +20,18 @@ log = logging.getLogger(__name__)
 CONTROL_DRAWS = 5
 """Random labellings whose mean is the control accuracy."""
 
-_SUBSETS = 4
-"""The stream of random numbers of the learning curve; labels.py has the others."""
+_SUBSETS, _SOME = 4, 5
+"""Streams of random numbers: of the learning curve, of parts of rows; labels.py has the others."""
 
 MOST_FRACTIONS = 10
 """Different labels with fractions that may still be classes."""
+
+ENOUGH = 10_000
+"""Rows that tell penalties apart: no more are trained on, nor scored, to choose one. (The best
+penalty of a sum over examples changes little with their number.)"""
+
+MOST_CODED = 10_000
+"""Labels that the online code encodes: of more examples, a random part."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,12 @@ class Questions:
     targets: np.ndarray
     """The labels as the loss takes them. [1 or C, n]"""
     fold_of: np.ndarray
-    """[n]"""
+    """-1 for rows that are trained on only, where there is a test set. [n]"""
     inner: tuple[Task, ...]
     """For each outer fold, the choice of a penalty inside its training set."""
     observed: Task
-    """The choice of a penalty for the probe that is fitted on all rows."""
+    """The choice of a penalty for the probe that is fitted on all rows; what the shuffled labels
+    are compared with."""
     shuffled: tuple[Task, ...]
     """The same with shuffled labels."""
     control: tuple[Task, ...]
@@ -57,6 +65,18 @@ class Questions:
     """Training rows of the learning curve, for each fraction and fold. [fractions, folds, n]"""
 
     @property
+    def scored(self) -> np.ndarray:
+        """Which rows are. [n] bool"""
+        scored: np.ndarray = self.fold_of >= 0
+        return scored
+
+    @property
+    def truth(self) -> np.ndarray:
+        """``y`` of those. [m]"""
+        truth: np.ndarray = self.y[self.scored]
+        return truth
+
+    @property
     def n_folds(self) -> int:
         """Outer folds."""
         return int(self.fold_of.max()) + 1
@@ -64,24 +84,35 @@ class Questions:
     @property
     def train(self) -> np.ndarray:
         """Training rows of each outer fold. [folds, n]"""
-        train: np.ndarray = self.fold_of != np.arange(self.n_folds)[:, None]
-        return train
+        return _train(self.fold_of)
 
 
-def ask(labels: np.ndarray, units: np.ndarray | None, config: ProbeConfig, where: str) -> Questions:
+def ask(
+    labels: np.ndarray,
+    units: np.ndarray | None,
+    config: ProbeConfig,
+    where: str,
+    test: np.ndarray | None = None,
+) -> Questions:
     """The questions of a config about labels [n] and the units [n] that no split may separate.
+
+    With ``test`` [n] bool there is one split: those rows are scored, by probes fitted on the rest.
 
     Raises
     ------
     UserError
         One class only; labels that are no numbers for a ridge probe; too few examples, units or
-        members of a class for the folds.
+        members of a class for the folds; a unit on both sides of ``test``, or a class that its
+        other side lacks.
     """
     classes, y = _encode(labels, config.kind, where)
     stratify = bool(len(classes))
     n, folds, seed = len(y), config.folds, config.seed
     loss: Loss = Squared() if not stratify else Logistic() if len(classes) == 2 else Softmax()
-    fold_of = assign_folds(labels, units, folds, seed, where, stratify=stratify)
+    if test is None:
+        fold_of = assign_folds(labels, units, folds, seed, where, stratify=stratify)
+    else:
+        fold_of = _one_split(test, y, classes, units, where)
     auto = config.l2 == "auto" and config.kind != "mass_mean"
     inner: tuple[Task, ...] = ()
     targets = _targets(y, classes)
@@ -90,7 +121,7 @@ def ask(labels: np.ndarray, units: np.ndarray | None, config: ProbeConfig, where
             within = inner_folds(y, units, fold_of, seed, stratify=stratify)
         except UserError as error:
             raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
-        inner = tuple(Task.cross_validated(targets, fold) for fold in within.T)
+        inner = tuple(_choice(targets, fold, units, seed) for fold in within.T)
     return Questions(
         kind=config.kind,
         loss=loss,
@@ -100,10 +131,10 @@ def ask(labels: np.ndarray, units: np.ndarray | None, config: ProbeConfig, where
         targets=targets,
         fold_of=fold_of,
         inner=inner,
-        observed=Task.cross_validated(targets, fold_of),
-        shuffled=_shuffled(y, classes, units, config, where),
+        observed=_split(targets, fold_of),
+        shuffled=_shuffled(y, classes, units, config, where, None if test is None else fold_of),
         control=_control(y, classes, units, config) if "random_labels" in config.controls else (),
-        online=_online(targets, classes, units, seed) if config.description_length else (),
+        online=_online(targets, classes, units, fold_of, seed) if config.description_length else (),
         subsets=_subsets(config.learning_curve, fold_of, group_indices(units, n), seed),
     )
 
@@ -137,12 +168,65 @@ def _targets(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.atleast_2d(targets).astype(np.float32)
 
 
+def _one_split(
+    test: np.ndarray,
+    y: np.ndarray,
+    classes: np.ndarray,
+    units: np.ndarray | None,
+    where: str,
+) -> np.ndarray:
+    """Fold 0 for test rows, -1 for the others. -> [n]"""
+    if test.all() or not test.any():
+        raise UserError(f"{where}: test: {'all' if test.all() else 'none'} of the rows are")
+    if units is not None and (torn := np.intersect1d(units[test], units[~test])).size:
+        raise UserError(f"{where}: {len(torn)} groups have rows both in test and outside it")
+    if len(classes) and (absent := np.setdiff1d(y[test], y[~test])).size:
+        raise UserError(f"{where}: class {classes[absent[0]]} has no rows outside test")
+    return np.where(test, 0, -1)
+
+
+def _train(fold_of: np.ndarray) -> np.ndarray:
+    """Which rows the probe of each outer fold is fitted on. -> [folds, n]"""
+    train: np.ndarray = fold_of != np.arange(fold_of.max() + 1)[:, None]
+    return train
+
+
+def _split(targets: np.ndarray, fold_of: np.ndarray) -> Task:
+    """Every outer fold scored by the probe that is fitted on the rest."""
+    return Task(targets, _train(fold_of), fold_of)
+
+
+def _choice(targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, seed: int) -> Task:
+    """The choice of a penalty in the folds of a training set: in as many as score enough rows."""
+    scored = np.bincount(fold_of[fold_of >= 0]).cumsum()
+    folds = min(int(np.searchsorted(scored, ENOUGH)) + 1, len(scored))
+    train = np.zeros((folds, len(fold_of)), dtype=bool)
+    for fold in range(folds):
+        rows = np.flatnonzero((fold_of != fold) & (fold_of >= 0))
+        train[fold, _some(rows, ENOUGH, units, seed)] = True
+    rows = _some(np.flatnonzero((fold_of >= 0) & (fold_of < folds)), ENOUGH, units, seed)
+    scored_by = np.full(len(fold_of), -1)
+    scored_by[rows] = fold_of[rows]
+    return Task(targets, train, scored_by)
+
+
+def _some(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
+    """Of more rows than ``most``, about so many: random whole units."""
+    if len(rows) <= most:
+        return rows
+    unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
+    place = np.random.default_rng([seed, _SOME]).permutation(int(unit_of.max()) + 1)[unit_of]
+    some: np.ndarray = rows[np.bincount(place).cumsum()[place] <= most]
+    return some
+
+
 def _shuffled(
     y: np.ndarray,
     classes: np.ndarray,
     units: np.ndarray | None,
     config: ProbeConfig,
     where: str,
+    one_split: np.ndarray | None,
 ) -> tuple[Task, ...]:
     """Each labelling with folds of its own, found as those of the observed labels were.
 
@@ -151,13 +235,15 @@ def _shuffled(
     """
     tasks: list[Task] = []
     for column in shuffled_labels(y, units, config.permutations, config.seed).T:
+        fold_of = one_split
         try:
-            fold_of = assign_folds(
-                column, units, config.folds, config.seed, stratify=bool(len(classes))
-            )
+            if fold_of is None:
+                fold_of = assign_folds(
+                    column, units, config.folds, config.seed, stratify=bool(len(classes))
+                )
         except UserError:
             continue
-        tasks.append(Task.cross_validated(_targets(column, classes), fold_of))
+        tasks.append(_split(_targets(column, classes), fold_of))
     if len(tasks) < config.permutations:
         log.warning(
             "%s: %d of %d shuffled labellings fit the folds; p-values are from those",
@@ -178,20 +264,27 @@ def _control(
 
 
 def _online(
-    targets: np.ndarray, classes: np.ndarray, units: np.ndarray | None, seed: int
+    targets: np.ndarray,
+    classes: np.ndarray,
+    units: np.ndarray | None,
+    fold_of: np.ndarray,
+    seed: int,
 ) -> tuple[Task, ...]:
-    """A probe on portions 0 … j encodes portion j + 1.
+    """A probe on portions 0 … j encodes portion j + 1 of the labels of scored rows.
 
     Its probabilities are mixed with a uniform guess, as one more example of each class would do:
     otherwise a class that has not yet been seen costs any number of bits.
     """
     if not len(classes):
         return ()
-    portion_of = portions(units, targets.shape[1], seed)
-    seen = np.bincount(portion_of).cumsum()
+    rows = _some(np.flatnonzero(fold_of >= 0), MOST_CODED, units, seed)
+    portion_of = np.full(len(fold_of), -1)
+    portion_of[rows] = portions(None if units is None else units[rows], len(rows), seed)
+    seen = np.bincount(portion_of[rows]).cumsum()
     doubt = len(classes) / (seen[portion_of - 1] + len(classes))
-    train = portion_of <= np.arange(portion_of.max())[:, None]
-    return (Task(targets, train, portion_of - 1, doubt.astype(np.float32)),)
+    train = (portion_of <= np.arange(portion_of.max())[:, None]) & (portion_of >= 0)
+    scored_by = np.where(portion_of > 0, portion_of - 1, -1)
+    return (Task(targets, train, scored_by, doubt.astype(np.float32)),)
 
 
 def _subsets(

@@ -38,6 +38,22 @@ class Task:
     weight: np.ndarray | None = None
     """How much each row counts, in training and in the loss. [n], or None"""
 
+    @property
+    def used(self) -> np.ndarray:
+        """Which rows are trained on or scored. [n] bool"""
+        used: np.ndarray = self.train.any(axis=0) | (self.scored_by >= 0)
+        return used
+
+    @property
+    def few(self) -> bool:
+        """Whether those are so few that they are worth a design of their own."""
+        return bool(self.used.mean() < 0.5)
+
+    def of(self, rows: np.ndarray) -> Task:
+        """The task on a part of the rows that has all it uses."""
+        doubt, weight = (None if x is None else x[rows] for x in (self.doubt, self.weight))
+        return Task(self.targets[:, rows], self.train[:, rows], self.scored_by[rows], doubt, weight)
+
     @staticmethod
     def cross_validated(
         targets: np.ndarray, fold_of: np.ndarray, weight: np.ndarray | None = None
@@ -85,7 +101,11 @@ def search(
     """
     l2, score, total = (np.empty(len(tasks)) for _ in range(3))
     for some in _chunks(tasks):
-        path = _Path(design, kind, loss, [tasks[i] for i in some])
+        chunk, part = [tasks[i] for i in some], design
+        if chunk[0].few:
+            rows = np.flatnonzero(np.any([task.used for task in chunk], axis=0))
+            chunk, part = [task.of(rows) for task in chunk], design.rows(rows)
+        path = _Path(part, kind, loss, chunk)
         for penalty in penalties:
             path.step(penalty)
             if not len(path.active):
@@ -100,7 +120,8 @@ def _chunks(tasks: Sequence[Task]) -> list[list[int]]:
     filled = 0
     for i, task in enumerate(tasks):
         size = 4 * 6 * len(task.train) * task.targets.size
-        if chunks[-1] and filled + size > CHUNK_BYTES:
+        other = chunks[-1] and tasks[chunks[-1][-1]].few != task.few
+        if chunks[-1] and (other or filled + size > CHUNK_BYTES):
             chunks.append([])
             filled = 0
         chunks[-1].append(i)

@@ -13,7 +13,7 @@ from llmprobe.concepts.groups import units
 from llmprobe.config import ProbeConfig
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.protocol import one_thread
+from llmprobe.probing.protocol import threads
 from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import Task, search
 
@@ -29,7 +29,7 @@ each_fold = pytest.mark.parametrize("fold", [0, 4])
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    with one_thread():
+    with threads(1):
         yield
 
 

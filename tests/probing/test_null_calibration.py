@@ -11,7 +11,7 @@ from scipy.stats import kstest
 
 from llmprobe.config import ProbeConfig
 from llmprobe.probing.layer import probe_layer
-from llmprobe.probing.protocol import one_thread, probe_layers
+from llmprobe.probing.protocol import threads, probe_layers
 from llmprobe.probing.questions import ask
 
 DATASETS = 400
@@ -80,7 +80,7 @@ def p_values(seed: int, index: int) -> tuple[float, float]:
     kind = KINDS[index % len(KINDS)]
     layers, y, groups = draw(kind, rng)
     questions = ask(y, groups, BARE, kind)
-    with one_thread():
+    with threads(1):
         statistics = np.stack([probe_layer(X, questions).statistic for X in layers.values()])
     first, peak = exact_p(statistics[0]), exact_p(statistics.max(axis=0))
     return first - rng.random() / (PERMUTATIONS + 1), peak
@@ -113,7 +113,7 @@ def test_the_tables_p_values_are_those_that_are_calibrated_here(kind: str) -> No
     layers, y, groups = draw(kind, np.random.default_rng(SEED), n=90, d=30)
     results = probe_layers(layers, y, groups, config=BARE, progress=False)
     questions = ask(y, groups, BARE, kind)
-    with one_thread():
+    with threads(1):
         statistics = np.stack([probe_layer(X, questions).statistic for X in layers.values()])
     assert results.table["p_value"].to_list() == [exact_p(layer) for layer in statistics]
     assert results.summary["peak_p_value"].item() == exact_p(statistics.max(axis=0))

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import llmprobe
 from llmprobe import UserError
-from llmprobe.probing.protocol import one_thread
+from llmprobe.probing.protocol import threads
 from llmprobe.probing.saved import SavedProbe, load_probe
 
 N, LAYERS = 120, {2: 10, 3: 10, 7: 6}
@@ -37,7 +37,7 @@ each_of_classes = pytest.mark.parametrize("name", [name for name in KINDS if nam
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    with one_thread():
+    with threads(1):
         yield
 
 

@@ -17,7 +17,7 @@ import llmprobe
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import portions
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
-from llmprobe.probing.protocol import one_thread
+from llmprobe.probing.protocol import threads
 from llmprobe.probing.search import PENALTIES, Choices, Task, search
 from llmprobe.probing.splits import assign_folds
 
@@ -28,7 +28,7 @@ fit_many_module = importlib.import_module("llmprobe.probing.fit_many")
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    with one_thread(), threadpool_limits(1), warnings.catch_warnings():
+    with threads(1), threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, about what it thinks of 1e-10
         yield
 
