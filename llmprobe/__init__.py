@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmprobe.api import extract, probe, probe_layers
+    from llmprobe.api import ProbeCallback, extract, probe, probe_layers, probe_network
     from llmprobe.concepts.dataset import ConceptDataset
     from llmprobe.concepts.include import include
     from llmprobe.concepts.load import load_dataset
@@ -33,6 +33,8 @@ _HOMES = {
     "extract": "llmprobe.api",
     "probe": "llmprobe.api",
     "probe_layers": "llmprobe.api",
+    "probe_network": "llmprobe.api",
+    "ProbeCallback": "llmprobe.api",
     "ConceptDataset": "llmprobe.concepts.dataset",
     "dataset": "llmprobe.concepts.registry",
     "include": "llmprobe.concepts.include",
@@ -56,6 +58,7 @@ __all__ = [
     "LogisticProbe",
     "ManyFits",
     "MassMeanProbe",
+    "ProbeCallback",
     "ProbeResults",
     "RidgeProbe",
     "SavedProbe",
@@ -69,6 +72,7 @@ __all__ = [
     "load_probe",
     "probe",
     "probe_layers",
+    "probe_network",
 ]
 
 

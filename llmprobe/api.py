@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig, ProbeConfig
@@ -14,6 +16,7 @@ from llmprobe.config_file import validated
 from llmprobe.errors import UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.network import NetworkStates
 from llmprobe.probing import protocol
 from llmprobe.probing.protocol import ProbeResults
 
@@ -83,6 +86,7 @@ def probe_layers(
     groups: Sequence[Any] | np.ndarray | None = None,
     *,
     texts: Sequence[str] | None = None,
+    test: Sequence[bool] | np.ndarray | None = None,
     progress: bool = True,
     **options: Any,
 ) -> ProbeResults:
@@ -98,6 +102,9 @@ def probe_layers(
         Rows that share one never stand on both sides of a split. [n]
     texts
         For the bag-of-words baseline; rows of the same text are kept in one fold. [n]
+    test
+        True for the rows to score, with probes that are fitted on the others; by default all are
+        scored, in folds. [n] bool
     **options
         Of the config's ``probe`` section.
 
@@ -108,8 +115,121 @@ def probe_layers(
     """
     config = _config(options, "probe_layers")
     return protocol.probe_layers(
-        layers, labels, groups, texts=texts, config=config, progress=progress
+        layers, labels, groups, texts=texts, test=test, config=config, progress=progress
     )
+
+
+def probe_network(
+    module: nn.Module,
+    inputs: Tensor | np.ndarray,
+    labels: Sequence[Any] | np.ndarray,
+    layers: str | Sequence[str] = "all",
+    *,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    test: Sequence[bool] | np.ndarray | None = None,
+    model: str = "network",
+    dataset: str = "inputs",
+    batch_size: int = 256,
+    progress: bool = True,
+    **options: Any,
+) -> ProbeResults:
+    """Probe any torch network at any of its layers: ``probe_network(convnet, images, digits)``.
+
+    The results are those of ``probe_layers``; ``layer`` is a point's place in forward order, and a
+    column ``layer_name`` of the table has its name.
+
+    Parameters
+    ----------
+    inputs
+        What the network takes, one row an example. [n, …]
+    labels
+        The class of each example. [n]
+    layers
+        "all": the input and every submodule without submodules of its own, in forward order (one
+        that runs again is ``name#2``). "operations": functional ones too (``relu``), by torch.fx.
+        Or names of submodules or operations. What only passes its input on (dropout, flatten) is
+        left out of the first two.
+    groups
+        Rows that share one never stand on both sides of a split. [n]
+    test
+        True for the examples to score, with probes that are fitted on the others; by default all
+        are scored, in folds. [n] bool
+    model, dataset
+        What the tables call them.
+    batch_size
+        Examples that the network is given at a time.
+    **options
+        Of the config's ``probe`` section.
+
+    Raises
+    ------
+    UserError
+        There is no such layer, the network fails on the inputs, a feature is not finite, shapes
+        differ, or there are too few examples for the folds.
+    """
+    config = _config(options, "probe_network")
+    states = NetworkStates(module, inputs, layers, batch_size)
+    labels = protocol.one_for_each_row("labels", labels, len(states.inputs))
+    results = protocol.probe_states(
+        states,
+        labels,
+        groups,
+        test=test,
+        config=config,
+        names={"model": model, "dataset": dataset, "site": "", "position": ""},
+        origin={},
+        progress=progress,
+    )
+    results.table["layer_name"] = [states.names[layer] for layer in results.table["layer"]]
+    results.summary["parameters"] = sum(weights.numel() for weights in module.parameters())
+    return results
+
+
+class ProbeCallback:
+    """Probes a network while it is trained: call it with the number of each step.
+
+        callback = llmprobe.ProbeCallback(network, images, labels, steps=[0, 100, 1000])
+        for step, batch in enumerate(batches):
+            callback(step)
+            ...
+        callback.results.table  # model: "step 0", "step 100", "step 1000"
+
+    Parameters
+    ----------
+    steps
+        At which to probe.
+    module, inputs, labels, **options
+        As in ``probe_network``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Tensor | np.ndarray,
+        labels: Sequence[Any] | np.ndarray,
+        steps: Iterable[int],
+        **options: Any,
+    ) -> None:
+        self.steps = frozenset(steps)
+        self._probe = partial(probe_network, module, inputs, labels, **options)
+        self._found: list[ProbeResults] = []
+
+    def __call__(self, step: int) -> None:
+        if step in self.steps:
+            self._found.append(self._probe(model=f"step {step}"))
+
+    @property
+    def results(self) -> ProbeResults:
+        """Those of the steps so far.
+
+        Raises
+        ------
+        UserError
+            None of the steps has come.
+        """
+        if not self._found:
+            raise UserError(f"none of the steps {sorted(self.steps)} has come yet")
+        return ProbeResults.concatenate(self._found)
 
 
 def _config(options: dict[str, Any], where: str) -> ProbeConfig:

@@ -1,0 +1,266 @@
+"""Features of any torch network at its probe points, taken inside the forward pass.
+
+states = NetworkStates(network, images)  # [n, 1, 28, 28]
+states.names                             # ["input", "conv1", "relu1", "pool1", …]
+states.layer(1)                          # [n, d] float32
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from llmprobe.errors import UserError, suggestion
+from llmprobe.models.layers import hidden_state, hooked, same
+
+HELD = 2**30
+"""Bytes of features that one pass through the network may fill, unless one point alone has more."""
+
+INPUT = "input"
+
+Tap = Callable[[str, Any], None]
+"""Told the name of each point and what the network has there, in forward order."""
+
+
+class NetworkStates:
+    """What ``module`` computes from ``inputs`` [n, …], a row of features for each example.
+
+    A point is read when it is asked for, together with as many of the next ones as ``HELD`` has
+    room for: large feature maps are never all in memory, and few passes are needed. The network
+    is in evaluation mode meanwhile, without gradients.
+
+    Parameters
+    ----------
+    layers
+        "all": every submodule without submodules of its own, in the order in which they run (one
+        that runs again is ``name#2``). "operations": every operation, functional ones too, as
+        torch.fx traces them. Or names of submodules or operations. The input is point 0 of the
+        first two. A point whose features equal those of the one before (dropout, flatten) is left
+        out.
+    batch_size
+        Examples in a pass.
+
+    Raises
+    ------
+    UserError
+        There is no such point, the network fails on the inputs, torch.fx cannot trace it, or a
+        feature is not finite.
+    """
+
+    names: list[str]
+    """Of the points."""
+    sizes: list[int]
+    """Their numbers of features, d."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Tensor | np.ndarray,
+        layers: str | Sequence[str] = "all",
+        batch_size: int = 256,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise UserError(f"module: {type(module).__name__!r}, expected a torch.nn.Module")
+        inputs = torch.as_tensor(inputs)
+        if not inputs.ndim or not len(inputs):
+            raise UserError(f"inputs: shape {tuple(inputs.shape)}, expected one row an example")
+        if batch_size < 1:
+            raise UserError(f"batch_size: {batch_size}, expected 1 or more")
+        weights = next(module.parameters(), torch.empty(0))
+        self._place = weights.device, weights.dtype if inputs.is_floating_point() else inputs.dtype
+        self.inputs, self.batch_size = inputs, batch_size
+        self._module = module
+        self._lock = threading.Lock()
+        self._held: dict[int, np.ndarray] = {}
+        self._run = self._walk(layers)
+        self.names, self.sizes = self._points(layers)
+
+    @property
+    def layers(self) -> list[int]:
+        """Numbers of the points, in forward order."""
+        return list(range(len(self.names)))
+
+    def n_bytes(self, index: int) -> int:
+        """What ``layer`` takes in memory."""
+        return 4 * len(self.inputs) * self.sizes[index]
+
+    def layer(self, index: int) -> np.ndarray:
+        """Features at one point, once; another call reads them anew. -> [n, d] float32"""
+        with self._lock:
+            if index not in self._held:
+                some = [index]
+                while some[-1] + 1 < len(self.names):
+                    some.append(some[-1] + 1)
+                    if sum(map(self.n_bytes, some)) > HELD:
+                        some.pop()
+                        break
+                self._held = self._read(some)
+            return self._held.pop(index)
+
+    def _read(self, points: Sequence[int]) -> dict[int, np.ndarray]:
+        """Features at some points, in passes that end at the last of them."""
+        n = len(self.inputs)
+        arrays = {self.names[i]: np.empty((n, self.sizes[i]), np.float32) for i in points}
+        for first in range(0, n, self.batch_size):
+            missing = set(arrays)
+
+            def tap(name: str, value: Any, first: int = first, missing: set[str] = missing) -> None:
+                if name not in missing:
+                    return
+                rows = _rows(value)
+                if rows is None or rows.shape[1] != arrays[name].shape[1]:
+                    raise UserError(f"{name}: features change their shape from batch to batch")
+                finite = rows.isfinite().all(dim=1)
+                if not bool(finite.all()):
+                    example = first + int(finite.int().argmin())
+                    raise UserError(f"{name}: example {example} has features that are not finite")
+                torch.from_numpy(arrays[name][first : first + len(rows)]).copy_(rows)
+                missing.discard(name)
+                if not missing:
+                    raise _AllReadError
+
+            self._pass(first, tap)
+            if missing:
+                raise UserError(f"{min(missing)}: was not reached by examples {first} and after")
+        return {i: arrays[self.names[i]] for i in points}
+
+    def _points(self, layers: str | Sequence[str]) -> tuple[list[str], list[int]]:
+        """Names and numbers of features, from the first batch."""
+        found: dict[str, Tensor] = {}
+        before: list[Tensor] = []
+
+        def tap(name: str, value: Any) -> None:
+            rows = _rows(value)
+            if rows is None or len(rows) != len(self.inputs[: self.batch_size]):
+                return
+            if not before or not same(before[0], rows) or not isinstance(layers, str):
+                found[name] = rows
+            before[:] = [rows.clone()]  # The next point may change them in place.
+
+        self._pass(0, tap)
+        if isinstance(layers, str):
+            names = list(found)
+        else:
+            names = [name for name in found if name in set(layers)]
+            for name in layers:
+                if name not in found:
+                    raise UserError(f"layers: {name!r} is no point here; {suggestion(name, found)}")
+        if not names:
+            raise UserError("layers: the network has no points to probe")
+        return names, [found[name].shape[1] for name in names]
+
+    @torch.no_grad()
+    def _pass(self, first: int, tap: Tap) -> None:
+        """Run the batch that begins at an example, until ``tap`` has all it wants."""
+        device, dtype = self._place
+        batch = self.inputs[first : first + self.batch_size].to(device, dtype, copy=True)
+        try:
+            with _evaluating(self._module):
+                tap(INPUT, batch)
+                self._run(batch, tap)
+        except _AllReadError:
+            pass
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            shape = tuple(batch.shape)
+            raise UserError(f"the network fails on inputs of shape {shape}: {reason}") from error
+
+    def _walk(self, layers: str | Sequence[str]) -> Callable[[Tensor, Tap], None]:
+        """How to run a batch and tell of what."""
+        if layers == "operations":
+            return self._operations()
+        if isinstance(layers, str) and layers != "all":
+            raise UserError(f"layers: {layers!r}; expected 'all', 'operations' or a list of names")
+        modules = dict(self._module.named_modules())
+        if layers == "all":
+            modules = {name: part for name, part in modules.items() if not [*part.children()]}
+            wanted = {name or type(part).__name__.lower(): part for name, part in modules.items()}
+        else:
+            wanted = {name: modules[name] for name in _bare(layers) if name in modules}
+            if len(wanted) < len(_bare(layers) - {INPUT}):
+                # Some may be operations, and an error then names all that there are.
+                return self._operations()
+        return lambda batch, tap: _run_modules(self._module, wanted, batch, tap)
+
+    def _operations(self) -> Callable[[Tensor, Tap], None]:
+        try:
+            with _evaluating(self._module):
+                graph = fx.symbolic_trace(self._module)
+        except Exception as error:  # Whatever the network's own code raises on a symbolic input.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            modules = ", ".join(name for name, _ in self._module.named_modules() if name)
+            raise UserError(
+                f"layers: torch.fx cannot trace this network ({reason}); use 'all', or names of "
+                f"its modules: {modules}"
+            ) from None
+        return lambda batch, tap: _Operations(graph, tap).run(batch)
+
+
+class _AllReadError(Exception):
+    """Ends a pass that has nothing more to give."""
+
+
+class _Operations(fx.Interpreter):
+    """Runs a graph and tells of each operation."""
+
+    def __init__(self, graph: fx.GraphModule, tap: Tap) -> None:
+        super().__init__(graph)
+        self.tap = _numbered(tap)
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if node.op.startswith("call_"):
+            self.tap(str(node.target) if node.op == "call_module" else node.name, value)
+        return value
+
+
+def _run_modules(module: nn.Module, parts: dict[str, nn.Module], batch: Tensor, tap: Tap) -> None:
+    numbered = _numbered(tap)
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _, __, output: numbered(name, output)
+
+    with hooked([part.register_forward_hook(hook(name)) for name, part in parts.items()]):
+        module(batch)
+
+
+def _numbered(tap: Tap) -> Tap:
+    """``tap``, with ``#2``, ``#3``, … after a name that comes again."""
+    times: Counter[str] = Counter()
+
+    def numbered(name: str, value: Any) -> None:
+        times[name] += 1
+        tap(name if times[name] == 1 else f"{name}#{times[name]}", value)
+
+    return numbered
+
+
+def _bare(names: Sequence[str]) -> set[str]:
+    return {name.partition("#")[0] for name in names}
+
+
+def _rows(value: Any) -> Tensor | None:
+    """What a module returned as features [batch, d]; None for what is no floating-point tensor."""
+    value = value if isinstance(value, Tensor) else hidden_state(value)
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.ndim:
+        return None
+    return value.detach().reshape(len(value), -1).float()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for as long as the block lasts."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
