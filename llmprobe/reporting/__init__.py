@@ -36,6 +36,20 @@ def main_score(results: pd.DataFrame) -> str:
     return "r2" if "r2" in results and results["accuracy"].isna().all() else "accuracy"
 
 
+def layer_names(results: pd.DataFrame) -> dict[int, str]:
+    """What the layers of plain networks are called; empty for language models.
+
+    Where networks call the same layer differently, its number.
+    """
+    if "layer_name" not in results:
+        return {}
+    named = results.dropna(subset="layer_name")
+    found: dict[int, set[str]] = {}
+    for layer, name in zip(named["layer"], named["layer_name"], strict=True):
+        found.setdefault(int(layer), set()).add(str(name))
+    return {layer: str(layer) if len(names) > 1 else names.pop() for layer, names in found.items()}
+
+
 SCORE_NAMES = {"accuracy": "accuracy", "r2": "R²"}
 
 
@@ -55,7 +69,8 @@ class Peak:
     dataset: str
     layer: int | None
     blocks: int | None
-    """Number of blocks of the model, which is also its last layer."""
+    """Number of blocks of the model (of probe points after the input, for a plain network), which
+    is also its last layer."""
     n_examples: float
     score: float
     """Accuracy, or R² of labels that are numbers."""
@@ -72,6 +87,8 @@ class Peak:
     """Score of each layer, indexed by layer."""
     permutations: int | None = None
     """Refits behind the p-value; where it is not known, they are taken to be enough."""
+    layer_name: str | None = None
+    """What the layer is called in a plain network; the layers of language models have no names."""
 
     @property
     def above_chance(self) -> bool:
@@ -129,6 +146,7 @@ def _peak(row: Mapping[Any, Any], layers: pd.DataFrame, permutations: int | None
         p_value=_number(row["peak_p_value"]),
         curve=layers.set_index("layer")[score].sort_index(),
         permutations=permutations,
+        layer_name=layer_names(layers).get(-1 if layer is None else layer),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import ceil
 from pathlib import Path
@@ -16,12 +16,19 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting import SCORE_NAMES, chance_accuracy, elide, main_probe, main_score
+from llmprobe.reporting import (
+    SCORE_NAMES,
+    chance_accuracy,
+    elide,
+    layer_names,
+    main_probe,
+    main_score,
+)
 
 METRICS = ("accuracy", "r2", "balanced_accuracy", "auroc", "selectivity")
 
 # From Okabe & Ito and Paul Tol: apart for colour-blind eyes too, and dark enough on white.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 # Lightness falls in equal steps away from the middle; blue and orange differ for every eye.
@@ -50,9 +57,10 @@ _STYLE: list[Any] = [
         "figure.constrained_layout.use": True,
     },
 ]
-_styled = matplotlib.style.context
+styled = matplotlib.style.context(_STYLE)
+"""Decorator of what draws or writes a figure."""
 
-_DEPTH = "depth (layer / number of blocks)"
+_DEPTH = "depth (layer / last layer)"
 
 _BASELINES: dict[str, dict[str, Any]] = {
     "majority_accuracy": {"label": "majority class", "color": "#555555", "linestyle": "--"},
@@ -61,13 +69,14 @@ _BASELINES: dict[str, dict[str, Any]] = {
 }
 
 
-@_styled(_STYLE)
+@styled
 def heatmap(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
     """Scores as colours: a panel for each model, a row for each dataset, a column for each layer.
 
     Colour is the share of the way from chance (0) to a perfect score (1), so datasets of different
     class balance share one scale; below chance is another hue. A dot marks the best layer of each
-    row, whose score and number stand at its right; hatched cells were not scored.
+    row, whose score and number stand at its right; hatched cells were not scored. Layers that
+    have names have them below the last panel.
 
     Parameters
     ----------
@@ -89,6 +98,10 @@ def heatmap(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
     for ax, model in zip(panels, models, strict=True):
         _heatmap_panel(ax, rows[rows["model"] == model], datasets[model], Normalize(-top, top))
         ax.set_title(_label(model, 34))
+    if (names := layer_names(rows)) and _same_layers(rows):
+        for ax in panels[:-1]:
+            ax.set_xticks([])
+        _name_layers(figure, panels[-1:], names)
     panels[-1].set_xlabel(_layer_label(rows))
     figure.colorbar(panels[0].images[0], cax=bar, orientation="horizontal")
     _colour_scale(bar, metric, rows["level"], chance)
@@ -172,7 +185,7 @@ def _colour_scale(bar: Axes, metric: str, level: pd.Series, chance: pd.Series) -
     bar.text(0, 1.1, f"chance {anchor}", transform=above, ha="center", va="bottom", fontsize=7)
 
 
-@_styled(_STYLE)
+@styled
 def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     """Accuracy (or R²) over layers: a panel for each dataset, a line and band for each model.
 
@@ -184,8 +197,7 @@ def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     score = main_score(rows)
     baselines = {column: style for column, style in _BASELINES.items()
                  if column in summary and summary[column].notna().any()}  # fmt: skip
-    same_layers = rows.groupby("model")["layer"].max().nunique() == 1
-    x = "layer" if same_layers or rows["depth"].isna().any() else "depth"
+    x = "layer" if _same_layers(rows) or rows["depth"].isna().any() else "depth"
     columns = {1: 1, 2: 2, 4: 2}.get(len(datasets), 3 if len(datasets) <= 9 else 4)
     width, panel_height = (4.5, 3.0) if columns == 1 else (6.75, 5.2 / columns)
     n_rows = ceil(len(datasets) / columns)
@@ -200,7 +212,8 @@ def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
             for level in known.astype(float).head(1):
                 ax.axhline(level, linewidth=1, **style)
         ax.set_title(_label(dataset, 72 // columns))
-    for ax in panels[max(0, len(datasets) - columns) : len(datasets)]:
+    bottom = list(panels[max(0, len(datasets) - columns) : len(datasets)])
+    for ax in bottom:
         ax.tick_params(labelbottom=True)
     for ax in panels[::columns]:
         ax.set_ylabel(SCORE_NAMES[score])
@@ -209,6 +222,8 @@ def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     if x == "layer":
         most = 12 if columns == 1 else 6
         panels[0].set_xticks(layer_ticks(int(rows[x].min()), int(rows[x].max()), most))
+        if names := layer_names(rows):
+            _name_layers(figure, bottom, names, 20 // columns)
     elif columns > 2:
         panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     figure.supxlabel(_layer_label(rows) if x == "layer" else _DEPTH)
@@ -221,13 +236,13 @@ def _curve(ax: Axes, rows: pd.DataFrame, x: str, metric: str, index: int) -> Non
     score, low, high = (
         rows[column].astype(float) for column in (metric, f"{metric}_low", f"{metric}_high")
     )
-    style = _model_style(index)
+    style = model_style(index)
     ax.fill_between(rows[x], low, high, color=style["color"], alpha=0.15, linewidth=0)
     every = max(1, ceil(len(rows) / 6))
     ax.plot(rows[x], score, markevery=(index % every, every), **style)
 
 
-@_styled(_STYLE)
+@styled
 def depth_scatter(summary: pd.DataFrame) -> Figure:
     """Where each concept is read best (filled) and where its accuracy has converged (hollow).
 
@@ -245,7 +260,7 @@ def depth_scatter(summary: pd.DataFrame) -> Figure:
             y += (index + 1) / (len(models) + 1) - 0.5
             best = here["peak_layer"].astype(float) / here["layers"].astype(float)
             converged = here["converging_depth"].astype(float)
-            style = _model_style(index) | {"linestyle": "none", "clip_on": False}
+            style = model_style(index) | {"linestyle": "none", "clip_on": False}
             style["alpha"] = 0.3 if pale else 1
             ax.hlines(y, best, converged, style["color"], linewidth=0.8, alpha=style["alpha"])
             ax.plot(converged, y, **style | {"markerfacecolor": "white"})
@@ -268,11 +283,11 @@ def depth_scatter(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def _model_style(index: int) -> dict[str, Any]:
+def model_style(index: int) -> dict[str, Any]:
     """Line of the model number ``index``: beyond eight, colours return with other markers."""
-    turn, index = divmod(index, len(_COLOURS))
+    turn, index = divmod(index, len(COLOURS))
     return {
-        "color": _COLOURS[index],
+        "color": COLOURS[index],
         "marker": _MARKERS[(index + 3 * turn) % len(_MARKERS)],
         "linestyle": "-." if turn else "-",
         "linewidth": 1.2,
@@ -283,7 +298,7 @@ def _model_style(index: int) -> dict[str, Any]:
 def _legend(figure: Figure, models: Sequence[str], others: Sequence[Line2D]) -> None:
     """One legend above all panels, which makes room for it: the models, then ``others``."""
     lines = [
-        Line2D([], [], label=_label(model, 34), **_model_style(index))
+        Line2D([], [], label=_label(model, 34), **model_style(index))
         for index, model in enumerate(models)
     ]
     handles = [*lines, *others]
@@ -300,8 +315,26 @@ def _label(name: str, width: int) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
+def _same_layers(rows: pd.DataFrame) -> bool:
+    """Whether all models have as many layers."""
+    return rows.groupby("model")["layer"].max().nunique() == 1
+
+
+def _name_layers(
+    figure: Figure, panels: Sequence[Axes], names: Mapping[int, str], most: int = 20
+) -> None:
+    """Slanted names of about ``most`` layers in place of their numbers, and the room they take."""
+    ticks = layer_ticks(min(names), max(names), most)
+    labels = [_label(names.get(layer, str(layer)), 20) for layer in ticks]
+    for ax in panels:
+        ax.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
+    figure.set_figheight(figure.get_figheight() + 0.04 * max(map(len, labels)))
+
+
 def _layer_label(rows: pd.DataFrame) -> str:
     """What layers are of: only the residual stream has a layer 0."""
+    if layer_names(rows):
+        return "probe point"
     site = str(rows["site"].iloc[0])
     inside = site.replace("_", "-")
     return "layer (0: the embedding)" if site in ("residual", "") else f"layer ({inside})"
@@ -347,7 +380,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return [png_path, svg_path]
 
 
-@_styled(_STYLE)
+@styled
 def png(figure: Figure, dpi: int = 200) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = BytesIO()
@@ -355,7 +388,7 @@ def png(figure: Figure, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
-@_styled([*_STYLE, {"svg.fonttype": "none", "svg.hashsalt": "llmprobe"}])
+@matplotlib.style.context([*_STYLE, {"svg.fonttype": "none", "svg.hashsalt": "llmprobe"}])
 def svg(figure: Figure) -> bytes:
     """The figure as the bytes of an SVG file."""
     buffer = BytesIO()

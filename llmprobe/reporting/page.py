@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from llmprobe.reporting import SCORE_NAMES, Peak, elide, main_score, peaks
+from llmprobe.reporting import SCORE_NAMES, Peak, elide, layer_names, main_score, peaks
 from llmprobe.reporting.figures import draw_figures, png, svg
 
 _LONGEST_NAME = 32
@@ -63,6 +63,9 @@ def write_report(
     environment: Mapping[str, Any],
     command: str,
     permutations: int | None = None,
+    findings: Sequence[str] = (),
+    illustrations: Mapping[str, tuple[Figure, str, str]] | None = None,
+    held_out: bool = False,
 ) -> Path:
     """Write the page to ``path``: it loads nothing, so it can be mailed or archived as one file.
 
@@ -84,20 +87,32 @@ def write_report(
         What to type to make the page again.
     permutations
         Refits behind each p-value: with fewer than 19, none is small enough to say much.
+    findings
+        Sentences that stand before those about the best layers.
+    illustrations
+        Name → figure, caption, text alternative: shown before the figures of the tables.
+    held_out
+        Whether the examples of the results are a test set, in the place of folds.
     """
     template = files("llmprobe.reporting").joinpath("report.html.jinja").read_text("utf-8")
     jinja = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     found = peaks(results, summary, permutations)
-    pictures, left_out_pictures = _pictures(draw_figures(results, summary))
+    illustrated, left_out, size = _pictures(illustrations or {}, _MOST_FIGURE_BYTES)
+    pictures, left_out_here, _ = _pictures(
+        _captioned(draw_figures(results, summary)), _MOST_FIGURE_BYTES - size
+    )
     layer_tables, left_out_tables = _layer_tables(results)
     page = jinja.from_string(template).render(
         title=title,
-        headlines=[headline(peak) for peak in found],
+        findings=[*findings, *map(headline, found)],
+        illustrations=illustrated,
         pictures=pictures,
-        left_out_pictures=left_out_pictures,
-        summary_table=_summary_table(summary, found, SCORE_NAMES[main_score(results)]),
+        left_out_pictures=[*left_out, *left_out_here],
+        named_layers=bool(layer_names(results)),
+        held_out=held_out,
+        summary_table=_summary_table(summary, found, SCORE_NAMES[main_score(results)], held_out),
         cost_table=_cost_table(summary),
         layer_tables=layer_tables,
         left_out_tables=left_out_tables,
@@ -123,11 +138,12 @@ def write_report(
 def headline(peak: Peak) -> str:
     """What was found, in a sentence: where, how well, and against what.
 
-    ``gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], chance 0.50``
+    ``gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], chance 0.50``;
+    in a plain network, ``layer 8 (fc1_postact) of 9``.
     """
     if peak.layer is None or isnan(peak.score):
         return f"{peak.model}: {peak.dataset} was not scored"
-    place = f"layer {peak.layer}" + ("" if peak.blocks is None else f" of {peak.blocks}")
+    place = f"layer {_layer(peak)}" + ("" if peak.blocks is None else f" of {peak.blocks}")
     parts = [f"{peak.score:.2f}{_interval(peak)}", f"chance {_number(peak.chance)}"]
     if not isnan(peak.bag_of_words):
         parts.append(f"bag of words {peak.bag_of_words:.2f}")
@@ -141,40 +157,47 @@ def headline(peak: Peak) -> str:
     return f"{peak.model}: {peak.dataset} {found}: {', '.join(parts)}"
 
 
-def _pictures(figures: Mapping[str, Figure]) -> tuple[list[Picture], list[str]]:
-    """The figures as images in the smaller of two formats, and the names of those too many."""
+def _captioned(figures: Mapping[str, Figure]) -> dict[str, tuple[Figure, str, str]]:
+    """The figures of the tables with captions and text alternatives, in the order of the page."""
+    return {name: (figures[name], *said) for name, said in _CAPTIONS.items() if name in figures}
+
+
+def _pictures(
+    figures: Mapping[str, tuple[Figure, str, str]], most_bytes: int
+) -> tuple[list[Picture], list[str], int]:
+    """The figures as images in the smaller of two formats.
+
+    -> those that go into ``most_bytes``, the names of the others, and the bytes that are used
+    """
     pictures, left_out, size = [], [], 0
-    for name, (caption, alt) in _CAPTIONS.items():
-        if name not in figures:
-            continue
-        figure = figures[name]
+    for name, (figure, caption, alt) in figures.items():
         kind, content = min(
             ("svg+xml", svg(figure)), ("png", png(figure, dpi=144)), key=lambda image: len(image[1])
         )
-        if size + len(content) > _MOST_FIGURE_BYTES:
+        if size + len(content) > most_bytes:
             left_out.append(name)
             continue
         size += len(content)
         source = f"data:image/{kind};base64,{b64encode(content).decode()}"
         pictures.append(Picture(caption, alt, source, figure.get_figwidth()))
-    return pictures, left_out
+    return pictures, left_out, size
 
 
 _HEATMAP_ALT = "Heatmap: a panel for each model, a row for each dataset, a column for each layer; "
 _CAPTIONS = {
     "heatmap_accuracy": (
-        "Accuracy of a probe on the hidden states of each layer. Blue is above chance, orange "
-        "below it, hatched not scored; the dot is the best layer of the row.",
+        "Accuracy of a probe on each layer. Blue is above chance, orange below it, hatched not "
+        "scored; the dot is the best layer of the row.",
         _HEATMAP_ALT + "colour is the accuracy. The tables below hold the same numbers.",
     ),
     "heatmap_r2": (
-        "R² of a probe on the hidden states of each layer: 0 is what the mean of all labels "
-        "reaches, orange is worse than that; the dot is the best layer of the row.",
+        "R² of a probe on each layer: 0 is what the mean of all labels reaches, orange is worse "
+        "than that; the dot is the best layer of the row.",
         _HEATMAP_ALT + "colour is the R². The tables below hold the same numbers.",
     ),
     "curves": (
         "The same accuracies as curves, with their 95 % intervals. Dashed: always answering the "
-        "most frequent class. Dotted: a classifier on the words alone.",
+        "most frequent class. Dotted, if any: a classifier on the words alone.",
         "Line chart: a panel for each dataset, a line for each model, accuracy over layers. "
         "The tables below hold the same numbers.",
     ),
@@ -202,10 +225,13 @@ _CAPTIONS = {
 """Caption and text alternative of each figure, in the order of the page."""
 
 
-def _summary_table(summary: pd.DataFrame, found: Sequence[Peak], score: str) -> Table:
+def _summary_table(
+    summary: pd.DataFrame, found: Sequence[Peak], score: str, held_out: bool
+) -> Table:
     """One row for each model × dataset."""
     headers = (
-        *("model", "dataset", "examples", "best layer", f"{score} there", "AUROC there", "p"),
+        *("model", "dataset", "test examples" if held_out else "examples"),
+        *("best layer", f"{score} there", "AUROC there", "p"),
         *("chance", "bag of words", "random weights", "jump layer", "converging layer"),
         "half-rise depth",
     )
@@ -214,7 +240,7 @@ def _summary_table(summary: pd.DataFrame, found: Sequence[Peak], score: str) -> 
             elide(peak.model, _LONGEST_NAME),
             elide(peak.dataset, _LONGEST_NAME),
             _whole(peak.n_examples),
-            f"{_whole(peak.layer)} of {_whole(peak.blocks)}",
+            f"{_layer(peak)} of {_whole(peak.blocks)}",
             _number(peak.score) + _interval(peak),
             _number(peak.auroc),
             _p(peak.p_value),
@@ -232,7 +258,7 @@ def _summary_table(summary: pd.DataFrame, found: Sequence[Peak], score: str) -> 
 
 
 def _cost_table(summary: pd.DataFrame) -> Table:
-    """What each model × dataset took."""
+    """What each model × dataset took, as far as it was counted."""
     columns = ("tokens", "unique_tokens", "seconds_extract", "seconds_probe")
     headers = ("model", "dataset", "tokens", "unique tokens", "seconds reading", "seconds probing")
     rows = [
@@ -242,14 +268,14 @@ def _cost_table(summary: pd.DataFrame) -> Table:
         ]
         for row in summary.to_dict("records")
     ]
-    return Table("Tokens and time", headers, rows)
+    return Table("What it cost", headers, rows).without(headers)
 
 
 def _layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
     """A table for each model × dataset × probe, and the captions of those that are too many."""
     tables, left_out, n_rows = [], [], 0
     score = main_score(results)
-    headers = ("layer", SCORE_NAMES[score], "95 % interval", *_LAYER_HEADERS)
+    headers = ("layer", "point", SCORE_NAMES[score], "95 % interval", *_LAYER_HEADERS)
     for (model, dataset, probe), layers in results.groupby(
         ["model", "dataset", "probe"], sort=False
     ):
@@ -258,9 +284,11 @@ def _layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
             left_out.append(caption)
             continue
         n_rows += len(layers)
+        names = layer_names(layers)
         rows = [
             [
                 _whole(row["layer"]),
+                elide(names.get(row["layer"], "–"), _LONGEST_NAME),
                 _number(row[score]),
                 f"{_number(row[f'{score}_low'])} – {_number(row[f'{score}_high'])}",
                 *(_number(row.get(column)) for column in _LAYER_COLUMNS),
@@ -275,17 +303,18 @@ def _layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
 
 _LAYER_COLUMNS = (
     *("balanced_accuracy", "f1", "auroc", "log_loss", "brier", "ece", "rank_correlation"),
-    *("control_accuracy", "control_r2", "selectivity", "random_weights_accuracy", "compression"),
+    *("control_accuracy", "control_r2", "selectivity", "random_weights_accuracy", "code_length"),
+    "compression",
 )
 _LAYER_HEADERS = (
     *("balanced accuracy", "F1", "AUROC", "log loss", "Brier", "ECE", "rank correlation"),
-    *("random labels", "random labels’ R²", "selectivity", "random weights", "compression"),
-    *("p", "L2 penalty"),
+    *("random labels", "random labels’ R²", "selectivity", "random weights"),
+    *("description length (kbit)", "compression", "p", "L2 penalty"),
 )
 
 
 _OPTIONAL = (
-    *_LAYER_HEADERS, "bag of words", "AUROC there", "jump layer", "converging layer",
+    "point", *_LAYER_HEADERS, "bag of words", "AUROC there", "jump layer", "converging layer",
     "half-rise depth",
 )  # fmt: skip
 """Columns that are left out where they say nothing."""
@@ -298,6 +327,12 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
+
+
+def _layer(peak: Peak) -> str:
+    """Its number, and in a plain network its name."""
+    name = peak.layer_name
+    return _whole(peak.layer) + ("" if name is None else f" ({elide(name, _LONGEST_NAME)})")
 
 
 def _interval(peak: Peak) -> str:

@@ -55,7 +55,7 @@ def summary_table(
             lines.append(line(peak.dataset, _numbers(peak, missing), curve).rstrip())
     lines.append("")
     lines.append(
-        f"{score}, AUROC: at the best layer (of all blocks); words: bag of words, no model"
+        f"{score}, AUROC: at the best layer (of all layers); words: bag of words, no model"
     )
     lines.append(
         f"curve: {score} of the first to the last layer, from {bars[0]} chance to {bars[-1]} 1"

@@ -10,6 +10,11 @@ import pytest
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
+PROBE_POINTS = (
+    "input conv1_preact conv1_postact conv1_postpool conv2_preact conv2_postact conv2_postpool "
+    "fc1_preact fc1_postact logits"
+).split()
+
 
 def make_tables(
     blocks: Mapping[str, int],
@@ -84,6 +89,26 @@ def make_tables(
                 }
             )
     return pd.concat(results, ignore_index=True), pd.DataFrame(summary)
+
+
+def make_network_tables(
+    names: Sequence[str] = PROBE_POINTS, datasets: Sequence[str] = ("mnist",)
+) -> Tables:
+    """``results`` and ``summary`` of a plain network before and after training."""
+    last = len(names) - 1
+    results, summary = make_tables({"trained": last, "untrained": last}, datasets, 10, 0.1)
+    results["layer_name"] = [names[layer] for layer in results["layer"]]
+    results["site"] = results["position"] = ""
+    results[["p_value", "control_accuracy", "selectivity"]] = np.nan
+    of_language_models = ["hidden_size", "peak_p_value", "bag_of_words_accuracy"]
+    summary[[*of_language_models, "tokens", "unique_tokens", "random_weights_accuracy"]] = np.nan
+    return results, summary
+
+
+@pytest.fixture(scope="session")
+def network_tables() -> Callable[..., Tables]:
+    """The maker of tables whose layers have names."""
+    return make_network_tables
 
 
 @pytest.fixture(scope="session")

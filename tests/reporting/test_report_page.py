@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from llmprobe.reporting import Peak, page, peaks
 
@@ -39,7 +41,7 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def write(path: Path, tables: Tables, name: str = "quickstart") -> str:
+def write(path: Path, tables: Tables, name: str = "quickstart", **options: Any) -> str:
     models = [{"name": name, "source": name, "licence": name, "precision": f"4-bit {name}"}]
     page.write_report(
         path,
@@ -49,6 +51,7 @@ def write(path: Path, tables: Tables, name: str = "quickstart") -> str:
         config=f"name: {name}\nmodels: [a]\n",
         environment={"python": "3.12.4", "hardware": {"cpu": name}},
         command=f"llmprobe report {name}",
+        **options,
     )
     return path.read_text(encoding="utf-8")
 
@@ -77,6 +80,13 @@ def test_headline_says_where_how_well_and_against_what(peak: Peak) -> None:
     )
     assert page.headline(replace(peak, p_value=0.0099)).endswith("bag of words 0.51, p = 0.010")
     assert page.headline(replace(peak, p_value=0.0002)).endswith(", p < 0.001")
+
+
+def test_headline_names_a_layer_that_has_a_name(peak: Peak) -> None:
+    of_a_network = replace(peak, model="trained", layer=8, blocks=9, layer_name="fc1_postact")
+    assert page.headline(of_a_network).startswith(
+        "trained: capitals is readable best at layer 8 (fc1_postact) of 9: 0.90"
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,3 +244,104 @@ def test_what_would_make_the_page_too_large_is_named(
     assert "heatmap_selectivity" in outline.words
     assert "2 more tables are too many for this page" in outline.words
     assert len(re.findall("<summary>[^<]*logistic probe</summary>", html)) == 2
+
+
+def test_the_page_of_a_network_names_its_layers_and_speaks_of_no_language_model(
+    html: str, network_tables: Callable[..., Tables], tmp_path: Path
+) -> None:
+    results, summary = network_tables()
+    of_network = write(tmp_path / "report.html", (results, summary))
+    for layer, name in zip(results["layer"], results["layer_name"], strict=True):
+        assert f'<th scope="row">{layer}</th><td>{name}</td>' in of_network
+    words = Outline(of_network).words
+    for row, peak in zip(summary.to_dict("records"), peaks(results, summary), strict=True):
+        name = results["layer_name"][row["peak_layer"]]
+        assert f"readable best at layer {row['peak_layer']} ({name}) of 9" in words
+        assert f"<td>{row['peak_layer']} ({name}) of 9</td>" in of_network
+        assert page.headline(peak) in words
+    assert "A probe point of the network: 0 is its input" in words
+    assert '<th scope="col">point</th>' not in html
+    for of_language_models in ("embedding", "residual stream", "okens"):
+        assert of_language_models in Outline(html).words
+        assert of_language_models not in words
+
+
+def test_names_of_layers_are_text(network_tables: Callable[..., Tables], tmp_path: Path) -> None:
+    outline = Outline(write(tmp_path / "report.html", network_tables(["input", EVIL])))
+    assert not outline.all("script")
+    assert EVIL in outline.words
+
+
+def test_a_test_set_of_its_own_is_said(
+    html: str, network_tables: Callable[..., Tables], tmp_path: Path
+) -> None:
+    held_out = write(tmp_path / "report.html", network_tables(), held_out=True)
+    for page_of, said, unsaid in (
+        (held_out, "a test set that neither they nor the network saw", "any example of its group"),
+        (html, "any example of its group", "test set"),
+    ):
+        assert said in page_of
+        assert unsaid not in page_of
+    assert '<th scope="col">test examples</th>' in held_out
+    assert '<th scope="col">examples</th>' in html
+
+
+def test_the_description_length_is_a_column_where_it_was_asked_for(
+    html: str, network_tables: Callable[..., Tables], tmp_path: Path
+) -> None:
+    results, summary = network_tables()
+    asked = results.assign(code_length=6.125, compression=5.25)
+    with_lengths = write(tmp_path / "report.html", (asked, summary))
+    assert with_lengths.count("<td>6.12</td><td>5.25</td>") == len(results)
+    for said in ("description length (kbit)", "Description length, compression"):
+        assert said in with_lengths
+        assert said not in html
+
+
+def picture(points: int = 2) -> Figure:
+    figure = Figure(figsize=(4, 2))
+    figure.subplots().plot(np.random.default_rng(0).random(points))
+    return figure
+
+
+def test_findings_and_illustrations_come_first_and_as_text(
+    two_by_two: Tables, tmp_path: Path
+) -> None:
+    html = write(
+        tmp_path / "report.html",
+        two_by_two,
+        findings=["The network makes 0.7 % of errors.", f"{EVIL} & more"],
+        illustrations={
+            f"plane{number}": (picture(), f"Plane {number}. {EVIL}", f'"{EVIL}" {number}')
+            for number in range(4)
+        },
+    )
+    outline = Outline(html)
+    assert not outline.all("script")
+    assert outline.words.count(EVIL) == 1 + 4
+    in_order = [
+        "The network makes 0.7 % of errors.", f"{EVIL} & more", "smollm2-135m: capitals",
+        *(f"Plane {number}." for number in range(4)), "Accuracy of a probe on each layer.",
+        "How deep each concept", "Heatmaps of 3 other scores",
+    ]  # fmt: skip
+    places = [outline.words.index(said) for said in in_order]
+    assert places == sorted(places)
+    assert [image["alt"] for image in outline.all("img")][:4] == [
+        f'"{EVIL}" {number}' for number in range(4)
+    ]
+    assert len(outline.all("img")) == 4 + 6
+
+
+def test_illustrations_take_of_the_room_for_figures(
+    two_by_two: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = {"field": (picture(3000), "A field.", "A field."), "plane": (picture(), "P.", "P.")}
+    alone = Outline(write(tmp_path / "alone.html", two_by_two, illustrations=large))
+    sizes = [len(b64decode(str(i["src"]).split(",")[1])) for i in alone.all("img")]
+    monkeypatch.setattr(page, "_MOST_FIGURE_BYTES", sum(sizes[:3]))
+    full = Outline(write(tmp_path / "full.html", two_by_two, illustrations=large))
+    assert len(full.all("img")) == 3
+    monkeypatch.setattr(page, "_MOST_FIGURE_BYTES", sizes[0] - 1)
+    tight = Outline(write(tmp_path / "tight.html", two_by_two, illustrations=large))
+    assert "A field." not in tight.words
+    assert re.search(r"in the run’s folder figures: field\b", tight.words)

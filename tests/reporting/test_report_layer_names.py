@@ -1,0 +1,120 @@
+"""The layers of plain networks have their names in figures, legibly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from llmprobe.reporting import figures
+
+Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def names_at_ticks(ax: Axes) -> dict[int, str]:
+    labels = (label.get_text() for label in ax.get_xticklabels())
+    return dict(zip(map(int, ax.get_xticks()), labels, strict=True))
+
+
+def test_layers_with_names_are_ticks_with_those_names(
+    network_tables: Callable[..., Tables],
+) -> None:
+    results, summary = network_tables()
+    names = dict(zip(results["layer"], results["layer_name"], strict=True))
+    assert len(names) == 10
+    trained, untrained, _ = figures.heatmap(results).axes
+    assert names_at_ticks(untrained) == names
+    assert names_at_ticks(trained) == {}
+    assert untrained.get_xlabel() == "probe point"
+    figure = figures.curves(results, summary)
+    assert names_at_ticks(figure.axes[0]) == names
+    assert figure.get_supxlabel() == "probe point"
+
+
+@pytest.mark.parametrize("n_names", [10, 20])
+@pytest.mark.parametrize("n_datasets", [1, 2, 3, 10])
+@pytest.mark.parametrize("draw", ["heatmap_accuracy", "curves"])
+def test_names_of_layers_neither_touch_nor_leave_the_figure(
+    network_tables: Callable[..., Tables], draw: str, n_datasets: int, n_names: int
+) -> None:
+    names = [f"conv{number}_postact" for number in range(10, 10 + n_names)]
+    tables = network_tables(names, [f"dataset_{number}" for number in range(n_datasets)])
+    figure = figures.draw_figures(*tables)[draw]
+    FigureCanvasAgg(figure).draw()
+    panels = figure.axes[:-1] if draw == "heatmap_accuracy" else figure.axes
+    named = [ax for ax in panels if any(label.get_visible() for label in ax.get_xticklabels())]
+    assert named
+    for ax in named:
+        labels = ax.get_xticklabels()
+        height = labels[0].get_fontsize() * figure.dpi / 72
+        places = ax.transData.transform([(x, 0) for x in ax.get_xticks()])[:, 0]
+        slant = np.sin(np.radians(labels[0].get_rotation()))
+        assert np.diff(places).min() * slant > height
+        for label in labels:
+            box = label.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+    below = figure._supxlabel if draw == "curves" else named[-1].xaxis.label  # type: ignore[attr-defined]
+    lowest = min(label.get_window_extent().y0 for label in named[-1].get_xticklabels())
+    assert below.get_window_extent().y1 < lowest
+
+
+def test_names_of_layers_take_no_room_from_the_panels(
+    network_tables: Callable[..., Tables],
+) -> None:
+    results, summary = network_tables()
+
+    def height(figure: Figure) -> float:
+        FigureCanvasAgg(figure).draw()
+        return float(figure.axes[0].get_window_extent().height)
+
+    numbered = results.assign(layer_name=None)
+    assert height(figures.heatmap(results)) >= height(figures.heatmap(numbered))
+    curves = height(figures.curves(results, summary))
+    assert curves >= 0.95 * height(figures.curves(numbered, summary))
+
+
+def test_of_many_layers_some_have_their_names_as_ticks(
+    network_tables: Callable[..., Tables],
+) -> None:
+    names = ["input", *(f"dense{number}" for number in range(1, 129))]
+    results, summary = network_tables(names)
+    for ax in (figures.heatmap(results).axes[1], figures.curves(results, summary).axes[0]):
+        shown = names_at_ticks(ax)
+        assert 8 <= len(shown) <= 20
+        assert {0, 128} <= set(shown)
+        assert all(name == names[layer] for layer, name in shown.items())
+
+
+def test_a_layer_that_networks_call_differently_has_its_number(
+    network_tables: Callable[..., Tables],
+) -> None:
+    results, summary = network_tables()
+    of_one = (results["model"] == "trained") & (results["layer"] == 3)
+    results.loc[of_one, "layer_name"] = "dropout"
+    shown = names_at_ticks(figures.curves(results, summary).axes[0])
+    assert (shown[2], shown[3]) == ("conv1_postact", "3")
+
+
+def test_networks_of_different_depths_keep_ticks_of_their_own(
+    network_tables: Callable[..., Tables],
+) -> None:
+    results, _ = network_tables()
+    shorter = results[(results["model"] == "trained") | (results["layer"] < 5)]
+    trained, untrained, _ = figures.heatmap(shorter).axes
+    for ax, last in ((trained, 9), (untrained, 4)):
+        assert list(ax.get_xticks()) == list(range(last + 1))
+    assert untrained.get_xlabel() == "probe point"
+
+
+def test_without_names_layers_are_those_of_a_language_model(two_by_two: Tables) -> None:
+    results, _ = two_by_two
+    for table in (results, results.assign(layer_name=None)):
+        ax = figures.heatmap(table).axes[1]
+        assert list(ax.get_xticks()) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+        assert ax.get_xlabel() == "layer (0: the embedding)"
