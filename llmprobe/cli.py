@@ -101,6 +101,35 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dry-run", action="store_true", help="estimate tokens, disk and time; do nothing"
         )
+    experiments = commands.add_parser(
+        "sanity",
+        help="See small networks make their classes separable: XOR, and a convnet on MNIST.",
+        description="See small networks make their classes linearly separable.",
+    ).add_subparsers(metavar="EXPERIMENT", required=True)
+    xor = experiments.add_parser("xor", help="a 2-2-1 network on XOR; some seconds")
+    mnist = experiments.add_parser(
+        "mnist", help="a convnet on scikit-learn's digits (a minute) or MNIST (--quick: minutes)"
+    )
+    for experiment in (xor, mnist):
+        experiment.set_defaults(command=_sanity)
+        experiment.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sanity-…")
+    xor.set_defaults(sanity="xor")
+    mnist.set_defaults(sanity="mnist")
+    mnist.add_argument(
+        "--data", default="auto", metavar="DATA",
+        help="digits, mnist, a folder of IDX files, or an image dataset on the Hub; default: "
+        "MNIST where LLMPROBE_DATA has it, else digits",
+    )  # fmt: skip
+    mnist.add_argument(
+        "--quick", action="store_true", help="fewer epochs, and fewer images for the probes"
+    )
+    mnist.add_argument(
+        "--network", choices=["convnet", "bypass"], default="convnet",
+        help="the convnet of Alain & Bengio's section 3.5 (default), or the deep network with a "
+        "bypass of their section 5.1",
+    )  # fmt: skip
+    mnist.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
+    mnist.add_argument("--seed", type=int, default=0, metavar="N")
     command = add("report", _report, "Draw the figures and the page of a run folder again.")
     command.add_argument("run", type=Path, metavar="RUN_DIR")
     command = add("check", _check, "Test a model: its layers and sites, each way to run texts.")
@@ -195,7 +224,35 @@ def _validate(options: argparse.Namespace) -> None:
             log.warning("not checked: %s", line)
 
 
+def _sanity(options: argparse.Namespace) -> None:
+    from llmprobe.config_file import validated
+    from llmprobe.sanity.config import KINDS
+
+    kind = KINDS[options.sanity]
+    given = {key: value for key, value in vars(options).items() if key in kind.model_fields}
+    config = validated(kind, given, f"sanity {options.sanity}")
+    out = options.out or Path("runs") / f"sanity-{options.sanity}"
+    from llmprobe.sanity import experiments
+
+    experiments.run(config, out)
+    _print_experiment(out)
+
+
+def _print_experiment(out: Path) -> None:
+    """Draw it, say what it found, and where the rest is."""
+    from llmprobe.sanity import experiments
+
+    written = experiments.report(out)
+    print(experiments.terminal_text(out, unicode=_unicode()))
+    _print_places(out, written)
+
+
 def _report(options: argparse.Namespace) -> None:
+    from llmprobe.sanity.config import is_sanity
+
+    if is_sanity(options.run):
+        _print_experiment(options.run)
+        return
     from llmprobe.pipeline import report
 
     _print_results(options.run, report(options.run))
@@ -205,11 +262,20 @@ def _print_results(out: Path, written: Sequence[Path] = ()) -> None:
     """The summary, and where the rest is."""
     from llmprobe.pipeline import terminal_summary
 
-    encoding = sys.stdout.encoding or "ascii"
-    print(terminal_summary(out, unicode=encoding.lower().replace("-", "").startswith("utf")))
+    print(terminal_summary(out, unicode=_unicode()))
+    _print_places(out, written)
+
+
+def _unicode() -> bool:
+    """Whether the output can show more than ASCII."""
+    return (sys.stdout.encoding or "ascii").lower().replace("-", "").startswith("utf")
+
+
+def _print_places(out: Path, written: Sequence[Path]) -> None:
     print(f"\ntables   {out}")
     for what, names in (
         ("heatmap", ("heatmap_accuracy.png", "heatmap_r2.png")),
+        ("figure", ("hidden_plane.png", "errors.png")),
         ("report", ("report.html",)),
     ):
         for path in written:

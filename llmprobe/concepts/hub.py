@@ -55,7 +55,7 @@ def table_from_disk(path: Path, split: str | None = None) -> pd.DataFrame:
     if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         raise UserError(f"{path}: is a folder, and not one that `datasets` saved (`save_to_disk`)")
     try:
-        with _quiet():
+        with quiet():
             saved = datasets.load_from_disk(str(path))
             if isinstance(saved, datasets.Dataset):
                 if split not in (None, str(saved.split)):
@@ -88,17 +88,17 @@ def table_from_hub(config: DatasetConfig, download: bool = True) -> tuple[pd.Dat
         running code that comes with it.
     """
     assert config.hub is not None
-    with _quiet():
+    with quiet():
         if config.hub.startswith(("/", ".", "~")):
             return _prepared(config, _folder(config.hub)), config.hub
         if not _ID.fullmatch(config.hub):
             raise UserError(f"hub {config.hub!r}: an id on the Hugging Face Hub is owner/name")
-        commit = _commit(config) if download else None
+        commit = latest_commit(config) if download else None
         if commit is not None:
             return _prepared(
                 config, f"hf://datasets/{config.hub}", commit
             ), f"{config.hub}@{commit}"
-        with _offline():
+        with offline():
             return _cached(config, download)
 
 
@@ -109,7 +109,7 @@ def _folder(hub: str) -> str:
     return str(path)
 
 
-def _commit(config: DatasetConfig) -> str | None:
+def latest_commit(config: DatasetConfig) -> str | None:
     """The commit of the wanted revision; None when the Hub cannot be reached."""
     import datasets
     from huggingface_hub import HfApi
@@ -148,7 +148,7 @@ def _prepared(config: DatasetConfig, path: str, commit: str | None = None) -> pd
         builder = datasets.load_dataset_builder(path, config.subset, revision=commit)
     except Exception as error:
         _raise_for_subset(config, path, commit)
-        raise _problem(config, error) from None
+        raise problem(config, error) from None
     return _table(config, builder)
 
 
@@ -191,7 +191,7 @@ def _table(config: DatasetConfig, builder: datasets.DatasetBuilder) -> pd.DataFr
     except UserError:
         raise
     except Exception as error:
-        raise _problem(config, error) from None
+        raise problem(config, error) from None
 
 
 def _split(wanted: str | None, splits: list[str], where: str) -> str:
@@ -224,7 +224,7 @@ def _raise_for_subset(config: DatasetConfig, path: str, commit: str | None) -> N
         raise UserError(f"{config.hub}: no subset {config.subset!r}; subsets: {there}")
 
 
-def _problem(config: DatasetConfig, error: Exception) -> Exception:
+def problem(config: DatasetConfig, error: Exception) -> Exception:
     """What to raise instead of whatever ``datasets``, or a reader that it calls, has raised."""
     # What went wrong while a table was made is the cause of what is raised.
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
@@ -259,7 +259,7 @@ def _said(error: BaseException) -> str:
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
+def offline() -> Iterator[None]:
     """``datasets`` looks into its cache at once, as it does under HF_HUB_OFFLINE."""
     import datasets
 
@@ -272,7 +272,7 @@ def _offline() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Bars only on a terminal, and no warnings: errors are raised."""
     import datasets
     from huggingface_hub import utils

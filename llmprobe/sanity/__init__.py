@@ -1,0 +1,1 @@
+"""Networks small enough to see them make their classes separable: XOR, and images."""

@@ -1,0 +1,65 @@
+"""What an experiment was asked for: kept in its folder as ``config.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from llmprobe.config import Section, Seed
+from llmprobe.config_file import parsed_yaml, validated
+from llmprobe.errors import UserError
+
+
+class XorConfig(Section):
+    """``llmprobe sanity xor``: nothing to choose."""
+
+    sanity: Literal["xor"] = "xor"
+
+    @property
+    def permutations(self) -> int:
+        """Of each probe."""
+        return 100
+
+
+class MnistConfig(Section):
+    """``llmprobe sanity mnist``."""
+
+    sanity: Literal["mnist"] = "mnist"
+    data: str = "auto"
+    """``auto`` (MNIST where ``LLMPROBE_DATA`` has it, else digits), ``digits``, ``mnist``, a
+    folder of IDX files, or a dataset on the Hub."""
+    network: Literal["convnet", "bypass"] = "convnet"
+    """The convnet of Alain & Bengio (2016), section 3.5, or the deep network of section 5.1."""
+    quick: bool = False
+    """Fewer epochs, and fewer images for the probes."""
+    device: str = "auto"
+    seed: Seed = 0
+
+
+SanityConfig = XorConfig | MnistConfig
+
+KINDS: Mapping[str, type[SanityConfig]] = {"xor": XorConfig, "mnist": MnistConfig}
+
+
+def is_sanity(out: Path) -> bool:
+    """Whether a run folder is that of an experiment."""
+    path = out / "config.yaml"
+    raw = parsed_yaml(path) if path.is_file() else None
+    return isinstance(raw, dict) and "sanity" in raw
+
+
+def load(out: Path) -> SanityConfig:
+    """The config in an experiment's folder.
+
+    Raises
+    ------
+    UserError
+        It is missing or damaged.
+    """
+    path = out / "config.yaml"
+    raw = parsed_yaml(path)
+    kind = KINDS.get(str(raw.get("sanity"))) if isinstance(raw, dict) else None
+    if kind is None:
+        raise UserError(f"{path}: not that of an experiment; its key sanity should be xor or mnist")
+    return validated(kind, raw, str(path))

@@ -1,0 +1,149 @@
+"""Alain & Bengio (2016, section 3.5): a convnet on MNIST, probed after every operation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from llmprobe.api import probe_network
+from llmprobe.files import whole_file
+from llmprobe.models.devices import resolve_device
+from llmprobe.probing.protocol import ProbeResults
+from llmprobe.probing.scores import unit_interval
+from llmprobe.run_folder import Part
+from llmprobe.sanity.images import Images
+from llmprobe.sanity.networks import convnet, section_3_5_optimizer, train
+
+QUICK_IMAGES = 4000
+"""Of training and of test, for the probes of a quick run."""
+
+VERSION = 1
+"""Raise when the same images and plan would give other numbers."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the network is trained, and how many images its probes see."""
+
+    epochs: int
+    learning_rate: float
+    probe_train: int
+    """Training images that probes are fitted on, the first ones."""
+    probe_test: int
+    """Test images that they are scored on."""
+
+    @staticmethod
+    def of(images: Images, quick: bool) -> Plan:
+        """Section 3.5's, with all images; small sets are gone through more often and faster."""
+        n, m = len(images.train), len(images.test)
+        few = n < 10_000
+        epochs, learning_rate = (40, 0.05) if few else (10, 0.01)
+        if quick:
+            return Plan(epochs // 4, learning_rate, min(n, QUICK_IMAGES), min(m, QUICK_IMAGES))
+        return Plan(epochs, learning_rate, n, m)
+
+
+def run_convnet(
+    images: Images, plan: Plan, out: Path, *, seed: int = 0, device: str = "auto",
+    progress: bool = True,
+) -> ProbeResults:  # fmt: skip
+    """Probe the convnet before training (``untrained``) and after it (``trained``).
+
+    The results of each, and the trained weights, are kept in ``out`` as soon as they are there;
+    what is found there is not done again. The summary has the network's own accuracy too, with its
+    interval (``network_accuracy``).
+
+    Raises
+    ------
+    UserError
+        The device cannot be used, or the images do not suffice for probes.
+    """
+    place = resolve_device(device, "--device")
+    key = {
+        "version": VERSION,
+        "torch": torch.__version__,
+        "images": images.content_hash,
+        "plan": asdict(plan),
+        "seed": seed,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = convnet(*images.train.shape[2:]).to(place)
+    weights = out / "parts" / f"weights-{digest}.safetensors"
+    parts = []
+    for model in ("untrained", "trained"):
+        part = Part(out / "parts" / f"{model}-{digest}")
+        found = part.load()
+        if found is None:
+            if model == "trained":
+                _trained(network, images, plan, weights, seed, progress)
+            found = _probe(network, images, plan, model, seed, progress)
+            part.save(found)
+        parts.append(found)
+    return ProbeResults.concatenate(parts)
+
+
+def _trained(
+    network: nn.Module, images: Images, plan: Plan, weights: Path, seed: int, progress: bool
+) -> None:
+    if weights.is_file():
+        network.load_state_dict(load_file(weights))
+        return
+    train(
+        network,
+        images.train,
+        images.train_labels,
+        section_3_5_optimizer(network, plan.learning_rate),
+        plan.epochs,
+        decay=0.95,
+        seed=seed,
+        progress=progress,
+    )
+    with whole_file(weights) as partial:
+        save_file(network.state_dict(), partial)
+
+
+def _probe(
+    network: nn.Module, images: Images, plan: Plan, model: str, seed: int, progress: bool
+) -> ProbeResults:
+    train_rows, test_rows = slice(plan.probe_train), slice(plan.probe_test)
+    inputs = np.concatenate([images.train[train_rows], images.test[test_rows]])
+    labels = np.concatenate([images.train_labels[train_rows], images.test_labels[test_rows]])
+    results = probe_network(
+        network,
+        inputs,
+        labels,
+        test=np.arange(len(labels)) >= plan.probe_train,
+        model=model,
+        dataset=images.name,
+        controls=("majority",),
+        permutations=0,
+        description_length=True,
+        seed=seed,
+        progress=progress,
+    )
+    accuracy, low, high = _accuracy(network, images)
+    results.summary["network_accuracy"] = accuracy
+    results.summary["network_accuracy_low"], results.summary["network_accuracy_high"] = low, high
+    return results
+
+
+@torch.no_grad()
+def _accuracy(network: nn.Module, images: Images) -> tuple[float, float, float]:
+    """Of the network itself, on all test images, with its 95 % interval."""
+    device = next(network.parameters()).device
+    network.eval()
+    right, n = 0.0, len(images.test)
+    for first in range(0, n, 256):
+        some = slice(first, first + 256)
+        predicted = network(torch.from_numpy(images.test[some]).to(device)).argmax(dim=1)
+        right += (predicted.cpu().numpy() == images.test_labels[some]).sum() / n
+    return right, *unit_interval(right, right * (1 - right) / n, n)

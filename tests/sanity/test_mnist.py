@@ -1,0 +1,267 @@
+"""The convnet's probes on scikit-learn's digits, and the folder, page and words made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from llmprobe import load_probe
+from llmprobe.cli import main
+from llmprobe.sanity import experiments, mnist
+from llmprobe.sanity.config import MnistConfig
+from llmprobe.sanity.images import load_images
+from llmprobe.sanity.mnist import Plan, run_convnet
+from llmprobe.sanity.mnist_figures import convnet_figure, convnet_story
+from llmprobe.sanity.networks import convnet, section_3_5_optimizer, train
+from llmprobe.sanity.story import errors
+
+POINTS = (
+    "input conv1_preact conv1_postact conv1_postpool conv2_preact conv2_postact conv2_postpool "
+    "fc1_preact fc1_postact logits"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of ``llmprobe sanity mnist`` on a machine without MNIST."""
+    out = tmp_path_factory.mktemp("sanity") / "mnist"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LLMPROBE_DATA", raising=False)
+        assert main(["sanity", "mnist", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "results.parquet")
+
+
+@pytest.fixture(scope="module")
+def summary(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "summary.parquet")
+
+
+@pytest.fixture(scope="module")
+def error(results: pd.DataFrame) -> pd.DataFrame:
+    """Of each point, in %; columns trained and untrained."""
+    return errors(results).pivot(index="layer_name", columns="model", values="error").loc[POINTS]
+
+
+def test_the_ten_points_are_those_of_the_paper(results: pd.DataFrame) -> None:
+    for _, rows in results.groupby("model"):
+        assert rows["layer_name"].to_list() == POINTS
+        assert rows["layer"].to_list() == list(range(10))
+    assert set(results["model"]) == {"untrained", "trained"}
+
+
+def test_random_features_help_and_most_at_the_first_relu(error: pd.DataFrame) -> None:
+    falls = error["untrained"].diff()
+    assert falls.idxmin() == "conv1_postact"
+    assert error["untrained"].min() < error["untrained"]["input"] / 2
+
+
+def test_the_untrained_network_loses_again_what_its_last_layers_cannot_hold(
+    error: pd.DataFrame,
+) -> None:
+    assert error["untrained"]["logits"] > 10 * error["untrained"].min()
+
+
+def test_trained_errors_fall_with_depth(error: pd.DataFrame) -> None:
+    trained = error["trained"]
+    assert trained["input":"conv1_preact"].min() > trained["conv1_postact":].max()
+    assert trained.min() < 1.0 < 2.0 < trained["input"]
+
+
+def test_trained_errors_are_below_untrained_ones(error: pd.DataFrame) -> None:
+    assert (error["trained"] <= error["untrained"] + 0.5).all()
+    deep = error["conv2_postpool":]
+    assert (2 * deep["trained"] < deep["untrained"]).all()
+
+
+def test_the_input_is_the_same_before_and_after_training(error: pd.DataFrame) -> None:
+    assert error["trained"]["input"] == error["untrained"]["input"]
+
+
+def test_training_shortens_the_description_of_labels_it_never_saw(results: pd.DataFrame) -> None:
+    kbit = results.pivot(index="layer_name", columns="model", values="code_length")
+    assert kbit["trained"]["fc1_postact"] < kbit["trained"]["input"] / 1.5
+    assert kbit["trained"]["fc1_postact"] < kbit["untrained"]["fc1_postact"] / 2
+
+
+def test_scores_are_of_the_test_images(results: pd.DataFrame, folder: Path) -> None:
+    images = load_images("digits")
+    assert (results["n_examples"] == len(images.test)).all()
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    one = predictions[(predictions["model"] == "trained") & (predictions["layer"] == 9)]
+    assert one["label"].astype(int).to_list() == images.test_labels.tolist()
+    assert one["example"].min() == len(images.train)
+
+
+def test_the_summary_has_the_networks_own_accuracy(summary: pd.DataFrame, folder: Path) -> None:
+    images = load_images("digits")
+    network = convnet(8, 8)
+    weights = next((folder / "parts").glob("weights-*.safetensors"))
+    from safetensors.torch import load_file
+
+    network.load_state_dict(load_file(weights))
+    network.eval()
+    with torch.no_grad():
+        right = network(torch.from_numpy(images.test)).argmax(1).numpy() == images.test_labels
+    row = summary[summary["model"] == "trained"].iloc[0]
+    assert row["network_accuracy"] == pytest.approx(right.mean())
+    assert row["network_accuracy_low"] < row["network_accuracy"] < row["network_accuracy_high"]
+    assert row["network_accuracy"] > 0.97
+
+
+def test_saved_probes_score_the_networks_states(folder: Path, results: pd.DataFrame) -> None:
+    images = load_images("digits")
+    probe = load_probe(folder / "probes" / "untrained" / "digits.safetensors")
+    predicted = probe.predict(images.test.reshape(len(images.test), -1), layer=0)
+    row = results[(results["model"] == "untrained") & (results["layer"] == 0)].iloc[0]
+    assert (predicted == images.test_labels).mean() == pytest.approx(row["accuracy"])
+
+
+def test_the_figure_draws_the_table(results: pd.DataFrame, summary: pd.DataFrame) -> None:
+    above, below = convnet_figure(results, summary).axes
+    table = errors(results)
+    for ax, column in ((above, "error"), (below, "kbit")):
+        drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 10]
+        for model in ("untrained", "trained"):
+            expected = table.loc[table["model"] == model, column].to_numpy()
+            assert any(np.allclose(line, expected) for line in drawn)
+    assert [tick.get_text() for tick in below.get_xticklabels()] == POINTS
+
+
+def test_the_papers_numbers_stand_beside_mnist_alone(
+    results: pd.DataFrame, summary: pd.DataFrame
+) -> None:
+    def words(dataset: str) -> str:
+        figure = convnet_figure(results.assign(dataset=dataset), summary.assign(dataset=dataset))
+        return " ".join(text.get_text() for text in figure.axes[0].texts)
+
+    assert "paper: the network 0.7 %" in words("mnist")
+    assert "paper" not in words("digits") + words("fashion-mnist")
+
+
+def test_a_rise_that_is_clear_is_told(results: pd.DataFrame, summary: pd.DataFrame) -> None:
+    story = convnet_story(results, summary)
+    untrained = next(s for s in story.findings if s.startswith("Untrained"))
+    assert "clearly rises at" in untrained
+    assert "logits" in untrained
+    assert "falls most at conv1_postact" in untrained
+
+
+def test_the_terminal_table_has_every_point_in_100_columns(folder: Path) -> None:
+    lines = experiments.terminal_text(folder, unicode=False).splitlines()
+    assert all(len(line) <= 100 and line.isascii() for line in lines)
+    assert [line.split()[0] for line in lines[2:12]] == POINTS
+    assert "scikit-learn's digits" in lines[-1]
+
+
+def test_the_page_says_what_the_images_are_and_how_to_do_it_again(folder: Path) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "come with scikit-learn" in page
+    assert f"llmprobe sanity mnist --out {folder}" in page
+    assert "test set that neither they nor the network saw" in page
+    assert "fc1_postact" in page
+
+
+def test_report_draws_the_folder_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, figure = folder / "report.html", folder / "figures" / "errors.png"
+    before = page.read_bytes(), figure.read_bytes()
+    page.unlink()
+    figure.unlink()
+    assert main(["report", str(folder)]) == 0
+    assert (page.read_bytes(), figure.read_bytes()) == before
+    assert "conv1_postact" in capsys.readouterr().out
+
+
+def test_what_is_finished_is_not_done_again(
+    folder: Path, results: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(mnist, "train", never)
+    monkeypatch.setattr(mnist, "probe_network", never)
+    images = load_images("digits")
+    again = run_convnet(images, Plan.of(images, quick=False), folder, progress=False)
+    columns = ["accuracy", "code_length"]
+    assert again.table[columns].equals(results[columns])
+
+
+def test_an_interrupted_run_goes_on_with_its_trained_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = load_images("digits")
+    plan = Plan(1, 0.05, 200, 100)
+    probe = mnist.probe_network
+
+    def fails(*args: object, **options: object) -> object:
+        if options["model"] == "trained":
+            raise KeyboardInterrupt
+        return probe(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mnist, "probe_network", fails)
+    with pytest.raises(KeyboardInterrupt):
+        run_convnet(images, plan, tmp_path, progress=False)
+    monkeypatch.setattr(mnist, "probe_network", probe)
+    monkeypatch.setattr(mnist, "train", lambda *_, **__: pytest.fail("trained again"))
+    found = run_convnet(images, plan, tmp_path, progress=False)
+    assert found.summary["model"].to_list() == ["untrained", "trained"]
+
+
+def test_the_large_network_has_the_papers_sizes() -> None:
+    network = convnet(28, 28)
+    sizes, states = [], torch.zeros(1, 1, 28, 28)
+    for name, part in network.named_children():
+        states = part(states)
+        if name in POINTS:
+            sizes.append(states.numel())
+    assert sizes == [25088, 25088, 6272, 12544, 12544, 3136, 512, 512, 10]
+    weights = torch.cat([p.flatten() for n, p in network.named_parameters() if "weight" in n])
+    assert float(weights.abs().max()) <= 0.2
+    assert float(weights.std()) == pytest.approx(0.088, abs=0.003)  # of a normal cut off at 2 deviations
+
+
+def test_only_dense_layers_are_decayed() -> None:
+    network = convnet(8, 8)
+    optimizer = section_3_5_optimizer(network)
+    decay = {
+        id(values): group["weight_decay"]
+        for group in optimizer.param_groups
+        for values in group["params"]
+    }
+    for name, values in network.named_parameters():
+        assert decay[id(values)] == (5e-4 if name.startswith(("fc1", "logits")) else 0)
+
+
+def test_training_is_reproducible_and_tells_of_each_step() -> None:
+    images = load_images("digits")
+
+    def once() -> tuple[list[int], torch.Tensor]:
+        torch.manual_seed(0)
+        network, told = convnet(8, 8), []
+        train(
+            network, images.train[:100], images.train_labels[:100],
+            section_3_5_optimizer(network), 2, seed=1, before_step=told.append, progress=False,
+        )  # fmt: skip
+        return told, nn.utils.parameters_to_vector(network.parameters())
+
+    (told, weights), (_, again) = once(), once()
+    assert told == [0, 1, 2, 3, 4]
+    assert torch.equal(weights, again)
+
+
+def test_quick_asks_for_less(tmp_path: Path) -> None:
+    images = load_images("digits")
+    full, quick = Plan.of(images, quick=False), Plan.of(images, quick=True)
+    assert quick.epochs < full.epochs
+    assert experiments.command(MnistConfig(quick=True, data="digits"), tmp_path).startswith(
+        "llmprobe sanity mnist --data digits --quick --out"
+    )
