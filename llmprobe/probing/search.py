@@ -44,11 +44,6 @@ class Task:
         used: np.ndarray = self.train.any(axis=0) | (self.scored_by >= 0)
         return used
 
-    @property
-    def few(self) -> bool:
-        """Whether those are so few that they are worth a design of their own."""
-        return bool(self.used.mean() < 0.5)
-
     def of(self, rows: np.ndarray) -> Task:
         """The task on a part of the rows that has all it uses."""
         doubt, weight = (None if x is None else x[rows] for x in (self.doubt, self.weight))
@@ -102,8 +97,8 @@ def search(
     l2, score, total = (np.empty(len(tasks)) for _ in range(3))
     for some in _chunks(tasks):
         chunk, part = [tasks[i] for i in some], design
-        if chunk[0].few:
-            rows = np.flatnonzero(np.any([task.used for task in chunk], axis=0))
+        rows = _few_rows(chunk[0])
+        if rows is not None:
             chunk, part = [task.of(rows) for task in chunk], design.rows(rows)
         path = _Path(part, kind, loss, chunk)
         for penalty in penalties:
@@ -115,18 +110,25 @@ def search(
 
 
 def _chunks(tasks: Sequence[Task]) -> list[list[int]]:
-    """Indices of tasks that go together within the memory budget."""
+    """Indices of tasks that go together: on the same design, within the memory budget."""
     chunks: list[list[int]] = [[]]
-    filled = 0
+    filled, before = 0, b""
     for i, task in enumerate(tasks):
         size = 4 * 6 * len(task.train) * task.targets.size
-        other = chunks[-1] and tasks[chunks[-1][-1]].few != task.few
-        if chunks[-1] and (other or filled + size > CHUNK_BYTES):
+        few = _few_rows(task)
+        rows = b"" if few is None else few.tobytes()
+        if chunks[-1] and (filled + size > CHUNK_BYTES or rows != before):
             chunks.append([])
             filled = 0
         chunks[-1].append(i)
-        filled += size
+        filled, before = filled + size, rows
     return chunks
+
+
+def _few_rows(task: Task) -> np.ndarray | None:
+    """The rows that a task uses, if they are so few that they are worth a design of their own."""
+    used = np.flatnonzero(task.used)
+    return used if 2 * len(used) <= len(task.used) else None
 
 
 class _Path:
