@@ -211,7 +211,12 @@ class ProbeCallback:
         **options: Any,
     ) -> None:
         self.steps = frozenset(steps)
-        self._probe = partial(probe_network, module, inputs, labels, **options)
+        # Wrong options are said before the training, and every step has the same points.
+        own = {"layers", "groups", "test", "dataset", "batch_size", "progress"}
+        _config({key: value for key, value in options.items() if key not in own}, "ProbeCallback")
+        layers, batch_size = options.get("layers", "all"), options.get("batch_size", 256)
+        names = NetworkStates(module, inputs, layers, batch_size).names
+        self._probe = partial(probe_network, module, inputs, labels, **options | {"layers": names})
         self._found: list[ProbeResults] = []
 
     def __call__(self, step: int) -> None:

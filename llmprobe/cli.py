@@ -128,6 +128,10 @@ def _parser() -> argparse.ArgumentParser:
         help="the convnet of Alain & Bengio's section 3.5 (default), or the deep network with a "
         "bypass of their section 5.1",
     )  # fmt: skip
+    mnist.add_argument(
+        "--probe-images", type=int, metavar="N",
+        help="training images for the convnet's probes (default: 20,000, or 3,000 with --quick)",
+    )  # fmt: skip
     mnist.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     mnist.add_argument("--seed", type=int, default=0, metavar="N")
     command = add("report", _report, "Draw the figures and the page of a run folder again.")

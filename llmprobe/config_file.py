@@ -52,6 +52,8 @@ def load_config(
     raw = parsed_yaml(file)
     if not isinstance(raw, dict):
         raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
+    if "sanity" in raw:
+        raise UserError(f"{file}: of an experiment; its command is `llmprobe sanity`, not `run`")
     for override in overrides:
         raw = widened(raw)
         _set(raw, override)

@@ -15,8 +15,9 @@ import pyarrow
 from llmprobe.config import file_name
 from llmprobe.errors import UserError
 from llmprobe.files import disk_is_full, whole_file, write_text
-from llmprobe.probing.protocol import RESULT_COLUMNS, SUMMARY_COLUMNS, ProbeResults
+from llmprobe.probing.protocol import ProbeResults
 from llmprobe.probing.saved import load_probe
+from llmprobe.probing.tables import RESULT_COLUMNS, SUMMARY_COLUMNS
 
 TABLES = ("results", "summary", "predictions")
 CURVE = "learning_curve"

@@ -35,9 +35,9 @@ from llmprobe.probing.fit_many import Design, Problems
 from llmprobe.probing.labels import shuffled_labels
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.losses import Logistic
-from llmprobe.probing.protocol import Arrays, _each_layer
 from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import COMPARING, Task, _Path, search
+from llmprobe.probing.workers import Arrays, each_layer
 
 GRID = np.logspace(4, -4, 10)
 """Penalties, strong to weak: scikit-learn's own default grid of C = 1 / l2."""
@@ -200,7 +200,7 @@ class ScikitLearn:
 
 def on_every_layer(given: Input, fit: Callable[[np.ndarray], object]) -> list[object]:
     """As the protocol does it."""
-    return list(_each_layer(Arrays(given.layers), fit, "", False))  # type: ignore[arg-type]
+    return list(each_layer(Arrays(given.layers), fit, "", False))
 
 
 def grid(given: Input, tasks: Sequence[Task], device: str) -> np.ndarray:

@@ -68,12 +68,17 @@ class NetworkStates:
     ) -> None:
         if not isinstance(module, nn.Module):
             raise UserError(f"module: {type(module).__name__!r}, expected a torch.nn.Module")
-        inputs = torch.as_tensor(inputs)
+        try:
+            inputs = torch.as_tensor(
+                np.require(inputs, requirements="W") if isinstance(inputs, np.ndarray) else inputs
+            )
+        except (RuntimeError, TypeError, ValueError):
+            raise UserError("inputs: not a tensor or an array of numbers, [n, …]") from None
         if not inputs.ndim or not len(inputs):
             raise UserError(f"inputs: shape {tuple(inputs.shape)}, expected one row an example")
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size}, expected 1 or more")
-        weights = next(module.parameters(), torch.empty(0))
+        weights = next(filter(Tensor.is_floating_point, module.parameters()), torch.empty(0))
         self._place = weights.device, weights.dtype if inputs.is_floating_point() else inputs.dtype
         self.inputs, self.batch_size = inputs, batch_size
         self._module = module
@@ -101,6 +106,7 @@ class NetworkStates:
                     if sum(map(self.n_bytes, some)) > HELD:
                         some.pop()
                         break
+                self._held.clear()
                 self._held = self._read(some)
             return self._held.pop(index)
 
@@ -114,14 +120,17 @@ class NetworkStates:
             def tap(name: str, value: Any, first: int = first, missing: set[str] = missing) -> None:
                 if name not in missing:
                     return
-                rows = _rows(value)
-                if rows is None or rows.shape[1] != arrays[name].shape[1]:
-                    raise UserError(f"{name}: features change their shape from batch to batch")
+                rows, part = _rows(value), arrays[name][first : first + self.batch_size]
+                if rows is None or rows.shape != part.shape:
+                    raise UserError(
+                        f"{name}: has features of shape {_shape(value)} for examples {first} to "
+                        f"{first + len(part) - 1}; expected {part.shape}"
+                    )
                 finite = rows.isfinite().all(dim=1)
                 if not bool(finite.all()):
                     example = first + int(finite.int().argmin())
                     raise UserError(f"{name}: example {example} has features that are not finite")
-                torch.from_numpy(arrays[name][first : first + len(rows)]).copy_(rows)
+                torch.from_numpy(part).copy_(rows)
                 missing.discard(name)
                 if not missing:
                     raise _AllReadError
@@ -133,7 +142,7 @@ class NetworkStates:
 
     def _points(self, layers: str | Sequence[str]) -> tuple[list[str], list[int]]:
         """Names and numbers of features, from the first batch."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, int] = {}
         before: list[Tensor] = []
 
         def tap(name: str, value: Any) -> None:
@@ -141,20 +150,23 @@ class NetworkStates:
             if rows is None or len(rows) != len(self.inputs[: self.batch_size]):
                 return
             if not before or not same(before[0], rows) or not isinstance(layers, str):
-                found[name] = rows
+                found[name] = rows.shape[1]
             before[:] = [rows.clone()]  # The next point may change them in place.
 
         self._pass(0, tap)
         if isinstance(layers, str):
             names = list(found)
         else:
-            names = [name for name in found if name in set(layers)]
             for name in layers:
                 if name not in found:
                     raise UserError(f"layers: {name!r} is no point here; {suggestion(name, found)}")
-        if not names:
-            raise UserError("layers: the network has no points to probe")
-        return names, [found[name].shape[1] for name in names]
+            names = [name for name in found if name in layers]
+        if not names or names == [INPUT] != list(layers):
+            raise UserError(
+                "layers: none given" if not layers else "layers: no module of the network gives "
+                "features, [n, …] of floating-point numbers"
+            )  # fmt: skip
+        return names, [found[name] for name in names]
 
     @torch.no_grad()
     def _pass(self, first: int, tap: Tap) -> None:
@@ -167,7 +179,9 @@ class NetworkStates:
                 self._run(batch, tap)
         except _AllReadError:
             pass
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # Whatever the network's own code raises.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             shape = tuple(batch.shape)
             raise UserError(f"the network fails on inputs of shape {shape}: {reason}") from error
@@ -176,15 +190,21 @@ class NetworkStates:
         """How to run a batch and tell of what."""
         if layers == "operations":
             return self._operations()
-        if isinstance(layers, str) and layers != "all":
+        if layers != "all" and (
+            isinstance(layers, str) or not all(isinstance(name, str) for name in layers)
+        ):
             raise UserError(f"layers: {layers!r}; expected 'all', 'operations' or a list of names")
-        modules = dict(self._module.named_modules())
         if layers == "all":
-            modules = {name: part for name, part in modules.items() if not [*part.children()]}
-            wanted = {name or type(part).__name__.lower(): part for name, part in modules.items()}
+            wanted = {
+                name or type(part).__name__.lower(): part
+                for name, part in self._module.named_modules()
+                if _is_leaf(name, part)
+            }
         else:
-            wanted = {name: modules[name] for name in _bare(layers) if name in modules}
-            if len(wanted) < len(_bare(layers) - {INPUT}):
+            modules = dict(self._module.named_modules(remove_duplicate=False))
+            names = _bare(layers)
+            wanted = {name: modules[name] for name in names if name in modules}
+            if len(wanted) < len(names - {INPUT}):
                 # Some may be operations, and an error then names all that there are.
                 return self._operations()
         return lambda batch, tap: _run_modules(self._module, wanted, batch, tap)
@@ -212,12 +232,16 @@ class _Operations(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, tap: Tap) -> None:
         super().__init__(graph)
+        self.extra_traceback = False  # It rewrites the messages of errors.
         self.tap = _numbered(tap)
+        self.modules = {node.target for node in graph.graph.nodes if node.op == "call_module"}
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
-        if node.op.startswith("call_"):
-            self.tap(str(node.target) if node.op == "call_module" else node.name, value)
+        if node.op == "call_module":
+            self.tap(str(node.target), value)
+        elif node.op.startswith("call_"):
+            self.tap(f"{node.name}()" if node.name in self.modules else node.name, value)
         return value
 
 
@@ -232,8 +256,8 @@ def _run_modules(module: nn.Module, parts: dict[str, nn.Module], batch: Tensor, 
 
 
 def _numbered(tap: Tap) -> Tap:
-    """``tap``, with ``#2``, ``#3``, … after a name that comes again."""
-    times: Counter[str] = Counter()
+    """``tap``, with ``#2``, ``#3``, … after a name that comes again; the input came before all."""
+    times = Counter([INPUT])
 
     def numbered(name: str, value: Any) -> None:
         times[name] += 1
@@ -242,16 +266,28 @@ def _numbered(tap: Tap) -> Tap:
     return numbered
 
 
+def _is_leaf(name: str, part: nn.Module) -> bool:
+    """Whether a module computes by itself: its parts are none, or only those of its weights."""
+    if "parametrizations" in name.split("."):
+        return False
+    parts = [child for child, _ in part.named_children() if child != "parametrizations"]
+    return not parts or isinstance(part, nn.MultiheadAttention)
+
+
 def _bare(names: Sequence[str]) -> set[str]:
     return {name.partition("#")[0] for name in names}
 
 
 def _rows(value: Any) -> Tensor | None:
     """What a module returned as features [batch, d]; None for what is no floating-point tensor."""
-    value = value if isinstance(value, Tensor) else hidden_state(value)
-    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.ndim:
+    value = hidden_state(value) if isinstance(value, tuple) and value else value
+    if not isinstance(value, Tensor) or not value.is_floating_point():
         return None
-    return value.detach().reshape(len(value), -1).float()
+    return value.detach().reshape(len(value), -1).float() if value.ndim and value.numel() else None
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 @contextmanager

@@ -3,70 +3,37 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
-from threadpoolctl import threadpool_limits
 
 from llmprobe.concepts.groups import units
 from llmprobe.config import ProbeConfig
 from llmprobe.errors import UserError
 from llmprobe.models.devices import resolve_device
-from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
-from llmprobe.probing.depth import concept_depth, peak_index
-from llmprobe.probing.fit_many import CHUNK_BYTES
+from llmprobe.probing import tables
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.saved import SavedProbe
 from llmprobe.probing.scores import (
     Resamples,
-    majority_accuracy,
-    resampled_r2,
     score,
     score_continuous,
 )
-from llmprobe.progress import Progress
+from llmprobe.probing.workers import Arrays, States, each_layer
 
 if TYPE_CHECKING:
     from llmprobe.extraction.activations import Activations
 
 
 log = logging.getLogger(__name__)
-
-ROUNDING = 1e-10
-"""Labellings that are each other's mirror image are as good, however their losses were rounded."""
-
-MOST_WORKERS = 8
-"""Layers that are in memory at a time, where memory has room for them."""
-
-LARGE = 2**30
-"""Bytes of a layer whose products are long enough for all threads to share."""
-
-
-class States(Protocol):
-    """The states of some layers, each read when its turn comes."""
-
-    @property
-    def layers(self) -> list[int]:
-        """In rising order."""
-
-    def layer(self, index: int) -> np.ndarray:
-        """[n, d], of float32 or float64"""
-
-    def n_bytes(self, index: int) -> int:
-        """What ``layer`` takes in memory."""
 
 
 @dataclass(frozen=True)
@@ -207,35 +174,12 @@ def probe_layers(
     )
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """States that are in memory."""
-
-    of_layer: Mapping[int, np.ndarray]
-    """[n, d] each"""
-
-    @property
-    def layers(self) -> list[int]:
-        """In rising order."""
-        return sorted(self.of_layer)
-
-    def layer(self, index: int) -> np.ndarray:
-        """In an order and type of numbers that torch takes without a warning."""
-        X = self.of_layer[index]
-        precise = X.dtype.itemsize > 4 and X.dtype.kind in "fiu"
-        return np.require(X, np.float64 if precise else np.float32, ["C", "W"])
-
-    def n_bytes(self, index: int) -> int:
-        """What ``layer`` takes in memory."""
-        X = self.of_layer[index]
-        return X.size * max(X.itemsize, 4)
-
-
 def one_for_each_row(
     name: str, values: Sequence[Any] | np.ndarray, n: int | None = None
 ) -> np.ndarray:
     """Labels or groups as an array [n]."""
-    array = np.asarray(values)
+    given: Any = values
+    array = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
     expected = "(n,)" if n is None else f"({n},)"
     if array.ndim != 1 or n not in (None, len(array)):
         raise UserError(f"{name}: shape {array.shape}, expected {expected}")
@@ -276,21 +220,21 @@ def probe_states(
     resamples = Resamples(len(questions.truth), of_scored, config.seed)
     label = f"probing {names['dataset']} in {names['model']}"
     answer = partial(_fit, questions=questions, resamples=resamples, device=_device(config.device))
-    answers = _each_layer(states, answer, label, progress)
+    answers = each_layer(states, answer, label, progress)
     fits, scores = [answer[0] for answer in answers], [answer[1] for answer in answers]
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
             log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)
-    table = _table(layers, fits, scores, questions, resamples, config, names)
+    table = tables.results_table(layers, fits, scores, questions, resamples, config, names)
     summary = {
-        **_depths(table, fits, questions, resamples),
+        **tables.depths(table, fits, questions, resamples),
         "layers": int(layers[-1]),
-        **_baselines(questions, config, texts),
-        "peak_p_value": _p_values(np.max([fit.statistic for fit in fits], axis=0)[None])[0],
+        **tables.baselines(questions, config, texts),
+        "peak_p_value": tables.p_values(np.max([fit.statistic for fit in fits], axis=0)[None])[0],
         "seconds_probe": round(time.monotonic() - began, 3),
     }
     curve = [
-        {**names, "layer": layer, "fraction": fraction, _metric(questions): value}
+        {**names, "layer": layer, "fraction": fraction, tables.main_metric(questions): value}
         for layer, fit in zip(layers, fits, strict=True)
         for fraction, value in zip(config.learning_curve, fit.curve, strict=True)
     ]
@@ -299,15 +243,15 @@ def probe_states(
         intercept={layer: fit.intercept for layer, fit in zip(layers, fits, strict=True)},
         classes=tuple(questions.classes.tolist()),
         facts={**names, **origin, "kind": config.kind},
-        scores={name: table[name].to_list() for name in _KEPT_SCORES}
+        scores={name: table[name].to_list() for name in tables.KEPT_SCORES}
         | {"l2": [fit.whole_l2 for fit in fits]},
     )
     return ProbeResults(
         table,
-        pd.DataFrame([{**dict.fromkeys(SUMMARY_COLUMNS, np.nan), **names, **summary}])[
-            SUMMARY_COLUMNS
+        pd.DataFrame([{**dict.fromkeys(tables.SUMMARY_COLUMNS, np.nan), **names, **summary}])[
+            tables.SUMMARY_COLUMNS
         ],
-        _predictions(layers, fits, labels, questions, names),
+        tables.predictions(layers, fits, labels, questions, names),
         pd.DataFrame(curve, columns=[*names, "layer", "fraction", "accuracy", "r2"]),
         (probes,),
     )
@@ -323,11 +267,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _metric(questions: Questions) -> str:
-    """What the best layer is the best by."""
-    return "accuracy" if len(questions.classes) else "r2"
-
-
 def _fit(
     X: np.ndarray, questions: Questions, resamples: Resamples, device: torch.device
 ) -> tuple[LayerFit, dict[str, float]]:
@@ -336,208 +275,3 @@ def _fit(
     if len(questions.classes):
         return fit, score(questions.truth, fit.predicted, resamples)
     return fit, score_continuous(questions.truth, fit.predicted[:, 0], resamples)
-
-
-def _each_layer(
-    states: States,
-    fit: Callable[[np.ndarray], tuple[LayerFit, dict[str, float]]],
-    label: str,
-    progress: bool,
-) -> list[tuple[LayerFit, dict[str, float]]]:
-    """``fit`` of each layer's states, read when its turn comes.
-
-    A layer for each core at a time, one thread each; of large layers one, with all threads.
-    """
-    fits = []
-    with Progress(label, len(states.layers), shown=progress) as bar:
-        sized = groupby(states.layers, lambda layer: states.n_bytes(layer) > LARGE)
-        for is_large, layers in ((is_large, list(layers)) for is_large, layers in sized):
-            workers = 1 if is_large else _workers(max(map(states.n_bytes, layers)), len(layers))
-            with threads(torch.get_num_threads() if is_large else 1) as limit:
-                # The count is also each worker thread's own, hence the initializer.
-                pool = ThreadPoolExecutor(
-                    workers, initializer=torch.set_num_threads, initargs=(limit,)
-                )
-                try:
-                    for fitted in pool.map(lambda layer: fit(states.layer(layer)), layers):
-                        fits.append(fitted)
-                        bar.advance(1)
-                finally:
-                    pool.shutdown(cancel_futures=True)
-    return fits
-
-
-def _workers(n_bytes: int, layers: int) -> int:
-    """How many layers of this size are worked on at a time."""
-    # Some four copies of a layer, and a chunk each for the search and the solver.
-    needed = 4 * n_bytes + 2 * CHUNK_BYTES
-    room = int(psutil.virtual_memory().available // needed)
-    return max(1, min(os.cpu_count() or 1, layers, MOST_WORKERS, room))
-
-
-@contextmanager
-def threads(limit: int) -> Iterator[int]:
-    """So many threads inside each product of matrices, of torch and of NumPy.
-
-    Threads that split small work wait for each other by spinning: as fast as a layer a
-    thread on an idle machine, and many times slower where another process has a core
-    (docs/performance.md).
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(limit)
-    try:
-        with threadpool_limits(limit, user_api="blas"):
-            yield limit
-    finally:
-        torch.set_num_threads(before)
-
-
-def _table(
-    layers: Sequence[int],
-    fits: Sequence[LayerFit],
-    scores: Sequence[Mapping[str, float]],
-    questions: Questions,
-    resamples: Resamples,
-    config: ProbeConfig,
-    names: Mapping[str, str],
-) -> pd.DataFrame:
-    """The results: a row for each layer."""
-    metric, n = _metric(questions), len(questions.truth)
-    table = pd.DataFrame(scores)
-    table["layer"] = layers
-    table["depth"] = table["layer"] / max(layers[-1], 1)
-    table["probe"] = config.kind
-    table["n_examples"] = n
-    table["n_classes"] = len(questions.classes)
-    table["n_groups"] = len(resamples.counts)
-    table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
-    table["majority_accuracy"] = _majority(questions, config)
-    table[f"control_{metric}"] = [fit.control for fit in fits]
-    table["selectivity"] = table[metric] - table[f"control_{metric}"]
-    table["p_value"] = _p_values(np.stack([fit.statistic for fit in fits]))
-    if questions.online:
-        table["code_length"] = [fit.code_length / np.log(2) / 1024 for fit in fits]
-        coded = questions.online[0].used.sum()
-        uniform = coded * np.log2(len(questions.classes)) / 1024
-        table["compression"] = uniform / table["code_length"]
-    for name, value in names.items():
-        table[name] = value
-    return table.reindex(columns=RESULT_COLUMNS)
-
-
-def _p_values(statistics: np.ndarray) -> np.ndarray:
-    """From [m, 1 + permutations], the observed first; NaN without permutations. -> [m]"""
-    shuffled = statistics[:, 1:]
-    if not shuffled.shape[1]:
-        return np.full(len(statistics), np.nan)
-    as_good = (shuffled >= statistics[:, :1] - ROUNDING).sum(axis=1)
-    p: np.ndarray = (1 + as_good) / (1 + shuffled.shape[1])
-    return p
-
-
-def _majority(questions: Questions, config: ProbeConfig) -> float:
-    asked = "majority" in config.controls and len(questions.classes)
-    return majority_accuracy(questions.truth) if asked else np.nan
-
-
-def _baselines(
-    questions: Questions, config: ProbeConfig, texts: Sequence[str] | None
-) -> dict[str, float]:
-    """What needs no layer."""
-    found = {"majority_accuracy": _majority(questions, config)}
-    if "bag_of_words" in config.controls and texts is not None:
-        name, baseline = (
-            ("bag_of_words_accuracy", bag_of_words_accuracy)
-            if len(questions.classes)
-            else ("bag_of_words_r2", bag_of_words_r2)
-        )
-        found[name] = baseline(texts, questions.y, questions.fold_of)
-    return found
-
-
-def _depths(
-    table: pd.DataFrame, fits: Sequence[LayerFit], questions: Questions, resamples: Resamples
-) -> dict[str, float]:
-    """The best layer, and at which depths the curve gets there."""
-    metric = _metric(questions)
-    curve = table[metric].to_numpy()
-    peak = table.iloc[peak_index(curve, table["log_loss"].to_numpy())]
-    predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
-    if len(questions.classes):
-        baseline = majority_accuracy(questions.truth)
-        resampled = resamples.means(predicted.argmax(axis=2) == questions.truth[:, None])
-    else:
-        baseline = 0.0
-        resampled = resampled_r2(questions.truth, predicted[..., 0], resamples)
-    depths = concept_depth(
-        curve, resampled, table["layer"].to_list(), table["depth"].to_list(), baseline
-    )
-    if metric != "accuracy":  # Jin et al. define theirs for accuracies.
-        depths = {name: value for name, value in depths.items() if "rise" in name}
-    return {
-        "n_examples": int(peak["n_examples"]),
-        "peak_layer": int(peak["layer"]),
-        f"peak_{metric}": float(peak[metric]),
-        **depths,
-    }
-
-
-def _predictions(
-    layers: Sequence[int],
-    fits: Sequence[LayerFit],
-    labels: np.ndarray,
-    questions: Questions,
-    names: Mapping[str, str],
-) -> pd.DataFrame:
-    n_layers, rows = len(layers), np.flatnonzero(questions.scored)
-    n = len(rows)
-    values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]
-    if len(questions.classes):
-        predicted = questions.classes.astype(str)[values.argmax(axis=2)]
-        score = values[..., 1] if values.shape[2] == 2 else values.max(axis=2)
-    else:
-        score = values[..., 0]
-        predicted = score.astype(str)
-    return pd.DataFrame(
-        {
-            "model": names["model"],
-            "dataset": names["dataset"],
-            "layer": np.repeat(layers, n),
-            "example": np.tile(rows, n_layers),
-            "fold": np.tile(questions.fold_of[rows], n_layers),
-            # As text, so that tables of datasets with different kinds of labels go together.
-            "label": np.tile(labels[rows].astype(str), n_layers),
-            "predicted": predicted.ravel(),
-            "score": score.ravel(),
-        }
-    )
-
-
-def _with_intervals(*metrics: str) -> list[str]:
-    return [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
-
-
-RESULT_COLUMNS = [
-    "model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples", "n_classes",
-    "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "f1",
-    "auroc", "log_loss", "majority_accuracy", "control_accuracy", "selectivity", "p_value",
-    "balanced_accuracy_low", "balanced_accuracy_high", "f1_low", "f1_high", "auroc_low",
-    "auroc_high", "log_loss_low", "log_loss_high", *_with_intervals("brier", "ece"),
-    "code_length", "compression", "random_weights_accuracy",
-    *_with_intervals("r2", "rank_correlation", "mean_absolute_error"), "control_r2",
-]  # fmt: skip
-
-SUMMARY_COLUMNS = [
-    "model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer",
-    "peak_accuracy", "peak_p_value", "converging_layer", "jump_layer", "converging_depth",
-    "jump_depth", "majority_accuracy", "bag_of_words_accuracy", "random_weights_accuracy",
-    "seconds_extract", "seconds_probe", "tokens", "unique_tokens",
-    *(f"{name}{end}" for name in ("converging_layer", "jump_layer", "converging_depth",
-      "jump_depth") for end in ("_low", "_high")),
-    *_with_intervals("half_rise_depth", "full_rise_depth"), "peak_r2", "bag_of_words_r2",
-    "random_weights_r2",
-]  # fmt: skip
-
-_KEPT_SCORES = [
-    *_with_intervals("accuracy", "auroc", "r2"), "log_loss", "control_accuracy", "p_value",
-]  # fmt: skip

@@ -26,11 +26,11 @@ _SUBSETS, _SOME = 4, 5
 MOST_FRACTIONS = 10
 """Different labels with fractions that may still be classes."""
 
-ENOUGH = 10_000
+ENOUGH = 5000
 """Rows that tell penalties apart: no more are trained on, nor scored, to choose one. (The best
 penalty of a sum over examples changes little with their number.)"""
 
-MOST_CODED = 10_000
+MOST_CODED = 5000
 """Labels that the online code encodes: of more examples, a random part."""
 
 
@@ -177,9 +177,12 @@ def _one_split(
 ) -> np.ndarray:
     """Fold 0 for test rows, -1 for the others. -> [n]"""
     if test.all() or not test.any():
-        raise UserError(f"{where}: test: {'all' if test.all() else 'none'} of the rows are")
+        rows, wanted = ("every row", "fit probes on") if test.all() else ("no row", "score")
+        raise UserError(f"{where}: {rows} is of the test set; leave some to {wanted}")
     if units is not None and (torn := np.intersect1d(units[test], units[~test])).size:
-        raise UserError(f"{where}: {len(torn)} groups have rows both in test and outside it")
+        raise UserError(
+            f"{where}: {len(torn)} groups (or texts) have rows both in test and outside it"
+        )
     if len(classes) and (absent := np.setdiff1d(y[test], y[~test])).size:
         raise UserError(f"{where}: class {classes[absent[0]]} has no rows outside test")
     return np.where(test, 0, -1)
@@ -211,12 +214,12 @@ def _choice(targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, 
 
 
 def _some(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
-    """Of more rows than ``most``, about so many: random whole units."""
+    """Of more rows than ``most``, at most so many: random whole units, at least one."""
     if len(rows) <= most:
         return rows
     unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
     place = np.random.default_rng([seed, _SOME]).permutation(int(unit_of.max()) + 1)[unit_of]
-    some: np.ndarray = rows[np.bincount(place).cumsum()[place] <= most]
+    some: np.ndarray = rows[(np.bincount(place).cumsum()[place] <= most) | (place == 0)]
     return some
 
 
@@ -231,10 +234,19 @@ def _shuffled(
     """Each labelling with folds of its own, found as those of the observed labels were.
 
     The whole procedure is then the same function of observed and of shuffled labels, which makes
-    the test exact. Labellings that no folds fit are left out, as observed ones would be.
+    the test exact. Labellings that no folds fit are left out, as observed ones would be. With a
+    test set, labels stay on their side of the split: its shares of the classes are given too.
     """
     tasks: list[Task] = []
-    for column in shuffled_labels(y, units, config.permutations, config.seed).T:
+    shuffled = np.empty((len(y), config.permutations), dtype=y.dtype)
+    sides = np.zeros(len(y)) if one_split is None else one_split
+    for side in np.unique(sides):
+        rows = sides == side
+        here = None if units is None else units[rows]
+        shuffled[rows] = shuffled_labels(
+            y[rows], here, config.permutations, config.seed - int(side)
+        )
+    for column in shuffled.T:
         fold_of = one_split
         try:
             if fold_of is None:
@@ -281,7 +293,9 @@ def _online(
     portion_of = np.full(len(fold_of), -1)
     portion_of[rows] = portions(None if units is None else units[rows], len(rows), seed)
     seen = np.bincount(portion_of[rows]).cumsum()
-    doubt = len(classes) / (seen[portion_of - 1] + len(classes))
+    if len(seen) < 2:
+        return ()
+    doubt = len(classes) / (seen[np.maximum(portion_of - 1, 0)] + len(classes))
     train = (portion_of <= np.arange(portion_of.max())[:, None]) & (portion_of >= 0)
     scored_by = np.where(portion_of > 0, portion_of - 1, -1)
     return (Task(targets, train, scored_by, doubt.astype(np.float32)),)

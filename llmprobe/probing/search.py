@@ -111,13 +111,13 @@ def search(
 
 def _chunks(tasks: Sequence[Task]) -> list[list[int]]:
     """Indices of tasks that go together: on the same design, within the memory budget."""
-    chunks: list[list[int]] = [[]]
+    chunks: list[list[int]] = []
     filled, before = 0, b""
     for i, task in enumerate(tasks):
         size = 4 * 6 * len(task.train) * task.targets.size
         few = _few_rows(task)
         rows = b"" if few is None else few.tobytes()
-        if chunks[-1] and (filled + size > CHUNK_BYTES or rows != before):
+        if not chunks or filled + size > CHUNK_BYTES or rows != before:
             chunks.append([])
             filled = 0
         chunks[-1].append(i)

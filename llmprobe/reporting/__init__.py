@@ -37,15 +37,14 @@ def main_score(results: pd.DataFrame) -> str:
 
 
 def layer_names(results: pd.DataFrame) -> dict[int, str]:
-    """What the layers of plain networks are called; empty for language models.
+    """What the layers of plain networks are called; empty where there are language models too.
 
     Where networks call the same layer differently, its number.
     """
-    if "layer_name" not in results:
+    if "layer_name" not in results or results["layer_name"].isna().any():
         return {}
-    named = results.dropna(subset="layer_name")
     found: dict[int, set[str]] = {}
-    for layer, name in zip(named["layer"], named["layer_name"], strict=True):
+    for layer, name in zip(results["layer"], results["layer_name"], strict=True):
         found.setdefault(int(layer), set()).add(str(name))
     return {layer: str(layer) if len(names) > 1 else names.pop() for layer, names in found.items()}
 

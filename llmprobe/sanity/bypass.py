@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmprobe.api import ProbeCallback
+from llmprobe.api import probe_network
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing.protocol import ProbeResults
+from llmprobe.run_folder import Part, claim
 from llmprobe.sanity.images import Images
-from llmprobe.sanity.networks import CLASSES, train
+from llmprobe.sanity.networks import device_of_probes, train
+from llmprobe.sanity.parts import digest
 
 LAYERS, UNITS, EVERY = 128, 128, 4
 STEPS = (0, 100, 400, 1600)
@@ -28,16 +30,16 @@ class BypassNetwork(nn.Module):
     Leaky ReLUs, and weights by He et al. (2015), which keep the size of states from layer to layer.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, classes: int = 10) -> None:
         super().__init__()
         half = LAYERS // 2
         self.entry = nn.Sequential(nn.Flatten(), nn.Linear(features, UNITS))
         self.bypassed = _dense(range(1, half + 1))
         self.rest = _dense(range(half + 1, LAYERS + 1))
-        self.logits = nn.Linear(UNITS, CLASSES)
+        self.logits = nn.Linear(UNITS, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[n, 1, height, width] -> [n, 10]"""
+        """[n, 1, height, width] -> [n, classes]"""
         entered = self.entry(images)
         logits: Tensor = self.logits(self.rest(self.bypassed(entered) + entered))
         return logits
@@ -54,54 +56,71 @@ def _dense(numbers: range) -> nn.Sequential:
 
 
 def run_bypass(
-    images: Images, *, seed: int = 0, device: str = "auto", progress: bool = True
+    images: Images, out: Path, *, seed: int = 0, device: str = "auto", progress: bool = True
 ) -> ProbeResults:
     """Probe every fourth layer of the network at some ``STEPS`` of its training by Adam.
 
-    The models of the results are "step 0", "step 100", ….
+    The models of the results are "step 0", "step 100", …. Those of each step are kept in ``out`` as
+    soon as they are there; what is found there is not done again, save the training in between.
 
     Raises
     ------
     UserError
-        The device cannot be used, or the images do not suffice for probes.
+        The device cannot be used, the images do not suffice for probes, or ``out`` cannot be
+        written.
     """
     place = resolve_device(device, "--device")
+    seen = images.for_probes(IMAGES, IMAGES)
+    claim(out)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = BypassNetwork(images.train[0].size).to(place)
+        network = BypassNetwork(images.train[0].size, images.classes).to(place)
+    ending = digest(images, seed, network=[LAYERS, UNITS, EVERY], probed=IMAGES)
+    parts = {step: Part(out / "parts" / f"step-{step}-{ending}") for step in STEPS}
+    found = {step: part.load() for step, part in parts.items()}
+
+    def before_step(step: int) -> None:
+        if step in found and found[step] is None:
+            found[step] = results = probe_network(
+                network,
+                seen.inputs,
+                seen.labels,
+                layers=_probed(),
+                test=seen.test,
+                model=f"step {step}",
+                dataset=images.name,
+                controls=("majority",),
+                permutations=0,
+                description_length=False,
+                device=device_of_probes(place),
+                seed=seed,
+                progress=progress,
+            )
+            parts[step].save(results)
+
+    if None in found.values():
+        batch_size = 64
+        train(
+            network,
+            images.train,
+            images.train_labels,
+            torch.optim.Adam(network.parameters(), lr=1e-4),
+            1 + STEPS[-1] // -(-len(images.train) // batch_size),
+            batch_size=batch_size,
+            seed=seed,
+            before_step=before_step,
+            progress=False,  # Most of the time is the probes', which show theirs.
+        )
+    return ProbeResults.concatenate([results for results in found.values() if results is not None])
+
+
+def _probed() -> list[str]:
+    """Input, entry, every fourth dense layer, and the logits."""
     half = LAYERS // 2
-    n = min(len(images.train), IMAGES)
-    labels = np.concatenate([images.train_labels[:n], images.test_labels[:IMAGES]])
-    callback = ProbeCallback(
-        network,
-        np.concatenate([images.train[:n], images.test[:IMAGES]]),
-        labels,
-        STEPS,
-        layers=[
-            "input",
-            "entry",
-            *(f"bypassed.{i}" for i in range(EVERY, half + 1, EVERY)),
-            *(f"rest.{i}" for i in range(half + EVERY, LAYERS + 1, EVERY)),
-            "logits",
-        ],
-        test=np.arange(len(labels)) >= n,
-        dataset=images.name,
-        controls=("majority",),
-        permutations=0,
-        description_length=False,
-        seed=seed,
-        progress=progress,
-    )
-    batch_size = 64
-    train(
-        network,
-        images.train,
-        images.train_labels,
-        torch.optim.Adam(network.parameters(), lr=1e-4),
-        1 + STEPS[-1] // -(-len(images.train) // batch_size),
-        batch_size=batch_size,
-        seed=seed,
-        before_step=callback,
-        progress=progress,
-    )
-    return callback.results
+    return [
+        "input",
+        "entry",
+        *(f"bypassed.{number}" for number in range(EVERY, half + 1, EVERY)),
+        *(f"rest.{number}" for number in range(half + EVERY, LAYERS + 1, EVERY)),
+        "logits",
+    ]

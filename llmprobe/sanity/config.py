@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field, model_validator
+
 from llmprobe.config import Section, Seed
 from llmprobe.config_file import parsed_yaml, validated
-from llmprobe.errors import UserError
+from llmprobe.errors import UserError, suggestion
 
 
 class XorConfig(Section):
@@ -26,15 +28,23 @@ class MnistConfig(Section):
     """``llmprobe sanity mnist``."""
 
     sanity: Literal["mnist"] = "mnist"
-    data: str = "auto"
+    data: str = Field("auto", min_length=1)
     """``auto`` (MNIST where ``LLMPROBE_DATA`` has it, else digits), ``digits``, ``mnist``, a
     folder of IDX files, or a dataset on the Hub."""
     network: Literal["convnet", "bypass"] = "convnet"
     """The convnet of Alain & Bengio (2016), section 3.5, or the deep network of section 5.1."""
     quick: bool = False
-    """Fewer epochs, and fewer images for the probes."""
+    """Of the convnet: fewer epochs, and fewer images for the probes."""
+    probe_images: int | None = Field(None, ge=100)
+    """Of the convnet: training images for the probes; by default 20,000, or 3,000 if quick."""
     device: str = "auto"
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _quick_is_of_the_convnet(self) -> MnistConfig:
+        if self.quick and self.network == "bypass":
+            raise ValueError("there is no quick form of the network bypass; leave out --quick")
+        return self
 
 
 SanityConfig = XorConfig | MnistConfig
@@ -59,7 +69,8 @@ def load(out: Path) -> SanityConfig:
     """
     path = out / "config.yaml"
     raw = parsed_yaml(path)
-    kind = KINDS.get(str(raw.get("sanity"))) if isinstance(raw, dict) else None
+    name = str(raw.get("sanity", "")) if isinstance(raw, dict) else ""
+    kind = KINDS.get(name)
     if kind is None:
-        raise UserError(f"{path}: not that of an experiment; its key sanity should be xor or mnist")
+        raise UserError(f"{path}: sanity: {name!r} is no experiment; {suggestion(name, KINDS)}")
     return validated(kind, raw, str(path))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from llmprobe.environment import environment
+from llmprobe.errors import UserError
+from llmprobe.models.devices import resolve_device
 from llmprobe.probing.protocol import ProbeResults
 from llmprobe.run_folder import (
     claim,
@@ -18,16 +21,20 @@ from llmprobe.run_folder import (
     write_results,
 )
 from llmprobe.sanity.bypass import run_bypass
-from llmprobe.sanity.bypass_figures import bypass_story
+from llmprobe.sanity.bypass_figures import bypass_story, bypass_text
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
-from llmprobe.sanity.images import load_images
+from llmprobe.sanity.images import MNIST_CONTENT, load_images, settled
 from llmprobe.sanity.mnist import Plan, run_convnet
-from llmprobe.sanity.mnist_figures import convnet_story
+from llmprobe.sanity.mnist_figures import convnet_story, convnet_text
 from llmprobe.sanity.story import Story
 from llmprobe.sanity.xor import Xor, run_xor
 from llmprobe.sanity.xor_figures import xor_figures
 
 XOR_FILE = "xor.npz"
+POINT = {"xor": "hidden", "convnet": "fc1_postact", "bypass": "entry"}
+"""One that only the tables of this experiment have."""
+FIGURES = ("heatmap_*", "errors", "fields", "hidden_plane", "training", "seeds")
+"""Those that some experiments have and others lack."""
 
 
 def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
@@ -36,27 +43,35 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
     Raises
     ------
     UserError
-        The folder cannot be written, the images cannot be read, or the device cannot be used.
+        The folder cannot be written, the images cannot be read or do not suffice, or the device
+        cannot be used.
     """
-    claim(out)
     if isinstance(config, XorConfig):
+        claim(out)
         results, found = run_xor(progress)
         found.save(out / XOR_FILE)
         network = "2-2-1, without biases, mean squared error"
         data = {"name": "xor", "source": "the four corners of the unit square", "licence": "none"}
     else:
+        config = config.model_copy(update={"data": settled(config.data)})
         results, network, data = _run_mnist(config, out, progress)
     models = [
         {"name": str(model), "source": network, "licence": "", "precision": "float32"}
         for model in results.summary["model"]
     ]
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(
+        config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
+    )
     write_results(out, results, text, environment(models, [data]))
+    if config.sanity != "xor":
+        (out / XOR_FILE).unlink(missing_ok=True)
 
 
 def _run_mnist(
     config: MnistConfig, out: Path, progress: bool
 ) -> tuple[ProbeResults, str, dict[str, str]]:
+    # Before the images, which may have to be downloaded.
+    resolve_device(config.device, "--device")
     images = load_images(config.data)
     data = {
         "name": images.name,
@@ -66,9 +81,9 @@ def _run_mnist(
         "content": images.content_hash,
     }
     if config.network == "bypass":
-        results = run_bypass(images, seed=config.seed, device=config.device, progress=progress)
+        results = run_bypass(images, out, seed=config.seed, device=config.device, progress=progress)
         return results, "128 dense layers, of which a connection skips 64", data
-    plan = Plan.of(images, config.quick)
+    plan = Plan.of(images, config.quick, config.probe_images)
     results = run_convnet(
         images, plan, out, seed=config.seed, device=config.device, progress=progress
     )
@@ -87,15 +102,22 @@ def report(out: Path) -> list[Path]:
     from llmprobe.reporting.page import write_report
 
     config, results, summary = _read(out)
-    story = _story(config, out, results, summary)
+    facts = read_environment(out)
+    models = facts.pop("models")
+    try:
+        data = facts.pop("datasets")[0]
+        facts["images" if config.sanity == "mnist" else "data"] = data["source"]
+    except (LookupError, TypeError):
+        raise UserError(
+            f"{out / 'environment.json'}: does not say where the data came from; do the experiment "
+            f"again: {command(config, out)}"
+        ) from None
+    story = _story(config, out, results, summary, data.get("content", ""))
     written = draw_all(results, summary, out / "figures")
     for name, (figure, _, _) in story.illustrations.items():
         written += save(figure, out / "figures", name)
-    for figures in ("*.png", "*.svg"):
-        remove_others(out / "figures", figures, written)
-    facts = read_environment(out)
-    models, datasets = facts.pop("models"), facts.pop("datasets")
-    facts["images" if config.sanity == "mnist" else "data"] = datasets[0]["source"]
+    for name, suffix in product(FIGURES, ("png", "svg")):
+        remove_others(out / "figures", f"{name}.{suffix}", written)
     page = write_report(
         out / "report.html",
         results,
@@ -118,31 +140,49 @@ def command(config: SanityConfig, out: Path) -> str:
     words = ["llmprobe", "sanity", config.sanity]
     changed = config.model_dump(exclude_defaults=True, exclude={"sanity"})
     for key, value in changed.items():
-        words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+        option = f"--{key.replace('_', '-')}"
+        words += [option] if value is True else [option, str(value)]
     return shlex.join([*words, "--out", str(out)])
 
 
 def terminal_text(out: Path, unicode: bool = True) -> str:
     """What an experiment found, in lines of at most 100 columns."""
-    config, results, summary = _read(out)
-    return _story(config, out, results, summary, unicode).text
+    config, results, _ = _read(out)
+    if isinstance(config, XorConfig):
+        return Xor.load(out / XOR_FILE).text(unicode)
+    if config.network == "bypass":
+        return bypass_text(results)
+    return convnet_text(results, digits=config.data == "digits")
 
 
 def _read(out: Path) -> tuple[SanityConfig, pd.DataFrame, pd.DataFrame]:
     config = load(out)
-    return config, read_table(out / "results.parquet"), read_table(out / "summary.parquet")
+    results, summary = (read_table(out / f"{name}.parquet") for name in ("results", "summary"))
+    kind = "xor" if isinstance(config, XorConfig) else config.network
+    belong = set(results["model"]) == set(summary["model"]) and POINT[kind] in set(
+        results.get("layer_name", ())
+    )
+    if not belong or (kind == "convnet" and "network_accuracy" not in summary):
+        raise UserError(
+            f"{out}: results.parquet and summary.parquet are not those of config.yaml; do the "
+            f"experiment again: {command(config, out)}"
+        )
+    return config, results, summary
 
 
 def _story(
-    config: SanityConfig,
-    out: Path,
-    results: pd.DataFrame,
-    summary: pd.DataFrame,
-    unicode: bool = True,
+    config: SanityConfig, out: Path, results: pd.DataFrame, summary: pd.DataFrame, content: str
 ) -> Story:
+    """``content`` is the hash of what the probes read."""
     if isinstance(config, XorConfig):
         found = Xor.load(out / XOR_FILE)
-        return Story(found.findings, xor_figures(found), found.text(unicode))
+        return Story(found.findings, xor_figures(found))
     if config.network == "bypass":
         return bypass_story(results)
-    return convnet_story(results, summary)
+    return convnet_story(
+        results,
+        summary,
+        read_table(out / "predictions.parquet"),
+        mnist=content == MNIST_CONTENT,
+        digits=config.data == "digits",
+    )

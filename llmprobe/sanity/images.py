@@ -23,11 +23,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Images", "load_images", "read_idx"]
 
+MNIST_CONTENT = "a8e4da5caae9401b5fc19cebd8931262a7c56eb2b1ce44db151a3db14a7c14c9"
+"""``content_hash`` of MNIST as published, wherever it was read from."""
+
 MNIST_ON_HUB = ("ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c")
 """Dataset and commit."""
 
 SMALLEST_SIDE = 8
 """Pixels; the network halves each side twice."""
+
+MOST_CLASSES = 1000
+"""The network has an output for each class number up to the largest."""
+
+FEWEST_OF_A_CLASS = 4
+"""Training images, since a probe's penalty is chosen in that many folds."""
+
+FEWEST_TESTED = 20
+"""Test images; their labels are coded in portions, and an interval of fewer says nothing."""
 
 _MNIST_LICENCE = "none stated by its authors; often given as CC BY-SA 3.0, on the Hub as MIT"
 
@@ -54,12 +66,77 @@ class Images:
     content_hash: str
     """sha256 of the four arrays, as hexadecimal digits."""
 
+    @property
+    def classes(self) -> int:
+        """Outputs that a network needs: one more than the largest class number."""
+        return int(self.train_labels.max()) + 1
+
+    def for_probes(self, train: int, test: int) -> ForProbes:
+        """At most so many training and test images, drawn at random, of each class its share.
+
+        Raises
+        ------
+        UserError
+            A class has too few of those training images for its probes, or test images are too few.
+        """
+        if len(self.test) < FEWEST_TESTED:
+            raise UserError(
+                f"{self.name}: {len(self.test)} test images; {FEWEST_TESTED} or more are needed"
+            )
+        fitted, scored = _drawn(self.train_labels, train), _drawn(self.test_labels, test)
+        n_of = np.bincount(self.train_labels[fitted], minlength=self.classes)
+        for label in np.unique(self.train_labels):
+            if n_of[label] < FEWEST_OF_A_CLASS:
+                raise UserError(
+                    f"{self.name}: class {label} has {n_of[label]} of the {len(fitted):,} "
+                    f"training images on which probes are fitted; {FEWEST_OF_A_CLASS} or more of "
+                    "each class are needed"
+                )
+        return ForProbes(
+            np.concatenate([self.train[fitted], self.test[scored]]),
+            np.concatenate([self.train_labels[fitted], self.test_labels[scored]]),
+            np.repeat([False, True], [len(fitted), len(scored)]),
+        )
+
+
+def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
+    """Some rows: files may be sorted by class, and MNIST's first test images are the hardest."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    order = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
+    sizes = np.bincount(labels)
+    rank = np.arange(len(labels)) - (sizes.cumsum() - sizes)[labels[order]]
+    first = np.argsort((rank + 0.5) / sizes[labels[order]], kind="stable")[:most]
+    return np.sort(order[first])
+
+
+class ForProbes(NamedTuple):
+    """What probes are fitted on, then what they are scored on."""
+
+    inputs: np.ndarray
+    """float32 [n, 1, height, width]"""
+    labels: np.ndarray
+    """int64 [n]"""
+    test: np.ndarray
+    """Which are scored. bool [n]"""
+
 
 class _Labelled(NamedTuple):
     pixels: np.ndarray
     """uint8 [n, height, width]"""
     labels: np.ndarray
     """Any integers [n]"""
+
+
+def settled(data: str) -> str:
+    """What ``data`` stands for here and now, said so that it means the same elsewhere.
+
+    "auto" becomes "digits" or "mnist", a folder its absolute path; all else stays as it is.
+    """
+    if data == "auto":
+        return "digits" if _own_mnist() is None else "mnist"
+    folder = None if data in ("digits", "mnist") else existing(data)
+    return data if folder is None else str(folder)
 
 
 def load_images(data: str = "auto") -> Images:
@@ -84,12 +161,14 @@ def load_images(data: str = "auto") -> Images:
         The Hub cannot be reached, and the dataset is not in the cache.
     UserError
         There is no such folder or dataset; a file is missing, damaged or mislabelled; counts or
-        sizes differ; images are smaller than 8 × 8; a label is missing, or there is one class.
+        sizes differ; images are smaller than 8 × 8; a label is missing or above 999, or there is
+        one class.
     """
-    own = _own_mnist()
-    if data == "digits" or (data == "auto" and own is None):
+    data = settled(data)
+    if data == "digits":
         return _digits()
-    if data in ("mnist", "auto"):
+    if data == "mnist":
+        own = _own_mnist()
         return _from_hub(*MNIST_ON_HUB) if own is None else _from_folder(own, "mnist")
     folder = existing(data)
     if folder is not None:
@@ -280,6 +359,11 @@ def _check(where: str, train: _Labelled, test: _Labelled) -> None:
         raise UserError(
             f"{where}: images have {_size(train.pixels)} pixels; the network needs "
             f"{SMALLEST_SIDE} or more on each side"
+        )
+    if train.labels.max() >= MOST_CLASSES:
+        raise UserError(
+            f"{where}: training label {train.labels.max()}; class numbers below {MOST_CLASSES:,} "
+            "were expected"
         )
     classes = np.unique(train.labels)
     if len(classes) == 1:

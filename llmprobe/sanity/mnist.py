@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -17,15 +14,21 @@ from llmprobe.files import whole_file
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing.protocol import ProbeResults
 from llmprobe.probing.scores import unit_interval
-from llmprobe.run_folder import Part
-from llmprobe.sanity.images import Images
-from llmprobe.sanity.networks import convnet, section_3_5_optimizer, train
+from llmprobe.run_folder import Part, claim
+from llmprobe.sanity.images import ForProbes, Images
+from llmprobe.sanity.networks import (
+    POINTS,
+    convnet,
+    device_of_probes,
+    section_3_5_optimizer,
+    train,
+)
+from llmprobe.sanity.parts import digest
 
-QUICK_IMAGES = 4000
+PROBE_IMAGES = 20_000
+"""Training images that probes are fitted on at most, unless more are asked for."""
+QUICK_IMAGES = 3000, 2000
 """Of training and of test, for the probes of a quick run."""
-
-VERSION = 1
-"""Raise when the same images and plan would give other numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,20 @@ class Plan:
     epochs: int
     learning_rate: float
     probe_train: int
-    """Training images that probes are fitted on, the first ones."""
+    """Training images that probes are fitted on."""
     probe_test: int
     """Test images that they are scored on."""
 
     @staticmethod
-    def of(images: Images, quick: bool) -> Plan:
-        """Section 3.5's, with all images; small sets are gone through more often and faster."""
+    def of(images: Images, quick: bool, probe_images: int | None = None) -> Plan:
+        """Section 3.5's; small sets are gone through more often and faster."""
         n, m = len(images.train), len(images.test)
         few = n < 10_000
         epochs, learning_rate = (40, 0.05) if few else (10, 0.01)
         if quick:
-            return Plan(epochs // 4, learning_rate, min(n, QUICK_IMAGES), min(m, QUICK_IMAGES))
-        return Plan(epochs, learning_rate, n, m)
+            epochs, m = epochs // 4, min(m, QUICK_IMAGES[1])
+        fitted = probe_images or (QUICK_IMAGES[0] if quick else PROBE_IMAGES)
+        return Plan(epochs, learning_rate, min(n, fitted), m)
 
 
 def run_convnet(
@@ -63,29 +67,26 @@ def run_convnet(
     Raises
     ------
     UserError
-        The device cannot be used, or the images do not suffice for probes.
+        The device cannot be used, the images do not suffice for probes, or ``out`` cannot be
+        written.
     """
     place = resolve_device(device, "--device")
-    key = {
-        "version": VERSION,
-        "torch": torch.__version__,
-        "images": images.content_hash,
-        "plan": asdict(plan),
-        "seed": seed,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    seen = images.for_probes(plan.probe_train, plan.probe_test)
+    claim(out)
+    ending = digest(images, seed, plan=asdict(plan))
+    height, width = images.train.shape[2:]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = convnet(*images.train.shape[2:]).to(place)
-    weights = out / "parts" / f"weights-{digest}.safetensors"
+        network = convnet(height, width, images.classes).to(place)
+    weights = out / "parts" / f"weights-{ending}.safetensors"
     parts = []
     for model in ("untrained", "trained"):
-        part = Part(out / "parts" / f"{model}-{digest}")
+        part = Part(out / "parts" / f"{model}-{ending}")
         found = part.load()
         if found is None:
             if model == "trained":
                 _trained(network, images, plan, weights, seed, progress)
-            found = _probe(network, images, plan, model, seed, progress)
+            found = _probe(network, images, seen, model, seed, progress)
             part.save(found)
         parts.append(found)
     return ProbeResults.concatenate(parts)
@@ -112,21 +113,20 @@ def _trained(
 
 
 def _probe(
-    network: nn.Module, images: Images, plan: Plan, model: str, seed: int, progress: bool
+    network: nn.Module, images: Images, seen: ForProbes, model: str, seed: int, progress: bool
 ) -> ProbeResults:
-    train_rows, test_rows = slice(plan.probe_train), slice(plan.probe_test)
-    inputs = np.concatenate([images.train[train_rows], images.test[test_rows]])
-    labels = np.concatenate([images.train_labels[train_rows], images.test_labels[test_rows]])
     results = probe_network(
         network,
-        inputs,
-        labels,
-        test=np.arange(len(labels)) >= plan.probe_train,
+        seen.inputs,
+        seen.labels,
+        POINTS,
+        test=seen.test,
         model=model,
         dataset=images.name,
         controls=("majority",),
         permutations=0,
         description_length=True,
+        device=device_of_probes(next(network.parameters()).device),
         seed=seed,
         progress=progress,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from llmprobe.probing.questions import MOST_CODED
 from llmprobe.reporting.figures import COLOURS, styled
@@ -32,26 +33,33 @@ PAPER: Mapping[str, float] = {
 input, of the best one on the untrained network, and of the trained network itself."""
 
 
-def convnet_story(results: pd.DataFrame, summary: pd.DataFrame) -> Story:
-    """From the tables of ``run_convnet``."""
+def convnet_story(
+    results: pd.DataFrame,
+    summary: pd.DataFrame,
+    predictions: pd.DataFrame,
+    *,
+    mnist: bool = False,
+    digits: bool = False,
+) -> Story:
+    """From the tables of ``run_convnet``, on MNIST, on scikit-learn's digits, or on neither."""
     caption = (
-        "Test error of a linear probe after every operation of the network, with its 95 % "
-        "interval, and the description length of the labels given the states there. Each point is "
-        "a function of the one before, so it cannot hold more information about the class; what "
-        "changes is how much of it a linear classifier can use."
+        "Above: test error of a linear probe after every operation of the network, with its 95 % "
+        "interval. Below: the bits (kbit: 1,024) in which linear probes, refitted on the test "
+        "labels sent so far, send the next ones (Voita & Titov 2020). Each point is computed from "
+        "the one before, so it cannot tell more about the class; what changes is how much of it a "
+        "linear classifier can use."
     )
-    if _is_mnist(summary):
+    if mnist:
         caption += " Dotted: what Alain & Bengio (2016) report."
     alt = (
         "Line chart: test error in percent and description length in kilobits over the points of "
         "the network, one line before training and one after it."
     )
-    figure = convnet_figure(results, summary)
-    return Story(_findings(results, summary), {"errors": (figure, caption, alt)}, _text(results))
-
-
-def _is_mnist(summary: pd.DataFrame) -> bool:
-    return bool((summary["dataset"] == "mnist").all())
+    sentences = _findings(results, summary, predictions)
+    return Story(
+        [DIGITS, *sentences] if digits else sentences,
+        {"errors": (convnet_figure(results, summary, mnist), caption, alt)},
+    )
 
 
 def _network_error(summary: pd.DataFrame) -> tuple[float, float, float]:
@@ -63,34 +71,64 @@ def _network_error(summary: pd.DataFrame) -> tuple[float, float, float]:
     return error, low, high
 
 
-def _findings(results: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
+def _findings(results: pd.DataFrame, summary: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
     table, n = errors(results), int(summary["n_examples"].iloc[0])
-    sentences = [DIGITS] if (summary["dataset"] == "digits").all() else []
+    sentences = []
     for model in MODELS:
         rows = table[table["model"] == model].sort_values("layer").to_dict("records")
-        best = min(rows, key=lambda row: row["error"])
-        steps = list(pairwise(rows))
-        _, most = max(steps, key=lambda step: step[0]["error"] - step[1]["error"])
-        rises = [
-            f"{after['layer_name']} ({before['error']:.2f} to {after['error']:.2f} %)"
-            for before, after in steps
-            if after["low"] > before["error"]
-        ]
-        clearly = f"clearly rises at {', '.join(rises)}" if rises else "nowhere clearly rises"
+        least = min(rows, key=lambda row: row["error"])
+        at = [f"{row['error']:.2f} % at {row['layer_name']}" for row in (rows[0], least, rows[-1])]
+        clear = clear_changes(predictions[predictions["model"] == model])
+        steps = {after["layer_name"]: clear[after["layer"]] for after in rows[1:]}
+        falls = [name for name, change in steps.items() if change < 0]
+        rises = [name for name, change in steps.items() if change > 0]
         sentences.append(
-            f"{model.capitalize()}: the probes' error on {n:,} test images goes from "
-            f"{rows[0]['error']:.2f} % at the input to {best['error']:.2f} % at "
-            f"{best['layer_name']}; it falls most at {most['layer_name']} and {clearly}."
+            f"{model.capitalize()}: the probes' error on {n:,} test images is {at[0]}, at its "
+            f"least {at[1]}, and {at[2]}. From the point before, it clearly falls at "
+            f"{_listed(falls)} and clearly rises at {_listed(rises)}."
         )
     error, low, high = _network_error(summary)
-    sentences.append(
+    return [
+        *sentences,
         f"The trained network itself errs on {error:.2f} % [{low:.2f}, {high:.2f}] of all test "
-        "images."
+        "images.",
+        "Clearly: the images that only one of two neighbouring points gets right differ in number "
+        "by an exact test (McNemar 1947), p at most 0.05 divided by the number of steps.",
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return names[0] if names else "no point"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def clear_changes(predictions: pd.DataFrame) -> dict[int, int]:
+    """Whether the error clearly falls (-1) or rises (1) at each layer after the first, or not (0).
+
+    McNemar's (1947) test, exact, on the examples that one of two neighbouring layers alone gets
+    right, with Bonferroni's correction for the number of steps.
+
+    Parameters
+    ----------
+    predictions
+        Of one model: layer, example, label, predicted.
+    """
+    right = predictions.assign(right=predictions["label"] == predictions["predicted"]).pivot(
+        index="example", columns="layer", values="right"
     )
-    return sentences
+    steps = list(pairwise(sorted(right.columns)))
+    found = {}
+    for before, after in steps:
+        lost = int((right[before] & ~right[after]).sum())
+        won = int((~right[before] & right[after]).sum())
+        p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+        found[int(after)] = int(np.sign(lost - won)) if p <= 0.05 / len(steps) else 0
+    return found
 
 
-def _text(results: pd.DataFrame) -> str:
+def convnet_text(results: pd.DataFrame, digits: bool = False) -> str:
+    """Errors and description lengths of all points, in lines of at most 100 columns."""
     table = errors(results)
     lines = [
         f"{'':<16}" + "  ".join(f"{model:^34}" for model in MODELS),
@@ -103,7 +141,7 @@ def _text(results: pd.DataFrame) -> str:
             for row in (by_model[model] for model in MODELS)
         ]
         lines.append(f"{name:<16}" + "  ".join(cells))
-    if (results["dataset"] == "digits").all():
+    if digits:
         lines += [
             "",
             "scikit-learn's digits, 8 x 8 pixels, in a small network; MNIST: --data mnist",
@@ -112,12 +150,15 @@ def _text(results: pd.DataFrame) -> str:
 
 
 @styled
-def convnet_figure(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
+def convnet_figure(results: pd.DataFrame, summary: pd.DataFrame, mnist: bool = False) -> Figure:
     """Test error and description length at each point, before and after training.
 
-    On MNIST, dotted lines are what the paper reports (``PAPER``).
+    An error of 0 is drawn at half an image. With ``mnist``, dotted lines are what the paper reports
+    (``PAPER``).
     """
     table = errors(results)
+    least = 50 / float(summary["n_examples"].max())
+    table[["error", "low", "high"]] = table[["error", "low", "high"]].clip(lower=least)
     names = list(table["layer_name"].unique())
     figure = Figure(figsize=(6.75, 5.2))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -128,13 +169,13 @@ def convnet_figure(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["error"].to_numpy())
         above.errorbar(rows["layer"], rows["error"], spread, capsize=2, **style)
         below.plot(rows["layer"], rows["kbit"], **style)
-    own, _, _ = _network_error(summary)
+    own = max(_network_error(summary)[0], least)
     above.axhline(own, color=COLOURS[0], linewidth=0.8, linestyle="--")
     note_at_right(above, own, f"the network\n{own:.2f} %", COLOURS[0])
-    if _is_mnist(summary):
+    if mnist:
         _draw_reference(above)
     above.set_yscale("log")
-    above.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50]))
+    above.yaxis.set_major_locator(FixedLocator([0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]))
     above.yaxis.set_minor_locator(NullLocator())
     above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     above.set_title("test error of a linear probe")

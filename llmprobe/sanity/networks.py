@@ -15,10 +15,14 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from llmprobe.progress import Progress
 
-CLASSES = 10
+POINTS = (
+    *("input", "conv1_preact", "conv1_postact", "conv1_postpool", "conv2_preact", "conv2_postact"),
+    *("conv2_postpool", "fc1_preact", "fc1_postact", "logits"),
+)
+"""Where the paper probes the convnet."""
 
 
-def convnet(height: int, width: int) -> nn.Sequential:
+def convnet(height: int, width: int, classes: int = 10) -> nn.Sequential:
     """The network of Alain & Bengio (2016, section 3.5), for images [n, 1, height, width].
 
     Two of convolution, ReLU and pooling, a dense layer with ReLU and dropout, and the logits;
@@ -42,7 +46,7 @@ def convnet(height: int, width: int) -> nn.Sequential:
             fc1_preact=nn.Linear(features, units),
             fc1_postact=nn.ReLU(),
             dropout=nn.Dropout(0.5),
-            logits=nn.Linear(units, CLASSES),
+            logits=nn.Linear(units, classes),
         )
     )
     for name, values in network.named_parameters():
@@ -68,6 +72,11 @@ def section_3_5_optimizer(network: nn.Module, learning_rate: float = 0.01) -> Op
     return SGD(parameters, lr=learning_rate, momentum=0.9)
 
 
+def device_of_probes(place: torch.device) -> str:
+    """That of their network, or the CPU where it lacks the float64 that probes compute in."""
+    return "cpu" if place.type == "mps" else str(place)
+
+
 def train(
     network: nn.Module,
     images: np.ndarray,
@@ -88,7 +97,7 @@ def train(
     images
         [n, 1, height, width]
     labels
-        0 … 9. [n]
+        Class numbers, each with an output of the network. [n]
     decay
         What the learning rate is multiplied with after each epoch.
     seed

@@ -11,14 +11,12 @@ from matplotlib.figure import Figure
 
 
 class Story(NamedTuple):
-    """An experiment for the page and the terminal."""
+    """An experiment for its page."""
 
     findings: list[str]
     """Sentences."""
     illustrations: Mapping[str, tuple[Figure, str, str]]
     """Name -> the figure, its caption, and what it shows in words."""
-    text: str
-    """In lines of at most 100 columns."""
 
 
 def errors(results: pd.DataFrame) -> pd.DataFrame:

@@ -159,23 +159,25 @@ class Xor:
         read = dict(zip(self.layer_names.tolist(), self.accuracy.T.tolist(), strict=True))
         before, after = self.separable.sum(axis=1).tolist()
         exactly = ", exactly those that learn" if (self.separable[1] == self.learned).all() else ""
+        said = sorted({f"{value:.2f}" for value in self.regress(CORNERS)})
         linear = np.abs(predict(CORNERS, self.linear, relu=False) - CORNERS.sum(axis=1) / 3)
         return [
-            f"Linear regression predicts {self.regress(CORNERS).mean():.2f} at each of the four "
-            "corners.",
+            f"Linear regression predicts {' or '.join(said)} at the four corners.",
             f"Without the ReLU, {(linear.max(axis=1) < SAME).sum()} of {n} networks end as "
             f"(x + y)/3, with a mean squared error of {loss(self.linear, relu=False).mean():.2f} "
             "(0.5 everywhere has 0.25, but takes a bias).",
             f"With the ReLU, seed {self.seed}, the first that learns, is after {STEPS:,} steps of "
             f"gradient descent {rescaled(self.trained[self.seed])}, which is |x − y| to within "
             f"{_rounded_up(self.field_error[self.seed])} in the whole unit square.",
-            "At the corners any ReLU(x − βy) with β ≥ 1 would do; steps this small end at β = 1, "
-            "where (1, 1) no longer activates the unit.",
+            "At the corners any ReLU(x − βy) + ReLU(y − γx) with β and γ of 1 or more would do; "
+            "from these starts, steps this small end close to 1, where (1, 1) no longer activates "
+            "a unit.",
             f"On the inputs no line has more than {on_input} of the 4 corners on their right side. "
             f"On the hidden states of this network the best line has {untrained_right} before "
             f"training and {trained_right} after it.",
             f"A probe on {len(self.labels)} points around the corners has an accuracy of "
-            f"{read['input'][1]:.2f} on the inputs (chance: 0.50), "
+            f"{read['input'][1]:.2f} on the inputs (chance is 0.50; below it, since with nothing "
+            "to read a probe leans to what the scored fold has less of), "
             f"{read['hidden_preact'][1]:.2f} before the trained ReLU and {read['hidden'][1]:.2f} "
             f"after it; after the ReLU of the untrained network it has {read['hidden'][0]:.2f}.",
             f"{count['learned']} of {n} seeds learn, each |x − y| to within "

@@ -13,9 +13,9 @@ from llmprobe.concepts.groups import units
 from llmprobe.config import ProbeConfig
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.protocol import threads
 from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import Task, search
+from llmprobe.probing.workers import threads
 
 N, D = 150, 20
 LABELS = ("two classes", "three classes", "numbers")

@@ -11,8 +11,9 @@ from scipy.stats import kstest
 
 from llmprobe.config import ProbeConfig
 from llmprobe.probing.layer import probe_layer
-from llmprobe.probing.protocol import threads, probe_layers
+from llmprobe.probing.protocol import probe_layers
 from llmprobe.probing.questions import ask
+from llmprobe.probing.workers import threads
 
 DATASETS = 400
 SEED = 0

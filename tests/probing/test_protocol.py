@@ -15,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc
 
 import llmprobe
 from llmprobe import ProbeResults, UserError
-from llmprobe.probing import protocol
+from llmprobe.probing import protocol, workers
 
 RESULTS = (
     "model, dataset, site, position, layer, depth, probe, n_examples, n_classes, n_groups, l2, "
@@ -235,7 +235,7 @@ def test_where_memory_is_short_one_layer_is_read_at_a_time(monkeypatch: pytest.M
             in_memory -= 1
 
     monkeypatch.setattr(protocol, "probe_layer", counted)
-    monkeypatch.setattr(protocol.psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
+    monkeypatch.setattr(workers.psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
     alone = probe(layers, y, groups)
     assert most == 1
     pd.testing.assert_frame_equal(alone.table, together.table)

@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 import llmprobe
 from llmprobe import UserError
-from llmprobe.probing.protocol import threads
 from llmprobe.probing.saved import SavedProbe, load_probe
+from llmprobe.probing.workers import threads
 
 N, LAYERS = 120, {2: 10, 3: 10, 7: 6}
 """Examples; layers and their widths."""

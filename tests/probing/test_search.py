@@ -17,9 +17,9 @@ import llmprobe
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import portions
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
-from llmprobe.probing.protocol import threads
 from llmprobe.probing.search import PENALTIES, Choices, Task, search
 from llmprobe.probing.splits import assign_folds
+from llmprobe.probing.workers import threads
 
 # The modules: their names in the package are those of functions too.
 search_module = importlib.import_module("llmprobe.probing.search")

@@ -16,14 +16,9 @@ from llmprobe.sanity import experiments, mnist
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.images import load_images
 from llmprobe.sanity.mnist import Plan, run_convnet
-from llmprobe.sanity.mnist_figures import convnet_figure, convnet_story
-from llmprobe.sanity.networks import convnet, section_3_5_optimizer, train
+from llmprobe.sanity.mnist_figures import clear_changes, convnet_figure, convnet_story
+from llmprobe.sanity.networks import POINTS, convnet, section_3_5_optimizer, train
 from llmprobe.sanity.story import errors
-
-POINTS = (
-    "input conv1_preact conv1_postact conv1_postpool conv2_preact conv2_postact conv2_postpool "
-    "fc1_preact fc1_postact logits"
-).split()
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +44,12 @@ def summary(folder: Path) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def error(results: pd.DataFrame) -> pd.DataFrame:
     """Of each point, in %; columns trained and untrained."""
-    return errors(results).pivot(index="layer_name", columns="model", values="error").loc[POINTS]
+    return errors(results).pivot(index="layer_name", columns="model", values="error").loc[[*POINTS]]
 
 
 def test_the_ten_points_are_those_of_the_paper(results: pd.DataFrame) -> None:
     for _, rows in results.groupby("model"):
-        assert rows["layer_name"].to_list() == POINTS
+        assert tuple(rows["layer_name"]) == POINTS
         assert rows["layer"].to_list() == list(range(10))
     assert set(results["model"]) == {"untrained", "trained"}
 
@@ -134,39 +129,75 @@ def test_the_figure_draws_the_table(results: pd.DataFrame, summary: pd.DataFrame
         for model in ("untrained", "trained"):
             expected = table.loc[table["model"] == model, column].to_numpy()
             assert any(np.allclose(line, expected) for line in drawn)
-    assert [tick.get_text() for tick in below.get_xticklabels()] == POINTS
+    assert [tick.get_text() for tick in below.get_xticklabels()] == [*POINTS]
 
 
 def test_the_papers_numbers_stand_beside_mnist_alone(
     results: pd.DataFrame, summary: pd.DataFrame
 ) -> None:
-    def words(dataset: str) -> str:
-        figure = convnet_figure(results.assign(dataset=dataset), summary.assign(dataset=dataset))
-        return " ".join(text.get_text() for text in figure.axes[0].texts)
+    def words(mnist: bool) -> str:
+        figure = convnet_figure(results, summary, mnist)
+        return " ".join(note.get_text() for note in figure.axes[0].texts)
 
-    assert "paper: the network 0.7 %" in words("mnist")
-    assert "paper" not in words("digits") + words("fashion-mnist")
+    assert "paper: the network 0.7 %" in words(mnist=True)
+    assert "paper" not in words(mnist=False)
 
 
-def test_a_rise_that_is_clear_is_told(results: pd.DataFrame, summary: pd.DataFrame) -> None:
-    story = convnet_story(results, summary)
+def test_a_change_is_clear_by_an_exact_test_on_the_same_images() -> None:
+    def changes(lost: int, won: int) -> int:
+        right = np.ones((100, 2), dtype=bool)
+        right[:lost, 1] = False
+        right[lost : lost + won, 0] = False
+        table = pd.DataFrame(
+            {
+                "layer": np.repeat([0, 1], 100),
+                "example": np.tile(np.arange(100), 2),
+                "label": "a",
+                "predicted": np.where(right.T.ravel(), "a", "b"),
+            }
+        )
+        return clear_changes(table)[1]
+
+    assert changes(lost=6, won=0) == 1  # p = 2 · 0.5⁶ = 0.031
+    assert changes(lost=0, won=6) == -1
+    assert changes(lost=5, won=0) == 0  # p = 2 · 0.5⁵ = 0.063
+    assert changes(lost=26, won=20) == 0
+    assert changes(lost=0, won=0) == 0
+
+
+def test_what_clearly_falls_and_rises_is_told(
+    results: pd.DataFrame, summary: pd.DataFrame, folder: Path
+) -> None:
+    story = convnet_story(results, summary, pd.read_parquet(folder / "predictions.parquet"))
     untrained = next(s for s in story.findings if s.startswith("Untrained"))
-    assert "clearly rises at" in untrained
-    assert "logits" in untrained
-    assert "falls most at conv1_postact" in untrained
+    falls, rises = untrained.split("clearly falls at ")[1].split(" and clearly rises at ")
+    assert "conv1_postact" in falls
+    assert "logits" in rises
+    assert "conv1_postact" not in rises
+    assert not any("8 × 8" in sentence for sentence in story.findings)
+
+
+def test_an_error_of_none_is_drawn_all_the_same(
+    results: pd.DataFrame, summary: pd.DataFrame
+) -> None:
+    perfect = results.assign(accuracy=1.0, accuracy_high=1.0)
+    figure = convnet_figure(perfect, summary.assign(network_accuracy=1.0))
+    figure.canvas.draw()
+    drawn = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 10]
+    assert any(np.allclose(line, 50 / 599) for line in drawn)
 
 
 def test_the_terminal_table_has_every_point_in_100_columns(folder: Path) -> None:
     lines = experiments.terminal_text(folder, unicode=False).splitlines()
     assert all(len(line) <= 100 and line.isascii() for line in lines)
-    assert [line.split()[0] for line in lines[2:12]] == POINTS
+    assert [line.split()[0] for line in lines[2:12]] == [*POINTS]
     assert "scikit-learn's digits" in lines[-1]
 
 
 def test_the_page_says_what_the_images_are_and_how_to_do_it_again(folder: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "come with scikit-learn" in page
-    assert f"llmprobe sanity mnist --out {folder}" in page
+    assert f"llmprobe sanity mnist --data digits --out {folder}" in page
     assert "test set that neither they nor the network saw" in page
     assert "fc1_postact" in page
 
@@ -226,7 +257,9 @@ def test_the_large_network_has_the_papers_sizes() -> None:
     assert sizes == [25088, 25088, 6272, 12544, 12544, 3136, 512, 512, 10]
     weights = torch.cat([p.flatten() for n, p in network.named_parameters() if "weight" in n])
     assert float(weights.abs().max()) <= 0.2
-    assert float(weights.std()) == pytest.approx(0.088, abs=0.003)  # of a normal cut off at 2 deviations
+    assert float(weights.std()) == pytest.approx(
+        0.088, abs=0.003
+    )  # of a normal cut off at 2 deviations
 
 
 def test_only_dense_layers_are_decayed() -> None:
@@ -262,6 +295,7 @@ def test_quick_asks_for_less(tmp_path: Path) -> None:
     images = load_images("digits")
     full, quick = Plan.of(images, quick=False), Plan.of(images, quick=True)
     assert quick.epochs < full.epochs
+    assert Plan.of(images, quick=False, probe_images=500).probe_train == 500
     assert experiments.command(MnistConfig(quick=True, data="digits"), tmp_path).startswith(
         "llmprobe sanity mnist --data digits --quick --out"
     )

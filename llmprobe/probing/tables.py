@@ -1,0 +1,174 @@
+"""What the answers of all layers are in tables: results, summary and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.config import ProbeConfig
+from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
+from llmprobe.probing.depth import concept_depth, peak_index
+from llmprobe.probing.layer import LayerFit
+from llmprobe.probing.questions import Questions
+from llmprobe.probing.scores import Resamples, majority_accuracy, resampled_r2
+
+ROUNDING = 1e-10
+"""Labellings that are each other's mirror image are as good, however their losses were rounded."""
+
+
+def main_metric(questions: Questions) -> str:
+    """What the best layer is the best by."""
+    return "accuracy" if len(questions.classes) else "r2"
+
+
+def results_table(
+    layers: Sequence[int],
+    fits: Sequence[LayerFit],
+    scores: Sequence[Mapping[str, float]],
+    questions: Questions,
+    resamples: Resamples,
+    config: ProbeConfig,
+    names: Mapping[str, str],
+) -> pd.DataFrame:
+    """The results: a row for each layer."""
+    metric, n = main_metric(questions), len(questions.truth)
+    table = pd.DataFrame(scores)
+    table["layer"] = layers
+    table["depth"] = table["layer"] / max(layers[-1], 1)
+    table["probe"] = config.kind
+    table["n_examples"] = n
+    table["n_classes"] = len(questions.classes)
+    table["n_groups"] = len(resamples.counts)
+    table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
+    table["majority_accuracy"] = _majority(questions, config)
+    table[f"control_{metric}"] = [fit.control for fit in fits]
+    table["selectivity"] = table[metric] - table[f"control_{metric}"]
+    table["p_value"] = p_values(np.stack([fit.statistic for fit in fits]))
+    if questions.online:
+        table["code_length"] = [fit.code_length / np.log(2) / 1024 for fit in fits]
+        coded = questions.online[0].used.sum()
+        uniform = coded * np.log2(len(questions.classes)) / 1024
+        table["compression"] = uniform / table["code_length"]
+    for name, value in names.items():
+        table[name] = value
+    return table.reindex(columns=RESULT_COLUMNS)
+
+
+def p_values(statistics: np.ndarray) -> np.ndarray:
+    """From [m, 1 + permutations], the observed first; NaN without permutations. -> [m]"""
+    shuffled = statistics[:, 1:]
+    if not shuffled.shape[1]:
+        return np.full(len(statistics), np.nan)
+    as_good = (shuffled >= statistics[:, :1] - ROUNDING).sum(axis=1)
+    p: np.ndarray = (1 + as_good) / (1 + shuffled.shape[1])
+    return p
+
+
+def _majority(questions: Questions, config: ProbeConfig) -> float:
+    asked = "majority" in config.controls and len(questions.classes)
+    return majority_accuracy(questions.truth) if asked else np.nan
+
+
+def baselines(
+    questions: Questions, config: ProbeConfig, texts: Sequence[str] | None
+) -> dict[str, float]:
+    """What needs no layer."""
+    found = {"majority_accuracy": _majority(questions, config)}
+    if "bag_of_words" in config.controls and texts is not None:
+        name, baseline = (
+            ("bag_of_words_accuracy", bag_of_words_accuracy)
+            if len(questions.classes)
+            else ("bag_of_words_r2", bag_of_words_r2)
+        )
+        found[name] = baseline(texts, questions.y, questions.fold_of)
+    return found
+
+
+def depths(
+    table: pd.DataFrame, fits: Sequence[LayerFit], questions: Questions, resamples: Resamples
+) -> dict[str, float]:
+    """The best layer, and at which depths the curve gets there."""
+    metric = main_metric(questions)
+    curve = table[metric].to_numpy()
+    peak = table.iloc[peak_index(curve, table["log_loss"].to_numpy())]
+    predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
+    if len(questions.classes):
+        baseline = majority_accuracy(questions.truth)
+        resampled = resamples.means(predicted.argmax(axis=2) == questions.truth[:, None])
+    else:
+        baseline = 0.0
+        resampled = resampled_r2(questions.truth, predicted[..., 0], resamples)
+    depths = concept_depth(
+        curve, resampled, table["layer"].to_list(), table["depth"].to_list(), baseline
+    )
+    if metric != "accuracy":  # Jin et al. define theirs for accuracies.
+        depths = {name: value for name, value in depths.items() if "rise" in name}
+    return {
+        "n_examples": int(peak["n_examples"]),
+        "peak_layer": int(peak["layer"]),
+        f"peak_{metric}": float(peak[metric]),
+        **depths,
+    }
+
+
+def predictions(
+    layers: Sequence[int],
+    fits: Sequence[LayerFit],
+    labels: np.ndarray,
+    questions: Questions,
+    names: Mapping[str, str],
+) -> pd.DataFrame:
+    n_layers, rows = len(layers), np.flatnonzero(questions.scored)
+    n = len(rows)
+    values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]
+    if len(questions.classes):
+        predicted = questions.classes.astype(str)[values.argmax(axis=2)]
+        score = values[..., 1] if values.shape[2] == 2 else values.max(axis=2)
+    else:
+        score = values[..., 0]
+        predicted = score.astype(str)
+    return pd.DataFrame(
+        {
+            "model": names["model"],
+            "dataset": names["dataset"],
+            "layer": np.repeat(layers, n),
+            "example": np.tile(rows, n_layers),
+            "fold": np.tile(questions.fold_of[rows], n_layers),
+            # As text, so that tables of datasets with different kinds of labels go together.
+            "label": np.tile(labels[rows].astype(str), n_layers),
+            "predicted": predicted.ravel(),
+            "score": score.ravel(),
+        }
+    )
+
+
+def _with_intervals(*metrics: str) -> list[str]:
+    return [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
+
+
+RESULT_COLUMNS = [
+    "model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples", "n_classes",
+    "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "f1",
+    "auroc", "log_loss", "majority_accuracy", "control_accuracy", "selectivity", "p_value",
+    "balanced_accuracy_low", "balanced_accuracy_high", "f1_low", "f1_high", "auroc_low",
+    "auroc_high", "log_loss_low", "log_loss_high", *_with_intervals("brier", "ece"),
+    "code_length", "compression", "random_weights_accuracy",
+    *_with_intervals("r2", "rank_correlation", "mean_absolute_error"), "control_r2",
+]  # fmt: skip
+
+SUMMARY_COLUMNS = [
+    "model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer",
+    "peak_accuracy", "peak_p_value", "converging_layer", "jump_layer", "converging_depth",
+    "jump_depth", "majority_accuracy", "bag_of_words_accuracy", "random_weights_accuracy",
+    "seconds_extract", "seconds_probe", "tokens", "unique_tokens",
+    *(f"{name}{end}" for name in ("converging_layer", "jump_layer", "converging_depth",
+      "jump_depth") for end in ("_low", "_high")),
+    *_with_intervals("half_rise_depth", "full_rise_depth"), "peak_r2", "bag_of_words_r2",
+    "random_weights_r2",
+]  # fmt: skip
+
+KEPT_SCORES = [
+    *_with_intervals("accuracy", "auroc", "r2"), "log_loss", "control_accuracy", "p_value",
+]  # fmt: skip

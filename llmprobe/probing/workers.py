@@ -1,0 +1,120 @@
+"""Layers side by side: states that are read when their turn comes, and threads for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol, TypeVar
+
+import numpy as np
+import psutil
+import torch
+from threadpoolctl import threadpool_limits
+
+from llmprobe.probing.fit_many import CHUNK_BYTES
+from llmprobe.progress import Progress
+
+Answer = TypeVar("Answer")
+
+MOST_WORKERS = 8
+"""Layers that are in memory at a time, where memory has room for them."""
+
+LARGE = 2**30
+"""Bytes of a layer whose products are long enough for all threads to share."""
+
+
+class States(Protocol):
+    """The states of some layers, each read when its turn comes."""
+
+    @property
+    def layers(self) -> list[int]:
+        """In rising order."""
+
+    def layer(self, index: int) -> np.ndarray:
+        """[n, d], of float32 or float64"""
+
+    def n_bytes(self, index: int) -> int:
+        """What ``layer`` takes in memory."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """States that are in memory."""
+
+    of_layer: Mapping[int, np.ndarray]
+    """[n, d] each"""
+
+    @property
+    def layers(self) -> list[int]:
+        """In rising order."""
+        return sorted(self.of_layer)
+
+    def layer(self, index: int) -> np.ndarray:
+        """In an order and type of numbers that torch takes without a warning."""
+        X = self.of_layer[index]
+        precise = X.dtype.itemsize > 4 and X.dtype.kind in "fiu"
+        return np.require(X, np.float64 if precise else np.float32, ["C", "W"])
+
+    def n_bytes(self, index: int) -> int:
+        """What ``layer`` takes in memory."""
+        X = self.of_layer[index]
+        return X.size * max(X.itemsize, 4)
+
+
+def each_layer(
+    states: States,
+    fit: Callable[[np.ndarray], Answer],
+    label: str,
+    progress: bool,
+) -> list[Answer]:
+    """``fit`` of each layer's states, read when its turn comes.
+
+    A layer for each core at a time, one thread each; of large layers one, with all threads.
+    """
+    fits: list[Answer] = []
+    with Progress(label, len(states.layers), shown=progress) as bar:
+        sized = groupby(states.layers, lambda layer: states.n_bytes(layer) > LARGE)
+        for is_large, group in sized:
+            layers = list(group)
+            workers = 1 if is_large else _workers(max(map(states.n_bytes, layers)), len(layers))
+            with threads(torch.get_num_threads() if is_large else 1) as limit:
+                # The count is also each worker thread's own, hence the initializer.
+                pool = ThreadPoolExecutor(
+                    workers, initializer=torch.set_num_threads, initargs=(limit,)
+                )
+                try:
+                    for fitted in pool.map(lambda layer: fit(states.layer(layer)), layers):
+                        fits.append(fitted)
+                        bar.advance(1)
+                finally:
+                    pool.shutdown(cancel_futures=True)
+    return fits
+
+
+def _workers(n_bytes: int, layers: int) -> int:
+    """How many layers of this size are worked on at a time."""
+    # Some four copies of a layer, and a chunk each for the search and the solver.
+    needed = 4 * n_bytes + 2 * CHUNK_BYTES
+    room = int(psutil.virtual_memory().available // needed)
+    return max(1, min(os.cpu_count() or 1, layers, MOST_WORKERS, room))
+
+
+@contextmanager
+def threads(limit: int) -> Iterator[int]:
+    """So many threads inside each product of matrices, of torch and of NumPy.
+
+    Threads that split small work wait for each other by spinning: as fast as a layer a
+    thread on an idle machine, and many times slower where another process has a core
+    (docs/performance.md).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(limit)
+    try:
+        with threadpool_limits(limit, user_api="blas"):
+            yield limit
+    finally:
+        torch.set_num_threads(before)
