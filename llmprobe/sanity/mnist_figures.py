@@ -82,9 +82,10 @@ def _findings(results: pd.DataFrame, summary: pd.DataFrame, predictions: pd.Data
         steps = {after["layer_name"]: clear[after["layer"]] for after in rows[1:]}
         falls = [name for name, change in steps.items() if change < 0]
         rises = [name for name, change in steps.items() if change > 0]
+        last = "" if least is rows[-1] else f", and {at[2]}"
         sentences.append(
             f"{model.capitalize()}: the probes' error on {n:,} test images is {at[0]}, at its "
-            f"least {at[1]}, and {at[2]}. From the point before, it clearly falls at "
+            f"least {at[1]}{last}. From the point before, it clearly falls at "
             f"{_listed(falls)} and clearly rises at {_listed(rises)}."
         )
     error, low, high = _network_error(summary)
@@ -189,15 +190,17 @@ def convnet_figure(results: pd.DataFrame, summary: pd.DataFrame, mnist: bool = F
 
 
 def _draw_reference(ax: Axes) -> None:
-    for what, value in PAPER.items():
+    # Where no curve is: the errors start at the first of these and fall below it at once.
+    places = ((0.2, 3, "bottom"), (0.01, -2, "top"), (0.01, -2, "top"))
+    for (what, value), (x, offset, side) in zip(PAPER.items(), places, strict=True):
         ax.axhline(value, color="#555555", linewidth=0.8, linestyle=":")
         ax.annotate(
             f"{what} {value:g} %",
-            (1, value),
-            (-3, 2),
+            (x, value),
+            (0, offset),
             ("axes fraction", "data"),
             "offset points",
-            ha="right",
+            va=side,
             fontsize=6.5,
             color="#555555",
         )
