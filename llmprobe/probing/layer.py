@@ -25,7 +25,8 @@ class LayerFit:
     unconverged: int
     """Fits of the outer folds, the learning curve and the probe on all rows."""
     whole_l2: float
-    """The penalty of the probe on all rows, the one with the least out-of-fold loss."""
+    """The penalty of the probe that is kept: for one on all rows, that of the least out-of-fold
+    loss."""
     coef: np.ndarray
     """Of the probe on all rows, or on those that a test set leaves, in raw feature space.
     [d, 1 or C]"""

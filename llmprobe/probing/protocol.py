@@ -51,7 +51,8 @@ class ProbeResults:
     learning_curve: pd.DataFrame
     """A row for each layer × fraction of the training groups, where those were asked for."""
     probes: tuple[SavedProbe, ...]
-    """For each model × dataset, the probes of all layers, fitted on all examples."""
+    """For each model × dataset, the probes of all layers, fitted on all examples or, with a
+    test set, on all others."""
 
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
         """Draw the layer × dataset heatmap; the suffix chooses the format."""

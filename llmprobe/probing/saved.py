@@ -21,7 +21,7 @@ FORMAT = "llmprobe-probe-1"
 
 @dataclass(frozen=True, eq=False)
 class SavedProbe:
-    """The probes of every layer for one concept, each fitted on all examples.
+    """The probes of every layer for one concept, each fitted on all examples but a test set's.
 
     On disk the tensors are called ``coef.12``, ``intercept.12`` (of layer 12); all else is JSON in
     the header.
