@@ -147,8 +147,9 @@ def probe_network(
     layers
         "all": the input and every submodule without submodules of its own, in forward order (one
         that runs again is ``name#2``). "operations": functional ones too (``relu``), by torch.fx.
-        Or names of submodules or operations. What only passes its input on (dropout, flatten) is
-        left out of the first two.
+        Or names of submodules or operations. A point whose features equal those of the one before
+        (flatten, dropout) is left out of the first two. Features are what the layer returns for an
+        example, flattened.
     groups
         Rows that share one never stand on both sides of a split. [n]
     test
@@ -210,7 +211,10 @@ class ProbeCallback:
         steps: Iterable[int],
         **options: Any,
     ) -> None:
-        self.steps = frozenset(steps)
+        try:
+            self.steps = frozenset(steps)
+        except TypeError:
+            raise UserError(f"steps: {steps!r}, expected the numbers of steps, [0, 100]") from None
         # Wrong options are said before the training, and every step has the same points.
         own = {"layers", "groups", "test", "dataset", "batch_size", "progress"}
         _config({key: value for key, value in options.items() if key not in own}, "ProbeCallback")

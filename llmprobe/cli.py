@@ -106,13 +106,16 @@ def _parser() -> argparse.ArgumentParser:
         help="See small networks make their classes separable: XOR, and a convnet on MNIST.",
         description="See small networks make their classes linearly separable.",
     ).add_subparsers(metavar="EXPERIMENT", required=True)
-    xor = experiments.add_parser("xor", help="a 2-2-1 network on XOR; some seconds")
+    xor = experiments.add_parser("xor", help="a 2-2-1 network on XOR; ten seconds")
     mnist = experiments.add_parser(
         "mnist", help="a convnet on scikit-learn's digits (a minute) or MNIST (--quick: minutes)"
     )
     for experiment in (xor, mnist):
         experiment.set_defaults(command=_sanity)
-        experiment.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sanity-…")
+        name = experiment.prog.split()[-1]
+        experiment.add_argument(
+            "--out", type=Path, metavar="DIR", help=f"default: runs/sanity-{name}"
+        )
     xor.set_defaults(sanity="xor")
     mnist.set_defaults(sanity="mnist")
     mnist.add_argument(
@@ -130,7 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mnist.add_argument(
         "--probe-images", type=int, metavar="N",
-        help="training images for the convnet's probes (default: 20,000, or 3,000 with --quick)",
+        help="training images for the convnet's probes, if there are so many (default: 20,000, "
+        "or 1,500 with --quick)",
     )  # fmt: skip
     mnist.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     mnist.add_argument("--seed", type=int, default=0, metavar="N")

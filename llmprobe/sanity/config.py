@@ -36,7 +36,7 @@ class MnistConfig(Section):
     quick: bool = False
     """Of the convnet: fewer epochs, and fewer images for the probes."""
     probe_images: int | None = Field(None, ge=100)
-    """Of the convnet: training images for the probes; by default 20,000, or 3,000 if quick."""
+    """Of the convnet: training images for the probes; by default 20,000, or 1,500 if quick."""
     device: str = "auto"
     seed: Seed = 0
 

@@ -113,6 +113,8 @@ def report(out: Path) -> list[Path]:
             f"again: {command(config, out)}"
         ) from None
     story = _story(config, out, results, summary, data.get("content", ""))
+    dataset = summary["dataset"].iloc[0]
+    what = "XOR" if isinstance(config, XorConfig) else f"{config.network} on {dataset}"
     written = draw_all(results, summary, out / "figures")
     for name, (figure, _, _) in story.illustrations.items():
         written += save(figure, out / "figures", name)
@@ -123,7 +125,7 @@ def report(out: Path) -> list[Path]:
         results,
         summary,
         models=models,
-        title=f"Sanity experiment: {config.sanity.upper()}",
+        title=f"Sanity experiment: {what}",
         config=(out / "config.yaml").read_text(encoding="utf-8"),
         environment=facts,
         command=command(config, out),

@@ -27,7 +27,7 @@ from llmprobe.sanity.parts import digest
 
 PROBE_IMAGES = 20_000
 """Training images that probes are fitted on at most, unless more are asked for."""
-QUICK_IMAGES = 3000, 2000
+QUICK_IMAGES = 1500, 1000
 """Of training and of test, for the probes of a quick run."""
 
 
