@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ class ProbeCallback:
         except TypeError:
             raise UserError(f"steps: {steps!r}, expected the numbers of steps, [0, 100]") from None
         # Wrong options are said before the training, and every step has the same points.
-        own = {"layers", "groups", "test", "dataset", "batch_size", "progress"}
+        own = signature(probe_network).parameters.keys() - {"model"}
         _config({key: value for key, value in options.items() if key not in own}, "ProbeCallback")
         layers, batch_size = options.get("layers", "all"), options.get("batch_size", 256)
         names = NetworkStates(module, inputs, layers, batch_size).names

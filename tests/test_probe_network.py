@@ -181,6 +181,36 @@ def test_a_callback_probes_at_its_steps_only() -> None:
         assert log_loss == as_it_was[model].table["log_loss"].item()
 
 
+def test_every_step_of_a_callback_has_the_same_points() -> None:
+    x, y = examples()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU())
+    callback = ProbeCallback(net, x, y, steps=[0, 1], **QUICK)
+    callback(0)
+    with torch.no_grad():  # The ReLU then changes nothing.
+        net[1].weight.zero_()
+        net[1].weight[:, 0] = 1e-3
+        net[1].bias.fill_(10)
+    callback(1)
+    by_step = callback.results.table.groupby("model")["layer_name"].apply(list)
+    assert by_step["step 0"] == by_step["step 1"] == ["input", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 5}, "steps: 5, expected the numbers of steps"),
+        ({"fold": 3}, "fold: unknown key"),
+        ({"model": "mine"}, "model: unknown key"),
+        ({"layers": ["con"]}, "'con' is no point here"),
+    ],
+)
+def test_a_wrong_callback_is_refused_before_the_training(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        ProbeCallback(made(), *examples(), **{"steps": [0], **options})
+
+
 def test_a_callback_leaves_training_as_it_is_without() -> None:
     alone = train(made(), lambda _: None).state_dict()
     net = made()

@@ -120,6 +120,7 @@ def predictions(
     questions: Questions,
     names: Mapping[str, str],
 ) -> pd.DataFrame:
+    """A row for each layer × scored example."""
     n_layers, rows = len(layers), np.flatnonzero(questions.scored)
     n = len(rows)
     values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]

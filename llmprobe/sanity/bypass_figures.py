@@ -61,7 +61,8 @@ def bypass_figure(results: pd.DataFrame) -> Figure:
         rows = table[table["model"] == step]
         strength = 0.25 + 0.75 * index / max(len(steps) - 1, 1)
         colour = COLOURS[0]
-        ax.plot(rows["number"], rows["error"], color=colour, alpha=strength, linewidth=1.4)
+        for _, half in rows.groupby(rows["number"] > HALF):
+            ax.plot(half["number"], half["error"], color=colour, alpha=strength, linewidth=1.4)
         note_at_right(ax, float(rows["error"].iloc[-1]), str(step), colour)
     ax.set_xlim(0, LAYERS + 1)
     ax.set_ylim(0, 100)

@@ -18,11 +18,6 @@ class XorConfig(Section):
 
     sanity: Literal["xor"] = "xor"
 
-    @property
-    def permutations(self) -> int:
-        """Of each probe."""
-        return 100
-
 
 class MnistConfig(Section):
     """``llmprobe sanity mnist``."""

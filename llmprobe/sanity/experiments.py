@@ -27,7 +27,7 @@ from llmprobe.sanity.images import MNIST_CONTENT, load_images, settled
 from llmprobe.sanity.mnist import Plan, run_convnet
 from llmprobe.sanity.mnist_figures import convnet_story, convnet_text
 from llmprobe.sanity.story import Story
-from llmprobe.sanity.xor import Xor, run_xor
+from llmprobe.sanity.xor import PERMUTATIONS, Xor, run_xor
 from llmprobe.sanity.xor_figures import xor_figures
 
 XOR_FILE = "xor.npz"
@@ -56,7 +56,7 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
         config = config.model_copy(update={"data": settled(config.data)})
         results, network, data = _run_mnist(config, out, progress)
     models = [
-        {"name": str(model), "source": network, "licence": "", "precision": "float32"}
+        {"name": str(model), "source": f"{network}, {model}", "licence": "", "precision": "float32"}
         for model in results.summary["model"]
     ]
     text = yaml.safe_dump(
@@ -87,7 +87,8 @@ def _run_mnist(
     results = run_convnet(
         images, plan, out, seed=config.seed, device=config.device, progress=progress
     )
-    return results, f"convnet, {plan.epochs} epochs, learning rate {plan.learning_rate:g}", data
+    training = f"{plan.epochs} epochs, learning rate {plan.learning_rate:g}"
+    return results, f"convnet (training: {training})", data
 
 
 def report(out: Path) -> list[Path]:
@@ -129,7 +130,7 @@ def report(out: Path) -> list[Path]:
         config=(out / "config.yaml").read_text(encoding="utf-8"),
         environment=facts,
         command=command(config, out),
-        permutations=config.permutations if isinstance(config, XorConfig) else None,
+        permutations=PERMUTATIONS if isinstance(config, XorConfig) else None,
         findings=story.findings,
         illustrations=story.illustrations,
         held_out=config.sanity == "mnist",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +13,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from llmprobe.probing.questions import MOST_CODED
-from llmprobe.reporting.figures import COLOURS, styled
+from llmprobe.reporting.figures import model_style, styled
 from llmprobe.sanity.story import Story, errors, note_at_right
 
 MODELS = ("untrained", "trained")
 
 DIGITS = (
     "These are the digits of 8 × 8 pixels that come with scikit-learn, in a network smaller than "
-    "the paper's: what is there offline. `--data mnist` takes MNIST."
+    "the paper's: what is there offline (for MNIST: --data mnist)."
 )
 
 PAPER: Mapping[str, float] = {
@@ -85,8 +84,8 @@ def _findings(results: pd.DataFrame, summary: pd.DataFrame, predictions: pd.Data
         last = "" if least is rows[-1] else f", and {at[2]}"
         sentences.append(
             f"{model.capitalize()}: the probes' error on {n:,} test images is {at[0]}, at its "
-            f"least {at[1]}{last}. From the point before, it clearly falls at "
-            f"{_listed(falls)} and clearly rises at {_listed(rises)}."
+            f"least {at[1]}{last}. From the point before, it clearly falls at {_listed(falls)}; it "
+            f"clearly rises at {_listed(rises)}."
         )
     error, low, high = _network_error(summary)
     return [
@@ -163,16 +162,16 @@ def convnet_figure(results: pd.DataFrame, summary: pd.DataFrame, mnist: bool = F
     names = list(table["layer_name"].unique())
     figure = Figure(figsize=(6.75, 5.2))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    for model, colour, marker in zip(MODELS, (COLOURS[1], COLOURS[0]), "so", strict=True):
+    for index, model in enumerate(MODELS):
         rows = table[table["model"] == model].sort_values("layer")
-        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4}
-        style |= {"label": model, "linewidth": 1.2}
+        style = model_style(index) | {"label": model}
         spread = np.abs(rows[["low", "high"]].to_numpy().T - rows["error"].to_numpy())
         above.errorbar(rows["layer"], rows["error"], spread, capsize=2, **style)
         below.plot(rows["layer"], rows["kbit"], **style)
     own = max(_network_error(summary)[0], least)
-    above.axhline(own, color=COLOURS[0], linewidth=0.8, linestyle="--")
-    note_at_right(above, own, f"the network\n{own:.2f} %", COLOURS[0])
+    colour = model_style(MODELS.index("trained"))["color"]
+    above.axhline(own, color=colour, linewidth=0.8, linestyle="--")
+    note_at_right(above, own, f"the network\n{own:.2f} %", colour)
     if mnist:
         _draw_reference(above)
     above.set_yscale("log")

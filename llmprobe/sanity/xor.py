@@ -41,6 +41,7 @@ SAME = 1e-2
 """Losses and outputs that are closer than this count as the same."""
 
 FRAMES = 6
+PERMUTATIONS = 100
 SAMPLE, SPREAD = 400, 0.2
 """Points that are probed, since four cannot be cross-validated: so many, uniform in squares that
 reach this far to each side of their corners."""
@@ -275,7 +276,7 @@ def run_xor(progress: bool = True) -> tuple[ProbeResults, Xor]:
                 model=model,
                 dataset="xor",
                 progress=progress,
-                permutations=100,
+                permutations=PERMUTATIONS,
                 description_length=True,
             )
             for model, weights in (("untrained", own[0]), ("trained", own[-1]))

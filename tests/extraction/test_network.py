@@ -546,3 +546,74 @@ def test_the_points_are_found_without_holding_all_their_features() -> None:
 
     NetworkStates(nn.Sequential(*(Noted() for _ in range(8))), vectors())
     assert most < 4
+
+
+class Routed(nn.Module):
+    """Of which one module sees the rows with a positive first feature only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expert = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x[:, 0] > 0
+        x = x.clone()
+        x[chosen] = self.expert(x[chosen])
+        return self.head(x)
+
+
+def test_a_module_that_sees_a_part_of_a_batch_is_an_error() -> None:
+    inputs = torch.rand(20, 4)
+    inputs[12, 0] = -1  # in the second batch
+    states = NetworkStates(Routed(), inputs, batch_size=10)
+    assert states.names == ["input", "expert", "head"]
+    message = r"expert: has features of shape \(9, 4\) for examples 10 to 19; expected \(10, 4\)"
+    with pytest.raises(UserError, match=message):
+        states.layer(1)
+
+
+@pytest.mark.parametrize("parametrized", ["spectral_norm", "weight_norm"])
+def test_a_module_with_computed_weights_is_a_point(parametrized: str) -> None:
+    layer = getattr(nn.utils.parametrizations, parametrized)(nn.Linear(4, 4))
+    states = NetworkStates(nn.Sequential(layer, nn.ReLU()), torch.randn(4, 4))
+    assert states.names == ["input", "0", "1"]
+
+
+def test_attention_is_a_point() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert "self_attn" in NetworkStates(layer, torch.randn(6, 3, 8)).names
+
+
+def test_a_module_has_each_name_that_it_was_given() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net.add_module("last", net[1])
+    states = NetworkStates(net, torch.randn(6, 4), ["last"])
+    assert states.names == ["last"]
+    assert (states.layer(0) >= 0).all()
+
+
+def test_an_operation_and_a_module_of_one_name_are_two_points() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.relu = nn.ReLU()
+            self.second = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(self.second(torch.relu(self.first(x))))
+
+    names = NetworkStates(Both(), torch.randn(6, 4), "operations").names
+    assert names == ["input", "first", "relu()", "second", "relu"]
+
+
+def test_a_network_without_features_is_an_error() -> None:
+    class Sign(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x > 0
+
+    with pytest.raises(UserError, match="no module of the network gives features"):
+        NetworkStates(Sign(), torch.randn(6, 4))
+    with pytest.raises(UserError, match="layers: none given"):
+        NetworkStates(Convnet(), images(), [])

@@ -17,6 +17,7 @@ import llmprobe
 from llmprobe import ProbeResults, UserError
 from llmprobe.config import ProbeConfig
 from llmprobe.probing import protocol, questions, workers
+from llmprobe.probing import search as searching
 from llmprobe.probing.fit_many import Design, fit_many, fit_many_multinomial
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
@@ -289,6 +290,18 @@ def test_p_values_of_noise_are_even() -> None:
     assert counts.max() < 15
 
 
+def test_other_shares_of_the_classes_in_the_test_set_are_no_signal() -> None:
+    p = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        y = np.repeat([0, 1, 0, 1], [40, 60, 5, 95])  # 60 % of class 1, and 95 % in the test set
+        X = rng.normal(size=(200, 3))
+        options = {**QUICK, "permutations": 19, "seed": seed}
+        p.append(probe(X, y, np.arange(200) >= 100, l2=1.0, **options).table["p_value"].item())
+    # Four or more of twelve uniform draws are so small once in 450 times.
+    assert (np.asarray(p) <= 0.05).sum() <= 3
+
+
 @each_kind
 def test_a_learning_curve_ends_at_the_score_of_the_whole_training_set(kind: str, of: str) -> None:
     X, y, groups = planted(of)
@@ -471,6 +484,23 @@ def test_a_task_of_few_rows_has_the_answer_of_those_rows_alone(loss: Loss, of: s
             assert found.score[i] == pytest.approx(expected.score[0], abs=1e-4)
         separate = [search(Design(X), "logistic", loss, [task]) for task in tasks]
         assert found.loss == pytest.approx([one.loss[0] for one in separate], rel=1e-4)
+
+
+def test_a_task_of_few_rows_takes_no_work_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y, _ = planted(n=400)
+    rows: list[int] = []
+    path = searching._Path
+
+    def noted(design: Design, *arguments: object) -> object:
+        rows.append(len(design.X))
+        return path(design, *arguments)
+
+    monkeypatch.setattr(searching, "_Path", noted)
+    targets = np.atleast_2d(y).astype(np.float32)
+    folds = [np.where(np.arange(400) < few, np.arange(400) % 4, -1) for few in (200, 400, 201)]
+    tasks = [Task.cross_validated(targets, fold_of) for fold_of in folds]
+    search(Design(X), "logistic", Logistic(), tasks)
+    assert rows == [200, 400]
 
 
 def test_a_part_of_a_design_gives_the_fits_of_its_rows() -> None:

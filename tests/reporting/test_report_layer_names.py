@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from llmprobe.reporting import figures
+from llmprobe.reporting import figures, layer_names
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -118,3 +118,10 @@ def test_without_names_layers_are_those_of_a_language_model(two_by_two: Tables) 
         ax = figures.heatmap(table).axes[1]
         assert list(ax.get_xticks()) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
         assert ax.get_xlabel() == "layer (0: the embedding)"
+
+
+def test_beside_a_language_model_layers_have_their_numbers(
+    network_tables: Callable[..., Tables], two_by_two: Tables
+) -> None:
+    both = pd.concat([network_tables()[0], two_by_two[0]], ignore_index=True)
+    assert layer_names(both) == {}

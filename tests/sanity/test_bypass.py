@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -114,12 +114,12 @@ def test_a_second_run_gives_the_same_numbers(
 def test_the_figure_draws_the_table(results: ProbeResults) -> None:
     (ax,) = bypass_figure(results.table).axes
     table = errors(results.table).set_index("layer_name")
-    assert len(ax.lines) == len(STEPS)
-    for line, step in zip(ax.lines, ("step 0", "step 200"), strict=True):
+    halves = ({32: "bypassed.32", 64: "bypassed.64"}, {96: "rest.96", 128: "rest.128"})
+    drawn = product(("step 0", "step 200"), halves)
+    for line, (step, half) in zip(ax.lines, drawn, strict=True):
         at = table[table["model"] == step]["error"]
-        drawn = {32: "bypassed.32", 64: "bypassed.64", 96: "rest.96", 128: "rest.128"}
-        np.testing.assert_array_equal(line.get_xdata(), list(drawn))
-        np.testing.assert_allclose(line.get_ydata(), at[list(drawn.values())])
+        np.testing.assert_array_equal(line.get_xdata(), list(half))
+        np.testing.assert_allclose(line.get_ydata(), at[list(half.values())])
     assert [note.get_text() for note in ax.texts] == ["step 0", "step 200"]
     shaded = ax.patches[0].get_extents().transformed(ax.transData.inverted())
     assert (shaded.x0, shaded.x1) == pytest.approx((0.5, 64.5))

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from llmprobe.errors import NotOnDiskError, UserError
 from llmprobe.sanity import idx
-from llmprobe.sanity.images import MNIST_ON_HUB, load_images, read_idx
+from llmprobe.sanity.images import MNIST_CONTENT, MNIST_ON_HUB, load_images, read_idx
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES = (
     "train-images-idx3-ubyte",
@@ -509,10 +510,34 @@ def test_what_the_cache_has_is_read_without_the_hub(
     assert "lab/pictures, from the cache" in load_images("lab/pictures").source
 
 
+def test_probes_see_a_part_of_each_class_in_its_share_and_from_everywhere() -> None:
+    images = load_images("digits")
+    by_class = replace(
+        images,
+        train=images.train[np.argsort(images.train_labels, kind="stable")],
+        train_labels=np.sort(images.train_labels),
+    )
+    for given in (images, by_class):
+        seen = given.for_probes(300, 200)
+        assert seen.test.tolist() == [False] * 300 + [True] * 200
+        for labels, part in ((given.train_labels, ~seen.test), (given.test_labels, seen.test)):
+            share = np.bincount(labels) * part.sum() / len(labels)
+            assert np.abs(np.bincount(seen.labels[part]) - share).max() <= 1
+    whole = {image.tobytes() for image in images.test}
+    drawn = [image.tobytes() for image in seen.inputs[seen.test]]
+    assert len(set(drawn)) == 200
+    assert set(drawn) <= whole
+    zeros = seen.inputs[seen.test][seen.labels[seen.test] == 0]
+    assert not np.array_equal(zeros, images.test[images.test_labels == 0][: len(zeros)])
+    all_of_them = images.for_probes(10**6, 10**6)
+    assert np.array_equal(all_of_them.inputs, np.concatenate([images.train, images.test]))
+
+
 @pytest.mark.skipif(not MNIST.is_dir(), reason="MNIST is not in a folder mnist of LLMPROBE_DATA")
 def test_the_real_mnist_is_canonical() -> None:
     images = load_images(str(MNIST))
     assert images.source.endswith("the content is that of the canonical MNIST files")
+    assert images.content_hash == MNIST_CONTENT
     assert (images.train.shape, images.test.shape) == ((60000, 1, 28, 28), (10000, 1, 28, 28))
     # The mean that everyone normalises MNIST by.
     assert images.train.mean() + 0.5 == pytest.approx(0.1307, abs=5e-5)

@@ -170,7 +170,7 @@ def test_what_clearly_falls_and_rises_is_told(
 ) -> None:
     story = convnet_story(results, summary, pd.read_parquet(folder / "predictions.parquet"))
     untrained = next(s for s in story.findings if s.startswith("Untrained"))
-    _, rises = untrained.split("clearly falls at ")[1].split(" and clearly rises at ")
+    _, rises = untrained.split("clearly falls at ")[1].split("; it clearly rises at ")
     assert "logits" in rises
     assert "conv1_postact" not in rises
     assert not any("8 × 8" in sentence for sentence in story.findings)

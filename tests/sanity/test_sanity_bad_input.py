@@ -339,17 +339,20 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize(
-    ("experiment", "file"), [("xor", "xor.npz"), *[("convnet", file) for file in FILES]]
+    ("experiment", "file", "damage"),
+    [
+        (experiment, file, damage)
+        for experiment, file in [("xor", "xor.npz"), *[("convnet", file) for file in FILES]]
+        for damage in DAMAGES
+        if (file, damage) != ("config.yaml", "cut off")  # half of it may be a whole one
+    ],
 )
 def test_a_damaged_folder_is_not_reported_and_the_file_is_named(
     tmp_path: Path, done: Path, fails: Fails, experiment: str, file: str, damage: str
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(done / experiment, folder)
-    if (damage, file) == ("cut off", "config.yaml"):
-        pytest.skip("half a config may be a whole one")
     DAMAGES[damage](folder / file)
     before = contents(folder)
     fails("report", folder, said=(str(folder), file))
