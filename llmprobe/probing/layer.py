@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.fit_many import Design, ManyFits
+from llmprobe.probing.plane import plane
 from llmprobe.probing.questions import Questions
 from llmprobe.probing.search import problems_of, search
 
@@ -32,6 +33,12 @@ class LayerFit:
     [d, 1 or C]"""
     intercept: np.ndarray
     """[1 or C]"""
+    blind_coef: np.ndarray
+    """Of the probe that did not see the first fold. [d, 1 or C]"""
+    blind_intercept: np.ndarray
+    """[1 or C]"""
+    plane: np.ndarray
+    """Of the scored rows: out-of-fold places beside the probe, see ``plane``. [m, 2]"""
     statistic: np.ndarray
     """The observed labels' and then the shuffled ones' score at the penalty with the least
     out-of-fold loss; equal scores are told apart by that loss. [1 + permutations]"""
@@ -74,14 +81,15 @@ def probe_layer(
         torch.as_tensor(masks, device=design.X.device).to(design.X.dtype),
     )  # fmt: skip
     solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
+    of_folds = slice(0, q.n_folds)
+    blind = problems[of_folds].raw(solution[of_folds])
     kept = slice(len(masks) - 1, None) if whole else slice(0, 1)
     fits = problems[kept].raw(solution[kept])
     held_out = _held_out(solution.logits, q)
     scored = torch.as_tensor(q.scored, device=design.X.device)[None]
     scores = [float(q.loss.score(part[None], targets[None], scored)) for part in held_out]
-    coef, intercept = fits.coef[:, 0], fits.intercept[0]
-    if not len(q.classes):  # Targets were standardised.
-        coef, intercept = coef * q.y.std(), intercept * q.y.std() + q.y.mean()
+    coef, intercept = _in_units_of_labels(fits, q)
+    blind_coef, blind_intercept = _in_units_of_labels(blind, q)
     return LayerFit(
         predicted=_predictions(held_out[0], q),
         l2=l2 if q.kind != "mass_mean" else np.full(len(l2), np.nan),
@@ -89,11 +97,22 @@ def probe_layer(
         unconverged=int((~solution.converged).sum()),
         coef=coef,
         intercept=intercept,
+        blind_coef=blind_coef,
+        blind_intercept=blind_intercept,
+        plane=plane(design, blind.coef, blind.intercept, q.fold_of),
         statistic=statistic if observed else np.full(1, np.nan),
         control=float(found.score[control].mean()) if q.control else np.nan,
         code_length=_code_length(float(found.loss[online][0]), q) if q.online else np.nan,
         curve=np.asarray(scores[1:]),
     )
+
+
+def _in_units_of_labels(fits: ManyFits, q: Questions) -> tuple[np.ndarray, np.ndarray]:
+    """Of the first fit: [d, 1 or C] and [1 or C]; labels that are numbers were standardised."""
+    coef, intercept = fits.coef[:, 0], fits.intercept[0]
+    if len(q.classes):
+        return coef, intercept
+    return coef * q.y.std(), intercept * q.y.std() + q.y.mean()
 
 
 def _held_out(logits: Tensor, q: Questions) -> Tensor:

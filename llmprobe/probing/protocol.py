@@ -21,7 +21,7 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.questions import Questions, ask
-from llmprobe.probing.saved import SavedProbe
+from llmprobe.probing.saved import HOW_READ, SavedProbe
 from llmprobe.probing.scores import (
     Resamples,
     score,
@@ -45,14 +45,17 @@ class ProbeResults:
     summary: pd.DataFrame
     """A row for each model × dataset."""
     predictions: pd.DataFrame
-    """A row for each layer × scored example: fold, label, predicted and score, all out-of-fold. The
-    score is the probability of the last class when there are two, else of the predicted one; for
-    continuous labels it is the prediction."""
+    """A row for each layer × scored example: fold, label, predicted, score, along and across, all
+    out-of-fold. The score is the probability of the last class when there are two, else of the
+    predicted one; for continuous labels it is the prediction. ``along`` and ``across`` are where
+    the example lies beside the probe (``probing.plane``)."""
     learning_curve: pd.DataFrame
     """A row for each layer × fraction of the training groups, where those were asked for."""
     probes: tuple[SavedProbe, ...]
     """For each model × dataset, the probes of all layers, fitted on all examples or, with a
     test set, on all others."""
+    blind_probes: tuple[SavedProbe, ...]
+    """The same, fitted without the examples of fold 0: for a look at those that no probe saw."""
 
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
         """Draw the layer × dataset heatmap; the suffix chooses the format."""
@@ -70,8 +73,11 @@ class ProbeResults:
             pd.concat([getattr(part, name) for part in parts], ignore_index=True)
             for name in ("table", "summary", "predictions", "learning_curve")
         )
-        probes = tuple(probe for part in parts for probe in part.probes)
-        return ProbeResults(table, summary, predictions, learning_curve, probes)
+        probes, blind_probes = (
+            tuple(probe for part in parts for probe in getattr(part, name))
+            for name in ("probes", "blind_probes")
+        )
+        return ProbeResults(table, summary, predictions, learning_curve, probes, blind_probes)
 
 
 def probe(
@@ -93,8 +99,9 @@ def probe(
         config=config or ProbeConfig(),
         names={"model": facts["model"], "dataset": dataset.name,
                "site": facts["site"], "position": facts["position"]},
-        origin={"model_id": facts.get("model_id", ""), "revision": facts.get("revision", ""),
-                "dtype": facts["dtype"], "dataset_sha256": dataset.content_hash},
+        origin={**{name: facts[name] for name in HOW_READ if name in facts},
+                "template": dataset.filled, "perturbation": dataset.perturbation,
+                "dataset_sha256": dataset.content_hash},
         progress=progress,
     )  # fmt: skip
     results.summary["parameters"] = facts["parameters"]
@@ -239,13 +246,19 @@ def probe_states(
         for layer, fit in zip(layers, fits, strict=True)
         for fraction, value in zip(config.learning_curve, fit.curve, strict=True)
     ]
-    probes = SavedProbe(
-        coef={layer: fit.coef.T for layer, fit in zip(layers, fits, strict=True)},
-        intercept={layer: fit.intercept for layer, fit in zip(layers, fits, strict=True)},
-        classes=tuple(questions.classes.tolist()),
-        facts={**names, **origin, "kind": config.kind},
-        scores={name: table[name].to_list() for name in tables.KEPT_SCORES}
-        | {"l2": [fit.whole_l2 for fit in fits]},
+    kept, blind = (
+        SavedProbe(
+            coef={layer: coef.T for layer, (coef, _) in zip(layers, found, strict=True)},
+            intercept={layer: b for layer, (_, b) in zip(layers, found, strict=True)},
+            classes=tuple(questions.classes.tolist()),
+            facts={**names, **origin, "kind": config.kind},
+            scores={name: table[name].to_list() for name in tables.KEPT_SCORES}
+            | {"l2": [fit.whole_l2 for fit in fits]},
+        )
+        for found in (
+            [(fit.coef, fit.intercept) for fit in fits],
+            [(fit.blind_coef, fit.blind_intercept) for fit in fits],
+        )
     )
     return ProbeResults(
         table,
@@ -254,7 +267,8 @@ def probe_states(
         ],
         tables.predictions(layers, fits, labels, questions, names),
         pd.DataFrame(curve, columns=[*names, "layer", "fraction", "accuracy", "r2"]),
-        (probes,),
+        (kept,),
+        (blind,),
     )
 
 

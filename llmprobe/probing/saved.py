@@ -18,6 +18,13 @@ from llmprobe.probing.depth import peak_index
 
 FORMAT = "llmprobe-probe-1"
 
+HOW_READ = (
+    "model_id", "revision", "weights", "seed", "quantization", "dtype", "trust_remote_code",
+    "chat_template", "too_long",
+)  # fmt: skip
+"""Facts that tell, beside the site, the position and the template, how to read other texts in the
+same way."""
+
 
 @dataclass(frozen=True, eq=False)
 class SavedProbe:
@@ -38,8 +45,9 @@ class SavedProbe:
     """[1 or C] float64"""
     classes: tuple[Any, ...]
     """The labels, sorted; empty for continuous labels."""
-    facts: Mapping[str, str]
-    """Where it came from: model, model_id, revision, dataset, site, position, kind, …"""
+    facts: Mapping[str, Any]
+    """Where it came from: model, dataset, site, position, kind, template, perturbation, and those
+    of ``HOW_READ``. A probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
 
@@ -54,6 +62,22 @@ class SavedProbe:
         curve = self.scores["accuracy" if self.classes else "r2"]
         return self.layers[peak_index(curve, self.scores["log_loss"])]
 
+    def layer_or_best(self, layer: int | None) -> int:
+        """``layer`` if the probe has it, the best one for None.
+
+        Raises
+        ------
+        UserError
+            There is no such layer.
+        """
+        layer = self.best_layer if layer is None else layer
+        if layer not in self.layers:
+            raise UserError(
+                f"the probe has no layer {layer}: its layers are {self.layers[0]} to "
+                f"{self.layers[-1]}"
+            )
+        return layer
+
     def decision_function(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
         """Logits, or predictions of a continuous label. [n, d] -> [n], or [n, C] of C > 2 classes
 
@@ -62,12 +86,7 @@ class SavedProbe:
         UserError
             There is no such layer, or states are not [n, d] finite numbers.
         """
-        layer = self.best_layer if layer is None else layer
-        if layer not in self.layers:
-            raise UserError(
-                f"the probe has no layer {layer}: its layers are {self.layers[0]} to "
-                f"{self.layers[-1]}"
-            )
+        layer = self.layer_or_best(layer)
         width = self.coef[layer].shape[1]
         try:
             states = np.asarray(states, dtype=float)

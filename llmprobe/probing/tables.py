@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,9 @@ def predictions(
     else:
         score = values[..., 0]
         predicted = score.astype(str)
+    # Where there is one direction, its sign says which class is on which side.
+    arbitrary = (0, 1) if len(questions.classes) > 2 else (1,)
+    places = _turned_alike(np.stack([fit.plane for fit in fits]), arbitrary)
     return pd.DataFrame(
         {
             "model": names["model"],
@@ -141,8 +145,20 @@ def predictions(
             "label": np.tile(labels[rows].astype(str), n_layers),
             "predicted": predicted.ravel(),
             "score": score.ravel(),
+            "along": places[..., 0].ravel(),
+            "across": places[..., 1].ravel(),
         }
     )
+
+
+def _turned_alike(planes: np.ndarray, arbitrary: Sequence[int]) -> np.ndarray:
+    """Coordinates with an arbitrary sign, signed as in the layer before. [layers, n, 2]"""
+    turned = planes.copy()
+    for before, here in pairwise(turned):
+        for axis in arbitrary:
+            if here[:, axis] @ before[:, axis] < 0:
+                here[:, axis] *= -1
+    return turned
 
 
 def _with_intervals(*metrics: str) -> list[str]:
