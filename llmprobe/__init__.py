@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmprobe.api import ProbeCallback, extract, probe, probe_layers, probe_network
+    from llmprobe.api import ProbeCallback, extract, probe, probe_layers, probe_network, trace
     from llmprobe.concepts.dataset import ConceptDataset
     from llmprobe.concepts.include import include
     from llmprobe.concepts.load import load_dataset
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llmprobe.probing.protocol import ProbeResults
     from llmprobe.probing.ridge import RidgeProbe
     from llmprobe.probing.saved import SavedProbe, load_probe
+    from llmprobe.probing.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "probe": "llmprobe.api",
     "probe_layers": "llmprobe.api",
     "probe_network": "llmprobe.api",
+    "trace": "llmprobe.api",
     "ProbeCallback": "llmprobe.api",
     "ConceptDataset": "llmprobe.concepts.dataset",
     "dataset": "llmprobe.concepts.registry",
@@ -50,6 +52,7 @@ _HOMES = {
     "ProbeResults": "llmprobe.probing.protocol",
     "SavedProbe": "llmprobe.probing.saved",
     "load_probe": "llmprobe.probing.saved",
+    "Trace": "llmprobe.probing.trace",
 }
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "ProbeResults",
     "RidgeProbe",
     "SavedProbe",
+    "Trace",
     "UserError",
     "dataset",
     "extract",
@@ -73,6 +77,7 @@ __all__ = [
     "probe",
     "probe_layers",
     "probe_network",
+    "trace",
 ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from llmprobe.applying import tracing
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ExtractConfig, ModelConfig, ProbeConfig
 from llmprobe.config_file import validated
@@ -20,6 +21,8 @@ from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.probing import protocol
 from llmprobe.probing.protocol import ProbeResults
+from llmprobe.probing.saved import SavedProbe, load_probe
+from llmprobe.probing.trace import Trace
 
 
 def extract(
@@ -185,6 +188,50 @@ def probe_network(
     results.table["layer_name"] = [states.names[layer] for layer in results.table["layer"]]
     results.summary["parameters"] = sum(weights.numel() for weights in module.parameters())
     return results
+
+
+def trace(
+    probe: SavedProbe | str | Path,
+    texts: str | Sequence[str],
+    *,
+    model: str | Path | None = None,
+    template: str | None = None,
+    too_long: str | None = None,
+    trust_remote_code: bool = False,
+) -> list[Trace]:
+    """What a saved probe says of texts at every token and layer.
+
+    ``llmprobe.trace("runs/x/probes/smollm2-135m/capitals.safetensors", "Lima is in Peru.")`` is a
+    list of one ``Trace``, with ``.tokens``, ``.layers`` and ``.scores`` [layers, tokens].
+
+    Parameters
+    ----------
+    probe
+        A probe, or its file.
+    texts
+        One or several, without the template of the probe's own texts, into which they are put.
+    model
+        A name, id or folder in place of the model that the probe remembers.
+    template
+        In place of the probe's own; ``"{text}"`` leaves texts as they are.
+    too_long
+        ``error`` or ``cut_left``; by default what it was for the probe's own texts.
+    trust_remote_code
+        Whether code that comes with the model may run.
+
+    Raises
+    ------
+    UserError
+        The probe is of no language model; its model cannot be loaded, or has changed; a text is
+        empty or too long.
+    """
+    where = "the probe" if isinstance(probe, SavedProbe) else str(probe)
+    known = probe if isinstance(probe, SavedProbe) else load_probe(probe)
+    given = [texts] if isinstance(texts, str) else list(texts)
+    return tracing.trace_texts(
+        known, given, where, model=None if model is None else str(model), template=template,
+        too_long=too_long, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
 
 
 class ProbeCallback:

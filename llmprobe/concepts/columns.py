@@ -60,6 +60,20 @@ def dataset_from_table(table: pd.DataFrame, config: DatasetConfig, where: str) -
     )
 
 
+def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFrame:
+    """What a template can be filled with: as ``text`` the texts, and the table's other columns.
+
+    Raises
+    ------
+    UserError
+        As ``dataset_from_table``, of the column of texts.
+    """
+    table = table.set_axis([str(column) for column in table.columns], axis=1)
+    column = _column("text", text, list(table.columns), where)
+    _check_cells(table[column], column, where, nan_is_none=False)
+    return table.drop(columns=column).assign(text=[str(value) for value in table[column]])
+
+
 def _column(key: str, given: str | None, columns: Sequence[str], where: str) -> str:
     """The column called ``given``, or the only one with a usual name."""
     there = ", ".join(columns[:20]) + (" …" if len(columns) > 20 else "") or "none"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.concepts import storage
-from llmprobe.errors import UserError, suggestion
+from llmprobe.concepts.spans import Spans, span_ends
+from llmprobe.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -35,7 +35,7 @@ class ConceptDataset:
     """The class of each text: integers or strings; or numbers with fractions. [n]"""
     groups: np.ndarray | None = None
     """Examples that share one never stand on both sides of a split. [n], or None."""
-    spans: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    spans: Spans = field(default_factory=dict)
     """For each field of the template, where its text stands: first character, and the one after
     the last. Each [n]"""
     fields: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -46,6 +46,10 @@ class ConceptDataset:
     template: str = ""
     """What the texts are still to be put into, where no other template is asked for;
     ``load_dataset`` does it."""
+    filled: str = ""
+    """The template that the texts were put into; empty where there was none."""
+    perturbation: str = ""
+    """The kind of what was done to the texts before that; empty where nothing was."""
     source: str = ""
     citation: str = ""
     licence: str = ""
@@ -196,29 +200,7 @@ class ConceptDataset:
             There is no such field, or a text has nothing of it.
         """
         where = f"dataset {self.name!r}: position 'span:{name}'"
-        spans = self.spans or {"text": [(0, len(text)) for text in self.texts]}
-        if name in spans:
-            found = [text[:stop].rstrip() for text, (_, stop) in zip(self.texts, spans[name],
-                                                                     strict=True)]  # fmt: skip
-            starts = [start for start, _ in spans[name]]
-        elif name in self.fields.columns:
-            found, starts = [], []
-            for row, (text, value) in enumerate(zip(self.texts, self.fields[name], strict=True)):
-                words = re.finditer(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)
-                start = max((word.start() for word in words), default=text.rfind(str(value)))
-                if start < 0 or not str(value):
-                    raise UserError(
-                        f"{where}: example {row} does not contain {str(value)!r}: {text!r:.80}"
-                    )
-                found.append(text[: start + len(str(value))].rstrip())
-                starts.append(start)
-        else:
-            known = [*spans, *map(str, self.fields.columns)]
-            raise UserError(f"{where}: no such field; {suggestion(name, known)}")
-        for row, (text, start) in enumerate(zip(found, starts, strict=True)):
-            if len(text) <= start:
-                raise UserError(f"{where}: example {row} has nothing there")
-        return [len(text) - 1 for text in found]
+        return span_ends(self.texts, self.spans, self.fields, name, where)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> ConceptDataset:
         """The examples at ``rows``, in that order."""

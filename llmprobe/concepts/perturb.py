@@ -38,7 +38,7 @@ def perturbed(dataset: ConceptDataset, config: PerturbConfig) -> ConceptDataset:
         choices = _variants(dataset, config)
         changed = [of_row[rng.integers(len(of_row))] for of_row in choices]
     # What a builder knew of other wordings was about the old texts.
-    return replace(dataset, texts=changed, spans={}, variants={})
+    return replace(dataset, texts=changed, spans={}, variants={}, perturbation=config.kind)
 
 
 def _variants(dataset: ConceptDataset, config: PerturbConfig) -> list[list[str]]:

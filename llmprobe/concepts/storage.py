@@ -23,7 +23,10 @@ _KEY = b"llmprobe"
 _NESTED = "nested"
 """Fields of lists and mappings, which the file keeps as JSON."""
 
-FACTS = ("name", "template", "source", "citation", "licence", "version", "description")
+FACTS = (
+    "name", "template", "filled", "perturbation", "source", "citation", "licence", "version",
+    "description",
+)  # fmt: skip
 
 
 def save(dataset: ConceptDataset, path: Path) -> None:

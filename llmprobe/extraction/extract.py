@@ -29,7 +29,7 @@ from llmprobe.extraction.store import Store
 from llmprobe.extraction.tokens import Reading, TokenisedTexts, as_chats, model_window, tokenise
 from llmprobe.extraction.ways import Planner, checked
 from llmprobe.extraction.work import Work
-from llmprobe.files import cache_folder, require_space
+from llmprobe.files import cache_folder, existing, require_space
 from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.loading import (
     LoadedModel,
@@ -38,6 +38,7 @@ from llmprobe.models.loading import (
     load_model,
     load_tokenizer,
 )
+from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import ModelSource, locate
 from llmprobe.progress import Progress
 
@@ -67,6 +68,23 @@ class Extractor:
         """The model in memory; loads it on first use."""
         self._model = self._model or load_model(self.model_config, self.source)
         return self._model
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What tells, beside the site and the position, how to read other texts as these are."""
+        model, config = self.model_config, self.config
+        # A folder by its absolute path: whoever uses a probe works elsewhere.
+        path = None if model.id in PACKAGED else existing(model.id)
+        return {
+            "model_id": str(path or model.id),
+            "revision": self.source.identity,
+            "weights": model.weights,
+            "seed": model.seed,
+            "quantization": model.quantization,
+            "trust_remote_code": model.trust_remote_code,
+            "chat_template": config.chat_template,
+            "too_long": config.too_long,
+        }
 
     def key(self, dataset: ConceptDataset) -> dict[str, Any]:
         """All that the states of ``dataset`` depend on."""
@@ -105,7 +123,7 @@ class Extractor:
         """The activations if they are on this disk, complete and undamaged."""
         store = Store(self.folder(dataset))
         facts = store.manifest()
-        return None if facts is None else Activations(dataset, facts, store)
+        return None if facts is None else Activations(dataset, facts | self.origin, store)
 
     def extract(
         self, dataset: ConceptDataset, *, cache: bool = True, progress: bool = True
@@ -127,7 +145,7 @@ class Extractor:
             scratch = TemporaryDirectory(prefix="llmprobe-")
             store = Store(Path(scratch.name))
             facts = self._fill(store, dataset, {}, World(alone=True), progress)
-            return Activations(dataset, facts, store, scratch)
+            return Activations(dataset, facts | self.origin, store, scratch)
         world, store = World(), Store(self.folder(dataset))
         facts = world.agree(store.manifest() if world.leader else None)
         if facts is None:
@@ -136,7 +154,7 @@ class Extractor:
                 # The one that was waited for may have made it.
                 facts = world.agree(store.manifest() if waited else None)
                 facts = facts or self._fill(store, dataset, self.key(dataset), world, progress)
-        return Activations(dataset, facts, store)
+        return Activations(dataset, facts | self.origin, store)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
         """The dataset's texts as this model reads them."""
@@ -192,7 +210,7 @@ class Extractor:
         model = self.model
         began = time.monotonic()
         texts = self.tokens(dataset, model.tokenizer, model.module)
-        _require_usable_tokens(texts, dataset, model, self.config.position)
+        require_usable_tokens(texts, dataset.name, model, self.config.position)
         reading = Reading(self.config.position == "mean", texts.special)
         with Capture(model, self.config.site) as capture:
             planner = self.planner(
@@ -225,8 +243,6 @@ class Extractor:
             facts = store.finish(layout, len(plan.shards), {
                 "key": key,
                 "model": model.name,
-                "model_id": self.model_config.id,
-                "revision": self._source.identity if self._source else "",
                 "parameters": model.parameters,
                 "layers": len(model.blocks),
                 "hidden_size": model.hidden_size,
@@ -269,17 +285,17 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _require_usable_tokens(
-    texts: TokenisedTexts, dataset: ConceptDataset, model: LoadedModel, position: str
+def require_usable_tokens(
+    texts: TokenisedTexts, dataset: str, model: LoadedModel, position: str
 ) -> None:
     """Refuse what has no mean, and tokens that the model does not have."""
     module: Any = model.module
     known = module.get_input_embeddings().num_embeddings
     for row, tokens in enumerate(texts.ids):
         if position == "mean" and texts.special.issuperset(tokens):
-            raise UserError(f"{dataset.name}: example {row} has only special tokens, so no mean")
+            raise UserError(f"{dataset}: example {row} has only special tokens, so no mean")
         if max(tokens) >= known:
             raise UserError(
-                f"{dataset.name}: example {row} has token {max(tokens)}, beyond the "
+                f"{dataset}: example {row} has token {max(tokens)}, beyond the "
                 f"{known} of {model.name}: its tokenizer is not its own"
             )

@@ -1,0 +1,1 @@
+"""Saved probes on new texts, and on the examples that they did not see."""

@@ -1,0 +1,73 @@
+"""One text, read at every token: what a map of token × layer is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmprobe.errors import UserError
+from llmprobe.extraction.capture import Capture
+from llmprobe.extraction.memory import Budget
+
+
+def read_every_token(
+    capture: Capture,
+    tokens: Sequence[int],
+    width: int,
+    read: Callable[[int, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """What ``read`` makes of the states of a text run alone. -> [layers, tokens, width] float64
+
+    Each layer is read inside the forward pass, so that of a long text the states of one layer at a
+    time are in memory.
+
+    Parameters
+    ----------
+    read
+        From a layer and its states, [tokens, d] float32, to [tokens, width].
+
+    Raises
+    ------
+    UserError
+        A state is not finite, or the text does not fit into memory.
+    """
+    what = f"a text of {len(tokens)} tokens"
+    run = partial(_forward, capture, tokens, width, read)
+    made = Budget(len(tokens)).attempt(len(tokens), run, what, divisible=False)
+    assert made is not None  # What is not divisible fits or raises.
+    return made
+
+
+@torch.inference_mode()
+def _forward(
+    capture: Capture,
+    tokens: Sequence[int],
+    width: int,
+    read: Callable[[int, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    model = capture.model
+    layers = capture.layers
+
+    def reader(slot: int, states: Tensor) -> Tensor:
+        of_text = states[0].float().cpu()
+        finite = torch.isfinite(of_text).all(dim=1)
+        if not finite.all():
+            raise UserError(
+                f"{model.name}: the state of token {int((~finite).int().argmax())} at layer "
+                f"{layers[slot]} is not finite in {str(model.dtype).removeprefix('torch.')}"
+            )
+        return torch.from_numpy(np.array(read(layers[slot], of_text.numpy()), dtype=float))
+
+    made = torch.empty(len(layers), len(tokens), width, dtype=torch.float64)
+    with capture.into(made, reader, (1, len(tokens))):
+        # Alone and whole, so that there is neither padding nor anything to mask.
+        model.module(
+            input_ids=torch.tensor([tokens], device=model.device),
+            attention_mask=None,
+            use_cache=False,
+        )
+    return made.numpy()

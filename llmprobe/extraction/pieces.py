@@ -1,0 +1,37 @@
+"""Tokens as a reader can see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_HALF = "\ufffd"
+"""What decoding gives for bytes that are no whole character."""
+
+
+def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """The text that each token adds to those before it; together they are the whole text. [n]
+
+    Where a character takes several tokens, the last one has it and the others have ``�``.
+    Special tokens are written out.
+    """
+
+    def decoded(start: int, stop: int) -> str:
+        text: str = tokenizer.decode(
+            list(tokens[start:stop]), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    # A token alone may lose the space before it, so each is decoded together with the one before,
+    # which must not be a part of a character.
+    found: list[str] = []
+    before = whole = 0
+    for stop in range(1, len(tokens) + 1):
+        known, text = decoded(before, whole), decoded(before, stop)
+        if text.endswith(_HALF) and stop < len(tokens):
+            found.append(_HALF)
+            continue
+        # What earlier tokens began and this one does not complete has been said.
+        found.append(text[len(known) :].lstrip(_HALF) or text[len(known) :])
+        before, whole = whole, stop
+    return found

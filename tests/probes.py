@@ -1,0 +1,34 @@
+"""Probes of tiny models, saved where a run leaves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import toy
+
+import llmprobe
+from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.config import ModelConfig
+from llmprobe.extraction.activations import Activations
+from llmprobe.probing.saved import SavedProbe
+
+QUICK = toy.QUICK | {"progress": False}
+
+
+def fit(
+    model: Path | ModelConfig, dataset: ConceptDataset, kind: str = "logistic", **extract: Any
+) -> tuple[SavedProbe, Activations]:
+    """The probe of a dataset, and the states that it was fitted on."""
+    if not isinstance(model, ModelConfig):
+        extract = {"dtype": "float32"} | extract
+    activations = llmprobe.extract(model, dataset, cache=False, progress=False, **extract)
+    options = QUICK | ({"controls": []} if kind == "ridge" else {})
+    (probe,) = llmprobe.probe(activations, kind=kind, **options).probes
+    return probe, activations
+
+
+def save(probe: SavedProbe, run: Path) -> Path:
+    """In a run folder, under the names of its model and dataset."""
+    names = probe.facts["model"], f"{probe.facts['dataset']}.safetensors"
+    return probe.save(run.joinpath("probes", *names))
