@@ -1,0 +1,1 @@
+"""Runs side by side: whether they can be compared, and how their curves differ."""
