@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llmprobe.config import Section, Seed
-from llmprobe.config_file import parsed_yaml, validated
+from llmprobe.config_file import mapping_in, parsed_yaml, validated
 from llmprobe.errors import UserError, suggestion
 
 
@@ -49,9 +49,7 @@ KINDS: Mapping[str, type[SanityConfig]] = {"xor": XorConfig, "mnist": MnistConfi
 
 def is_sanity(out: Path) -> bool:
     """Whether a run folder is that of an experiment."""
-    path = out / "config.yaml"
-    raw = parsed_yaml(path) if path.is_file() else None
-    return isinstance(raw, dict) and "sanity" in raw
+    return "sanity" in mapping_in(out / "config.yaml")
 
 
 def load(out: Path) -> SanityConfig:

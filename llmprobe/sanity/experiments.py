@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,7 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.probing.protocol import ProbeResults
 from llmprobe.run_folder import (
     claim,
-    read_environment,
+    read_run,
     read_table,
     remove_others,
     write_results,
@@ -30,10 +31,15 @@ from llmprobe.sanity.story import Story
 from llmprobe.sanity.xor import PERMUTATIONS, Xor, run_xor
 from llmprobe.sanity.xor_figures import xor_figures
 
+log = logging.getLogger(__name__)
+
 XOR_FILE = "xor.npz"
 POINT = {"xor": "hidden", "convnet": "fc1_postact", "bypass": "entry"}
 """One that only the tables of this experiment have."""
-FIGURES = ("heatmap_*", "errors", "fields", "hidden_plane", "training", "seeds")
+FIGURES = (
+    *("heatmap_*", "projection_*", "size", "errors", "fields", "hidden_plane", "training"),
+    "seeds",
+)
 """Those that some experiments have and others lack."""
 
 
@@ -99,36 +105,33 @@ def report(out: Path) -> list[Path]:
     UserError
         A file is missing or damaged.
     """
-    from llmprobe.reporting.figures import draw_all, save
+    from llmprobe.reporting.figures import draw_figures, write_all
     from llmprobe.reporting.page import write_report
 
     config, results, summary = _read(out)
-    facts = read_environment(out)
-    models = facts.pop("models")
+    run = read_run(out)
     try:
-        data = facts.pop("datasets")[0]
-        facts["images" if config.sanity == "mnist" else "data"] = data["source"]
-    except (LookupError, TypeError):
+        data = run.environment["datasets"][0]
+    except LookupError:
         raise UserError(
             f"{out / 'environment.json'}: does not say where the data came from; do the experiment "
             f"again: {command(config, out)}"
         ) from None
+    for note in run.notes:
+        log.warning("%s", note)
     story = _story(config, out, results, summary, data.get("content", ""))
     dataset = summary["dataset"].iloc[0]
     what = "XOR" if isinstance(config, XorConfig) else f"{config.network} on {dataset}"
-    written = draw_all(results, summary, out / "figures")
-    for name, (figure, _, _) in story.illustrations.items():
-        written += save(figure, out / "figures", name)
+    figures = draw_figures(results, summary, run.predictions)
+    told = {name: figure for name, (figure, _, _) in story.illustrations.items()}
+    written = write_all(figures | told, out / "figures")
     for name, suffix in product(FIGURES, ("png", "svg")):
         remove_others(out / "figures", f"{name}.{suffix}", written)
     page = write_report(
         out / "report.html",
-        results,
-        summary,
-        models=models,
+        run,
+        figures,
         title=f"Sanity experiment: {what}",
-        config=(out / "config.yaml").read_text(encoding="utf-8"),
-        environment=facts,
         command=command(config, out),
         permutations=PERMUTATIONS if isinstance(config, XorConfig) else None,
         findings=story.findings,

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from llmprobe.probing.questions import MOST_CODED
-from llmprobe.reporting.figures import model_style, styled
+from llmprobe.reporting.style import model_style, styled
 from llmprobe.sanity.story import Story, errors, note_at_right
 
 MODELS = ("untrained", "trained")
