@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llmprobe
+from llmprobe import cli_probes
 from llmprobe.errors import UserError
 from llmprobe.files import disk_is_full
 
@@ -138,8 +139,23 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mnist.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     mnist.add_argument("--seed", type=int, default=0, metavar="N")
+    cli_probes.add_trace(
+        add("trace", cli_probes.trace, "Show what saved probes say at each token of a new text.")
+    )
+    cli_probes.add_score(
+        add("score", cli_probes.score, "Use a saved probe as a classifier of the texts in a file.")
+    )
     command = add("report", _report, "Draw the figures and the page of a run folder again.")
     command.add_argument("run", type=Path, metavar="RUN_DIR")
+    command = add(
+        "compare", _compare, "Put runs side by side: other models, sizes, revisions, perturbations."
+    )
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR")
+    command.add_argument("--out", type=Path, metavar="DIR", required=True)
+    command.add_argument(
+        "--anyway", action="store_true",
+        help="also runs of other examples, folds, positions or probes, with a note",
+    )  # fmt: skip
     command = add("check", _check, "Test a model: its layers and sites, each way to run texts.")
     command.add_argument("model", metavar="MODEL", help="a known name, a Hub id, or a folder")
     command.add_argument(
@@ -190,7 +206,7 @@ def _only_looks(options: argparse.Namespace) -> bool:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from llmprobe.pipeline import report
+    from llmprobe.run_report import report
 
     loaded = _load(options)
     if loaded is None:
@@ -255,22 +271,48 @@ def _print_experiment(out: Path) -> None:
     _print_places(out, written)
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from llmprobe.comparing.comparison import compare
+
+    compare(options.runs, options.out, anyway=options.anyway)
+    _print_comparison(options.out)
+
+
+def _print_comparison(out: Path) -> None:
+    """Draw it, say how its curves differ, and where the rest is."""
+    from llmprobe.comparing import comparison
+
+    written = comparison.report(out)
+    print(comparison.terminal_text(out, unicode=_unicode()))
+    _print_places(out, written)
+
+
 def _report(options: argparse.Namespace) -> None:
+    from llmprobe.comparing.config import is_comparison
     from llmprobe.sanity.config import is_sanity
 
     if is_sanity(options.run):
         _print_experiment(options.run)
         return
-    from llmprobe.pipeline import report
+    if is_comparison(options.run):
+        _print_comparison(options.run)
+        return
+    from llmprobe.run_report import report
 
     _print_results(options.run, report(options.run))
 
 
 def _print_results(out: Path, written: Sequence[Path] = ()) -> None:
     """The summary, and where the rest is."""
-    from llmprobe.pipeline import terminal_summary
+    from rich.console import Console
 
-    print(terminal_summary(out, unicode=_unicode()))
+    from llmprobe.reporting.terminal import WIDTH
+    from llmprobe.run_report import terminal_summary
+
+    console = Console(file=sys.stdout, highlight=False)
+    width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    for line in terminal_summary(out, width, _unicode()):
+        console.print(line, soft_wrap=True)
     _print_places(out, written)
 
 

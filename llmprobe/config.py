@@ -337,6 +337,9 @@ class ReportConfig(Section):
 
     html: bool = True
     """Whether to write report.html beside the figures."""
+    traces: int = Field(default=3, ge=0, le=50)
+    """Examples of each model and dataset that the page follows token by token, by probes that did
+    not see them; each is one more pass of one text."""
 
 
 def widened(raw: Any) -> Any:

@@ -54,6 +54,8 @@ def load_config(
         raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
     if "sanity" in raw:
         raise UserError(f"{file}: of an experiment; its command is `llmprobe sanity`, not `run`")
+    if "compare" in raw:
+        raise UserError(f"{file}: of a comparison; its command is `llmprobe compare`, not `run`")
     for override in overrides:
         raw = widened(raw)
         _set(raw, override)
@@ -96,6 +98,15 @@ def parsed_yaml(file: Path) -> Any:
         raise UserError(f"{file}: not valid YAML: {error}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def mapping_in(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; empty where it is missing, damaged or something else."""
+    try:
+        raw = parsed_yaml(file) if file.is_file() else None
+    except UserError:
+        return {}
+    return raw if isinstance(raw, dict) else {}
 
 
 class _Loader(yaml.SafeLoader):

@@ -6,10 +6,12 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import llmprobe
+from llmprobe.concepts.checks import check
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ModelConfig
 from llmprobe.files import existing
@@ -18,7 +20,7 @@ from llmprobe.models.packaged import PACKAGED
 
 
 def environment(
-    models: Sequence[Mapping[str, str]], datasets: Sequence[Mapping[str, str]]
+    models: Sequence[Mapping[str, str]], datasets: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Versions and hardware, and what is known of each model and dataset."""
     import torch
@@ -51,12 +53,13 @@ def model_facts(model: ModelConfig) -> dict[str, str]:
     }
 
 
-def dataset_facts(dataset: ConceptDataset) -> dict[str, str]:
-    """Where a dataset comes from, and what it held."""
+def dataset_facts(dataset: ConceptDataset) -> dict[str, Any]:
+    """Where a dataset comes from, what it held, and what its checks find."""
     return {
         "name": dataset.name,
         "source": dataset.source,
         "licence": dataset.licence,
         "version": dataset.version,
         "content": dataset.content_hash,
+        "findings": [asdict(finding) for finding in check(dataset)],
     }

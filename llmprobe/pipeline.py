@@ -1,44 +1,46 @@
-"""The stages in their order: extract, probe, report. What is done is never done again."""
+"""The stages in their order: extract, probe, trace. What is done is never done again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import shlex
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmprobe.applying import example_traces
+from llmprobe.applying.example_traces import ExampleTrace, telling_examples
 from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.concepts.groups import units
 from llmprobe.concepts.include import include
 from llmprobe.concepts.load import loaded, tell
 from llmprobe.concepts.published.files import without_downloads
 from llmprobe.config import ModelConfig, RunConfig, file_name
-from llmprobe.config_file import load_config
 from llmprobe.environment import dataset_facts, environment, model_facts
 from llmprobe.errors import NotOnDiskError, UserError
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
+from llmprobe.files import write_text
 from llmprobe.launch import launched
 from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.probing.protocol import ProbeResults, probe
 from llmprobe.probing.questions import ask
 from llmprobe.run_folder import (
-    TABLES,
     Part,
     claim,
-    read_environment,
-    read_table,
-    remove_others,
     write_results,
 )
+
+if TYPE_CHECKING:
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,11 @@ BARE: Mapping[str, Any] = {
 PLACES = {"device"}
 """Keys of a probe config that do not change what it gives."""
 
-RESULTS_VERSION = 3
+WORK_PER_WRITING = 20
+"""While there is more to do, tables are written after this many times as long as writing them
+takes: of a process that is killed, what is finished can be looked at."""
+
+RESULTS_VERSION = 4
 """Raise when the same activations and config would give other numbers."""
 
 
@@ -72,6 +78,8 @@ class Run:
             Anything that can be seen to be wrong before a model is loaded.
         """
         self.config, self.out = config, out
+        self._traces: list[ExampleTrace] = []
+        self._traced: dict[str, list[int]] = {}
         if config.probe.device != "auto":
             resolve_device(config.probe.device, "probe.device")
         for path in config.include:
@@ -131,29 +139,76 @@ class Run:
                 "`llmprobe probe` with the same config by itself"
             )
         claim(self.out)
+        if not (self.out / "results.parquet").exists():  # Else it is the config of those.
+            write_text(self.out / "config.yaml", self.config.to_yaml())
         parts: list[ProbeResults] = []
+        self._traces = []
         untrained: dict[tuple[str, str], ProbeResults] = {}
+        written, due = 0, 0.0
         try:
             for extractor, dataset, is_control in self._work():
                 place = extractor.model_config.id, dataset.name
                 if is_control:
-                    untrained[place] = self._probe_one(extractor, dataset, extract, BARE)
+                    untrained[place], *_ = self._probe_one(extractor, dataset, extract, BARE)
                     continue
-                part = self._probe_one(extractor, dataset, extract)
+                results, folder, is_new = self._probe_one(extractor, dataset, extract)
                 control = untrained.get(place)
-                parts.append(part if control is None else _beside(part, control))
+                parts.append(results if control is None else _beside(results, control))
+                self._trace_some(extractor, dataset, results, folder, extract)
+                began = time.monotonic()
+                if is_new and began >= due:
+                    self._write(parts)
+                    written = len(parts)
+                    due = began + (1 + WORK_PER_WRITING) * (time.monotonic() - began)
         finally:
-            if parts:
-                write_results(
-                    self.out,
-                    ProbeResults.concatenate(parts),
-                    self.config.to_yaml(),
-                    environment(
-                        [model_facts(model) for model in self.config.models],
-                        [dataset_facts(dataset) for dataset in self.datasets],
-                    ),
-                )
+            if len(parts) > written:
+                self._write(parts)
         return ProbeResults.concatenate(parts)
+
+    def _write(self, parts: Sequence[ProbeResults]) -> None:
+        models = [model_facts(model) for model in self.config.models]
+        write_results(
+            self.out,
+            ProbeResults.concatenate(parts),
+            self.config.to_yaml(),
+            environment(models, self._dataset_facts),
+            self.datasets,
+        )
+        example_traces.save(self._traces, self.out / example_traces.FILE)
+
+    def _trace_some(
+        self,
+        extractor: Extractor,
+        dataset: ConceptDataset,
+        results: ProbeResults,
+        folder: Path,
+        extract: bool,
+    ) -> None:
+        """Traces of a few examples, the same for all models, kept beside the part.
+
+        Without ``extract`` no model is run, and only traces that are kept are there.
+        """
+        if not self.config.report.traces:
+            return
+        examples = self._traced.get(dataset.name)
+        if examples is None:
+            examples = telling_examples(results, self.config.report.traces)
+            self._traced[dataset.name] = examples
+        digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
+        path = folder / f"traces-{digest[:16]}.json"
+        try:
+            traces = example_traces.load(path)
+        except UserError:
+            if not extract:
+                return
+            traces = example_traces.example_traces(extractor, dataset, results, examples)
+            if traces:  # What failed may succeed another time.
+                example_traces.save(traces, path)
+        self._traces += traces
+
+    @cached_property
+    def _dataset_facts(self) -> list[dict[str, Any]]:
+        return [dataset_facts(dataset) for dataset in self.datasets]
 
     def _probe_one(
         self,
@@ -161,7 +216,8 @@ class Run:
         dataset: ConceptDataset,
         extract: bool,
         changes: Mapping[str, Any] | None = None,
-    ) -> ProbeResults:
+    ) -> tuple[ProbeResults, Path, bool]:
+        """The results of one part, its folder, and whether it was not there before."""
         config = self.config.probe.model_copy(update=changes)
         # The untrained control is a part of its own, and the order of the others says nothing.
         controls = tuple(sorted(set(config.controls) - {"random_weights"}))
@@ -185,13 +241,13 @@ class Run:
         found = part.load()
         if found is not None:
             log.info("%s on %s: already probed", name, dataset.name)
-            return found
+            return found, part.folder, False
         activations = extractor.extract(dataset) if extract else extractor.find(dataset)
         if activations is None:
             raise not_extracted
         results = probe(activations, config)
         part.save(results)
-        return results
+        return results, part.folder, True
 
     def _work(self) -> Iterator[tuple[Extractor, ConceptDataset, bool]]:
         """Models outside, datasets inside: one model in memory at a time, loaded at most once."""
@@ -213,55 +269,6 @@ class Run:
                 models.append((_untrained(model), True))
             models.append((model, False))
         return models
-
-
-def report(out: Path) -> list[Path]:
-    """Figures and page of a run folder, from its tables. -> the files written, page last
-
-    Raises
-    ------
-    UserError
-        ``out`` is not a run folder, or its tables are missing or damaged.
-    """
-    from llmprobe.reporting.figures import draw_all
-    from llmprobe.reporting.page import write_report
-
-    if not (out / "config.yaml").is_file():
-        raise UserError(f"{out}: not a run folder (it has no config.yaml)")
-    config = load_config(out / "config.yaml")
-    results, summary = (read_table(out / f"{name}.parquet") for name in TABLES[:2])
-    facts = read_environment(out)
-    models = facts.pop("models")
-    facts.pop("datasets", None)
-    written = draw_all(results, summary, out / "figures")
-    for figures in ("heatmap_*.png", "heatmap_*.svg"):
-        remove_others(out / "figures", figures, written)
-    if not config.report.html:
-        (out / "report.html").unlink(missing_ok=True)
-    else:
-        command = shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)])
-        written.append(
-            write_report(
-                out / "report.html",
-                results,
-                summary,
-                models=models,
-                title=config.name,
-                config=config.to_yaml(),
-                environment=facts,
-                command=command,
-                permutations=config.probe.permutations,
-            )
-        )
-    return written
-
-
-def terminal_summary(out: Path, unicode: bool = True) -> str:
-    """The summary of a run folder as a short table of text."""
-    from llmprobe.reporting.terminal import summary_table
-
-    results, summary = (read_table(out / f"{name}.parquet") for name in TABLES[:2])
-    return summary_table(summary, results, read_environment(out)["models"], unicode=unicode)
 
 
 def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:

@@ -17,13 +17,14 @@ import yaml
 from toy import NUMBERS, QUICK, SUBJECTS, write_config, write_table
 
 import llmprobe
-from llmprobe import UserError, pipeline
+from llmprobe import UserError, pipeline, run_report
 from llmprobe.cli import main
 from llmprobe.config import RunConfig
 from llmprobe.config_file import load_config
 from llmprobe.extraction.extract import Extractor
-from llmprobe.pipeline import Run, report
-from llmprobe.run_folder import TABLES
+from llmprobe.pipeline import Run
+from llmprobe.run_folder import TABLES, lacks, read_run
+from llmprobe.run_report import report
 
 RESULTS = (
     "model dataset site position layer depth probe n_examples n_classes n_groups l2 accuracy "
@@ -101,6 +102,7 @@ def test_a_run_folder_has_the_files_of_the_contract(toy: Toy) -> None:
     figures = {name for name in found if name.startswith("figures/")}
     assert found - figures == {
         "config.yaml", "environment.json", "report.html", "predictions.parquet",
+        "examples.parquet", "example_traces.json",
         "results.parquet", "results.csv", "summary.parquet", "summary.csv",
         "probes/tiny-llama/first.safetensors", "probes/tiny-llama/second.safetensors",
     }  # fmt: skip
@@ -274,7 +276,9 @@ def test_labels_that_are_numbers_have_a_probe_a_page_and_a_table(toy: Toy) -> No
     page = (toy.out / "report.html").read_text()
     assert "R² there" in page
     assert "accuracy there" not in page
-    assert f"{summary['peak_r2'].item():.2f}" in pipeline.terminal_summary(toy.out)
+    assert f"{summary['peak_r2'].item():.2f}" in "\n".join(
+        line.plain for line in run_report.terminal_summary(toy.out)
+    )
 
 
 def test_numbers_are_no_classes_and_that_is_said_before_a_model_is_loaded(toy: Toy) -> None:
@@ -505,51 +509,124 @@ def test_without_html_there_is_no_page(toy: Toy) -> None:
     assert not (toy.out / "report.html").exists()
 
 
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_report_says_in_words_and_on_the_page_what_is_wrong(
+    toy: Toy, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    toy.run()
+    caplog.clear()
+    (toy.out / "environment.json").write_text('{"models": ')
+    (toy.out / "predictions.parquet").unlink()
+    assert main(["report", str(toy.out)]) == 0
+    assert "tiny-llama" in capsys.readouterr().out
+    predictions, environment = said = warnings_of(caplog)
+    assert all("\n" not in sentence for sentence in said)
+    page = (toy.out / "report.html").read_text()
+    notes = page[page.index('class="notes"') : page.index("</header>")]
+    for sentence, words in (
+        (predictions, "predictions.parquet: missing, so"),
+        (environment, "environment.json: missing or damaged ("),
+    ):
+        assert words in sentence
+        assert words in notes
+
+
+def test_a_report_without_anything_to_show_is_an_error(
+    toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run()
+    for name in ("results.parquet", "results.csv"):
+        (toy.out / name).unlink()
+    capsys.readouterr()
+    assert main(["report", str(toy.out)]) == 2
+    said = capsys.readouterr().err
+    assert "results.parquet: missing; the run has no results yet" in said
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
-    ("file", "content", "words"),
+    ("content", "words"),
     [
-        (None, None, "not a run folder (it has no config.yaml)"),
-        ("config.yaml", b"models: [m]\ndatasets: [3]", "datasets.0: 3 is not"),
-        ("results.parquet", None, "results.parquet: missing; the run has no results yet"),
-        ("results.parquet", b"PAR1 cut", "results.parquet: missing or damaged ("),
-        ("summary.parquet", b"", "summary.parquet: missing or damaged ("),
-        ("environment.json", None, "environment.json: missing or damaged ("),
-        ("environment.json", b'{"models": ', "environment.json: missing or damaged ("),
-        ("environment.json", b"[]", "environment.json: missing or damaged ("),
+        (None, "config.yaml: missing, so what the run was asked for is not known"),
+        ("", "config.yaml: empty, or not a mapping"),
+        ("a: [", "config.yaml: not valid YAML"),
+        ("models: [m]\ndatasets: [3]\nprobes: {}", "probes: unknown key"),
     ],
 )
-def test_a_report_of_what_is_no_whole_run_says_what_is_wrong(
-    toy: Toy,
-    capsys: pytest.CaptureFixture[str],
-    file: str | None,
-    content: bytes | None,
-    words: str,
+def test_a_report_needs_no_config(
+    toy: Toy, caplog: pytest.LogCaptureFixture, content: str | None, words: str
 ) -> None:
-    if file is None:
-        toy.out.mkdir()
-    else:
-        toy.run()
-        (toy.out / file).unlink()
-        if content is not None:
-            (toy.out / file).write_bytes(content)
-    assert main(["report", str(toy.out)]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
-
-
-def test_a_table_of_another_version_is_named(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     toy.run()
-    path = toy.out / "summary.parquet"
-    pd.read_parquet(path).drop(columns="half_rise_depth").to_parquet(path)
-    assert main(["report", str(toy.out)]) == 2
-    said = capsys.readouterr().err
-    assert (
-        "summary.parquet: has no column 'half_rise_depth', so another version of llmprobe " in said
+    (toy.out / "config.yaml").unlink()
+    if content is not None:
+        (toy.out / "config.yaml").write_text(content)
+    caplog.clear()
+    assert main(["report", str(toy.out)]) == 0
+    (said,) = warnings_of(caplog)
+    assert words in said
+    assert "\n" not in said
+
+
+def test_what_a_run_has_not_finished_is_said(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = pipeline.probe
+
+    def interrupted(activations: Any, config: Any) -> Any:
+        if activations.dataset.name == "second":
+            raise KeyboardInterrupt
+        return probe(activations, config)
+
+    monkeypatch.setattr(pipeline, "probe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run("probe.learning_curve=[0.5]")
+    config = load_config(toy.out / "config.yaml")
+    (said,) = lacks(read_run(toy.out), config)
+    assert said.endswith(
+        "not finished: of 2 curves, it lacks tiny-llama on second; run the config again to go on"
     )
-    assert "run the config again" in said
-    assert "damaged" not in said
-    assert said.count("\n") == 1
+    for name in ("examples", "learning_curve"):
+        (toy.out / f"{name}.parquet").unlink()
+    _, *absent = lacks(read_run(toy.out), config)
+    assert ["examples.parquet: missing" in absent[0], "learning_curve.parquet" in absent[1]] == [
+        True, True
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_of_a_run_that_is_killed_a_report_shows_what_is_finished(
+    toy: Toy, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    # Probing one of the datasets takes for ever here, and says when it begins.
+    program = """
+import sys, time
+from llmprobe import cli, pipeline
+probe = pipeline.probe
+def slow(activations, config):
+    if activations.dataset.name == sys.argv[1]:
+        print("waiting", flush=True)
+        time.sleep(600)
+    return probe(activations, config)
+pipeline.probe = slow
+raise SystemExit(cli.main(sys.argv[2:]))
+"""
+    for stopped_at, code in (("first", 2), ("second", 0)):
+        command = [sys.executable, "-c", program, stopped_at]
+        command += ["run", str(toy.config), "--out", str(toy.out)]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting\n"
+            process.kill()
+        assert load_config(toy.out / "config.yaml") == load_config(toy.config)
+        capsys.readouterr()
+        assert main(["report", str(toy.out)]) == code
+        said = capsys.readouterr().err + caplog.text
+        assert ("the run has no results yet" if code else "lacks tiny-llama on second") in said
+    assert set(toy.tables()["results"]["dataset"]) == {"first"}
+    assert "first is readable best at layer" in (toy.out / "report.html").read_text()
 
 
 def test_the_resolved_config_reads_as_yaml(toy: Toy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from llmprobe import UserError
+from llmprobe.concepts.dataset import ConceptDataset
 from llmprobe.config import ProbeConfig
 from llmprobe.probing.protocol import ProbeResults, probe_layers
 from llmprobe.run_folder import claim, read_environment, read_table, write_results
@@ -38,7 +40,7 @@ def test_results_from_anywhere_are_read_as_they_were_written(
         ("learning_curve", found.learning_curve),
     ):  # fmt: skip
         pd.testing.assert_frame_equal(read_table(tmp_path / f"{name}.parquet"), table)
-    assert read_environment(tmp_path) == ENVIRONMENT
+    assert read_environment(tmp_path) == ENVIRONMENT | {"datasets": []}
     assert (tmp_path / "config.yaml").read_text() == "name: net\n"
     assert (tmp_path / "probes" / "net" / "set.safetensors").is_file()
 
@@ -52,6 +54,19 @@ def test_results_replace_all_of_an_earlier_config(found: ProbeResults, tmp_path:
         "results.csv", "results.parquet", "summary.csv", "summary.parquet",
     }  # fmt: skip
     assert "second" in (tmp_path / "config.yaml").read_text()
+
+
+def test_examples_have_their_fields_as_text_and_what_is_missing_is_empty(
+    found: ProbeResults, tmp_path: Path
+) -> None:
+    fields = pd.DataFrame({"city": ["Lima", None], "size": [1.5, np.nan], "of": [["a"], {}]})
+    dataset = ConceptDataset("set", texts=["x", "y"], labels=np.array([0, 1]), fields=fields)
+    write_results(tmp_path, found, "name: net\n", ENVIRONMENT, [dataset])
+    written = read_table(tmp_path / "examples.parquet")["fields"]
+    assert [json.loads(record, parse_constant=pytest.fail) for record in written] == [
+        {"city": "Lima", "size": "1.5", "of": "['a']"},
+        {"city": "", "size": "", "of": "{}"},
+    ]
 
 
 def test_a_folder_is_claimed_before_there_is_anything_to_write(tmp_path: Path) -> None:

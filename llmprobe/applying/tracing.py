@@ -62,6 +62,7 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
                     best_layer=probe.best_layer,
                     label=str(probe.classes[column]) if probe.classes else None,
                     position=extractor.config.position,
+                    probe=probe.digest,
                 )
             )
     return traces
@@ -137,6 +138,9 @@ def _in_template(
         if not text.strip():
             which = f"number {number + 1} " if len(texts) > 1 else ""
             raise UserError(f"--text {which}is empty; give one such as 'Lima is in Peru.'")
+        # What was typed in another encoding comes as halves of surrogate pairs.
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"--text {text!r:.80}: not in UTF-8, so no text that a model can read")
     return as_read(probe, pd.DataFrame({"text": list(texts)}), template, where)[0]
 
 

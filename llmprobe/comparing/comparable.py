@@ -142,7 +142,7 @@ def what_differs(members: Sequence[Member]) -> list[Differing]:
             facts = [member.known(kind).get(name) for member in members]
             for key in each_once(filter(None, facts)):
                 field = section.model_fields.get(key)
-                default = "" if field is None else field.default
+                default = "" if field is None else field.get_default(call_default_factory=True)
                 values = ["" if one is None else plain(one.get(key, default)) for one in facts]
                 found.append(Differing(f"{name}: {key}", values))
     for section_name in MUST_AGREE:
@@ -159,7 +159,7 @@ def plain(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -36,6 +36,7 @@ from llmprobe.probing.protocol import ProbeResults
 from llmprobe.run_folder import (
     RunTables,
     claim,
+    lacks,
     read_run,
     read_table,
     remove_others,
@@ -73,7 +74,7 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
     _require_own_folder(out, runs)
     notes = _incomparable(members, anyway)
     for member in members:
-        notes += [*member.run.notes, *_unfinished(member)]
+        notes += [*member.run.notes, *lacks(member.run, member.config)]
     comparison = Comparison(
         runs=[
             ComparedRun(
@@ -259,15 +260,6 @@ def _incomparable(members: Sequence[Member], anyway: bool) -> list[str]:
         "\n".join(lines) + "\ngive runs of the same examples, folds and settings, or add --anyway "
         "to see these side by side with a note"
     )
-
-
-def _unfinished(member: Member) -> list[str]:
-    """A sentence where a run has not all the curves that its config asks for."""
-    wanted = len(member.config.models) * len(member.config.datasets)
-    found = len(member.run.summary)
-    if found >= wanted:
-        return []
-    return [f"{member.name} is not finished: it has {found} of {wanted} curves."]
 
 
 def _environment(members: Sequence[Member]) -> dict[str, Any]:

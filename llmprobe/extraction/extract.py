@@ -77,7 +77,7 @@ class Extractor:
         path = None if model.id in PACKAGED else existing(model.id)
         return {
             "model_id": str(path or model.id),
-            "revision": self.source.identity,
+            "revision": self._source.identity if self._source else "",
             "weights": model.weights,
             "seed": model.seed,
             "quantization": model.quantization,

@@ -58,7 +58,8 @@ def differences(
         Tables of a run; the order of the summary is that of the curves.
     examples
         ``dataset``, ``example``, ``text``, ``group`` (missing where there are none). Curves of a
-        dataset that is not there are left out: nothing says what belongs together in it.
+        dataset that is not there are left out: nothing says what belongs together in it. So are
+        those whose results and predictions are not of the same layers.
     wordings
         Of each dataset that has another's examples in other words, the name of that.
     """
@@ -71,8 +72,14 @@ def differences(
     alike: dict[tuple[Any, ...], list[tuple[Mapping[Any, Any], _Answers]]] = {}
     for row in summary.to_dict("records"):
         place, dataset = (row["model"], row["dataset"]), row["dataset"]
-        if dataset in of_dataset and all(place in tables for tables in of_curve.values()):
+        if (
+            dataset in of_dataset
+            and pd.notna(row["peak_layer"])
+            and all(place in tables for tables in of_curve.values())
+        ):
             answers = _Answers.of(of_curve["predictions"][place])
+            if answers.layers != sorted(of_curve["results"][place]["layer"]):
+                continue  # Tables of different runs, when one was stopped while writing.
             original = (wordings or {}).get(dataset, dataset)
             key = (original, *answers.examples.tolist(), *answers.labels.tolist())
             alike.setdefault(key, []).append((row, answers))
@@ -156,6 +163,7 @@ def sign_flip_p_value(gains: np.ndarray) -> float:
 class _Answers:
     """Out-of-fold answers of one curve, examples and layers in rising order."""
 
+    layers: list[int]
     examples: np.ndarray
     """Their numbers. [n]"""
     labels: np.ndarray
@@ -170,6 +178,7 @@ class _Answers:
         rows = rows.sort_values(["layer", "example"])
         n = int((rows["layer"] == rows["layer"].iloc[0]).sum())
         return cls(
+            rows["layer"].unique().tolist(),
             rows["example"].to_numpy()[:n],
             rows["label"].to_numpy(dtype=str)[:n],
             rows["predicted"].to_numpy(dtype=str).reshape(-1, n).T,

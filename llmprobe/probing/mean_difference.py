@@ -45,11 +45,12 @@ class MeanDifferences:
         means = (member.flatten(0, 1) @ X).view(K, C, -1) / size.clamp_min(1e-12) * unit
         centre = means.mean(dim=1, keepdim=True)
         _, stretch, span = torch.linalg.svd(means - centre, full_matrices=False)
+        # C means span C - 1 directions, or as many as there are features.
         span, stretch = span[:, : C - 1], stretch[:, : C - 1, None]
         span = span * (stretch > 1e-6 * stretch.amax(dim=1, keepdim=True))
         # Rows, and means, along each direction of the span.
-        along = ((span * unit).flatten(0, 1) @ X.T).view(K, C - 1, n)
-        at = means @ span.mT  # [K, C, C - 1]
+        along = ((span * unit).flatten(0, 1) @ X.T).view(K, span.shape[1], n)
+        at = means @ span.mT  # [K, C, of the span]
         square = (along.square()[:, None] * member[:, :, None]).sum(dim=(1, 2, 3))
         within = square - (at.square() * size).sum(dim=(1, 2))
         variance = within / (size.sum(dim=(1, 2)) * max(C - 1, 1))

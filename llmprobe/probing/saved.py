@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,6 +78,16 @@ class SavedProbe:
                 f"{self.layers[-1]}"
             )
         return layer
+
+    @property
+    def digest(self) -> str:
+        """Tells this probe from others: of its directions and intercepts."""
+        parts = (
+            np.ascontiguousarray(by_layer[layer], dtype=float).tobytes()
+            for layer in self.layers
+            for by_layer in (self.coef, self.intercept)
+        )
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
     def decision_function(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
         """Logits, or predictions of a continuous label. [n, d] -> [n], or [n, C] of C > 2 classes

@@ -38,6 +38,8 @@ class Trace:
     None when the probe predicts a number."""
     position: str
     """Where in a text the probe was fitted: last, first, mean or span:FIELD."""
+    probe: str
+    """The `digest` of the probe."""
 
     @property
     def file_name(self) -> str:

@@ -1,9 +1,12 @@
-"""One self-contained page: what was found, the figures, every number, and how to make it again."""
+"""One self-contained page: what was found, where to look, every number, how to make it again."""
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from math import isnan
 from pathlib import Path
@@ -11,61 +14,94 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
-from llmprobe.reporting import SCORE_NAMES, Peak, elide, layer_names, main_score, peaks
-from llmprobe.reporting.figures import draw_figures, png, svg
+from llmprobe.files import write_text
+from llmprobe.probing.trace import Trace
+from llmprobe.reporting import Peak, layer_names, main_probe, main_score, peaks
+from llmprobe.reporting.colour_scale import CHANCE_MAP
+from llmprobe.reporting.compared import Compared
+from llmprobe.reporting.page_pictures import (
+    DRAWN_BY_SCRIPT,
+    MOST_FIGURE_BYTES,
+    as_pictures,
+    captioned,
+)
+from llmprobe.reporting.page_tables import (
+    Table,
+    cost_table,
+    flat,
+    interval_text,
+    layer_tables,
+    layer_text,
+    number_text,
+    p_text,
+    summary_table,
+)
+from llmprobe.reporting.page_traces import shade_style, trace_tables
+from llmprobe.reporting.payload import as_json, payload
+from llmprobe.reporting.style import COLOURS
+from llmprobe.reporting.verdicts import Verdict, verdict
+from llmprobe.run_folder import RunTables
 
-_LONGEST_NAME = 32
-_MOST_LAYER_ROWS = 4000
-_MOST_FIGURE_BYTES = 1_500_000
+_MOST_FILE_BYTES = 1_000_000
+_SCRIPTS = ("state", "charts", "heatmap", "layer", "clouds", "curves", "examples", "start")
+_DARK_MAP = LinearSegmentedColormap.from_list(
+    "dark",
+    [
+        "#ffd9b0",
+        "#f0a050",
+        "#b35d18",
+        "#5f3a1e",
+        "#272d34",
+        "#1d4a6b",
+        "#2579ad",
+        "#62b0e6",
+        "#d3ecff",
+    ],
+)
+"""As CHANCE_MAP, but dark at chance, as the dark page is."""
+_CLASS_COLOURS = (
+    "#8257cc",
+    "#e69f00",
+    "#009e73",
+    "#d4569b",
+    "#56b4e9",
+    "#b0562b",
+    "#7a8b2c",
+    "#777777",
+)
+"""Apart from each other on light and on dark, and not those of the first models."""
 
 
-class Table(NamedTuple):
-    """A table of text, ready for the page; the first cell of a row is its heading."""
+class Card(NamedTuple):
+    """What was found about one model on one dataset, and whether to believe it."""
 
-    caption: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def without(self, optional: Sequence[str]) -> Table:
-        """Without those of the ``optional`` columns that say nothing in any row."""
-        keep = [
-            i
-            for i, header in enumerate(self.headers)
-            if header not in optional or any(row[i] != "–" for row in self.rows)
-        ]
-        return Table(
-            self.caption,
-            [self.headers[i] for i in keep],
-            [[row[i] for i in keep] for row in self.rows],
-        )
-
-
-class Picture(NamedTuple):
-    """A figure, ready for the page."""
-
-    caption: str
-    alt: str
-    source: str
-    """A ``data:`` address that holds the image."""
-    width: float
-    """In inches, on paper."""
+    sentence: str
+    where: str
+    level: str
+    title: str
+    against: Sequence[str]
+    reasons: str
+    curve: int | None
+    """Its place among the curves of the script's data."""
 
 
 def write_report(
     path: Path,
-    results: pd.DataFrame,
-    summary: pd.DataFrame,
-    models: Sequence[Mapping[str, str]],
+    run: RunTables,
+    figures: Mapping[str, Figure],
+    *,
     title: str,
-    config: str,
-    environment: Mapping[str, Any],
     command: str,
     permutations: int | None = None,
     findings: Sequence[str] = (),
     illustrations: Mapping[str, tuple[Figure, str, str]] | None = None,
     held_out: bool = False,
+    compared: Compared | None = None,
+    traces: Sequence[tuple[str, Trace]] = (),
 ) -> Path:
     """Write the page to ``path``: it loads nothing, so it can be mailed or archived as one file.
 
@@ -73,16 +109,12 @@ def write_report(
     ----------
     path
         Where the page goes.
-    results, summary
-        A row for each model × dataset × layer, and for each model × dataset.
-    models
-        What is known of each model: ``name``, ``source``, ``licence``, ``precision``.
+    run
+        The tables, and what they came from.
+    figures
+        Of the tables, by name.
     title
         The name of the run.
-    config
-        The resolved config of the run, as YAML.
-    environment
-        Versions and hardware; mappings in it are shown flat.
     command
         What to type to make the page again.
     permutations
@@ -90,48 +122,70 @@ def write_report(
     findings
         Sentences that stand before those about the best layers.
     illustrations
-        Name → figure, caption, text alternative: shown before the figures of the tables.
+        Name → figure, caption, text alternative: shown before all others.
     held_out
         Whether the examples of the results are a test set, in the place of folds.
+    compared
+        How curves of the same examples differ, and the runs where the tables are of several.
+    traces
+        What each is of (may be empty), and the trace.
     """
-    template = files("llmprobe.reporting").joinpath("report.html.jinja").read_text("utf-8")
-    jinja = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    results, summary = run.results, run.summary
     found = peaks(results, summary, permutations)
-    illustrated, left_out, size = _pictures(illustrations or {}, _MOST_FIGURE_BYTES)
-    pictures, left_out_here, _ = _pictures(
-        _captioned(draw_figures(results, summary)), _MOST_FIGURE_BYTES - size
-    )
-    layer_tables, left_out_tables = _layer_tables(results)
-    page = jinja.from_string(template).render(
+    verdicts = _verdicts(run, found)
+    data = payload(run, found, verdicts)
+    tables, left_out_tables = layer_tables(results)
+    files_in_page, left_out_files = _downloads(run, compared)
+    illustrated, left_out, size = as_pictures(illustrations or {}, MOST_FIGURE_BYTES)
+    pictures, left_out_here, _ = as_pictures(captioned(figures), MOST_FIGURE_BYTES - size)
+    script = "\n".join(map(_asset, (f"{name}.js" for name in _SCRIPTS)))
+    scripts = [_closed(text) for text in (vega(), f"{{\n{script}\n}}")]
+    named = bool(layer_names(results))
+    environment = {
+        key: value for key, value in run.environment.items() if key not in ("models", "datasets")
+    }
+    page = _template().render(
         title=title,
-        findings=[*findings, *map(headline, found)],
-        illustrations=illustrated,
-        pictures=pictures,
+        style=Markup(_asset("page.css") + (shade_style() if traces else "")),
+        script_hashes=Markup(" ".join(map(_hash, scripts))),
+        scripts=[Markup(text) for text in scripts],
+        data=Markup(as_json(data | {"files": files_in_page} | _colours())),
+        notes=run.notes,
+        findings=[*findings, *([] if compared is None else compared.sentences())],
+        cards=_cards(found, verdicts, data, summary),
+        illustrations=list(illustrated.values()),
+        pictures=[picture for name, picture in pictures.items() if name not in DRAWN_BY_SCRIPT],
+        plain_pictures=[picture for name, picture in pictures.items() if name in DRAWN_BY_SCRIPT],
         left_out_pictures=[*left_out, *left_out_here],
-        named_layers=bool(layer_names(results)),
+        left_out_files=left_out_files,
+        heatmap_note=_HEATMAP_NOTE.format(
+            first="the input" if named else "the embedding",
+            last="the output" if named else "the last block",
+        ),
+        named_layers=named,
         held_out=held_out,
-        summary_table=_summary_table(summary, found, SCORE_NAMES[main_score(results)], held_out),
-        cost_table=_cost_table(summary),
-        layer_tables=layer_tables,
+        summary_table=summary_table(summary, found, main_score(results), held_out),
+        compared=[] if compared is None else compared.tables(),
+        cost_table=cost_table(summary),
+        layer_tables=tables,
         left_out_tables=left_out_tables,
-        models_table=Table(
-            "Models, and how their weights were held",
-            ("model", "source", "licence", "precision"),
-            [
-                [model.get(key) or "–" for key in ("name", "source", "licence", "precision")]
-                for model in models
-            ],
+        traces=list(trace_tables(traces)),
+        models_table=_facts_table(
+            "Models, and how their weights were held", "model", run.environment["models"],
+            ("source", "licence", "precision"),
+        ),
+        datasets_table=_facts_table(
+            "Datasets", "dataset", run.environment["datasets"], ("source", "licence", "version")
         ),
         environment_table=Table(
-            "Versions and hardware", ("what", "value"), list(_flat(environment))
+            "Versions and hardware", ("what", "value"), list(flat(environment))
         ),
-        config=config,
+        config=run.config,
         command=command,
-    )
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    # Half of a surrogate pair, in a name, is no text that a file can hold.
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
     return path
 
 
@@ -143,12 +197,12 @@ def headline(peak: Peak) -> str:
     """
     if peak.layer is None or isnan(peak.score):
         return f"{peak.model}: {peak.dataset} was not scored"
-    place = f"layer {_layer(peak)}" + ("" if peak.blocks is None else f" of {peak.blocks}")
-    parts = [f"{peak.score:.2f}{_interval(peak)}", f"chance {_number(peak.chance)}"]
+    place = f"layer {layer_text(peak)}" + ("" if peak.blocks is None else f" of {peak.blocks}")
+    parts = [f"{peak.score:.2f}{interval_text(peak)}", f"chance {number_text(peak.chance)}"]
     if not isnan(peak.bag_of_words):
         parts.append(f"bag of words {peak.bag_of_words:.2f}")
     if not isnan(peak.p_value):
-        parts.append(f"p = {_p(peak.p_value)}" if peak.p_value >= 0.001 else "p < 0.001")
+        parts.append(f"p = {p_text(peak.p_value)}" if peak.p_value >= 0.001 else "p < 0.001")
     found = (
         f"is readable best at {place}"
         if peak.above_chance
@@ -157,195 +211,132 @@ def headline(peak: Peak) -> str:
     return f"{peak.model}: {peak.dataset} {found}: {', '.join(parts)}"
 
 
-def _captioned(figures: Mapping[str, Figure]) -> dict[str, tuple[Figure, str, str]]:
-    """The figures of the tables with captions and text alternatives, in the order of the page."""
-    return {name: (figures[name], *said) for name, said in _CAPTIONS.items() if name in figures}
+@cache
+def vega() -> str:
+    """The script of Vega and Vega-Lite, which draw the plots."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]
+    return script
 
 
-def _pictures(
-    figures: Mapping[str, tuple[Figure, str, str]], most_bytes: int
-) -> tuple[list[Picture], list[str], int]:
-    """The figures as images in the smaller of two formats.
-
-    -> those that go into ``most_bytes``, the names of the others, and the bytes that are used
-    """
-    pictures, left_out, size = [], [], 0
-    for name, (figure, caption, alt) in figures.items():
-        kind, content = min(
-            ("svg+xml", svg(figure)), ("png", png(figure, dpi=144)), key=lambda image: len(image[1])
-        )
-        if size + len(content) > most_bytes:
-            left_out.append(name)
-            continue
-        size += len(content)
-        source = f"data:image/{kind};base64,{b64encode(content).decode()}"
-        pictures.append(Picture(caption, alt, source, figure.get_figwidth()))
-    return pictures, left_out, size
-
-
-_HEATMAP_ALT = "Heatmap: a panel for each model, a row for each dataset, a column for each layer; "
-_CAPTIONS = {
-    "heatmap_accuracy": (
-        "Accuracy of a probe on each layer. Blue is above chance, orange below it, hatched not "
-        "scored; the dot is the best layer of the row.",
-        _HEATMAP_ALT + "colour is the accuracy. The tables below hold the same numbers.",
-    ),
-    "heatmap_r2": (
-        "R² of a probe on each layer: 0 is what the mean of all labels reaches, orange is worse "
-        "than that; the dot is the best layer of the row.",
-        _HEATMAP_ALT + "colour is the R². The tables below hold the same numbers.",
-    ),
-    "curves": (
-        "The same accuracies as curves, with their 95 % intervals. Dashed: always answering the "
-        "most frequent class. Dotted, if any: a classifier on the words alone.",
-        "Line chart: a panel for each dataset, a line for each model, accuracy over layers. "
-        "The tables below hold the same numbers.",
-    ),
-    "depth": (
-        "How deep each concept is read best (filled), and where its accuracy has converged "
-        "(hollow). Pale, if any: no better than shuffled labels.",
-        "Dot chart: a row for each dataset, the relative depth of the best and of the converging "
-        "layer for each model. The summary table holds the same numbers.",
-    ),
-    "heatmap_auroc": (
-        "Area under the ROC curve: how well the probe ranks examples, whatever its threshold.",
-        _HEATMAP_ALT + "colour is the AUROC.",
-    ),
-    "heatmap_selectivity": (
-        "Selectivity: the score minus that of the same probe on a random label for each group, "
-        "with rows of a group in training and test. Below zero, groups are easier to tell apart "
-        "than the concept is to read; the accuracy itself cannot gain by that.",
-        _HEATMAP_ALT + "colour is the selectivity.",
-    ),
-    "heatmap_balanced_accuracy": (
-        "Balanced accuracy: the mean over classes of the share of each that is recognised.",
-        _HEATMAP_ALT + "colour is the balanced accuracy.",
-    ),
-}
-"""Caption and text alternative of each figure, in the order of the page."""
-
-
-def _summary_table(
-    summary: pd.DataFrame, found: Sequence[Peak], score: str, held_out: bool
-) -> Table:
-    """One row for each model × dataset."""
-    headers = (
-        *("model", "dataset", "test examples" if held_out else "examples"),
-        *("best layer", f"{score} there", "AUROC there", "p"),
-        *("chance", "bag of words", "random weights", "jump layer", "converging layer"),
-        "half-rise depth",
+def _template() -> Any:
+    jinja = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    rows = [
-        [
-            elide(peak.model, _LONGEST_NAME),
-            elide(peak.dataset, _LONGEST_NAME),
-            _whole(peak.n_examples),
-            f"{_layer(peak)} of {_whole(peak.blocks)}",
-            _number(peak.score) + _interval(peak),
-            _number(peak.auroc),
-            _p(peak.p_value),
-            _number(peak.chance),
-            _number(peak.bag_of_words),
-            _number(row["random_weights_accuracy"]),
-            _whole(row["jump_layer"]),
-            _whole(row["converging_layer"]),
-            _number(row.get("half_rise_depth")),
-        ]
-        for peak, row in zip(found, summary.to_dict("records"), strict=True)
+    return jinja.from_string(_asset("page.html.jinja"))
+
+
+def _asset(name: str) -> str:
+    return files("llmprobe.reporting").joinpath("html", name).read_text("utf-8")
+
+
+def _closed(script: str) -> str:
+    """A script in which nothing ends its element, as a browser that parses the page reads it."""
+    return re.sub(r"<(/script|!--)", r"\\x3c\1", script.replace("\r\n", "\n"), flags=re.IGNORECASE)
+
+
+def _hash(script: str) -> str:
+    """What allows this script and no other to run."""
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
+
+
+def _colours() -> dict[str, Any]:
+    """Of classes and models, and of scores from the worst over chance to the best."""
+    steps = [i / 64 for i in range(65)]
+    maps = {"light": CHANCE_MAP, "dark": _DARK_MAP}
+    return {
+        "colours": COLOURS,
+        "class_colours": _CLASS_COLOURS,
+        "ramps": {
+            name: [to_hex(colours(step)) for step in steps] for name, colours in maps.items()
+        },
+    }
+
+
+def _verdicts(run: RunTables, found: Sequence[Peak]) -> list[Verdict]:
+    rows = dict(list(main_probe(run.results).groupby(["model", "dataset"])))
+    checks = {
+        dataset.get("name"): dataset.get("findings") or []
+        for dataset in run.environment["datasets"]
+    }
+    score = main_score(run.results)
+    untrained = run.summary[f"random_weights_{score}"].astype(float)
+    return [
+        verdict(
+            peak,
+            rows.get((peak.model, peak.dataset), run.results.head(0)),
+            random_weights,
+            checks.get(peak.dataset, []),
+        )
+        for peak, random_weights in zip(found, untrained, strict=True)
     ]
-    table = Table("The best layer of each model on each dataset", headers, rows)
-    return table.without(_OPTIONAL)
 
 
-def _cost_table(summary: pd.DataFrame) -> Table:
-    """What each model × dataset took, as far as it was counted."""
-    columns = ("tokens", "unique_tokens", "seconds_extract", "seconds_probe")
-    headers = ("model", "dataset", "tokens", "unique tokens", "seconds reading", "seconds probing")
-    rows = [
-        [
-            *(elide(row[column], _LONGEST_NAME) for column in ("model", "dataset")),
-            *(_whole(row[column]) for column in columns),
-        ]
-        for row in summary.to_dict("records")
+def _cards(
+    found: Sequence[Peak],
+    verdicts: Sequence[Verdict],
+    data: Mapping[str, Any],
+    summary: pd.DataFrame,
+) -> list[Card]:
+    places = {
+        (data["models"][curve["model"]]["name"], data["datasets"][curve["dataset"]]["name"]): place
+        for place, curve in enumerate(data["curves"])
+    }
+    cards = [
+        Card(
+            sentence=headline(peak),
+            where=_where(peak, row),
+            level=said.level,
+            title=said.title,
+            against=said.against,
+            reasons="; ".join(said.reasons).capitalize(),
+            curve=places.get((peak.model, peak.dataset)),
+        )
+        for peak, said, row in zip(found, verdicts, summary.to_dict("records"), strict=True)
     ]
-    return Table("What it cost", headers, rows).without(headers)
+    # Models of one dataset stand beside each other.
+    datasets = list(dict.fromkeys(peak.dataset for peak in found))
+    order = sorted(range(len(found)), key=lambda place: datasets.index(found[place].dataset))
+    return [cards[place] for place in order]
 
 
-def _layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
-    """A table for each model × dataset × probe, and the captions of those that are too many."""
-    tables, left_out, n_rows = [], [], 0
-    score = main_score(results)
-    headers = ("layer", "point", SCORE_NAMES[score], "95 % interval", *_LAYER_HEADERS)
-    for (model, dataset, probe), layers in results.groupby(
-        ["model", "dataset", "probe"], sort=False
-    ):
-        caption = f"{model}, {dataset}, {probe} probe"
-        if n_rows + len(layers) > _MOST_LAYER_ROWS:
-            left_out.append(caption)
-            continue
-        n_rows += len(layers)
-        names = layer_names(layers)
-        rows = [
-            [
-                _whole(row["layer"]),
-                elide(names.get(row["layer"], "–"), _LONGEST_NAME),
-                _number(row[score]),
-                f"{_number(row[f'{score}_low'])} – {_number(row[f'{score}_high'])}",
-                *(_number(row.get(column)) for column in _LAYER_COLUMNS),
-                _p(row["p_value"]),
-                _number(row["l2"], ".3g"),
-            ]
-            for row in layers.sort_values("layer").to_dict("records")
-        ]
-        tables.append(Table(caption, headers, rows).without(_OPTIONAL))
-    return tables, left_out
+def _where(peak: Peak, row: Mapping[Any, Any]) -> str:
+    """From where on it can be read."""
+    depth = row.get("half_rise_depth")
+    if not peak.above_chance or depth is None or pd.isna(depth) or peak.blocks is None:
+        return ""
+    if depth == 0:
+        return "The first layer already has half of the rise from chance."
+    within = ""
+    if pd.notna(row.get("half_rise_depth_low")):
+        low, high = row["half_rise_depth_low"], row["half_rise_depth_high"]
+        within = f" [{low:.2f}, {high:.2f}]"
+    return (
+        f"Half of the rise from chance is there at depth {depth:.2f}{within}, near layer "
+        f"{round(depth * peak.blocks)}."
+    )
 
 
-_LAYER_COLUMNS = (
-    *("balanced_accuracy", "f1", "auroc", "log_loss", "brier", "ece", "rank_correlation"),
-    *("control_accuracy", "control_r2", "selectivity", "random_weights_accuracy", "code_length"),
-    "compression",
+def _downloads(run: RunTables, compared: Compared | None) -> tuple[dict[str, str], list[str]]:
+    """The tables as CSV, and the names of those that are too large."""
+    tables = {"results.csv": run.results, "summary.csv": run.summary}
+    if compared is not None:
+        tables["differences.csv"] = compared.differences
+    texts = {name: table.to_csv(index=False, float_format="%.6g") for name, table in tables.items()}
+    small = {name: text for name, text in texts.items() if len(text) <= _MOST_FILE_BYTES}
+    return small, [name for name in texts if name not in small]
+
+
+def _facts_table(
+    caption: str, what: str, facts: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> Table:
+    rows = [[str(fact.get(key) or "–") for key in ("name", *keys)] for fact in facts]
+    return Table(caption, (what, *keys), rows)
+
+
+_HEATMAP_NOTE = (
+    "A row for each dataset, from {first} to {last}; networks of different depth have the same "
+    "width, so that equal depths stand below each other. Blue is above chance, orange below it. "
+    "The dot is the best layer."
 )
-_LAYER_HEADERS = (
-    *("balanced accuracy", "F1", "AUROC", "log loss", "Brier", "ECE", "rank correlation"),
-    *("random labels", "random labels’ R²", "selectivity", "random weights"),
-    *("description length (kbit)", "compression", "p", "L2 penalty"),
-)
-
-
-_OPTIONAL = (
-    "point", *_LAYER_HEADERS, "bag of words", "AUROC there", "jump layer", "converging layer",
-    "half-rise depth",
-)  # fmt: skip
-"""Columns that are left out where they say nothing."""
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """``{"torch": {"version": 2}}`` as ``("torch.version", "2")``."""
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
-
-
-def _layer(peak: Peak) -> str:
-    """Its number, and in a plain network its name."""
-    name = peak.layer_name
-    return _whole(peak.layer) + ("" if name is None else f" ({elide(name, _LONGEST_NAME)})")
-
-
-def _interval(peak: Peak) -> str:
-    return "" if isnan(peak.low) else f" [{peak.low:.2f}, {peak.high:.2f}]"
-
-
-def _number(value: float | None, form: str = ".2f") -> str:
-    return "–" if pd.isna(value) else format(value, form)
-
-
-def _whole(value: float | None) -> str:
-    return _number(value, ",.0f")
-
-
-def _p(value: float | None) -> str:
-    return "< 0.001" if pd.notna(value) and value < 0.001 else _number(value, ".3f")

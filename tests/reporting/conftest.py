@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import Opened
+from playwright.sync_api import Browser, sync_playwright
+from synthetic_runs import MODELS, capitals, probed_run, write_page
+
+from llmprobe.reporting.curves import curves
+from llmprobe.reporting.heatmaps import heatmap
+from llmprobe.run_folder import RunTables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -121,3 +132,58 @@ def tables() -> Callable[..., Tables]:
 def two_by_two() -> Tables:
     """Two models of 30 and 18 blocks on two datasets, the second of which is not readable."""
     return make_tables({"smollm2-135m": 30, "gemma-3-270m": 18}, ["capitals", "coin_flip"])
+
+
+@pytest.fixture(scope="session")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
+    """Two models on two datasets, the second of which cannot be read."""
+    out = tmp_path_factory.mktemp("run")
+    return probed_run(out, MODELS, [capitals(), capitals("coin_flip", 80)])
+
+
+@pytest.fixture(scope="session")
+def trial_page(trial: RunTables) -> Path:
+    """The page of that run."""
+    figures = {
+        "heatmap_accuracy": heatmap(trial.results),
+        "curves": curves(trial.results, trial.summary),
+    }
+    return write_page(trial.out / "report.html", trial, figures)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, where it is installed; CI has to have it."""
+    path = shutil.which("chromium")
+    if path is None:
+        reason = "chromium is not installed, so no test sees the page in a browser"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Opened]]:
+    """Opens a page at some width; at the end, it must have kept quiet and to itself."""
+    all_of_them = []
+
+    def open_page(
+        path: Path, width: int = 1400, *, scripted: bool = True, **options: Any
+    ) -> Opened:
+        options = {"reduced_motion": "reduce", "java_script_enabled": scripted} | options
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(15_000)
+        made = Opened(context, context.new_page())
+        all_of_them.append(made)
+        made.goto(path, scripted)
+        return made
+
+    yield open_page
+    for made in all_of_them:
+        made.context.close()
+    assert [line for made in all_of_them for line in made.complaints] == []
+    assert [url for made in all_of_them for url in made.left_the_page()] == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,17 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from llmprobe.reporting import Peak, page, peaks
+from llmprobe.reporting import Peak, page, page_tables, peaks
+from llmprobe.reporting.figures import draw_figures
+from llmprobe.run_folder import RunTables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 EVIL = "<script>alert('x')</script>"
+PICTURES = ("heatmap_accuracy", "curves", "heatmap_by_model", "depth")
+"""Those of two models on two datasets, where they fit; the first two are for pages without
+scripts, and stand in their place."""
+SCRIPTS = [{"type": "application/json", "id": "data"}, {"type": "module"}, {"type": "module"}]
+"""Those of the page: what it draws, the library that draws, and what it draws with it."""
 
 
 class Outline(HTMLParser):
@@ -29,30 +38,40 @@ class Outline(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words = ""
+        self.scripts: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        if self.cdata_elem is None:
+            self.words += data
+        elif self.cdata_elem == "script":
+            self.scripts.append(data)
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
 
 def write(path: Path, tables: Tables, name: str = "quickstart", **options: Any) -> str:
-    models = [{"name": name, "source": name, "licence": name, "precision": f"4-bit {name}"}]
-    page.write_report(
-        path,
+    nothing = pd.DataFrame(columns=["model", "dataset", "example"])
+    facts = {"name": name, "source": name, "licence": name}
+    run = RunTables(
+        path.parent,
         *tables,
-        models=models,
-        title=name,
+        *(nothing, nothing, nothing),
+        environment={
+            "python": "3.12.4",
+            "hardware": {"cpu": name},
+            "models": [facts | {"precision": f"4-bit {name}"}],
+            "datasets": [facts],
+        },
         config=f"name: {name}\nmodels: [a]\n",
-        environment={"python": "3.12.4", "hardware": {"cpu": name}},
-        command=f"llmprobe report {name}",
-        **options,
+        notes=options.pop("notes", ()),
     )
+    figures = draw_figures(*tables)
+    page.write_report(path, run, figures, title=name, command=f"llmprobe report {name}", **options)
     return path.read_text(encoding="utf-8")
 
 
@@ -168,23 +187,42 @@ def test_page_shows_every_number(html: str, two_by_two: Tables) -> None:
 def test_page_trusts_no_name(tables: Callable[..., Tables], tmp_path: Path) -> None:
     html = write(tmp_path / "report.html", tables({EVIL: 3}, [f'"{EVIL}']), name=EVIL)
     outline = Outline(html)
-    assert not outline.all("script")
+    assert outline.all("script") == SCRIPTS
     assert EVIL in outline.words
-    known = {"class", "role", "aria-label", "tabindex", "src", "alt", "style", "scope", "lang"}
-    known |= {"charset", "name", "content", "http-equiv"}
-    assert {attribute for _, attributes in outline.tags for attribute in attributes} <= known
+    data = json.loads(outline.scripts[0])
+    assert data["models"][0]["name"] == EVIL
+    assert data["datasets"][0]["name"] == f'"{EVIL}'
+    attributes = {attribute for _, attributes in outline.tags for attribute in attributes}
+    assert attributes == {
+        attribute
+        for _, attributes in Outline(write(tmp_path / "tame.html", tables({"m": 3}, ["d"]))).tags
+        for attribute in attributes
+    }
+
+
+def test_no_script_runs_but_those_of_the_page(html: str) -> None:
+    outline = Outline(html)
+    assert outline.all("script") == SCRIPTS
+    (policy,) = (str(meta["content"]) for meta in outline.all("meta") if "http-equiv" in meta)
+    allowed = set(re.findall(r"'sha256-([^']+)'", policy))
+    _, *run = outline.scripts
+    assert {b64encode(sha256(script.encode()).digest()).decode() for script in run} == allowed
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+    assert not any(name.startswith("on") for _, names in outline.tags for name in names)
 
 
 def test_page_loads_nothing(html: str) -> None:
     outline = Outline(html)
-    for tag in ("script", "link", "iframe", "object", "embed"):
+    for tag in ("link", "iframe", "object", "embed", "base"):
         assert not outline.all(tag)
-    assert "url(" not in html
-    assert "@import" not in html
+    assert not any("src" in script for script in outline.all("script"))
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
     (policy,) = (meta for meta in outline.all("meta") if "http-equiv" in meta)
     assert str(policy["content"]).startswith("default-src 'none'")
     images = outline.all("img")
-    assert len(images) == 6
+    assert len(images) == len(PICTURES)
     for image in images:
         header, content = str(image["src"]).split(",")
         assert re.fullmatch(r"data:image/(png|svg\+xml);base64", header)
@@ -196,7 +234,8 @@ def test_page_loads_nothing(html: str) -> None:
 def test_page_is_accessible(html: str) -> None:
     outline = Outline(html)
     assert all(image["alt"] for image in outline.all("img"))
-    assert len(outline.all("caption")) == len(outline.all("table")) > 4
+    drawn_by_script = [table for table in outline.all("table") if "id" in table]
+    assert len(outline.all("caption")) == len(outline.all("table")) - len(drawn_by_script) > 4
     assert all("scope" in header for header in outline.all("th"))
     assert len(outline.all("h1")) == 1
     assert outline.all("html") == [{"lang": "en"}]
@@ -216,6 +255,17 @@ def test_a_number_that_was_not_asked_for_is_a_dash(two_by_two: Tables, tmp_path:
     assert "–" in words
 
 
+def test_the_untrained_network_of_numbers_is_in_the_summary(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    results = results.assign(r2=results["accuracy"], accuracy=np.nan)
+    summary = summary.assign(
+        peak_r2=0.6, bag_of_words_r2=0.1, random_weights_r2=0.123, random_weights_accuracy=np.nan
+    )
+    table = page_tables.summary_table(summary, peaks(results, summary), "r2", held_out=False)
+    assert {row[table.headers.index("random weights")] for row in table.rows} == {"0.12"}
+    assert "R² there" in table.headers
+
+
 def test_a_control_that_no_row_has_is_neither_a_column_nor_explained(
     html: str, two_by_two: Tables, tmp_path: Path
 ) -> None:
@@ -227,23 +277,31 @@ def test_a_control_that_no_row_has_is_neither_a_column_nor_explained(
             summary.assign(random_weights_accuracy=np.nan, peak_p_value=np.nan),
         ),
     )
-    for words in ("Random weights", "Random labels, selectivity", "<dt>p</dt>", "random labels"):
-        assert words in html
-        assert words not in bare
+    assert "<dt>p</dt>" in html
+    assert "<dt>p</dt>" not in bare
+    for words in ("Random weights", "Random labels, selectivity", "random labels"):
+        assert words in Outline(html).words
+        assert words not in Outline(bare).words
 
 
 def test_what_would_make_the_page_too_large_is_named(
     two_by_two: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_MOST_FIGURE_BYTES", 60_000)
-    monkeypatch.setattr(page, "_MOST_LAYER_ROWS", 70)
+    whole = write(tmp_path / "whole.html", two_by_two)
+    sizes = [len(b64decode(str(i["src"]).split(",")[1])) for i in Outline(whole).all("img")]
+    monkeypatch.setattr(page, "MOST_FIGURE_BYTES", sum(sizes[:2]))
+    monkeypatch.setattr(page, "_MOST_FILE_BYTES", 5000)
+    monkeypatch.setattr(page_tables, "_MOST_LAYER_ROWS", 70)
     html = write(tmp_path / "report.html", two_by_two)
     outline = Outline(html)
-    size = sum(len(b64decode(str(i["src"]).split(",")[1])) for i in outline.all("img"))
-    assert 0 < size <= 60_000
-    assert "heatmap_selectivity" in outline.words
+    assert len(outline.all("img")) == 2
+    assert f"in the run’s folder figures: {', '.join(PICTURES[2:])}." in outline.words
+    assert "in the run’s folder: results.csv." in outline.words
+    assert list(json.loads(outline.scripts[0])["files"]) == ["summary.csv"]
     assert "2 more tables are too many for this page" in outline.words
     assert len(re.findall("<summary>[^<]*logistic probe</summary>", html)) == 2
+    assert "more tables are too many" not in Outline(whole).words
+    assert "Too large" not in Outline(whole).words
 
 
 def test_the_page_of_a_network_names_its_layers_and_speaks_of_no_language_model(
@@ -268,7 +326,7 @@ def test_the_page_of_a_network_names_its_layers_and_speaks_of_no_language_model(
 
 def test_names_of_layers_are_text(network_tables: Callable[..., Tables], tmp_path: Path) -> None:
     outline = Outline(write(tmp_path / "report.html", network_tables(["input", EVIL])))
-    assert not outline.all("script")
+    assert outline.all("script") == SCRIPTS
     assert EVIL in outline.words
 
 
@@ -298,6 +356,16 @@ def test_the_description_length_is_a_column_where_it_was_asked_for(
         assert said not in html
 
 
+def test_what_is_wrong_with_a_run_stands_at_the_top_as_text(
+    html: str, two_by_two: Tables, tmp_path: Path
+) -> None:
+    notes = ("results.parquet: damaged", f"{EVIL}: missing")
+    words = Outline(write(tmp_path / "report.html", two_by_two, notes=notes)).words
+    places = [words.index(said) for said in (*notes, "Findings")]
+    assert places == sorted(places)
+    assert 'class="notes"' not in html
+
+
 def picture(points: int = 2) -> Figure:
     figure = Figure(figsize=(4, 2))
     figure.subplots().plot(np.random.default_rng(0).random(points))
@@ -317,19 +385,19 @@ def test_findings_and_illustrations_come_first_and_as_text(
         },
     )
     outline = Outline(html)
-    assert not outline.all("script")
+    assert outline.all("script") == SCRIPTS
     assert outline.words.count(EVIL) == 1 + 4
     in_order = [
         "The network makes 0.7 % of errors.", f"{EVIL} & more", "smollm2-135m: capitals",
         *(f"Plane {number}." for number in range(4)), "Accuracy of a probe on each layer.",
-        "How deep each concept", "Heatmaps of 3 other scores",
+        "How deep each concept",
     ]  # fmt: skip
     places = [outline.words.index(said) for said in in_order]
     assert places == sorted(places)
     assert [image["alt"] for image in outline.all("img")][:4] == [
         f'"{EVIL}" {number}' for number in range(4)
     ]
-    assert len(outline.all("img")) == 4 + 6
+    assert len(outline.all("img")) == 4 + len(PICTURES)
 
 
 def test_illustrations_take_of_the_room_for_figures(
@@ -338,10 +406,10 @@ def test_illustrations_take_of_the_room_for_figures(
     large = {"field": (picture(3000), "A field.", "A field."), "plane": (picture(), "P.", "P.")}
     alone = Outline(write(tmp_path / "alone.html", two_by_two, illustrations=large))
     sizes = [len(b64decode(str(i["src"]).split(",")[1])) for i in alone.all("img")]
-    monkeypatch.setattr(page, "_MOST_FIGURE_BYTES", sum(sizes[:3]))
+    monkeypatch.setattr(page, "MOST_FIGURE_BYTES", sum(sizes[:3]))
     full = Outline(write(tmp_path / "full.html", two_by_two, illustrations=large))
     assert len(full.all("img")) == 3
-    monkeypatch.setattr(page, "_MOST_FIGURE_BYTES", sizes[0] - 1)
+    monkeypatch.setattr(page, "MOST_FIGURE_BYTES", sizes[0] - 1)
     tight = Outline(write(tmp_path / "tight.html", two_by_two, illustrations=large))
     assert "A field." not in tight.words
     assert re.search(r"in the run’s folder figures: field\b", tight.words)

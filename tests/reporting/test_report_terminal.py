@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from io import StringIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from llmprobe.reporting import elide
-from llmprobe.reporting.terminal import sparkline, summary_table
+from llmprobe.reporting.terminal import NOT_ABOVE, sparkline, summary_lines, summary_table
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -78,6 +83,64 @@ def test_without_the_majority_chance_is_that_of_guessing(tables: Callable[..., T
     line = summary_table(summary, results).splitlines()[2].split()
     assert line[2] == "0.50"
     assert line[-1] == "▁▁█"
+
+
+def colourful(lines: list[Text], width: int, **options: Any) -> str:
+    """As a terminal gets it."""
+    file = StringIO()
+    console = Console(file=file, width=width, force_terminal=True, **options)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return file.getvalue()
+
+
+def test_what_is_not_above_chance_is_marked_in_words(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    for row, line in zip([0, 1], summary_table(summary, results).splitlines()[2:4], strict=True):
+        unsure = summary["dataset"][row] == "coin_flip"
+        assert line.endswith(f"  {NOT_ABOVE}") is unsure
+    few = summary.assign(peak_p_value=0.1)
+    marked = summary_table(few, results).count(NOT_ABOVE)
+    assert marked == 4
+    assert summary_table(few, results, permutations=9).count(NOT_ABOVE) < marked
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_terminal_of_any_width_has_whole_lines(tables: Callable[..., Tables], width: int) -> None:
+    models = {"smollm2-135m": 30, "organisation/" + "long-name" * 20: 126}
+    results, summary = tables(models, ["capitals", "a_dataset_with_a_long_name", "coin_flip"])
+    notes = [{"name": model, "precision": "4-bit weights " * 20} for model in models]
+    lines = summary_lines(summary, results, notes, width=width)
+    assert max(line.cell_len for line in lines) <= width
+    for row, line in zip(summary.to_dict("records")[:3], lines[2:5], strict=True):
+        assert f"{row['peak_accuracy']:.2f} [" in line.plain
+        assert f"{row['peak_layer']}/{row['layers']}" in line.plain
+    assert NOT_ABOVE in lines[4].plain
+    assert lines[2].plain[-1] in "▁▂▃▄▅▆▇█"
+
+
+def test_colours_say_nothing_that_words_do_not(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    lines = summary_lines(summary, results, width=100)
+    coloured = colourful(lines, 100, color_system="truecolor")
+    assert "\x1b[38;2;" in coloured
+    stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert stripped == summary_table(summary, results) + "\n"
+    assert "\x1b[38" not in colourful(lines, 100, color_system="truecolor", no_color=True)
+    assert "\x1b" not in colourful(lines, 100, color_system=None)
+
+
+def test_the_best_model_of_each_dataset_is_bold(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    summary["peak_p_value"] = 0.01
+    bold = {
+        line.plain[span.start : span.end].split()[0]
+        for line in summary_lines(summary, results, width=100)
+        for span in line.spans
+        if span.style == "bold"
+    }
+    best = summary.groupby("dataset")["peak_accuracy"].max()
+    assert {f"{score:.2f}" for score in best} == {text for text in bold if text[0] in "01"}
 
 
 def test_precision_stands_under_the_table(two_by_two: Tables) -> None:

@@ -330,7 +330,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-FILES = ["config.yaml", "results.parquet", "summary.parquet", "environment.json"]
+FILES = ["results.parquet", "summary.parquet", "environment.json"]
 DAMAGES = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
@@ -345,7 +345,6 @@ DAMAGES = {
         (experiment, file, damage)
         for experiment, file in [("xor", "xor.npz"), *[("convnet", file) for file in FILES]]
         for damage in DAMAGES
-        if (file, damage) != ("config.yaml", "cut off")  # half of it may be a whole one
     ],
 )
 def test_a_damaged_folder_is_not_reported_and_the_file_is_named(
@@ -359,6 +358,23 @@ def test_a_damaged_folder_is_not_reported_and_the_file_is_named(
     assert {name: contents(folder)[name] for name in before if "figures" not in name} == {
         name: content for name, content in before.items() if "figures" not in name
     }
+
+
+# Half of the file may be a whole one.
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGES if damage != "cut off"])
+def test_without_its_config_an_experiment_is_shown_as_any_run_and_the_file_is_named(
+    tmp_path: Path,
+    done: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(done / "convnet", folder)
+    DAMAGES[damage](folder / "config.yaml")
+    assert main(["report", str(folder)]) == 0
+    assert str(folder / "config.yaml") in caplog.text
+    assert "trained" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

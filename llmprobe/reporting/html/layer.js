@@ -1,0 +1,109 @@
+// The open layer: the slider through the layers, and the scores, confusion and calibration of one.
+
+let playing = null;
+
+function drawLayer() {
+  const curve = current();
+  const slider = place("slider");
+  slider.max = curve.layers.length - 1;
+  slider.value = state.at;
+  slider.setAttribute("aria-valuetext", layerTitle(curve, state.at));
+  fill("layer-title",
+    element("bdi", {}, data.models[curve.model].name), ", ",
+    element("bdi", {}, data.datasets[curve.dataset].name), `: ${layerTitle(curve, state.at)}`);
+  place("slider-value").textContent = layerTitle(curve, state.at);
+  fill("scores", scoreTable(curve, state.at));
+  fill("confusion", confusionTable(curve, state.at));
+  drawCalibration(curve);
+}
+
+const SHOWN = [
+  ["accuracy", "accuracy", true], ["r2", "R²", true], ["balanced_accuracy", "balanced accuracy", true],
+  ["auroc", "AUROC", true], ["f1", "F1", true], ["log_loss", "log loss", true], ["brier", "Brier score", true],
+  ["ece", "calibration error (ECE)", true], ["rank_correlation", "rank correlation", true],
+  ["p_value", "p (shuffled labels)", false], ["majority_accuracy", "chance (majority class)", false],
+  ["control_accuracy", "on random labels", false], ["control_r2", "on random labels, R²", false],
+  ["selectivity", "selectivity", false], ["random_weights_accuracy", "untrained network", false],
+  ["compression", "compression (description length)", false], ["l2", "L2 penalty", false],
+];
+
+function scoreTable(curve, at) {
+  const rows = SHOWN.filter(([key]) => (curve.scores[key]?.[at] ?? null) !== null).map(([key, name, interval]) => {
+    const value = curve.scores[key][at];
+    const low = curve.scores[`${key}_low`]?.[at], high = curve.scores[`${key}_high`]?.[at];
+    const shown = key === "p_value" ? pValue(value) : key === "l2" ? String(Number(value.toPrecision(3))) : number(value);
+    const within = interval && low !== null && low !== undefined ? ` [${number(low)}, ${number(high)}]` : "";
+    return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, shown + within));
+  });
+  return captioned("Scores, with 95 % intervals", {}, element("tbody", {}, ...rows));
+}
+
+/** A table below its caption, which may be wider. */
+function captioned(caption, attributes, ...content) {
+  return element("div", {}, element("p", { class: "caption" }, caption),
+    element("table", { "aria-label": caption, ...attributes }, ...content));
+}
+
+function confusionTable(curve, at) {
+  const counts = curve.confusion?.[at];
+  if (!counts) return null;
+  const classes = data.datasets[curve.dataset].classes;
+  const head = classes.map((name) => element("th", { scope: "col" }, element("bdi", {}, short(name, 14))));
+  const body = counts.map((row, truth) => {
+    const total = Math.max(1, row.reduce((sum, count) => sum + count, 0));
+    return element("tr", {},
+      element("th", { scope: "row" }, element("bdi", {}, short(classes[truth], 14))),
+      ...row.map((count, said) => element("td", {
+        class: said === truth ? "right" : null, style: `--share: ${(count / total).toFixed(3)}`,
+      }, count.toLocaleString("en"))));
+  });
+  return captioned("Confusion: label (rows) and prediction (columns)", { class: "confusion" },
+    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "label"), ...head)),
+    element("tbody", {}, ...body));
+}
+
+async function drawCalibration(curve) {
+  const bins = curve.calibration?.[state.at];
+  place("calibration").hidden = !bins;
+  if (!bins) return;
+  const classes = data.datasets[curve.dataset].classes;
+  const of = classes.length === 2 ? `label ${short(classes[1], 14)}` : "predicted class";
+  const values = bins.map(([mean, share, n]) => ({ mean, share, n }));
+  const axis = { type: "quantitative", scale: { domain: [0, 1] }, axis: { values: [0, 0.5, 1] } };
+  await chart("calibration-chart", {
+    width: 150, height: 150,
+    layer: [
+      { data: { values: [{ mean: 0, share: 0 }, { mean: 1, share: 1 }] },
+        mark: { type: "line", strokeDash: [4, 3], color: css("--soft"), strokeWidth: 1 },
+        encoding: { x: { field: "mean", ...axis }, y: { field: "share", ...axis } } },
+      { data: { values },
+        mark: { type: "circle", color: css("--accent"), opacity: 0.9 },
+        encoding: {
+          x: { field: "mean", ...axis, title: `probability of ${of}` }, y: { field: "share", ...axis, title: "how often it is" },
+          size: { field: "n", type: "quantitative", legend: null, scale: { range: [20, 200] } },
+          tooltip: [{ field: "mean", title: "probability" }, { field: "share", title: "how often" }, { field: "n", title: "examples" }],
+        } },
+    ],
+  }, `Calibration: ${values.map((bin) => `${bin.mean} given, ${bin.share} found`).join("; ")}`);
+}
+
+function stop() {
+  clearInterval(playing);
+  playing = null;
+  place("play").textContent = "▶ Play";
+}
+
+function play() {
+  if (playing) return stop();
+  if (state.at === current().layers.length - 1) change({ at: 0 });
+  place("play").textContent = "❚❚ Pause";
+  playing = setInterval(() => {
+    if (state.at >= current().layers.length - 1) stop();
+    else change({ at: state.at + 1 });
+  }, 450);
+}
+
+place("slider").addEventListener("input", (event) => change({ at: Number(event.target.value) }));
+place("play").addEventListener("click", play);
+place("peak").addEventListener("click", () => { stop(); change({ at: peakPlace(current()) }); });
+part(["model", "dataset", "at", "theme"], drawLayer);

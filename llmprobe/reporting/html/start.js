@@ -1,0 +1,48 @@
+// The controls above all parts, downloads, and the first drawing.
+
+function choice(id, names, key) {
+  const select = place(id);
+  select.append(...names.map((name, i) => element("option", { value: i }, short(name, 60))));
+  select.addEventListener("change", () => change({ [key]: Number(select.value) }));
+  select.closest("label").hidden = names.length < 2;
+  part([key], () => { select.value = state[key]; });
+}
+
+function download(name) {
+  const url = URL.createObjectURL(new Blob([data.files[name]], { type: "text/csv" }));
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+choice("dataset", data.datasets.map((dataset) => dataset.name), "dataset");
+choice("model", data.models.map((model) => model.name), "model");
+const metrics = Object.keys(METRICS).filter((metric) => curves.some((curve) => curve.scores[metric]?.some((value) => value !== null)));
+place("metric").append(...metrics.map((metric) => element("option", { value: metric, selected: metric === data.metric }, METRICS[metric].name)));
+place("metric").addEventListener("change", (event) => change({ metric: event.target.value }));
+place("order").addEventListener("change", (event) => change({ order: event.target.value }));
+place("order").closest("label").hidden = data.datasets.length < 2;
+for (const name of Object.keys(data.files)) {
+  place("downloads").append(element("button", { onclick: () => download(name) }, name));
+}
+
+// A click on what was found opens its layer.
+for (const button of document.querySelectorAll("button[data-curve]")) {
+  button.addEventListener("click", () => {
+    const curve = curves[Number(button.dataset.curve)];
+    stop();
+    change({ model: curve.model, dataset: curve.dataset, at: peakPlace(curve) });
+    place("layer-title").scrollIntoView({ block: "center" });
+  });
+}
+
+document.documentElement.classList.add("scripted");
+const height = (curve) => curve.scores[data.metric]?.[peakPlace(curve)] ?? -1;
+const [first] = [...curves].sort((a, b) => (b.verdict?.level === "holds") - (a.verdict?.level === "holds") || a.dataset - b.dataset || height(b) - height(a));
+Object.assign(state, { model: first.model, dataset: first.dataset, at: peakPlace(first), theme: isDark() });
+for (const { draw } of parts) draw(Object.keys(state));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change({ theme: isDark() }));
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth !== width) drawCurves();
+  width = innerWidth;
+});

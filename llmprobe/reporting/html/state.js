@@ -1,0 +1,138 @@
+// What is looked at, and how every part of the page hears of a change.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const curves = data.curves;
+const state = {
+  dataset: 0, model: 0, at: 0, // `at` is a place in the curve's list of layers
+  metric: data.metric, order: "given", example: null,
+};
+const parts = [];
+
+/** A part of the page that is drawn again when one of some keys of the state has changed. */
+function part(keys, draw) {
+  parts.push({ keys, draw });
+}
+
+function change(changes) {
+  const next = { ...state, ...changes };
+  if (!curveOf(next.model, next.dataset)) next.model = modelsOn(next.dataset)[0] ?? next.model;
+  const before = curveOf(state.model, state.dataset);
+  const curve = curveOf(next.model, next.dataset);
+  if (!("at" in changes) && curve !== before) next.at = nearest(curve, before.depths[state.at]);
+  if (next.dataset !== state.dataset) next.example = null;
+  const changed = Object.keys(next).filter((key) => next[key] !== state[key]);
+  Object.assign(state, next);
+  for (const { keys, draw } of parts) if (keys.some((key) => changed.includes(key))) draw(changed);
+}
+
+function curveOf(model, dataset) {
+  return curves.find((curve) => curve.model === model && curve.dataset === dataset);
+}
+
+function current() {
+  return curveOf(state.model, state.dataset);
+}
+
+function modelsOn(dataset) {
+  return curves.filter((curve) => curve.dataset === dataset).map((curve) => curve.model);
+}
+
+/** The place of the layer that is closest to a relative depth. */
+function nearest(curve, depth) {
+  const gaps = curve.depths.map((other) => Math.abs((other ?? 0) - (depth ?? 0)));
+  return gaps.indexOf(Math.min(...gaps));
+}
+
+function peakPlace(curve) {
+  return Math.max(0, curve.layers.indexOf(curve.peak));
+}
+
+function layerTitle(curve, at) {
+  const last = curve.layers[curve.layers.length - 1];
+  const name = curve.names.length ? ` (${curve.names[at]})` : "";
+  return `layer ${curve.layers[at]}${name} of ${last}`;
+}
+
+/** An element with attributes and children; text is never read as HTML. */
+function element(tag, attributes = {}, ...children) {
+  const made = tag === "svg" || SVG.includes(tag)
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag)
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-")) made.setAttribute(name, value); // "false" says something there.
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+const SVG = ["polyline", "line", "circle"];
+
+function place(id) {
+  return document.getElementById(id);
+}
+
+function fill(id, ...children) {
+  place(id).replaceChildren(...children.filter((child) => child !== null));
+}
+
+function number(value, digits = 2) {
+  return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+}
+
+function pValue(value) {
+  return value === null || value === undefined ? "–" : value < 0.001 ? "< 0.001" : value.toFixed(3);
+}
+
+/** A line of a model's colour, and its name. */
+function modelKey(model) {
+  return element("span", { class: "class" },
+    element("i", { style: `color: ${modelColour(model)}` }, "━"), element("bdi", {}, short(data.models[model].name, 40)));
+}
+
+/** A name that is cut in the middle: beginnings are shared, and ends differ. */
+function short(text, most = 32) {
+  const half = Math.floor((most - 1) / 2);
+  return text.length <= most ? text : `${text.slice(0, half + 1)}…${text.slice(-half)}`;
+}
+
+/** Bytes from base64, decoded once. */
+function bytes(holder, key) {
+  if (typeof holder[key] !== "string") return holder[key];
+  holder[key] = Uint8Array.from(atob(holder[key]), (character) => character.charCodeAt(0));
+  return holder[key];
+}
+
+function css(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function isDark() {
+  return matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function classColour(index) {
+  return data.class_colours[index % data.class_colours.length];
+}
+
+function modelColour(index) {
+  return data.colours[index % data.colours.length];
+}
+
+const METRICS = {
+  accuracy: { name: "accuracy", interval: true },
+  r2: { name: "R²", interval: true },
+  balanced_accuracy: { name: "balanced accuracy", interval: true },
+  auroc: { name: "AUROC", interval: true },
+  selectivity: { name: "selectivity", interval: false },
+};
+
+/** What a probe that has learned nothing scores. */
+function chanceOf(curve, metric) {
+  if (metric === "accuracy") return curve.chance ?? 0;
+  if (metric === "auroc") return 0.5;
+  if (metric === "balanced_accuracy") {
+    return 1 / Math.max(1, curve.scores.n_classes?.[0] ?? data.datasets[curve.dataset].classes.length);
+  }
+  return 0;
+}

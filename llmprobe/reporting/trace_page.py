@@ -1,0 +1,80 @@
+"""A trace as one HTML file that needs neither a script nor a network."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from llmprobe.probing.trace import Trace
+from llmprobe.reporting import elide
+from llmprobe.reporting.traces import (
+    caution,
+    colours,
+    last_tokens,
+    left_out,
+    levels,
+    meaning,
+    number,
+    score_range,
+    visible,
+)
+
+_SHADES = 41
+_MOST_TOKENS = 1000
+_LONGEST_TEXT = 2000
+_LONGEST_TOKEN = 24
+
+
+def trace_page(trace: Trace) -> str:
+    """The page: a table with a row for each layer, the last on top, and a column for each token.
+
+    Of a text of more than 1,000 tokens it has the last ones. All words in it are escaped.
+    """
+    shown, lost = last_tokens(trace, _MOST_TOKENS)
+    shades = np.rint(levels(shown) * (_SHADES - 1)).astype(int)
+    low, high = score_range(trace)
+    rows = [
+        {
+            "layer": layer,
+            "best": layer == trace.best_layer,
+            "cells": [
+                (shade, number(score, trace))
+                for shade, score in zip(of_shades, scores, strict=True)
+            ],
+        }
+        for layer, of_shades, scores in zip(
+            shown.layers, shades.tolist(), shown.scores.tolist(), strict=True
+        )
+    ]
+    template = files("llmprobe.reporting").joinpath("html/trace.html.jinja")
+    page: str = (
+        Environment(autoescape=True, undefined=StrictUndefined)
+        .from_string(template.read_text(encoding="utf-8"))
+        .render(
+            model=elide(trace.model, 80),
+            dataset=elide(trace.dataset, 80),
+            text=_cut(trace.text),
+            meaning=meaning(trace),
+            caution=caution(trace),
+            missing=left_out(lost, trace.layers, trace.layers, "the .json file"),
+            tokens=[elide(visible(token), _LONGEST_TOKEN) for token in shown.tokens],
+            shades=[colours(shade / (_SHADES - 1)) for shade in range(_SHADES)],
+            scale=range(0 if trace.label is not None else _SHADES // 2, _SHADES),
+            low=number(low, trace),
+            high=number(high, trace),
+            rows=rows[::-1],
+        )
+    )
+    return page
+
+
+def _cut(text: str) -> str:
+    """Both ends of a long text, its lines as they are; control characters become `?`."""
+    return "\n".join(elide(line.expandtabs(4), _LONGEST_TEXT) for line in _ends(text).split("\n"))
+
+
+def _ends(text: str) -> str:
+    half = _LONGEST_TEXT // 2
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:half]} … {text[-half:]}"

@@ -1,0 +1,204 @@
+"""Run folders for the page: probed from synthetic states, or tables of any size without probing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.config import ProbeConfig
+from llmprobe.probing.protocol import ProbeResults, probe_layers
+from llmprobe.reporting.page import write_report
+from llmprobe.run_folder import RunTables, read_run, write_results
+
+MODELS = {"small": 6, "large": 12}
+"""Name of a model -> its number of blocks."""
+WIDTH = 8
+"""Of a synthetic hidden state."""
+
+
+def states(
+    labels: np.ndarray, blocks: int, strength: float = 2.0, seed: int = 0
+) -> dict[int, np.ndarray]:
+    """Hidden states in which classes come apart from layer to layer. -> layer -> [n, WIDTH]"""
+    rng = np.random.default_rng(seed)
+    classes, index = np.unique(labels, return_inverse=True)
+    centres = rng.normal(size=(len(classes), WIDTH))
+    if len(classes) == 2:
+        centres[1] = -centres[0]
+    noise = rng.normal(size=(len(labels), WIDTH))
+    found = {}
+    for layer in range(blocks + 1):
+        share = strength / (1 + np.exp(-10 * (layer / max(blocks, 1) - 0.5)))
+        found[layer] = share * centres[index] + noise + 0.3 * rng.normal(size=noise.shape)
+    return found
+
+
+def probed_run(
+    out: Path, models: Mapping[str, int], datasets: Sequence[ConceptDataset], **options: Any
+) -> RunTables:
+    """A run of models, given with their number of blocks, as its folder gives it back.
+
+    The last dataset of several is noise; options go to the config's ``probe`` section.
+    """
+    config = ProbeConfig(**({"folds": 3, "l2": 1.0, "permutations": 20} | options))
+    parts = []
+    for seed, (model, blocks) in enumerate(models.items()):
+        for number, dataset in enumerate(datasets):
+            last_of_many = 0 < number == len(datasets) - 1
+            results = probe_layers(
+                states(dataset.labels, blocks, 0 if last_of_many else 2.0, seed),
+                dataset.labels,
+                dataset.groups,
+                texts=dataset.texts,
+                model=model,
+                dataset=dataset.name,
+                config=config,
+                progress=False,
+            )
+            results.summary["parameters"] = 100_000_000 * (seed + 1)
+            parts.append(results)
+    write_results(
+        out,
+        ProbeResults.concatenate(parts),
+        yaml.safe_dump(
+            {"name": "trial", "models": [*models], "datasets": [one.name for one in datasets]}
+        ),
+        environment([*models], [one.name for one in datasets]),
+        datasets,
+    )
+    return read_run(out)
+
+
+def write_page(path: Path, run: RunTables, figures: Mapping[str, Figure] | None = None) -> Path:
+    """The page of a run, with few figures or none: drawing them all takes longer than a test."""
+    command = "llmprobe run trial.yaml"
+    return write_report(path, run, figures or {}, title="trial", command=command, permutations=20)
+
+
+def environment(models: Sequence[str], datasets: Sequence[str]) -> dict[str, Any]:
+    """As a run writes it, with a warning about the first dataset."""
+    warning = {"level": "warning", "check": "length", "message": "length alone reaches 0.71"}
+    return {
+        "llmprobe": "0.1.0",
+        "python": "3.11.7",
+        "models": [{"name": name, "source": name, "licence": "Apache-2.0"} for name in models],
+        "datasets": [
+            {"name": name, "source": "made", "findings": [] if number else [warning]}
+            for number, name in enumerate(datasets)
+        ],
+    }
+
+
+def capitals(name: str = "capitals", n: int = 120) -> ConceptDataset:
+    """Statements in pairs of a city, which is their group; every other one is right."""
+    cities = [f"city {number:03}" for number in range(n // 2)]
+    rows = [(city, label) for city in cities for label in (1, 0)]
+    return ConceptDataset(
+        name,
+        [
+            f"The capital of country {city[5:]} is {city if label else 'Oslo'}."
+            for city, label in rows
+        ],
+        np.array([label for _, label in rows]),
+        np.array([city for city, _ in rows]),
+        fields=pd.DataFrame({"continent": ["Asia" if i % 3 else "Africa" for i in range(n)]}),
+    )
+
+
+def large_run(
+    out: Path, models: Mapping[str, int], datasets: int, n: int, n_classes: int = 2
+) -> RunTables:
+    """The tables of a run that would take hours to probe."""
+    rng = np.random.default_rng(0)
+    names = [f"dataset-{number:02}" for number in range(datasets)]
+    curves, summary, predictions = [], [], []
+    for model, blocks in models.items():
+        for name in names:
+            curve, row, its = _large_curve(rng, model, name, blocks, n, n_classes)
+            curves.append(curve)
+            summary.append(row)
+            predictions.append(its)
+    examples = pd.concat([_large_examples(name, n, n_classes) for name in names])
+    return RunTables(
+        out,
+        pd.concat(curves, ignore_index=True),
+        pd.DataFrame(summary),
+        pd.concat(predictions, ignore_index=True),
+        examples,
+        pd.DataFrame(),
+        environment([*models], names),
+        yaml.safe_dump({"models": [*models], "datasets": names}),
+        (),
+    )
+
+
+def _large_curve(
+    rng: np.random.Generator, model: str, dataset: str, blocks: int, n: int, n_classes: int
+) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame]:
+    layers = np.arange(blocks + 1)
+    depth = layers / max(blocks, 1)
+    chance = 1 / n_classes
+    rise = 1 / (1 + np.exp(-12 * (depth - rng.uniform(0.3, 0.7))))
+    accuracy = chance + (0.97 - chance) * rng.uniform(0.3, 1) * rise
+    truth = np.arange(n) % n_classes
+    settled = np.sort(rng.uniform(size=n))[rng.permutation(n)]
+    right = (settled < accuracy[:, None]) | (rng.uniform(size=(len(layers), n)) < 0.02)
+    predicted = np.where(right, truth, (truth + 1) % n_classes)
+    sure = rng.uniform(0.55, 0.95, size=predicted.shape)
+    score = np.where(predicted == n_classes - 1, sure, 1 - sure) if n_classes == 2 else sure
+    curve = pd.DataFrame(
+        {
+            **{"model": model, "dataset": dataset, "site": "residual", "position": "last"},
+            **{"layer": layers, "depth": depth, "probe": "logistic", "n_examples": n},
+            **{"n_classes": n_classes, "n_groups": n // 2, "l2": 10.0},
+            **{"accuracy": accuracy, "accuracy_low": accuracy - 0.02},
+            **{"accuracy_high": accuracy + 0.02, "balanced_accuracy": accuracy},
+            **{"f1": accuracy, "auroc": (accuracy + 1) / 2, "log_loss": 1.2 - accuracy},
+            **{"majority_accuracy": chance, "control_accuracy": chance + 0.01},
+            **{"selectivity": accuracy - chance - 0.01, "p_value": 0.01},
+        }
+    )
+    peak = int(accuracy.argmax())
+    row = {
+        **{"model": model, "parameters": 1e8 * (blocks + 1), "layers": blocks, "hidden_size": 576},
+        **{"dataset": dataset, "n_examples": n, "peak_layer": peak, "peak_p_value": 0.01},
+        **{"peak_accuracy": accuracy[peak], "converging_layer": peak // 2, "jump_layer": peak // 3},
+        **{"converging_depth": 0.4, "jump_depth": 0.3, "half_rise_depth": 0.35},
+        **{"half_rise_depth_low": 0.3, "half_rise_depth_high": 0.4, "majority_accuracy": chance},
+        **{"bag_of_words_accuracy": chance + 0.05, "random_weights_accuracy": np.nan},
+        **{"seconds_extract": 41.2, "seconds_probe": 7.5, "tokens": 12000, "unique_tokens": 3100},
+    }
+    predictions = pd.DataFrame(
+        {
+            **{"model": model, "dataset": dataset, "layer": np.repeat(layers, n)},
+            **{"example": np.tile(np.arange(n), len(layers)), "fold": 0},
+            "label": np.tile(truth, len(layers)).astype(str),
+            **{"predicted": predicted.ravel().astype(str), "score": score.ravel()},
+            "along": ((score - 0.5) * 4 + rng.normal(0, 0.4, score.shape)).ravel(),
+            "across": rng.normal(size=score.size),
+        }
+    )
+    return curve, row, predictions
+
+
+def _large_examples(dataset: str, n: int, n_classes: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    words = "the of capital river answer people under seven market never".split()
+    texts = [f"{i} " + " ".join(rng.choice(words, 20)) for i in range(n)]
+    return pd.DataFrame(
+        {
+            **{"dataset": dataset, "example": np.arange(n)},
+            "text": [text[:120].ljust(120, ".") for text in texts],
+            "label": (np.arange(n) % n_classes).astype(str),
+            "group": [f"group {i // 2}" for i in range(n)],
+            "fields": [json.dumps({"kind": "easy" if i % 2 else "hard"}) for i in range(n)],
+        }
+    )
