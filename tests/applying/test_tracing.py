@@ -283,6 +283,7 @@ WRONG = {
     "no such dataset": (lambda run: [str(run), "--dataset", "x"], "'x'; known: other, toy"),
     "out is a file": (lambda run: [str(run), "--out", str(run.parent / "toy.csv")], "it is a file"),
     "empty": (lambda run: [str(run), "--text", " "], "--text number 1 is empty"),
+    "no UTF-8": (lambda run: [str(run), "--text", "caf\udce9"], "'caf\\udce9': not in UTF-8"),
 }
 
 

@@ -245,6 +245,18 @@ def test_examples_that_are_not_the_same_are_never_paired(tmp_path: Path) -> None
     assert counts.to_dict() == {"cities (n 40)": 40, "cities (n 36)": 36}
 
 
+def test_what_one_run_leaves_at_its_default_is_said_too(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "a", dataset=examples("coin_flip")),
+        make_run(
+            tmp_path / "b", dataset=examples("coin_flip"), of_dataset={"options": {"people": 4}}
+        ),
+    ]
+    compare(runs, tmp_path / "both", anyway=True)
+    made_of = yaml.safe_load((tmp_path / "both" / "config.yaml").read_text())["compare"]
+    assert made_of["differs"]["coin_flip: options"] == ["none", "people 4"]
+
+
 def test_the_order_of_controls_and_the_device_say_nothing(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / "a"),
@@ -396,7 +408,10 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(tmp_path: Path) -> None:
     config["datasets"].append({"name": "rivers"})
     (runs[1] / "config.yaml").write_text(yaml.safe_dump(config))
     compare(runs, tmp_path / "both")
-    assert notes_of(tmp_path / "both") == ["b is not finished: it has 1 of 2 curves."]
+    assert notes_of(tmp_path / "both") == [
+        f"{runs[1]}: not finished: of 2 curves, it lacks large on rivers; run the config again to "
+        "go on"
+    ]
     assert len(pd.read_parquet(tmp_path / "both" / "differences.parquet")) == 1
 
 

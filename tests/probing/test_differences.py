@@ -209,6 +209,16 @@ def test_curves_of_other_examples_or_labels_are_not_compared(two_models: Tables)
     assert differences(*two_models[:3], examples[examples["dataset"] == "other"]).empty
 
 
+def test_a_curve_whose_tables_do_not_have_the_same_layers_is_not_compared(
+    two_models: Tables,
+) -> None:
+    results, summary, predictions, examples = two_models
+    fewer = [table[table["layer"] > 0] for table in (results, predictions)]
+    assert differences(fewer[0], summary, predictions, examples).empty
+    assert differences(results, summary, fewer[1], examples).empty
+    assert len(differences(fewer[0], summary, fewer[1], examples)) == 1
+
+
 def test_of_labels_that_are_numbers_r2_is_compared() -> None:
     given = tables(
         probed("small", "sizes", 0.5, 1, numbers=True),

@@ -211,3 +211,11 @@ def test_mass_mean_probes_answer_by_the_nearer_class_mean() -> None:
         assert abs(share[0] - 0.5) < 0.1
         assert (answered == (nearer[test] > 0))[sure].all()
     assert np.isnan(found.l2).all()
+
+
+def test_mass_mean_takes_more_classes_than_there_are_features() -> None:
+    rng = np.random.default_rng(0)
+    y = np.tile(np.arange(12), 10)
+    X = rng.normal(size=(12, 4)).astype(np.float32)[y] + 0.01 * rng.normal(size=(120, 4))
+    predicted = answers(X.astype(np.float32), y, None, kind="mass_mean").predicted
+    np.testing.assert_array_equal(predicted.argmax(axis=1), y)

@@ -28,7 +28,7 @@ SUMMARY = (
     "bag_of_words_accuracy, random_weights_accuracy, seconds_extract, seconds_probe, tokens, "
     "unique_tokens"
 ).split(", ")
-PREDICTIONS = ["model", "dataset", "layer", "example", "fold", "label", "predicted", "score"]
+PREDICTIONS = "model dataset layer example fold label predicted score along across".split()
 
 
 def planted(

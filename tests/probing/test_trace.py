@@ -20,6 +20,7 @@ TRACE = Trace(
     dataset="geometry_of_truth/cities",
     best_layer=2,
     label="1",
+    probe="0123456789abcdef",
     position="last",
 )
 
