@@ -60,6 +60,7 @@ def dataset_facts(dataset: ConceptDataset) -> dict[str, Any]:
         "source": dataset.source,
         "licence": dataset.licence,
         "version": dataset.version,
+        "description": dataset.description,
         "content": dataset.content_hash,
         "findings": [asdict(finding) for finding in check(dataset)],
     }

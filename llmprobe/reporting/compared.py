@@ -79,7 +79,8 @@ def _sentence(row: Mapping[Any, Any]) -> str:
     if low > 0 or high < 0:
         by = abs(row["depth_difference"])
         said += (
-            f"; half of the rise comes {'later' if low > 0 else 'earlier'}, by {by:.2f} of depth"
+            f"; half of the rise comes {'later' if low > 0 else 'earlier'} in {b}, by {by:.2f} of "
+            "depth"
         )
     return said
 

@@ -41,7 +41,7 @@ from llmprobe.reporting.page_tables import (
     summary_table,
 )
 from llmprobe.reporting.page_traces import shade_style, trace_tables
-from llmprobe.reporting.payload import as_json, payload
+from llmprobe.reporting.payload import as_json, descriptions, payload
 from llmprobe.reporting.style import COLOURS
 from llmprobe.reporting.verdicts import Verdict, verdict
 from llmprobe.run_folder import RunTables
@@ -79,6 +79,8 @@ _CLASS_COLOURS = (
 class Card(NamedTuple):
     """What was found about one model on one dataset, and whether to believe it."""
 
+    about: str
+    """What the dataset asks; may be empty."""
     sentence: str
     where: str
     level: str
@@ -152,7 +154,7 @@ def write_report(
         data=Markup(as_json(data | {"files": files_in_page} | _colours())),
         notes=run.notes,
         findings=[*findings, *([] if compared is None else compared.sentences())],
-        cards=_cards(found, verdicts, data, summary),
+        cards=_cards(found, verdicts, data, run),
         illustrations=list(illustrated.values()),
         pictures=[picture for name, picture in pictures.items() if name not in DRAWN_BY_SCRIPT],
         plain_pictures=[picture for name, picture in pictures.items() if name in DRAWN_BY_SCRIPT],
@@ -277,14 +279,16 @@ def _cards(
     found: Sequence[Peak],
     verdicts: Sequence[Verdict],
     data: Mapping[str, Any],
-    summary: pd.DataFrame,
+    run: RunTables,
 ) -> list[Card]:
+    abouts = descriptions(run.environment["datasets"])
     places = {
         (data["models"][curve["model"]]["name"], data["datasets"][curve["dataset"]]["name"]): place
         for place, curve in enumerate(data["curves"])
     }
     cards = [
         Card(
+            about=abouts.get(peak.dataset, ""),
             sentence=headline(peak),
             where=_where(peak, row),
             level=said.level,
@@ -293,7 +297,7 @@ def _cards(
             reasons="; ".join(said.reasons).capitalize(),
             curve=places.get((peak.model, peak.dataset)),
         )
-        for peak, said, row in zip(found, verdicts, summary.to_dict("records"), strict=True)
+        for peak, said, row in zip(found, verdicts, run.summary.to_dict("records"), strict=True)
     ]
     # Models of one dataset stand beside each other.
     datasets = list(dict.fromkeys(peak.dataset for peak in found))

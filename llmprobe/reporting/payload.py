@@ -49,6 +49,7 @@ def payload(run: RunTables, found: Sequence[Peak], verdicts: Sequence[Verdict]) 
         (peak.model, peak.dataset): (peak, said, row)
         for peak, said, row in zip(found, verdicts, run.summary.to_dict("records"), strict=True)
     }
+    abouts = descriptions(run.environment["datasets"])
     curves = []
     for key, layers in _by_curve(rows):
         model, dataset = key
@@ -72,9 +73,17 @@ def payload(run: RunTables, found: Sequence[Peak], verdicts: Sequence[Verdict]) 
             {"name": str(model), "parameters": _number(_first(run.summary, model, "parameters"))}
             for model in models
         ],
-        "datasets": [_dataset(str(name), drawn.get(name), run.examples) for name in datasets],
+        "datasets": [
+            {"about": abouts.get(name, "")} | _dataset(str(name), drawn.get(name), run.examples)
+            for name in datasets
+        ],
         "curves": curves,
     }
+
+
+def descriptions(datasets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What each dataset asks, where that is known."""
+    return {str(facts.get("name")): str(facts.get("description") or "") for facts in datasets}
 
 
 def _by_curve(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:

@@ -87,13 +87,13 @@ def test_a_sentence_says_the_scores_how_sure_they_differ_and_what_comes_earlier(
     ).sentences()  # fmt: skip
     assert by_model == (
         "cities: accuracy 0.89 for large, 0.70 for small: +0.19 [+0.16, +0.22], p < 0.001; "
-        "half of the rise comes earlier, by 0.15 of depth"
+        "half of the rise comes earlier in large, by 0.15 of depth"
     )
     assert by_wording == (
         "small: accuracy 0.89 for cities (typos), 0.70 for cities: +0.19 [+0.16, +0.22], "
         "p = 0.310, no clear difference"
     )
-    assert later.endswith("p = 0.020; half of the rise comes later, by 0.10 of depth")
+    assert later.endswith("p = 0.020; half of the rise comes later in large, by 0.10 of depth")
 
 
 def test_of_labels_that_are_numbers_r2_is_said() -> None:

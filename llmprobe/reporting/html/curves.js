@@ -111,7 +111,8 @@ function drawCautions(shown) {
   place("curve-title").replaceChildren(element("bdi", {}, data.datasets[state.dataset].name));
   const untrained = shown.some((curve) => curve.scores.random_weights_accuracy), control = shown.some((curve) => curve.scores.control_accuracy);
   place("curve-note").textContent = "Bands are 95 % intervals." + (state.metric === "accuracy"
-    ? (untrained ? " Long dashes: the same architecture, untrained." : "") + (control ? " Dots: the same probe on random labels of the groups." : "") : "")
+    ? (untrained ? " Long dashes: the same architecture, untrained." : "") + (control ? " Dots: the same probe on random labels, one for each group, whose rows stand on both sides of its splits: what it can memorise about groups. The curve itself cannot gain by that, since its groups are never split." : "") : "")
+    + (state.metric === data.metric ? " Half of the rise: from chance to the best layer. Jump: the first rise by a tenth. Converged: after the last change of 3 % (Jin et al. 2024)." : "")
     + " Click a point to open its layer.";
 }
 

@@ -75,7 +75,7 @@ function drawRows() {
   const { examples, classes } = data.datasets[state.dataset];
   const focused = document.activeElement.closest("tr[data-example]")?.dataset.example;
   const head = ["example", ...(examples.text ? ["text"] : []), ...(examples.group ? ["group"] : []), "label",
-    `${short(data.models[found.own.model].name, 24)} at the open layer`, ...(classes.length ? ["right answer"] : []), "by layer"];
+    `${short(data.models[found.own.model].name, 24)} at the open layer`, ...(classes.length ? ["probability of its label"] : []), "by layer"];
   fill("example-rows",
     element("thead", {}, element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, ...rows.slice(list.page * ROWS, (list.page + 1) * ROWS).map((row) => exampleRow(row.i))));

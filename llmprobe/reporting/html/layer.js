@@ -11,6 +11,7 @@ function drawLayer() {
   fill("layer-title",
     element("bdi", {}, data.models[curve.model].name), ", ",
     element("bdi", {}, data.datasets[curve.dataset].name), `: ${layerTitle(curve, state.at)}`);
+  place("dataset-about").textContent = short(data.datasets[curve.dataset].about, 300);
   place("slider-value").textContent = layerTitle(curve, state.at);
   fill("scores", scoreTable(curve, state.at));
   fill("confusion", confusionTable(curve, state.at));
