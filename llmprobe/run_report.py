@@ -106,8 +106,8 @@ def _later_traces(folder: Path) -> list[tuple[str, Trace]]:
     mine = [("", trace) for trace in found if trace.probe in probes]
     if len(mine) < len(found):
         log.warning(
-            "%s: %d traces are of other probes than the run has now; trace the texts again",
-            folder, len(found) - len(mine),
+            "%s: %d of %d traces are of other probes than the run has now; trace the texts again",
+            folder, len(found) - len(mine), len(found),
         )  # fmt: skip
     return mine
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import yaml
 from toy import NUMBERS, QUICK, SUBJECTS, write_config, write_table
 
 import llmprobe
-from llmprobe import UserError, pipeline, run_report
+from llmprobe import UserError, pipeline, run_report, trace
 from llmprobe.cli import main
 from llmprobe.config import RunConfig
 from llmprobe.config_file import load_config
 from llmprobe.extraction.extract import Extractor
 from llmprobe.pipeline import Run
+from llmprobe.reporting.trace_files import write_trace
 from llmprobe.run_folder import TABLES, lacks, read_run
 from llmprobe.run_report import report
 
@@ -633,3 +635,18 @@ def test_the_resolved_config_reads_as_yaml(toy: Toy) -> None:
     toy.run()
     raw = yaml.safe_load((toy.out / "config.yaml").read_text())
     assert list(raw) == ["name", "models", "datasets", "include", "extract", "probe", "report"]
+
+
+def test_texts_that_the_runs_probes_were_given_are_on_its_page_and_of_others_not(
+    toy: Toy, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy.run()
+    (path, *_) = sorted((toy.out / "probes").glob("*/*.safetensors"))
+    (mine,) = trace(path, "coin is red nine")
+    write_trace(mine, toy.out / "traces")
+    write_trace(replace(mine, text="coin is red ten", probe="0"), toy.out / "traces")
+    report(toy.out)
+    page = (toy.out / "report.html").read_text()
+    assert "coin is red nine" in page
+    assert "coin is red ten" not in page
+    assert "1 of 2 traces are of other probes" in caplog.text

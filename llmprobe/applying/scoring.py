@@ -105,8 +105,9 @@ def score_file(
             outputs[rows] = probe.predict_proba(of_layer, layer)
         else:
             outputs[rows, 0] = probe.decision_function(of_layer, layer)
+    count = "1 text" if len(texts) == 1 else f"{len(texts):,} texts"
     said = [
-        f"{file.name}: {len(texts):,} texts, scored by the probe of {probe.facts['dataset']} in "
+        f"{file.name}: {count}, scored by the probe of {probe.facts['dataset']} in "
         f"{extractor.model_config.name} at layer {layer}: {_predicted_in_words(probe, outputs)}",
         *([] if truth is None else [_how_right(probe, outputs, truth)]),
     ]

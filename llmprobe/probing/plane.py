@@ -15,9 +15,10 @@ def plane(
     """Each scored row in the plane of the probe of its fold, which did not see it.
 
     For two classes, or labels that are numbers: its signed distance from where the probe decides
-    (for numbers, from where it answers 0), and its place along the first principal component that
-    is orthogonal to the probe's direction; both of standardised features. For more classes: the
-    first two principal components of the scores of the classes.
+    (for numbers, from where it answers their mean), and its place along the first principal
+    component that is orthogonal to the probe's direction; both of features as the design scales
+    them, by their spread over all rows. For more classes: the first two principal components of
+    the scores of the classes.
 
     Principal components are those of all rows, since they see no labels. Each coordinate has a mean
     square of 1, or is 0 where nothing varies; signs that no probe gives are arbitrary.

@@ -40,9 +40,10 @@ from llmprobe.reporting.page_tables import (
     p_text,
     summary_table,
 )
-from llmprobe.reporting.page_traces import shade_style, trace_tables
+from llmprobe.reporting.page_traces import trace_tables
 from llmprobe.reporting.payload import as_json, descriptions, payload
 from llmprobe.reporting.style import COLOURS
+from llmprobe.reporting.traces import shade_style
 from llmprobe.reporting.verdicts import Verdict, verdict
 from llmprobe.run_folder import RunTables
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from llmprobe.probing.trace import Trace
 from llmprobe.reporting import elide
 from llmprobe.reporting.traces import (
+    SHADES,
     caution,
-    colours,
     last_tokens,
     left_out,
-    levels,
     meaning,
     number,
+    rows,
     score_range,
+    shade_style,
     visible,
 )
 
-_SHADES = 41
 _MOST_TOKENS = 1000
 _LONGEST_TEXT = 2000
 _LONGEST_TOKEN = 24
@@ -33,21 +33,7 @@ def trace_page(trace: Trace) -> str:
     Of a text of more than 1,000 tokens it has the last ones. All words in it are escaped.
     """
     shown, lost = last_tokens(trace, _MOST_TOKENS)
-    shades = np.rint(levels(shown) * (_SHADES - 1)).astype(int)
     low, high = score_range(trace)
-    rows = [
-        {
-            "layer": layer,
-            "best": layer == trace.best_layer,
-            "cells": [
-                (shade, number(score, trace))
-                for shade, score in zip(of_shades, scores, strict=True)
-            ],
-        }
-        for layer, of_shades, scores in zip(
-            shown.layers, shades.tolist(), shown.scores.tolist(), strict=True
-        )
-    ]
     template = files("llmprobe.reporting").joinpath("html/trace.html.jinja")
     page: str = (
         Environment(autoescape=True, undefined=StrictUndefined)
@@ -60,11 +46,11 @@ def trace_page(trace: Trace) -> str:
             caution=caution(trace),
             missing=left_out(lost, trace.layers, trace.layers, "the .json file"),
             tokens=[elide(visible(token), _LONGEST_TOKEN) for token in shown.tokens],
-            shades=[colours(shade / (_SHADES - 1)) for shade in range(_SHADES)],
-            scale=range(0 if trace.label is not None else _SHADES // 2, _SHADES),
+            shade_style=Markup(shade_style()),
+            scale=range(0 if trace.label is not None else SHADES // 2, SHADES),
             low=number(low, trace),
             high=number(high, trace),
-            rows=rows[::-1],
+            rows=rows(shown),
         )
     )
     return page

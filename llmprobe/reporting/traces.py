@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -66,6 +67,44 @@ def colours(level: float) -> tuple[str, str]:
     red, green, blue, _ = CHANCE_MAP(level)
     dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
     return "#ffffff" if dark else "#000000", to_hex((red, green, blue))
+
+
+class Row(NamedTuple):
+    """One layer of a trace, as a page shows it."""
+
+    layer: int
+    best: bool
+    cells: Sequence[tuple[int, str]]
+    """The shade and the score of each token."""
+
+
+SHADES = 41
+"""Colours of the cells on a page."""
+
+
+def rows(trace: Trace) -> list[Row]:
+    """The last layer first."""
+    shades = np.rint(levels(trace) * (SHADES - 1)).astype(int)
+    found = [
+        Row(
+            layer,
+            layer == trace.best_layer,
+            [(shade, number(score, trace)) for shade, score in zip(shaded, scores, strict=True)],
+        )
+        for layer, shaded, scores in zip(
+            trace.layers, shades.tolist(), trace.scores.tolist(), strict=True
+        )
+    ]
+    return found[::-1]
+
+
+def shade_style() -> str:
+    """The colours of the classes ``s0``, ``s1``, …, as CSS."""
+    rules = []
+    for shade in range(SHADES):
+        ink, paper = colours(shade / (SHADES - 1))
+        rules.append(f".s{shade} {{ color: {ink}; background: {paper}; }}")
+    return "\n".join(rules)
 
 
 def number(score: float, trace: Trace) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from llmprobe.config import ProbeConfig
 from llmprobe.probing import tables
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.plane import plane
+from llmprobe.probing.plane import _widest_across, plane
 from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.workers import threads
 
@@ -320,3 +320,13 @@ def test_the_side_of_a_class_is_no_arbitrary_sign() -> None:
     found = predictions_of(np.stack([first, -first]), 2)
     assert found[1, :, 0] == pytest.approx(-first[:, 0])
     assert found[1, :, 1] == pytest.approx(first[:, 1])
+
+
+def test_the_widest_direction_across_may_lie_beyond_the_widest_components() -> None:
+    spectrum = torch.tensor([2.0, *[1.2] * 38, 1.0])
+    design = SimpleNamespace(spectrum=spectrum, basis=torch.eye(40))
+    probe = torch.zeros(1, 40, dtype=torch.float64)
+    probe[0, [0, 39]] = 0.5**0.5
+    (across,) = _widest_across(cast(Any, design), probe)
+    assert float(across.square() @ spectrum.double()) == pytest.approx(1.5)
+    assert float(across @ probe[0]) == pytest.approx(0, abs=1e-12)

@@ -118,3 +118,10 @@ def test_the_tables_row_has_every_number_of_a_pair() -> None:
             "0.40 → 0.25", "-0.15 [-0.20, -0.10]", "0.70", "17 and 1,746",
         ]
     ]  # fmt: skip
+
+
+def test_of_one_run_there_are_pairs_and_nothing_between_runs() -> None:
+    (only,) = Compared(pairs({})).tables()
+    assert only.rows[0][1:3] == ["small", "large"]
+    assert Compared(pairs()).tables() == []
+    assert len(compared(pairs({})).tables()) == 2

@@ -249,3 +249,14 @@ def test_the_data_of_a_large_run_is_small(tmp_path: Path) -> None:
     data = payload.payload(run, found, verdicts)
     assert len(as_json(data).encode()) < 7_500_000
     assert all("points" in curve and "confusion" in curve for curve in data["curves"])
+
+
+def test_a_model_that_was_scored_on_other_examples_has_no_points(run: RunTables) -> None:
+    last = run.predictions["model"].unique()[-1]
+    other = run.predictions["model"] == last
+    moved = run.predictions.assign(example=run.predictions["example"] + other * 1)
+    assert all("points" in curve for curve in data_of(run)["curves"])
+    data = data_of(replace(run, predictions=moved))
+    named = {data["models"][curve["model"]]["name"]: "points" in curve for curve in data["curves"]}
+    assert not named.pop(last)
+    assert all(named.values())

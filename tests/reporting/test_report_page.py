@@ -413,3 +413,19 @@ def test_illustrations_take_of_the_room_for_figures(
     tight = Outline(write(tmp_path / "tight.html", two_by_two, illustrations=large))
     assert "A field." not in tight.words
     assert re.search(r"in the run’s folder figures: field\b", tight.words)
+
+
+def test_a_script_cannot_end_its_own_element() -> None:
+    closed = page._closed('"</SCRIPT>" + "<!-- x" + "a </p>"\r\n')
+    assert closed == '"\\x3c/SCRIPT>" + "\\x3c!-- x" + "a </p>"\n'
+
+
+def test_what_was_found_about_one_dataset_stands_together(
+    two_by_two: Tables, tmp_path: Path
+) -> None:
+    summary = two_by_two[1]
+    names = list(dict.fromkeys(summary["dataset"]))
+    assert len(names) > 1
+    written = write(tmp_path / "page.html", two_by_two)
+    found = re.findall(r'data-curve="\d+"[^>]*>[^:<]+: (\w+)', written)
+    assert found == [name for name in names for _ in summary["model"].unique()]

@@ -264,3 +264,19 @@ def test_predicted_numbers_are_written_with_the_digits_that_matter(
     score: float, shown: str
 ) -> None:
     assert number(score, a_trace(label=None)) == shown
+
+
+def test_the_page_of_a_run_has_the_last_tokens_and_some_layers_with_the_best() -> None:
+    long = a_trace(tokens=60, layers=120, best_layer=77)
+    (shown,) = trace_tables([("label 1, answered 0", long)])
+    assert shown.title.startswith("tiny, toy, label 1, answered 0: ")
+    assert len(shown.tokens) == 40
+    assert shown.tokens[-1] == "·w59"
+    assert shown.caption.endswith("; the first 20 tokens are left out")
+    layers = [row.layer for row in shown.rows]
+    assert len(layers) == 50
+    assert layers[0] == 119
+    assert layers[-1] == 0
+    assert [row.layer for row in shown.rows if row.best] == [77]
+    (best,) = (row for row in shown.rows if row.best)
+    assert [score for _, score in best.cells] == [f"{x:.2f}" for x in long.scores[77, -40:]]

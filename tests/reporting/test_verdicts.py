@@ -158,3 +158,17 @@ def test_r2_is_judged_from_0(tables: Callable[..., Tables]) -> None:
     assert verdict(peak, results, NAN, ()).level == "holds"
     surface = verdict(replace(peak, bag_of_words=r2.max()), results, NAN, ())
     assert surface.against[0].startswith("A bag of words reaches")
+
+
+def test_a_baseline_near_chance_is_no_objection_where_the_interval_reaches_down_to_it(
+    judge: Judge,
+) -> None:
+    assert judge(low=0.51, bag_of_words=0.52, random_weights=0.52).against == ()
+    assert len(judge(low=0.55, bag_of_words=0.62, random_weights=0.62).against) == 2
+
+
+def test_many_labels_are_a_fault_of_classes_and_not_of_numbers(judge: Judge) -> None:
+    many = {"level": "warning", "check": "classes", "message": "94 distinct labels for 300 texts"}
+    assert judge(findings=[many]).level == "doubt"
+    assert judge(findings=[many], layers={"accuracy": NAN}).level == "holds"
+    assert judge(findings=[many | {"check": "words"}], layers={"accuracy": NAN}).level == "doubt"
