@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmprobe.api import ProbeCallback, extract, probe, probe_layers, probe_network, trace
-    from llmprobe.concepts.dataset import ConceptDataset
-    from llmprobe.concepts.include import include
-    from llmprobe.concepts.load import load_dataset
-    from llmprobe.concepts.registry import dataset
-    from llmprobe.errors import UserError
+    from llmprobe.datasets.dataset import ConceptDataset
+    from llmprobe.datasets.include import include
+    from llmprobe.datasets.load import load_dataset
+    from llmprobe.datasets.registry import dataset
     from llmprobe.extraction.activations import Activations
+    from llmprobe.ground.errors import UserError
     from llmprobe.probing.estimators import LogisticProbe, MassMeanProbe
     from llmprobe.probing.fit_many import ManyFits, fit_many, fit_many_multinomial
-    from llmprobe.probing.protocol import ProbeResults
     from llmprobe.probing.ridge import RidgeProbe
-    from llmprobe.probing.saved import SavedProbe, load_probe
-    from llmprobe.probing.trace import Trace
+    from llmprobe.results.results import Results
+    from llmprobe.results.saved_probe import SavedProbe, load_probe
+    from llmprobe.results.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -37,11 +37,11 @@ _HOMES = {
     "probe_network": "llmprobe.api",
     "trace": "llmprobe.api",
     "ProbeCallback": "llmprobe.api",
-    "ConceptDataset": "llmprobe.concepts.dataset",
-    "dataset": "llmprobe.concepts.registry",
-    "include": "llmprobe.concepts.include",
-    "load_dataset": "llmprobe.concepts.load",
-    "UserError": "llmprobe.errors",
+    "ConceptDataset": "llmprobe.datasets.dataset",
+    "dataset": "llmprobe.datasets.registry",
+    "include": "llmprobe.datasets.include",
+    "load_dataset": "llmprobe.datasets.load",
+    "UserError": "llmprobe.ground.errors",
     "Activations": "llmprobe.extraction.activations",
     "LogisticProbe": "llmprobe.probing.estimators",
     "MassMeanProbe": "llmprobe.probing.estimators",
@@ -49,10 +49,10 @@ _HOMES = {
     "ManyFits": "llmprobe.probing.fit_many",
     "fit_many": "llmprobe.probing.fit_many",
     "fit_many_multinomial": "llmprobe.probing.fit_many",
-    "ProbeResults": "llmprobe.probing.protocol",
-    "SavedProbe": "llmprobe.probing.saved",
-    "load_probe": "llmprobe.probing.saved",
-    "Trace": "llmprobe.probing.trace",
+    "Results": "llmprobe.results.results",
+    "SavedProbe": "llmprobe.results.saved_probe",
+    "load_probe": "llmprobe.results.saved_probe",
+    "Trace": "llmprobe.results.trace",
 }
 
 __all__ = [
@@ -62,7 +62,7 @@ __all__ = [
     "ManyFits",
     "MassMeanProbe",
     "ProbeCallback",
-    "ProbeResults",
+    "Results",
     "RidgeProbe",
     "SavedProbe",
     "Trace",

@@ -1,6 +1,6 @@
 """``python -m llmprobe``."""
 
-from llmprobe.cli import main
+from llmprobe.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from llmprobe.applying import tracing
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ExtractConfig, ModelConfig, ProbeConfig
-from llmprobe.config_file import validated
-from llmprobe.errors import UserError
+from llmprobe.config.load import validated
+from llmprobe.config.schema import ExtractConfig, ModelConfig, ProbeConfig
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.network import NetworkStates
+from llmprobe.ground.errors import UserError
+from llmprobe.monitors import tracing
 from llmprobe.probing import protocol
-from llmprobe.probing.protocol import ProbeResults
-from llmprobe.probing.saved import SavedProbe, load_probe
-from llmprobe.probing.trace import Trace
+from llmprobe.results.results import Results
+from llmprobe.results.saved_probe import SavedProbe, load_probe
+from llmprobe.results.trace import Trace
 
 
 def extract(
@@ -67,7 +67,7 @@ def extract(
     return Extractor(model, config).extract(dataset, cache=cache, progress=progress)
 
 
-def probe(activations: Activations, *, progress: bool = True, **options: Any) -> ProbeResults:
+def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
     """Probe every layer: ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``.
 
     Parameters
@@ -93,7 +93,7 @@ def probe_layers(
     test: Sequence[bool] | np.ndarray | None = None,
     progress: bool = True,
     **options: Any,
-) -> ProbeResults:
+) -> Results:
     """Probe activations from anywhere: ``probe_layers({0: X0, 1: X1}, labels)``.
 
     Parameters
@@ -136,7 +136,7 @@ def probe_network(
     batch_size: int = 256,
     progress: bool = True,
     **options: Any,
-) -> ProbeResults:
+) -> Results:
     """Probe any torch network at any of its layers: ``probe_network(convnet, images, digits)``.
 
     The results are those of ``probe_layers``; ``layer`` is a point's place in forward order, and a
@@ -269,14 +269,14 @@ class ProbeCallback:
         layers, batch_size = options.get("layers", "all"), options.get("batch_size", 256)
         names = NetworkStates(module, inputs, layers, batch_size).names
         self._probe = partial(probe_network, module, inputs, labels, **options | {"layers": names})
-        self._found: list[ProbeResults] = []
+        self._found: list[Results] = []
 
     def __call__(self, step: int) -> None:
         if step in self.steps:
             self._found.append(self._probe(model=f"step {step}"))
 
     @property
-    def results(self) -> ProbeResults:
+    def results(self) -> Results:
         """Those of the steps so far.
 
         Raises
@@ -286,7 +286,7 @@ class ProbeCallback:
         """
         if not self._found:
             raise UserError(f"none of the steps {sorted(self.steps)} has come yet")
-        return ProbeResults.concatenate(self._found)
+        return Results.concatenate(self._found)
 
 
 def _config(options: dict[str, Any], where: str) -> ProbeConfig:

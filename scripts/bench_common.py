@@ -26,15 +26,15 @@ import torch
 import transformers
 from torch import Tensor
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ModelConfig
+from llmprobe.config.schema import ModelConfig
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.estimate import matmul_speed
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.plan import Plan
+from llmprobe.extraction.runner import Planner, make_way
 from llmprobe.extraction.tokens import Reading, TokenisedTexts
-from llmprobe.extraction.ways import Planner, make_way
 from llmprobe.extraction.workers import Workers
 from llmprobe.models.loading import LoadedModel
 

@@ -53,11 +53,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
-from llmprobe.config import ModelConfig
+from llmprobe.config.schema import ModelConfig
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.plan import PADDED, PREFIX_TREE
 from llmprobe.extraction.tree import common
-from llmprobe.files import size as n_bytes
+from llmprobe.ground.files import size as n_bytes
 from llmprobe.models.layers import find_blocks, hidden_state, hooked, verify_blocks
 from llmprobe.models.loading import LoadedModel, example_input
 from llmprobe.models.source import locate

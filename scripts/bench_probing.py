@@ -29,14 +29,14 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.preprocessing import StandardScaler
 
 import llmprobe
-from llmprobe.concepts.groups import group_indices
-from llmprobe.config import ProbeConfig
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.groups import group_indices
 from llmprobe.probing.fit_many import Design, Problems
 from llmprobe.probing.labels import shuffled_labels
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.losses import Logistic
-from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import COMPARING, Task, _Path, search
+from llmprobe.probing.tasks import Questions, ask
 from llmprobe.probing.workers import Arrays, each_layer
 
 GRID = np.logspace(4, -4, 10)

@@ -2,7 +2,7 @@
 
 import sys
 
-from llmprobe.cli import main
+from llmprobe.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["extract", *sys.argv[1:]]))

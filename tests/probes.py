@@ -8,10 +8,10 @@ from typing import Any
 import toy
 
 import llmprobe
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ModelConfig
+from llmprobe.config.schema import ModelConfig
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
-from llmprobe.probing.saved import SavedProbe
+from llmprobe.results.saved_probe import SavedProbe
 
 QUICK = toy.QUICK | {"progress": False}
 

@@ -41,7 +41,7 @@ def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> No
     zipfile.ZipFile(wheel).extractall(unpacked)
     empty.mkdir()
     code = (
-        "import llmprobe; from llmprobe.config_file import load_config\n"
+        "import llmprobe; from llmprobe.config.load import load_config\n"
         "print(llmprobe.__file__)\n"
         "print(len(llmprobe.load_dataset('capitals')), load_config('quickstart').name)"
     )

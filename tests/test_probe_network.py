@@ -67,7 +67,7 @@ def train(net: Network, before_step: Callable[[int], object], steps: int = 6) ->
     return net
 
 
-def equal_in_all_but_time(one: llmprobe.ProbeResults, other: llmprobe.ProbeResults) -> None:
+def equal_in_all_but_time(one: llmprobe.Results, other: llmprobe.Results) -> None:
     """Of the tables' numbers, and not only nearly."""
     for name in ("table", "summary", "predictions", "learning_curve"):
         both = [getattr(results, name) for results in (one, other)]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmprobe.cli import main
-from llmprobe.config_file import load_config
-from llmprobe.files import shipped
+from llmprobe.cli.main import main
+from llmprobe.config.load import load_config
+from llmprobe.ground.files import shipped
 
 NAMES = sorted(path.stem for path in shipped("configs").glob("*.yaml"))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.errors import UserError
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.store import Store
+from llmprobe.ground.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.runner import TOLERANCE, Sample
 from llmprobe.extraction.tokens import Reading, tokenise
-from llmprobe.extraction.ways import TOLERANCE, Sample
 from llmprobe.models.loading import LoadedModel
 
 SITES = ("residual", "attention", "mlp", "post_attention_norm")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from llmprobe.extraction.plan import Plan
-from llmprobe.extraction.ways import Planner
-from llmprobe.files import size
+from llmprobe.extraction.runner import Planner
+from llmprobe.ground.files import size
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.errors import UserError
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.memory import Budget
+from llmprobe.ground.errors import UserError
 
 
 def read_every_token(

@@ -16,20 +16,21 @@ import torch
 import transformers
 from filelock import FileLock, Timeout
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ExtractConfig, ModelConfig, file_name
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ExtractConfig, ModelConfig, file_name
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.estimate import Estimate, describe, estimate_of
+from llmprobe.extraction.executor import Work
 from llmprobe.extraction.plan import ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
 from llmprobe.extraction.processes import World
+from llmprobe.extraction.runner import Planner, checked
 from llmprobe.extraction.store import Store
 from llmprobe.extraction.tokens import Reading, TokenisedTexts, as_chats, model_window, tokenise
-from llmprobe.extraction.ways import Planner, checked
-from llmprobe.extraction.work import Work
-from llmprobe.files import cache_folder, existing, require_space
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import cache_folder, existing, require_space
+from llmprobe.ground.progress import Progress
 from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.loading import (
     LoadedModel,
@@ -40,7 +41,6 @@ from llmprobe.models.loading import (
 )
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.models.source import ModelSource, locate
-from llmprobe.progress import Progress
 
 log = logging.getLogger(__name__)
 

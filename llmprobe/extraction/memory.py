@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from llmprobe.errors import UserError
+from llmprobe.ground.errors import UserError
 
 log = logging.getLogger(__name__)
 

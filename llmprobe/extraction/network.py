@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from llmprobe.errors import UserError, suggestion
+from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.models.layers import hidden_state, hooked, same
 
 HELD = 2**30

@@ -11,7 +11,7 @@ import torch.distributed as dist
 # Its functions keep the group that is there when they are defined, so before there is one.
 import torch.distributed.nn  # noqa: F401
 
-from llmprobe.launch import launched, rank
+from llmprobe.ground.launch import launched, rank
 
 
 def _leave() -> None:

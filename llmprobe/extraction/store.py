@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from llmprobe.files import sha256 as file_sha256
-from llmprobe.files import whole_file, write_text
+from llmprobe.ground.files import sha256 as file_sha256
+from llmprobe.ground.files import whole_file, write_text
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from llmprobe.errors import UserError
 from llmprobe.extraction.tree import shared_with_previous
+from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import text_config
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from llmprobe.errors import UserError
-from llmprobe.launch import launched, local_rank
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.launch import launched, local_rank
 
 
 def resolve_device(device: str, key: str = "device") -> torch.device:

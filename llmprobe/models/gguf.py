@@ -12,8 +12,8 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from llmprobe.errors import UserError
-from llmprobe.files import cache_folder, disk_is_full, require_space
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import cache_folder, disk_is_full, require_space
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmprobe.errors import UserError
+from llmprobe.ground.errors import UserError
 
 
 def hidden_state(output: Any) -> Tensor:

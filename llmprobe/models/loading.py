@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
-from llmprobe.files import require_space, size
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import require_space, size
 from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.gguf import reading
 from llmprobe.models.layers import find_blocks, is_causal, verify_blocks

@@ -14,8 +14,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmprobe.errors import UserError
-from llmprobe.files import cache_folder, require_space, size
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import cache_folder, require_space, size
 from llmprobe.models.gguf import converted
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ import psutil
 import torch
 from torch import nn
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
-from llmprobe.files import cache_folder, size
-from llmprobe.launch import launched
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import cache_folder, size
+from llmprobe.ground.launch import launched
 from llmprobe.models.quantised import BYTES
 from llmprobe.models.source import ModelSource
 

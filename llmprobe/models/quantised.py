@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
 
 BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
 """Of one quantised weight; nf4 has a scale of four bytes for every 64."""

@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError, suggestion
-from llmprobe.files import disk_is_full, existing, sha256, size
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError, suggestion
+from llmprobe.ground.files import disk_is_full, existing, sha256, size
 from llmprobe.models.gguf import converted, converted_folder
 from llmprobe.models.packaged import PACKAGED, fetch
 

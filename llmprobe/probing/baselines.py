@@ -13,7 +13,7 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline, make_union
 from threadpoolctl import threadpool_limits
 
-from llmprobe.concepts.groups import units
+from llmprobe.datasets.groups import units
 from llmprobe.probing.splits import assign_folds
 
 

@@ -24,20 +24,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from llmprobe.concepts.groups import units
-from llmprobe.errors import UserError
-from llmprobe.probing.examples import (
+from llmprobe.datasets.groups import units
+from llmprobe.ground.errors import UserError
+from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
+from llmprobe.probing.losses import Logistic, Loss, Softmax
+from llmprobe.probing.mean_difference import MeanDifferences
+from llmprobe.probing.search import PENALTIES, Task, search
+from llmprobe.probing.splits import assign_folds
+from llmprobe.probing.weighted_rows import (
     distinct_examples,
     moments,
     penalty_grid,
     thin_svd,
     used_rows,
 )
-from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
-from llmprobe.probing.losses import Logistic, Loss, Softmax
-from llmprobe.probing.mean_difference import MeanDifferences
-from llmprobe.probing.search import PENALTIES, Task, search
-from llmprobe.probing.splits import assign_folds
 
 TIGHT, POLISHING = TOLERANCE / 100, 100
 """Tolerance that the last fit aims at, in so many iterations once it is at ``TOLERANCE``: float32

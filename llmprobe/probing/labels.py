@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmprobe.concepts.groups import group_indices
+from llmprobe.datasets.groups import group_indices
 
 _SHUFFLED, _CONTROL, _PORTIONS = 1, 2, 3
 """A stream of random numbers for each purpose: labels that were themselves shuffled with the same

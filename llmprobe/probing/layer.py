@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from llmprobe.probing.fit_many import Design, ManyFits
-from llmprobe.probing.plane import plane
-from llmprobe.probing.questions import Questions
+from llmprobe.probing.probe_plane import plane
 from llmprobe.probing.search import problems_of, search
+from llmprobe.probing.tasks import Questions
 
 
 @dataclass(frozen=True)

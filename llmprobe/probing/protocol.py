@@ -5,29 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from llmprobe.concepts.groups import units
-from llmprobe.config import ProbeConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.groups import units
+from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.questions import Questions, ask
-from llmprobe.probing.saved import HOW_READ, SavedProbe
-from llmprobe.probing.scores import (
+from llmprobe.probing.tasks import Questions, ask
+from llmprobe.probing.workers import Arrays, States, each_layer
+from llmprobe.results.results import Results
+from llmprobe.results.saved_probe import HOW_READ, SavedProbe
+from llmprobe.results.scores import (
     Resamples,
     score,
     score_continuous,
 )
-from llmprobe.probing.workers import Arrays, States, each_layer
 
 if TYPE_CHECKING:
     from llmprobe.extraction.activations import Activations
@@ -36,53 +35,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ProbeResults:
-    """What probing found; several can be put together with ``ProbeResults.concatenate``."""
-
-    table: pd.DataFrame
-    """A row for each model × dataset × layer × probe."""
-    summary: pd.DataFrame
-    """A row for each model × dataset."""
-    predictions: pd.DataFrame
-    """A row for each layer × scored example: fold, label, predicted, score, along and across, all
-    out-of-fold. The score is the probability of the last class when there are two, else of the
-    predicted one; for continuous labels it is the prediction. ``along`` and ``across`` are where
-    the example lies beside the probe (``probing.plane``)."""
-    learning_curve: pd.DataFrame
-    """A row for each layer × fraction of the training groups, where those were asked for."""
-    probes: tuple[SavedProbe, ...]
-    """For each model × dataset, the probes of all layers, fitted on all examples or, with a
-    test set, on all others."""
-    blind_probes: tuple[SavedProbe, ...]
-    """The same, fitted without the examples of fold 0: for a look at those that no probe saw."""
-
-    def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
-        """Draw the layer × dataset heatmap; the suffix chooses the format."""
-        from llmprobe.reporting.figures import heatmap
-
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        heatmap(self.table, metric).savefig(path, bbox_inches="tight")
-        return path
-
-    @staticmethod
-    def concatenate(parts: Sequence[ProbeResults]) -> ProbeResults:
-        """The rows and probes of all parts."""
-        table, summary, predictions, learning_curve = (
-            pd.concat([getattr(part, name) for part in parts], ignore_index=True)
-            for name in ("table", "summary", "predictions", "learning_curve")
-        )
-        probes, blind_probes = (
-            tuple(probe for part in parts for probe in getattr(part, name))
-            for name in ("probes", "blind_probes")
-        )
-        return ProbeResults(table, summary, predictions, learning_curve, probes, blind_probes)
-
-
 def probe(
     activations: Activations, config: ProbeConfig | None = None, *, progress: bool = True
-) -> ProbeResults:
+) -> Results:
     """Probe every layer of an extraction.
 
     Raises
@@ -123,7 +78,7 @@ def probe_layers(
     dataset: str = "dataset",
     config: ProbeConfig | None = None,
     progress: bool = True,
-) -> ProbeResults:
+) -> Results:
     """Probe activations from anywhere.
 
     Parameters
@@ -211,7 +166,7 @@ def probe_states(
     names: Mapping[str, str],
     origin: Mapping[str, Any],
     progress: bool,
-) -> ProbeResults:
+) -> Results:
     """What ``probe_layers`` does, of states that need not all be in memory."""
     began = time.monotonic()
     layers = states.layers
@@ -260,7 +215,7 @@ def probe_states(
             [(fit.blind_coef, fit.blind_intercept) for fit in fits],
         )
     )
-    return ProbeResults(
+    return Results(
         table,
         pd.DataFrame([{**dict.fromkeys(tables.SUMMARY_COLUMNS, np.nan), **names, **summary}])[
             tables.SUMMARY_COLUMNS

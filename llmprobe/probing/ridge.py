@@ -9,14 +9,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from llmprobe.probing.examples import (
+from llmprobe.probing.search import PENALTIES
+from llmprobe.probing.weighted_rows import (
     distinct_examples,
     moments,
     penalty_grid,
     thin_svd,
     used_rows,
 )
-from llmprobe.probing.search import PENALTIES
 
 
 class RidgeProbe(RegressorMixin, BaseEstimator):  # type: ignore[misc]

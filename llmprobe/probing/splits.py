@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmprobe.concepts.groups import group_indices
-from llmprobe.errors import UserError
+from llmprobe.datasets.groups import group_indices
+from llmprobe.ground.errors import UserError
 
 
 def assign_folds(

@@ -8,12 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from llmprobe.config import ProbeConfig
+from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
-from llmprobe.probing.depth import concept_depth, peak_index
 from llmprobe.probing.layer import LayerFit
-from llmprobe.probing.questions import Questions
-from llmprobe.probing.scores import Resamples, majority_accuracy, resampled_r2
+from llmprobe.probing.tasks import Questions
+from llmprobe.results.depth import concept_depth, peak_index
+from llmprobe.results.scores import Resamples, majority_accuracy, resampled_r2
 
 ROUNDING = 1e-10
 """Labellings that are each other's mirror image are as good, however their losses were rounded."""

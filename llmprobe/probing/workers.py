@@ -15,8 +15,8 @@ import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
+from llmprobe.ground.progress import Progress
 from llmprobe.probing.fit_many import CHUNK_BYTES
-from llmprobe.progress import Progress
 
 Answer = TypeVar("Answer")
 

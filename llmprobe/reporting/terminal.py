@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from rich.text import Text
 
-from llmprobe.reporting import SCORE_NAMES, Peak, elide, main_score, peaks
-from llmprobe.reporting.style import COLOURS
+from llmprobe.ground.text import elide
+from llmprobe.reporting.charts.style import COLOURS
+from llmprobe.results.curve import SCORE_NAMES, Peak, main_score, peaks
 
 WIDTH = 100
 _LONGEST_SPARKLINE = 32

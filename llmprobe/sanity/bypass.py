@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from llmprobe.api import probe_network
 from llmprobe.models.devices import resolve_device
-from llmprobe.probing.protocol import ProbeResults
-from llmprobe.run_folder import Part, claim
+from llmprobe.results.folder import Part, claim
+from llmprobe.results.results import Results
 from llmprobe.sanity.images import Images
 from llmprobe.sanity.networks import device_of_probes, train
 from llmprobe.sanity.parts import digest
@@ -57,7 +57,7 @@ def _dense(numbers: range) -> nn.Sequential:
 
 def run_bypass(
     images: Images, out: Path, *, seed: int = 0, device: str = "auto", progress: bool = True
-) -> ProbeResults:
+) -> Results:
     """Probe every fourth layer of the network at some ``STEPS`` of its training by Adam.
 
     The models of the results are "step 0", "step 100", …. Those of each step are kept in ``out`` as
@@ -111,7 +111,7 @@ def run_bypass(
             before_step=before_step,
             progress=False,  # Most of the time is the probes', which show theirs.
         )
-    return ProbeResults.concatenate([results for results in found.values() if results is not None])
+    return Results.concatenate([results for results in found.values() if results is not None])
 
 
 def _probed() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from llmprobe.reporting.style import COLOURS, styled
+from llmprobe.reporting.charts.style import COLOURS, styled
 from llmprobe.sanity.bypass import EVERY, LAYERS
 from llmprobe.sanity.story import Story, errors, note_at_right
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from llmprobe.config import Section, Seed
-from llmprobe.config_file import mapping_in, parsed_yaml, validated
-from llmprobe.errors import UserError, suggestion
+from llmprobe.config.load import mapping_in, parsed_yaml, validated
+from llmprobe.config.schema import Section, Seed
+from llmprobe.ground.errors import UserError, suggestion
 
 
 class XorConfig(Section):

@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from llmprobe.environment import environment
-from llmprobe.errors import UserError
+from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
-from llmprobe.probing.protocol import ProbeResults
-from llmprobe.run_folder import (
+from llmprobe.results.folder import (
     claim,
     read_run,
     read_table,
     remove_others,
     write_results,
 )
+from llmprobe.results.results import Results
+from llmprobe.run.environment import environment
 from llmprobe.sanity.bypass import run_bypass
 from llmprobe.sanity.bypass_figures import bypass_story, bypass_text
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
@@ -75,7 +75,7 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
 
 def _run_mnist(
     config: MnistConfig, out: Path, progress: bool
-) -> tuple[ProbeResults, str, dict[str, str]]:
+) -> tuple[Results, str, dict[str, str]]:
     # Before the images, which may have to be downloaded.
     resolve_device(config.device, "--device")
     images = load_images(config.data)
@@ -105,8 +105,8 @@ def report(out: Path) -> list[Path]:
     UserError
         A file is missing or damaged.
     """
-    from llmprobe.reporting.figures import draw_figures, write_all
-    from llmprobe.reporting.page import write_report
+    from llmprobe.reporting.charts.figures import draw_figures, write_all
+    from llmprobe.reporting.page.page import write_report
 
     config, results, summary = _read(out)
     run = read_run(out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmprobe.errors import UserError
+from llmprobe.ground.errors import UserError
 
 _FILES = {
     "training images": "train-images-idx3-ubyte",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from llmprobe.concepts import hub
-from llmprobe.config import DatasetConfig
-from llmprobe.errors import NotOnDiskError, UserError, suggestion
-from llmprobe.files import existing
+from llmprobe.config.schema import DatasetConfig
+from llmprobe.datasets import hub
+from llmprobe.ground.errors import NotOnDiskError, UserError, suggestion
+from llmprobe.ground.files import existing
 from llmprobe.sanity.idx import is_mnist, read_folder, read_idx
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llmprobe.api import probe_network
-from llmprobe.files import whole_file
+from llmprobe.ground.files import whole_file
 from llmprobe.models.devices import resolve_device
-from llmprobe.probing.protocol import ProbeResults
-from llmprobe.probing.scores import unit_interval
-from llmprobe.run_folder import Part, claim
+from llmprobe.results.folder import Part, claim
+from llmprobe.results.results import Results
+from llmprobe.results.scores import unit_interval
 from llmprobe.sanity.images import ForProbes, Images
 from llmprobe.sanity.networks import (
     POINTS,
@@ -57,7 +57,7 @@ class Plan:
 def run_convnet(
     images: Images, plan: Plan, out: Path, *, seed: int = 0, device: str = "auto",
     progress: bool = True,
-) -> ProbeResults:  # fmt: skip
+) -> Results:  # fmt: skip
     """Probe the convnet before training (``untrained``) and after it (``trained``).
 
     The results of each, and the trained weights, are kept in ``out`` as soon as they are there;
@@ -89,7 +89,7 @@ def run_convnet(
             found = _probe(network, images, seen, model, seed, progress)
             part.save(found)
         parts.append(found)
-    return ProbeResults.concatenate(parts)
+    return Results.concatenate(parts)
 
 
 def _trained(
@@ -114,7 +114,7 @@ def _trained(
 
 def _probe(
     network: nn.Module, images: Images, seen: ForProbes, model: str, seed: int, progress: bool
-) -> ProbeResults:
+) -> Results:
     results = probe_network(
         network,
         seen.inputs,

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from llmprobe.probing.questions import MOST_CODED
-from llmprobe.reporting.style import model_style, styled
+from llmprobe.probing.tasks import MOST_CODED
+from llmprobe.reporting.charts.style import model_style, styled
 from llmprobe.sanity.story import Story, errors, note_at_right
 
 MODELS = ("untrained", "trained")

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
-from llmprobe.progress import Progress
+from llmprobe.ground.progress import Progress
 
 POINTS = (
     *("input", "conv1_preact", "conv1_postact", "conv1_postpool", "conv2_preact", "conv2_postact"),

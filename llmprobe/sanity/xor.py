@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from llmprobe.api import probe_network
-from llmprobe.errors import UserError
-from llmprobe.files import whole_file
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import whole_file
 from llmprobe.probing.fit_many import fit_many
-from llmprobe.probing.protocol import ProbeResults
+from llmprobe.results.results import Results
 from llmprobe.sanity.xor_network import (
     CORNERS,
     STEPS,
@@ -253,7 +253,7 @@ class Xor:
         return cls(**{**arrays, "seed": int(arrays["seed"])})
 
 
-def run_xor(progress: bool = True) -> tuple[ProbeResults, Xor]:
+def run_xor(progress: bool = True) -> tuple[Results, Xor]:
     """Train, and probe the first network that learns, before and after its training.
 
     The results are those of a run on two models, ``untrained`` and ``trained``, and one dataset,
@@ -267,7 +267,7 @@ def run_xor(progress: bool = True) -> tuple[ProbeResults, Xor]:
     way = hidden(CORNERS, own[: int(np.argmax(loss_curve < LEARNED)) + 1])
     frame_steps = _evenly(way)
     points, labels = _sample()
-    results = ProbeResults.concatenate(
+    results = Results.concatenate(
         [
             probe_network(
                 network(weights),

@@ -11,8 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting.colour_scale import CHANCE_MAP
-from llmprobe.reporting.style import COLOURS, styled
+from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
+from llmprobe.reporting.charts.style import COLOURS, styled
 from llmprobe.sanity.xor import OUTCOMES, Xor
 from llmprobe.sanity.xor_network import CORNERS, XOR, hidden, predict
 

@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, LlamaMo
 from transformers.models.auto import modeling_auto, tokenization_auto  # noqa: F401
 
 from llmprobe.api import extract
-from llmprobe.concepts.load import load_dataset
-from llmprobe.config import ModelConfig
+from llmprobe.config.schema import ModelConfig
+from llmprobe.datasets.load import load_dataset
 from llmprobe.extraction import plan
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, BOTH_WAYS
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ExtractConfig, ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ExtractConfig, ModelConfig
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction import every_token
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.every_token import read_every_token
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.passing import passing_states
+from llmprobe.extraction.stream import passing_states
+from llmprobe.ground.errors import UserError
 
 WORDS = "the capital city of Peru is Lima and not Paris or Bern".split()
 """More of them than the sliding windows of the tiny models."""

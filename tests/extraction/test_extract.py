@@ -17,15 +17,15 @@ import torch
 from tiny import WORDS
 from transformers import AutoTokenizer
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ExtractConfig, ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ExtractConfig, ModelConfig
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction import extract as extraction
 from llmprobe.extraction import plan as planning
-from llmprobe.extraction import ways as running
+from llmprobe.extraction import runner as running
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
 from llmprobe.extraction.store import Store
+from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import load_model
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from tiny import WORDS
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ModelConfig
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import out_of_memory
 from llmprobe.extraction.plan import PADDED, PREFIX_TREE
-from llmprobe.extraction.ways import Planner
+from llmprobe.extraction.runner import Planner
+from llmprobe.ground.errors import UserError
 
 # Texts that share nothing, and texts that share most of their tokens.
 APART = [" ".join([word, *WORDS[i : i + 3]]) for i, word in enumerate(WORDS)]

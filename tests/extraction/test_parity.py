@@ -17,16 +17,16 @@ import torch
 from tiny import ARCHITECTURES, BOTH_WAYS, WORDS
 from transformers import PreTrainedTokenizerFast
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ExtractConfig, ModelConfig
-from llmprobe.errors import UserError
-from llmprobe.extraction import ways as running
+from llmprobe.config.schema import ExtractConfig, ModelConfig
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.extraction import runner as running
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
+from llmprobe.extraction.runner import make_way
 from llmprobe.extraction.tokens import Reading
-from llmprobe.extraction.ways import make_way
+from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import LoadedModel, load_model
 
 SITES = ("residual", "attention", "mlp", "post_attention_norm")

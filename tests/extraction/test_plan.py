@@ -20,8 +20,8 @@ from llmprobe.extraction.plan import (
     plan_padded,
     plan_tree,
 )
+from llmprobe.extraction.runner import Planner
 from llmprobe.extraction.tokens import TokenisedTexts
-from llmprobe.extraction.ways import Planner
 
 SHAPE = ModelShape(
     weights=10**8, weight_bytes=2 * 10**8, pair=4 * 576 * 30, blocks=30, row_bytes=35_712,

@@ -115,7 +115,7 @@ def config(tmp_path: Path, table: Path, tiny_model: Callable[..., Path]) -> Path
 def start(config: Path, cache: Path, *launcher: str) -> subprocess.Popen[str]:
     code = (
         "from llmprobe.extraction import plan; plan.LEAST_ROWS, plan.LEAST_SHARDS = 16, 1000; "
-        "from llmprobe.cli import main; raise SystemExit(main())"
+        "from llmprobe.cli.main import main; raise SystemExit(main())"
     )
     script = config.with_name("small_shards.py")
     script.write_text(code)
@@ -195,7 +195,7 @@ def test_a_damaged_shard_is_named_and_made_again_and_never_read(
     damage: str, complete: bool, config: Path, tmp_path: Path, tiny_model: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    from llmprobe.cli import main
+    from llmprobe.cli.main import main
     from llmprobe.extraction import plan
 
     monkeypatch.setattr(plan, "LEAST_ROWS", 16)

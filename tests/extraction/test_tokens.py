@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import save_tokenizer
 
-from llmprobe.errors import UserError
 from llmprobe.extraction.tokens import TokenisedTexts, _fitted, tokenise
+from llmprobe.ground.errors import UserError
 
 CHAT = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}</s>"
 

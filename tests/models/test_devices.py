@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmprobe.errors import UserError
+from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device, resolve_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

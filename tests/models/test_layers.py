@@ -10,8 +10,8 @@ import torch
 from tiny import ARCHITECTURES, BOTH_WAYS
 from torch import nn
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
 from llmprobe.models.loading import load_model
 

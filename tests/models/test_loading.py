@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny import save_tokenizer
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import active_weights, load_architecture, load_model
 from llmprobe.models.source import locate
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
-from llmprobe.files import cache_folder
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import cache_folder
 from llmprobe.models import gguf, packaged
 from llmprobe.models.loading import load_model
 

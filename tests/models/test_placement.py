@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
 from llmprobe.models import placement as placing
 from llmprobe.models.layers import same
 from llmprobe.models.loading import LoadedModel, load_model

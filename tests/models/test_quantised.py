@@ -13,8 +13,8 @@ import torch
 from tiny import save_tokenizer, tiny_config
 from torch import Tensor, nn
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import same
 from llmprobe.models.loading import LoadedModel, load_model
 from llmprobe.models.placement import weight_bytes

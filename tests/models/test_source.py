@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llmprobe.config import ModelConfig
-from llmprobe.errors import UserError
+from llmprobe.config.schema import ModelConfig
+from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import load_model
 from llmprobe.models.source import check, expected_size, locate
 

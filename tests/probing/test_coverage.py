@@ -9,7 +9,7 @@ from scipy.stats import norm
 import llmprobe
 from llmprobe.probing import protocol
 from llmprobe.probing.layer import LayerFit
-from llmprobe.probing.questions import Questions
+from llmprobe.probing.tasks import Questions
 
 N, D = 240, 4
 CALLS, LAYERS = 10, 40

@@ -12,10 +12,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from llmprobe.config import ProbeConfig
+from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import PENALTIES
+from llmprobe.probing.tasks import Questions, ask
 
 
 @pytest.fixture(autouse=True)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import llmprobe
-from llmprobe.concepts.groups import units
-from llmprobe.config import ProbeConfig
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.groups import units
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import Task, search
+from llmprobe.probing.tasks import Questions, ask
 from llmprobe.probing.workers import threads
 
 N, D = 150, 20

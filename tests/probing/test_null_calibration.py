@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from llmprobe.config import ProbeConfig
+from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.probing.questions import ask
+from llmprobe.probing.tasks import ask
 from llmprobe.probing.workers import threads
 
 DATASETS = 400

@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 import llmprobe
-from llmprobe import ProbeResults, UserError
+from llmprobe import Results, UserError
 from llmprobe.probing import protocol, workers
 
 RESULTS = (
@@ -43,17 +43,17 @@ def planted(
     return layers, y, np.arange(n) // 2
 
 
-def probe(layers: object, labels: object, groups: object = None, **options: object) -> ProbeResults:
+def probe(layers: object, labels: object, groups: object = None, **options: object) -> Results:
     return llmprobe.probe_layers(layers, labels, groups, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
-def results() -> ProbeResults:
+def results() -> Results:
     layers, y, groups = planted()
     return probe(layers, y, groups)
 
 
-def test_the_planted_layers_are_found(results: ProbeResults) -> None:
+def test_the_planted_layers_are_found(results: Results) -> None:
     accuracy = results.table.set_index("layer")["accuracy"]
     assert accuracy[[0, 2]].max() < 0.65
     assert accuracy[4] > 0.85
@@ -65,7 +65,7 @@ def test_the_planted_layers_are_found(results: ProbeResults) -> None:
     assert (summary["converging_layer"], summary["converging_depth"]) == (8, 1.0)
 
 
-def test_tables_have_the_columns_they_promise(results: ProbeResults) -> None:
+def test_tables_have_the_columns_they_promise(results: Results) -> None:
     assert list(results.table)[: len(RESULTS)] == RESULTS
     assert list(results.summary)[: len(SUMMARY)] == SUMMARY
     assert list(results.predictions) == PREDICTIONS
@@ -113,13 +113,13 @@ def test_the_table_follows_from_the_predictions(classes: list[object]) -> None:
     assert table.loc[8, "accuracy"] > 0.9
 
 
-def test_no_group_is_in_two_folds(results: ProbeResults) -> None:
+def test_no_group_is_in_two_folds(results: Results) -> None:
     rows = results.predictions.query("layer == 0")
     assert rows.groupby(rows["example"] // 2)["fold"].nunique().eq(1).all()
     assert results.predictions.groupby("example")["fold"].nunique().eq(1).all()
 
 
-def test_probing_twice_gives_the_same_numbers(results: ProbeResults) -> None:
+def test_probing_twice_gives_the_same_numbers(results: Results) -> None:
     layers, y, groups = planted()
     again = probe(layers, y, groups)
     pd.testing.assert_frame_equal(results.table, again.table)
@@ -128,7 +128,7 @@ def test_probing_twice_gives_the_same_numbers(results: ProbeResults) -> None:
     assert (other.predictions["fold"] != results.predictions["fold"]).any()
 
 
-def test_the_order_and_type_of_the_arrays_do_not_matter(results: ProbeResults) -> None:
+def test_the_order_and_type_of_the_arrays_do_not_matter(results: Results) -> None:
     layers, y, groups = planted()
     turned = {layer: layers[layer].astype(np.float32) for layer in reversed(layers)}
     again = probe(turned, y.tolist(), pd.Series(groups + 1000))
@@ -276,7 +276,7 @@ def test_numbers_that_are_mostly_zero_have_finite_intervals() -> None:
     ids=["reversed", "fortran", "big-endian", "long double", "tensor", "table"],
 )
 def test_layers_may_be_arrays_of_any_kind(
-    change: Callable[[np.ndarray], object], results: ProbeResults
+    change: Callable[[np.ndarray], object], results: Results
 ) -> None:
     layers, y, groups = planted()
     for X in layers.values():

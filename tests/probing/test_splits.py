@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from llmprobe import UserError
-from llmprobe.concepts.groups import units
+from llmprobe.datasets.groups import units
 from llmprobe.probing.splits import assign_folds, inner_folds
 
 

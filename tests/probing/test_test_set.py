@@ -14,16 +14,17 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, r2_score, roc_auc
 from sklearn.preprocessing import StandardScaler
 
 import llmprobe
-from llmprobe import ProbeResults, UserError
-from llmprobe.config import ProbeConfig
-from llmprobe.probing import protocol, questions, workers
+from llmprobe import Results, UserError
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.probing import protocol, workers
 from llmprobe.probing import search as searching
+from llmprobe.probing import tasks as questions
 from llmprobe.probing.fit_many import Design, fit_many, fit_many_multinomial
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
-from llmprobe.probing.questions import Questions, ask
 from llmprobe.probing.search import Task, search
 from llmprobe.probing.splits import inner_folds
+from llmprobe.probing.tasks import Questions, ask
 from llmprobe.probing.workers import threads
 
 N, D = 160, 8
@@ -67,7 +68,7 @@ def probe(
     test: object,
     groups: np.ndarray | None = None,
     **options: object,
-) -> ProbeResults:
+) -> Results:
     return llmprobe.probe_layers({0: X}, y, groups, test=test, progress=False, **options)
 
 
@@ -75,7 +76,7 @@ def asked(y: np.ndarray, groups: np.ndarray | None, test: np.ndarray | None = No
     return ask(y, groups, ProbeConfig(**QUICK), "here", test)
 
 
-def coefficients(results: ProbeResults) -> tuple[np.ndarray, np.ndarray]:
+def coefficients(results: Results) -> tuple[np.ndarray, np.ndarray]:
     return results.probes[0].coef[0], results.probes[0].intercept[0]
 
 

@@ -15,9 +15,9 @@ from browsing import Opened
 from playwright.sync_api import Browser, sync_playwright
 from synthetic_runs import MODELS, capitals, probed_run, write_page
 
-from llmprobe.reporting.curves import curves
-from llmprobe.reporting.heatmaps import heatmap
-from llmprobe.run_folder import RunTables
+from llmprobe.reporting.charts.curves import curves
+from llmprobe.reporting.charts.heatmaps import heatmap
+from llmprobe.results.folder import RunTables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 

@@ -12,11 +12,12 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.config import ProbeConfig
-from llmprobe.probing.protocol import ProbeResults, probe_layers
-from llmprobe.reporting.page import write_report
-from llmprobe.run_folder import RunTables, read_run, write_results
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.probing.protocol import probe_layers
+from llmprobe.reporting.page.page import write_report
+from llmprobe.results.folder import RunTables, read_run, write_results
+from llmprobe.results.results import Results
 
 MODELS = {"small": 6, "large": 12}
 """Name of a model -> its number of blocks."""
@@ -67,7 +68,7 @@ def probed_run(
             parts.append(results)
     write_results(
         out,
-        ProbeResults.concatenate(parts),
+        Results.concatenate(parts),
         yaml.safe_dump(
             {"name": "trial", "models": [*models], "datasets": [one.name for one in datasets]}
         ),

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmprobe.probing.differences import DIFFERENCE_COLUMNS
-from llmprobe.reporting.compared import MOST_ROWS, MOST_SENTENCES, Compared
-from llmprobe.reporting.difference_table import MOST_ROWS as MOST_LINES
-from llmprobe.reporting.difference_table import difference_table
+from llmprobe.reporting.page.compared import MOST_ROWS, MOST_SENTENCES, Compared
+from llmprobe.reporting.terminal_differences import MOST_ROWS as MOST_LINES
+from llmprobe.reporting.terminal_differences import difference_table
+from llmprobe.results.differences import DIFFERENCE_COLUMNS
 
 PAIR: dict[str, Any] = {
     "model_a": "small", "dataset_a": "cities", "model_b": "large", "dataset_b": "cities",

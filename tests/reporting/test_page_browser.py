@@ -12,10 +12,10 @@ import pytest
 from browsing import DRAWN, Opened
 from synthetic_runs import MODELS
 
-from llmprobe.reporting import peaks
-from llmprobe.reporting.drawn import REACH
-from llmprobe.reporting.page import headline
-from llmprobe.run_folder import RunTables
+from llmprobe.reporting.page.examples import REACH
+from llmprobe.reporting.page.page import headline
+from llmprobe.results.curve import peaks
+from llmprobe.results.folder import RunTables
 
 Open = Callable[..., Opened]
 both_widths = pytest.mark.parametrize("width", [1400, 400])

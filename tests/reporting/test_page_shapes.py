@@ -12,7 +12,7 @@ import pytest
 from browsing import Opened
 from synthetic_runs import capitals, large_run, probed_run, write_page
 
-from llmprobe.concepts.dataset import ConceptDataset
+from llmprobe.datasets.dataset import ConceptDataset
 
 Open = Callable[..., Opened]
 

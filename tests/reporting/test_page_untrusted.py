@@ -13,8 +13,8 @@ import pytest
 from browsing import Opened
 from synthetic_runs import capitals, probed_run, write_page
 
-from llmprobe.concepts.dataset import ConceptDataset
-from llmprobe.run_folder import RunTables
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.results.folder import RunTables
 
 Open = Callable[..., Opened]
 PWN = "<script>window.pwned=1</script>"

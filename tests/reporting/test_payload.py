@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 from synthetic_runs import capitals, large_run, probed_run
 
-from llmprobe.config import ProbeConfig
+from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.reporting import drawn, payload, peaks
-from llmprobe.reporting.payload import as_json
+from llmprobe.reporting.page.page import examples as drawn
+from llmprobe.reporting.page.page import payload
+from llmprobe.reporting.page.payload import as_json
 from llmprobe.reporting.verdicts import verdict
-from llmprobe.run_folder import RunTables
+from llmprobe.results.curve import peaks
+from llmprobe.results.folder import RunTables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 MODELS = {"small": 2, "large": 4}

@@ -14,8 +14,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting.curves import curves, learning_curves
-from llmprobe.reporting.style import COLOURS
+from llmprobe.reporting.charts.curves import curves, learning_curves
+from llmprobe.reporting.charts.style import COLOURS
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 MODELS = ("smollm2-135m", "gemma-3-270m")

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from scipy.stats import spearmanr
 
-from llmprobe.reporting.depth_figures import (
+from llmprobe.reporting.charts.depth import (
     depth_against_difficulty,
     depth_against_size,
     depth_scatter,
     difficulty,
     rank_correlation,
 )
-from llmprobe.reporting.style import COLOURS, paler
+from llmprobe.reporting.charts.style import COLOURS, paler
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 Point = tuple[float, float, str]

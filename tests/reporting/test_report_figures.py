@@ -15,9 +15,9 @@ from legible import draw
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from llmprobe.reporting.figures import METRICS, draw_figures, write_all
-from llmprobe.reporting.panels import layer_ticks
-from llmprobe.reporting.style import COLOURS, model_styles, png
+from llmprobe.reporting.charts.figures import METRICS, draw_figures, write_all
+from llmprobe.reporting.charts.panels import layer_ticks
+from llmprobe.reporting.charts.style import COLOURS, model_styles, png
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 NOT_ASKED_FOR = {
@@ -197,6 +197,7 @@ def test_ticks_are_round_and_end_at_the_last_layer(last: int, ticks: list[int]) 
 
 def test_figures_need_no_pyplot() -> None:
     code = (
-        "import sys, llmprobe.reporting.figures as f; sys.exit('matplotlib.pyplot' in sys.modules)"
+        "import sys, llmprobe.reporting.charts.figures; "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.patches import Rectangle
 
-from llmprobe.reporting.colour_scale import CHANCE_MAP
-from llmprobe.reporting.heatmaps import heatmap, heatmap_by_model
+from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
+from llmprobe.reporting.charts.heatmaps import heatmap, heatmap_by_model
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 LONG = [f"a_dataset_with_a_very_long_name_that_goes_on_{number}" for number in range(40)]

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from llmprobe.reporting import figures, layer_names
+from llmprobe.reporting.charts import figures
+from llmprobe.results.curve import layer_names
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 

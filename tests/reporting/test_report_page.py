@@ -18,9 +18,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from llmprobe.reporting import Peak, page, page_tables, peaks
-from llmprobe.reporting.figures import draw_figures
-from llmprobe.run_folder import RunTables
+from llmprobe.reporting.charts.figures import draw_figures
+from llmprobe.reporting.page.page import page
+from llmprobe.reporting.page.page import tables as page_tables
+from llmprobe.results.curve import Peak, peaks
+from llmprobe.results.folder import RunTables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 EVIL = "<script>alert('x')</script>"

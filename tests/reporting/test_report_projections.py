@@ -11,9 +11,9 @@ from legible import assert_apart
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from llmprobe.reporting import projections
-from llmprobe.reporting.projections import projection
-from llmprobe.reporting.style import COLOURS, png, svg
+from llmprobe.reporting.charts import projections
+from llmprobe.reporting.charts.projections import projection
+from llmprobe.reporting.charts.style import COLOURS, png, svg
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from llmprobe.reporting import elide
+from llmprobe.ground.text import elide
 from llmprobe.reporting.terminal import NOT_ABOVE, sparkline, summary_lines, summary_table
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]

@@ -15,15 +15,13 @@ from matplotlib.colors import to_rgb
 from rich.cells import cell_len
 from rich.console import Console
 
-from llmprobe.errors import UserError
-from llmprobe.probing.trace import Trace
-from llmprobe.reporting.colour_scale import CHANCE_MAP
-from llmprobe.reporting.page_traces import trace_tables
-from llmprobe.reporting.trace_figures import trace_figure
-from llmprobe.reporting.trace_files import read_traces, write_trace
-from llmprobe.reporting.trace_page import trace_page
-from llmprobe.reporting.trace_terminal import trace_lines
-from llmprobe.reporting.traces import (
+from llmprobe.ground.errors import UserError
+from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
+from llmprobe.reporting.page.traces import trace_tables
+from llmprobe.reporting.trace.figures import trace_figure
+from llmprobe.reporting.trace.files import read_traces, write_trace
+from llmprobe.reporting.trace.page import trace_page
+from llmprobe.reporting.trace.shading import (
     caution,
     colours,
     levels,
@@ -32,6 +30,8 @@ from llmprobe.reporting.traces import (
     some_layers,
     visible,
 )
+from llmprobe.reporting.trace.terminal import trace_lines
+from llmprobe.results.trace import Trace
 
 NASTY = [
     "<script>alert(1)</script>", " </td>", "$x$", " 日本語", "\n", "\u202eabc", "\x1b[31m", "_a",

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmprobe.reporting import Peak, peaks
 from llmprobe.reporting.verdicts import FEW_GROUPS, Verdict, verdict
+from llmprobe.results.curve import Peak, peaks
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 NAN = float("nan")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from llmprobe.probing.protocol import ProbeResults
+from llmprobe.results.results import Results
 from llmprobe.sanity import bypass, bypass_figures
 from llmprobe.sanity.bypass import BypassNetwork, run_bypass
 from llmprobe.sanity.bypass_figures import bypass_figure, bypass_story, bypass_text
@@ -42,12 +42,12 @@ def images() -> Images:
 
 
 @pytest.fixture(scope="module")
-def results(images: Images, tmp_path_factory: pytest.TempPathFactory) -> ProbeResults:
+def results(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return run_bypass(images, tmp_path_factory.mktemp("bypass"), progress=False)
 
 
 @pytest.fixture(scope="module")
-def error(results: ProbeResults) -> pd.DataFrame:
+def error(results: Results) -> pd.DataFrame:
     """Of each point, in %; a column for each step."""
     return errors(results.table).pivot(index="layer_name", columns="model", values="error")
 
@@ -85,7 +85,7 @@ def test_states_keep_their_size_from_layer_to_layer() -> None:
     assert all(0.5 < after / before < 2 for before, after in pairwise(sizes[: LAYERS // 2]))
 
 
-def test_probes_stand_at_every_few_layers_of_both_halves(results: ProbeResults) -> None:
+def test_probes_stand_at_every_few_layers_of_both_halves(results: Results) -> None:
     names = ["input", "entry", "bypassed.32", "bypassed.64", "rest.96", "rest.128", "logits"]
     for step, rows in results.table.groupby("model", sort=False):
         assert rows["layer_name"].to_list() == names, step
@@ -102,7 +102,7 @@ def test_training_helps_the_half_behind_the_bypass_and_not_the_other(error: pd.D
 
 
 def test_a_second_run_gives_the_same_numbers(
-    images: Images, results: ProbeResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Images, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bypass, "STEPS", (0,))
     torch.manual_seed(9)
@@ -111,7 +111,7 @@ def test_a_second_run_gives_the_same_numbers(
     np.testing.assert_allclose(again["log_loss"], first["log_loss"], rtol=1e-4)
 
 
-def test_the_figure_draws_the_table(results: ProbeResults) -> None:
+def test_the_figure_draws_the_table(results: Results) -> None:
     (ax,) = bypass_figure(results.table).axes
     table = errors(results.table).set_index("layer_name")
     halves = ({32: "bypassed.32", 64: "bypassed.64"}, {96: "rest.96", 128: "rest.128"})
@@ -125,7 +125,7 @@ def test_the_figure_draws_the_table(results: ProbeResults) -> None:
     assert (shaded.x0, shaded.x1) == pytest.approx((0.5, 64.5))
 
 
-def test_words_state_the_numbers_in_100_columns(results: ProbeResults, error: pd.DataFrame) -> None:
+def test_words_state_the_numbers_in_100_columns(results: Results, error: pd.DataFrame) -> None:
     story = bypass_story(results.table)
     trained = error["step 200"]
     assert story.findings[1].startswith("Step 200: ")

@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 from sklearn.datasets import load_digits
 
-from llmprobe.errors import NotOnDiskError, UserError
+from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.sanity import idx
 from llmprobe.sanity.images import MNIST_CONTENT, MNIST_ON_HUB, load_images, read_idx
 

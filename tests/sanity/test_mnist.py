@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llmprobe import load_probe
-from llmprobe.cli import main
+from llmprobe.cli.main import main
 from llmprobe.sanity import experiments, mnist
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.images import load_images

@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from llmprobe.api import probe_network
-from llmprobe.cli import main
-from llmprobe.errors import UserError
+from llmprobe.cli.main import main
+from llmprobe.ground.errors import UserError
 from llmprobe.sanity import bypass, bypass_figures, experiments, mnist
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.images import _check, _Labelled, settled

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.optimize import linprog
 
-from llmprobe.errors import UserError
-from llmprobe.probing.protocol import ProbeResults
+from llmprobe.ground.errors import UserError
+from llmprobe.results.results import Results
 from llmprobe.sanity.xor import LEARNED, OUTCOMES, SAME, Xor, best_line, formula, rescaled, run_xor
 from llmprobe.sanity.xor_figures import FIELD, xor_figures
 from llmprobe.sanity.xor_network import (
@@ -36,12 +36,12 @@ SQUARE = np.array(list(product(AXIS, AXIS)))
 
 
 @pytest.fixture(scope="module")
-def run() -> tuple[ProbeResults, Xor]:
+def run() -> tuple[Results, Xor]:
     return run_xor(progress=False)
 
 
 @pytest.fixture(scope="module")
-def found(run: tuple[ProbeResults, Xor]) -> Xor:
+def found(run: tuple[Results, Xor]) -> Xor:
     return run[1]
 
 
@@ -168,7 +168,7 @@ def test_no_line_is_better_than_the_best_line() -> None:
 
 
 def test_only_the_trained_hidden_layer_and_output_can_be_read(
-    run: tuple[ProbeResults, Xor],
+    run: tuple[Results, Xor],
 ) -> None:
     results, found = run
     accuracy = results.table.set_index(["model", "layer_name"])["accuracy"]
@@ -181,7 +181,7 @@ def test_only_the_trained_hidden_layer_and_output_can_be_read(
     assert (found.accuracy[0, 2:] < 0.8).all()
 
 
-def test_two_runs_are_equal(run: tuple[ProbeResults, Xor]) -> None:
+def test_two_runs_are_equal(run: tuple[Results, Xor]) -> None:
     results, again = run_xor(progress=False)
     for field in fields(Xor):
         np.testing.assert_array_equal(getattr(again, field.name), getattr(run[1], field.name))

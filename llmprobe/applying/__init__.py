@@ -1,1 +1,0 @@
-"""Saved probes on new texts, and on the examples that they did not see."""

@@ -1,1 +1,0 @@
-"""Runs side by side: whether they can be compared, and how their curves differ."""

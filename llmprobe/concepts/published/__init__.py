@@ -1,8 +1,0 @@
-"""Datasets that others published, by name; importing this registers them, downloads nothing."""
-
-from llmprobe.concepts.published import (  # noqa: F401
-    geometry_of_truth,
-    hub,
-    jin2024,
-    senteval,
-)

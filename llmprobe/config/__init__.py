@@ -1,0 +1,1 @@
+"""A run's config: its keys, and how files become it."""

@@ -1,0 +1,1 @@
+"""What is asked: texts, labels and groups, from anywhere."""

@@ -1,0 +1,194 @@
+"""What is wrong or misleading in a dataset, found before any model is loaded.
+
+A probe's score is read as "the model knows". Each check looks for another reason to score well or
+badly: one class is most of the texts, the length or one word gives the label away, twins with
+opposite labels stand on both sides of a split.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.findings import (
+    ALPHA,
+    LEVELS,
+    Finding,
+    Level,
+    Units,
+    auroc,
+    contingency,
+    label_text,
+    percent,
+    quoted,
+    quoted_text,
+)
+from llmprobe.datasets.groups import group_indices, units
+from llmprobe.datasets.shortcut_words import Words, pairs, single_words
+
+_MAJORITY = 0.7
+_FEW = 10
+"""Independent examples of a class below which five folds of it say little."""
+_TEXTS_PER_LABEL = 5
+_AUROC_OFF = 0.1
+_RANK_CORRELATION = 0.2
+
+
+def check(dataset: ConceptDataset) -> list[Finding]:
+    """Everything that is found, errors first. Takes about a second for 16,000 short texts.
+
+    Random labels give no warning, but for one or two in a thousand datasets.
+    """
+    numbers = dataset.labels.dtype.kind == "f"
+    findings = [*_repeats(dataset), *_groups(dataset)]
+    if not numbers:
+        findings += [*_classes(dataset), *_majority(dataset)]
+    # A copy of a text would count as evidence of its own.
+    first = np.unique(np.array(dataset.texts, dtype=object), return_index=True)[1]
+    if len(np.unique(dataset.labels[first])) > 1:
+        distinct = dataset.take(np.sort(first))
+        findings += _length_of_numbers(distinct) if numbers else _length(distinct)
+        if not numbers and not _are_scores(distinct):
+            words = Words.of(distinct.texts)
+            findings += [*single_words(distinct, words), *pairs(distinct, words)]
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _are_scores(dataset: ConceptDataset) -> bool:
+    """Whether there are too many distinct labels for them to be classes."""
+    return len(dataset.classes) > max(2, len(dataset) / _TEXTS_PER_LABEL)
+
+
+def _repeats(dataset: ConceptDataset) -> Iterator[Finding]:
+    rows_of: dict[str, list[int]] = {}
+    for row, text in enumerate(dataset.texts):
+        rows_of.setdefault(text, []).append(row)
+    n, repeats = len(dataset), len(dataset) - len(rows_of)
+    if not repeats:
+        return
+    rows = max(rows_of.values(), key=len)
+    example = quoted_text(dataset, rows[0])
+    if len(rows_of) == 1:
+        yield Finding("error", "repeats", f"all {n:,} texts are the same: {example}")
+        return
+    message = f"{repeats:,} of {n:,} texts repeat another: {example} occurs {len(rows)} times"
+    labels = dataset.labels
+    repeated = [rows for rows in rows_of.values() if len(rows) > 1]
+    contradictory = [rows for rows in repeated if (labels[rows] != labels[rows[0]]).any()]
+    if contradictory:
+        rows = contradictory[0]
+        one, other = map(label_text, np.unique(labels[rows])[:2])
+        message += (
+            f", and {quoted_text(dataset, rows[0])} is labelled {one} and {other} "
+            f"(distinct texts with more than one label: {len(contradictory):,})"
+        )
+    level: Level = "warning" if contradictory or repeats >= n / 100 else "note"
+    yield Finding(level, "repeats", f"{message}; copies stay in one fold and count as one")
+
+
+def _groups(dataset: ConceptDataset) -> Iterator[Finding]:
+    if dataset.groups is None:
+        return
+    n = len(dataset)
+    names, group_of, sizes = np.unique(dataset.groups, return_inverse=True, return_counts=True)
+    if len(names) == 1:
+        yield Finding("error", "groups", f"all {n:,} texts are in one group, {quoted(names[0])}, "
+                                         "so no split can keep it whole")  # fmt: skip
+        return
+    if len(names) == n:
+        yield Finding("note", "groups", f"each of the {n:,} groups is one text, which is the same "
+                                        "as no groups")  # fmt: skip
+        return
+    if sizes.max() > n / 2:
+        yield Finding("warning", "groups", f"group {quoted(names[sizes.argmax()])} has "
+                      f"{percent(sizes.max() / n)} of the texts, so the fold that tests it "
+                      "is trained on the few others")  # fmt: skip
+    if dataset.labels.dtype.kind == "f" or _are_scores(dataset):
+        return
+    classes, y = np.unique(dataset.labels, return_inverse=True)
+    of_class = contingency(group_of, y)
+    shared = sizes > 1
+    if sizes[shared].sum() < n / 2 or (of_class[shared].max(axis=1) < sizes[shared]).any():
+        return
+    # How likely are labels dealt at random to agree in every group?
+    rates = of_class.sum(axis=0) / n
+    by_chance = np.log((rates[:, None] ** sizes[shared]).sum(axis=0)).sum()
+    if by_chance < np.log(ALPHA) and len(names) > len(classes):
+        yield Finding("warning", "groups", f"the texts of a group all have one label, so nothing "
+                      f"varies within it and the {n:,} texts are only {len(names):,} independent "
+                      "examples")  # fmt: skip
+
+
+def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
+    """Classes too small to be split into folds, or too many of them."""
+    classes, y = np.unique(dataset.labels, return_inverse=True)
+    n = len(dataset)
+    if _are_scores(dataset):
+        scores = "; if they are scores, probe them as numbers, `probe: {kind: ridge}`"
+        hint = scores if classes.dtype.kind in "iu" else ""
+        yield Finding("warning", "classes", f"{len(classes):,} distinct labels for {n:,} texts "
+                      f"leave {n / len(classes):.1f} to each{hint}")  # fmt: skip
+        return
+    unit_of = group_indices(units(dataset.groups, dataset.texts), n)
+    independent = (contingency(unit_of, y) > 0).sum(axis=0)
+    few = np.flatnonzero(independent < _FEW)
+    if not len(few):
+        return
+    what = "texts" if dataset.groups is None else "groups"
+    worst = few[independent[few].argmin()]
+    name, count = label_text(classes[worst]), independent[worst]
+    if count == 1 and len(classes) == 2:
+        one = f"{what[:-1]} that a split must keep whole"
+        yield Finding("error", "classes", f"class {name} has one {one}, so no fold can both be "
+                                          "trained and tested on it")  # fmt: skip
+    else:
+        others = f" ({len(few):,} classes have fewer than {_FEW})" if len(few) > 1 else ""
+        yield Finding("warning", "classes", f"class {name} has {count} independent {what}{others}, "
+                      "hardly enough for every fold to have some")  # fmt: skip
+
+
+def _majority(dataset: ConceptDataset) -> Iterator[Finding]:
+    label, count = Counter(dataset.labels.tolist()).most_common(1)[0]
+    rate = count / len(dataset)
+    message = f"the majority class is {label_text(label)}, {percent(rate)} of the texts"
+    if rate < _MAJORITY:
+        yield Finding("note", "majority", message)
+    else:
+        yield Finding("warning", "majority", f"{message}: an accuracy of {rate:.3f} is what "
+                      "never looking at the text reaches; read AUROC beside it")  # fmt: skip
+
+
+def _length(dataset: ConceptDataset) -> Iterator[Finding]:
+    """Does the number of characters rank the texts of one class above or below the others?"""
+    lengths = np.array([len(text) for text in dataset.texts], dtype=float)
+    classes, y = np.unique(dataset.labels, return_inverse=True)
+    positive = [1] if len(classes) == 2 else np.flatnonzero(np.bincount(y) >= _FEW).tolist()
+    aurocs = {c: auroc(lengths[y == c], lengths[y != c])[0] for c in positive}
+    c = max(positive, key=lambda c: abs(aurocs[c] - 0.5), default=0)
+    if not positive or abs(aurocs[c] - 0.5) < _AUROC_OFF:
+        return
+    p = Units.of(dataset.groups, y).p_value(lengths, c) * len(positive)
+    if p < ALPHA:
+        yield Finding("warning", "length", "the number of characters alone tells class "
+                      f"{label_text(classes[c])} from the rest: AUROC {aurocs[c]:.2f} "
+                      f"(p = {p:.1g}), "
+                      f"{lengths[y == c].mean():.0f} characters on average against "
+                      f"{lengths[y != c].mean():.0f}")  # fmt: skip
+
+
+def _length_of_numbers(dataset: ConceptDataset) -> Iterator[Finding]:
+    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+
+    lengths = np.array([len(text) for text in dataset.texts], dtype=float)
+    group_of = group_indices(dataset.groups, len(dataset))
+    means = [np.bincount(group_of, of) / np.bincount(group_of) for of in (lengths, dataset.labels)]
+    if any(np.ptp(mean) == 0 for mean in means):
+        return
+    correlation = spearmanr(lengths, dataset.labels).statistic
+    p = spearmanr(*means).pvalue
+    if abs(correlation) >= _RANK_CORRELATION and p < ALPHA:
+        yield Finding("warning", "length", "the number of characters alone goes with the label: "
+                      f"Spearman's correlation {correlation:.2f} (p = {p:.1g})")  # fmt: skip

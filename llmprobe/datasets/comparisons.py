@@ -1,0 +1,261 @@
+"""Facts that need no table: which number is larger, what comes when in the week and the year."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.registry import dataset
+from llmprobe.datasets.synthetic.common import check_whole, generated
+from llmprobe.ground.errors import UserError
+
+LARGEST = 999_999
+_ONES = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen
+""".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_MONTHS = """
+January February March April May June July August September October November December
+""".split()
+NAMES = {"weekdays": ("day", _DAYS), "months": ("month", _MONTHS)}
+# Each template affirmed and negated. For every one that speaks of before there is one of after,
+# so that which of two names comes last in the text goes with neither label.
+ORDER = {
+    "comes_before": (
+        "{earlier} comes before {later} in the calendar year.",
+        "{earlier} does not come before {later} in the calendar year.",
+    ),
+    "comes_after": (
+        "{later} comes after {earlier} in the calendar year.",
+        "{later} does not come after {earlier} in the calendar year.",
+    ),
+    "is_earlier": (
+        "{earlier} is earlier in the year than {later}.",
+        "{earlier} is not earlier in the year than {later}.",
+    ),
+    "is_later": (
+        "{later} is later in the year than {earlier}.",
+        "{later} is not later in the year than {earlier}.",
+    ),
+}
+OFFSET = {
+    "is_after": (
+        "{later} is {gap} after {earlier}.",
+        "{later} is not {gap} after {earlier}.",
+    ),
+    "is_before": (
+        "{earlier} is {gap} before {later}.",
+        "{earlier} is not {gap} before {later}.",
+    ),
+    "the_one_after": (
+        "The {unit} {gap} after {earlier} is {later}.",
+        "The {unit} {gap} after {earlier} is not {later}.",
+    ),
+    "the_one_before": (
+        "The {unit} {gap} before {later} is {earlier}.",
+        "The {unit} {gap} before {later} is not {earlier}.",
+    ),
+    "will_be": (
+        "If it is {earlier} now, it will be {later} in {gap}.",
+        "If it is {earlier} now, it will not be {later} in {gap}.",
+    ),
+    "was": (
+        "If it is {later} now, it was {earlier} {gap} ago.",
+        "If it is {later} now, it was not {earlier} {gap} ago.",
+    ),
+}
+TEMPLATES = {"order": ORDER, "offset": OFFSET}
+
+
+@dataset(
+    "number_comparison",
+    "facts",
+    dial="distance",
+    summary="Is a number larger, or smaller, than another?",
+)
+def number_comparison(
+    n: int = 1000,
+    seed: int = 0,
+    low: int = 1,
+    high: int = 99,
+    distance: int = 20,
+    digits: bool = False,
+) -> ConceptDataset:
+    """Is one number larger or smaller than another, as the statement says (1), or not (0)?
+
+    "Seventy-one is larger than fifty-eight." The first number is drawn from those that are
+    ``distance`` away from both ends of the range, and the second is as often above it as below;
+    the word fits them or does not, as the label wants it. So the first number and the word
+    together tell nothing, and the second one only near the ends. ``groups`` are the unordered
+    pairs of numbers. The variant "negation" has the same label: "Fifty-eight is not larger than
+    seventy-one."
+
+    Parameters
+    ----------
+    n
+        Texts, no two the same: half of them true; an odd ``n`` has one true one more.
+    seed
+        The same one gives the same texts.
+    low, high
+        The smallest and the largest number.
+    distance
+        The most by which the two differ; closer ones are harder.
+    digits
+        "81" instead of "eighty-one".
+
+    Raises
+    ------
+    UserError
+        An option is out of its range, or there are fewer than ``n`` different texts.
+    """
+    name = "number_comparison"
+    check_whole(name, "low", low, 0, LARGEST - 2)
+    check_whole(name, "high", high, low + 2, LARGEST)
+    check_whole(name, "distance", distance, 1, (high - low) // 2)
+    if not isinstance(digits, bool):
+        raise UserError(f"dataset {name!r}: digits is {digits!r}; allowed: true or false")
+
+    def write(rng: np.random.Generator, true: int) -> tuple[str, dict[str, object]]:
+        first = int(rng.integers(low + distance, high - distance, endpoint=True))
+        gap = int(rng.integers(1, distance, endpoint=True))
+        second = first + gap * int(rng.choice([-1, 1]))
+        word = "larger" if (first > second) == bool(true) else "smaller"
+        start, end = (str(number) if digits else spelled(number) for number in (first, second))
+        start = start.capitalize()
+        fields = {"first": start, "second": end, "word": word, "distance": gap}
+        return f"{start} is {word} than {end}.", fields
+
+    made = generated(
+        name,
+        write,
+        n=n,
+        seed=seed,
+        answers=("false", "true"),
+        description="Is the comparison of the two numbers true (1) or false (0)?",
+    )
+    firsts, seconds = made.fields["first"].str.lower(), made.fields["second"]
+    return replace(
+        made,
+        labels=(made.labels == "true").astype(int),
+        groups=_groups(firsts, seconds),
+        variants={
+            "negation": [
+                [f"{second.capitalize()} is not {word} than {first}."]
+                for first, second, word in zip(firsts, seconds, made.fields["word"], strict=True)
+            ]
+        },
+    )
+
+
+def _groups(ones: Iterable[str], others: Iterable[str]) -> np.ndarray:
+    """The unordered pair that each row is about. -> [n]"""
+    return np.array(["|".join(sorted(pair)) for pair in zip(ones, others, strict=True)])
+
+
+def spelled(number: int) -> str:
+    """``81 -> "eighty-one"``, ``1205 -> "one thousand two hundred five"``; up to ``LARGEST``."""
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        tens, ones = divmod(number, 10)
+        return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")
+    size, unit = (100, "hundred") if number < 1000 else (1000, "thousand")
+    count, rest = divmod(number, size)
+    return f"{spelled(count)} {unit}" + (f" {spelled(rest)}" if rest else "")
+
+
+@dataset("calendar", "facts", summary="Do weekdays or months stand in this order?")
+def calendar(names: str = "both") -> ConceptDataset:
+    """Is a statement about the order of weekdays or months true (1) or false (0)?
+
+    Every statement there is of two relations. *offset*: "Thursday is two days after Tuesday.",
+    "If it is June now, it was March three months ago."; week and year go round. *order*, of
+    months alone since weeks begin on different days: "March comes before June in the calendar
+    year." A false statement is a true one with the two names exchanged, so it has the same words;
+    months half a year apart have no offset, since the exchange would be true as well. ``groups``
+    are the unordered pairs of names.
+
+    Fields: ``earlier`` and ``later``, as the statement has it; ``gap``, by how many days or
+    months; ``unit``, ``relation``, ``template``. The variants have the same label:
+    "paraphrase_template", what the statement says in the other templates, and "negation", for
+    "March comes before June …" "June does not come before March …".
+
+    Parameters
+    ----------
+    names
+        "weekdays", "months" or "both".
+
+    Raises
+    ------
+    UserError
+        ``names`` is none of these.
+    """
+    units = NAMES if names == "both" else {key: NAMES[key] for key in NAMES if key == names}
+    if not units:
+        raise UserError(
+            f"dataset 'calendar': names is {names!r}; allowed: {', '.join(NAMES)}, both"
+        )
+    rows, paraphrases, negations = [], [], []
+    for claim in (claim for unit, cycle in units.values() for claim in _claims(unit, cycle)):
+        texts = claim.texts()
+        denied = claim.exchanged().texts(negated=True)
+        for template, text in texts.items():
+            rows.append({"text": text, "template": template, **vars(claim)})
+            paraphrases.append([other for other in texts.values() if other != text])
+            negations.append([denied[template]])
+    table = pd.DataFrame(rows)
+    return ConceptDataset(
+        name="calendar",
+        texts=table["text"].tolist(),
+        labels=table["true"].to_numpy(dtype=int),
+        groups=_groups(table["earlier"], table["later"]),
+        fields=table[["unit", "relation", "template", "earlier", "later", "gap"]],
+        variants={"paraphrase_template": paraphrases, "negation": negations},
+        source="generated",
+        licence="Apache-2.0",
+        version="1",
+        description="Is the order of these weekdays or months true (1) or false (0)?",
+    )
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """That one weekday or month is so far before another one, or before it in the year."""
+
+    relation: str
+    unit: str
+    earlier: str
+    later: str
+    gap: int
+    true: bool
+
+    def exchanged(self) -> _Claim:
+        """With the names exchanged, which is true where this is false."""
+        return replace(self, earlier=self.later, later=self.earlier, true=not self.true)
+
+    def texts(self, *, negated: bool = False) -> dict[str, str]:
+        """What it says, or that it does not hold, in each template of its relation."""
+        gap = f"{spelled(self.gap)} {self.unit}" + ("s" if self.gap > 1 else "")
+        words = {"earlier": self.earlier, "later": self.later, "unit": self.unit, "gap": gap}
+        templates = TEMPLATES[self.relation]
+        return {key: forms[negated].format_map(words) for key, forms in templates.items()}
+
+
+def _claims(unit: str, cycle: list[str]) -> Iterator[_Claim]:
+    """Each true one, followed by the false one that exchanges its names."""
+    for (i, one), (j, other) in permutations(enumerate(cycle), 2):
+        gap = (j - i) % len(cycle)
+        if 2 * gap != len(cycle):
+            claim = _Claim("offset", unit, one, other, gap, true=True)
+            yield from (claim, claim.exchanged())
+        if unit == "month" and i < j:
+            claim = _Claim("order", unit, one, other, gap, true=True)
+            yield from (claim, claim.exchanged())

@@ -1,0 +1,269 @@
+"""What the command line prints about datasets: a list of the known ones, a page about one."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.config.schema import DatasetConfig
+from llmprobe.datasets.checks import check
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.findings import percent
+from llmprobe.datasets.load import untemplated
+from llmprobe.datasets.perturb import perturbed
+from llmprobe.datasets.published.files import FILES_OF, is_here
+from llmprobe.datasets.registry import REGISTRY, Entry
+from llmprobe.datasets.templates import templated
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import size
+
+Surface = Callable[[Sequence[str], np.ndarray, np.ndarray | None], float]
+
+WIDTH = 100
+_KEY = 10
+"""Width of the column of keys."""
+_EXAMPLES = 8
+_LONGEST_EXAMPLE = 240
+_MOST_READ = 2000
+_LABELS = 10
+"""Classes, at most, whose sizes are listed."""
+
+_FAMILIES = {
+    "facts": "Facts",
+    "reasoning": "Reasoning, generated in any number; the dial is the option that makes it harder",
+    "jin2024": "Exploring Concept Depth (Jin et al. 2024)",
+    "geometry_of_truth": "The Geometry of Truth (Marks and Tegmark 2023)",
+    "senteval": "SentEval's sentences to classify (Conneau and Kiela 2018)",
+    "hub": "From the Hugging Face Hub",
+    "yours": "Yours",
+}
+"""In the order of the list; other families come last, under their own names."""
+
+_BESIDES = (
+    "`llmprobe show NAME` tells more. Besides these: a .csv, .tsv, .jsonl or .parquet file with "
+    "texts and labels (`path: my.csv`), any dataset on the Hugging Face Hub (`hub: owner/name`), "
+    "and your own by name (`--include FOLDER`)."
+)
+
+
+def known_datasets() -> str:
+    """Every dataset known by name, in families: its dial, or whether it is on this disk."""
+    order = list(_FAMILIES)
+    families: dict[str, list[Entry]] = {}
+    for entry in sorted(REGISTRY.values(), key=lambda entry: entry.name):
+        families.setdefault(entry.family, []).append(entry)
+    blocks = []
+    for family in sorted(families, key=lambda f: (order.index(f) if f in order else 99, f)):
+        entries = families[family]
+        rows = [
+            # Without the codes of the labels, which `show` has.
+            (entry.name, _dial(entry) or _place(entry), re.sub(r" \(\d\)", "", entry.summary))
+            for entry in entries
+        ]
+        blocks.append("\n".join([_FAMILIES.get(family, family), *_columns(rows)]))
+    blocks.append("\n".join(_wrapped(_BESIDES)))
+    return "\n\n".join(blocks)
+
+
+def show(config: DatasetConfig, surface: Surface | None = None) -> str:
+    """The page about the dataset that ``config`` asks for.
+
+    Parameters
+    ----------
+    surface
+        Says what the words alone give away, of texts, labels and groups.
+
+    Raises
+    ------
+    UserError
+        As for loading it; what the checks find is printed, an error too.
+    """
+    plain = untemplated(config.model_copy(update={"perturb": None}))
+    dataset = plain if config.perturb is None else perturbed(plain, config.perturb)
+    if config.n is not None and config.n < len(dataset):
+        dataset = dataset.sample(config.n, config.seed or 0)
+    dataset = replace(dataset, template=config.template or dataset.template)
+    return describe(dataset, config, sorted(plain.variants), surface)
+
+
+def describe(
+    dataset: ConceptDataset,
+    config: DatasetConfig | None = None,
+    wordings: Sequence[str] = (),
+    surface: Surface | None = None,
+) -> str:
+    """What there is to know before probing: origin, size, balance, what misleads, examples.
+
+    Parameters
+    ----------
+    dataset
+        Not yet put into its template: the examples are shown without it, while length, checks and
+        content hash are of what a model reads.
+    config
+        What was asked for: options and perturbation.
+    wordings
+        The perturbations that the dataset itself offers.
+    surface
+        As for ``show``.
+    """
+    read = templated(dataset, dataset.template) if dataset.template else dataset
+    entry = REGISTRY.get(config.name) if config and not config.is_own else None
+    offered = ", ".join([*wordings, "prefix_noise", "typos", "case"])
+    if config and config.perturb:
+        offered = f"{config.perturb.kind} (done here); offered: {offered}"
+    facts = {
+        "source": dataset.source,
+        "citation": dataset.citation,
+        "licence": dataset.licence,
+        "version": dataset.version,
+        "size": _size(read),
+        "labels": _balance(dataset.labels),
+        "words": _words(read, surface) if surface else "",
+        "fields": ", ".join(_field(str(c), dataset.fields[c]) for c in dataset.fields.columns),
+        "template": dataset.template.replace("\n", "\\n"),
+        "options": ", ".join(_options(entry, config)) if entry and config else "",
+        "perturb": offered,
+        "content": read.content_hash[:12],
+    }
+    lines = [dataset.name, *_wrapped(dataset.description), ""]
+    for key, value in facts.items():
+        lines += _wrapped(value, f"{key:<{_KEY}}", _KEY)
+    for number, finding in enumerate(_findings(read)):
+        lines += _wrapped(finding, f"{'' if number else 'checks':<{_KEY}}", _KEY + 9)
+    return "\n".join([*lines, "", *_example_table(dataset)])
+
+
+def _dial(entry: Entry) -> str:
+    return f"dial: {entry.dial}" if entry.dial else ""
+
+
+def _place(entry: Entry) -> str:
+    """Whether a published dataset is on this disk, or what there is to download."""
+    missing = [file for file in FILES_OF.get(entry.name, ()) if not is_here(file)]
+    if not missing:
+        return "here" if entry.name in FILES_OF else ""
+    known = [file.size for file in missing if file.size is not None]
+    return f"download {size(sum(known))}" if len(known) == len(missing) else "download"
+
+
+def _size(dataset: ConceptDataset) -> str:
+    lengths = [len(text) for text in dataset.texts]
+    said = f"{len(dataset):,} texts"
+    if dataset.groups is not None:
+        sizes = np.unique(dataset.groups, return_counts=True)[1]
+        smallest, largest = sizes.min(), sizes.max()
+        each = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
+        said += f" in {len(sizes):,} groups of {each}"
+    return f"{said}; {np.mean(lengths):,.0f} characters on average, {max(lengths):,} at most"
+
+
+def _balance(labels: np.ndarray) -> str:
+    """How many of each class, or between what numbers with fractions lie."""
+    if labels.dtype.kind == "f":
+        return f"numbers from {labels.min():g} to {labels.max():g}, mean {labels.mean():g}"
+    counts = Counter(labels.tolist())
+    largest = counts.most_common(_LABELS)
+    shown = sorted(largest) if len(counts) == len(largest) else largest
+    listed = [f"{label}: {n:,} ({percent(n / len(labels))})" for label, n in shown]
+    if len(counts) > len(largest):
+        listed.append(f"and {len(counts) - len(largest):,} more classes")
+    return f"{', '.join(listed)}; majority rate {percent(largest[0][1] / len(labels))}"
+
+
+def _words(dataset: ConceptDataset, surface: Surface) -> str:
+    """How often a bag of words is right, of at most ``_MOST_READ`` texts."""
+    if dataset.labels.dtype.kind == "f":
+        return ""
+    try:
+        some = dataset.sample(_MOST_READ)
+        accuracy = surface(some.texts, some.labels, some.groups)
+    except UserError:  # Too few to be split.
+        return ""
+    of = f" ({len(some):,} of the texts)" if len(some) < len(dataset) else ""
+    return f"a bag of words gets {percent(accuracy)} right, out of fold{of}"
+
+
+def _field(name: str, values: pd.Series) -> str:
+    """The name of a field and its values, or how many there are."""
+    distinct = sorted(set(values.dropna().astype(str)))
+    listed = ", ".join(distinct)
+    few = len(distinct) <= 6 and len(listed) <= 50
+    return f"{name} ({listed if few else f'{len(distinct):,} values'})"
+
+
+def _options(entry: Entry, config: DatasetConfig) -> Iterator[str]:
+    """Each with its value here, and the default where that is another."""
+    given = {"n": config.n, "seed": config.seed, **config.options}
+    for name, default in entry.options.items():
+        value = default if given.get(name) is None else given[name]
+        notes = ["the dial"] * (name == entry.dial)
+        notes += [f"default {default!r}"] * (value != default)
+        yield f"{name}={value!r}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _findings(dataset: ConceptDataset) -> list[str]:
+    """A line for each, but for the majority rate that stands with the labels."""
+    findings = check(dataset)
+    told = [f for f in findings if (f.level, f.check) != ("note", "majority")]
+    return [f"{f.level:<9}{f.message}" for f in told] or ["nothing found"]
+
+
+def _example_table(dataset: ConceptDataset) -> list[str]:
+    """Label, group (if any) and text of some examples, under a header."""
+    rows = _examples(dataset)
+    columns = [["label", *(_one_line(str(dataset.labels[row]), 20) for row in rows)]]
+    if dataset.groups is not None:
+        columns.append(["group", *(_one_line(str(dataset.groups[row]), 30) for row in rows)])
+    columns.append(["text", *(_one_line(dataset.texts[row], _LONGEST_EXAMPLE) for row in rows)])
+    return list(_columns(zip(*columns, strict=True)))
+
+
+def _examples(dataset: ConceptDataset) -> list[int]:
+    """Up to eight rows: as many of each class, from all over the dataset, classes in turn."""
+    classes = dataset.classes
+    if len(classes) > _EXAMPLES:
+        classes = classes[np.linspace(0, len(classes) - 1, _EXAMPLES).astype(int)]
+    of_class = [np.flatnonzero(dataset.labels == label) for label in classes]
+    each = _EXAMPLES // len(classes)
+    # From equal stretches of its rows; each class elsewhere in them, so that subjects differ.
+    spread = [
+        [
+            int(rows[int((turn + (i + 0.5) / len(classes)) / min(each, len(rows)) * len(rows))])
+            for turn in range(min(each, len(rows)))
+        ]
+        for i, rows in enumerate(of_class)
+    ]
+    return [row for turn in zip_longest(*spread) for row in turn if row is not None]
+
+
+def _one_line(text: str, longest: int) -> str:
+    """Printable, and cut where it hurts least: the end, which often holds the question, stays."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    if len(text) <= longest:
+        return text
+    head, tail = text[: longest * 3 // 4 - 2], text[-(longest // 4) :]
+    # Between words, where there are any.
+    return f"{head.rpartition(' ')[0] or head} … {tail.partition(' ')[2] or tail}"
+
+
+def _columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Aligned columns, indented; the last one is wrapped, and empty columns are left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column)]
+    widths = [max(map(len, column)) for column in columns[:-1]]
+    for *cells, last in zip(*columns, strict=True):
+        head = "".join(f"{cell:<{w}}  " for cell, w in zip(cells, widths, strict=True))
+        yield from _wrapped(last, f"  {head}", len(head) + 2)
+
+
+def _wrapped(text: str, head: str = "", indent: int = 0) -> list[str]:
+    """Lines of at most ``WIDTH`` characters after ``head``; nothing for no text."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=head, subsequent_indent=" " * indent, break_on_hyphens=False
+    )

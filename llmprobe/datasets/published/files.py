@@ -1,0 +1,313 @@
+"""Files that others published: where each comes from, and how it gets on this disk.
+
+A file is looked for in ``LLMPROBE_DATA/<collection>/<name>`` (for machines that cannot download),
+then in the cache; else it is downloaded from the commit it is pinned to and checked by sha256.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from llmprobe.ground.errors import NotOnDiskError, UserError
+from llmprobe.ground.files import cache_folder, sha256, size, whole_file, write_text
+
+log = logging.getLogger(__name__)
+
+NO_LICENCE = "no licence stated; cite the paper"
+_SECONDS = 60
+"""How long a server may be silent."""
+_UNREACHABLE = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
+_downloads: ContextVar[bool] = ContextVar("downloads", default=True)
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A published file. Make one with ``on_github``, ``on_hub`` or ``on_web``."""
+
+    collection: str
+    """The folder of ``LLMPROBE_DATA``, and of the cache."""
+    name: str
+    """As upstream calls it."""
+    url: str
+    """Of exactly this version, where the server keeps versions."""
+    upstream: str
+    """For people: repository and path."""
+    revision: str = ""
+    """The commit in ``url``; empty where the server keeps no versions."""
+    sha256: str | None = None
+    """Of its bytes; None where it is not known: then the first download is trusted."""
+    size: int | None = None
+    """About how many bytes; only told, never compared."""
+    licence: str = NO_LICENCE
+    hub: tuple[str, str] | None = None
+    """Dataset and path on the Hugging Face Hub, whose own cache then keeps the file."""
+    twin: str = ""
+    """The same bytes in another collection, such as "jin2024/cities.csv"."""
+
+    @property
+    def version(self) -> str:
+        """What changes when the content does."""
+        return self.revision or (self.sha256 or "")[:12]
+
+    @property
+    def origin(self) -> str:
+        """``"github.com/Luckfort/CD dataset/cities.csv, commit 4902d58"``; says when unpinned."""
+        commit = f", commit {self.revision[:7]}" if self.revision else ""
+        return f"{self.upstream}{commit}" + ("" if self.sha256 else " (content not pinned)")
+
+
+FILES_OF: dict[str, tuple[KnownFile, ...]] = {}
+"""The files that each published dataset reads with its default options."""
+
+
+def on_github(
+    collection: str,
+    repository: str,
+    commit: str,
+    path: str,
+    sha256: str | None = None,
+    size: int | None = None,
+) -> KnownFile:
+    """A file of a repository at a commit."""
+    url = f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
+    upstream = f"github.com/{repository} {path}"
+    return KnownFile(collection, path.split("/")[-1], url, upstream, commit, sha256, size)
+
+
+def on_hub(
+    collection: str, dataset: str, commit: str, path: str, sha256: str | None, size: int
+) -> KnownFile:
+    """A file of a dataset on the Hugging Face Hub."""
+    page = f"huggingface.co/datasets/{dataset}"
+    url = f"https://{page}/resolve/{commit}/{path}"
+    name = path.split("/")[-1]
+    return KnownFile(
+        collection, name, url, f"{page} {path}", commit, sha256, size, hub=(dataset, path)
+    )
+
+
+def on_web(collection: str, url: str, sha256: str, size: int) -> KnownFile:
+    """A file of a server without versions, hence with a digest."""
+    name = url.split("/")[-1]
+    return KnownFile(collection, name, url, url.split("://")[-1], sha256=sha256, size=size)
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Inside, what is not on this disk raises ``NotOnDiskError``."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
+def may_download() -> bool:
+    """False inside ``without_downloads``."""
+    return _downloads.get()
+
+
+def is_here(file: KnownFile) -> bool:
+    """Whether ``fetch`` would find the file, with the right content, without the network."""
+    try:
+        return _found(file) is not None
+    except UserError:
+        return False
+
+
+def fetch(file: KnownFile, dataset: str = "") -> Path:
+    """The file on this disk, downloaded when it is not there yet.
+
+    Parameters
+    ----------
+    dataset
+        Whose file it is, for messages.
+
+    Raises
+    ------
+    NotOnDiskError
+        It would have to be downloaded, and cannot or must not be.
+    UserError
+        A copy, or what the server sent, has other content than upstream's file.
+    OSError
+        The cache cannot be written.
+    """
+    found = _found(file)
+    if found is not None:
+        return found
+    where = f"dataset {dataset or file.collection!r}"
+    if not may_download():
+        about = "" if file.size is None else f" (about {size(file.size)})"
+        raise NotOnDiskError(
+            f"{where}: {file.name}{about} is not on this disk and would be downloaded first, from "
+            f"{file.upstream}"
+        )
+    # What huggingface_hub reads too; there it counts when it is first imported.
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise _not_on_disk(file, where, f"{variable} forbids to download it")
+    folder = _cache(file).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{file.name}.lock"):
+        found = _found(file)  # by now perhaps through another process
+        return found if found is not None else _download(file, where)
+
+
+def _own(file: KnownFile) -> Path | None:
+    """Where the user's copy is or would be."""
+    data = os.environ.get("LLMPROBE_DATA")
+    if not data:
+        return None
+    own, twin = (
+        Path(data).expanduser() / name for name in (f"{file.collection}/{file.name}", file.twin)
+    )
+    return twin if twin.is_file() and not own.is_file() else own
+
+
+def _cache(file: KnownFile) -> Path:
+    """Where a download goes; a Hub file's folder holds only its lock and record."""
+    return cache_folder() / "datasets" / file.collection / (file.version[:12] or "any") / file.name
+
+
+def _record(file: KnownFile) -> Path:
+    """Holds the digest of the first download where none is published."""
+    return _cache(file).with_name(f"{file.name}.sha256")
+
+
+def _expected(file: KnownFile) -> tuple[str | None, str]:
+    """The digest that the file must have, if any, and whose it is."""
+    if file.sha256 is not None:
+        return file.sha256, f"of upstream {file.origin}"
+    record = _record(file)
+    known = record.read_text(encoding="utf-8").strip() if record.is_file() else None
+    return known, f"of the first download (delete {record} to accept the change)"
+
+
+def _found(file: KnownFile) -> Path | None:
+    """The user's copy or the cached one; None without either, or when the cached one is damaged."""
+    own = _own(file)
+    if own is not None and own.is_file():
+        digest = sha256(own)
+        if file.sha256 not in (None, digest):
+            raise UserError(
+                f"{own}: has sha256 {digest}, expected {file.sha256} {_expected(file)[1]}; it must "
+                "be that file byte for byte, line endings included"
+            )
+        return own
+    cached = _hub_cache(file) if file.hub else _cache(file)
+    if cached is None or not cached.is_file():
+        return None
+    return cached if _expected(file)[0] in (None, sha256(cached)) else None
+
+
+def _hub_cache(file: KnownFile) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    assert file.hub is not None
+    dataset, path = file.hub
+    found = try_to_load_from_cache(dataset, path, revision=file.revision, repo_type="dataset")
+    return Path(found) if isinstance(found, str) else None
+
+
+def _download(file: KnownFile, where: str) -> Path:
+    about = f"about {size(file.size)}" if file.size else "of unknown size"
+    log.info(
+        "%s: downloading %s (%s) from %s; licence: %s",
+        where, file.name, about, file.url, file.licence,
+    )  # fmt: skip
+    if file.hub:
+        path = _from_hub(file, where)
+        try:
+            _check_sent(file, path, where)
+        except UserError:
+            # The link in the snapshot, and the content that it points to.
+            for part in (path.resolve(), path):
+                part.unlink(missing_ok=True)
+            raise
+    else:
+        path = _cache(file)
+        with whole_file(path) as partial:
+            _receive(file, partial, where)
+            _check_sent(file, partial, where)
+    if file.sha256 is None:
+        write_text(_record(file), f"{sha256(path)}\n")
+    return path
+
+
+def _receive(file: KnownFile, path: Path, where: str) -> None:
+    """Write what the server sends."""
+    try:
+        with urllib.request.urlopen(file.url, timeout=_SECONDS) as answer, path.open("wb") as out:
+            while part := answer.read(1 << 20):
+                out.write(part)
+            promised = answer.headers.get("Content-Length")
+            if promised is not None and out.tell() != int(promised):
+                raise ConnectionError(f"{out.tell()} of {promised} bytes arrived")
+    except _UNREACHABLE as error:
+        raise _not_on_disk(file, where, _unreachable(file, error)) from None
+
+
+def _from_hub(file: KnownFile, where: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    assert file.hub is not None
+    dataset, path = file.hub
+    errors = (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, ValueError, *_UNREACHABLE)
+    try:
+        # Forced, since what its cache has was found wanting; and without a network, the other way
+        # tries for half a minute before it says so. It then raises ValueError from the cause.
+        found = hf_hub_download(
+            dataset, path, repo_type="dataset", revision=file.revision,
+            endpoint=os.environ.get("HF_ENDPOINT"), force_download=True,
+        )  # fmt: skip
+    except errors as error:
+        raise _not_on_disk(file, where, _unreachable(file, error)) from None
+    return Path(found)
+
+
+def _check_sent(file: KnownFile, path: Path, where: str) -> None:
+    expected, whose = _expected(file)
+    digest = sha256(path)
+    if expected not in (None, digest):
+        raise UserError(
+            f"{where}: what {file.url} sent has sha256 {digest}, expected {expected} {whose}; "
+            "nothing was kept"
+        )
+
+
+def _unreachable(file: KnownFile, error: Exception) -> str:
+    # huggingface_hub's own words are a paragraph about its cache.
+    cause = error.__cause__ or error
+    reason = str(getattr(cause, "reason", "") or cause).strip() or type(cause).__name__
+    return f"{file.url} cannot be reached ({reason.splitlines()[0]})"
+
+
+def _not_on_disk(file: KnownFile, where: str, why: str) -> NotOnDiskError:
+    own = _own(file)
+    place = f"{own}, where there is none"
+    if own is None:
+        place = f"{file.collection}/{file.name} in a folder that LLMPROBE_DATA names"
+    source = "it" if file.url in why else file.url
+    return NotOnDiskError(
+        f"{where}: {file.name} is not on this disk and {why}; a copy of {source} can be put at "
+        f"{place}"
+    )

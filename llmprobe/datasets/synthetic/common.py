@@ -1,0 +1,96 @@
+"""What every generated task needs: names, balanced answers, no text twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.ground.errors import UserError
+
+# From many languages.
+_NAMES = """
+Aaron Abigail Adam Aisha Akira Alejandro Alice Amara Amir Ana Andrea Anton Arjun Astrid Ayumi
+Beatriz Benjamin Bilal Boris Camila Carlos Chen Chidi Chloe Clara Connor Daniel Dara David Deepa
+Diego Dmitri Elena Eli Emma Erik Esther Fatima Felix Femi Fiona Francesca Gabriel Giulia Grace
+Gustav Hana Hannah Hassan Henry Hiroshi Hugo Ibrahim Imani Ines Ingrid Isaac Ivan Jamal James
+Jasmine Javier Jin John Jorge Julia Kai Kamala Karim Katya Kenji Kofi Kwame Lars Laura Layla Leila
+Leo Liam Lina Lucas Luis Malik Marco Maria Mei Miguel Mira Mohammed Nadia Naomi Nia Nikolai Noah
+Nora Oliver Olga Omar Oscar Paolo Pedro Petra Priya Quinn Rafael Rania Ravi Rosa Ruth Samuel Sana
+Sara Sofia Stefan Sven Tariq Tessa Thabo Thomas Tomas Uma Valentina Victor Wei Yara Yusuf Zainab
+Zoe
+"""
+GIVEN_NAMES = _NAMES.split()
+
+Write = Callable[[np.random.Generator, int], tuple[str, Mapping[str, object]]]
+"""From a random generator and the wanted answer (0 or 1) to a text and its fields."""
+
+MOST = 1_000_000
+"""Texts of one dataset, which take minutes to make."""
+
+_TRIES = 1000
+"""Repeats in a row after which there are taken to be no more different texts."""
+
+
+def generated(
+    name: str,
+    write: Write,
+    *,
+    n: int,
+    seed: int,
+    answers: Sequence[str],
+    description: str,
+    source: str = "generated",
+) -> ConceptDataset:
+    """``n`` different texts, as many for each answer; an odd one goes to the second.
+
+    Parameters
+    ----------
+    write
+        Called with the random generator and 0 or 1, the answer that the text must have.
+    answers
+        What the labels 0 and 1 are called.
+
+    Raises
+    ------
+    UserError
+        ``n`` or ``seed`` is out of its range, or there are fewer than ``n`` different texts.
+    """
+    check_whole(name, "n", n, 2, MOST)
+    check_whole(name, "seed", seed, 0, 2**63)
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation((np.arange(n) + 1) % 2)
+    rows: dict[str, Mapping[str, object]] = {}
+    for label in labels.tolist():
+        for _ in range(_TRIES):
+            text, fields = write(rng, label)
+            if text not in rows:
+                break
+        else:
+            raise UserError(
+                f"dataset {name!r}: n is {n}, and with these options there are hardly more than "
+                f"{len(rows)} different texts"
+            )
+        rows[text] = fields
+    return ConceptDataset(
+        name=name,
+        texts=list(rows),
+        labels=np.array(answers)[labels],
+        fields=pd.DataFrame(list(rows.values())),
+        source=source,
+        licence="Apache-2.0",
+        version="1",
+        description=description,
+    )
+
+
+def check_whole(name: str, option: str, value: object, low: int, high: int | None = None) -> None:
+    """Raise ``UserError`` unless an option is a whole number from ``low`` to ``high``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
+        upwards = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise UserError(
+            f"dataset {name!r}: {option} is {value!r}; allowed: a whole number {upwards}"
+        )

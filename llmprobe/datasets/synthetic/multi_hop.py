@@ -1,0 +1,75 @@
+"""Who is the boss of the friend of someone, when two chains of people lead through both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
+
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.registry import dataset
+from llmprobe.datasets.synthetic.common import GIVEN_NAMES, check_whole, generated
+
+RELATIONS = "boss coach dentist doctor friend landlord lawyer mentor neighbor tailor teacher tutor"
+HOPS = (1, 8)
+
+
+@dataset(
+    "multi_hop", "reasoning", dial="hops", summary="Does a chain of relations lead to this person?"
+)
+def multi_hop(n: int = 1000, seed: int = 0, hops: int = 2) -> ConceptDataset:
+    """Does a chain of relations lead from one person to another (yes or no)?
+
+    "The boss of Bo is Cem. The friend of Dee is Eli. The friend of Al is Bo. The boss of Eli is
+    Fay. Is Cem the boss of the friend of Al?": a question that takes several supporting facts
+    (Weston et al. 2015, "Towards AI-complete question answering", tasks 2 and 3). A second chain
+    has the same relations in the same order and starts at somebody else; all sentences stand in
+    random order.
+
+    Where the answer is "no", the chains have exchanged their last people, so that the one asked
+    about is the end of the other chain. A text then has the same words for both answers.
+
+    Parameters
+    ----------
+    n
+        Texts, no two the same: half "yes", half "no"; an odd ``n`` has one "yes" more.
+    seed
+        The same one gives the same texts.
+    hops
+        Relations in each chain, no two the same, from 1, which is to find a sentence, to 8.
+
+    Raises
+    ------
+    UserError
+        A number is out of its range.
+    """
+    check_whole("multi_hop", "hops", hops, *HOPS)
+
+    def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
+        relations = rng.choice(RELATIONS.split(), size=hops, replace=False).tolist()
+        people = rng.choice(GIVEN_NAMES, size=2 * (hops + 1), replace=False).tolist()
+        chain, other = people[: hops + 1], people[hops + 1 :]
+        start, asked = chain[0], chain[-1]
+        if not answer:
+            chain[-1], other[-1] = other[-1], chain[-1]
+        premises = [
+            f"The {relation} of {one} is {next_}."
+            for way in (chain, other)
+            for relation, (one, next_) in zip(relations, pairwise(way), strict=True)
+        ]
+        path = " of the ".join(reversed(relations))
+        question = f"Is {asked} the {path} of {start}?"
+        text = " ".join([*rng.permutation(premises), question])
+        fields = {"asked": asked, "path": path, "start": start}
+        return text, {**fields, "bridge": chain[-2], "answer": chain[-1], "hops": hops}
+
+    return generated(
+        "multi_hop",
+        write,
+        n=n,
+        seed=seed,
+        answers=("no", "yes"),
+        description="Is the person asked about where the chain of relations leads: yes or no?",
+        source="generated, after Weston et al. (2015)",
+    )

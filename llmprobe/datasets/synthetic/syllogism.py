@@ -1,0 +1,164 @@
+"""Does a conclusion about nonsense nouns follow from its premises?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.registry import dataset
+from llmprobe.datasets.synthetic.common import check_whole, generated
+
+PREMISES = (2, 5)
+WORDING = {
+    "A": "all {} are {}",
+    "E": "no {} are {}",
+    "I": "some {} are {}",
+    "O": "some {} are not {}",
+}
+_STARTS = "blo cli dro fle fri glo gre ju klo kru mu ni plo qua ro sku sno spa sti thi tro vi wo zu"
+_ENDS = "bbid ckem ddup fflan gdon lbot lpeg mbrit mmud ndrap ngob pprig rlen rvud skem ttog zzik"
+NOUNS = [f"{start}{end}s" for start in _STARTS.split() for end in _ENDS.split()]
+"""Plurals; no singular and no plural is a word of English."""
+
+
+class Statement(NamedTuple):
+    """``WORDING[kind]`` about two terms, which are numbers."""
+
+    kind: str
+    subject: int
+    predicate: int
+
+
+Argument = list[Statement]
+"""Premises that join term 0 to 1, 1 to 2, …, and a conclusion about the first and the last."""
+
+
+@dataset(
+    "syllogism",
+    "reasoning",
+    dial="premises",
+    summary="Does a conclusion about nonsense nouns follow?",
+)
+def syllogism(n: int = 1000, seed: int = 0, premises: int = 2) -> ConceptDataset:
+    """Does the conclusion of an argument about nonsense nouns follow (valid or invalid)?
+
+    "No glongobs are vilpegs. All blogdons are glongobs. Therefore, no blogdons are vilpegs.": the
+    syllogism and, from three premises on, the sorites, with nouns about which nobody believes
+    anything (Dasgupta et al. 2022, "Language models show human-like content effects on
+    reasoning"). The premises form a chain from the one noun of the conclusion to the other, and
+    stand in random order.
+
+    The statements say "all", "no", "some", or "some … not". First the quantifiers are drawn, and
+    how many nouns are twice a subject, out of those choices that allow both answers; then the
+    answer; then which quantifier and noun goes where. A text thus has the same words for both
+    answers, with and without a full stop behind them. Such choices leave out what is valid for
+    Aristotle alone (all A are B, all B are C, so some A are C): the answer is the same whether
+    there may be nouns without an instance, as in modern logic, or not.
+
+    Parameters
+    ----------
+    n
+        Texts, no two the same: half "valid", half "invalid"; an odd ``n`` has one "valid" more.
+    seed
+        The same one gives the same texts.
+    premises
+        From 2 to 5.
+
+    Raises
+    ------
+    UserError
+        A number is out of its range.
+    """
+    check_whole("syllogism", "premises", premises, *PREMISES)
+    choices = _arguments(premises)
+
+    def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
+        arguments = choices[rng.integers(len(choices))]
+        nouns = rng.choice(NOUNS, size=premises + 1, replace=False).tolist()
+        argument = arguments[answer][rng.integers(len(arguments[answer]))]
+        # By how often they are a subject, so that this does not depend on the answer either.
+        terms = sorted(range(premises + 1), key=_subjects(argument).count)
+        noun_of = dict(zip(terms, nouns, strict=True))
+        *before, conclusion = (
+            WORDING[kind].format(noun_of[subject], noun_of[predicate])
+            for kind, subject, predicate in argument
+        )
+        sentences = [f"{sentence.capitalize()}." for sentence in rng.permutation(before).tolist()]
+        fields = {
+            "mood": "".join(statement.kind for statement in argument),
+            "subject": noun_of[argument[-1].subject],
+            "predicate": noun_of[argument[-1].predicate],
+            "premises": premises,
+        }
+        return " ".join([*sentences, f"Therefore, {conclusion}."]), fields
+
+    return generated(
+        "syllogism",
+        write,
+        n=n,
+        seed=seed,
+        answers=("invalid", "valid"),
+        description="Does the conclusion follow from the premises: is the argument valid?",
+        source="generated, after Dasgupta et al. (2022)",
+    )
+
+
+@cache
+def _arguments(premises: int) -> list[tuple[list[Argument], list[Argument]]]:
+    """The invalid and the valid arguments of the same words, wherever there are both."""
+    found: dict[tuple[object, ...], tuple[list[Argument], list[Argument]]] = defaultdict(
+        lambda: ([], [])
+    )
+    # The types of things that there may be are numbers, with a bit for each term that holds of
+    # the type. Sets of types are numbers with a bit for each type.
+    types = range(2 ** (premises + 1))
+    within = [sum(1 << t for t in types if t >> term & 1) for term in range(premises + 1)]
+    links = [
+        [Statement(kind, *ends) for kind in WORDING for ends in ((i, i + 1), (i + 1, i))]
+        for i in range(premises)
+    ]
+    for chain in product(*links):
+        for kind in WORDING:
+            argument = [*chain, Statement(kind, 0, premises)]
+            subjects = _subjects(argument)
+            twice = len(subjects) - len(set(subjects))
+            quantifiers = sorted(statement.kind for statement in chain)
+            found[*quantifiers, kind, twice][_is_valid(argument, within)].append(argument)
+    return [arguments for arguments in found.values() if all(arguments)]
+
+
+def _subjects(argument: Argument) -> list[int]:
+    return [statement.subject for statement in argument]
+
+
+def _is_valid(argument: Argument, within: list[int]) -> bool:
+    """Whether nothing that there may be, given the premises, speaks against the conclusion.
+
+    Parameters
+    ----------
+    within
+        The set of types of which each term holds.
+    """
+    *premises, conclusion = argument
+    possible = -1  # every type
+    for premise in premises:
+        if premise.kind in "AE":
+            possible &= ~_at_issue(premise, within)
+    at_issue = _at_issue(conclusion, within)
+    if conclusion.kind in "AE":
+        return not possible & at_issue
+    # A premise says that something is of one of these types; in each the conclusion is true.
+    witnesses = [possible & _at_issue(p, within) for p in premises if p.kind in "IO"]
+    return any(not types & ~at_issue for types in witnesses)
+
+
+def _at_issue(statement: Statement, within: list[int]) -> int:
+    """The types of which "all" and "no" say that nothing is, and "some" that something is."""
+    kind, subject, predicate = statement
+    return within[subject] & (within[predicate] if kind in "EI" else ~within[predicate])

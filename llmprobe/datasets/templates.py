@@ -1,0 +1,70 @@
+"""Texts put into a template, and where in it each field has come to stand."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.config.schema import template_fields
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.spans import Spans
+from llmprobe.ground.errors import UserError, suggestion
+
+
+def templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
+    """The texts put into ``template``, whose fields are text and the dataset's other fields."""
+    texts, spans = filled(dataset, template)
+    # Texts that stand in a template already are what the new one's {text} is filled with.
+    whole = template.replace("{text}", dataset.filled or "{text}")
+    return replace(dataset, texts=texts, spans=spans, template="", filled=whole)
+
+
+def filled(dataset: ConceptDataset, template: str) -> tuple[list[str], Spans]:
+    """``fill`` from a dataset's texts and fields."""
+    values = dataset.fields.assign(text=dataset.texts)
+    return fill(values, template, f"dataset {dataset.name!r}")
+
+
+def fill(values: pd.DataFrame, template: str, where: str) -> tuple[list[str], Spans]:
+    """The template filled for each row of ``values``, by the names of its columns, and where each
+    of its fields stands. -> [n], each [n]
+
+    Raises
+    ------
+    UserError
+        There is no such field, a row has no value of it, or the template cannot be filled;
+        ``where`` begins the message.
+    """
+    names = list(dict.fromkeys(template_fields(template)))
+    for name in names:
+        if name not in values.columns:
+            known = [str(column) for column in values.columns]
+            raise UserError(f"{where}: template field {{{name}}}: {suggestion(name, known)}")
+        missing = np.flatnonzero(values[name].isna())
+        if len(missing):
+            row = missing[0] + 1
+            said = f"template field {{{name}}}: row {row}: no value in that column"
+            raise UserError(f"{where}: {said}")
+    rows = values[names].astype(object).to_dict("records")
+    parts = list(string.Formatter().parse(template))
+    spans: Spans = {name: [] for name in names}
+    texts = []
+    try:
+        for row in rows:
+            text, places = "", {}
+            for literal, field, spec, conversion in parts:
+                text += literal
+                if field is not None:
+                    kind = f"!{conversion}" if conversion else ""
+                    value = f"{{{field}{kind}:{spec}}}".format_map(row)
+                    places[field] = (len(text), len(text) + len(value))
+                    text += value
+            texts.append(text)
+            for name, place in places.items():
+                spans[name].append(place)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"{where}: template {template!r} cannot be filled: {error}") from None
+    return texts, spans

@@ -1,0 +1,1 @@
+"""Saved probes on new texts."""

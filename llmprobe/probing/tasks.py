@@ -1,0 +1,317 @@
+"""What is asked of every layer: the labels, the splits, and the same with other labels."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.groups import group_indices
+from llmprobe.ground.errors import UserError
+from llmprobe.probing.labels import control_folds, control_labels, portions, shuffled_labels
+from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
+from llmprobe.probing.search import PENALTIES, Task
+from llmprobe.probing.splits import assign_folds, inner_folds
+
+log = logging.getLogger(__name__)
+
+CONTROL_DRAWS = 5
+"""Random labellings whose mean is the control accuracy."""
+
+_SUBSETS, _SOME = 4, 5
+"""Streams of random numbers: of the learning curve, of parts of rows; labels.py has the others."""
+
+MOST_FRACTIONS = 10
+"""Different labels with fractions that may still be classes."""
+
+ENOUGH = 5000
+"""Rows that tell penalties apart: no more are trained on, nor scored, to choose one. (The best
+penalty of a sum over examples changes little with their number.)"""
+
+MOST_CODED = 5000
+"""Labels that the online code encodes: of more examples, a random part."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Made once for a dataset, since nothing here depends on hidden states."""
+
+    kind: str
+    loss: Loss
+    penalties: tuple[float, ...]
+    """From strong to weak; one alone is not chosen but given."""
+    classes: np.ndarray
+    """Their names, sorted; empty for continuous labels. [C]"""
+    y: np.ndarray
+    """Class indices, or continuous labels. [n]"""
+    targets: np.ndarray
+    """The labels as the loss takes them. [1 or C, n]"""
+    fold_of: np.ndarray
+    """-1 for rows that are trained on only, where there is a test set. [n]"""
+    inner: tuple[Task, ...]
+    """For each outer fold, the choice of a penalty inside its training set."""
+    observed: Task
+    """The choice of a penalty for the probe that is fitted on all rows; what the shuffled labels
+    are compared with."""
+    shuffled: tuple[Task, ...]
+    """The same with shuffled labels."""
+    control: tuple[Task, ...]
+    """The same with a random label for each group."""
+    online: tuple[Task, ...]
+    """The online code: none or one."""
+    subsets: np.ndarray
+    """Training rows of the learning curve, for each fraction and fold. [fractions, folds, n]"""
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Which rows are. [n] bool"""
+        scored: np.ndarray = self.fold_of >= 0
+        return scored
+
+    @property
+    def truth(self) -> np.ndarray:
+        """``y`` of those. [m]"""
+        truth: np.ndarray = self.y[self.scored]
+        return truth
+
+    @property
+    def n_folds(self) -> int:
+        """Outer folds."""
+        return int(self.fold_of.max()) + 1
+
+    @property
+    def train(self) -> np.ndarray:
+        """Training rows of each outer fold. [folds, n]"""
+        return _train(self.fold_of)
+
+
+def ask(
+    labels: np.ndarray,
+    units: np.ndarray | None,
+    config: ProbeConfig,
+    where: str,
+    test: np.ndarray | None = None,
+) -> Questions:
+    """The questions of a config about labels [n] and the units [n] that no split may separate.
+
+    With ``test`` [n] bool there is one split: those rows are scored, by probes fitted on the rest.
+
+    Raises
+    ------
+    UserError
+        One class only; labels that are no numbers for a ridge probe; too few examples, units or
+        members of a class for the folds; a unit on both sides of ``test``, or a class that its
+        other side lacks.
+    """
+    classes, y = _encode(labels, config.kind, where)
+    stratify = bool(len(classes))
+    n, folds, seed = len(y), config.folds, config.seed
+    loss: Loss = Squared() if not stratify else Logistic() if len(classes) == 2 else Softmax()
+    if test is None:
+        fold_of = assign_folds(labels, units, folds, seed, where, stratify=stratify)
+    else:
+        fold_of = _one_split(test, y, classes, units, where)
+    auto = config.l2 == "auto" and config.kind != "mass_mean"
+    inner: tuple[Task, ...] = ()
+    targets = _targets(y, classes)
+    if auto:
+        try:
+            within = inner_folds(y, units, fold_of, seed, stratify=stratify)
+        except UserError as error:
+            raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
+        inner = tuple(_choice(targets, fold, units, seed) for fold in within.T)
+    return Questions(
+        kind=config.kind,
+        loss=loss,
+        penalties=PENALTIES if auto else (1.0 if config.l2 == "auto" else config.l2,),
+        classes=classes,
+        y=y,
+        targets=targets,
+        fold_of=fold_of,
+        inner=inner,
+        observed=_split(targets, fold_of),
+        shuffled=_shuffled(y, classes, units, config, where, None if test is None else fold_of),
+        control=_control(y, classes, units, config) if "random_labels" in config.controls else (),
+        online=_online(targets, classes, units, fold_of, seed) if config.description_length else (),
+        subsets=_subsets(config.learning_curve, fold_of, group_indices(units, n), seed),
+    )
+
+
+def _encode(labels: np.ndarray, kind: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The classes (none for a ridge probe) and labels as numbers."""
+    if kind == "ridge":
+        if labels.dtype.kind not in "fiu":
+            raise UserError(f"{where}: labels are no numbers; a ridge probe needs numbers")
+        y = labels.astype(float)
+        if not np.isfinite(y).all() or y.min() == y.max():
+            raise UserError(f"{where}: labels are not finite, or all the same")
+        return np.empty(0), y
+    classes, y = np.unique(labels, return_inverse=True)
+    if labels.dtype.kind == "f" and len(classes) > MOST_FRACTIONS and (classes % 1 != 0).any():
+        raise UserError(
+            f"{where}: {len(classes)} different labels with fractions are no classes; set "
+            "probe.kind to ridge for labels that are numbers"
+        )
+    if len(classes) < 2:
+        raise UserError(f"{where}: one class only; a probe needs at least two")
+    return classes, y
+
+
+def _targets(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """[1, n] of class 1 or of standardised continuous labels, [C, n] of more classes."""
+    if not len(classes):
+        targets = (y - y.mean()) / y.std()
+    else:
+        targets = y if len(classes) == 2 else y == np.arange(len(classes))[:, None]
+    return np.atleast_2d(targets).astype(np.float32)
+
+
+def _one_split(
+    test: np.ndarray,
+    y: np.ndarray,
+    classes: np.ndarray,
+    units: np.ndarray | None,
+    where: str,
+) -> np.ndarray:
+    """Fold 0 for test rows, -1 for the others. -> [n]"""
+    if test.all() or not test.any():
+        rows, wanted = ("every row", "fit probes on") if test.all() else ("no row", "score")
+        raise UserError(f"{where}: {rows} is of the test set; leave some to {wanted}")
+    if units is not None and (torn := np.intersect1d(units[test], units[~test])).size:
+        raise UserError(
+            f"{where}: {len(torn)} groups (or texts) have rows both in test and outside it"
+        )
+    if len(classes) and (absent := np.setdiff1d(y[test], y[~test])).size:
+        raise UserError(f"{where}: class {classes[absent[0]]} has no rows outside test")
+    return np.where(test, 0, -1)
+
+
+def _train(fold_of: np.ndarray) -> np.ndarray:
+    """Which rows the probe of each outer fold is fitted on. -> [folds, n]"""
+    train: np.ndarray = fold_of != np.arange(fold_of.max() + 1)[:, None]
+    return train
+
+
+def _split(targets: np.ndarray, fold_of: np.ndarray) -> Task:
+    """Every outer fold scored by the probe that is fitted on the rest."""
+    return Task(targets, _train(fold_of), fold_of)
+
+
+def _choice(targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, seed: int) -> Task:
+    """The choice of a penalty in the folds of a training set: in as many as score enough rows."""
+    scored = np.bincount(fold_of[fold_of >= 0]).cumsum()
+    folds = min(int(np.searchsorted(scored, ENOUGH)) + 1, len(scored))
+    train = np.zeros((folds, len(fold_of)), dtype=bool)
+    for fold in range(folds):
+        rows = np.flatnonzero((fold_of != fold) & (fold_of >= 0))
+        train[fold, _some(rows, ENOUGH, units, seed)] = True
+    rows = _some(np.flatnonzero((fold_of >= 0) & (fold_of < folds)), ENOUGH, units, seed)
+    scored_by = np.full(len(fold_of), -1)
+    scored_by[rows] = fold_of[rows]
+    return Task(targets, train, scored_by)
+
+
+def _some(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
+    """Of more rows than ``most``, at most so many: random whole units, at least one."""
+    if len(rows) <= most:
+        return rows
+    unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
+    place = np.random.default_rng([seed, _SOME]).permutation(int(unit_of.max()) + 1)[unit_of]
+    some: np.ndarray = rows[(np.bincount(place).cumsum()[place] <= most) | (place == 0)]
+    return some
+
+
+def _shuffled(
+    y: np.ndarray,
+    classes: np.ndarray,
+    units: np.ndarray | None,
+    config: ProbeConfig,
+    where: str,
+    one_split: np.ndarray | None,
+) -> tuple[Task, ...]:
+    """Each labelling with folds of its own, found as those of the observed labels were.
+
+    The whole procedure is then the same function of observed and of shuffled labels, which makes
+    the test exact. Labellings that no folds fit are left out, as observed ones would be. With a
+    test set, labels stay on their side of the split: its shares of the classes are given too.
+    """
+    tasks: list[Task] = []
+    shuffled = np.empty((len(y), config.permutations), dtype=y.dtype)
+    sides = np.zeros(len(y)) if one_split is None else one_split
+    for side in np.unique(sides):
+        rows = sides == side
+        here = None if units is None else units[rows]
+        shuffled[rows] = shuffled_labels(
+            y[rows], here, config.permutations, config.seed - int(side)
+        )
+    for column in shuffled.T:
+        fold_of = one_split
+        try:
+            if fold_of is None:
+                fold_of = assign_folds(
+                    column, units, config.folds, config.seed, stratify=bool(len(classes))
+                )
+        except UserError:
+            continue
+        tasks.append(_split(_targets(column, classes), fold_of))
+    if len(tasks) < config.permutations:
+        log.warning(
+            "%s: %d of %d shuffled labellings fit the folds; p-values are from those",
+            where, len(tasks), config.permutations,
+        )  # fmt: skip
+    return tuple(tasks)
+
+
+def _control(
+    y: np.ndarray, classes: np.ndarray, units: np.ndarray | None, config: ProbeConfig
+) -> tuple[Task, ...]:
+    drawn = control_labels(y, units, CONTROL_DRAWS, config.seed).T
+    folds = (control_folds(units, column, config.folds, config.seed) for column in drawn)
+    return tuple(
+        Task.cross_validated(_targets(column, classes), fold_of)
+        for column, fold_of in zip(drawn, folds, strict=True)
+    )
+
+
+def _online(
+    targets: np.ndarray,
+    classes: np.ndarray,
+    units: np.ndarray | None,
+    fold_of: np.ndarray,
+    seed: int,
+) -> tuple[Task, ...]:
+    """A probe on portions 0 … j encodes portion j + 1 of the labels of scored rows.
+
+    Its probabilities are mixed with a uniform guess, as one more example of each class would do:
+    otherwise a class that has not yet been seen costs any number of bits.
+    """
+    if not len(classes):
+        return ()
+    rows = _some(np.flatnonzero(fold_of >= 0), MOST_CODED, units, seed)
+    portion_of = np.full(len(fold_of), -1)
+    portion_of[rows] = portions(None if units is None else units[rows], len(rows), seed)
+    seen = np.bincount(portion_of[rows]).cumsum()
+    if len(seen) < 2:
+        return ()
+    doubt = len(classes) / (seen[np.maximum(portion_of - 1, 0)] + len(classes))
+    train = (portion_of <= np.arange(portion_of.max())[:, None]) & (portion_of >= 0)
+    scored_by = np.where(portion_of > 0, portion_of - 1, -1)
+    return (Task(targets, train, scored_by, doubt.astype(np.float32)),)
+
+
+def _subsets(
+    fractions: tuple[float, ...], fold_of: np.ndarray, unit_of: np.ndarray, seed: int
+) -> np.ndarray:
+    """Growing parts of each training set, in whole units. -> [fractions, folds, n] bool"""
+    rng = np.random.default_rng([seed, _SUBSETS])
+    place = rng.permutation(int(unit_of.max()) + 1)[unit_of]
+    folds = np.arange(int(fold_of.max()) + 1)
+    subsets = np.zeros((len(fractions), len(folds), len(fold_of)), dtype=bool)
+    for fold in folds:
+        train = fold_of != fold
+        rank = np.unique(place[train], return_inverse=True)[1]
+        for i, fraction in enumerate(fractions):
+            subsets[i, fold, train] = rank < max(round(fraction * (rank.max() + 1)), 1)
+    return subsets

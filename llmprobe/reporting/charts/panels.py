@@ -1,0 +1,137 @@
+"""What figures of many panels share: their grid, their legend, and axes of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from llmprobe.reporting.charts.style import label
+from llmprobe.results.curve import layer_names
+
+DEPTH = "depth (layer / last layer)"
+
+
+class Grid(NamedTuple):
+    """Panels of the same axes, one for each name, in rows of up to four."""
+
+    figure: Figure
+    panels: Sequence[Axes]
+    columns: int
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Grid:
+        """Panels under their names."""
+        columns = {1: 1, 2: 2, 4: 2}.get(len(names), 3 if len(names) <= 9 else 4)
+        width, panel_height = (4.5, 3.0) if columns == 1 else (6.75, 5.2 / columns)
+        n_rows = ceil(len(names) / columns)
+        figure = Figure(figsize=(width, panel_height * n_rows + 0.3))
+        panels = figure.subplots(n_rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for ax, name in zip(panels, names, strict=False):
+            ax.set_title(label(name, 72 // columns))
+        for ax in panels[len(names) :]:
+            ax.remove()
+        grid = cls(figure, list(panels[: len(names)]), columns)
+        for ax in grid.bottom:
+            ax.tick_params(labelbottom=True)
+        return grid
+
+    @property
+    def left(self) -> Sequence[Axes]:
+        """The first panel of each row."""
+        return self.panels[:: self.columns]
+
+    @property
+    def bottom(self) -> Sequence[Axes]:
+        """The last panel of each column."""
+        return self.panels[-self.columns :]
+
+    def over_depth(self) -> None:
+        """The horizontal axis is relative depth."""
+        if self.columns > 2:
+            self.panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        self.figure.supxlabel(DEPTH)
+
+    def over_layers(self, rows: pd.DataFrame) -> None:
+        """The horizontal axis is the layer of ``rows``, by name if layers have names."""
+        most = 12 if self.columns == 1 else 6
+        ticks = layer_ticks(int(rows["layer"].min()), int(rows["layer"].max()), most)
+        self.panels[0].set_xticks(ticks)
+        if names := layer_names(rows):
+            name_layers(self.figure, self.bottom, names, 20 // self.columns)
+        self.figure.supxlabel(layer_label(rows))
+
+
+def legend(
+    figure: Figure, models: Mapping[str, Mapping[str, Any]], others: Sequence[Line2D] = ()
+) -> None:
+    """One legend above all panels, which makes room for it: the models, then ``others``.
+
+    Parameters
+    ----------
+    models
+        Name -> the style of its line, whose ``label`` may say more than the name.
+    """
+    lines = [
+        Line2D([], [], **{"label": label(model, 34), **style}) for model, style in models.items()
+    ]
+    handles = [*lines, *others]
+    for handle in handles:  # Before 3.10, a legend leaves out what starts with an underscore.
+        handle.set_label(re.sub("^_", " _", str(handle.get_label())))
+    columns = _columns([str(handle.get_label()) for handle in handles], figure.get_figwidth())
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * ceil(len(handles) / columns))
+
+
+def _columns(labels: Sequence[str], inches: float) -> int:
+    """The most that fit beside each other, filled one after the other as matplotlib does."""
+    lengths = [len(text) for text in labels]
+    for columns in range(len(labels), 1, -1):
+        widest = [max(part) for part in np.array_split(lengths, columns)]
+        if sum(4.2 * characters + 36 for characters in widest) <= 72 * inches:
+            return columns
+    return 1
+
+
+def same_layers(rows: pd.DataFrame) -> bool:
+    """Whether all models have as many layers."""
+    return rows.groupby("model")["layer"].max().nunique() == 1
+
+
+def name_layers(
+    figure: Figure, panels: Sequence[Axes], names: Mapping[int, str], most: int = 20
+) -> None:
+    """Slanted names of about ``most`` layers in place of their numbers, and the room they take."""
+    ticks = layer_ticks(min(names), max(names), most)
+    labels = [label(names.get(layer, str(layer)), 20) for layer in ticks]
+    for ax in panels:
+        ax.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
+    figure.set_figheight(figure.get_figheight() + 0.04 * max(map(len, labels)))
+
+
+def layer_label(rows: pd.DataFrame) -> str:
+    """What layers are of: only the residual stream has a layer 0."""
+    if layer_names(rows):
+        return "probe point"
+    site = str(rows["site"].iloc[0])
+    inside = site.replace("_", "-")
+    return "layer (0: the embedding)" if site in ("residual", "") else f"layer ({inside})"
+
+
+def layer_ticks(first: int, last: int, most: int = 12) -> list[int]:
+    """At most about ``most`` round layers from ``first``, with ``last`` in the place of a near one.
+
+    >>> layer_ticks(0, 30)
+    [0, 5, 10, 15, 20, 25, 30]
+    """
+    span = last - first
+    step = next((s for s in (1, 2, 5, 10, 20, 50) if span / s <= most), max(1, span))
+    ticks = [layer for layer in range(first, last) if layer % step == 0 and last - layer > step / 2]
+    return [*ticks, last]

@@ -1,0 +1,165 @@
+"""Projection strips: the examples of a dataset beside the probe, at five depths of each model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from llmprobe.reporting.charts.colour_scale import scored
+from llmprobe.reporting.charts.panels import legend
+from llmprobe.reporting.charts.style import label, model_style, styled
+from llmprobe.results.curve import SCORE_NAMES, layer_names, main_score
+
+PANELS = 5
+MOST_POINTS = 300
+MOST_CLASSES = 10
+SEED = 0
+RARE: dict[str, Any] = {"label": "other classes", "color": "#aaaaaa", "marker": "o"} | {
+    "markersize": 4, "linestyle": "none",
+}  # fmt: skip
+EDGE = 3.0
+"""Root mean squares from the middle to where a panel ends."""
+
+
+@styled
+def projection(results: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
+    """The examples of one dataset in the plane of the probe: a row for each model, five layers.
+
+    Horizontally the distance from where the probe decides (the line, for two classes), vertically
+    the place along the first principal component that is orthogonal to its direction, both
+    out-of-fold and each in units of its root mean square at that layer (``probing.plane``); with
+    more than two classes, the first two principal components of the scores of the classes. Colour
+    is the class, or the label where labels are numbers.
+
+    The layers are the first, the last and those nearest to 1/4, 1/2 and 3/4 of the way, of which
+    the one nearest to the best layer gives way to it. Of many examples, ``MOST_POINTS`` are drawn
+    at random, the same ones in all panels, and the axis says so; those farther out than ``EDGE``
+    stand at the edge. Of many classes, all but the ``MOST_CLASSES`` most frequent are one.
+
+    Parameters
+    ----------
+    results
+        A row for each model × layer of the dataset, for the scores above the panels.
+    predictions
+        A row for each model × layer × example of the dataset: label, along, across.
+    """
+    score = main_score(results)
+    rows = scored(results, score)
+    chosen = {str(model): _five(layers) for model, layers in rows.groupby("model", sort=False)}
+    points, examples = _sample(predictions)
+    width = max(map(len, chosen.values()))
+    figure = Figure(figsize=(max(3.3, 0.6 + 1.23 * width), 0.5 + 1.42 * len(chosen)))
+    panels = figure.subplots(len(chosen), width, squeeze=False, sharex=True, sharey=True)
+    looks = _Classes(predictions["label"]) if score == "accuracy" else _Numbers(points["label"])
+    names = layer_names(rows)
+    for (model, layers), line in zip(chosen.items(), panels, strict=True):
+        line[0].set_ylabel(label(model, 20))
+        for ax in line[len(layers) :]:
+            ax.remove()
+        for ax, at in zip(line, layers.to_dict("records"), strict=False):
+            here = points[(points["model"] == model) & (points["layer"] == at["layer"])]
+            if looks.decide:
+                ax.axvline(0, color="black", linewidth=0.8, zorder=0)
+            looks.draw(ax, here)
+            name = label(names.get(at["layer"], f"layer {at['layer']}"), 13)
+            value = f"{SCORE_NAMES[score]} {at['score']:.2f}".replace("-", "−")
+            best = " (best)" if at["marked"] else ""
+            ax.set_title(f"{name}{best}\n{value}", fontweight="bold" if best else "normal")
+    panels[0, 0].set(
+        xlim=(-1.04 * EDGE, 1.04 * EDGE), ylim=(-1.04 * EDGE, 1.04 * EDGE), xticks=[], yticks=[]
+    )
+    shown = points["example"].nunique()
+    sampled = f"{shown:,} of {examples:,} examples" if shown < examples else ""
+    figure.supxlabel("\n".join([looks.along, *([sampled] if sampled else [])]))
+    figure.supylabel(looks.across)
+    looks.explain(figure)
+    return figure
+
+
+def _five(layers: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the layers that are shown, of a model's."""
+    layers = layers.sort_values("layer")
+    if len(layers) <= PANELS:
+        return layers
+    layer = layers["layer"].to_numpy()
+    even = np.linspace(layer[0], layer[-1], PANELS)
+    shown = abs(layer[:, None] - even).argmin(axis=0)
+    for best in np.flatnonzero(layers["marked"]):
+        if best not in shown:
+            shown[1 + abs(shown[1:-1] - best).argmin()] = best
+    return layers.iloc[np.unique(shown)]
+
+
+def _sample(predictions: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """-> the rows of the examples that are drawn, and the number of all examples"""
+    examples = np.sort(predictions["example"].unique())
+    drawn = examples
+    if len(examples) > MOST_POINTS:
+        drawn = np.random.default_rng(SEED).choice(examples, MOST_POINTS, replace=False)
+    places = predictions[["along", "across"]].clip(-EDGE, EDGE)
+    return predictions.assign(**places)[predictions["example"].isin(drawn)], len(examples)
+
+
+class _Classes:
+    """Points of classes, and the threshold between two."""
+
+    def __init__(self, labels: pd.Series) -> None:
+        found = sorted(labels.unique())
+        kept = set(labels.value_counts().index[:MOST_CLASSES])
+        # Of two, as in heatmaps, blue is the side of a high score.
+        order = range(len(found)) if len(found) != 2 else (1, 0)
+        frequent = [name for name in found if name in kept]
+        self.styles = {
+            name: model_style(index) for index, name in zip(order, frequent, strict=False)
+        }
+        self.rare = len(found) > len(frequent)
+        self.decide = len(found) == 2
+        self.along = "along the probe's direction, which decides at the line"
+        self.across = "across (first principal component)"
+        if len(found) > 2:
+            self.along = "first principal component of the class scores"
+            self.across = "second principal component"
+
+    def draw(self, ax: Axes, points: pd.DataFrame) -> None:
+        known = points["label"].isin(list(self.styles))
+        _scatter(ax, points[~known], color=RARE["color"])
+        for name, style in self.styles.items():
+            of_class = points[points["label"] == name]
+            _scatter(ax, of_class, color=style["color"], marker=style["marker"])
+
+    def explain(self, figure: Figure) -> None:
+        styles = {name: {**style, "linestyle": "none"} for name, style in self.styles.items()}
+        legend(figure, styles, [Line2D([], [], **RARE)] if self.rare else [])
+
+
+class _Numbers:
+    """Points whose labels are numbers."""
+
+    decide = False
+    along = "along the probe's direction"
+    across = "across (first principal component)"
+
+    def __init__(self, labels: pd.Series) -> None:
+        self.colours = ScalarMappable(Normalize(), "viridis")
+        self.colours.set_array(labels.astype(float))
+        self.colours.autoscale()
+
+    def draw(self, ax: Axes, points: pd.DataFrame) -> None:
+        _scatter(ax, points, color=self.colours.to_rgba(points["label"].to_numpy(float)))
+
+    def explain(self, figure: Figure) -> None:
+        figure.colorbar(self.colours, ax=figure.axes, label="label", aspect=25, pad=0.02)
+
+
+def _scatter(ax: Axes, points: pd.DataFrame, **style: Any) -> None:
+    # Rasterised: thousands of points as paths would make large files.
+    ax.scatter(
+        points["along"], points["across"], s=7, alpha=0.6, linewidths=0, rasterized=True, **style
+    )

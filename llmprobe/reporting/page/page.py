@@ -1,0 +1,347 @@
+"""One self-contained page: what was found, where to look, every number, how to make it again."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from math import isnan
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.figure import Figure
+
+from llmprobe.ground.files import write_text
+from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
+from llmprobe.reporting.charts.style import COLOURS
+from llmprobe.reporting.page.compared import Compared
+from llmprobe.reporting.page.payload import as_json, descriptions, payload
+from llmprobe.reporting.page.pictures import (
+    DRAWN_BY_SCRIPT,
+    MOST_FIGURE_BYTES,
+    as_pictures,
+    captioned,
+)
+from llmprobe.reporting.page.tables import (
+    Table,
+    cost_table,
+    flat,
+    interval_text,
+    layer_tables,
+    layer_text,
+    number_text,
+    p_text,
+    summary_table,
+)
+from llmprobe.reporting.page.traces import trace_tables
+from llmprobe.reporting.trace.shading import shade_style
+from llmprobe.reporting.verdicts import Verdict, verdict
+from llmprobe.results.curve import Peak, layer_names, main_probe, main_score, peaks
+from llmprobe.results.folder import RunTables
+from llmprobe.results.trace import Trace
+
+_MOST_FILE_BYTES = 1_000_000
+_SCRIPTS = ("state", "charts", "heatmap", "layer", "clouds", "curves", "examples", "start")
+_DARK_MAP = LinearSegmentedColormap.from_list(
+    "dark",
+    [
+        "#ffd9b0",
+        "#f0a050",
+        "#b35d18",
+        "#5f3a1e",
+        "#272d34",
+        "#1d4a6b",
+        "#2579ad",
+        "#62b0e6",
+        "#d3ecff",
+    ],
+)
+"""As CHANCE_MAP, but dark at chance, as the dark page is."""
+_CLASS_COLOURS = (
+    "#8257cc",
+    "#e69f00",
+    "#009e73",
+    "#d4569b",
+    "#56b4e9",
+    "#b0562b",
+    "#7a8b2c",
+    "#777777",
+)
+"""Apart from each other on light and on dark, and not those of the first models."""
+
+
+class Card(NamedTuple):
+    """What was found about one model on one dataset, and whether to believe it."""
+
+    about: str
+    """What the dataset asks; may be empty."""
+    sentence: str
+    where: str
+    level: str
+    title: str
+    against: Sequence[str]
+    reasons: str
+    curve: int | None
+    """Its place among the curves of the script's data."""
+
+
+def write_report(
+    path: Path,
+    run: RunTables,
+    figures: Mapping[str, Figure],
+    *,
+    title: str,
+    command: str,
+    permutations: int | None = None,
+    findings: Sequence[str] = (),
+    illustrations: Mapping[str, tuple[Figure, str, str]] | None = None,
+    held_out: bool = False,
+    compared: Compared | None = None,
+    traces: Sequence[tuple[str, Trace]] = (),
+) -> Path:
+    """Write the page to ``path``: it loads nothing, so it can be mailed or archived as one file.
+
+    Parameters
+    ----------
+    path
+        Where the page goes.
+    run
+        The tables, and what they came from.
+    figures
+        Of the tables, by name.
+    title
+        The name of the run.
+    command
+        What to type to make the page again.
+    permutations
+        Refits behind each p-value: with fewer than 19, none is small enough to say much.
+    findings
+        Sentences that stand before those about the best layers.
+    illustrations
+        Name → figure, caption, text alternative: shown before all others.
+    held_out
+        Whether the examples of the results are a test set, in the place of folds.
+    compared
+        How curves of the same examples differ, and the runs where the tables are of several.
+    traces
+        What each is of (may be empty), and the trace.
+    """
+    results, summary = run.results, run.summary
+    found = peaks(results, summary, permutations)
+    verdicts = _verdicts(run, found)
+    data = payload(run, found, verdicts)
+    tables, left_out_tables = layer_tables(results)
+    files_in_page, left_out_files = _downloads(run, compared)
+    illustrated, left_out, size = as_pictures(illustrations or {}, MOST_FIGURE_BYTES)
+    pictures, left_out_here, _ = as_pictures(captioned(figures), MOST_FIGURE_BYTES - size)
+    script = "\n".join(map(_asset, (f"{name}.js" for name in _SCRIPTS)))
+    scripts = [_closed(text) for text in (vega(), f"{{\n{script}\n}}")]
+    named = bool(layer_names(results))
+    environment = {
+        key: value for key, value in run.environment.items() if key not in ("models", "datasets")
+    }
+    page = _template().render(
+        title=title,
+        style=Markup(_asset("page.css") + (shade_style() if traces else "")),
+        script_hashes=Markup(" ".join(map(_hash, scripts))),
+        scripts=[Markup(text) for text in scripts],
+        data=Markup(as_json(data | {"files": files_in_page} | _colours())),
+        notes=run.notes,
+        findings=[*findings, *([] if compared is None else compared.sentences())],
+        cards=_cards(found, verdicts, data, run),
+        illustrations=list(illustrated.values()),
+        pictures=[picture for name, picture in pictures.items() if name not in DRAWN_BY_SCRIPT],
+        plain_pictures=[picture for name, picture in pictures.items() if name in DRAWN_BY_SCRIPT],
+        left_out_pictures=[*left_out, *left_out_here],
+        left_out_files=left_out_files,
+        heatmap_note=_HEATMAP_NOTE.format(
+            first="the input" if named else "the embedding",
+            last="the output" if named else "the last block",
+        ),
+        named_layers=named,
+        held_out=held_out,
+        summary_table=summary_table(summary, found, main_score(results), held_out),
+        compared=[] if compared is None else compared.tables(),
+        cost_table=cost_table(summary),
+        layer_tables=tables,
+        left_out_tables=left_out_tables,
+        traces=list(trace_tables(traces)),
+        models_table=_facts_table(
+            "Models, and how their weights were held", "model", run.environment["models"],
+            ("source", "licence", "precision"),
+        ),
+        datasets_table=_facts_table(
+            "Datasets", "dataset", run.environment["datasets"], ("source", "licence", "version")
+        ),
+        environment_table=Table(
+            "Versions and hardware", ("what", "value"), list(flat(environment))
+        ),
+        config=run.config,
+        command=command,
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Half of a surrogate pair, in a name, is no text that a file can hold.
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+    return path
+
+
+def headline(peak: Peak) -> str:
+    """What was found, in a sentence: where, how well, and against what.
+
+    ``gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], chance 0.50``;
+    in a plain network, ``layer 8 (fc1_postact) of 9``.
+    """
+    if peak.layer is None or isnan(peak.score):
+        return f"{peak.model}: {peak.dataset} was not scored"
+    place = f"layer {layer_text(peak)}" + ("" if peak.blocks is None else f" of {peak.blocks}")
+    parts = [f"{peak.score:.2f}{interval_text(peak)}", f"chance {number_text(peak.chance)}"]
+    if not isnan(peak.bag_of_words):
+        parts.append(f"bag of words {peak.bag_of_words:.2f}")
+    if not isnan(peak.p_value):
+        parts.append(f"p = {p_text(peak.p_value)}" if peak.p_value >= 0.001 else "p < 0.001")
+    found = (
+        f"is readable best at {place}"
+        if peak.above_chance
+        else f"is not above chance, even at its best layer ({place})"
+    )
+    return f"{peak.model}: {peak.dataset} {found}: {', '.join(parts)}"
+
+
+@cache
+def vega() -> str:
+    """The script of Vega and Vega-Lite, which draw the plots."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]
+    return script
+
+
+def _template() -> Any:
+    jinja = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return jinja.from_string(_asset("page.html.jinja"))
+
+
+def _asset(name: str) -> str:
+    return files("llmprobe.reporting.page").joinpath("html", name).read_text("utf-8")
+
+
+def _closed(script: str) -> str:
+    """A script in which nothing ends its element, as a browser that parses the page reads it."""
+    return re.sub(r"<(/script|!--)", r"\\x3c\1", script.replace("\r\n", "\n"), flags=re.IGNORECASE)
+
+
+def _hash(script: str) -> str:
+    """What allows this script and no other to run."""
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
+
+
+def _colours() -> dict[str, Any]:
+    """Of classes and models, and of scores from the worst over chance to the best."""
+    steps = [i / 64 for i in range(65)]
+    maps = {"light": CHANCE_MAP, "dark": _DARK_MAP}
+    return {
+        "colours": COLOURS,
+        "class_colours": _CLASS_COLOURS,
+        "ramps": {
+            name: [to_hex(colours(step)) for step in steps] for name, colours in maps.items()
+        },
+    }
+
+
+def _verdicts(run: RunTables, found: Sequence[Peak]) -> list[Verdict]:
+    rows = dict(list(main_probe(run.results).groupby(["model", "dataset"])))
+    checks = {
+        dataset.get("name"): dataset.get("findings") or []
+        for dataset in run.environment["datasets"]
+    }
+    score = main_score(run.results)
+    untrained = run.summary[f"random_weights_{score}"].astype(float)
+    return [
+        verdict(
+            peak,
+            rows.get((peak.model, peak.dataset), run.results.head(0)),
+            random_weights,
+            checks.get(peak.dataset, []),
+        )
+        for peak, random_weights in zip(found, untrained, strict=True)
+    ]
+
+
+def _cards(
+    found: Sequence[Peak],
+    verdicts: Sequence[Verdict],
+    data: Mapping[str, Any],
+    run: RunTables,
+) -> list[Card]:
+    abouts = descriptions(run.environment["datasets"])
+    places = {
+        (data["models"][curve["model"]]["name"], data["datasets"][curve["dataset"]]["name"]): place
+        for place, curve in enumerate(data["curves"])
+    }
+    cards = [
+        Card(
+            about=abouts.get(peak.dataset, ""),
+            sentence=headline(peak),
+            where=_where(peak, row),
+            level=said.level,
+            title=said.title,
+            against=said.against,
+            reasons="; ".join(said.reasons).capitalize(),
+            curve=places.get((peak.model, peak.dataset)),
+        )
+        for peak, said, row in zip(found, verdicts, run.summary.to_dict("records"), strict=True)
+    ]
+    # Models of one dataset stand beside each other.
+    datasets = list(dict.fromkeys(peak.dataset for peak in found))
+    order = sorted(range(len(found)), key=lambda place: datasets.index(found[place].dataset))
+    return [cards[place] for place in order]
+
+
+def _where(peak: Peak, row: Mapping[Any, Any]) -> str:
+    """From where on it can be read."""
+    depth = row.get("half_rise_depth")
+    if not peak.above_chance or depth is None or pd.isna(depth) or peak.blocks is None:
+        return ""
+    if depth == 0:
+        return "The first layer already has half of the rise from chance."
+    within = ""
+    if pd.notna(row.get("half_rise_depth_low")):
+        low, high = row["half_rise_depth_low"], row["half_rise_depth_high"]
+        within = f" [{low:.2f}, {high:.2f}]"
+    return (
+        f"Half of the rise from chance is there at depth {depth:.2f}{within}, near layer "
+        f"{round(depth * peak.blocks)}."
+    )
+
+
+def _downloads(run: RunTables, compared: Compared | None) -> tuple[dict[str, str], list[str]]:
+    """The tables as CSV, and the names of those that are too large."""
+    tables = {"results.csv": run.results, "summary.csv": run.summary}
+    if compared is not None:
+        tables["differences.csv"] = compared.differences
+    texts = {name: table.to_csv(index=False, float_format="%.6g") for name, table in tables.items()}
+    small = {name: text for name, text in texts.items() if len(text) <= _MOST_FILE_BYTES}
+    return small, [name for name in texts if name not in small]
+
+
+def _facts_table(
+    caption: str, what: str, facts: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> Table:
+    rows = [[str(fact.get(key) or "–") for key in ("name", *keys)] for fact in facts]
+    return Table(caption, (what, *keys), rows)
+
+
+_HEATMAP_NOTE = (
+    "A row for each dataset, from {first} to {last}; networks of different depth have the same "
+    "width, so that equal depths stand below each other. Blue is above chance, orange below it. "
+    "The dot is the best layer."
+)

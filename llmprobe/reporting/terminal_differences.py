@@ -1,0 +1,64 @@
+"""How curves differ, as a few lines of plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from llmprobe.ground.text import elide
+from llmprobe.reporting.page.compared import sides, with_interval
+from llmprobe.reporting.page.tables import p_text
+from llmprobe.reporting.terminal import WIDTH
+from llmprobe.results.curve import SCORE_NAMES
+
+MOST_ROWS = 40
+_WIDTHS = (20, 6, 20)
+"""Widths of a difference with its interval, of a p-value, and of another difference."""
+_LONGEST_NAME = 20
+
+
+def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
+    """By how much the curves of each pair differ, in lines of at most 100 characters.
+
+    Pairs stand under what their curves have in common, a dataset or a model. Empty without pairs.
+
+    Parameters
+    ----------
+    differences
+        As `llmprobe.results.differences.differences` returns them.
+    unicode
+        Whether the output can show more than ASCII.
+    """
+    if differences.empty:
+        return ""
+    arrow, ellipsis, missing = ("→", "…", "–") if unicode else ("->", "...", "-")
+    score = SCORE_NAMES["accuracy" if differences["accuracy_a"].notna().any() else "r2"]
+    under: dict[str, list[tuple[str, Sequence[str]]]] = {}
+    for row in differences.head(MOST_ROWS).to_dict("records"):
+        common, a, b = sides(row)
+        pair = f"  {elide(a, _LONGEST_NAME, ellipsis)} {arrow} {elide(b, _LONGEST_NAME, ellipsis)}"
+        p = p_text(row["p_value"]).replace("< ", "<")
+        numbers = [with_interval(row, "difference"), p, with_interval(row, "depth_difference")]
+        numbers = [number.replace("–", missing) for number in numbers]
+        under.setdefault(common, []).append((pair, numbers))
+    heading = f"a {arrow} b: b minus a"
+    width = max(len(pair) for rows in under.values() for pair, _ in [*rows, (heading, ())])
+
+    def line(pair: str, numbers: Sequence[str]) -> str:
+        cells = (f"{number:>{room}}" for number, room in zip(numbers, _WIDTHS, strict=True))
+        return "  ".join([f"{pair:<{width}}", *cells])
+
+    lines = [line(heading, (score, "p", "half-rise depth"))]
+    for common, rows in under.items():
+        lines.append(elide(common, WIDTH, ellipsis))
+        lines += [line(*row) for row in rows]
+    if len(differences) > MOST_ROWS:
+        lines.append(f"and {len(differences) - MOST_ROWS:,} more pairs, in differences.csv")
+    lines += [
+        "",
+        f"{score}: each at its own best layer, [95 % interval]; p: of no difference, by group",
+        "half-rise depth: where half the rise is reached, from 0 (first layer) to 1 (last layer)",
+    ]
+    text = "\n".join(lines)
+    return text if unicode else text.encode("ascii", "replace").decode()

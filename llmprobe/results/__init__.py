@@ -1,0 +1,1 @@
+"""What was found: metrics, curves, tables, folders, saved probes."""

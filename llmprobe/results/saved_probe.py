@@ -1,0 +1,199 @@
+"""Probes on disk: one safetensors file that explains itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import whole_file
+from llmprobe.results.depth import peak_index
+
+FORMAT = "llmprobe-probe-1"
+
+HOW_READ = (
+    "model_id", "revision", "weights", "seed", "quantization", "dtype", "trust_remote_code",
+    "chat_template", "too_long",
+)  # fmt: skip
+"""Facts that tell, beside the site, the position and the template, how to read other texts in the
+same way."""
+
+
+@dataclass(frozen=True, eq=False)
+class SavedProbe:
+    """The probes of every layer for one concept, each fitted on all examples but a test set's.
+
+    On disk the tensors are called ``coef.12``, ``intercept.12`` (of layer 12); all else is JSON in
+    the header.
+
+    ``probe.predict_proba(states)`` scores hidden states [n, d] of the same model, site and
+    position, at ``probe.best_layer`` unless another is named. No probability here is out-of-fold:
+    how well the probe does on new examples is in ``scores``.
+    """
+
+    coef: Mapping[int, np.ndarray]
+    """For each layer, directions in raw activation space: of class 1 or of the number, or of each
+    of more than two classes. [1 or C, d] float64"""
+    intercept: Mapping[int, np.ndarray]
+    """[1 or C] float64"""
+    classes: tuple[Any, ...]
+    """The labels, sorted; empty for continuous labels."""
+    facts: Mapping[str, Any]
+    """Where it came from: model, dataset, site, position, kind, template, perturbation, and those
+    of ``HOW_READ``. A probe of an older version, or of arrays, lacks some."""
+    scores: Mapping[str, list[float]]
+    """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
+
+    @property
+    def layers(self) -> list[int]:
+        """In rising order."""
+        return sorted(self.coef)
+
+    @property
+    def best_layer(self) -> int:
+        """The layer with the best out-of-fold accuracy (or R²)."""
+        curve = self.scores["accuracy" if self.classes else "r2"]
+        return self.layers[peak_index(curve, self.scores["log_loss"])]
+
+    def layer_or_best(self, layer: int | None) -> int:
+        """``layer`` if the probe has it, the best one for None.
+
+        Raises
+        ------
+        UserError
+            There is no such layer.
+        """
+        layer = self.best_layer if layer is None else layer
+        if layer not in self.layers:
+            raise UserError(
+                f"the probe has no layer {layer}: its layers are {self.layers[0]} to "
+                f"{self.layers[-1]}"
+            )
+        return layer
+
+    @property
+    def digest(self) -> str:
+        """Tells this probe from others: of its directions and intercepts."""
+        parts = (
+            np.ascontiguousarray(by_layer[layer], dtype=float).tobytes()
+            for layer in self.layers
+            for by_layer in (self.coef, self.intercept)
+        )
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+    def decision_function(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
+        """Logits, or predictions of a continuous label. [n, d] -> [n], or [n, C] of C > 2 classes
+
+        Raises
+        ------
+        UserError
+            There is no such layer, or states are not [n, d] finite numbers.
+        """
+        layer = self.layer_or_best(layer)
+        width = self.coef[layer].shape[1]
+        try:
+            states = np.asarray(states, dtype=float)
+        except (TypeError, ValueError):
+            raise UserError(f"states: not an array of numbers of shape (n, {width})") from None
+        if states.ndim != 2 or states.shape[1] != width:
+            raise UserError(f"states: shape {states.shape}, expected (n, {width})")
+        if not np.isfinite(states).all():
+            raise UserError("states: has values that are not finite")
+        logits: np.ndarray = states @ self.coef[layer].T + self.intercept[layer]
+        return logits[:, 0] if logits.shape[1] == 1 else logits
+
+    def predict_proba(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
+        """Probabilities of the classes. [n, d] -> [n, C]
+
+        Raises
+        ------
+        UserError
+            As ``decision_function``, or the labels are continuous.
+        """
+        if not self.classes:
+            raise UserError("the probe predicts a number, which has no probabilities")
+        logits = self.decision_function(states, layer)
+        if logits.ndim == 1:
+            logits = np.column_stack([np.zeros_like(logits), logits])
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: np.ndarray = odds / odds.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def predict(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
+        """The most probable class, or the predicted number. [n, d] -> [n]"""
+        if not self.classes:
+            return self.decision_function(states, layer)
+        best = self.predict_proba(states, layer).argmax(axis=1)
+        predicted: np.ndarray = np.asarray(self.classes)[best]
+        return predicted
+
+    def save(self, path: str | Path) -> Path:
+        """Write one .safetensors file, whole or not at all."""
+        header = {
+            "format": FORMAT,
+            "classes": json.dumps(self.classes, default=str),
+            "facts": json.dumps(dict(self.facts)),
+            "scores": json.dumps(dict(self.scores)),
+        }
+        tensors = {
+            f"{name}.{layer}": np.ascontiguousarray(getattr(self, name)[layer], dtype=float)
+            for name in ("coef", "intercept")
+            for layer in self.layers
+        }
+        with whole_file(Path(path)) as partial:
+            save_file(tensors, partial, header)
+        return Path(path)
+
+
+def load_probe(path: str | Path) -> SavedProbe:
+    """Read a probe that a run left under ``probes/``, or that ``SavedProbe.save`` wrote.
+
+    Raises
+    ------
+    UserError
+        There is no such file, or it is not a saved probe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            header = opened.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise UserError(f"{path}: a safetensors file, but not one of a saved probe")
+            tensors: dict[str, dict[int, np.ndarray]] = {"coef": {}, "intercept": {}}
+            for key in opened.keys():  # noqa: SIM118
+                name, _, layer = key.partition(".")
+                tensors[name][int(layer)] = opened.get_tensor(key)
+            probe = SavedProbe(
+                **tensors,
+                classes=tuple(json.loads(header["classes"])),
+                facts=dict(json.loads(header["facts"])),
+                scores=dict(json.loads(header["scores"])),
+            )
+            _require_whole(probe)
+            return probe
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a saved probe, or damaged ({error})") from None
+
+
+def _require_whole(probe: SavedProbe) -> None:
+    """Raise ``ValueError`` where parts of a probe do not fit each other."""
+    outputs = len(probe.classes) if len(probe.classes) > 2 else 1
+    for layer, coef in probe.coef.items():
+        if coef.ndim != 2 or len(coef) != outputs or probe.intercept[layer].shape != (outputs,):
+            raise ValueError(f"layer {layer} does not fit {len(probe.classes)} classes")
+    curve = probe.scores["accuracy" if probe.classes else "r2"]
+    if (
+        len(probe.scores["log_loss"]) != len(curve)
+        or not len(curve) == len(probe.coef) == len(probe.intercept) > 0
+    ):
+        raise ValueError("its layers and scores do not fit each other")

@@ -1,0 +1,1 @@
+"""The stages in their order, and several runs side by side."""

@@ -1,0 +1,280 @@
+"""Several runs side by side: a folder with the tables of all, how they differ, and one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from llmprobe.config.load import load_config
+from llmprobe.config.schema import RunConfig
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import whole_file, write_text
+from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
+from llmprobe.results.folder import (
+    RunTables,
+    claim,
+    lacks,
+    read_run,
+    read_table,
+    remove_others,
+    write_results,
+)
+from llmprobe.results.results import Results
+from llmprobe.run.comparable import (
+    Differing,
+    Member,
+    each_once,
+    obstacles,
+    plain,
+    what_differs,
+)
+from llmprobe.run.comparison_config import (
+    ComparedRun,
+    Comparison,
+    ComparisonConfig,
+    is_comparison,
+    load,
+)
+from llmprobe.run.side_by_side import merged, told_apart
+from llmprobe.run.wordings import wordings
+from llmprobe.sanity.config import is_sanity
+
+MOST_OBSTACLES = 8
+"""Said at once; what is behind one of them is often behind the others."""
+
+LONGEST_LINE = 400
+"""Characters of what is said about runs in the terminal; names can be of any length."""
+
+
+def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
+    """Put the tables of runs together, and how their curves differ, in a folder of their own.
+
+    Runs may differ in all that a question can be about: models, sizes, revisions, precision,
+    perturbations, datasets. Where that would give two curves one name, it stands behind the name.
+
+    Parameters
+    ----------
+    anyway
+        Whether to compare runs whose curves do not mean the same: of other examples, folds, sites,
+        positions or probes. Examples that are not the same are never paired.
+
+    Raises
+    ------
+    UserError
+        There are not two run folders or more; ``out`` is something else; the curves do not mean
+        the same.
+    """
+    members = _members(runs)
+    _require_own_folder(out, runs)
+    notes = _incomparable(members, anyway)
+    for member in members:
+        notes += [*member.run.notes, *lacks(member.run, member.config)]
+    comparison = Comparison(
+        runs=[
+            ComparedRun(
+                name=member.name,
+                path=member.run.out.resolve(),
+                config=yaml.safe_load(member.config.to_yaml()),
+            )
+            for member in members
+        ],
+        anyway=anyway,
+        differs={one.what: list(one.values) for one in what_differs(members)},
+        notes=notes,
+    )
+    members = told_apart(members)
+    tables = merged(members)
+    found = differences(
+        tables["results"],
+        tables["summary"],
+        tables["predictions"],
+        tables["examples"],
+        wordings(pair for member in members for pair in member.datasets.items()),
+    )
+    if found.empty:
+        comparison.notes.append("No two curves are of the same examples, so none are compared.")
+    claim(out)
+    _write(out, comparison, tables, found, _environment(members))
+
+
+def _write(
+    out: Path,
+    comparison: Comparison,
+    tables: Mapping[str, pd.DataFrame],
+    found: pd.DataFrame,
+    environment: Mapping[str, Any],
+) -> None:
+    config = ComparisonConfig(compare=comparison).model_dump(mode="json")
+    results = Results(
+        tables["results"],
+        tables["summary"],
+        tables["predictions"],
+        tables["learning_curve"],
+        probes=(),
+        blind_probes=(),
+    )
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_results(out, results, text, environment)
+    for name, table in (("examples", tables["examples"]), ("differences", found)):
+        with whole_file(out / f"{name}.parquet") as partial:
+            table.to_parquet(partial, index=False)
+    write_text(out / "differences.csv", found.to_csv(index=False))
+
+
+def report(out: Path) -> list[Path]:
+    """Figures and page of a comparison, from its tables. -> the files written, page last
+
+    Raises
+    ------
+    UserError
+        Its config.yaml or its results are missing or damaged.
+    """
+    from llmprobe.reporting.charts.figures import draw_figures, write_all
+    from llmprobe.reporting.page.compared import Compared
+    from llmprobe.reporting.page.page import write_report
+
+    comparison, run, found = _read(out)
+    figures = draw_figures(run.results, run.summary, run.predictions, run.learning_curve)
+    written = write_all(figures, out / "figures")
+    for suffix in ("png", "svg"):
+        remove_others(out / "figures", f"*.{suffix}", written)
+    page = write_report(
+        out / "report.html",
+        run,
+        figures,
+        title=comparison.title,
+        command=comparison.command(out),
+        compared=Compared(
+            found,
+            {one.name: str(one.path) for one in comparison.runs},
+            comparison.differs,
+        ),
+        permutations=comparison.permutations,
+    )
+    return [*written, page]
+
+
+def terminal_text(out: Path, unicode: bool = True) -> str:
+    """The best layers, how they differ, and what differs in the runs, in lines of 100 columns.
+
+    Raises
+    ------
+    UserError
+        Its config.yaml or a table is missing or damaged.
+    """
+    from llmprobe.ground.text import elide
+    from llmprobe.reporting.terminal import WIDTH, summary_table
+    from llmprobe.reporting.terminal_differences import difference_table
+
+    comparison, run, found = _read(out)
+    names = [one.name for one in comparison.runs]
+    lines = [
+        *(f"{name}: {one.path}" for name, one in zip(names, comparison.runs, strict=True)),
+        *(
+            f"{what}: {Differing(what, values).said(names)}"
+            for what, values in comparison.differs.items()
+        ),
+        *(f"note: {note}" for note in run.notes),
+    ]
+    about = "\n".join(
+        fill(elide(line, LONGEST_LINE, "…"), WIDTH, subsequent_indent="  ") for line in lines
+    )
+    parts = [
+        summary_table(run.summary, run.results, run.environment["models"], unicode=unicode),
+        difference_table(found, unicode=unicode),
+        about if unicode else about.replace("…", "...").encode("ascii", "replace").decode(),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _read(out: Path) -> tuple[Comparison, RunTables, pd.DataFrame]:
+    """What was compared, the tables with all notes, and the differences if they are there."""
+    comparison, run = load(out), read_run(out)
+    notes = [*run.notes, *comparison.notes]
+    path = out / "differences.parquet"
+    try:
+        found = read_table(path)
+    except UserError:
+        found = pd.DataFrame(columns=DIFFERENCE_COLUMNS)
+        notes.append(f"{path}: missing or damaged; to make it again: {comparison.command(out)}")
+    return comparison, replace(run, notes=tuple(notes)), found
+
+
+def _members(runs: Sequence[Path]) -> list[Member]:
+    if len(runs) < 2:
+        raise UserError(
+            f"compare takes two run folders or more, and {len(runs)} was given; one alone is drawn "
+            "by `llmprobe report`"
+        )
+    found: list[tuple[RunConfig, RunTables]] = []
+    for i, run in enumerate(runs):
+        if run.resolve() in [other.resolve() for other in runs[:i]]:
+            raise UserError(f"{run}: given twice; a run does not differ from itself")
+        tables = read_run(run)
+        for is_other, what in (
+            (is_sanity, "an experiment of `llmprobe sanity`"),
+            (is_comparison, "a comparison; give the runs that it was made of"),
+        ):
+            if is_other(run):
+                raise UserError(f"{run}: not a run of language models but {what}")
+        found.append((load_config(run / "config.yaml"), tables))
+    ways_to_name = (
+        [config.name for config, _ in found],
+        [run.resolve().name for run in runs],
+        [str(run) for run in runs],
+    )
+    names = next(way for way in ways_to_name if len(set(way)) == len(way))
+    return [
+        Member.of(name, config, tables) for name, (config, tables) in zip(names, found, strict=True)
+    ]
+
+
+def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
+    """Raise ``UserError`` where a comparison would mix with something else."""
+    for run in runs:
+        if run.resolve() in (out.resolve(), *out.resolve().parents):
+            where = "is one of the runs" if run.resolve() == out.resolve() else f"is inside {run}"
+            raise UserError(f"--out {out}: {where}; give the comparison a folder of its own")
+    if out.is_dir() and any(out.iterdir()) and not is_comparison(out):
+        raise UserError(
+            f"--out {out}: holds something that is not a comparison; give a new folder, or that of "
+            "an earlier comparison to replace it"
+        )
+
+
+def _incomparable(members: Sequence[Member], anyway: bool) -> list[str]:
+    """Why curves do not mean the same, a sentence each; raises ``UserError`` unless anyway."""
+    found = obstacles(members)
+    if not found or anyway:
+        return [f"Not comparable: {one}." for one in found]
+    more = len(found) - MOST_OBSTACLES
+    lines = [f"not comparable: {one}" for one in found[:MOST_OBSTACLES]]
+    lines += [f"and {more} more like these"] if more > 0 else []
+    raise UserError(
+        "\n".join(lines) + "\ngive runs of the same examples, folds and settings, or add --anyway "
+        "to see these side by side with a note"
+    )
+
+
+def _environment(members: Sequence[Member]) -> dict[str, Any]:
+    """What is known of all models and datasets; versions and hardware, by run where they differ."""
+    environments = [member.run.environment for member in members]
+    found: dict[str, Any] = {}
+    for key in each_once(environments):
+        values = [one.get(key, "") for one in environments]
+        if key in ("models", "datasets"):
+            by_name = {facts["name"]: facts for value in values for facts in value}
+            order = each_once([facts["name"] for facts in value] for value in values)
+            found[key] = [by_name[name] for name in order]
+        elif all(value == values[0] for value in values):
+            found[key] = values[0]
+        else:
+            said = zip(members, values, strict=True)
+            found[key] = "; ".join(f"{member.name}: {plain(value)}" for member, value in said)
+    return found

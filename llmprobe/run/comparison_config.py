@@ -1,0 +1,75 @@
+"""What a comparison was made of: kept in its folder as ``config.yaml``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from llmprobe.config.load import mapping_in, parsed_yaml, validated
+from llmprobe.config.schema import Section
+
+MOST_NAMES = 6
+"""In a title."""
+
+
+class ComparedRun(Section):
+    """A run as it was when it was compared."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+
+
+class Comparison(Section):
+    """Runs that stand side by side."""
+
+    runs: list[ComparedRun] = Field(min_length=2)
+    anyway: bool
+    """Whether they do in spite of what the notes say."""
+    differs: dict[str, list[str]]
+    """What is not the same in all runs -> its value in each."""
+    notes: list[str]
+    """What a reader must know about the runs, a sentence each."""
+
+    @property
+    def title(self) -> str:
+        """``a · b · c``."""
+        names = [run.name for run in self.runs]
+        more = len(names) - MOST_NAMES
+        return " · ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def permutations(self) -> int:
+        """The fewest that any of the runs had."""
+        return min(int(run.config["probe"]["permutations"]) for run in self.runs)
+
+    def command(self, out: Path) -> str:
+        """What to type to compare again."""
+        words = ["llmprobe", "compare", *(str(run.path) for run in self.runs), "--out", str(out)]
+        return shlex.join(words + ["--anyway"] * self.anyway)
+
+
+class ComparisonConfig(Section):
+    """A whole config.yaml."""
+
+    compare: Comparison
+
+
+def is_comparison(out: Path) -> bool:
+    """Whether a folder is that of a comparison."""
+    return "compare" in mapping_in(out / "config.yaml")
+
+
+def load(out: Path) -> Comparison:
+    """What a comparison's folder was made of.
+
+    Raises
+    ------
+    UserError
+        Its config.yaml is missing or damaged.
+    """
+    path = out / "config.yaml"
+    return validated(ComparisonConfig, parsed_yaml(path), str(path)).compare

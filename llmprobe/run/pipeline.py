@@ -1,0 +1,313 @@
+"""The stages in their order: extract, probe, trace. What is done is never done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmprobe.config.schema import ModelConfig, RunConfig, file_name
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.groups import units
+from llmprobe.datasets.include import include
+from llmprobe.datasets.load import loaded, tell
+from llmprobe.datasets.published.files import without_downloads
+from llmprobe.extraction.activations import Activations
+from llmprobe.extraction.estimate import describe
+from llmprobe.extraction.extract import Extractor
+from llmprobe.ground.errors import NotOnDiskError, UserError
+from llmprobe.ground.files import write_text
+from llmprobe.ground.launch import launched
+from llmprobe.models.devices import resolve_device
+from llmprobe.models.source import check, expected_size, is_local
+from llmprobe.monitors import example_traces
+from llmprobe.monitors.example_traces import ExampleTrace, telling_examples
+from llmprobe.probing.protocol import probe
+from llmprobe.probing.tasks import ask
+from llmprobe.results.folder import (
+    Part,
+    claim,
+    write_results,
+)
+from llmprobe.results.results import Results
+from llmprobe.run.environment import dataset_facts, environment, model_facts
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger(__name__)
+
+BARE: Mapping[str, Any] = {
+    "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
+}  # fmt: skip
+"""Changes of a probe config that leave the accuracies as they are."""
+
+PLACES = {"device"}
+"""Keys of a probe config that do not change what it gives."""
+
+WORK_PER_WRITING = 20
+"""While there is more to do, tables are written after this many times as long as writing them
+takes: of a process that is killed, what is finished can be looked at."""
+
+RESULTS_VERSION = 4
+"""Raise when the same activations and config would give other numbers."""
+
+
+class Run:
+    """One config with one output folder."""
+
+    def __init__(self, config: RunConfig, out: Path, download: bool = True) -> None:
+        """Load and check the datasets.
+
+        Parameters
+        ----------
+        download
+            Whether to fetch datasets that are not on this disk; else they are left out, and
+            ``missing`` says which.
+
+        Raises
+        ------
+        UserError
+            Anything that can be seen to be wrong before a model is loaded.
+        """
+        self.config, self.out = config, out
+        self._traces: list[ExampleTrace] = []
+        self._traced: dict[str, list[int]] = {}
+        if config.probe.device != "auto":
+            resolve_device(config.probe.device, "probe.device")
+        for path in config.include:
+            include(path)
+        self.datasets: list[ConceptDataset] = []
+        self.missing: list[str] = []
+        with nullcontext() if download else without_downloads():
+            for dataset_config in config.datasets:
+                try:
+                    dataset = loaded(dataset_config)
+                except NotOnDiskError as error:
+                    self.missing.append(str(error))
+                    continue
+                _check(dataset, dataset_config.n, config)
+                self.datasets.append(dataset)
+        if self.missing and download:
+            raise NotOnDiskError("\n".join(self.missing))
+
+    def extract(self) -> Iterator[Activations]:
+        """Activations of every model on every dataset, into the cache."""
+        for extractor, dataset, _ in self._work():
+            yield extractor.extract(dataset)
+
+    def estimates(self) -> Iterator[str]:
+        """A line for each model and dataset: what an extraction would cost. Downloads nothing."""
+        yield from self.missing
+        texts = sum(map(len, self.datasets))
+        for model, is_control in self._models():
+            if not is_local(model):
+                if not is_control:
+                    yield (
+                        f"{model.name}: {expected_size(model)} is not on this disk and would be "
+                        f"downloaded first, for {texts:,} texts of {len(self.datasets)} datasets"
+                    )
+                continue
+            extractor = Extractor(model, self.config.extract)
+            for dataset in self.datasets:
+                line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
+                done = extractor.find(dataset) is not None
+                cost = "already extracted" if done else describe(extractor.estimate(dataset))
+                yield f"{line}, {cost}"
+
+    def probe(self, extract: bool = False) -> Results:
+        """Probe every model on every dataset, extracting what is missing if told to.
+
+        Parts that were probed before with the same config are read, not computed; when the work
+        is interrupted, the tables hold the parts that were finished.
+
+        Raises
+        ------
+        UserError
+            An extraction is missing and ``extract`` is false; several processes were launched.
+        """
+        if launched() > 1:
+            raise UserError(
+                "several processes share `llmprobe extract` only; launch that, then start "
+                "`llmprobe probe` with the same config by itself"
+            )
+        claim(self.out)
+        if not (self.out / "results.parquet").exists():  # Else it is the config of those.
+            write_text(self.out / "config.yaml", self.config.to_yaml())
+        parts: list[Results] = []
+        self._traces = []
+        untrained: dict[tuple[str, str], Results] = {}
+        written, due = 0, 0.0
+        try:
+            for extractor, dataset, is_control in self._work():
+                place = extractor.model_config.id, dataset.name
+                if is_control:
+                    untrained[place], *_ = self._probe_one(extractor, dataset, extract, BARE)
+                    continue
+                results, folder, is_new = self._probe_one(extractor, dataset, extract)
+                control = untrained.get(place)
+                parts.append(results if control is None else _beside(results, control))
+                self._trace_some(extractor, dataset, results, folder, extract)
+                began = time.monotonic()
+                if is_new and began >= due:
+                    self._write(parts)
+                    written = len(parts)
+                    due = began + (1 + WORK_PER_WRITING) * (time.monotonic() - began)
+        finally:
+            if len(parts) > written:
+                self._write(parts)
+        return Results.concatenate(parts)
+
+    def _write(self, parts: Sequence[Results]) -> None:
+        models = [model_facts(model) for model in self.config.models]
+        write_results(
+            self.out,
+            Results.concatenate(parts),
+            self.config.to_yaml(),
+            environment(models, self._dataset_facts),
+            self.datasets,
+        )
+        example_traces.save(self._traces, self.out / example_traces.FILE)
+
+    def _trace_some(
+        self,
+        extractor: Extractor,
+        dataset: ConceptDataset,
+        results: Results,
+        folder: Path,
+        extract: bool,
+    ) -> None:
+        """Traces of a few examples, the same for all models, kept beside the part.
+
+        Without ``extract`` no model is run, and only traces that are kept are there.
+        """
+        if not self.config.report.traces:
+            return
+        examples = self._traced.get(dataset.name)
+        if examples is None:
+            examples = telling_examples(results, self.config.report.traces)
+            self._traced[dataset.name] = examples
+        digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
+        path = folder / f"traces-{digest[:16]}.json"
+        try:
+            traces = example_traces.load(path)
+        except UserError:
+            if not extract:
+                return
+            traces = example_traces.example_traces(extractor, dataset, results, examples)
+            if traces:  # What failed may succeed another time.
+                example_traces.save(traces, path)
+        self._traces += traces
+
+    @cached_property
+    def _dataset_facts(self) -> list[dict[str, Any]]:
+        return [dataset_facts(dataset) for dataset in self.datasets]
+
+    def _probe_one(
+        self,
+        extractor: Extractor,
+        dataset: ConceptDataset,
+        extract: bool,
+        changes: Mapping[str, Any] | None = None,
+    ) -> tuple[Results, Path, bool]:
+        """The results of one part, its folder, and whether it was not there before."""
+        config = self.config.probe.model_copy(update=changes)
+        # The untrained control is a part of its own, and the order of the others says nothing.
+        controls = tuple(sorted(set(config.controls) - {"random_weights"}))
+        config = config.model_copy(update={"controls": controls})
+        name = extractor.model_config.name
+        not_extracted = UserError(
+            f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
+            "same config first, or `llmprobe run` for everything"
+        )
+        if not extract and not is_local(extractor.model_config):
+            raise not_extracted
+        key = {
+            "version": RESULTS_VERSION,
+            "names": [name, dataset.name],
+            "activations": extractor.folder(dataset).name,
+            "dataset": dataset.content_hash,
+            "probe": config.model_dump(mode="json", exclude=PLACES),
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        part = Part(self.out / "parts" / f"{name}-{file_name(dataset.name)}-{digest[:16]}")
+        found = part.load()
+        if found is not None:
+            log.info("%s on %s: already probed", name, dataset.name)
+            return found, part.folder, False
+        activations = extractor.extract(dataset) if extract else extractor.find(dataset)
+        if activations is None:
+            raise not_extracted
+        results = probe(activations, config)
+        part.save(results)
+        return results, part.folder, True
+
+    def _work(self) -> Iterator[tuple[Extractor, ConceptDataset, bool]]:
+        """Models outside, datasets inside: one model in memory at a time, loaded at most once."""
+        for model, is_control in self._models():
+            extractor = Extractor(model, self.config.extract)
+            for dataset in self.datasets:
+                yield extractor, dataset, is_control
+
+    def _models(self) -> list[tuple[ModelConfig, bool]]:
+        """Each model, right after its untrained control if there is one; True is the control.
+
+        What can be seen to be wrong with any of them is said before the first is loaded.
+        """
+        wanted = "random_weights" in self.config.probe.controls
+        models: list[tuple[ModelConfig, bool]] = []
+        for model in self.config.models:
+            check(model)
+            if wanted and model.weights == "pretrained":
+                models.append((_untrained(model), True))
+            models.append((model, False))
+        return models
+
+
+def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
+    """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
+    try:
+        tell(dataset, refuse=True)
+        _check_folds(dataset, config)
+    except UserError as error:
+        if n is None or dataset.groups is None:
+            raise
+        largest = Counter(dataset.groups.tolist()).most_common(1)[0][1]
+        raise UserError(
+            f"{error}; with n (or --limit) {n}, whole groups of up to {largest} are drawn, so it "
+            f"takes {2 * config.probe.folds * largest} or more"
+        ) from None
+    if config.extract.position.startswith("span:"):
+        dataset.span_ends(config.extract.position.removeprefix("span:"))
+
+
+def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
+    whole = units(dataset.groups, dataset.texts)
+    ask(dataset.labels, whole, config.probe.model_copy(update=BARE), dataset.name)
+
+
+def _untrained(model: ModelConfig) -> ModelConfig:
+    """The control of a model: the same architecture with random weights."""
+    return model.model_copy(update={"weights": "random", "name": f"{model.name}-random"})
+
+
+def _beside(part: Results, control: Results) -> Results:
+    """A part with the accuracies of the untrained control."""
+    table, summary = part.table.copy(), part.summary.copy()
+    table["random_weights_accuracy"] = control.table["accuracy"].to_numpy()
+    for metric in ("accuracy", "r2"):
+        summary[f"random_weights_{metric}"] = control.summary[f"peak_{metric}"].to_numpy()
+    return replace(part, table=table, summary=summary)
+
+
+def default_out(config: RunConfig) -> Path:
+    """``runs/<name>``."""
+    return Path("runs") / config.name

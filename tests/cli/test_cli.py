@@ -1,0 +1,371 @@
+"""The command line: exit codes, what is printed where, and what is not loaded or done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from toy import write_config, write_table
+
+import llmprobe
+from llmprobe.cli import main as cli
+from llmprobe.cli.main import main
+from llmprobe.ground.errors import UserError
+
+HEAVY = ("torch", "transformers", "sklearn", "pandas", "scipy", "matplotlib")
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model: Callable[..., Path]) -> Path:
+    table = write_table(tmp_path / "toy.csv")
+    model = {"id": str(tiny_model("llama")), "dtype": "float32"}
+    return write_config(tmp_path / "toy.yaml", model, table)
+
+
+def everything_in(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = f"import sys, llmprobe; print([m for m in {HEAVY} if m in sys.modules])"
+    assert run_python(code).stdout == "[]\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, llmprobe.cli.main\n"
+        "try: llmprobe.cli.main.main(['run', '--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print([m for m in {(*HEAVY, 'pydantic', 'yaml')} if m in sys.modules])"
+    )
+    done = run_python(code)
+    assert done.stdout.startswith("usage: llmprobe run ")
+    assert done.stdout.endswith("[]\n")
+
+
+def test_results_go_to_stdout_and_logs_to_stderr(config: Path) -> None:
+    command = [sys.executable, "-m", "llmprobe", "extract", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("tiny-llama on toy: 40 texts, layers 0 to 3, ")
+    assert done.stdout.count("\n") == 1
+    checks, model, cost = done.stderr.splitlines()
+    assert checks.startswith("toy: a single word gives labels away: 'blue' ")
+    assert model.startswith("tiny-llama: LlamaModel, 3 blocks of width 32, ")
+    assert cost.startswith("tiny-llama on toy: 160 tokens")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["no-such-command"], ["run"], ["ls"], ["ls", "cats"], ["run", "c", "--limit", "x"]],
+)
+def test_a_command_that_is_none_ends_with_2(
+    words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert "usage: llmprobe" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == llmprobe.__version__
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 0, ""),
+        (UserError("x.csv: wrong"), 2, "llmprobe: x.csv: wrong\n"),
+        (KeyboardInterrupt(), 130, "llmprobe: interrupted; what was finished is kept"),
+        (OSError(28, "No space left on device", "x"), 1, "llmprobe: the disk is full: "),
+        (
+            PermissionError(13, "Permission denied", "/x"),
+            2,
+            "llmprobe: Permission denied (/x)\n",
+        ),
+    ],
+)
+def test_how_a_command_ends_is_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException | None,
+    code: int,
+    said: str,
+) -> None:
+    def end(_: object) -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(cli, "_ls", end)
+    assert main(["ls", "models"]) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_bug_shows_its_traceback_and_ends_with_1() -> None:
+    code = (
+        "from llmprobe import cli\n"
+        "def bug(_): raise ZeroDivisionError\n"
+        "cli._ls = bug\n"
+        "raise SystemExit(cli.main(['ls', 'models']))"
+    )
+    done = run_python(code)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_validate_prints_a_config_that_validates_to_itself(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(config), "--set", "probe.folds=3", "--limit", "20"]) == 0
+    resolved = capsys.readouterr().out
+    assert yaml.safe_load(resolved)["probe"]["folds"] == 3
+    assert yaml.safe_load(resolved)["datasets"][0]["n"] == 20
+    again = tmp_path / "again.yaml"
+    again.write_text(resolved)
+    assert main(["validate", str(again)]) == 0
+    assert capsys.readouterr().out == resolved
+
+
+def test_validate_reads_the_data_and_writes_nothing(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = everything_in(tmp_path)
+    assert main(["validate", str(config)]) == 0
+    assert everything_in(tmp_path) == before
+    (tmp_path / "toy.csv").write_text("text,label\na,0\nb,0\n")
+    assert main(["validate", str(config)]) == 2
+
+
+def test_validate_says_that_a_device_for_probing_is_not_here(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", str(config), "--set", "probe.device=gpu"]) == 2
+    assert capsys.readouterr().err == (
+        "llmprobe: probe.device 'gpu' is no device; it should be auto, cpu, cuda, cuda:1 or mps\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "extract", "probe", "validate"])
+def test_a_dry_run_estimates_and_writes_nothing(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = everything_in(tmp_path)
+    assert main([command, str(config), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    # For each of five subjects: it, "is", two colours, eight numbers; 40 x 4 layers x 32 x 4 bytes.
+    assert said == (
+        "tiny-llama on toy: 40 texts, 160 tokens (60 unique), prefix tree (60 to compute), "
+        "20 kB on disk, under a second\n"
+    )
+    assert everything_in(tmp_path) == before
+
+
+def test_a_dry_run_downloads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a network connection")
+
+    monkeypatch.setattr("socket.socket.connect", refused)
+    monkeypatch.setattr("subprocess.run", refused)
+    config = write_config(
+        tmp_path / "c.yaml", "smollm2-135m", "coin_flip", models=["smollm2-135m", "no-org/no-model"]
+    )
+    assert main(["run", str(config), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all("would be downloaded first" in line for line in lines)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_dry_run_says_what_is_already_extracted(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["extract", str(config)]) == 0
+    assert "tiny-llama on toy: 40 texts, layers 0 to 3" in capsys.readouterr().out
+    assert main(["run", str(config), "--dry-run", "--out", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == "tiny-llama on toy: 40 texts, already extracted\n"
+
+
+@pytest.mark.parametrize("model", [None, "smollm2-135m"])
+def test_probing_before_extracting_says_what_to_do(
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: str | None,
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a download")
+
+    monkeypatch.setattr("subprocess.run", refused)
+    chosen = ["--set", f"models={model}"] if model else []
+    assert main(["probe", str(config), "--out", str(tmp_path / "run"), *chosen]) == 2
+    said = capsys.readouterr().err
+    assert "on toy: not extracted yet; run `llmprobe extract` with the same config first" in said
+
+
+def test_stages_one_by_one_give_what_a_run_gives(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, whole = tmp_path / "alone", tmp_path / "whole"
+    assert main(["extract", str(config), "--out", str(alone)]) == 0
+    assert main(["probe", str(config), "--out", str(alone)]) == 0
+    assert f"tables   {alone}" in capsys.readouterr().out
+    assert not (alone / "report.html").exists()
+    assert main(["report", str(alone)]) == 0
+    capsys.readouterr()
+    assert main(["run", str(config), "--out", str(whole)]) == 0
+    out = capsys.readouterr().out
+    assert "accuracy" in out
+    assert out.endswith(f"report   {whole / 'report.html'}\n")
+    for name in ("report.html", "results.csv", "figures/curves.png"):
+        assert (alone / name).exists()
+        assert (whole / name).exists()
+    assert (alone / "results.csv").read_text() == (whole / "results.csv").read_text()
+
+
+@pytest.mark.parametrize(("kind", "score"), [("logistic", "accuracy"), ("ridge", "r2")])
+def test_a_run_ends_with_where_its_heatmap_is(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, score: str
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", str(config), "--out", str(out), "--set", f"probe.kind={kind}"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("heatmap")]
+    assert lines == [f"heatmap  {out / 'figures' / f'heatmap_{score}.png'}"]
+
+
+def test_results_go_to_runs_and_the_name_of_the_config(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["extract", str(config)])
+    assert main(["probe", str(config), "--set", "name=mine"]) == 0
+    assert (tmp_path / "runs" / "mine" / "results.parquet").exists()
+
+
+def test_ls_models_says_what_is_known_and_what_is_here(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["ls", "models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (smollm,) = (line for line in lines if line.startswith("smollm2-135m"))
+    assert "not downloaded" in smollm
+    assert "Apache-2.0" in smollm
+    table = lines[: lines.index("")]
+    assert len({line.index("not downloaded") for line in table}) == 1
+    assert len({line.index("4-bit") for line in table}) == 1
+
+
+def test_ls_datasets_says_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "datasets"]) == 0
+    out = capsys.readouterr().out
+    assert "capitals" in out
+    assert "coin_flip" in out
+
+
+def test_show_describes_a_known_dataset_and_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "capitals"]) == 0
+    out = capsys.readouterr().out
+    for words in ("licence   CC BY 4.0", "groups", "0: 2,172 (50.0 %), 1: 2,172 (50.0 %)"):
+        assert words in out
+    assert main(["show", str(write_table(tmp_path / "toy.csv"))]) == 0
+    assert "40 texts" in capsys.readouterr().out
+
+
+def test_a_terminal_without_unicode_shows_what_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    path.write_text("text,label\ncafé ✓,yes\nb,no\n", encoding="utf-8")
+    code = "import sys; from llmprobe.cli.main import main; raise SystemExit(main(sys.argv[1:]))"
+    done = run_python(code, "show", str(path), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "yes    caf? ?" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f'"{sys.executable}" -m llmprobe show coin_flip | true'
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=buffered
+    )
+    assert done.stderr == ""
+
+
+def test_a_check_says_what_was_found_and_how_far_each_way_is_from_a_text_alone(
+    tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tiny_model("gemma3", bos=True))
+    assert main(["check", model, "--set", "dtype=float32"]) == 0
+    said = capsys.readouterr().out
+    for found in (
+        "3 × Gemma3DecoderLayer, width 32",
+        "begins a text with '<s>'",
+        "before + attention + mlp = after, to 0.0e+00",
+        "extraction can use: prefix tree, padded batches, padded batches with a mask, one length",
+    ):
+        assert found in said
+    (tree,) = (line.split() for line in said.splitlines() if line.startswith("  prefix tree"))
+    assert all(0 < float(number) < 1e-5 for number in tree[2:])
+    assert len(tree[2:]) == 4
+
+
+def test_a_check_of_a_model_that_looks_ahead_offers_no_tree(
+    tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(tiny_model("bert")), "--set", "dtype=float32"]) == 0
+    said = capsys.readouterr().out
+    assert "extraction can use: padded batches with a mask, one length a batch" in said
+    assert "prefix tree" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["./nowhere"], "does not exist"),
+        (["smollm2-135m", "--set", "dtpye=float32"], "did you mean 'dtype'"),
+        (["smolm2-135m"], "did you mean 'smollm2-135m'"),
+    ],
+)
+def test_a_check_of_what_is_no_model_says_why(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "probe"])
+def test_several_processes_share_an_extraction_and_nothing_else(
+    command: str,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert main([command, str(config), "--out", str(tmp_path / "out")]) == 2
+    assert "several processes share `llmprobe extract` only" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
