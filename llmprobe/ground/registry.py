@@ -1,0 +1,122 @@
+"""Registries: what a name in a config or on the command line stands for, also from other packages.
+
+    metrics: Registry[Metric] = Registry("metric", homes=["llmprobe.results.metrics"])
+
+    @metrics.register("toy")          # in any file
+    def toy(...): ...
+
+    metrics["toy"]                    # the entry; an unknown name is a UserError
+
+A package of one's own is found by the entry point group ``llmprobe.plugins``; in its pyproject.toml
+
+    [project.entry-points."llmprobe.plugins"]
+    mine = "my_package.my_module"
+
+names a module that is imported, and registers what it has, at the first look into any registry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from threading import RLock
+from typing import TypeVar
+
+from llmprobe.ground.errors import UserError, suggestion
+
+T = TypeVar("T")
+
+PLUGINS = "llmprobe.plugins"
+"""The entry point group of packages that register something."""
+
+log = logging.getLogger(__name__)
+_loading = RLock()
+_plugins_are_loaded = False
+
+
+class Registry(Mapping[str, T]):
+    """Entries of one kind by name, in the order in which they were registered.
+
+    Parameters
+    ----------
+    kind
+        What an entry is called in messages, such as ``metric``.
+    homes
+        Modules, and packages with all modules directly in them, that register the entries of
+        llmprobe itself; imported at the first look into the registry, and not before.
+    """
+
+    def __init__(self, kind: str, homes: Sequence[str] = ()) -> None:
+        self.kind = kind
+        self._homes = list(homes)
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> None:
+        """Register an entry.
+
+        Raises
+        ------
+        UserError
+            Another entry has that name.
+        """
+        if self._entries.setdefault(name, entry) is not entry:
+            raise UserError(f"{self.kind} {name!r}: there is one of that name already")
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that registers what it decorates, and leaves it as it is."""
+
+        def decorator(entry: T) -> T:
+            self.add(name, entry)
+            return entry
+
+        return decorator
+
+    def remove(self, name: str) -> None:
+        """Forget an entry, if there is one of that name."""
+        self._entries.pop(name, None)
+
+    def __getitem__(self, name: str) -> T:
+        """Return the entry called ``name``; raise ``UserError`` when there is none."""
+        if name not in self:
+            raise UserError(f"{self.kind} {name!r} is not known; {suggestion(name, self)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded())
+
+    def __len__(self) -> int:
+        return len(self._loaded())
+
+    def _loaded(self) -> dict[str, T]:
+        """Return all entries, after what registers them has been imported."""
+        with _loading:
+            while self._homes:
+                home = import_module(self._homes.pop(0))
+                for module in iter_modules(getattr(home, "__path__", ())):
+                    import_module(f"{home.__name__}.{module.name}")
+            load_plugins()
+        return self._entries
+
+
+def load_plugins() -> None:
+    """Import the modules of the entry point group ``llmprobe.plugins``, once in a process.
+
+    One that cannot be imported is left out with a warning.
+    """
+    global _plugins_are_loaded
+    with _loading:
+        if _plugins_are_loaded:
+            return
+        _plugins_are_loaded = True
+        for plugin in entry_points(group=PLUGINS):
+            try:
+                plugin.load()
+            except (Exception, SystemExit) as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                log.warning("plugin %s (%s) is left out: %s", plugin.name, plugin.value, reason)
