@@ -35,8 +35,8 @@ from llmprobe.probing.fit_many import Design, Problems
 from llmprobe.probing.labels import shuffled_labels
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.losses import Logistic
-from llmprobe.probing.search import COMPARING, Task, _Path, search
-from llmprobe.probing.tasks import Questions, ask
+from llmprobe.probing.search import COMPARING, ProbingTask, _Path, search
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import Arrays, each_layer
 
 GRID = np.logspace(4, -4, 10)
@@ -64,9 +64,9 @@ class Input:
         """A layer to choose a solver on."""
         return self.layers[list(self.layers)[len(self.layers) // 2]]
 
-    def questions(self) -> Questions:
+    def tasks(self) -> ProbingTasks:
         """Folds and inner folds."""
-        return ask(self.y, self.groups, BARE, self.name)
+        return build_tasks(self.y, self.groups, BARE, self.name)
 
 
 def scaled(X: np.ndarray) -> np.ndarray:
@@ -155,13 +155,13 @@ class ScikitLearn:
     """scikit-learn's ways on an input; each returns what it chose."""
 
     given: Input
-    q: Questions
+    tasks: ProbingTasks
     solver: str
     pool: Parallel
 
     def grid(self) -> list[LogisticRegressionCV]:
         """(a) A layer on each core."""
-        folds, y = self.q.fold_of, self.given.y
+        folds, y = self.tasks.fold_of, self.given.y
         jobs = (
             delayed(cross_validated)(X, y, folds, self.solver) for X in self.given.layers.values()
         )
@@ -175,8 +175,8 @@ class ScikitLearn:
         """The grid again inside each training set. -> the penalties"""
         jobs = []
         for X in self.given.layers.values():
-            for fold, task in enumerate(self.q.inner):
-                train = self.q.fold_of != fold
+            for fold, task in enumerate(self.tasks.inner):
+                train = self.tasks.fold_of != fold
                 jobs.append(
                     delayed(cross_validated)(
                         X[train], self.given.y[train], task.scored_by[train], self.solver
@@ -191,7 +191,7 @@ class ScikitLearn:
             delayed(one_fit)(X, y, train, 100.0, self.solver)
             for X in self.given.layers.values()
             for y in labels
-            for train in self.q.train
+            for train in self.tasks.train
         )
 
 
@@ -203,7 +203,7 @@ def on_every_layer(given: Input, fit: Callable[[np.ndarray], object]) -> list[ob
     return list(each_layer(Arrays(given.layers), fit, "", False))
 
 
-def grid(given: Input, tasks: Sequence[Task], device: str) -> np.ndarray:
+def grid(given: Input, tasks: Sequence[ProbingTask], device: str) -> np.ndarray:
     """Penalties of the tasks, [layers, tasks], with the scaling that scikit-learn was given."""
 
     def fit(X: np.ndarray) -> np.ndarray:
@@ -213,9 +213,9 @@ def grid(given: Input, tasks: Sequence[Task], device: str) -> np.ndarray:
     return np.stack(on_every_layer(given, fit))  # type: ignore[arg-type]
 
 
-def nested(given: Input, q: Questions, device: str) -> None:
+def nested(given: Input, tasks: ProbingTasks, device: str) -> None:
     """The nested choice and the refits, on llmprobe's own grid and with its own scaling."""
-    on_every_layer(given, lambda X: probe_layer(X, q, device))
+    on_every_layer(given, lambda X: probe_layer(X, tasks, device))
 
 
 def everything(given: Input, device: str) -> None:
@@ -229,20 +229,20 @@ def everything(given: Input, device: str) -> None:
 # ------------------------------------------------------------------------------------- comparisons
 
 
-def objectives(given: Input, q: Questions, fitted: Sequence[LogisticRegressionCV]) -> str:
+def objectives(given: Input, tasks: ProbingTasks, fitted: Sequence[LogisticRegressionCV]) -> str:
     """Both objectives of each problem that (c) solved before it left the path."""
     theirs: list[float] = []
     ours: list[float] = []
     sign = 2.0 * given.y - 1
     for X, model in zip(given.layers.values(), fitted, strict=True):
-        targets = torch.as_tensor(q.targets).expand(q.n_folds, -1, -1)
+        targets = torch.as_tensor(tasks.targets).expand(tasks.n_folds, -1, -1)
         problems = Problems(
-            Design(X, standardize=False), Logistic(), targets, torch.as_tensor(q.train).float()
+            Design(X, standardize=False), Logistic(), targets, torch.as_tensor(tasks.train).float()
         )
         paths = np.reshape(next(iter(model.coefs_paths_.values()))
                            if isinstance(model.coefs_paths_, dict) else model.coefs_paths_,
-                           (q.n_folds, len(GRID), -1))  # fmt: skip
-        path = _Path(problems.design, "logistic", problems.loss, [q.observed])
+                           (tasks.n_folds, len(GRID), -1))  # fmt: skip
+        path = _Path(problems.design, "logistic", problems.loss, [tasks.observed])
         solution = None
         for i, l2 in enumerate(GRID):
             if not len(path.active):
@@ -250,7 +250,7 @@ def objectives(given: Input, q: Questions, fitted: Sequence[LogisticRegressionCV
             path.step(float(l2))
             solution = problems.solve(float(l2), solution, tolerance=COMPARING)
             fits = problems.raw(solution)
-            for fold, train in enumerate(q.train):
+            for fold, train in enumerate(tasks.train):
                 for found, coef, intercept in (
                     (ours, fits.coef[:, fold, 0], fits.intercept[fold, 0]),
                     (theirs, paths[fold, i, :-1], paths[fold, i, -1]),
@@ -272,9 +272,9 @@ def same(ours: np.ndarray, theirs: Sequence[float]) -> str:
 
 def compare(given: Input, options: argparse.Namespace, pool: Parallel) -> None:
     """The table of one input."""
-    q, small = given.questions(), given.middle.size < 1e7
-    solver = fastest_solver(given, q.fold_of)
-    sk = ScikitLearn(given, q, solver, pool)
+    tasks, small = given.tasks(), given.middle.size < 1e7
+    solver = fastest_solver(given, tasks.fold_of)
+    sk = ScikitLearn(given, tasks, solver, pool)
     names = {
         "a": f"(a) scikit-learn, 5 folds × 10 penalties ({solver})",
         "b": "(b) scikit-learn, one unscaled fit a layer",
@@ -288,9 +288,9 @@ def compare(given: Input, options: argparse.Namespace, pool: Parallel) -> None:
     jobs: dict[str, Callable[[], object]] = {
         "a": sk.grid,
         "b": sk.plain,
-        "c": lambda: grid(given, [q.observed], "cpu"),
-        "m": lambda: grid(given, q.inner, "cpu"),
-        "o": lambda: nested(given, q, "cpu"),
+        "c": lambda: grid(given, [tasks.observed], "cpu"),
+        "m": lambda: grid(given, tasks.inner, "cpu"),
+        "o": lambda: nested(given, tasks, "cpu"),
         "r": sk.relabelled,
         "d": lambda: everything(given, "cpu"),
     }
@@ -299,7 +299,7 @@ def compare(given: Input, options: argparse.Namespace, pool: Parallel) -> None:
     if torch.cuda.is_available():
         for key in ("c", "d"):
             names[f"{key} cuda"] = f"{names[key]}, CUDA"
-        jobs["c cuda"] = lambda: grid(given, [q.observed], "cuda")
+        jobs["c cuda"] = lambda: grid(given, [tasks.observed], "cuda")
         jobs["d cuda"] = lambda: everything(given, "cuda")
     took, results = turns(jobs, options.rounds, given.name)
     n_layers = len(given.layers)
@@ -330,7 +330,7 @@ def compare(given: Input, options: argparse.Namespace, pool: Parallel) -> None:
     ]
     fitted = results["a"]
     assert isinstance(fitted, list)
-    lines += ["", objectives(given, q, fitted)]
+    lines += ["", objectives(given, tasks, fitted)]
     chosen = [1 / float(np.ravel(model.C_)[0]) for model in fitted]
     lines[-1] += f" The same penalty in {same(np.asarray(results['c']), chosen)} layers"
     if small:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 FILE = "example_traces.json"
 _BLIND_FOLD = 0
-"""The fold that the blind probes did not see."""
+"""The fold that the fold-0 probes did not see."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def telling_examples(results: Results, most: int) -> list[int]:
     """Of each class the example that is answered most surely, then those most surely wrong; of
     labels that are numbers those predicted best, then those worst.
 
-    Numbers of at most ``most`` examples, all of the fold that the blind probes did not see.
+    Numbers of at most ``most`` examples, all of the fold that the fold-0 probes did not see.
     """
     predictions, layer = results.predictions, int(results.summary["peak_layer"].iloc[0])
     rows = predictions[(predictions["layer"] == layer) & (predictions["fold"] == _BLIND_FOLD)]
-    classes, worst = results.blind_probes[0].classes, max(1, most // 3)
+    classes, worst = results.fold0_probes[0].classes, max(1, most // 3)
     if classes:
         # Of two classes the score is the last one's probability, of more the predicted one's.
         sure = (rows["score"] - 0.5).abs() if len(classes) == 2 else rows["score"]
@@ -77,7 +77,7 @@ def example_traces(
     rows = results.predictions[results.predictions["layer"] == layer].set_index("example")
     texts = [dataset.texts[example] for example in examples]
     try:
-        traces = trace(extractor, results.blind_probes[0], texts)
+        traces = trace(extractor, results.fold0_probes[0], texts)
     except UserError as error:
         log.warning("%s on %s: no traces: %s", extractor.model_config.name, dataset.name, error)
         return []

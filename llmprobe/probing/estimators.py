@@ -29,7 +29,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
 from llmprobe.probing.losses import Logistic, Loss, Softmax
 from llmprobe.probing.mean_difference import MeanDifferences
-from llmprobe.probing.search import PENALTIES, Task, search
+from llmprobe.probing.search import PENALTIES, ProbingTask, search
 from llmprobe.probing.splits import assign_folds
 from llmprobe.probing.weighted_rows import (
     distinct_examples,
@@ -172,7 +172,7 @@ class LogisticProbe(_LinearClassifier):
             if fold_of is None:
                 self.l2_ = NO_FOLDS_L2
             else:
-                task = Task.cross_validated(targets, fold_of, weight)
+                task = ProbingTask.cross_validated(targets, fold_of, weight)
                 self.l2_ = float(search(design, "logistic", loss, [task], penalties).l2[0])
         problem = Problems(design, loss, _one(targets), _one(weight))
         solution = problem.solve(self.l2_)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from llmprobe.probing.fit_many import Design, ManyFits
-from llmprobe.probing.probe_plane import plane
+from llmprobe.probing.probe_plane import probe_plane
 from llmprobe.probing.search import problems_of, search
-from llmprobe.probing.tasks import Questions
+from llmprobe.probing.tasks import ProbingTasks
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class LayerFit:
     [d, 1 or C]"""
     intercept: np.ndarray
     """[1 or C]"""
-    blind_coef: np.ndarray
+    fold0_coef: np.ndarray
     """Of the probe that did not see the first fold. [d, 1 or C]"""
-    blind_intercept: np.ndarray
+    fold0_intercept: np.ndarray
     """[1 or C]"""
-    plane: np.ndarray
-    """Of the scored rows: out-of-fold places beside the probe, see ``plane``. [m, 2]"""
+    probe_plane: np.ndarray
+    """Of the scored rows: out-of-fold places beside the probe, see ``probe_plane``. [m, 2]"""
     statistic: np.ndarray
     """The observed labels' and then the shuffled ones' score at the penalty with the least
     out-of-fold loss; equal scores are told apart by that loss. [1 + permutations]"""
@@ -50,90 +50,93 @@ class LayerFit:
     """Score after training on each fraction. [fractions]"""
 
 
-def probe_layer(
-    X: np.ndarray, questions: Questions, device: torch.device | str = "cpu"
-) -> LayerFit:
+def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str = "cpu") -> LayerFit:
     """Fit everything that is asked of one layer's states X [n, d]."""
-    q = questions
     design = Design(torch.as_tensor(X).to(device))
-    whole = q.scored.all()
-    observed = (q.observed,) if whole or q.shuffled else ()
-    asked = (q.inner, observed, q.shuffled, q.control, q.online)
-    found = search(design, q.kind, q.loss, [task for tasks in asked for task in tasks], q.penalties)
-    ends = np.cumsum([len(tasks) for tasks in asked])
-    inner, _, _, control, online = (
-        slice(end - len(tasks), end) for end, tasks in zip(ends, asked, strict=True)
+    whole = tasks.scored.all()
+    observed = (tasks.observed,) if whole or tasks.shuffled else ()
+    kinds_of_task = (tasks.inner, observed, tasks.shuffled, tasks.control, tasks.online)
+    found = search(
+        design,
+        tasks.kind,
+        tasks.loss,
+        [task for kind in kinds_of_task for task in kind],
+        tasks.penalties,
     )
-    l2 = found.l2[inner] if q.inner else np.full(q.n_folds, q.penalties[0])
-    n = int(q.scored.sum())
+    ends = np.cumsum([len(kind) for kind in kinds_of_task])
+    inner, _, _, control, online = (
+        slice(end - len(kind), end) for end, kind in zip(ends, kinds_of_task, strict=True)
+    )
+    l2 = found.l2[inner] if tasks.inner else np.full(tasks.n_folds, tasks.penalties[0])
+    n = int(tasks.scored.sum())
     tested = slice(ends[0], ends[2])
     mean_loss = found.loss[tested] / n
     statistic = found.score[tested] - mean_loss / (1 + mean_loss) / n
 
-    masks = np.concatenate([q.train, *q.subsets])
-    penalties = np.concatenate([l2, *[l2] * len(q.subsets)])
+    masks = np.concatenate([tasks.train, *tasks.subsets])
+    penalties = np.concatenate([l2, *[l2] * len(tasks.subsets)])
     if whole:
         masks = np.concatenate([masks, np.ones((1, n), dtype=bool)])
         penalties = np.append(penalties, found.l2[ends[0]])
-    targets = torch.as_tensor(q.targets, device=design.X.device)
+    targets = torch.as_tensor(tasks.targets, device=design.X.device)
     problems = problems_of(
-        design, q.kind, q.loss, targets.expand(len(masks), -1, -1),
+        design, tasks.kind, tasks.loss, targets.expand(len(masks), -1, -1),
         torch.as_tensor(masks, device=design.X.device).to(design.X.dtype),
     )  # fmt: skip
     solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
-    of_folds = slice(0, q.n_folds)
-    blind = problems[of_folds].raw(solution[of_folds])
+    of_folds = slice(0, tasks.n_folds)
+    of_fold = problems[of_folds].raw(solution[of_folds])
     kept = slice(len(masks) - 1, None) if whole else slice(0, 1)
     fits = problems[kept].raw(solution[kept])
-    held_out = _held_out(solution.logits, q)
-    scored = torch.as_tensor(q.scored, device=design.X.device)[None]
-    scores = [float(q.loss.score(part[None], targets[None], scored)) for part in held_out]
-    coef, intercept = _in_units_of_labels(fits, q)
-    blind_coef, blind_intercept = _in_units_of_labels(blind, q)
+    held_out = _held_out(solution.logits, tasks)
+    scored = torch.as_tensor(tasks.scored, device=design.X.device)[None]
+    scores = [float(tasks.loss.score(part[None], targets[None], scored)) for part in held_out]
+    coef, intercept = _in_units_of_labels(fits, tasks)
+    fold0_coef, fold0_intercept = _in_units_of_labels(of_fold, tasks)
     return LayerFit(
-        predicted=_predictions(held_out[0], q),
-        l2=l2 if q.kind != "mass_mean" else np.full(len(l2), np.nan),
-        whole_l2=float(penalties[kept][0]) if q.kind != "mass_mean" else np.nan,
+        predicted=_predictions(held_out[0], tasks),
+        l2=l2 if tasks.kind != "mass_mean" else np.full(len(l2), np.nan),
+        whole_l2=float(penalties[kept][0]) if tasks.kind != "mass_mean" else np.nan,
         unconverged=int((~solution.converged).sum()),
         coef=coef,
         intercept=intercept,
-        blind_coef=blind_coef,
-        blind_intercept=blind_intercept,
-        plane=plane(design, blind.coef, blind.intercept, q.fold_of),
+        fold0_coef=fold0_coef,
+        fold0_intercept=fold0_intercept,
+        probe_plane=probe_plane(design, of_fold.coef, of_fold.intercept, tasks.fold_of),
         statistic=statistic if observed else np.full(1, np.nan),
-        control=float(found.score[control].mean()) if q.control else np.nan,
-        code_length=_code_length(float(found.loss[online][0]), q) if q.online else np.nan,
+        control=float(found.score[control].mean()) if tasks.control else np.nan,
+        code_length=_code_length(float(found.loss[online][0]), tasks) if tasks.online else np.nan,
         curve=np.asarray(scores[1:]),
     )
 
 
-def _in_units_of_labels(fits: ManyFits, q: Questions) -> tuple[np.ndarray, np.ndarray]:
+def _in_units_of_labels(fits: ManyFits, tasks: ProbingTasks) -> tuple[np.ndarray, np.ndarray]:
     """Of the first fit: [d, 1 or C] and [1 or C]; labels that are numbers were standardised."""
     coef, intercept = fits.coef[:, 0], fits.intercept[0]
-    if len(q.classes):
+    if len(tasks.classes):
         return coef, intercept
-    return coef * q.y.std(), intercept * q.y.std() + q.y.mean()
+    return coef * tasks.y.std(), intercept * tasks.y.std() + tasks.y.mean()
 
 
-def _held_out(logits: Tensor, q: Questions) -> Tensor:
+def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
     """Logits of each row from the problem of its fold: all training rows, then each fraction.
 
     -> [1 + fractions, C, n], of rows that are not scored anything
     """
-    blocks = logits[: q.n_folds * (1 + len(q.subsets))]
-    blocks = blocks.view(-1, q.n_folds, *blocks.shape[1:])
-    fold_of = torch.as_tensor(q.fold_of, device=logits.device).clamp_min(0)
+    blocks = logits[: tasks.n_folds * (1 + len(tasks.subsets))]
+    blocks = blocks.view(-1, tasks.n_folds, *blocks.shape[1:])
+    fold_of = torch.as_tensor(tasks.fold_of, device=logits.device).clamp_min(0)
     index = fold_of.expand(len(blocks), 1, blocks.shape[2], -1)
     held_out: Tensor = blocks.gather(1, index)[:, 0]
     return held_out
 
 
-def _predictions(logits: Tensor, q: Questions) -> np.ndarray:
+def _predictions(logits: Tensor, tasks: ProbingTasks) -> np.ndarray:
     """From logits [C, n] to what ``LayerFit.predicted`` holds."""
-    values = logits.double().cpu().T[q.scored]
-    if not len(q.classes):
-        values = values * q.y.std() + q.y.mean()
-    elif len(q.classes) == 2:
+    values = logits.double().cpu().T[tasks.scored]
+    if not len(tasks.classes):
+        values = values * tasks.y.std() + tasks.y.mean()
+    elif len(tasks.classes) == 2:
         values = torch.cat([torch.sigmoid(-values), torch.sigmoid(values)], dim=1)
     else:
         values = torch.softmax(values, dim=1)
@@ -141,7 +144,7 @@ def _predictions(logits: Tensor, q: Questions) -> np.ndarray:
     return predicted
 
 
-def _code_length(loss: float, q: Questions) -> float:
+def _code_length(loss: float, tasks: ProbingTasks) -> float:
     """The whole code: the penalty's number, a uniform code for the first portion, and the rest."""
-    first = int(q.online[0].train[0].sum())
-    return float(np.log(len(q.penalties)) + first * np.log(len(q.classes)) + loss)
+    first = int(tasks.online[0].train[0].sum())
+    return float(np.log(len(tasks.penalties)) + first * np.log(len(tasks.classes)) + loss)

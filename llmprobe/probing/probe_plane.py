@@ -9,7 +9,7 @@ from torch import Tensor
 from llmprobe.probing.fit_many import Design
 
 
-def plane(
+def probe_plane(
     design: Design, coef: np.ndarray, intercept: np.ndarray, fold_of: np.ndarray
 ) -> np.ndarray:
     """Each scored row in the plane of the probe of its fold, which did not see it.
@@ -32,7 +32,7 @@ def plane(
 
     Returns
     -------
-    along and across, of the scored rows in their order. [m, 2] float32
+    Probe axis and spread axis of the scored rows in their order. [m, 2] float32
     """
     device = design.X.device
     directions = torch.as_tensor(coef, device=device).permute(1, 2, 0)
@@ -52,7 +52,7 @@ def plane(
         widest = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -2:].flip(1)
         places = centred @ widest
     else:
-        others = _of_own_fold(X, _widest_across(design, directions[:, 0])[:, None], fold)
+        others = _of_own_fold(X, _spread_axis(design, directions[:, 0])[:, None], fold)
         places = torch.cat([distances, others - others.mean(dim=0)], dim=1)
     spread = places.square().mean(dim=0).sqrt()
     places = torch.where(spread > _FLAT, places / spread.clamp_min(_TINY), 0.0)
@@ -75,7 +75,7 @@ def _of_own_fold(X: Tensor, directions: Tensor, fold: Tensor) -> Tensor:
     return products.gather(1, index).double()
 
 
-def _widest_across(design: Design, directions: Tensor) -> Tensor:
+def _spread_axis(design: Design, directions: Tensor) -> Tensor:
     """Of unit vectors orthogonal to each direction, the one of most variance. [K, d] -> [K, d]
 
     It is sought among combinations of the widest principal components and the direction itself,

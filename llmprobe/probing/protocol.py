@@ -18,7 +18,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.tasks import Questions, ask
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import Arrays, States, each_layer
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
@@ -177,27 +177,27 @@ def probe_states(
         if test.dtype != bool:
             raise UserError(f"test: {test.dtype} numbers; expected true or false for each row")
     unit_of = units(groups, texts)
-    questions = ask(labels, unit_of, config, names["dataset"], test)
-    scored = questions.scored
+    tasks = build_tasks(labels, unit_of, config, names["dataset"], test)
+    scored = tasks.scored
     of_scored = None if unit_of is None else unit_of[scored]
-    resamples = Resamples(len(questions.truth), of_scored, config.seed)
+    resamples = Resamples(len(tasks.truth), of_scored, config.seed)
     label = f"probing {names['dataset']} in {names['model']}"
-    answer = partial(_fit, questions=questions, resamples=resamples, device=_device(config.device))
+    answer = partial(_fit, tasks=tasks, resamples=resamples, device=_device(config.device))
     answers = each_layer(states, answer, label, progress)
     fits, scores = [answer[0] for answer in answers], [answer[1] for answer in answers]
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
             log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)
-    table = tables.results_table(layers, fits, scores, questions, resamples, config, names)
+    table = tables.results_table(layers, fits, scores, tasks, resamples, config, names)
     summary = {
-        **tables.depths(table, fits, questions, resamples),
+        **tables.depths(table, fits, tasks, resamples),
         "layers": int(layers[-1]),
-        **tables.baselines(questions, config, texts),
+        **tables.baselines(tasks, config, texts),
         "peak_p_value": tables.p_values(np.max([fit.statistic for fit in fits], axis=0)[None])[0],
         "seconds_probe": round(time.monotonic() - began, 3),
     }
     curve = [
-        {**names, "layer": layer, "fraction": fraction, tables.main_metric(questions): value}
+        {**names, "layer": layer, "fraction": fraction, tables.main_metric(tasks): value}
         for layer, fit in zip(layers, fits, strict=True)
         for fraction, value in zip(config.learning_curve, fit.curve, strict=True)
     ]
@@ -205,14 +205,14 @@ def probe_states(
         SavedProbe(
             coef={layer: coef.T for layer, (coef, _) in zip(layers, found, strict=True)},
             intercept={layer: b for layer, (_, b) in zip(layers, found, strict=True)},
-            classes=tuple(questions.classes.tolist()),
+            classes=tuple(tasks.classes.tolist()),
             facts={**names, **origin, "kind": config.kind},
             scores={name: table[name].to_list() for name in tables.KEPT_SCORES}
             | {"l2": [fit.whole_l2 for fit in fits]},
         )
         for found in (
             [(fit.coef, fit.intercept) for fit in fits],
-            [(fit.blind_coef, fit.blind_intercept) for fit in fits],
+            [(fit.fold0_coef, fit.fold0_intercept) for fit in fits],
         )
     )
     return Results(
@@ -220,7 +220,7 @@ def probe_states(
         pd.DataFrame([{**dict.fromkeys(tables.SUMMARY_COLUMNS, np.nan), **names, **summary}])[
             tables.SUMMARY_COLUMNS
         ],
-        tables.predictions(layers, fits, labels, questions, names),
+        tables.predictions(layers, fits, labels, tasks, names),
         pd.DataFrame(curve, columns=[*names, "layer", "fraction", "accuracy", "r2"]),
         (kept,),
         (blind,),
@@ -238,10 +238,10 @@ def _device(name: str) -> torch.device:
 
 
 def _fit(
-    X: np.ndarray, questions: Questions, resamples: Resamples, device: torch.device
+    X: np.ndarray, tasks: ProbingTasks, resamples: Resamples, device: torch.device
 ) -> tuple[LayerFit, dict[str, float]]:
     """The answers of one layer and the scores of its out-of-fold predictions."""
-    fit = probe_layer(X, questions, device)
-    if len(questions.classes):
-        return fit, score(questions.truth, fit.predicted, resamples)
-    return fit, score_continuous(questions.truth, fit.predicted[:, 0], resamples)
+    fit = probe_layer(X, tasks, device)
+    if len(tasks.classes):
+        return fit, score(tasks.truth, fit.predicted, resamples)
+    return fit, score_continuous(tasks.truth, fit.predicted[:, 0], resamples)

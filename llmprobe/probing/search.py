@@ -24,7 +24,7 @@ CLEARLY = 2.0
 
 
 @dataclass(frozen=True)
-class Task:
+class ProbingTask:
     """One labelling, and K problems that each score some of the rows they were not trained on."""
 
     targets: np.ndarray
@@ -44,18 +44,20 @@ class Task:
         used: np.ndarray = self.train.any(axis=0) | (self.scored_by >= 0)
         return used
 
-    def of(self, rows: np.ndarray) -> Task:
+    def of(self, rows: np.ndarray) -> ProbingTask:
         """The task on a part of the rows that has all it uses."""
         doubt, weight = (None if x is None else x[rows] for x in (self.doubt, self.weight))
-        return Task(self.targets[:, rows], self.train[:, rows], self.scored_by[rows], doubt, weight)
+        return ProbingTask(
+            self.targets[:, rows], self.train[:, rows], self.scored_by[rows], doubt, weight
+        )
 
     @staticmethod
     def cross_validated(
         targets: np.ndarray, fold_of: np.ndarray, weight: np.ndarray | None = None
-    ) -> Task:
+    ) -> ProbingTask:
         """A problem for each fold; rows of fold -1 are left out of all."""
         fold = np.arange(fold_of.max() + 1)[:, None]
-        return Task(targets, (fold_of != fold) & (fold_of >= 0), fold_of, weight=weight)
+        return ProbingTask(targets, (fold_of != fold) & (fold_of >= 0), fold_of, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def search(
     design: Design,
     kind: str,
     loss: Loss,
-    tasks: Sequence[Task],
+    tasks: Sequence[ProbingTask],
     penalties: Sequence[float] = PENALTIES,
 ) -> Choices:
     """For each task the penalty with the least held-out loss.
@@ -109,7 +111,7 @@ def search(
     return Choices(l2, score, total)
 
 
-def _chunks(tasks: Sequence[Task]) -> list[list[int]]:
+def _chunks(tasks: Sequence[ProbingTask]) -> list[list[int]]:
     """Indices of tasks that go together: on the same design, within the memory budget."""
     chunks: list[list[int]] = []
     filled, before = 0, b""
@@ -125,7 +127,7 @@ def _chunks(tasks: Sequence[Task]) -> list[list[int]]:
     return chunks
 
 
-def _few_rows(task: Task) -> np.ndarray | None:
+def _few_rows(task: ProbingTask) -> np.ndarray | None:
     """The rows that a task uses, if they are so few that they are worth a design of their own."""
     used = np.flatnonzero(task.used)
     return used if 2 * len(used) <= len(task.used) else None
@@ -134,7 +136,7 @@ def _few_rows(task: Task) -> np.ndarray | None:
 class _Path:
     """Tasks on their way from strong to weak penalties."""
 
-    def __init__(self, design: Design, kind: str, loss: Loss, tasks: Sequence[Task]) -> None:
+    def __init__(self, design: Design, kind: str, loss: Loss, tasks: Sequence[ProbingTask]) -> None:
         device = design.X.device
         sizes = torch.tensor([len(task.train) for task in tasks])
         self.loss = loss

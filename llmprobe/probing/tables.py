@@ -11,7 +11,7 @@ import pandas as pd
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
 from llmprobe.probing.layer import LayerFit
-from llmprobe.probing.tasks import Questions
+from llmprobe.probing.tasks import ProbingTasks
 from llmprobe.results.depth import concept_depth, peak_index
 from llmprobe.results.scores import Resamples, majority_accuracy, resampled_r2
 
@@ -19,38 +19,38 @@ ROUNDING = 1e-10
 """Labellings that are each other's mirror image are as good, however their losses were rounded."""
 
 
-def main_metric(questions: Questions) -> str:
+def main_metric(tasks: ProbingTasks) -> str:
     """What the best layer is the best by."""
-    return "accuracy" if len(questions.classes) else "r2"
+    return "accuracy" if len(tasks.classes) else "r2"
 
 
 def results_table(
     layers: Sequence[int],
     fits: Sequence[LayerFit],
     scores: Sequence[Mapping[str, float]],
-    questions: Questions,
+    tasks: ProbingTasks,
     resamples: Resamples,
     config: ProbeConfig,
     names: Mapping[str, str],
 ) -> pd.DataFrame:
     """The results: a row for each layer."""
-    metric, n = main_metric(questions), len(questions.truth)
+    metric, n = main_metric(tasks), len(tasks.truth)
     table = pd.DataFrame(scores)
     table["layer"] = layers
     table["depth"] = table["layer"] / max(layers[-1], 1)
     table["probe"] = config.kind
     table["n_examples"] = n
-    table["n_classes"] = len(questions.classes)
+    table["n_classes"] = len(tasks.classes)
     table["n_groups"] = len(resamples.counts)
     table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
-    table["majority_accuracy"] = _majority(questions, config)
+    table["majority_accuracy"] = _majority(tasks, config)
     table[f"control_{metric}"] = [fit.control for fit in fits]
     table["selectivity"] = table[metric] - table[f"control_{metric}"]
     table["p_value"] = p_values(np.stack([fit.statistic for fit in fits]))
-    if questions.online:
+    if tasks.online:
         table["code_length"] = [fit.code_length / np.log(2) / 1024 for fit in fits]
-        coded = questions.online[0].used.sum()
-        uniform = coded * np.log2(len(questions.classes)) / 1024
+        coded = tasks.online[0].used.sum()
+        uniform = coded * np.log2(len(tasks.classes)) / 1024
         table["compression"] = uniform / table["code_length"]
     for name, value in names.items():
         table[name] = value
@@ -67,40 +67,40 @@ def p_values(statistics: np.ndarray) -> np.ndarray:
     return p
 
 
-def _majority(questions: Questions, config: ProbeConfig) -> float:
-    asked = "majority" in config.controls and len(questions.classes)
-    return majority_accuracy(questions.truth) if asked else np.nan
+def _majority(tasks: ProbingTasks, config: ProbeConfig) -> float:
+    asked = "majority" in config.controls and len(tasks.classes)
+    return majority_accuracy(tasks.truth) if asked else np.nan
 
 
 def baselines(
-    questions: Questions, config: ProbeConfig, texts: Sequence[str] | None
+    tasks: ProbingTasks, config: ProbeConfig, texts: Sequence[str] | None
 ) -> dict[str, float]:
     """What needs no layer."""
-    found = {"majority_accuracy": _majority(questions, config)}
+    found = {"majority_accuracy": _majority(tasks, config)}
     if "bag_of_words" in config.controls and texts is not None:
         name, baseline = (
             ("bag_of_words_accuracy", bag_of_words_accuracy)
-            if len(questions.classes)
+            if len(tasks.classes)
             else ("bag_of_words_r2", bag_of_words_r2)
         )
-        found[name] = baseline(texts, questions.y, questions.fold_of)
+        found[name] = baseline(texts, tasks.y, tasks.fold_of)
     return found
 
 
 def depths(
-    table: pd.DataFrame, fits: Sequence[LayerFit], questions: Questions, resamples: Resamples
+    table: pd.DataFrame, fits: Sequence[LayerFit], tasks: ProbingTasks, resamples: Resamples
 ) -> dict[str, float]:
     """The best layer, and at which depths the curve gets there."""
-    metric = main_metric(questions)
+    metric = main_metric(tasks)
     curve = table[metric].to_numpy()
     peak = table.iloc[peak_index(curve, table["log_loss"].to_numpy())]
     predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
-    if len(questions.classes):
-        baseline = majority_accuracy(questions.truth)
-        resampled = resamples.means(predicted.argmax(axis=2) == questions.truth[:, None])
+    if len(tasks.classes):
+        baseline = majority_accuracy(tasks.truth)
+        resampled = resamples.means(predicted.argmax(axis=2) == tasks.truth[:, None])
     else:
         baseline = 0.0
-        resampled = resampled_r2(questions.truth, predicted[..., 0], resamples)
+        resampled = resampled_r2(tasks.truth, predicted[..., 0], resamples)
     depths = concept_depth(
         curve, resampled, table["layer"].to_list(), table["depth"].to_list(), baseline
     )
@@ -118,29 +118,29 @@ def predictions(
     layers: Sequence[int],
     fits: Sequence[LayerFit],
     labels: np.ndarray,
-    questions: Questions,
+    tasks: ProbingTasks,
     names: Mapping[str, str],
 ) -> pd.DataFrame:
     """A row for each layer × scored example."""
-    n_layers, rows = len(layers), np.flatnonzero(questions.scored)
+    n_layers, rows = len(layers), np.flatnonzero(tasks.scored)
     n = len(rows)
     values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]
-    if len(questions.classes):
-        predicted = questions.classes.astype(str)[values.argmax(axis=2)]
+    if len(tasks.classes):
+        predicted = tasks.classes.astype(str)[values.argmax(axis=2)]
         score = values[..., 1] if values.shape[2] == 2 else values.max(axis=2)
     else:
         score = values[..., 0]
         predicted = score.astype(str)
     # Where there is one direction, its sign says which class is on which side.
-    arbitrary = (0, 1) if len(questions.classes) > 2 else (1,)
-    places = _turned_alike(np.stack([fit.plane for fit in fits]), arbitrary)
+    arbitrary = (0, 1) if len(tasks.classes) > 2 else (1,)
+    places = _turned_alike(np.stack([fit.probe_plane for fit in fits]), arbitrary)
     return pd.DataFrame(
         {
             "model": names["model"],
             "dataset": names["dataset"],
             "layer": np.repeat(layers, n),
             "example": np.tile(rows, n_layers),
-            "fold": np.tile(questions.fold_of[rows], n_layers),
+            "fold": np.tile(tasks.fold_of[rows], n_layers),
             # As text, so that tables of datasets with different kinds of labels go together.
             "label": np.tile(labels[rows].astype(str), n_layers),
             "predicted": predicted.ravel(),

@@ -12,7 +12,7 @@ from llmprobe.datasets.groups import group_indices
 from llmprobe.ground.errors import UserError
 from llmprobe.probing.labels import control_folds, control_labels, portions, shuffled_labels
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
-from llmprobe.probing.search import PENALTIES, Task
+from llmprobe.probing.search import PENALTIES, ProbingTask
 from llmprobe.probing.splits import assign_folds, inner_folds
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ MOST_CODED = 5000
 
 
 @dataclass(frozen=True)
-class Questions:
+class ProbingTasks:
     """Made once for a dataset, since nothing here depends on hidden states."""
 
     kind: str
@@ -50,16 +50,16 @@ class Questions:
     """The labels as the loss takes them. [1 or C, n]"""
     fold_of: np.ndarray
     """-1 for rows that are trained on only, where there is a test set. [n]"""
-    inner: tuple[Task, ...]
+    inner: tuple[ProbingTask, ...]
     """For each outer fold, the choice of a penalty inside its training set."""
-    observed: Task
+    observed: ProbingTask
     """The choice of a penalty for the probe that is fitted on all rows; what the shuffled labels
     are compared with."""
-    shuffled: tuple[Task, ...]
+    shuffled: tuple[ProbingTask, ...]
     """The same with shuffled labels."""
-    control: tuple[Task, ...]
+    control: tuple[ProbingTask, ...]
     """The same with a random label for each group."""
-    online: tuple[Task, ...]
+    online: tuple[ProbingTask, ...]
     """The online code: none or one."""
     subsets: np.ndarray
     """Training rows of the learning curve, for each fraction and fold. [fractions, folds, n]"""
@@ -87,14 +87,14 @@ class Questions:
         return _train(self.fold_of)
 
 
-def ask(
+def build_tasks(
     labels: np.ndarray,
     units: np.ndarray | None,
     config: ProbeConfig,
     where: str,
     test: np.ndarray | None = None,
-) -> Questions:
-    """The questions of a config about labels [n] and the units [n] that no split may separate.
+) -> ProbingTasks:
+    """The tasks of a config about labels [n] and the units [n] that no split may separate.
 
     With ``test`` [n] bool there is one split: those rows are scored, by probes fitted on the rest.
 
@@ -114,7 +114,7 @@ def ask(
     else:
         fold_of = _one_split(test, y, classes, units, where)
     auto = config.l2 == "auto" and config.kind != "mass_mean"
-    inner: tuple[Task, ...] = ()
+    inner: tuple[ProbingTask, ...] = ()
     targets = _targets(y, classes)
     if auto:
         try:
@@ -122,7 +122,7 @@ def ask(
         except UserError as error:
             raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
         inner = tuple(_choice(targets, fold, units, seed) for fold in within.T)
-    return Questions(
+    return ProbingTasks(
         kind=config.kind,
         loss=loss,
         penalties=PENALTIES if auto else (1.0 if config.l2 == "auto" else config.l2,),
@@ -194,12 +194,14 @@ def _train(fold_of: np.ndarray) -> np.ndarray:
     return train
 
 
-def _split(targets: np.ndarray, fold_of: np.ndarray) -> Task:
+def _split(targets: np.ndarray, fold_of: np.ndarray) -> ProbingTask:
     """Every outer fold scored by the probe that is fitted on the rest."""
-    return Task(targets, _train(fold_of), fold_of)
+    return ProbingTask(targets, _train(fold_of), fold_of)
 
 
-def _choice(targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, seed: int) -> Task:
+def _choice(
+    targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, seed: int
+) -> ProbingTask:
     """The choice of a penalty in the folds of a training set: in as many as score enough rows."""
     scored = np.bincount(fold_of[fold_of >= 0]).cumsum()
     folds = min(int(np.searchsorted(scored, ENOUGH)) + 1, len(scored))
@@ -210,7 +212,7 @@ def _choice(targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, 
     rows = _some(np.flatnonzero((fold_of >= 0) & (fold_of < folds)), ENOUGH, units, seed)
     scored_by = np.full(len(fold_of), -1)
     scored_by[rows] = fold_of[rows]
-    return Task(targets, train, scored_by)
+    return ProbingTask(targets, train, scored_by)
 
 
 def _some(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
@@ -230,14 +232,14 @@ def _shuffled(
     config: ProbeConfig,
     where: str,
     one_split: np.ndarray | None,
-) -> tuple[Task, ...]:
+) -> tuple[ProbingTask, ...]:
     """Each labelling with folds of its own, found as those of the observed labels were.
 
     The whole procedure is then the same function of observed and of shuffled labels, which makes
     the test exact. Labellings that no folds fit are left out, as observed ones would be. With a
     test set, labels stay on their side of the split: its shares of the classes are given too.
     """
-    tasks: list[Task] = []
+    tasks: list[ProbingTask] = []
     shuffled = np.empty((len(y), config.permutations), dtype=y.dtype)
     sides = np.zeros(len(y)) if one_split is None else one_split
     for side in np.unique(sides):
@@ -266,11 +268,11 @@ def _shuffled(
 
 def _control(
     y: np.ndarray, classes: np.ndarray, units: np.ndarray | None, config: ProbeConfig
-) -> tuple[Task, ...]:
+) -> tuple[ProbingTask, ...]:
     drawn = control_labels(y, units, CONTROL_DRAWS, config.seed).T
     folds = (control_folds(units, column, config.folds, config.seed) for column in drawn)
     return tuple(
-        Task.cross_validated(_targets(column, classes), fold_of)
+        ProbingTask.cross_validated(_targets(column, classes), fold_of)
         for column, fold_of in zip(drawn, folds, strict=True)
     )
 
@@ -281,7 +283,7 @@ def _online(
     units: np.ndarray | None,
     fold_of: np.ndarray,
     seed: int,
-) -> tuple[Task, ...]:
+) -> tuple[ProbingTask, ...]:
     """A probe on portions 0 … j encodes portion j + 1 of the labels of scored rows.
 
     Its probabilities are mixed with a uniform guess, as one more example of each class would do:
@@ -298,7 +300,7 @@ def _online(
     doubt = len(classes) / (seen[np.maximum(portion_of - 1, 0)] + len(classes))
     train = (portion_of <= np.arange(portion_of.max())[:, None]) & (portion_of >= 0)
     scored_by = np.where(portion_of > 0, portion_of - 1, -1)
-    return (Task(targets, train, scored_by, doubt.astype(np.float32)),)
+    return (ProbingTask(targets, train, scored_by, doubt.astype(np.float32)),)
 
 
 def _subsets(

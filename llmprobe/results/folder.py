@@ -27,7 +27,7 @@ CURVE = "learning_curve"
 """The table that a run has only where it was asked for."""
 EXAMPLES = "examples"
 """The table of what predictions are about."""
-PROBES, BLIND_PROBES = "probes.safetensors", "blind_probes.safetensors"
+PROBES, FOLD0_PROBES = "probes.safetensors", "blind_probes.safetensors"
 COLUMNS: Mapping[str, Sequence[str]] = {
     "results": RESULT_COLUMNS,
     "summary": SUMMARY_COLUMNS,
@@ -52,15 +52,17 @@ class Part:
             table, summary, predictions, learning_curve = (
                 read_table(self.folder / f"{name}.parquet") for name in (*TABLES, CURVE)
             )
-            probes, blind = ((load_probe(self.folder / name),) for name in (PROBES, BLIND_PROBES))
+            probes, fold0_probes = (
+                (load_probe(self.folder / name),) for name in (PROBES, FOLD0_PROBES)
+            )
         except UserError:
             return None
-        return Results(table, summary, predictions, learning_curve, probes, blind)
+        return Results(table, summary, predictions, learning_curve, probes, fold0_probes)
 
     def save(self, results: Results) -> None:
         """Write probes and tables; without any of them the part does not count."""
         results.probes[0].save(self.folder / PROBES)
-        results.blind_probes[0].save(self.folder / BLIND_PROBES)
+        results.fold0_probes[0].save(self.folder / FOLD0_PROBES)
         for name, table in _tables(results):
             with whole_file(self.folder / f"{name}.parquet") as partial:
                 table.to_parquet(partial, index=False)

@@ -23,13 +23,13 @@ class Results:
     """A row for each layer × scored example: fold, label, predicted, score, along and across, all
     out-of-fold. The score is the probability of the last class when there are two, else of the
     predicted one; for continuous labels it is the prediction. ``along`` and ``across`` are where
-    the example lies beside the probe (``probing.plane``)."""
+    the example lies beside the probe (``probing.probe_plane``)."""
     learning_curve: pd.DataFrame
     """A row for each layer × fraction of the training groups, where those were asked for."""
     probes: tuple[SavedProbe, ...]
     """For each model × dataset, the probes of all layers, fitted on all examples or, with a
     test set, on all others."""
-    blind_probes: tuple[SavedProbe, ...]
+    fold0_probes: tuple[SavedProbe, ...]
     """The same, fitted without the examples of fold 0: for a look at those that no probe saw."""
 
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
@@ -48,8 +48,8 @@ class Results:
             pd.concat([getattr(part, name) for part in parts], ignore_index=True)
             for name in ("table", "summary", "predictions", "learning_curve")
         )
-        probes, blind_probes = (
+        probes, fold0_probes = (
             tuple(probe for part in parts for probe in getattr(part, name))
-            for name in ("probes", "blind_probes")
+            for name in ("probes", "fold0_probes")
         )
-        return Results(table, summary, predictions, learning_curve, probes, blind_probes)
+        return Results(table, summary, predictions, learning_curve, probes, fold0_probes)

@@ -117,7 +117,7 @@ def _write(
         tables["predictions"],
         tables["learning_curve"],
         probes=(),
-        blind_probes=(),
+        fold0_probes=(),
     )
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_results(out, results, text, environment)

@@ -31,7 +31,7 @@ from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors import example_traces
 from llmprobe.monitors.example_traces import ExampleTrace, telling_examples
 from llmprobe.probing.protocol import probe
-from llmprobe.probing.tasks import ask
+from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.folder import (
     Part,
     claim,
@@ -291,7 +291,7 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
 
 def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
     whole = units(dataset.groups, dataset.texts)
-    ask(dataset.labels, whole, config.probe.model_copy(update=BARE), dataset.name)
+    build_tasks(dataset.labels, whole, config.probe.model_copy(update=BARE), dataset.name)
 
 
 def _untrained(model: ModelConfig) -> ModelConfig:

@@ -50,7 +50,7 @@ def unseen(found: Results) -> pd.DataFrame:
 
 @pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c"), ()])
 @pytest.mark.parametrize("most", [1, 2, 3, 7])
-def test_they_are_of_the_fold_that_blind_probes_did_not_see_and_not_too_many(
+def test_they_are_of_the_fold_that_fold_0_probes_did_not_see_and_not_too_many(
     classes: tuple[str, ...], most: int
 ) -> None:
     found = results(classes)

@@ -9,7 +9,7 @@ from scipy.stats import norm
 import llmprobe
 from llmprobe.probing import protocol
 from llmprobe.probing.layer import LayerFit
-from llmprobe.probing.tasks import Questions
+from llmprobe.probing.tasks import ProbingTasks
 
 N, D = 240, 4
 CALLS, LAYERS = 10, 40
@@ -22,8 +22,8 @@ def fold_penalties(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, np.ndarray]:
     seen = {}
     probe_layer = protocol.probe_layer
 
-    def remember(X: np.ndarray, questions: Questions, *device: object) -> LayerFit:
-        fit = probe_layer(X, questions, *device)
+    def remember(X: np.ndarray, tasks: ProbingTasks, *device: object) -> LayerFit:
+        fit = probe_layer(X, tasks, *device)
         seen[X[0].tobytes()] = fit.l2
         return fit
 

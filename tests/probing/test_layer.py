@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.search import PENALTIES
-from llmprobe.probing.tasks import Questions, ask
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +43,12 @@ def hidden_states(
 BARE = {"controls": (), "permutations": 0, "description_length": False}
 
 
-def questions(y: np.ndarray, groups: np.ndarray | None, **options: object) -> Questions:
-    return ask(y, groups, ProbeConfig(**{**BARE, "folds": 4, **options}), "here")
+def tasks_of(y: np.ndarray, groups: np.ndarray | None, **options: object) -> ProbingTasks:
+    return build_tasks(y, groups, ProbeConfig(**{**BARE, "folds": 4, **options}), "here")
 
 
 def answers(X: np.ndarray, y: np.ndarray, groups: np.ndarray | None, **options: object) -> LayerFit:
-    return probe_layer(X, questions(y, groups, **options))
+    return probe_layer(X, tasks_of(y, groups, **options))
 
 
 def plain_probabilities(X: np.ndarray, y: np.ndarray, train: np.ndarray, l2: float) -> np.ndarray:
@@ -59,11 +59,11 @@ def plain_probabilities(X: np.ndarray, y: np.ndarray, train: np.ndarray, l2: flo
     return probabilities
 
 
-def plain_loop(X: np.ndarray, y: np.ndarray, q: Questions) -> tuple[np.ndarray, list[float]]:
+def plain_loop(X: np.ndarray, y: np.ndarray, tasks: ProbingTasks) -> tuple[np.ndarray, list[float]]:
     """One fit at a time and over the whole grid."""
     X, rows = X.astype(float), np.arange(len(y))
     probabilities, penalties = np.empty((len(y), y.max() + 1)), []
-    for fold, task in enumerate(q.inner):
+    for fold, task in enumerate(tasks.inner):
         losses = []
         for l2 in PENALTIES:
             likelihood = np.empty(len(y))
@@ -71,9 +71,9 @@ def plain_loop(X: np.ndarray, y: np.ndarray, q: Questions) -> tuple[np.ndarray, 
                 held_out = task.scored_by == part
                 fitted = plain_probabilities(X, y, train, l2)[rows, y]
                 likelihood[held_out] = fitted[held_out]
-            losses.append(-np.log(likelihood[q.fold_of != fold]).mean())
+            losses.append(-np.log(likelihood[tasks.fold_of != fold]).mean())
         penalties.append(PENALTIES[int(np.argmin(losses))])
-        test = q.fold_of == fold
+        test = tasks.fold_of == fold
         probabilities[test] = plain_probabilities(X, y, ~test, penalties[-1])[test]
     return probabilities, penalties
 
@@ -92,9 +92,9 @@ def test_penalties_and_probabilities_are_those_of_a_plain_loop(
     n: int, d: int, n_classes: int, signal: float, grouped: bool
 ) -> None:
     X, y, groups = hidden_states(n, d, n_classes, 0, signal)
-    q = questions(y, groups if grouped else None)
-    found = probe_layer(X, q)
-    plain, chosen = plain_loop(X, y, q)
+    tasks = tasks_of(y, groups if grouped else None)
+    found = probe_layer(X, tasks)
+    plain, chosen = plain_loop(X, y, tasks)
     assert found.l2.tolist() == pytest.approx(chosen)
     assert found.predicted == pytest.approx(plain, abs=1e-3)
     assert found.predicted.sum(axis=1) == pytest.approx(1)
@@ -104,13 +104,15 @@ def test_the_probe_on_all_rows_has_the_penalty_with_the_least_out_of_fold_loss()
     differs = 0
     for seed in range(6):
         X, y, groups = hidden_states(90, 20, 2, seed, signal=0.7)
-        q = questions(y, groups)
-        found, X, losses = probe_layer(X, q), X.astype(float), []
+        tasks = tasks_of(y, groups)
+        found, X, losses = probe_layer(X, tasks), X.astype(float), []
         for l2 in PENALTIES:
             likelihood = np.empty(len(y))
             for fold in range(4):
-                fitted = plain_probabilities(X, y, q.fold_of != fold, l2)
-                likelihood[q.fold_of == fold] = fitted[np.arange(len(y)), y][q.fold_of == fold]
+                fitted = plain_probabilities(X, y, tasks.fold_of != fold, l2)
+                likelihood[tasks.fold_of == fold] = fitted[np.arange(len(y)), y][
+                    tasks.fold_of == fold
+                ]
             losses.append(-np.log(likelihood).sum())
         assert found.whole_l2 == PENALTIES[int(np.argmin(losses))]
         differs += (found.l2 != found.whole_l2).any()
@@ -119,11 +121,11 @@ def test_the_probe_on_all_rows_has_the_penalty_with_the_least_out_of_fold_loss()
 
 def test_a_given_penalty_is_used_in_every_fold() -> None:
     X, y, groups = hidden_states(90, 20, 2, 0, signal=3.0)
-    q = questions(y, groups, l2=7.0)
-    found = probe_layer(X, q)
+    tasks = tasks_of(y, groups, l2=7.0)
+    found = probe_layer(X, tasks)
     assert found.l2.tolist() == [7.0] * 4
     for fold in range(4):
-        test = q.fold_of == fold
+        test = tasks.fold_of == fold
         plain = plain_probabilities(X.astype(float), y, ~test, 7.0)
         assert found.predicted[test] == pytest.approx(plain[test], abs=1e-3)
 
@@ -131,7 +133,7 @@ def test_a_given_penalty_is_used_in_every_fold() -> None:
 @pytest.mark.parametrize("elsewhere", [0.0, 1e3])
 def test_what_only_test_rows_show_changes_nothing(elsewhere: float) -> None:
     X, y, groups = hidden_states(120, 10, 2, 0, signal=2.0)
-    test = questions(y, groups).fold_of == 1
+    test = tasks_of(y, groups).fold_of == 1
     plain = np.column_stack([X, np.full(len(y), elsewhere, dtype=np.float32)])
     leaky = plain.copy()
     leaky[test, -1] += y[test] - 0.5
@@ -169,13 +171,13 @@ def test_all_fractions_of_a_learning_curve_end_at_the_accuracy() -> None:
 
 def test_subsets_of_the_learning_curve_are_nested_whole_groups_of_the_training_set() -> None:
     _, y, groups = hidden_states(300, 2, 2, 0, signal=2.0)
-    q = questions(y, groups, learning_curve=(0.1, 0.5))
+    tasks = tasks_of(y, groups, learning_curve=(0.1, 0.5))
     for fold in range(4):
-        small, large = q.subsets[:, fold]
+        small, large = tasks.subsets[:, fold]
         assert not (small & ~large).any()
-        assert not (large & (q.fold_of == fold)).any()
-        assert large.sum() == pytest.approx(0.5 * (q.fold_of != fold).sum(), abs=3)
-        assert not set(groups[large]) & set(groups[~large & (q.fold_of != fold)])
+        assert not (large & (tasks.fold_of == fold)).any()
+        assert large.sum() == pytest.approx(0.5 * (tasks.fold_of != fold).sum(), abs=3)
+        assert not set(groups[large]) & set(groups[~large & (tasks.fold_of != fold)])
 
 
 def test_a_control_can_be_memorised_only_where_groups_have_several_rows() -> None:
@@ -199,11 +201,11 @@ def test_ridge_predicts_numbers_in_their_own_units() -> None:
 
 def test_mass_mean_probes_answer_by_the_nearer_class_mean() -> None:
     X, y, _ = hidden_states(120, 10, 2, 0, signal=3.0)
-    q = questions(y, None, kind="mass_mean")
-    found = probe_layer(X, q)
+    tasks = tasks_of(y, None, kind="mass_mean")
+    found = probe_layer(X, tasks)
     share = np.bincount(y) / len(y)
     for fold in range(4):
-        train, test = q.fold_of != fold, q.fold_of == fold
+        train, test = tasks.fold_of != fold, tasks.fold_of == fold
         low, high = (X[train & (y == k)].mean(axis=0) for k in (0, 1))
         nearer = ((X - low) ** 2).sum(axis=1) - ((X - high) ** 2).sum(axis=1)
         sure = np.abs(nearer[test]) > 0.1 * nearer.std()  # class shares move the threshold a little

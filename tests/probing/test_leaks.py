@@ -13,8 +13,8 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.groups import units
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.search import Task, search
-from llmprobe.probing.tasks import Questions, ask
+from llmprobe.probing.search import ProbingTask, search
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import threads
 
 N, D = 150, 20
@@ -45,11 +45,11 @@ def planted(of: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return X, np.digitize(latent, [0] if of == "two classes" else [-0.6, 0.6]), groups
 
 
-def asked(
+def tasks_of(
     y: np.ndarray, groups: np.ndarray, kind: str = "logistic", **options: object
-) -> Questions:
+) -> ProbingTasks:
     settings = {"permutations": 0, "controls": (), "description_length": False} | options
-    return ask(y, groups, ProbeConfig(kind=kind, **settings), "test")
+    return build_tasks(y, groups, ProbeConfig(kind=kind, **settings), "test")
 
 
 def moved(one: LayerFit, other: LayerFit, rows: np.ndarray) -> float:
@@ -57,11 +57,11 @@ def moved(one: LayerFit, other: LayerFit, rows: np.ndarray) -> float:
     return float(np.abs(one.predicted - other.predicted)[rows].max())
 
 
-def relabelled(questions: Questions, targets: np.ndarray) -> Questions:
+def relabelled(tasks: ProbingTasks, targets: np.ndarray) -> ProbingTasks:
     """The same folds with other labels."""
-    inner = tuple(replace(task, targets=targets) for task in questions.inner)
-    observed = replace(questions.observed, targets=targets)
-    return replace(questions, targets=targets, inner=inner, observed=observed)
+    inner = tuple(replace(task, targets=targets) for task in tasks.inner)
+    observed = replace(tasks.observed, targets=targets)
+    return replace(tasks, targets=targets, inner=inner, observed=observed)
 
 
 @pytest.mark.parametrize("grouped", [True, False], ids=["groups", "no groups"])
@@ -96,23 +96,23 @@ def test_no_problem_is_scored_on_a_unit_that_it_was_fitted_on(of: str) -> None:
     assert unit_of is not None
     assert len(set(unit_of)) < len(set(groups))
     kind = "ridge" if of == "numbers" else "logistic"
-    questions = asked(
+    tasks = tasks_of(
         y, unit_of, kind, permutations=10, description_length=True, learning_curve=(0.1, 0.5)
     )
-    assert len(questions.inner) == 5
-    assert len(questions.shuffled) == 10
-    assert len(questions.online) == (of != "numbers")
-    tasks = [*questions.inner, questions.observed, *questions.shuffled, *questions.online]
-    for subset in (questions.train, *questions.subsets):
-        tasks.append(Task(questions.targets, subset, questions.fold_of))
+    assert len(tasks.inner) == 5
+    assert len(tasks.shuffled) == 10
+    assert len(tasks.online) == (of != "numbers")
+    each_task = [*tasks.inner, tasks.observed, *tasks.shuffled, *tasks.online]
+    for subset in (tasks.train, *tasks.subsets):
+        each_task.append(ProbingTask(tasks.targets, subset, tasks.fold_of))
     same_unit = unit_of[:, None] == unit_of
-    for task in tasks:
+    for task in each_task:
         scored = np.flatnonzero(task.scored_by >= 0)
         fitted = task.train[task.scored_by[scored]]
         assert fitted.any(axis=1).all()
         assert not (fitted & same_unit[scored]).any()
-    for fold, task in enumerate(questions.inner):
-        outer = questions.fold_of == fold
+    for fold, task in enumerate(tasks.inner):
+        outer = tasks.fold_of == fold
         assert not task.train[:, outer].any()
         assert (task.scored_by[outer] == -1).all()
         assert (task.scored_by[~outer] >= 0).all()
@@ -125,32 +125,32 @@ def test_a_feature_that_tells_the_labels_of_one_fold_does_not_help_there(
     kind: str, of: str, fold: int, elsewhere: str
 ) -> None:
     X, y, groups = planted(of)
-    questions = asked(y, groups, kind)
-    held_out = np.flatnonzero(questions.fold_of == fold)
+    tasks = tasks_of(y, groups, kind)
+    held_out = np.flatnonzero(tasks.fold_of == fold)
     told, untold = held_out[::2], held_out[1::2]
     column = np.random.default_rng(1).normal(size=N) if elsewhere == "noise" else np.zeros(N)
-    before = probe_layer(np.column_stack([X, column]), questions)
+    before = probe_layer(np.column_stack([X, column]), tasks)
     column[told] = 10 * y[told]
-    after = probe_layer(np.column_stack([X, column]), questions)
+    after = probe_layer(np.column_stack([X, column]), tasks)
     # Noise has a coefficient, so that what it is replaced with counts in those rows themselves.
     assert moved(before, after, untold if elsewhere == "noise" else held_out) < 2e-4
     np.testing.assert_equal(after.l2[fold], before.l2[fold])
-    assert moved(before, after, questions.fold_of != fold) > 0.01  # those probes have seen it
+    assert moved(before, after, tasks.fold_of != fold) > 0.01  # those probes have seen it
 
 
 @each_kind
 @each_fold
 def test_huge_held_out_rows_do_not_move_the_standardisation(kind: str, of: str, fold: int) -> None:
     X, y, groups = planted(of)
-    questions = asked(y, groups, kind)
-    before = probe_layer(X, questions)
-    held_out = np.flatnonzero(questions.fold_of == fold)
+    tasks = tasks_of(y, groups, kind)
+    before = probe_layer(X, tasks)
+    held_out = np.flatnonzero(tasks.fold_of == fold)
     huge, usual = held_out[::2], held_out[1::2]
     X[huge] *= 1000
-    after = probe_layer(X, questions)
+    after = probe_layer(X, tasks)
     assert moved(before, after, usual) < 2e-4
     np.testing.assert_equal(after.l2[fold], before.l2[fold])
-    assert moved(before, after, questions.fold_of != fold) > 0.01
+    assert moved(before, after, tasks.fold_of != fold) > 0.01
 
 
 @each_kind
@@ -159,13 +159,13 @@ def test_labels_of_a_fold_change_neither_its_predictions_nor_its_penalty(
     kind: str, of: str, fold: int
 ) -> None:
     X, y, groups = planted(of)
-    questions = asked(y, groups, kind)
-    before = probe_layer(X, questions)
-    held_out = questions.fold_of == fold
-    targets = questions.targets.copy()
+    tasks = tasks_of(y, groups, kind)
+    before = probe_layer(X, tasks)
+    held_out = tasks.fold_of == fold
+    targets = tasks.targets.copy()
     turned = targets[:, held_out]
     targets[:, held_out] = {"numbers": -turned, "two classes": 1 - turned}.get(of, turned[::-1])
-    after = probe_layer(X, relabelled(questions, targets))
+    after = probe_layer(X, relabelled(tasks, targets))
     assert moved(before, after, held_out) < 2e-4
     np.testing.assert_equal(after.l2[fold], before.l2[fold])
     assert moved(before, after, ~held_out) > 0.01
@@ -178,12 +178,12 @@ def test_the_penalty_of_a_fold_is_chosen_as_if_its_rows_did_not_exist(of: str) -
         X, y, groups = planted(of, seed)
         if seed >= 2:  # no signal, hence other penalties
             X = np.random.default_rng(seed).permutation(X)
-        questions = asked(y, groups, "ridge" if of == "numbers" else "logistic")
-        found = probe_layer(X, questions).l2
-        for fold, task in enumerate(questions.inner):
-            train = questions.fold_of != fold
-            alone = Task.cross_validated(questions.targets[:, train], task.scored_by[train])
-            choices = search(Design(X[train]), questions.kind, questions.loss, [alone])
+        tasks = tasks_of(y, groups, "ridge" if of == "numbers" else "logistic")
+        found = probe_layer(X, tasks).l2
+        for fold, task in enumerate(tasks.inner):
+            train = tasks.fold_of != fold
+            alone = ProbingTask.cross_validated(tasks.targets[:, train], task.scored_by[train])
+            choices = search(Design(X[train]), tasks.kind, tasks.loss, [alone])
             assert choices.l2[0] == found[fold]
         chosen |= set(found)
     assert len(chosen) > 1

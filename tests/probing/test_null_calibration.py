@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.probing.tasks import ask
+from llmprobe.probing.tasks import build_tasks
 from llmprobe.probing.workers import threads
 
 DATASETS = 400
@@ -80,9 +80,9 @@ def p_values(seed: int, index: int) -> tuple[float, float]:
     rng = np.random.default_rng([seed, index])
     kind = KINDS[index % len(KINDS)]
     layers, y, groups = draw(kind, rng)
-    questions = ask(y, groups, BARE, kind)
+    tasks = build_tasks(y, groups, BARE, kind)
     with threads(1):
-        statistics = np.stack([probe_layer(X, questions).statistic for X in layers.values()])
+        statistics = np.stack([probe_layer(X, tasks).statistic for X in layers.values()])
     first, peak = exact_p(statistics[0]), exact_p(statistics.max(axis=0))
     return first - rng.random() / (PERMUTATIONS + 1), peak
 
@@ -113,9 +113,9 @@ def test_the_best_of_several_layers_is_above_chance_by_luck_once_in_twenty(
 def test_the_tables_p_values_are_those_that_are_calibrated_here(kind: str) -> None:
     layers, y, groups = draw(kind, np.random.default_rng(SEED), n=90, d=30)
     results = probe_layers(layers, y, groups, config=BARE, progress=False)
-    questions = ask(y, groups, BARE, kind)
+    tasks = build_tasks(y, groups, BARE, kind)
     with threads(1):
-        statistics = np.stack([probe_layer(X, questions).statistic for X in layers.values()])
+        statistics = np.stack([probe_layer(X, tasks).statistic for X in layers.values()])
     assert results.table["p_value"].to_list() == [exact_p(layer) for layer in statistics]
     assert results.summary["peak_p_value"].item() == exact_p(statistics.max(axis=0))
 

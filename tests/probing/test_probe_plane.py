@@ -19,8 +19,8 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing import tables
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
-from llmprobe.probing.probe_plane import _widest_across, plane
-from llmprobe.probing.tasks import Questions, ask
+from llmprobe.probing.probe_plane import _spread_axis, probe_plane
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import threads
 
 FOLDS = 4
@@ -42,13 +42,13 @@ def states(n: int = 120, d: int = 10, n_classes: int = 2) -> tuple[np.ndarray, n
     return X + 5 * rng.normal(size=d), y
 
 
-def questions(y: np.ndarray, test: np.ndarray | None = None, **options: Any) -> Questions:
-    return ask(y, None, ProbeConfig(**{**BARE, **options}), "here", test)
+def tasks_of(y: np.ndarray, test: np.ndarray | None = None, **options: Any) -> ProbingTasks:
+    return build_tasks(y, None, ProbeConfig(**{**BARE, **options}), "here", test)
 
 
-def fitted(X: np.ndarray, y: np.ndarray, **options: Any) -> tuple[LayerFit, Questions]:
-    q = questions(y, **options)
-    return probe_layer(X.astype(np.float32), q), q
+def fitted(X: np.ndarray, y: np.ndarray, **options: Any) -> tuple[LayerFit, ProbingTasks]:
+    tasks = tasks_of(y, **options)
+    return probe_layer(X.astype(np.float32), tasks), tasks
 
 
 def unit_spread(places: np.ndarray) -> np.ndarray:
@@ -91,15 +91,15 @@ def widest_across(Z: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 def test_along_is_the_distance_to_a_plain_logistic_regression_of_the_other_folds() -> None:
     X, y = states()
-    found, q = fitted(X, y)
+    found, tasks = fitted(X, y)
     expected = np.empty(len(y))
     for fold in range(FOLDS):
-        train = q.fold_of != fold
+        train = tasks.fold_of != fold
         model = LogisticRegression(C=1 / 3.0, tol=1e-10, max_iter=1000, solver="newton-cholesky")
         plain = make_pipeline(StandardScaler(), model).fit(X[train], y[train])
         direction = model.coef_[0] / plain[0].scale_ * units(X)
         expected[~train] = plain.decision_function(X[~train]) / np.linalg.norm(direction)
-    assert found.plane[:, 0] == pytest.approx(unit_spread(expected), abs=1e-3)
+    assert found.probe_plane[:, 0] == pytest.approx(unit_spread(expected), abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["logistic", "mass_mean"])
@@ -107,18 +107,18 @@ def test_the_threshold_is_at_0_and_the_last_class_on_the_right(kind: str) -> Non
     found, _ = fitted(*states(), kind=kind)
     sure = np.abs(found.predicted[:, 1] - 0.5) > 1e-3
     assert sure.mean() > 0.9
-    assert ((found.plane[:, 0] > 0) == (found.predicted[:, 1] > 0.5))[sure].all()
+    assert ((found.probe_plane[:, 0] > 0) == (found.predicted[:, 1] > 0.5))[sure].all()
 
 
 def test_of_numbers_0_is_where_the_probe_answers_their_mean() -> None:
     X, _ = states()
     y = 1000 + 50 * standardised(X) @ np.arange(10)
-    found, q = fitted(X, y, kind="ridge")
+    found, tasks = fitted(X, y, kind="ridge")
     above = found.predicted[:, 0] - y.mean()
-    assert ((found.plane[:, 0] > 0) == (above > 0)).all()
+    assert ((found.probe_plane[:, 0] > 0) == (above > 0)).all()
     for fold in range(FOLDS):
-        own = q.fold_of == fold
-        ratio = found.plane[own, 0] / above[own]
+        own = tasks.fold_of == fold
+        ratio = found.probe_plane[own, 0] / above[own]
         assert ratio == pytest.approx(ratio[0], rel=1e-3)
 
 
@@ -126,7 +126,7 @@ def test_of_numbers_0_is_where_the_probe_answers_their_mean() -> None:
 def test_across_is_the_widest_direction_orthogonal_to_each_folds_probe(n: int, d: int) -> None:
     X, _ = states(n, d)
     coef, intercept, fold_of, directions = random_probes(X)
-    places = plane(Design(X), coef, intercept, fold_of)[:, 1]
+    places = probe_plane(Design(X), coef, intercept, fold_of)[:, 1]
     Z = standardised(X)
     widest = np.array([widest_across(Z, direction) for direction in directions])
     widest *= np.sign(widest @ widest[0])[:, None]
@@ -138,7 +138,7 @@ def test_across_is_the_widest_direction_orthogonal_to_each_folds_probe(n: int, d
 def test_across_is_orthogonal_and_nearly_the_widest_of_many_features() -> None:
     X, _ = states(400, 150)
     coef, intercept, _, directions = random_probes(X, folds=1)
-    places = plane(Design(X), coef, intercept, np.zeros(len(X), dtype=int))[:, 1]
+    places = probe_plane(Design(X), coef, intercept, np.zeros(len(X), dtype=int))[:, 1]
     Z = standardised(X)
     across = np.linalg.lstsq(Z, places, rcond=None)[0]
     across /= np.linalg.norm(across)
@@ -148,13 +148,13 @@ def test_across_is_orthogonal_and_nearly_the_widest_of_many_features() -> None:
     assert (Z @ across).var() > 0.98 * most
 
 
-def test_a_probe_along_the_widest_direction_leaves_the_second_widest_across() -> None:
+def test_a_probe_along_the_widest_direction_leaves_the_second_spread_axis() -> None:
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(500, 2))
     # Eight features of one factor and five of another: the first two principal components.
     X = shared[:, [0] * 8 + [1] * 5] + 0.1 * rng.normal(size=(500, 13))
     coef = np.array([1.0] * 8 + [0.0] * 5)[:, None, None]
-    places = plane(Design(X), coef, np.zeros((1, 1)), np.zeros(500, dtype=int))
+    places = probe_plane(Design(X), coef, np.zeros((1, 1)), np.zeros(500, dtype=int))
     assert abs(np.corrcoef(places[:, 0], shared[:, 0])[0, 1]) > 0.99
     assert abs(np.corrcoef(places[:, 1], shared[:, 1])[0, 1]) > 0.99
 
@@ -163,7 +163,7 @@ def test_a_probe_along_the_widest_direction_leaves_the_second_widest_across() ->
 def test_of_more_classes_the_places_are_principal_components_of_their_scores(C: int) -> None:
     X, _ = states()
     coef, intercept, fold_of, _ = random_probes(X, C=C)
-    places = plane(Design(X), coef, intercept, fold_of)
+    places = probe_plane(Design(X), coef, intercept, fold_of)
     length = np.linalg.norm(coef * units(X)[:, None, None], axis=(0, 2))
     scores = np.einsum("nd,dfc->nfc", X, coef) + intercept
     own = (scores / length[:, None])[np.arange(len(X)), fold_of]
@@ -181,8 +181,8 @@ def test_three_classes_come_apart_in_the_plane(kind: str) -> None:
     y = np.arange(120) % 3
     X = rng.normal(size=(120, 8)) + 6 * np.eye(8)[y]
     found, _ = fitted(X, y, kind=kind)
-    centres = np.array([found.plane[y == c].mean(axis=0) for c in range(3)])
-    nearest = np.linalg.norm(found.plane[:, None] - centres, axis=2).argmin(axis=1)
+    centres = np.array([found.probe_plane[y == c].mean(axis=0) for c in range(3)])
+    nearest = np.linalg.norm(found.probe_plane[:, None] - centres, axis=2).argmin(axis=1)
     assert (nearest == y).mean() > 0.95
 
 
@@ -190,8 +190,8 @@ def test_a_probe_of_another_length_gives_the_same_places() -> None:
     X, _ = states()
     coef, intercept, fold_of, _ = random_probes(X)
     design, longer = Design(X), np.array([1.0, 100.0, 0.01])
-    expected = plane(design, coef, intercept, fold_of)
-    found = plane(design, coef * longer[:, None], intercept * longer[:, None], fold_of)
+    expected = probe_plane(design, coef, intercept, fold_of)
+    found = probe_plane(design, coef * longer[:, None], intercept * longer[:, None], fold_of)
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -199,17 +199,20 @@ def test_the_units_and_zero_of_features_change_nothing() -> None:
     X, y = states()
     expected, _ = fitted(X, y)
     found, _ = fitted(X * np.geomspace(1e-3, 1e3, 10) + 7, y)
-    found.plane[:, 1] *= np.sign(found.plane[:, 1] @ expected.plane[:, 1])
-    assert found.plane == pytest.approx(expected.plane, abs=1e-2)
+    found.probe_plane[:, 1] *= np.sign(found.probe_plane[:, 1] @ expected.probe_plane[:, 1])
+    assert found.probe_plane == pytest.approx(expected.probe_plane, abs=1e-2)
 
 
 def test_other_names_of_the_classes_mirror_the_places_along() -> None:
     X, y = states()
-    q = questions(y)
+    tasks = tasks_of(y)
     mirrored = replace(
-        q, y=1 - q.y, targets=1 - q.targets, observed=replace(q.observed, targets=1 - q.targets)
+        tasks,
+        y=1 - tasks.y,
+        targets=1 - tasks.targets,
+        observed=replace(tasks.observed, targets=1 - tasks.targets),
     )
-    one, other = (probe_layer(X, asked).plane for asked in (q, mirrored))
+    one, other = (probe_layer(X, of_labels).probe_plane for of_labels in (tasks, mirrored))
     assert other[:, 0] == pytest.approx(-one[:, 0], abs=1e-3)
     assert np.abs(other[:, 1]) == pytest.approx(np.abs(one[:, 1]), abs=1e-2)
 
@@ -218,40 +221,43 @@ def test_constant_features_change_nothing() -> None:
     X, y = states()
     expected, _ = fitted(X, y)
     found, _ = fitted(np.column_stack([np.full((len(y), 3), 1e4), X, np.zeros(len(y))]), y)
-    found.plane[:, 1] *= np.sign(found.plane[:, 1] @ expected.plane[:, 1])
-    assert found.plane == pytest.approx(expected.plane, abs=1e-3)
+    found.probe_plane[:, 1] *= np.sign(found.probe_plane[:, 1] @ expected.probe_plane[:, 1])
+    assert found.probe_plane == pytest.approx(expected.probe_plane, abs=1e-3)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_where_no_feature_varies_all_examples_are_in_one_place(n_classes: int) -> None:
     y = np.arange(62) % n_classes  # Not as many of each class in each fold.
     found, _ = fitted(np.ones((62, 5)), y)
-    assert (found.plane == 0).all()
+    assert (found.probe_plane == 0).all()
 
 
 @pytest.mark.parametrize("copies", [1, 7])
 def test_of_one_feature_nothing_is_across(copies: int) -> None:
     X, y = states(60, 1)
     found, _ = fitted(X[:, [0] * copies], y)
-    assert (found.plane[:, 1] == 0).all()
-    assert (found.plane[:, 0] ** 2).mean() == pytest.approx(1, abs=1e-3)
+    assert (found.probe_plane[:, 1] == 0).all()
+    assert (found.probe_plane[:, 0] ** 2).mean() == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(("kind", "n_classes"), [("logistic", 2), ("logistic", 5), ("ridge", 2)])
 def test_coordinates_have_a_mean_square_of_1(kind: str, n_classes: int) -> None:
     found, _ = fitted(*states(200, 10, n_classes), kind=kind)
-    assert (found.plane**2).mean(axis=0) == pytest.approx([1, 1], abs=1e-3)
+    assert (found.probe_plane**2).mean(axis=0) == pytest.approx([1, 1], abs=1e-3)
 
 
 def test_a_label_moves_the_examples_of_other_folds_alone() -> None:
     X, y = states()
-    q = questions(y)
-    changed = q.fold_of == 0
-    targets = np.where(changed, 1 - q.targets, q.targets)
+    tasks = tasks_of(y)
+    changed = tasks.fold_of == 0
+    targets = np.where(changed, 1 - tasks.targets, tasks.targets)
     mislabelled = replace(
-        q, y=targets[0].astype(int), targets=targets, observed=replace(q.observed, targets=targets)
+        tasks,
+        y=targets[0].astype(int),
+        targets=targets,
+        observed=replace(tasks.observed, targets=targets),
     )
-    before, after = (probe_layer(X, asked).plane for asked in (q, mislabelled))
+    before, after = (probe_layer(X, of_labels).probe_plane for of_labels in (tasks, mislabelled))
     ratio = after[:, 0] / before[:, 0]
     # One scale, which depends on all of them.
     assert ratio[changed] == pytest.approx(ratio[changed][0], rel=1e-2)
@@ -261,43 +267,47 @@ def test_a_label_moves_the_examples_of_other_folds_alone() -> None:
 def test_of_a_test_set_only_its_rows_have_places() -> None:
     X, y = states()
     test = np.arange(len(y)) % 3 == 0
-    q = questions(y, test)
-    found = probe_layer(X, q)
-    assert found.plane.shape == (test.sum(), 2)
+    tasks = tasks_of(y, test)
+    found = probe_layer(X, tasks)
+    assert found.probe_plane.shape == (test.sum(), 2)
     distances = X[test] @ found.coef[:, 0] + found.intercept[0]
-    assert found.plane[:, 0] == pytest.approx(unit_spread(distances), abs=1e-3)
-    assert (found.plane**2).mean(axis=0) == pytest.approx([1, 1], abs=1e-3)
+    assert found.probe_plane[:, 0] == pytest.approx(unit_spread(distances), abs=1e-3)
+    assert (found.probe_plane**2).mean(axis=0) == pytest.approx([1, 1], abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("kind", "n_classes"),
     [("logistic", 2), ("logistic", 3), ("mass_mean", 2), ("mass_mean", 3), ("ridge", 2)],
 )
-def test_the_blind_probe_gives_the_out_of_fold_predictions_of_the_first_fold(
+def test_the_fold_0_probe_gives_the_out_of_fold_predictions_of_the_first_fold(
     kind: str, n_classes: int
 ) -> None:
     X, y = states(n_classes=n_classes)
     labels = 10 + 3 * X[:, 0] if kind == "ridge" else y
-    found, q = fitted(X, labels, kind=kind)
-    logits = torch.as_tensor(X @ found.blind_coef + found.blind_intercept)
+    found, tasks = fitted(X, labels, kind=kind)
+    logits = torch.as_tensor(X @ found.fold0_coef + found.fold0_intercept)
     if kind == "ridge":
-        said = logits
+        probabilities = logits
     elif n_classes == 2:
-        said = torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
+        probabilities = torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
     else:
-        said = torch.softmax(logits, dim=1)
-    blind = q.fold_of == 0
-    assert said.numpy()[blind] == pytest.approx(found.predicted[blind], abs=1e-4, rel=1e-4)
-    assert np.abs(said.numpy() - found.predicted)[~blind].max() > 1e-3
+        probabilities = torch.softmax(logits, dim=1)
+    first_fold = tasks.fold_of == 0
+    assert probabilities.numpy()[first_fold] == pytest.approx(
+        found.predicted[first_fold], abs=1e-4, rel=1e-4
+    )
+    assert np.abs(probabilities.numpy() - found.predicted)[~first_fold].max() > 1e-3
 
 
 def predictions_of(places: np.ndarray, n_classes: int) -> np.ndarray:
     """``along`` and ``across`` of the table, from those of the layers' fits. [layers, n, 2]"""
     layers, n, _ = places.shape
     y = np.arange(n) % n_classes
-    fits: Any = [SimpleNamespace(predicted=np.eye(n_classes)[y], plane=each) for each in places]
-    q = questions(y, folds=2)
-    table = tables.predictions(range(layers), fits, y, q, {"model": "m", "dataset": "d"})
+    fits: Any = [
+        SimpleNamespace(predicted=np.eye(n_classes)[y], probe_plane=each) for each in places
+    ]
+    tasks = tasks_of(y, folds=2)
+    table = tables.predictions(range(layers), fits, y, tasks, {"model": "m", "dataset": "d"})
     assert table["layer"].is_monotonic_increasing
     found: np.ndarray = table[["along", "across"]].to_numpy().reshape(layers, n, 2)
     return found
@@ -327,6 +337,6 @@ def test_the_widest_direction_across_may_lie_beyond_the_widest_components() -> N
     design = SimpleNamespace(spectrum=spectrum, basis=torch.eye(40))
     probe = torch.zeros(1, 40, dtype=torch.float64)
     probe[0, [0, 39]] = 0.5**0.5
-    (across,) = _widest_across(cast(Any, design), probe)
+    (across,) = _spread_axis(cast(Any, design), probe)
     assert float(across.square() @ spectrum.double()) == pytest.approx(1.5)
     assert float(across @ probe[0]) == pytest.approx(0, abs=1e-12)

@@ -17,7 +17,7 @@ import llmprobe
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import portions
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
-from llmprobe.probing.search import PENALTIES, Choices, Task, search
+from llmprobe.probing.search import PENALTIES, Choices, ProbingTask, search
 from llmprobe.probing.splits import assign_folds
 from llmprobe.probing.workers import threads
 
@@ -70,15 +70,15 @@ def targets_of(y: np.ndarray) -> np.ndarray:
     return rows.astype(np.float32)
 
 
-def classifying(y: np.ndarray, seed: int = 0) -> Task:
-    return Task.cross_validated(targets_of(y), assign_folds(y, None, 5, seed))
+def classifying(y: np.ndarray, seed: int = 0) -> ProbingTask:
+    return ProbingTask.cross_validated(targets_of(y), assign_folds(y, None, 5, seed))
 
 
-def loss_of(task: Task) -> Loss:
+def loss_of(task: ProbingTask) -> Loss:
     return Logistic() if len(task.targets) == 1 else Softmax()
 
 
-def shuffles(y: np.ndarray, times: int) -> list[Task]:
+def shuffles(y: np.ndarray, times: int) -> list[ProbingTask]:
     rng = np.random.default_rng(9)
     return [classifying(rng.permutation(y), seed) for seed in range(times)]
 
@@ -101,7 +101,7 @@ def plain_probabilities(
     return probabilities
 
 
-def plain_loop(X: np.ndarray, y: np.ndarray, task: Task) -> tuple[list[float], list[float]]:
+def plain_loop(X: np.ndarray, y: np.ndarray, task: ProbingTask) -> tuple[list[float], list[float]]:
     """Total held-out loss and accuracy at each penalty of the whole grid."""
     losses, scores = [], []
     for l2 in PENALTIES:
@@ -174,21 +174,21 @@ def assert_same(one: Choices, other: Choices) -> None:
 
 
 @pytest.fixture(params=[2, 3], ids=["two classes", "three classes"])
-def mixture(request: pytest.FixtureRequest) -> tuple[Design, list[Task]]:
+def mixture(request: pytest.FixtureRequest) -> tuple[Design, list[ProbingTask]]:
     """Tasks that leave the path at different penalties, with different numbers of problems."""
     X, latent = planted(3, 120, 30)
     y = classes(latent, request.param)
     inner = assign_folds(y, None, 3, 1)
     inner[:30] = -1
     tasks = [
-        classifying(y), *shuffles(y, 6), Task.cross_validated(targets_of(y), inner),
+        classifying(y), *shuffles(y, 6), ProbingTask.cross_validated(targets_of(y), inner),
         classifying(classes(planted(None, 120, 30)[1], request.param)),
     ]  # fmt: skip
     return Design(X), tasks
 
 
 def test_what_a_task_gives_does_not_depend_on_the_others(
-    mixture: tuple[Design, list[Task]],
+    mixture: tuple[Design, list[ProbingTask]],
 ) -> None:
     design, tasks = mixture
     loss = loss_of(tasks[0])
@@ -203,7 +203,7 @@ def test_what_a_task_gives_does_not_depend_on_the_others(
 
 @pytest.mark.parametrize("budget", [1, 100_000])
 def test_memory_budgets_change_nothing(
-    mixture: tuple[Design, list[Task]], budget: int, monkeypatch: pytest.MonkeyPatch
+    mixture: tuple[Design, list[ProbingTask]], budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     design, tasks = mixture
     loss = loss_of(tasks[0])
@@ -220,7 +220,7 @@ def test_memory_budgets_change_nothing(
 def test_ridge_chooses_as_a_plain_loop_does(signal: float | None, n: int, d: int) -> None:
     X, latent = planted(signal, n, d)
     y = (latent - latent.mean()) / latent.std()
-    task = Task.cross_validated(
+    task = ProbingTask.cross_validated(
         y[None].astype(np.float32), assign_folds(y, None, 5, stratify=False)
     )
     found = search(Design(X), "ridge", Squared(), [task])

@@ -18,13 +18,13 @@ from llmprobe import Results, UserError
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing import protocol, workers
 from llmprobe.probing import search as searching
-from llmprobe.probing import tasks as questions
+from llmprobe.probing import tasks as tasks_module
 from llmprobe.probing.fit_many import Design, fit_many, fit_many_multinomial
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
-from llmprobe.probing.search import Task, search
+from llmprobe.probing.search import ProbingTask, search
 from llmprobe.probing.splits import inner_folds
-from llmprobe.probing.tasks import Questions, ask
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import threads
 
 N, D = 160, 8
@@ -72,8 +72,10 @@ def probe(
     return llmprobe.probe_layers({0: X}, y, groups, test=test, progress=False, **options)
 
 
-def asked(y: np.ndarray, groups: np.ndarray | None, test: np.ndarray | None = None) -> Questions:
-    return ask(y, groups, ProbeConfig(**QUICK), "here", test)
+def tasks_of(
+    y: np.ndarray, groups: np.ndarray | None, test: np.ndarray | None = None
+) -> ProbingTasks:
+    return build_tasks(y, groups, ProbeConfig(**QUICK), "here", test)
 
 
 def coefficients(results: Results) -> tuple[np.ndarray, np.ndarray]:
@@ -271,7 +273,7 @@ def test_p_values_tell_signal_from_noise(kind: str, of: str) -> None:
 def test_shuffled_labels_are_scored_on_the_same_test_rows() -> None:
     _, y, groups = planted()
     test = held_out()
-    shuffled = ask(y, groups, ProbeConfig(l2=1.0, permutations=5), "here", test).shuffled
+    shuffled = build_tasks(y, groups, ProbeConfig(l2=1.0, permutations=5), "here", test).shuffled
     assert len(shuffled) == 5
     for task in shuffled:
         np.testing.assert_array_equal(task.train, ~test[None])
@@ -321,7 +323,7 @@ def test_a_learning_curve_trains_on_growing_whole_groups_outside_test() -> None:
     _, y, groups = planted()
     test = held_out()
     config = ProbeConfig(**QUICK, learning_curve=(0.25, 0.5, 1.0))
-    subsets = ask(y, groups, config, "here", test).subsets
+    subsets = build_tasks(y, groups, config, "here", test).subsets
     assert subsets.shape == (3, 1, N)
     in_training = (~test).sum() / 4
     for subset, fraction in zip(subsets[:, 0], (0.25, 0.5, 1.0), strict=True):
@@ -373,7 +375,7 @@ def test_the_code_is_that_of_the_test_rows_alone(of: str, share: float) -> None:
 def test_each_label_is_encoded_with_the_doubt_of_the_rows_seen_before_it(with_test: bool) -> None:
     _, y, groups = planted("three classes")
     test = held_out() if with_test else None
-    (task,) = ask(y, groups, ProbeConfig(l2=1.0), "here", test).online
+    (task,) = build_tasks(y, groups, ProbeConfig(l2=1.0), "here", test).online
     assert task.doubt is not None
     encoded = np.flatnonzero(task.scored_by >= 0)
     seen = task.train.sum(axis=1)[task.scored_by[encoded]]
@@ -391,8 +393,8 @@ def test_the_code_of_many_labels_is_of_a_part_in_whole_groups(
     test = held_out(800, share=0.75) if with_test else None
     options = {**QUICK, "description_length": True}
     whole = probe(X, y, test, groups, l2=10.0, **options).table.iloc[0]
-    monkeypatch.setattr(questions, "MOST_CODED", 302)
-    (task,) = ask(y, groups, ProbeConfig(l2=10.0, **options), "here", test).online
+    monkeypatch.setattr(tasks_module, "MOST_CODED", 302)
+    (task,) = build_tasks(y, groups, ProbeConfig(l2=10.0, **options), "here", test).online
     assert task.used.sum() == 300
     assert set(np.bincount(groups, task.used)) == {0, 4}
     assert test is None or not (task.used & ~test).any()
@@ -408,11 +410,11 @@ def test_with_few_rows_the_penalty_is_chosen_in_four_folds_of_all(
     grouped: bool, with_test: bool
 ) -> None:
     _, y, groups = planted()
-    asked_of = asked(y, groups if grouped else None, held_out() if with_test else None)
-    within = inner_folds(y, groups if grouped else None, asked_of.fold_of, 0)
-    assert len(asked_of.inner) == within.shape[1] == (1 if with_test else 5)
-    for task, fold_of in zip(asked_of.inner, within.T, strict=True):
-        expected = Task.cross_validated(asked_of.targets, fold_of)
+    tasks = tasks_of(y, groups if grouped else None, held_out() if with_test else None)
+    within = inner_folds(y, groups if grouped else None, tasks.fold_of, 0)
+    assert len(tasks.inner) == within.shape[1] == (1 if with_test else 5)
+    for task, fold_of in zip(tasks.inner, within.T, strict=True):
+        expected = ProbingTask.cross_validated(tasks.targets, fold_of)
         assert len(task.train) == 4
         np.testing.assert_array_equal(task.train, expected.train)
         np.testing.assert_array_equal(task.scored_by, expected.scored_by)
@@ -424,13 +426,13 @@ def test_with_few_rows_the_penalty_is_chosen_in_four_folds_of_all(
 def test_of_many_rows_the_penalty_is_chosen_with_enough(
     grouped: bool, with_test: bool, enough: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "ENOUGH", enough)
+    monkeypatch.setattr(tasks_module, "ENOUGH", enough)
     _, y, groups = planted(n=400)
     units, step = (groups, 4) if grouped else (np.arange(400), 1)
     test = held_out(400, share=0.25) if with_test else None
-    asked_of = asked(y, units if grouped else None, test)
-    for outer, task in enumerate(asked_of.inner):
-        outside = asked_of.fold_of == outer
+    tasks = tasks_of(y, units if grouped else None, test)
+    for outer, task in enumerate(tasks.inner):
+        outside = tasks.fold_of == outer
         assert not (task.used & outside).any()
         scored = task.scored_by >= 0
         # About so many, and never more.
@@ -446,13 +448,13 @@ def test_of_many_rows_the_penalty_is_chosen_with_enough(
 
 def test_the_rows_that_choose_a_penalty_are_some_of_all_the_folds_rows() -> None:
     rows = np.flatnonzero(np.random.default_rng(0).random(3000) < 0.5)
-    some = questions._some(rows, 200, None, 0)
+    some = tasks_module._some(rows, 200, None, 0)
     assert len(set(some)) == len(some) == 200
     assert set(some) <= set(rows)
     # Spread out, not the first ones: a mean is this far off less than once in 10,000 times.
     assert abs(some.mean() - rows.mean()) < 4 * rows.std() / 200**0.5
-    assert set(questions._some(rows, 200, None, 1)) != set(some)
-    np.testing.assert_array_equal(questions._some(rows, len(rows), None, 0), rows)
+    assert set(tasks_module._some(rows, 200, None, 1)) != set(some)
+    np.testing.assert_array_equal(tasks_module._some(rows, len(rows), None, 0), rows)
 
 
 @pytest.mark.parametrize(
@@ -469,14 +471,14 @@ def test_a_task_of_few_rows_has_the_answer_of_those_rows_alone(loss: Loss, of: s
     fold_of[rows] = np.arange(150) % 5
     weight = np.random.default_rng(6).uniform(0.5, 2, size=400).astype(np.float32)
     for given in (None, weight):
-        few = Task.cross_validated(targets, fold_of, given)
+        few = ProbingTask.cross_validated(targets, fold_of, given)
         part = None if given is None else given[rows]
-        alone = Task.cross_validated(targets[:, rows], fold_of[rows], part)
+        alone = ProbingTask.cross_validated(targets[:, rows], fold_of[rows], part)
         # Beside a task of all rows, and one of others.
-        whole = Task.cross_validated(targets, np.arange(400) % 5)
+        whole = ProbingTask.cross_validated(targets, np.arange(400) % 5)
         others = np.where(fold_of < 0, np.arange(400) % 5, -1)
         others[::2] = -1
-        tasks = [few, whole, Task.cross_validated(targets, others), few]
+        tasks = [few, whole, ProbingTask.cross_validated(targets, others), few]
         found = search(Design(X), "logistic", loss, tasks)
         expected = search(Design(X[rows]), "logistic", loss, [alone])
         for i in (0, 3):
@@ -499,7 +501,7 @@ def test_a_task_of_few_rows_takes_no_work_on_the_others(monkeypatch: pytest.Monk
     monkeypatch.setattr(searching, "_Path", noted)
     targets = np.atleast_2d(y).astype(np.float32)
     folds = [np.where(np.arange(400) < few, np.arange(400) % 4, -1) for few in (200, 400, 201)]
-    tasks = [Task.cross_validated(targets, fold_of) for fold_of in folds]
+    tasks = [ProbingTask.cross_validated(targets, fold_of) for fold_of in folds]
     search(Design(X), "logistic", Logistic(), tasks)
     assert rows == [200, 400]
 
@@ -563,6 +565,6 @@ def test_groups_of_more_rows_than_enough_still_give_some(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y, _ = planted()
-    monkeypatch.setattr(questions, name, 10)
+    monkeypatch.setattr(tasks_module, name, 10)
     results = probe(X, y, np.arange(N) >= 80, np.arange(N) // 16, permutations=0, controls=())
     assert np.isfinite(results.table["log_loss"].item())

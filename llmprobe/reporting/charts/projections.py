@@ -34,9 +34,9 @@ def projection(results: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
 
     Horizontally the distance from where the probe decides (the line, for two classes), vertically
     the place along the first principal component that is orthogonal to its direction, both
-    out-of-fold and each in units of its root mean square at that layer (``probing.plane``); with
-    more than two classes, the first two principal components of the scores of the classes. Colour
-    is the class, or the label where labels are numbers.
+    out-of-fold and each in units of its root mean square at that layer
+    (``probing.probe_plane``); with more than two classes, the first two principal components of the
+    scores of the classes. Colour is the class, or the label where labels are numbers.
 
     The layers are the first, the last and those nearest to 1/4, 1/2 and 3/4 of the way, of which
     the one nearest to the best layer gives way to it. Of many examples, ``MOST_POINTS`` are drawn
