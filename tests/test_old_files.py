@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 import llmprobe
-from llmprobe.cli import main
-from llmprobe.config import ModelConfig
-from llmprobe.run_folder import read_run
+from llmprobe.cli.main import main
+from llmprobe.config.schema import ModelConfig
+from llmprobe.results.folder import read_run
 
 OLD_FILES = Path(__file__).parent / "old_files"
 VERSIONS = sorted(folder.name for folder in OLD_FILES.iterdir() if folder.is_dir())
