@@ -28,8 +28,7 @@ from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
 from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
-from llmprobe.monitors import example_traces
-from llmprobe.monitors.example_traces import ExampleTrace, telling_examples
+from llmprobe.monitors.example_traces import examples_to_trace, trace_examples
 from llmprobe.probing.protocol import probe
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.folder import (
@@ -38,6 +37,7 @@ from llmprobe.results.folder import (
     write_results,
 )
 from llmprobe.results.results import Results
+from llmprobe.results.trace import EXAMPLE_TRACES, Trace, read_traces, write_traces
 from llmprobe.run.environment import dataset_facts, environment, model_facts
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Run:
             Anything that can be seen to be wrong before a model is loaded.
         """
         self.config, self.out = config, out
-        self._traces: list[ExampleTrace] = []
+        self._traces: list[Trace] = []
         self._traced: dict[str, list[int]] = {}
         if config.probe.device != "auto":
             resolve_device(config.probe.device, "probe.device")
@@ -175,7 +175,7 @@ class Run:
             environment(models, self._dataset_facts),
             self.datasets,
         )
-        example_traces.save(self._traces, self.out / example_traces.FILE)
+        write_traces(self.out / EXAMPLE_TRACES, self._traces)
 
     def _trace_some(
         self,
@@ -193,18 +193,18 @@ class Run:
             return
         examples = self._traced.get(dataset.name)
         if examples is None:
-            examples = telling_examples(results, self.config.report.traces)
+            examples = examples_to_trace(results, self.config.report.traces)
             self._traced[dataset.name] = examples
         digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
         path = folder / f"traces-{digest[:16]}.json"
         try:
-            traces = example_traces.load(path)
+            traces = read_traces(path)
         except UserError:
             if not extract:
                 return
-            traces = example_traces.example_traces(extractor, dataset, results, examples)
+            traces = trace_examples(extractor, dataset, results, examples)
             if traces:  # What failed may succeed another time.
-                example_traces.save(traces, path)
+                write_traces(path, traces)
         self._traces += traces
 
     @cached_property

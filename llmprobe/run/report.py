@@ -13,11 +13,9 @@ import pandas as pd
 from llmprobe.config.load import load_config
 from llmprobe.config.schema import RunConfig
 from llmprobe.ground.errors import UserError
-from llmprobe.monitors import example_traces
 from llmprobe.results.differences import differences
 from llmprobe.results.folder import RunTables, lacks, read_run, remove_others
-from llmprobe.results.saved_probe import load_probe
-from llmprobe.results.trace import Trace
+from llmprobe.results.trace import traces_of_run
 from llmprobe.run.wordings import wordings
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def report(out: Path) -> list[Path]:
         run,
         figures,
         compared=Compared(_differences(run, config)),
-        traces=_traces(out),
+        traces=traces_of_run(out),
         title=out.resolve().name if config is None else config.name,
         command=shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)]),
         permutations=None if config is None else config.probe.permutations,
@@ -71,45 +69,6 @@ def _differences(run: RunTables, config: RunConfig | None) -> pd.DataFrame:
     datasets = [] if config is None else config.datasets
     same = wordings((dataset.title, dataset.model_dump(mode="json")) for dataset in datasets)
     return differences(run.results, run.summary, run.predictions, run.examples, same)
-
-
-def _traces(out: Path) -> list[tuple[str, Trace]]:
-    """Of a run's examples, and of the texts that its probes were given since.
-
-    What is damaged is left out, and what probes of an earlier config said.
-    """
-    traces: list[tuple[str, Trace]] = []
-    for path, read in (
-        (out / example_traces.FILE, _example_traces),
-        (out / "traces", _later_traces),
-    ):
-        try:
-            traces += read(path) if path.exists() else []
-        except UserError as error:
-            log.warning("%s", error)
-    return traces
-
-
-def _example_traces(path: Path) -> list[tuple[str, Trace]]:
-    """Those of one text in all models beside each other."""
-    found = [(one.title, one.trace) for one in example_traces.load(path)]
-    texts = list(dict.fromkeys((trace.dataset, trace.text) for _, trace in found))
-    return sorted(found, key=lambda one: texts.index((one[1].dataset, one[1].text)))
-
-
-def _later_traces(folder: Path) -> list[tuple[str, Trace]]:
-    from llmprobe.reporting.trace.files import read_traces
-
-    paths = sorted((folder.parent / "probes").glob("*/*.safetensors"))
-    probes = {load_probe(path).digest for path in paths}
-    found = read_traces(folder)
-    mine = [("", trace) for trace in found if trace.probe in probes]
-    if len(mine) < len(found):
-        log.warning(
-            "%s: %d of %d traces are of other probes than the run has now; trace the texts again",
-            folder, len(found) - len(mine), len(found),
-        )  # fmt: skip
-    return mine
 
 
 def _config(out: Path) -> tuple[RunConfig | None, list[str]]:

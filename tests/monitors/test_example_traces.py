@@ -13,7 +13,7 @@ import pytest
 import toy
 
 from llmprobe.config.load import load_config
-from llmprobe.monitors.example_traces import telling_examples
+from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe
 from llmprobe.run.pipeline import Run
@@ -54,7 +54,7 @@ def test_they_are_of_the_fold_that_fold_0_probes_did_not_see_and_not_too_many(
     classes: tuple[str, ...], most: int
 ) -> None:
     found = results(classes)
-    chosen = telling_examples(found, most)
+    chosen = examples_to_trace(found, most)
     assert 1 <= len(chosen) == len(set(chosen)) <= most
     assert set(chosen) <= set(unseen(found).index)
 
@@ -64,7 +64,7 @@ def test_each_class_has_its_surest_example_and_then_come_those_most_surely_wrong
     classes: tuple[str, ...],
 ) -> None:
     found = results(classes)
-    *best, worst = telling_examples(found, len(classes) + 1)
+    *best, worst = examples_to_trace(found, len(classes) + 1)
     table = unseen(found)
     sure = (table["score"] - 0.5).abs() if len(classes) == 2 else table["score"]
     right = table["predicted"] == table["label"]
@@ -76,13 +76,13 @@ def test_of_numbers_the_best_predicted_come_first_and_then_the_worst() -> None:
     found = results(())
     table = unseen(found)
     error = (table["score"] - table["label"].astype(float)).abs().sort_values()
-    assert telling_examples(found, 3) == [*error.index[:2], error.index[-1]]
+    assert examples_to_trace(found, 3) == [*error.index[:2], error.index[-1]]
 
 
 def test_of_few_numbers_each_is_there_once() -> None:
     found = results(())
     few = replace(found, predictions=found.predictions[found.predictions["example"] < 10])
-    assert sorted(telling_examples(few, 50)) == [0, 5]
+    assert sorted(examples_to_trace(few, 50)) == [0, 5]
 
 
 def titles(run: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,11 +14,10 @@ from matplotlib.colors import to_rgb
 from rich.cells import cell_len
 from rich.console import Console
 
-from llmprobe.ground.errors import UserError
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.page.traces import trace_tables
 from llmprobe.reporting.trace.figures import trace_figure
-from llmprobe.reporting.trace.files import read_traces, write_trace
+from llmprobe.reporting.trace.files import write_trace
 from llmprobe.reporting.trace.page import trace_page
 from llmprobe.reporting.trace.shading import (
     caution,
@@ -31,7 +29,7 @@ from llmprobe.reporting.trace.shading import (
     visible,
 )
 from llmprobe.reporting.trace.terminal import trace_lines
-from llmprobe.results.trace import Trace
+from llmprobe.results.trace import Trace, read_traces
 
 NASTY = [
     "<script>alert(1)</script>", " </td>", "$x$", " 日本語", "\n", "\u202eabc", "\x1b[31m", "_a",
@@ -202,9 +200,6 @@ def test_files_are_written_for_any_text_and_the_trace_is_read_again(
     (again,) = read_traces(tmp_path / "traces")
     assert again.tokens == NASTY
     np.testing.assert_array_equal(again.scores, trace.scores.round(4))
-    numbers.write_text(json.dumps({"text": "x"}))
-    with pytest.raises(UserError, match=r"tiny-toy-\w+\.json: not a trace: "):
-        read_traces(tmp_path / "traces")
 
 
 def test_the_page_has_every_score_in_a_table() -> None:
@@ -235,7 +230,7 @@ def test_the_page_of_a_long_text_shows_its_end_and_says_so() -> None:
 
 
 def test_the_table_of_a_report_names_the_class_as_it_is_written() -> None:
-    (table,) = trace_tables([("label True", a_trace(label="True"))])
+    (table,) = trace_tables([a_trace(label="True")])
     assert "The probability of 'True' at every token" in table.caption
 
 
@@ -267,8 +262,8 @@ def test_predicted_numbers_are_written_with_the_digits_that_matter(
 
 
 def test_the_page_of_a_run_has_the_last_tokens_and_some_layers_with_the_best() -> None:
-    long = a_trace(tokens=60, layers=120, best_layer=77)
-    (shown,) = trace_tables([("label 1, answered 0", long)])
+    long = a_trace(tokens=60, layers=120, best_layer=77, title="label 1, answered 0")
+    (shown,) = trace_tables([long])
     assert shown.title.startswith("tiny, toy, label 1, answered 0: ")
     assert len(shown.tokens) == 40
     assert shown.tokens[-1] == "·w59"

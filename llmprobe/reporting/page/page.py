@@ -104,7 +104,7 @@ def write_report(
     illustrations: Mapping[str, tuple[Figure, str, str]] | None = None,
     held_out: bool = False,
     compared: Compared | None = None,
-    traces: Sequence[tuple[str, Trace]] = (),
+    traces: Sequence[Trace] = (),
 ) -> Path:
     """Write the page to ``path``: it loads nothing, so it can be mailed or archived as one file.
 
@@ -131,7 +131,7 @@ def write_report(
     compared
         How curves of the same examples differ, and the runs where the tables are of several.
     traces
-        What each is of (may be empty), and the trace.
+        Shown token by token, in this order.
     """
     results, summary = run.results, run.summary
     found = peaks(results, summary, permutations)

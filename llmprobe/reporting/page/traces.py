@@ -22,13 +22,13 @@ class TraceTable(NamedTuple):
     rows: Sequence[Row]
 
 
-def trace_tables(traces: Sequence[tuple[str, Trace]]) -> Iterator[TraceTable]:
-    """Of long texts the last tokens, of many layers some; each with what it is of."""
-    for what, trace in traces:
+def trace_tables(traces: Sequence[Trace]) -> Iterator[TraceTable]:
+    """Of long texts the last tokens, of many layers some."""
+    for trace in traces:
         shown, lost = last_tokens(some_layers(trace, _MOST_LAYERS), _MOST_TOKENS)
         missing = f"; the first {lost:,} tokens are left out" if lost else ""
         yield TraceTable(
-            title=f"{trace.model}, {trace.dataset}{what and f', {what}'}: "
+            title=f"{trace.model}, {trace.dataset}{trace.title and f', {trace.title}'}: "
             f"{elide(trace.text, _LONGEST_TITLE)}",
             caption=f"The {meaning(trace)} at every token and layer{missing}",
             tokens=[elide(visible(token), _LONGEST_TOKEN) for token in shown.tokens],
