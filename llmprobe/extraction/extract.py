@@ -29,7 +29,7 @@ from llmprobe.extraction.runner import Planner, checked
 from llmprobe.extraction.store import Store
 from llmprobe.extraction.tokens import Reading, TokenisedTexts, as_chats, model_window, tokenise
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.files import cache_folder, existing, require_space
+from llmprobe.ground.files import cache_folder, digest, existing, require_space
 from llmprobe.ground.progress import Progress
 from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.loading import (
@@ -115,8 +115,8 @@ class Extractor:
 
     def folder(self, dataset: ConceptDataset) -> Path:
         """Where the activations of ``dataset`` are or will be: named by all that they depend on."""
-        digest = _digest(self.key(dataset))[:16]
-        name = f"{self.model_config.name}-{file_name(dataset.name)}-{digest}"
+        ending = digest(self.key(dataset))[:16]
+        name = f"{self.model_config.name}-{file_name(dataset.name)}-{ending}"
         return cache_folder() / "activations" / name
 
     def find(self, dataset: ConceptDataset) -> Activations | None:
@@ -220,7 +220,7 @@ class Extractor:
                 checked(planner, capture, reading) if world.leader else None
             )
             plan = planner.plan(name)
-            layout = _digest({"extraction": key, "layout": plan.fingerprint})
+            layout = digest({"extraction": key, "layout": plan.fingerprint})
             there = world.agree(sorted(store.shards(layout)) if world.leader else None)
             missing = [i for i in range(len(plan.shards)) if i not in there]
             mine = world.share({i: plan.shard_tokens(i) for i in missing})
@@ -279,10 +279,6 @@ def _lock(folder: Path) -> Iterator[bool]:
         yield waited
     finally:
         lock.release()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def require_usable_tokens(

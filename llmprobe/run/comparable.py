@@ -13,6 +13,7 @@ import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig, ModelConfig, RunConfig
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.text import listed
 from llmprobe.results.folder import RunTables
 from llmprobe.results.saved_probe import load_probe
 
@@ -173,12 +174,6 @@ def without(facts: Facts, *keys: str) -> Facts:
 def each_once(mappings: Iterable[Iterable[str]]) -> list[str]:
     """Each once, by first appearance."""
     return list(dict.fromkeys(chain.from_iterable(mappings)))
-
-
-def listed(words: Sequence[str]) -> str:
-    """``a, b and c``."""
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _facts(config: ModelConfig | DatasetConfig, kind: Kind) -> Facts:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from llmprobe.config.schema import Section
+from llmprobe.ground.text import flatten
 from llmprobe.results.folder import COLUMNS
 from llmprobe.run.comparable import (
     FRAMES,
@@ -91,7 +92,7 @@ def _renamed(
 
 def _ends(facts: Sequence[Facts], runs: Sequence[str]) -> list[str]:
     """What is said after the name of each of these: what differs, or else in which run it is."""
-    flat = [_flat(of_one) for of_one in facts]
+    flat = [dict(flatten(of_one)) for of_one in facts]
     differing = [
         key
         for key in each_once(flat)
@@ -106,15 +107,6 @@ def _ends(facts: Sequence[Facts], runs: Sequence[str]) -> list[str]:
         end if times[end] == 1 else ", ".join(filter(None, (end, run)))
         for end, run in zip(ends, runs, strict=True)
     ]
-
-
-def _flat(facts: Facts, before: str = "") -> dict[str, Any]:
-    """Settings of settings with dots in their keys."""
-    found: dict[str, Any] = {}
-    for key, value in facts.items():
-        inner = isinstance(value, dict)
-        found |= _flat(value, f"{before}{key}.") if inner else {before + key: value}
-    return found
 
 
 def _said(key: str, value: Any) -> str:

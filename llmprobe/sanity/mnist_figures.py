@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
+from llmprobe.ground.text import listed
 from llmprobe.probing.tasks import MOST_CODED
 from llmprobe.reporting.charts.style import model_style, styled
 from llmprobe.sanity.story import Story, errors, note_at_right
@@ -79,13 +80,13 @@ def _findings(results: pd.DataFrame, summary: pd.DataFrame, predictions: pd.Data
         at = [f"{row['error']:.2f} % at {row['layer_name']}" for row in (rows[0], least, rows[-1])]
         clear = clear_changes(predictions[predictions["model"] == model])
         steps = {after["layer_name"]: clear[after["layer"]] for after in rows[1:]}
-        falls = [name for name, change in steps.items() if change < 0]
-        rises = [name for name, change in steps.items() if change > 0]
+        falls = [name for name, change in steps.items() if change < 0] or ["no point"]
+        rises = [name for name, change in steps.items() if change > 0] or ["no point"]
         last = "" if least is rows[-1] else f", and {at[2]}"
         sentences.append(
             f"{model.capitalize()}: the probes' error on {n:,} test images is {at[0]}, at its "
-            f"least {at[1]}{last}. From the point before, it clearly falls at {_listed(falls)}; it "
-            f"clearly rises at {_listed(rises)}."
+            f"least {at[1]}{last}. From the point before, it clearly falls at {listed(falls)}; it "
+            f"clearly rises at {listed(rises)}."
         )
     error, low, high = _network_error(summary)
     return [
@@ -95,12 +96,6 @@ def _findings(results: pd.DataFrame, summary: pd.DataFrame, predictions: pd.Data
         "Clearly: the images that only one of two neighbouring points gets right differ in number "
         "by an exact test (McNemar 1947), p at most 0.05 divided by the number of steps.",
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) < 2:
-        return names[0] if names else "no point"
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def clear_changes(predictions: pd.DataFrame) -> dict[int, int]:

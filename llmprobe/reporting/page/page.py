@@ -19,6 +19,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from llmprobe.ground.files import write_text
+from llmprobe.ground.text import flatten
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.style import COLOURS
 from llmprobe.reporting.page.compared import Compared
@@ -32,7 +33,6 @@ from llmprobe.reporting.page.pictures import (
 from llmprobe.reporting.page.tables import (
     Table,
     cost_table,
-    flat,
     interval_text,
     layer_tables,
     layer_text,
@@ -181,7 +181,9 @@ def write_report(
             "Datasets", "dataset", run.environment["datasets"], ("source", "licence", "version")
         ),
         environment_table=Table(
-            "Versions and hardware", ("what", "value"), list(flat(environment))
+            "Versions and hardware",
+            ("what", "value"),
+            [(key, str(value)) for key, value in flatten(environment)],
         ),
         config=run.config,
         command=command,

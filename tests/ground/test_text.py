@@ -1,0 +1,19 @@
+"""Words as they stand in sentences, and mappings as lists of their leaves."""
+
+from llmprobe.ground.files import digest
+from llmprobe.ground.text import flatten, listed
+
+
+def test_words_are_listed_as_in_a_sentence() -> None:
+    assert [listed("abc"[:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+def test_leaves_have_the_path_that_leads_to_them() -> None:
+    nested = {"a": 1, "b": {"c": 2, "d": {"e": [3]}}, "f": {}}
+    assert list(flatten(nested)) == [("a", 1), ("b.c", 2), ("b.d.e", [3])]
+
+
+def test_a_digest_is_of_what_a_mapping_says_and_not_of_its_order() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
