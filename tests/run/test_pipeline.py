@@ -473,9 +473,11 @@ def test_an_interruption_before_anything_new_leaves_the_old_run_as_it_was(
 def test_control_c_ends_with_130_and_the_finished_part_on_disk(toy: Toy) -> None:
     # Probing the second dataset takes for ever here, and says when it begins.
     program = """
-import sys, time
-from llmprobe.cli import main as cli
+import signal, sys, time
+from llmprobe.cli.main import main
 from llmprobe.run import pipeline
+# A suite that runs in the background ignores the signal, and its children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 probe = pipeline.probe
 def slow(activations, config):
     if activations.dataset.name == "second":
@@ -483,7 +485,7 @@ def slow(activations, config):
         time.sleep(600)
     return probe(activations, config)
 pipeline.probe = slow
-raise SystemExit(cli.main(sys.argv[1:]))
+raise SystemExit(main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "run", str(toy.config), "--out", str(toy.out)]
     with subprocess.Popen(
@@ -606,7 +608,7 @@ def test_of_a_run_that_is_killed_a_report_shows_what_is_finished(
     # Probing one of the datasets takes for ever here, and says when it begins.
     program = """
 import sys, time
-from llmprobe.cli import main as cli
+from llmprobe.cli.main import main
 from llmprobe.run import pipeline
 probe = pipeline.probe
 def slow(activations, config):
@@ -615,7 +617,7 @@ def slow(activations, config):
         time.sleep(600)
     return probe(activations, config)
 pipeline.probe = slow
-raise SystemExit(cli.main(sys.argv[2:]))
+raise SystemExit(main(sys.argv[2:]))
 """
     for stopped_at, code in (("first", 2), ("second", 0)):
         command = [sys.executable, "-c", program, stopped_at]
