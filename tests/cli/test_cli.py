@@ -13,7 +13,7 @@ import yaml
 from toy import write_config, write_table
 
 import llmprobe
-from llmprobe.cli import main as cli
+from llmprobe.cli.command import command, commands
 from llmprobe.cli.main import main
 from llmprobe.ground.errors import UserError
 
@@ -101,27 +101,30 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_how_a_command_ends_is_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: BaseException | None,
     code: int,
     said: str,
 ) -> None:
+    @command("end", "End like this.")
     def end(_: object) -> None:
         if error:
             raise error
 
-    monkeypatch.setattr(cli, "_ls", end)
-    assert main(["ls", "models"]) == code
+    try:
+        assert main(["end"]) == code
+    finally:
+        commands.remove("end")
     assert capsys.readouterr().err.startswith(said)
 
 
 def test_a_bug_shows_its_traceback_and_ends_with_1() -> None:
     code = (
-        "from llmprobe import cli\n"
+        "from llmprobe.cli.command import command\n"
+        "from llmprobe.cli.main import main\n"
+        "@command('bug', 'Fail.')\n"
         "def bug(_): raise ZeroDivisionError\n"
-        "cli._ls = bug\n"
-        "raise SystemExit(cli.main(['ls', 'models']))"
+        "raise SystemExit(main(['bug']))"
     )
     done = run_python(code)
     assert done.returncode == 1

@@ -1,0 +1,25 @@
+"""``llmprobe check MODEL``: whether a model is read as it should be."""
+
+from __future__ import annotations
+
+import argparse
+
+from llmprobe.cli.command import add_set, command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a known name, a Hub id, or a folder")
+    add_set(parser, "a key of the model's mapping", "dtype=float32")
+
+
+@command("check", "Test a model: its layers and sites, each way to run texts.", _add_arguments)
+def check(options: argparse.Namespace) -> None:
+    """Print what is found in a model, and how far each way of running it is from a text alone."""
+    from llmprobe.config.load import model_config
+
+    model = model_config(options.model, options.overrides)
+    from llmprobe.extraction.check import check_lines
+    from llmprobe.extraction.extract import Extractor
+
+    for line in check_lines(Extractor(model)):
+        print(line, flush=True)

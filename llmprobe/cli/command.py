@@ -1,0 +1,140 @@
+"""The commands: each a function that registers itself, and the options that several share.
+
+    @command("greet", "Say hello.", add_arguments)
+    def greet(options: argparse.Namespace) -> None: ...
+
+in a module of this package, or of one that the entry point group ``llmprobe.plugins`` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmprobe.ground.registry import Registry
+
+if TYPE_CHECKING:
+    from llmprobe.run.pipeline import Run
+
+AddArguments = Callable[[argparse.ArgumentParser], None]
+RunCommand = Callable[[argparse.Namespace], None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the command line knows of a command."""
+
+    summary: str
+    """One sentence for ``--help``."""
+    add_arguments: AddArguments
+    """Adds the command's arguments to its parser."""
+    run: RunCommand
+    """Does the command's work; raises ``UserError`` where the user's input is wrong."""
+
+
+_ORDER = "run extract probe validate sanity trace score report compare check ls show"
+
+commands: Registry[Command] = Registry(
+    "command", homes=[*(f"llmprobe.cli.{name}" for name in _ORDER.split()), "llmprobe.cli"]
+)
+"""All commands by name, in the order of ``--help``."""
+
+
+def command(
+    name: str, summary: str, add_arguments: AddArguments | None = None
+) -> Callable[[RunCommand], RunCommand]:
+    """Return a decorator that registers a function as ``llmprobe NAME``.
+
+    The function takes the parsed options. It and its module should import what is heavy inside of
+    functions, so that ``llmprobe --help`` stays quick.
+
+    Parameters
+    ----------
+    summary
+        One sentence for ``--help``.
+    add_arguments
+        Adds the arguments to the command's ``argparse.ArgumentParser``; by default there are none.
+
+    Raises
+    ------
+    UserError
+        There is another command of that name.
+    """
+
+    def register(run: RunCommand) -> RunCommand:
+        commands.add(name, Command(summary, add_arguments or (lambda _: None), run))
+        return run
+
+    return register
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the commands that take a config file."""
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+    add_out(parser, "runs/<name>")
+    add_set(parser, "a key", "probe.folds=10 --set models.0.dtype=float32")
+    parser.add_argument("--limit", type=int, metavar="N", help="examples per dataset")
+    add_include(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="estimate tokens, disk and time; do nothing"
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--out DIR``."""
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: {default}")
+
+
+def add_set(parser: argparse.ArgumentParser, what: str, example: str) -> None:
+    """Add ``--set KEY=VALUE``, which can be repeated."""
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
+        help=f"{what}, e.g. --set {example}",
+    )  # fmt: skip
+
+
+def add_include(parser: argparse.ArgumentParser) -> None:
+    """Add ``--include PATH``, which can be repeated."""
+    parser.add_argument(
+        "--include", type=Path, action="append", default=[], metavar="PATH",
+        help="a folder with datasets of your own (.yaml, .py)",
+    )  # fmt: skip
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how new texts are read."""
+    parser.add_argument(
+        "--template", help="in place of that of the probe's own texts, e.g. '{text}'"
+    )
+    parser.add_argument(
+        "--too-long", choices=["error", "cut_left"],
+        help="what to do with a text too long for the model; default: as with the probe's own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="let code that comes with the model run"
+    )
+
+
+def load_run(options: argparse.Namespace, download: bool = True) -> Run | None:
+    """Return the run that the options of a config describe; None after a dry run, which prints.
+
+    Raises
+    ------
+    UserError
+        Anything that can be seen to be wrong before a model is loaded.
+    """
+    from llmprobe.config.load import load_config
+
+    # A wrong config is said before torch is loaded.
+    config = load_config(options.config, options.overrides, options.limit, options.include)
+    from llmprobe.run.pipeline import Run, default_out
+
+    run = Run(config, options.out or default_out(config), download and not options.dry_run)
+    if not options.dry_run:
+        return run
+    for line in run.estimates():
+        print(line)
+    return None

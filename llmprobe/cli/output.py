@@ -1,0 +1,61 @@
+"""What commands print of a run folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def print_report(out: Path) -> None:
+    """Draw any run folder, print what it found, and where the rest is."""
+    from llmprobe.run.comparison_config import is_comparison
+    from llmprobe.sanity.config import is_sanity
+
+    if is_sanity(out):
+        from llmprobe.sanity import experiments
+
+        written = experiments.report(out)
+        print(experiments.terminal_text(out, unicode=_unicode()))
+    elif is_comparison(out):
+        from llmprobe.run import compare
+
+        written = compare.report(out)
+        print(compare.terminal_text(out, unicode=_unicode()))
+    else:
+        from llmprobe.run.report import report
+
+        print_summary(out, report(out))
+        return
+    _print_places(out, written)
+
+
+def print_summary(out: Path, written: Sequence[Path] = ()) -> None:
+    """Print the summary of a run, and where the rest is."""
+    from rich.console import Console
+
+    from llmprobe.reporting.terminal import WIDTH
+    from llmprobe.run.report import terminal_summary
+
+    console = Console(file=sys.stdout, highlight=False)
+    width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    for line in terminal_summary(out, width, _unicode()):
+        console.print(line, soft_wrap=True)
+    _print_places(out, written)
+
+
+def _unicode() -> bool:
+    """Whether the output can show more than ASCII."""
+    return (sys.stdout.encoding or "ascii").lower().replace("-", "").startswith("utf")
+
+
+def _print_places(out: Path, written: Sequence[Path]) -> None:
+    print(f"\ntables   {out}")
+    for what, names in (
+        ("heatmap", ("heatmap_accuracy.png", "heatmap_r2.png")),
+        ("figure", ("hidden_plane.png", "errors.png")),
+        ("report", ("report.html",)),
+    ):
+        for path in written:
+            if path.name in names:
+                print(f"{what:7}  {path}")

@@ -1,0 +1,17 @@
+"""``llmprobe run CONFIG``: everything from a config to a report."""
+
+from __future__ import annotations
+
+import argparse
+
+from llmprobe.cli.command import add_config, command, load_run
+from llmprobe.cli.output import print_report
+
+
+@command("run", "Extract, probe and report, skipping what is already done.", add_config)
+def run(options: argparse.Namespace) -> None:
+    """Do all stages, and print the summary."""
+    loaded = load_run(options)
+    if loaded is not None:
+        loaded.probe(extract=True)
+        print_report(loaded.out)

@@ -1,0 +1,52 @@
+"""``llmprobe score PROBE --file F``: a saved probe as a classifier."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from llmprobe.cli.command import add_reading, command
+
+log = logging.getLogger(__name__)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "probe", type=Path, metavar="PROBE", help="RUN/probes/MODEL/DATASET.safetensors"
+    )
+    parser.add_argument(
+        "--file", type=Path, required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet"
+    )
+    parser.add_argument("--text", metavar="COLUMN", help="default: text, statement or sentence")
+    parser.add_argument("--label", metavar="COLUMN", help="true labels, to say how right it is")
+    parser.add_argument("--layer", type=int, metavar="N", help="default: the probe's best one")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: CSV to stdout")
+    parser.add_argument("--encoding", help="of a text file that is not UTF-8")
+    parser.add_argument("--delimiter", help="between cells, if neither a comma nor a .tsv's tab")
+    parser.add_argument(
+        "--model", help="a name, id or folder to use although its files are not the probe's own"
+    )
+    add_reading(parser)
+
+
+@command("score", "Use a saved probe as a classifier of the texts in a file.", _add_arguments)
+def score(options: argparse.Namespace) -> None:
+    """Print the scored table or write it, and sum it up on stderr."""
+    from llmprobe.monitors.scoring import require_writable, score_file, write_scored
+    from llmprobe.results.folder import claim
+
+    if options.out is not None:
+        require_writable(options.out, options.file)
+        claim(options.out.parent)
+    scored = score_file(
+        options.probe, options.file, text=options.text, label=options.label,
+        template=options.template, layer=options.layer, too_long=options.too_long,
+        encoding=options.encoding, delimiter=options.delimiter, model=options.model,
+        trust_remote_code=options.trust_remote_code,
+    )  # fmt: skip
+    if options.out is None:
+        print(scored.table.to_csv(index=False), end="")
+    else:
+        write_scored(scored.table, options.out)
+    log.info(scored.summary)

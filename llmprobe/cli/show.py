@@ -1,0 +1,26 @@
+"""``llmprobe show DATASET``: what is known of a dataset, and what misleads in it."""
+
+from __future__ import annotations
+
+import argparse
+
+from llmprobe.cli.command import add_include, add_set, command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", metavar="DATASET", help="a known name, or a file")
+    add_set(parser, "a key of the dataset's mapping", "text=statement --set options.people=6")
+    add_include(parser)
+
+
+@command("show", "Show a dataset: source, size, balance, what misleads, examples.", _add_arguments)
+def show(options: argparse.Namespace) -> None:
+    """Print a description of a dataset."""
+    from llmprobe.config.load import dataset_config
+    from llmprobe.datasets import describe
+    from llmprobe.datasets.include import include
+    from llmprobe.probing.baselines import surface_accuracy
+
+    for path in options.include:
+        include(path)
+    print(describe.show(dataset_config(options.dataset, options.overrides), surface_accuracy))

@@ -1,0 +1,55 @@
+"""``llmprobe trace RUN --text …``: saved probes at each token of a new text."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llmprobe.cli.command import add_out, add_reading, command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its probes")
+    parser.add_argument(
+        "--text", action="append", required=True, dest="texts", metavar="TEXT",
+        help="without the template of the probe's own texts, into which it is put; repeatable",
+    )  # fmt: skip
+    for what in ("model", "dataset"):
+        parser.add_argument(
+            f"--{what}", action="append", default=[], metavar="NAME",
+            help=f"only this {what}; repeatable",
+        )  # fmt: skip
+    add_out(parser, "RUN/traces")
+    add_reading(parser)
+
+
+@command("trace", "Show what saved probes say at each token of a new text.", _add_arguments)
+def trace(options: argparse.Namespace) -> None:
+    """Print each trace as a heatmap, and write its files."""
+    from rich.console import Console
+
+    from llmprobe.monitors.tracing import trace_folder, trace_run
+    from llmprobe.reporting.terminal import WIDTH
+    from llmprobe.reporting.trace.files import write_trace
+    from llmprobe.reporting.trace.terminal import trace_lines
+    from llmprobe.results.folder import claim
+
+    traces = trace_run(
+        options.run, options.texts, models=options.model, datasets=options.dataset,
+        template=options.template, too_long=options.too_long,
+        trust_remote_code=options.trust_remote_code,
+    )  # fmt: skip
+    out = options.out or trace_folder(options.run)
+    console = Console(file=sys.stdout, highlight=False)
+    # On a terminal, each block of tokens on one screen.
+    width, most_layers = console.width, max(6, console.height - 10)
+    if not console.is_terminal:
+        width, most_layers = WIDTH, sys.maxsize
+    unicode = console.encoding.startswith("utf")
+    for made in traces:
+        claim(out)
+        page, *_ = write_trace(made, out)
+        for line in trace_lines(made, width, most_layers, page.name, unicode):
+            console.print(line, soft_wrap=True)
+        print(f"\ntrace    {page} (and .json, .png, .svg)\n", flush=True)
