@@ -29,6 +29,7 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.preprocessing import StandardScaler
 
 import llmprobe
+from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.groups import group_indices
 from llmprobe.probing.fit_many import Design, Problems
@@ -38,6 +39,8 @@ from llmprobe.probing.losses import Logistic
 from llmprobe.probing.search import COMPARING, ProbingTask, _Path, search
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import Arrays, each_layer
+
+LOGISTIC = PROBE_KINDS["logistic"]
 
 GRID = np.logspace(4, -4, 10)
 """Penalties, strong to weak: scikit-learn's own default grid of C = 1 / l2."""
@@ -208,7 +211,7 @@ def grid(given: Input, tasks: Sequence[ProbingTask], device: str) -> np.ndarray:
 
     def fit(X: np.ndarray) -> np.ndarray:
         design = Design(torch.as_tensor(X).to(device), standardize=False)
-        return search(design, "logistic", Logistic(), tasks, tuple(GRID)).l2
+        return search(design, LOGISTIC, Logistic(), tasks, tuple(GRID)).l2
 
     return np.stack(on_every_layer(given, fit))  # type: ignore[arg-type]
 
@@ -242,7 +245,7 @@ def objectives(given: Input, tasks: ProbingTasks, fitted: Sequence[LogisticRegre
         paths = np.reshape(next(iter(model.coefs_paths_.values()))
                            if isinstance(model.coefs_paths_, dict) else model.coefs_paths_,
                            (tasks.n_folds, len(GRID), -1))  # fmt: skip
-        path = _Path(problems.design, "logistic", problems.loss, [tasks.observed])
+        path = _Path(problems.design, LOGISTIC, problems.loss, [tasks.observed])
         solution = None
         for i, l2 in enumerate(GRID):
             if not len(path.active):

@@ -25,6 +25,9 @@ from pydantic import (
     model_validator,
 )
 
+from llmprobe.config.probe_kinds import PROBE_KINDS
+from llmprobe.ground.errors import suggestion
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -295,13 +298,19 @@ def _in_range(penalty: float) -> float:
 Penalty = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_in_range)]
 
 
+def _known_kind(kind: str) -> str:
+    if kind not in PROBE_KINDS:
+        raise ValueError(f"no kind of probe; {suggestion(kind, PROBE_KINDS)}")
+    return kind
+
+
 class ProbeConfig(Section):
     """How layers are scored."""
 
-    kind: Literal["logistic", "mass_mean", "ridge"] = "logistic"
+    kind: Annotated[str, AfterValidator(_known_kind)] = "logistic"
     """``logistic``: logistic regression on standardised states, L2 penalty, unpenalised intercept.
     ``mass_mean``: the difference of the class means. ``ridge``: linear regression with an L2
-    penalty, for labels that are numbers."""
+    penalty, for labels that are numbers. Or one of one's own (``llmprobe.probing.kinds``)."""
     folds: int = Field(default=5, ge=2)
     """Outer cross-validation folds; stratified, and whole groups when the dataset has groups."""
     l2: Penalty | Literal["auto"] = "auto"

@@ -24,6 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.datasets.groups import units
 from llmprobe.ground.errors import UserError
 from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
@@ -173,7 +174,8 @@ class LogisticProbe(_LinearClassifier):
                 self.l2_ = NO_FOLDS_L2
             else:
                 task = ProbingTask.cross_validated(targets, fold_of, weight)
-                self.l2_ = float(search(design, "logistic", loss, [task], penalties).l2[0])
+                logistic = PROBE_KINDS["logistic"]
+                self.l2_ = float(search(design, logistic, loss, [task], penalties).l2[0])
         problem = Problems(design, loss, _one(targets), _one(weight))
         solution = problem.solve(self.l2_)
         if not bool(solution.converged.all()):

@@ -7,10 +7,12 @@ and a vector for each problem.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -212,6 +214,72 @@ class Solution:
         return Solution(*(getattr(self, name)[problems] for name in self.__dataclass_fields__))
 
 
+class ProbeProblems(Protocol):
+    """K probes of one design, to be fitted."""
+
+    def solve(
+        self,
+        l2: float | Tensor,
+        start: Solution | None = None,
+        *,
+        tolerance: float | Tensor = TOLERANCE,
+    ) -> Solution:
+        """Return the probes at penalties ``l2``, one or [K], found from ``start`` if given."""
+
+    def raw(self, solution: Solution) -> ManyFits:
+        """Return all probes in raw feature space."""
+
+    def __getitem__(self, some: Tensor | slice) -> Self:
+        """Return some of the problems, by a mask [K] or a slice."""
+
+
+class ClosedForm(ABC):
+    """K probes without a penalty, found without iterations: a subclass has only to ``fit`` them.
+
+    Parameters
+    ----------
+    targets
+        [K, C, n], where C = 1 for two classes (the second one is 1) and for numbers.
+    weights
+        How much each row counts in each problem, 0 to leave it out. [K, n]
+    """
+
+    def __init__(self, design: Design, targets: Tensor, weights: Tensor) -> None:
+        self.design = design
+        self.targets = targets.to(design.X.device, design.X.dtype)
+        self.weights = weights.to(design.X.device, design.X.dtype)[:, None]
+
+    @abstractmethod
+    def fit(self) -> tuple[Tensor, Tensor]:
+        """Return directions [K, C, d] of the design's features, and intercepts [K, C, 1].
+
+        Finite ones also where a problem's rows lack a class, as an online code begins.
+        """
+
+    def solve(
+        self,
+        l2: float | Tensor = 0.0,  # noqa: ARG002
+        start: Solution | None = None,  # noqa: ARG002
+        *,
+        tolerance: float | Tensor = 0.0,  # noqa: ARG002
+    ) -> Solution:
+        """Return the probes, whatever the penalty, and their logits of all rows."""
+        X = self.design.X
+        direction, intercept = self.fit()
+        logits = (direction.flatten(0, 1) @ X.T).view(*direction.shape[:2], -1) + intercept
+        nothing = torch.zeros(len(direction), device=X.device)
+        return Solution(direction, intercept[..., 0], logits, nothing, nothing == 0)
+
+    def raw(self, solution: Solution) -> ManyFits:
+        """Return all probes in raw feature space."""
+        direction = solution.direction.double()
+        return raw_fits(self.design, direction, solution.intercept.double(), solution)
+
+    def __getitem__(self, some: Tensor | slice) -> Self:
+        """Return some of the problems, by a mask [K] or a slice."""
+        return type(self)(self.design, self.targets[some], self.weights[some, 0])
+
+
 class Problems:
     """K problems that share ``X``, ready to be solved at one penalty after another.
 
@@ -289,8 +357,8 @@ class Problems:
         offset = (direction * self.mean).sum(dim=-1)
         return raw_fits(self.design, direction, solution.intercept - offset, solution)
 
-    def __getitem__(self, some: Tensor | slice) -> Problems:
-        """Some of the problems."""
+    def __getitem__(self, some: Tensor | slice) -> Self:
+        """Return some of the problems, by a mask [K] or a slice."""
         part = copy(self)
         for name in ("targets", "weights", "total", "mean", "scale"):
             setattr(part, name, getattr(self, name)[some])

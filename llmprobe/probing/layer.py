@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmprobe.probing.fit_many import Design, ManyFits
 from llmprobe.probing.probe_plane import probe_plane
-from llmprobe.probing.search import problems_of, search
+from llmprobe.probing.search import search
 from llmprobe.probing.tasks import ProbingTasks
 
 
@@ -79,8 +79,8 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
         masks = np.concatenate([masks, np.ones((1, n), dtype=bool)])
         penalties = np.append(penalties, found.l2[ends[0]])
     targets = torch.as_tensor(tasks.targets, device=design.X.device)
-    problems = problems_of(
-        design, tasks.kind, tasks.loss, targets.expand(len(masks), -1, -1),
+    problems = tasks.kind.problems(
+        design, tasks.loss, targets.expand(len(masks), -1, -1),
         torch.as_tensor(masks, device=design.X.device).to(design.X.dtype),
     )  # fmt: skip
     solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
@@ -95,8 +95,8 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     fold0_coef, fold0_intercept = _in_units_of_labels(of_fold, tasks)
     return LayerFit(
         predicted=_predictions(held_out[0], tasks),
-        l2=l2 if tasks.kind != "mass_mean" else np.full(len(l2), np.nan),
-        whole_l2=float(penalties[kept][0]) if tasks.kind != "mass_mean" else np.nan,
+        l2=l2 if tasks.kind.has_penalty else np.full(len(l2), np.nan),
+        whole_l2=float(penalties[kept][0]) if tasks.kind.has_penalty else np.nan,
         unconverged=int((~solution.converged).sum()),
         coef=coef,
         intercept=intercept,

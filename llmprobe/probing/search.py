@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import CHUNK_BYTES, Design, Problems, Solution
+from llmprobe.probing.fit_many import CHUNK_BYTES, Design, Solution
+from llmprobe.probing.kinds import ProbeKind
 from llmprobe.probing.losses import Loss
-from llmprobe.probing.mean_difference import MeanDifferences
 
 PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
 """The grid of ``l2: auto``, strong to weak (scikit-learn's C = 1/l2)."""
@@ -72,18 +72,9 @@ class Choices:
     """Total held-out loss there, in nats for classes. [T]"""
 
 
-def problems_of(
-    design: Design, kind: str, loss: Loss, targets: Tensor, weights: Tensor
-) -> Problems | MeanDifferences:
-    """K problems of a kind of probe, from ``targets`` [K, C, n] and ``weights`` [K, n]."""
-    if kind == "mass_mean":
-        return MeanDifferences(design, targets, weights)
-    return Problems(design, loss, targets, weights)
-
-
 def search(
     design: Design,
-    kind: str,
+    kind: ProbeKind,
     loss: Loss,
     tasks: Sequence[ProbingTask],
     penalties: Sequence[float] = PENALTIES,
@@ -136,7 +127,9 @@ def _few_rows(task: ProbingTask) -> np.ndarray | None:
 class _Path:
     """Tasks on their way from strong to weak penalties."""
 
-    def __init__(self, design: Design, kind: str, loss: Loss, tasks: Sequence[ProbingTask]) -> None:
+    def __init__(
+        self, design: Design, kind: ProbeKind, loss: Loss, tasks: Sequence[ProbingTask]
+    ) -> None:
         device = design.X.device
         sizes = torch.tensor([len(task.train) for task in tasks])
         self.loss = loss
@@ -145,8 +138,8 @@ class _Path:
         self.task_of = torch.arange(len(tasks)).repeat_interleave(sizes).to(device)
         self.weight = self.each([task.weight for task in tasks], 1.0, design.X)
         train = torch.as_tensor(np.concatenate([task.train for task in tasks])).to(device)
-        self.problems = problems_of(
-            design, kind, loss, self.targets[self.task_of], train * self.weight[self.task_of]
+        self.problems = kind.problems(
+            design, loss, self.targets[self.task_of], train * self.weight[self.task_of]
         )
         self.scored_by = torch.as_tensor(np.stack([task.scored_by for task in tasks])).to(device)
         self.doubt = self.each([task.doubt for task in tasks], 0.0, design.X)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.groups import group_indices
 from llmprobe.ground.errors import UserError
+from llmprobe.probing.kinds import ProbeKind
 from llmprobe.probing.labels import control_folds, control_labels, portions, shuffled_labels
-from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
+from llmprobe.probing.losses import Loss
 from llmprobe.probing.search import PENALTIES, ProbingTask
 from llmprobe.probing.splits import assign_folds, inner_folds
 
@@ -38,7 +40,7 @@ MOST_CODED = 5000
 class ProbingTasks:
     """Made once for a dataset, since nothing here depends on hidden states."""
 
-    kind: str
+    kind: ProbeKind
     loss: Loss
     penalties: tuple[float, ...]
     """From strong to weak; one alone is not chosen but given."""
@@ -105,15 +107,15 @@ def build_tasks(
         members of a class for the folds; a unit on both sides of ``test``, or a class that its
         other side lacks.
     """
-    classes, y = _encode(labels, config.kind, where)
+    kind: ProbeKind = PROBE_KINDS[config.kind]
+    classes, y = _encode(labels, kind, where)
     stratify = bool(len(classes))
     n, folds, seed = len(y), config.folds, config.seed
-    loss: Loss = Squared() if not stratify else Logistic() if len(classes) == 2 else Softmax()
     if test is None:
         fold_of = assign_folds(labels, units, folds, seed, where, stratify=stratify)
     else:
         fold_of = _one_split(test, y, classes, units, where)
-    auto = config.l2 == "auto" and config.kind != "mass_mean"
+    auto = config.l2 == "auto" and kind.has_penalty
     inner: tuple[ProbingTask, ...] = ()
     targets = _targets(y, classes)
     if auto:
@@ -123,8 +125,8 @@ def build_tasks(
             raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
         inner = tuple(_choice(targets, fold, units, seed) for fold in within.T)
     return ProbingTasks(
-        kind=config.kind,
-        loss=loss,
+        kind=kind,
+        loss=kind.loss(len(classes)),
         penalties=PENALTIES if auto else (1.0 if config.l2 == "auto" else config.l2,),
         classes=classes,
         y=y,
@@ -139,9 +141,9 @@ def build_tasks(
     )
 
 
-def _encode(labels: np.ndarray, kind: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """The classes (none for a ridge probe) and labels as numbers."""
-    if kind == "ridge":
+def _encode(labels: np.ndarray, kind: ProbeKind, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The classes (none for labels that are numbers) and labels as numbers."""
+    if kind.for_numbers:
         if labels.dtype.kind not in "fiu":
             raise UserError(f"{where}: labels are no numbers; a ridge probe needs numbers")
         y = labels.astype(float)

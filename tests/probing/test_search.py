@@ -14,12 +14,15 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import llmprobe
+from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import portions
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
 from llmprobe.probing.search import PENALTIES, Choices, ProbingTask, search
 from llmprobe.probing.splits import assign_folds
 from llmprobe.probing.workers import threads
+
+LOGISTIC = PROBE_KINDS["logistic"]
 
 # The modules: their names in the package are those of functions too.
 search_module = importlib.import_module("llmprobe.probing.search")
@@ -122,7 +125,7 @@ def test_penalty_loss_and_score_are_those_of_a_plain_loop_over_the_grid(
     X, latent = planted(signal, n, d)
     y = classes(latent, n_classes)
     task = classifying(y)
-    found = search(Design(X), "logistic", loss_of(task), [task])
+    found = search(Design(X), LOGISTIC, loss_of(task), [task])
     losses, scores = plain_loop(X, y, task)
     best = int(np.argmin(losses))
     assert found.l2[0] == PENALTIES[best]
@@ -136,7 +139,7 @@ def test_weak_and_strong_penalties_are_chosen_where_they_should() -> None:
     for name, signal in SIGNALS.items():
         X, latent = planted(signal, 150, 15)
         task = classifying(classes(latent, 2))
-        chosen[name] = search(Design(X), "logistic", Logistic(), [task]).l2[0]
+        chosen[name] = search(Design(X), LOGISTIC, Logistic(), [task]).l2[0]
     assert chosen["none"] > chosen["weak"] > chosen["strong"] > chosen["separable"]
 
 
@@ -155,11 +158,11 @@ def test_leaving_early_chooses_as_the_whole_path_does(
         step(path, penalty)
 
     monkeypatch.setattr(search_module._Path, "step", counting)
-    early = search(Design(X), "logistic", Logistic(), tasks)
+    early = search(Design(X), LOGISTIC, Logistic(), tasks)
     n_early = sum(solved)
     solved.clear()
     monkeypatch.setattr(search_module, "CLEARLY", np.inf)
-    whole = search(Design(X), "logistic", Logistic(), tasks)
+    whole = search(Design(X), LOGISTIC, Logistic(), tasks)
     assert sum(solved) == len(PENALTIES) * len(tasks)
     assert n_early < 0.9 * sum(solved)
     assert (early.l2 == whole.l2).all()
@@ -192,12 +195,12 @@ def test_what_a_task_gives_does_not_depend_on_the_others(
 ) -> None:
     design, tasks = mixture
     loss = loss_of(tasks[0])
-    together = search(design, "logistic", loss, tasks)
+    together = search(design, LOGISTIC, loss, tasks)
     assert len(set(together.l2)) > 2
     for i, task in enumerate(tasks):
-        alone = search(design, "logistic", loss, [task])
+        alone = search(design, LOGISTIC, loss, [task])
         assert_same(alone, Choices(*(getattr(together, f)[[i]] for f in ("l2", "score", "loss"))))
-    backwards = search(design, "logistic", loss, tasks[::-1])
+    backwards = search(design, LOGISTIC, loss, tasks[::-1])
     assert_same(together, Choices(backwards.l2[::-1], backwards.score[::-1], backwards.loss[::-1]))
 
 
@@ -207,13 +210,13 @@ def test_memory_budgets_change_nothing(
 ) -> None:
     design, tasks = mixture
     loss = loss_of(tasks[0])
-    before = search(design, "logistic", loss, tasks)
+    before = search(design, LOGISTIC, loss, tasks)
     for module in (search_module, fit_many_module):
         monkeypatch.setattr(module, "CHUNK_BYTES", budget)
     chunks = search_module._chunks(tasks)
     assert len(chunks) == len(tasks) if budget == 1 else 1 < len(chunks) < len(tasks)
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(tasks)))
-    assert_same(before, search(design, "logistic", loss, tasks))
+    assert_same(before, search(design, LOGISTIC, loss, tasks))
 
 
 @each_input
@@ -223,7 +226,7 @@ def test_ridge_chooses_as_a_plain_loop_does(signal: float | None, n: int, d: int
     task = ProbingTask.cross_validated(
         y[None].astype(np.float32), assign_folds(y, None, 5, stratify=False)
     )
-    found = search(Design(X), "ridge", Squared(), [task])
+    found = search(Design(X), PROBE_KINDS["ridge"], Squared(), [task])
     errors, scores = [], []
     for l2 in PENALTIES:
         held_out = np.empty(n)
@@ -265,7 +268,7 @@ def test_mass_mean_probes_choose_the_nearest_class_mean(n_classes: int, signal: 
             - logits.max(axis=1, keepdims=True)
         )
         total -= log_odds[np.arange(test.sum()), y[test]].sum()
-    found = search(Design(X), "mass_mean", loss_of(task), [task], (1.0,))
+    found = search(Design(X), PROBE_KINDS["mass_mean"], loss_of(task), [task], (1.0,))
     assert found.score[0] == right / 120
     assert found.loss[0] == pytest.approx(total, rel=1e-3)
 

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 import llmprobe
 from llmprobe import Results, UserError
+from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing import protocol, workers
 from llmprobe.probing import search as searching
@@ -26,6 +27,8 @@ from llmprobe.probing.search import ProbingTask, search
 from llmprobe.probing.splits import inner_folds
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import threads
+
+LOGISTIC = PROBE_KINDS["logistic"]
 
 N, D = 160, 8
 QUICK = {"permutations": 0, "controls": (), "description_length": False}
@@ -479,13 +482,13 @@ def test_a_task_of_few_rows_has_the_answer_of_those_rows_alone(loss: Loss, of: s
         others = np.where(fold_of < 0, np.arange(400) % 5, -1)
         others[::2] = -1
         tasks = [few, whole, ProbingTask.cross_validated(targets, others), few]
-        found = search(Design(X), "logistic", loss, tasks)
-        expected = search(Design(X[rows]), "logistic", loss, [alone])
+        found = search(Design(X), LOGISTIC, loss, tasks)
+        expected = search(Design(X[rows]), LOGISTIC, loss, [alone])
         for i in (0, 3):
             assert found.l2[i] == expected.l2[0]
             assert found.loss[i] == pytest.approx(expected.loss[0], rel=1e-4)
             assert found.score[i] == pytest.approx(expected.score[0], abs=1e-4)
-        separate = [search(Design(X), "logistic", loss, [task]) for task in tasks]
+        separate = [search(Design(X), LOGISTIC, loss, [task]) for task in tasks]
         assert found.loss == pytest.approx([one.loss[0] for one in separate], rel=1e-4)
 
 
@@ -502,7 +505,7 @@ def test_a_task_of_few_rows_takes_no_work_on_the_others(monkeypatch: pytest.Monk
     targets = np.atleast_2d(y).astype(np.float32)
     folds = [np.where(np.arange(400) < few, np.arange(400) % 4, -1) for few in (200, 400, 201)]
     tasks = [ProbingTask.cross_validated(targets, fold_of) for fold_of in folds]
-    search(Design(X), "logistic", Logistic(), tasks)
+    search(Design(X), LOGISTIC, Logistic(), tasks)
     assert rows == [200, 400]
 
 
