@@ -11,8 +11,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix
 
+from llmprobe.reporting.page import examples as drawn
 from llmprobe.reporting.page.examples import LayerScores, examples_drawn, in_bytes, scores_by_layer
-from llmprobe.reporting.page.page import examples as drawn
 
 
 def of_classes(

@@ -17,8 +17,8 @@ from synthetic_runs import capitals, large_run, probed_run
 
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.reporting.page.page import examples as drawn
-from llmprobe.reporting.page.page import payload
+from llmprobe.reporting.page import examples as drawn
+from llmprobe.reporting.page import payload
 from llmprobe.reporting.page.payload import as_json
 from llmprobe.reporting.verdicts import verdict
 from llmprobe.results.curve import peaks

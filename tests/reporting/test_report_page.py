@@ -19,8 +19,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from llmprobe.reporting.charts.figures import draw_figures
-from llmprobe.reporting.page.page import page
-from llmprobe.reporting.page.page import tables as page_tables
+from llmprobe.reporting.page import page
+from llmprobe.reporting.page import tables as page_tables
 from llmprobe.results.curve import Peak, peaks
 from llmprobe.results.folder import RunTables
 
