@@ -15,20 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
-from llmprobe.reporting.page.traces import trace_tables
-from llmprobe.reporting.trace.figures import trace_figure
+from llmprobe.reporting.trace.figure import trace_figure
 from llmprobe.reporting.trace.files import write_trace
 from llmprobe.reporting.trace.page import trace_page
-from llmprobe.reporting.trace.shading import (
-    caution,
-    colours,
-    levels,
-    number,
-    score_range,
-    some_layers,
-    visible,
-)
 from llmprobe.reporting.trace.terminal import trace_lines
+from llmprobe.reporting.trace.view import SHADES, TraceView, colours, visible
 from llmprobe.results.trace import Trace, read_traces
 
 NASTY = [
@@ -82,7 +73,7 @@ def test_the_terminal_has_a_row_for_each_layer_and_the_last_is_on_top() -> None:
         head, *cells = line.split()
         assert head == (f"{layer}*" if layer == 3 else str(layer))
         assert cells == [f"{score:.2f}" for score in trace.scores[layer]]
-    assert caution(trace) in lines
+    assert TraceView(trace).caution in lines
     assert not any(line.startswith("Left out") for line in lines)
 
 
@@ -104,11 +95,13 @@ def test_tokens_that_do_not_fit_go_on_below_and_what_is_left_out_is_said(width: 
 @pytest.mark.parametrize("most", [3, 6, 39])
 def test_of_many_layers_the_first_the_last_and_the_best_are_shown(best: int, most: int) -> None:
     trace = a_trace(layers=40, best_layer=best)
-    shown = some_layers(trace, most)
+    shown = TraceView(trace, most_layers=most)
     assert len(shown.layers) == most
     assert shown.layers == sorted(set(shown.layers))
     assert {0, 39, best} <= set(shown.layers)
-    np.testing.assert_array_equal(shown.scores, trace.scores[shown.layers])
+    assert [row.layer for row in shown.rows] == shown.layers[::-1]
+    for row in shown.rows:
+        assert [cell.number for cell in row.cells] == [f"{x:.2f}" for x in trace.scores[row.layer]]
 
 
 def test_a_terminal_shows_colours_and_a_file_none() -> None:
@@ -123,8 +116,8 @@ def test_a_terminal_shows_colours_and_a_file_none() -> None:
     line = next(line for line in trace_lines(trace, 100, 99, "x") if line.plain.startswith("    4"))
     spans = {line.plain[span.start : span.end].strip(): str(span.style) for span in line.spans}
     for score in trace.scores[4]:
-        ink, paper = colours(score)
-        assert spans[f"{score:.2f}"] == f"{ink} on {paper}"
+        ink, ground = colours(round(score * (SHADES - 1)))
+        assert spans[f"{score:.2f}"] == f"{ink} on {ground}"
 
 
 @pytest.mark.parametrize("unicode", [True, False])
@@ -139,24 +132,26 @@ def test_any_text_is_shown_as_text_in_the_terminal(unicode: bool) -> None:
 
 def test_colours_run_from_0_over_even_odds_to_1() -> None:
     trace = a_trace(3, 1, scores=np.array([[0.0, 0.5, 1.0]]), best_layer=0)
-    papers = [to_rgb(colours(level)[1]) for level in levels(trace)[0]]
-    for paper, end in zip(papers, (0.0, 0.5, 1.0), strict=True):
-        assert paper == pytest.approx(CHANCE_MAP(end)[:3], abs=0.003)
-    assert [colours(level)[0] for level in (0.0, 0.5, 1.0)] == ["#ffffff", "#000000", "#ffffff"]
+    (row,) = TraceView(trace).rows
+    inks, grounds = zip(*(colours(cell.shade) for cell in row.cells), strict=True)
+    for ground, end in zip(grounds, (0.0, 0.5, 1.0), strict=True):
+        assert to_rgb(ground) == pytest.approx(CHANCE_MAP(end)[:3], abs=0.003)
+    assert inks == ("#ffffff", "#000000", "#ffffff")
 
 
 def test_numbers_have_colours_of_their_own_range_whatever_a_first_token_says() -> None:
     scores = np.linspace(10, 20, 20).reshape(4, 5)
     scores[:, 0], scores[2, 3] = -1e6, 3e4
     trace = a_trace(5, 4, scores=scores, label=None)
-    low, high = score_range(trace)
+    low, high = TraceView(trace).score_range
     usual = scores[(scores > 0) & (scores < 100)]
     assert (low, high) == (usual.min(), pytest.approx(usual.max(), abs=15))
-    shades = levels(trace)
-    np.testing.assert_array_equal(shades[:, 0], 0.5)
-    assert shades.max() == 1
-    assert score_range(replace(trace, position="first"))[0] < low
-    flat = levels(a_trace(3, 4, scores=np.full((4, 3), 7.0), label=None))
+    levels = TraceView(trace).levels
+    np.testing.assert_array_equal(levels[:, 0], 0.5)
+    assert levels.max() == 1
+    np.testing.assert_array_equal(TraceView(trace, 2, 3).levels, levels[[0, 2, 3], -2:])
+    assert TraceView(replace(trace, position="first")).score_range[0] < low
+    flat = TraceView(a_trace(3, 4, scores=np.full((4, 3), 7.0), label=None)).levels
     assert np.isfinite(flat).all()
 
 
@@ -164,7 +159,8 @@ def test_the_figure_shows_every_score_over_its_token_and_layer() -> None:
     trace = a_trace(60, layers=5)
     *panels, bar = trace_figure(trace).axes
     images = [ax.images[0] for ax in panels]
-    np.testing.assert_allclose(np.hstack([im.get_array() for im in images]), levels(trace))
+    drawn = np.hstack([image.get_array() for image in images])
+    np.testing.assert_allclose(drawn, TraceView(trace).levels)
     assert images[0].origin == "lower"
     assert images[0].get_extent() == [-0.5, 23.5, -0.5, 4.5]
     labels = [text.get_text() for ax in panels for text in ax.get_xticklabels()]
@@ -182,9 +178,9 @@ def test_the_figure_of_a_long_text_shows_its_end_and_says_so() -> None:
     labels = [text.get_text() for ax in figure.axes[:-1] for text in ax.get_xticklabels()]
     assert labels == [f"·w{i}" for i in range(256, 400)]
     said = " ".join(figure.get_supxlabel().split())
-    assert (
-        said
-        == f"{caution(a_trace())} Left out here: the first 256 tokens; the .json file has them."
+    assert said == (
+        f"{TraceView(a_trace()).caution} "
+        "Left out here: the first 256 tokens; the .json file has them."
     )
 
 
@@ -229,9 +225,9 @@ def test_the_page_of_a_long_text_shows_its_end_and_says_so() -> None:
     assert "Left out here: the first 500 tokens; the .json file has them." in page.text
 
 
-def test_the_table_of_a_report_names_the_class_as_it_is_written() -> None:
-    (table,) = trace_tables([a_trace(label="True")])
-    assert "The probability of 'True' at every token" in table.caption
+def test_scores_are_called_after_the_class_as_it_is_written() -> None:
+    assert TraceView(a_trace(label="True")).meaning == "probability of 'True'"
+    assert TraceView(a_trace(label=None)).meaning == "predicted number"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +244,7 @@ def test_spaces_of_a_token_can_be_seen(token: str, shown: str) -> None:
      ("mean", "at the mean of all tokens"), ("span:city", "at the end of 'city'")],
 )  # fmt: skip
 def test_it_is_said_where_the_probe_is_at_home(position: str, said: str) -> None:
-    assert said in caution(replace(a_trace(), position=position))
+    assert said in TraceView(a_trace(position=position)).caution
 
 
 @pytest.mark.parametrize(
@@ -258,20 +254,17 @@ def test_it_is_said_where_the_probe_is_at_home(position: str, said: str) -> None
 def test_predicted_numbers_are_written_with_the_digits_that_matter(
     score: float, shown: str
 ) -> None:
-    assert number(score, a_trace(label=None)) == shown
+    assert TraceView(a_trace(label=None)).number(score) == shown
 
 
-def test_the_page_of_a_run_has_the_last_tokens_and_some_layers_with_the_best() -> None:
-    long = a_trace(tokens=60, layers=120, best_layer=77, title="label 1, answered 0")
-    (shown,) = trace_tables([long])
-    assert shown.title.startswith("tiny, toy, label 1, answered 0: ")
-    assert len(shown.tokens) == 40
-    assert shown.tokens[-1] == "·w59"
-    assert shown.caption.endswith("; the first 20 tokens are left out")
-    layers = [row.layer for row in shown.rows]
-    assert len(layers) == 50
-    assert layers[0] == 119
-    assert layers[-1] == 0
-    assert [row.layer for row in shown.rows if row.best] == [77]
-    (best,) = (row for row in shown.rows if row.best)
-    assert [score for _, score in best.cells] == [f"{x:.2f}" for x in long.scores[77, -40:]]
+def test_a_view_has_the_last_tokens_and_some_layers_and_says_what_it_lacks() -> None:
+    trace = a_trace(tokens=60, layers=120, best_layer=77)
+    view = TraceView(trace, most_tokens=40, most_layers=50)
+    assert view.tokens == [f"·w{i}" for i in range(20, 60)]
+    (best,) = (row for row in view.rows if row.best)
+    assert best.layer == 77
+    assert [cell.number for cell in best.cells] == [f"{x:.2f}" for x in trace.scores[77, -40:]]
+    assert view.left_out("x.json") == (
+        "Left out here: the first 20 tokens and 70 of 120 layers; x.json has them."
+    )
+    assert TraceView(trace, 60, 120).left_out("x.json") == ""

@@ -7,13 +7,11 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
-from importlib.resources import files
 from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
@@ -22,6 +20,7 @@ from llmprobe.ground.files import write_text
 from llmprobe.ground.text import flatten
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.style import COLOURS
+from llmprobe.reporting.page.assets import asset, template
 from llmprobe.reporting.page.compared import Compared
 from llmprobe.reporting.page.payload import as_json, descriptions, payload
 from llmprobe.reporting.page.pictures import (
@@ -40,14 +39,15 @@ from llmprobe.reporting.page.tables import (
     p_text,
     summary_table,
 )
-from llmprobe.reporting.page.traces import trace_tables
-from llmprobe.reporting.trace.shading import shade_style
+from llmprobe.reporting.trace.view import TraceView, shade_style
 from llmprobe.reporting.verdicts import Verdict, verdict
 from llmprobe.results.curve import Peak, layer_names, main_probe, main_score, peaks
 from llmprobe.results.folder import RunTables
 from llmprobe.results.trace import Trace
 
 _MOST_FILE_BYTES = 1_000_000
+_TRACE_SIZE = 40, 50
+"""Most tokens and layers of a trace."""
 _SCRIPTS = ("state", "charts", "heatmap", "layer", "clouds", "curves", "examples", "start")
 _DARK_MAP = LinearSegmentedColormap.from_list(
     "dark",
@@ -141,15 +141,15 @@ def write_report(
     files_in_page, left_out_files = _downloads(run, compared)
     illustrated, left_out, size = as_pictures(illustrations or {}, MOST_FIGURE_BYTES)
     pictures, left_out_here, _ = as_pictures(captioned(figures), MOST_FIGURE_BYTES - size)
-    script = "\n".join(map(_asset, (f"{name}.js" for name in _SCRIPTS)))
+    script = "\n".join(map(asset, (f"{name}.js" for name in _SCRIPTS)))
     scripts = [_closed(text) for text in (vega(), f"{{\n{script}\n}}")]
     named = bool(layer_names(results))
     environment = {
         key: value for key, value in run.environment.items() if key not in ("models", "datasets")
     }
-    page = _template().render(
+    page = template("page.html.jinja").render(
         title=title,
-        style=Markup(_asset("page.css") + (shade_style() if traces else "")),
+        style=Markup(asset("page.css") + (shade_style() if traces else "")),
         script_hashes=Markup(" ".join(map(_hash, scripts))),
         scripts=[Markup(text) for text in scripts],
         data=Markup(as_json(data | {"files": files_in_page} | _colours())),
@@ -172,7 +172,7 @@ def write_report(
         cost_table=cost_table(summary),
         layer_tables=tables,
         left_out_tables=left_out_tables,
-        traces=list(trace_tables(traces)),
+        traces=[TraceView(trace, *_TRACE_SIZE) for trace in traces],
         models_table=_facts_table(
             "Models, and how their weights were held", "model", run.environment["models"],
             ("source", "licence", "precision"),
@@ -223,17 +223,6 @@ def vega() -> str:
 
     script: str = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]
     return script
-
-
-def _template() -> Any:
-    jinja = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return jinja.from_string(_asset("page.html.jinja"))
-
-
-def _asset(name: str) -> str:
-    return files("llmprobe.reporting.page").joinpath("html", name).read_text("utf-8")
 
 
 def _closed(script: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmprobe.ground.files import write_text
 from llmprobe.reporting.charts.style import save
-from llmprobe.reporting.trace.figures import trace_figure
+from llmprobe.reporting.trace.figure import trace_figure
 from llmprobe.reporting.trace.page import trace_page
 from llmprobe.results.trace import Trace, write_traces
 

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 from rich.cells import cell_len
 from rich.text import Text
 
 from llmprobe.ground.text import elide
-from llmprobe.reporting.trace.shading import (
-    caution,
-    colours,
-    last_tokens,
-    left_out,
-    levels,
-    meaning,
-    number,
-    some_layers,
-    visible,
-)
+from llmprobe.reporting.trace.view import TraceView, colours
 from llmprobe.results.trace import Trace
 
 _WIDEST_TOKEN = 10
@@ -30,7 +19,7 @@ _MOST_BLOCKS = 3
 def trace_lines(
     trace: Trace, width: int, most_layers: int, file: str, unicode: bool = True
 ) -> Iterator[Text]:
-    """The lines of a heatmap: the last layer on top, the best one marked, its scores in the cells.
+    """Yield the lines of a heatmap: the last layer on top, the best marked, scores in the cells.
 
     Tokens that do not fit beside each other go on below; what there is no room for is said.
 
@@ -47,43 +36,44 @@ def trace_lines(
     """
     ellipsis = "…" if unicode else "..."
 
-    def plain(text: str) -> str:
-        return text if unicode else text.encode("ascii", "replace").decode()
+    def fitted(text: str, columns: int = width) -> str:
+        return _fitted(text if unicode else _ascii(text), columns, ellipsis)
 
-    shown = some_layers(trace, most_layers)
-    tokens = [_fitted(plain(visible(token)), _WIDEST_TOKEN, ellipsis) for token in shown.tokens]
-    numbers = [[number(score, trace) for score in row] for row in shown.scores]
-    narrowest = max(len(cell) for row in numbers for cell in row)
+    view = TraceView(trace, most_layers=most_layers)
+    tokens = [fitted(token, _WIDEST_TOKEN) for token in view.tokens]
+    narrowest = max(len(cell.number) for row in view.rows for cell in row.cells)
     widths = [max(narrowest, cell_len(token)) for token in tokens]
-    heads = [f"{layer}{'*' if layer == trace.best_layer else ' '}" for layer in shown.layers]
+    heads = [f"{row.layer}{'*' if row.best else ' '}" for row in view.rows]
     margin = max(len("layer "), *map(len, heads))
     blocks = _blocks(widths, width - margin)[-_MOST_BLOCKS:]
-    _, lost = last_tokens(shown, blocks[-1].stop - blocks[0].start)
     model, dataset = (elide(name, 40, ellipsis) for name in (trace.model, trace.dataset))
-    title = f"{model} on {dataset}: {meaning(trace)}"
-    yield Text(_fitted(plain(title), width, ellipsis), "bold")
-    yield Text(_fitted(plain(trace.text), width, ellipsis))
-    shades = levels(shown)
+    yield Text(fitted(f"{model} on {dataset}: {view.meaning}"), "bold")
+    yield Text(fitted(trace.text))
     for block in blocks:
         yield Text()
         yield Text("layer ".rjust(margin)).append(
             "".join(f" {' ' * (widths[i] - cell_len(tokens[i]))}{tokens[i]}" for i in block)
         )
-        for row in reversed(range(len(heads))):
-            line = Text(heads[row].rjust(margin), "bold" if "*" in heads[row] else "")
+        for head, row in zip(heads, view.rows, strict=True):
+            line = Text(head.rjust(margin), "bold" if row.best else "")
             for i in block:
-                ink, paper = colours(shades[row, i])
-                line.append(f" {numbers[row][i]:>{widths[i]}}", f"{ink} on {paper}")
+                ink, ground = colours(row.cells[i].shade)
+                line.append(f" {row.cells[i].number:>{widths[i]}}", f"{ink} on {ground}")
             yield line
     yield Text()
     yield Text("* the best layer, by examples that the probe was not fitted on")
-    yield Text(plain(caution(trace)))
-    if missing := left_out(lost, shown.layers, trace.layers, plain(file)):
+    yield Text(view.caution if unicode else _ascii(view.caution))
+    file = file if unicode else _ascii(file)
+    if missing := view.left_out(file, tokens=blocks[-1].stop - blocks[0].start):
         yield Text(missing)
 
 
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()
+
+
 def _fitted(text: str, width: int, ellipsis: str) -> str:
-    """The text in at most ``width`` columns; a character can take two."""
+    """Return the text in at most ``width`` columns; a character can take two."""
     most = width
     while cell_len(shown := elide(text, most, ellipsis)) > width:
         most -= 1
@@ -91,11 +81,11 @@ def _fitted(text: str, width: int, ellipsis: str) -> str:
 
 
 def _blocks(widths: list[int], room: int) -> list[range]:
-    """The tokens that stand beside each other, each with a column before it."""
+    """Return the tokens that stand beside each other, each with a column before it."""
     starts, used = [0], 0
-    for i, width in enumerate(np.array(widths) + 1):
-        if used + width > room and i > starts[-1]:
+    for i, width in enumerate(widths):
+        if used + width + 1 > room and i > starts[-1]:
             starts.append(i)
             used = 0
-        used += width
+        used += width + 1
     return [range(a, b) for a, b in zip(starts, [*starts[1:], len(widths)], strict=True)]

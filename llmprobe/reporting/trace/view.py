@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import sys
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from llmprobe.ground.text import elide
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.results.trace import Trace
 
+SHADES = 41
+"""The number of colours of cells, from the first to the last of ``CHANCE_MAP``."""
 _POSITIONS = {
     "last": "the last token",
     "first": "the first token",
@@ -20,131 +23,160 @@ _POSITIONS = {
 }
 
 
-def meaning(trace: Trace) -> str:
-    """What its scores are: ``probability of '1'``."""
-    if trace.label is None:
-        return "predicted number"
-    return f"probability of {elide(trace.label, 40)!r}"
+class Cell(NamedTuple):
+    """The score of one token at one layer, as a table shows it."""
+
+    shade: int
+    """The number of its colour, below ``SHADES``."""
+    number: str
 
 
-def caution(trace: Trace) -> str:
-    """Why its scores are to be read with care."""
-    _, _, field = trace.position.partition(":")
-    place = f"the end of {elide(field, 40)!r}" if field else _POSITIONS[trace.position]
-    return f"The probe was fitted at {place}; elsewhere its scores are an extrapolation."
+class Row(NamedTuple):
+    """One layer of a trace, as a table shows it."""
+
+    layer: int
+    best: bool
+    """Whether the probe does best at this layer."""
+    cells: list[Cell]
 
 
-def score_range(trace: Trace) -> tuple[float, float]:
-    """The scores with the first colour and with the last one: 0 and 1 for probabilities.
+@dataclass(frozen=True, eq=False)
+class TraceView:
+    """The part of a trace that a picture has room for.
 
-    For numbers the range of those that are no outliers (Tukey 1977, section 2D: beyond the
-    quartiles by 1.5 times their distance). Many models give their first token a state of enormous
-    norm, so it counts only where the probe is at home there.
+    Of tokens it has the last ones, where a probe is at home unless it was fitted at the first
+    token; of layers some that are evenly spaced, the first, the last and the best among them.
     """
-    if trace.label is not None:
-        return 0.0, 1.0
-    skipped = int(trace.position != "first" and len(trace.tokens) > 1)
-    scores = trace.scores[:, skipped:]
-    first, third = np.quantile(scores, [0.25, 0.75])
-    reach = 1.5 * (third - first)
-    low, high = max(scores.min(), first - reach), min(scores.max(), third + reach)
-    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
+
+    trace: Trace
+    """The whole trace."""
+    most_tokens: int = sys.maxsize
+    most_layers: int = sys.maxsize
+
+    @property
+    def meaning(self) -> str:
+        """Say what the scores are: ``probability of '1'``."""
+        label = self.trace.label
+        return "predicted number" if label is None else f"probability of {elide(label, 40)!r}"
+
+    @property
+    def caution(self) -> str:
+        """Say why the scores are to be read with care."""
+        _, _, field = self.trace.position.partition(":")
+        place = f"the end of {elide(field, 40)!r}" if field else _POSITIONS[self.trace.position]
+        return f"The probe was fitted at {place}; elsewhere its scores are an extrapolation."
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Return the tokens that are shown, with spaces that can be seen."""
+        return [visible(token) for token in self.trace.tokens[-self.most_tokens :]]
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Return the layers that are shown, in rising order."""
+        return [self.trace.layers[i] for i in self._chosen]
+
+    @cached_property
+    def _chosen(self) -> np.ndarray:
+        n, best = len(self.trace.layers), self.trace.layers.index(self.trace.best_layer)
+        chosen = np.linspace(0, n - 1, min(n, self.most_layers)).round().astype(int)
+        if best not in chosen:
+            chosen[1 + np.abs(chosen[1:-1] - best).argmin()] = best
+        return chosen
+
+    @cached_property
+    def score_range(self) -> tuple[float, float]:
+        """Return the scores with the first colour and with the last one: 0 and 1 of probabilities.
+
+        For numbers the range of those that are no outliers (Tukey 1977, section 2D: beyond the
+        quartiles by 1.5 times their distance). Many models give their first token a state of
+        enormous norm, so it counts only where the probe is at home there.
+        """
+        trace = self.trace
+        if trace.label is not None:
+            return 0.0, 1.0
+        skipped = int(trace.position != "first" and len(trace.tokens) > 1)
+        scores = trace.scores[:, skipped:]
+        first, third = np.quantile(scores, [0.25, 0.75])
+        reach = 1.5 * (third - first)
+        low, high = max(scores.min(), first - reach), min(scores.max(), third + reach)
+        return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """Return where in ``CHANCE_MAP`` each score lies, 0 to 1. [layers, tokens]
+
+        Even odds lie in the middle. Numbers have no chance, and run from the middle, which is
+        light, to the dark end.
+        """
+        low, high = self.score_range
+        shares = np.clip((self._scores - low) / (high - low), 0, 1)
+        levels: np.ndarray = shares if self.trace.label is not None else 0.5 + shares / 2
+        return levels
+
+    @property
+    def _scores(self) -> np.ndarray:
+        scores: np.ndarray = self.trace.scores[self._chosen, -len(self.tokens) :]
+        return scores
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Return the cells of each layer, the last layer first."""
+        shades = np.rint(self.levels * (SHADES - 1)).astype(int)
+        numbers = [[self.number(score) for score in scores] for scores in self._scores.tolist()]
+        return [
+            Row(layer, layer == self.trace.best_layer, list(map(Cell, row_shades, row_numbers)))
+            for layer, row_shades, row_numbers in zip(
+                self.layers, shades.tolist(), numbers, strict=True
+            )
+        ][::-1]
+
+    @property
+    def scale(self) -> range:
+        """Return the shades of cells from the lowest score to the highest."""
+        return range(0 if self.trace.label is not None else SHADES // 2, SHADES)
+
+    def number(self, score: float) -> str:
+        """Return a score with the digits that matter."""
+        if self.trace.label is not None:
+            return f"{score:.2f}"
+        return f"{score:.0f}" if 100 <= abs(score) < 1e6 else f"{score:.3g}"
+
+    def left_out(self, where: str, tokens: int | None = None) -> str:
+        """Say what is not shown, and that ``where`` has it; nothing if everything is shown.
+
+        Parameters
+        ----------
+        tokens
+            How many of the last tokens are shown; by default those of the view.
+        """
+        missing = []
+        if lost := len(self.trace.tokens) - (len(self.tokens) if tokens is None else tokens):
+            missing.append(f"the first {lost:,} tokens")
+        n = len(self.trace.layers)
+        if len(self.layers) < n:
+            missing.append(f"{n - len(self.layers)} of {n} layers")
+        return f"Left out here: {' and '.join(missing)}; {where} has them." if missing else ""
 
 
-def levels(trace: Trace) -> np.ndarray:
-    """Where in ``CHANCE_MAP`` each score lies, 0 to 1: even odds in the middle. [layers, tokens]
-
-    Numbers have no chance, and run from the middle, which is light, to the dark end.
-    """
-    low, high = score_range(trace)
-    share = np.clip((trace.scores - low) / (high - low), 0, 1)
-    shown: np.ndarray = share if trace.label is not None else 0.5 + share / 2
-    return shown
-
-
-def colours(level: float) -> tuple[str, str]:
-    """Of the number in a cell, and of the cell: ``("#ffffff", "#002c64")``."""
-    red, green, blue, _ = CHANCE_MAP(level)
+def colours(shade: int) -> tuple[str, str]:
+    """Return the colours of a cell's number and of its ground: ``("#ffffff", "#002c64")``."""
+    red, green, blue, _ = CHANCE_MAP(shade / (SHADES - 1))
     dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
     return "#ffffff" if dark else "#000000", to_hex((red, green, blue))
 
 
-class Row(NamedTuple):
-    """One layer of a trace, as a page shows it."""
-
-    layer: int
-    best: bool
-    cells: Sequence[tuple[int, str]]
-    """The shade and the score of each token."""
-
-
-SHADES = 41
-"""Colours of the cells on a page."""
-
-
-def rows(trace: Trace) -> list[Row]:
-    """The last layer first."""
-    shades = np.rint(levels(trace) * (SHADES - 1)).astype(int)
-    found = [
-        Row(
-            layer,
-            layer == trace.best_layer,
-            [(shade, number(score, trace)) for shade, score in zip(shaded, scores, strict=True)],
-        )
-        for layer, shaded, scores in zip(
-            trace.layers, shades.tolist(), trace.scores.tolist(), strict=True
-        )
-    ]
-    return found[::-1]
-
-
 def shade_style() -> str:
-    """The colours of the classes ``s0``, ``s1``, …, as CSS."""
+    """Return the colours of the classes ``s0``, ``s1``, …, as CSS."""
     rules = []
     for shade in range(SHADES):
-        ink, paper = colours(shade / (SHADES - 1))
-        rules.append(f".s{shade} {{ color: {ink}; background: {paper}; }}")
+        ink, ground = colours(shade)
+        rules.append(f".s{shade} {{ color: {ink}; background: {ground}; }}")
     return "\n".join(rules)
 
 
-def number(score: float, trace: Trace) -> str:
-    """A score in a cell."""
-    if trace.label is not None:
-        return f"{score:.2f}"
-    return f"{score:.0f}" if 100 <= abs(score) < 1e6 else f"{score:.3g}"
-
-
-def last_tokens(trace: Trace, most: int) -> tuple[Trace, int]:
-    """The trace of its last ``most`` tokens, where the probe is at home, and how many it lost."""
-    lost = max(0, len(trace.tokens) - most)
-    return replace(trace, tokens=trace.tokens[lost:], scores=trace.scores[:, lost:]), lost
-
-
-def some_layers(trace: Trace, most: int) -> Trace:
-    """The trace of ``most`` layers, evenly spaced, the best one among them."""
-    n = len(trace.layers)
-    if n <= most:
-        return trace
-    chosen = np.linspace(0, n - 1, most).round().astype(int)
-    best = trace.layers.index(trace.best_layer)
-    inner = np.abs(chosen[1:-1] - best)
-    if best not in chosen:
-        chosen[1 + int(inner.argmin())] = best
-    return replace(trace, layers=[trace.layers[i] for i in chosen], scores=trace.scores[chosen])
-
-
-def left_out(lost: int, layers: Sequence[int], all_layers: Sequence[int], where: str) -> str:
-    """A sentence about what a picture does not show; empty if it shows everything."""
-    said = []
-    if lost:
-        said.append(f"the first {lost:,} tokens")
-    if len(layers) < len(all_layers):
-        said.append(f"{len(all_layers) - len(layers)} of {len(all_layers)} layers")
-    return f"Left out here: {' and '.join(said)}; {where} has them." if said else ""
-
-
 def visible(token: str) -> str:
-    """A token whose spaces show: ``·`` for a space at an end, ``↵`` and ``⇥`` for others."""
+    """Return a token whose spaces show: ``·`` for one at an end, ``↵`` and ``⇥`` for others."""
     token = token.replace("\r\n", "↵").replace("\n", "↵").replace("\r", "↵").replace("\t", "⇥")
     inner = token.strip(" ")
     start = len(token) - len(token.lstrip(" ")) if inner else 0
