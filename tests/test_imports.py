@@ -1,0 +1,63 @@
+"""What the package imports is declared."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name in a requirement, or of an installed distribution."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[ <>=!~;\[]", requirement, maxsplit=1)[0]).lower()
+
+
+DEPENDENCIES = {distribution(line) for line in PROJECT["dependencies"]}
+EXTRAS = {
+    distribution(line)
+    for extra, lines in PROJECT["optional-dependencies"].items()
+    for line in lines
+    if extra != "dev"
+}
+
+
+def foreign_imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """The packages that a module imports, and whether it does so when it is itself imported."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    inner = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [str(node.module)]
+        else:
+            continue
+        for name in names:
+            package = name.partition(".")[0]
+            if package != "llmprobe" and package not in sys.stdlib_module_names:
+                yield package, id(node) not in inner
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    owners = packages_distributions()
+    at_once: set[str] = set()
+    later: set[str] = set()
+    for file in (ROOT / "llmprobe").rglob("*.py"):
+        for package, is_at_once in foreign_imports(file):
+            (at_once if is_at_once else later).add(distribution(owners.get(package, [package])[0]))
+    assert at_once - DEPENDENCIES == set()
+    assert later - DEPENDENCIES - EXTRAS == set()
+    # transformers reads GGUF files with it.
+    assert DEPENDENCIES - at_once - later == {"gguf"}
