@@ -9,38 +9,21 @@ from pathlib import Path
 
 def print_report(out: Path) -> None:
     """Draw any run folder, print what it found, and where the rest is."""
-    from llmprobe.run.comparison_config import is_comparison
-    from llmprobe.sanity.config import is_sanity
+    from llmprobe.run.report import report
 
-    if is_sanity(out):
-        from llmprobe.sanity import experiments
-
-        written = experiments.report(out)
-        print(experiments.terminal_text(out, unicode=_unicode()))
-    elif is_comparison(out):
-        from llmprobe.run import compare
-
-        written = compare.report(out)
-        print(compare.terminal_text(out, unicode=_unicode()))
-    else:
-        from llmprobe.run.report import report
-
-        print_summary(out, report(out))
-        return
-    _print_places(out, written)
+    print_summary(out, report(out))
 
 
 def print_summary(out: Path, written: Sequence[Path] = ()) -> None:
-    """Print the summary of a run, and where the rest is."""
+    """Print what a run folder holds, and where the rest is."""
     from rich.console import Console
 
     from llmprobe.reporting.terminal import WIDTH
-    from llmprobe.run.report import terminal_summary
+    from llmprobe.run.report import terminal_text
 
     console = Console(file=sys.stdout, highlight=False)
     width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    for line in terminal_summary(out, width, _unicode()):
-        console.print(line, soft_wrap=True)
+    console.print(terminal_text(out, width, _unicode()), soft_wrap=True)
     _print_places(out, written)
 
 

@@ -100,15 +100,6 @@ def parsed_yaml(file: Path) -> Any:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
 
 
-def mapping_in(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; empty where it is missing, damaged or something else."""
-    try:
-        raw = parsed_yaml(file) if file.is_file() else None
-    except UserError:
-        return {}
-    return raw if isinstance(raw, dict) else {}
-
-
 class _Loader(yaml.SafeLoader):
     """Of two equal keys in a mapping, YAML's own loader drops the first without a word."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -15,6 +14,7 @@ from llmprobe.config.load import load_config
 from llmprobe.config.schema import RunConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import whole_file, write_text
+from llmprobe.ground.text import elide
 from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
 from llmprobe.results.folder import (
     RunTables,
@@ -22,7 +22,6 @@ from llmprobe.results.folder import (
     lacks,
     read_run,
     read_table,
-    remove_others,
     write_results,
 )
 from llmprobe.results.results import Results
@@ -38,12 +37,19 @@ from llmprobe.run.comparison_config import (
     ComparedRun,
     Comparison,
     ComparisonConfig,
-    is_comparison,
     load,
 )
+from llmprobe.run.report import KINDS, Description, Kind, kind_of, summary_text
 from llmprobe.run.side_by_side import merged, told_apart
 from llmprobe.run.wordings import wordings
-from llmprobe.sanity.config import is_sanity
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+OTHER_KINDS = {
+    "compare": "a comparison; give the runs that it was made of",
+    "sanity": "an experiment of `llmprobe sanity`",
+}
 
 MOST_OBSTACLES = 8
 """Said at once; what is behind one of them is often behind the others."""
@@ -127,52 +133,30 @@ def _write(
     write_text(out / "differences.csv", found.to_csv(index=False))
 
 
-def report(out: Path) -> list[Path]:
-    """Figures and page of a comparison, from its tables. -> the files written, page last
-
-    Raises
-    ------
-    UserError
-        Its config.yaml or its results are missing or damaged.
-    """
-    from llmprobe.reporting.charts.figures import draw_figures, write_all
+def _describe(run: RunTables) -> Description:
     from llmprobe.reporting.page.compared import Compared
-    from llmprobe.reporting.page.page import write_report
 
-    comparison, run, found = _read(out)
-    figures = draw_figures(run.results, run.summary, run.predictions, run.learning_curve)
-    written = write_all(figures, out / "figures")
-    for suffix in ("png", "svg"):
-        remove_others(out / "figures", f"*.{suffix}", written)
-    page = write_report(
-        out / "report.html",
-        run,
-        figures,
+    comparison, found, notes = _read(run.out)
+    return Description(
         title=comparison.title,
-        command=comparison.command(out),
+        command=comparison.command(run.out),
+        permutations=comparison.permutations,
         compared=Compared(
             found,
             {one.name: str(one.path) for one in comparison.runs},
             comparison.differs,
         ),
-        permutations=comparison.permutations,
+        notes=notes,
     )
-    return [*written, page]
 
 
-def terminal_text(out: Path, unicode: bool = True) -> str:
-    """The best layers, how they differ, and what differs in the runs, in lines of 100 columns.
+def _text(run: RunTables, width: int, unicode: bool) -> Text:
+    """Return the best layers, how they differ, and what differs in the runs."""
+    from rich.text import Text
 
-    Raises
-    ------
-    UserError
-        Its config.yaml or a table is missing or damaged.
-    """
-    from llmprobe.ground.text import elide
-    from llmprobe.reporting.terminal import WIDTH, summary_table
     from llmprobe.reporting.terminal_differences import difference_table
 
-    comparison, run, found = _read(out)
+    comparison, found, notes = _read(run.out)
     names = [one.name for one in comparison.runs]
     lines = [
         *(f"{name}: {one.path}" for name, one in zip(names, comparison.runs, strict=True)),
@@ -180,30 +164,32 @@ def terminal_text(out: Path, unicode: bool = True) -> str:
             f"{what}: {Differing(what, values).said(names)}"
             for what, values in comparison.differs.items()
         ),
-        *(f"note: {note}" for note in run.notes),
+        *(f"note: {note}" for note in (*run.notes, *notes)),
     ]
     about = "\n".join(
-        fill(elide(line, LONGEST_LINE, "…"), WIDTH, subsequent_indent="  ") for line in lines
+        fill(elide(line, LONGEST_LINE, "…"), width, subsequent_indent="  ") for line in lines
     )
     parts = [
-        summary_table(run.summary, run.results, run.environment["models"], unicode=unicode),
-        difference_table(found, unicode=unicode),
-        about if unicode else about.replace("…", "...").encode("ascii", "replace").decode(),
+        summary_text(run, width, unicode),
+        Text(difference_table(found, unicode=unicode)),
+        Text(about if unicode else about.replace("…", "...").encode("ascii", "replace").decode()),
     ]
-    return "\n\n".join(filter(None, parts))
+    return Text("\n\n").join(part for part in parts if part)
 
 
-def _read(out: Path) -> tuple[Comparison, RunTables, pd.DataFrame]:
-    """What was compared, the tables with all notes, and the differences if they are there."""
-    comparison, run = load(out), read_run(out)
-    notes = [*run.notes, *comparison.notes]
-    path = out / "differences.parquet"
+def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
+    """Return what was compared, the differences if they are there, and the notes on both."""
+    comparison = load(out)
+    path, notes = out / "differences.parquet", list(comparison.notes)
     try:
         found = read_table(path)
     except UserError:
         found = pd.DataFrame(columns=DIFFERENCE_COLUMNS)
         notes.append(f"{path}: missing or damaged; to make it again: {comparison.command(out)}")
-    return comparison, replace(run, notes=tuple(notes)), found
+    return comparison, found, notes
+
+
+KINDS.add("compare", Kind(_describe, _text))
 
 
 def _members(runs: Sequence[Path]) -> list[Member]:
@@ -217,12 +203,8 @@ def _members(runs: Sequence[Path]) -> list[Member]:
         if run.resolve() in [other.resolve() for other in runs[:i]]:
             raise UserError(f"{run}: given twice; a run does not differ from itself")
         tables = read_run(run)
-        for is_other, what in (
-            (is_sanity, "an experiment of `llmprobe sanity`"),
-            (is_comparison, "a comparison; give the runs that it was made of"),
-        ):
-            if is_other(run):
-                raise UserError(f"{run}: not a run of language models but {what}")
+        if (kind := kind_of(run)) in OTHER_KINDS:
+            raise UserError(f"{run}: not a run of language models but {OTHER_KINDS[kind]}")
         found.append((load_config(run / "config.yaml"), tables))
     ways_to_name = (
         [config.name for config, _ in found],
@@ -241,7 +223,7 @@ def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
         if run.resolve() in (out.resolve(), *out.resolve().parents):
             where = "is one of the runs" if run.resolve() == out.resolve() else f"is inside {run}"
             raise UserError(f"--out {out}: {where}; give the comparison a folder of its own")
-    if out.is_dir() and any(out.iterdir()) and not is_comparison(out):
+    if out.is_dir() and any(out.iterdir()) and kind_of(out) != "compare":
         raise UserError(
             f"--out {out}: holds something that is not a comparison; give a new folder, or that of "
             "an earlier comparison to replace it"

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from llmprobe.config.load import mapping_in, parsed_yaml, validated
+from llmprobe.config.load import parsed_yaml, validated
 from llmprobe.config.schema import Section
 
 MOST_NAMES = 6
@@ -56,11 +56,6 @@ class ComparisonConfig(Section):
     """A whole config.yaml."""
 
     compare: Comparison
-
-
-def is_comparison(out: Path) -> bool:
-    """Whether a folder is that of a comparison."""
-    return "compare" in mapping_in(out / "config.yaml")
 
 
 def load(out: Path) -> Comparison:

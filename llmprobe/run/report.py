@@ -1,33 +1,87 @@
-"""Figures and page of a run folder, from its tables alone."""
+"""Figures, page and terminal text of any run folder: a run, a comparison, an experiment."""
 
 from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from llmprobe.config.load import load_config
+from llmprobe.config.load import load_config, parsed_yaml
 from llmprobe.config.schema import RunConfig
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.registry import Registry
 from llmprobe.results.differences import differences
-from llmprobe.results.folder import RunTables, lacks, read_run, remove_others
-from llmprobe.results.trace import traces_of_run
+from llmprobe.results.folder import RunTables, lacks, read_run
+from llmprobe.results.trace import Trace, traces_of_run
 from llmprobe.run.wordings import wordings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.text import Text
+
+    from llmprobe.reporting.page.compared import Compared
 
 log = logging.getLogger(__name__)
 
+RUN = "run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a report says of a run folder beside its tables."""
+
+    title: str
+    command: str
+    """What to type to make the folder again."""
+    permutations: int | None = None
+    """Refits behind each p-value, where that is known."""
+    findings: Sequence[str] = ()
+    """Sentences that stand before those about the best layers."""
+    illustrations: Mapping[str, tuple[Figure, str, str]] = field(default_factory=dict)
+    """Name -> a figure of this kind of folder alone, its caption, and what it shows in words."""
+    held_out: bool = False
+    """Whether the scored examples are a test set, in the place of folds."""
+    compared: Compared | None = None
+    """How curves of the same examples differ."""
+    traces: Sequence[Trace] = ()
+    notes: Sequence[str] = ()
+    """What a reader must know beside what is wrong with the tables, a sentence each."""
+    page: bool = True
+    """Whether there is to be one."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run folder: what a report says of it, and what the terminal does."""
+
+    describe: Callable[[RunTables], Description]
+    text: Callable[[RunTables, int, bool], Text]
+    """From tables without details, the most columns, and whether there is more than ASCII."""
+
+
+KINDS: Registry[Kind] = Registry(
+    "kind of run folder", homes=["llmprobe.run.compare", "llmprobe.sanity.experiments"]
+)
+"""By the key that config.yaml has in a folder of that kind; ``run`` where it has none of them."""
+
+
+def kind_of(out: Path) -> str:
+    """Return the key of ``KINDS`` for a run folder, ``run`` where its config cannot be read."""
+    try:
+        config = parsed_yaml(out / "config.yaml")
+    except UserError:
+        return RUN
+    return next((kind for kind in KINDS if isinstance(config, dict) and kind in config), RUN)
+
 
 def report(out: Path) -> list[Path]:
-    """Figures and page of a run folder, from its tables. -> the files written, page last
+    """Draw the figures and the page of a run folder of any kind. -> the files written, page last
 
-    What is missing or damaged is said in warnings, and on the page.
+    Figures of what stood in the folder before are removed. What is missing or damaged is said in
+    warnings, and on the page.
 
     Raises
     ------
@@ -35,44 +89,106 @@ def report(out: Path) -> list[Path]:
         ``out`` is not a run folder, or nothing in it can be shown.
     """
     from llmprobe.reporting.charts.figures import draw_figures, write_all
-    from llmprobe.reporting.page.compared import Compared
     from llmprobe.reporting.page.page import write_report
 
     run = read_run(out)
-    config, wrong = _config(out)
-    run = replace(run, notes=(*run.notes, *wrong, *([] if config is None else lacks(run, config))))
     for note in run.notes:
         log.warning("%s", note)
+    about = KINDS[kind_of(out)].describe(run)
     figures = draw_figures(run.results, run.summary, run.predictions, run.learning_curve)
-    written = write_all(figures, out / "figures")
-    for drawn in ("heatmap_*", "projection_*", "difficulty", "size", "learning_curve"):
-        for suffix in ("png", "svg"):
-            remove_others(out / "figures", f"{drawn}.{suffix}", written)
-    if config is not None and not config.report.html:
+    own = {name: figure for name, (figure, _, _) in about.illustrations.items()}
+    written = write_all(figures | own, out / "figures")
+    _remove_other_figures(out / "figures", written)
+    if not about.page:
         (out / "report.html").unlink(missing_ok=True)
         return written
     page = write_report(
         out / "report.html",
-        run,
+        replace(run, notes=(*run.notes, *about.notes)),
         figures,
-        compared=Compared(_differences(run, config)),
-        traces=traces_of_run(out),
-        title=out.resolve().name if config is None else config.name,
-        command=shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)]),
-        permutations=None if config is None else config.probe.permutations,
+        title=about.title,
+        command=about.command,
+        permutations=about.permutations,
+        findings=about.findings,
+        illustrations=about.illustrations,
+        held_out=about.held_out,
+        compared=about.compared,
+        traces=about.traces,
     )
     return [*written, page]
 
 
-def _differences(run: RunTables, config: RunConfig | None) -> pd.DataFrame:
-    """Between the models of a run, and between wordings of its datasets."""
+def terminal_text(out: Path, width: int = 100, unicode: bool = True) -> Text:
+    """Return what was found in a run folder of any kind, in a few lines.
+
+    Raises
+    ------
+    UserError
+        ``out`` is not a run folder, or nothing in it can be shown.
+    """
+    return KINDS[kind_of(out)].text(read_run(out, details=False), width, unicode)
+
+
+def summary_text(
+    run: RunTables, width: int, unicode: bool, permutations: int | None = None
+) -> Text:
+    """Return the best layer of each model on each dataset as the lines of a short table."""
+    from rich.text import Text
+
+    from llmprobe.reporting.terminal import summary_lines
+
+    return Text("\n").join(
+        summary_lines(
+            run.summary,
+            run.results,
+            run.environment["models"],
+            width=width,
+            unicode=unicode,
+            permutations=permutations,
+        )
+    )
+
+
+def _remove_other_figures(folder: Path, written: Sequence[Path]) -> None:
+    """Remove the figures of an earlier report: ours come in two files, those of a user in one."""
+    for picture in sorted(folder.glob("*.png")):
+        both = picture, picture.with_suffix(".svg")
+        if picture not in written and both[1].is_file():
+            for path in both:
+                path.unlink()
+
+
+def _describe_run(run: RunTables) -> Description:
+    from llmprobe.reporting.page.compared import Compared
+
+    out = run.out
+    config, notes = _config(out)
+    if config is not None:
+        notes += lacks(run, config)
+    for note in notes:
+        log.warning("%s", note)
     datasets = [] if config is None else config.datasets
     same = wordings((dataset.title, dataset.model_dump(mode="json")) for dataset in datasets)
-    return differences(run.results, run.summary, run.predictions, run.examples, same)
+    return Description(
+        title=out.resolve().name if config is None else config.name,
+        command=shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)]),
+        permutations=None if config is None else config.probe.permutations,
+        compared=Compared(
+            differences(run.results, run.summary, run.predictions, run.examples, same)
+        ),
+        traces=traces_of_run(out),
+        notes=notes,
+        page=config is None or config.report.html,
+    )
+
+
+def _text_of_run(run: RunTables, width: int, unicode: bool) -> Text:
+    config, _ = _config(run.out)
+    return summary_text(run, width, unicode, None if config is None else config.probe.permutations)
 
 
 def _config(out: Path) -> tuple[RunConfig | None, list[str]]:
-    """The config of a run folder, or what is wrong with it; neither where it is missing."""
+    """Return the config of a run folder, or what is wrong with it; neither where it is missing."""
     path = out / "config.yaml"
     try:
         return (load_config(path) if path.is_file() else None), []
@@ -80,16 +196,4 @@ def _config(out: Path) -> tuple[RunConfig | None, list[str]]:
         return None, ["; ".join(str(error).splitlines())]
 
 
-def terminal_summary(out: Path, width: int = 100, unicode: bool = True) -> list[Text]:
-    """The summary of a run folder as the lines of a short table."""
-    from llmprobe.reporting.terminal import summary_lines
-
-    run, (config, _) = read_run(out, details=False), _config(out)
-    return summary_lines(
-        run.summary,
-        run.results,
-        run.environment["models"],
-        width=width,
-        unicode=unicode,
-        permutations=None if config is None else config.probe.permutations,
-    )
+KINDS.add(RUN, Kind(_describe_run, _text_of_run))

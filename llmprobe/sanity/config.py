@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from llmprobe.config.load import mapping_in, parsed_yaml, validated
+from llmprobe.config.load import parsed_yaml, validated
 from llmprobe.config.schema import Section, Seed
 from llmprobe.ground.errors import UserError, suggestion
 
@@ -45,11 +45,6 @@ class MnistConfig(Section):
 SanityConfig = XorConfig | MnistConfig
 
 KINDS: Mapping[str, type[SanityConfig]] = {"xor": XorConfig, "mnist": MnistConfig}
-
-
-def is_sanity(out: Path) -> bool:
-    """Whether a run folder is that of an experiment."""
-    return "sanity" in mapping_in(out / "config.yaml")
 
 
 def load(out: Path) -> SanityConfig:

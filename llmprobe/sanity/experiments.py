@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
-from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import yaml
 
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
-from llmprobe.results.folder import (
-    claim,
-    read_run,
-    read_table,
-    remove_others,
-    write_results,
-)
+from llmprobe.results.folder import RunTables, claim, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.environment import environment
+from llmprobe.run.report import KINDS, Description, Kind
 from llmprobe.sanity.bypass import run_bypass
 from llmprobe.sanity.bypass_figures import bypass_story, bypass_text
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
@@ -31,16 +24,12 @@ from llmprobe.sanity.story import Story
 from llmprobe.sanity.xor import PERMUTATIONS, Xor, run_xor
 from llmprobe.sanity.xor_figures import xor_figures
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from rich.text import Text
 
 XOR_FILE = "xor.npz"
 POINT = {"xor": "hidden", "convnet": "fc1_postact", "bypass": "entry"}
 """One that only the tables of this experiment have."""
-FIGURES = (
-    *("heatmap_*", "projection_*", "size", "errors", "fields", "hidden_plane", "training"),
-    "seeds",
-)
-"""Those that some experiments have and others lack."""
 
 
 def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
@@ -97,48 +86,19 @@ def _run_mnist(
     return results, f"convnet (training: {training})", data
 
 
-def report(out: Path) -> list[Path]:
-    """Figures and page of an experiment's folder, from its tables. -> files written, page last
-
-    Raises
-    ------
-    UserError
-        A file is missing or damaged.
-    """
-    from llmprobe.reporting.charts.figures import draw_figures, write_all
-    from llmprobe.reporting.page.page import write_report
-
-    config, results, summary = _read(out)
-    run = read_run(out)
-    try:
-        data = run.environment["datasets"][0]
-    except LookupError:
-        raise UserError(
-            f"{out / 'environment.json'}: does not say where the data came from; do the experiment "
-            f"again: {command(config, out)}"
-        ) from None
-    for note in run.notes:
-        log.warning("%s", note)
-    story = _story(config, out, results, summary, data.get("content", ""))
-    dataset = summary["dataset"].iloc[0]
+def _describe(run: RunTables) -> Description:
+    config = _config_of(run)
+    story = _story(config, run)
+    dataset = run.summary["dataset"].iloc[0]
     what = "XOR" if isinstance(config, XorConfig) else f"{config.network} on {dataset}"
-    figures = draw_figures(results, summary, run.predictions)
-    told = {name: figure for name, (figure, _, _) in story.illustrations.items()}
-    written = write_all(figures | told, out / "figures")
-    for name, suffix in product(FIGURES, ("png", "svg")):
-        remove_others(out / "figures", f"{name}.{suffix}", written)
-    page = write_report(
-        out / "report.html",
-        run,
-        figures,
+    return Description(
         title=f"Sanity experiment: {what}",
-        command=command(config, out),
+        command=command(config, run.out),
         permutations=PERMUTATIONS if isinstance(config, XorConfig) else None,
         findings=story.findings,
         illustrations=story.illustrations,
         held_out=config.sanity == "mnist",
     )
-    return [*written, page]
 
 
 def command(config: SanityConfig, out: Path) -> str:
@@ -151,44 +111,44 @@ def command(config: SanityConfig, out: Path) -> str:
     return shlex.join([*words, "--out", str(out)])
 
 
-def terminal_text(out: Path, unicode: bool = True) -> str:
-    """What an experiment found, in lines of at most 100 columns."""
-    config, results, _ = _read(out)
+def _text(run: RunTables, _width: int, unicode: bool) -> Text:
+    """Return what an experiment found, in lines of at most 100 columns."""
+    from rich.text import Text
+
+    config = _config_of(run)
     if isinstance(config, XorConfig):
-        return Xor.load(out / XOR_FILE).text(unicode)
+        return Text(Xor.load(run.out / XOR_FILE).text(unicode))
     if config.network == "bypass":
-        return bypass_text(results)
-    return convnet_text(results, digits=config.data == "digits")
+        return Text(bypass_text(run.results))
+    return Text(convnet_text(run.results, digits=config.data == "digits"))
 
 
-def _read(out: Path) -> tuple[SanityConfig, pd.DataFrame, pd.DataFrame]:
-    config = load(out)
-    results, summary = (read_table(out / f"{name}.parquet") for name in ("results", "summary"))
+def _config_of(run: RunTables) -> SanityConfig:
+    """Return the config of an experiment, whose tables are in ``run``."""
+    config = load(run.out)
     kind = "xor" if isinstance(config, XorConfig) else config.network
-    belong = set(results["model"]) == set(summary["model"]) and POINT[kind] in set(
-        results.get("layer_name", ())
-    )
-    if not belong or (kind == "convnet" and "network_accuracy" not in summary):
+    if POINT[kind] not in set(run.results.get("layer_name", ())):
         raise UserError(
-            f"{out}: results.parquet and summary.parquet are not those of config.yaml; do the "
-            f"experiment again: {command(config, out)}"
+            f"{run.out}: results.parquet and summary.parquet are not those of config.yaml; do the "
+            f"experiment again: {command(config, run.out)}"
         )
-    return config, results, summary
+    return config
 
 
-def _story(
-    config: SanityConfig, out: Path, results: pd.DataFrame, summary: pd.DataFrame, content: str
-) -> Story:
-    """``content`` is the hash of what the probes read."""
+def _story(config: SanityConfig, run: RunTables) -> Story:
     if isinstance(config, XorConfig):
-        found = Xor.load(out / XOR_FILE)
+        found = Xor.load(run.out / XOR_FILE)
         return Story(found.findings, xor_figures(found))
     if config.network == "bypass":
-        return bypass_story(results)
+        return bypass_story(run.results)
+    contents = [data.get("content") for data in run.environment["datasets"]]
     return convnet_story(
-        results,
-        summary,
-        read_table(out / "predictions.parquet"),
-        mnist=content == MNIST_CONTENT,
+        run.results,
+        run.summary,
+        run.predictions,
+        mnist=MNIST_CONTENT in contents,
         digits=config.data == "digits",
     )
+
+
+KINDS.add("sanity", Kind(_describe, _text))

@@ -22,9 +22,9 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
 from llmprobe.results.differences import differences
 from llmprobe.results.folder import read_run, write_results
-from llmprobe.run.compare import compare, terminal_text
-from llmprobe.run.comparison_config import is_comparison
+from llmprobe.run.compare import compare
 from llmprobe.run.pipeline import Run
+from llmprobe.run.report import kind_of, terminal_text
 
 N = 40
 QUICK = {"folds": 2, "l2": 1.0, "controls": ["majority", "random_labels"], "permutations": 0,
@@ -208,7 +208,7 @@ def test_it_is_shown_anyway_with_a_note_if_told_to(what: str, tmp_path: Path) ->
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", "large", **changes)]
     compare(runs, tmp_path / "both", anyway=True)
     assert f"Not comparable: {said}." in notes_of(tmp_path / "both")
-    text = " ".join(terminal_text(tmp_path / "both").split())
+    text = " ".join(terminal_text(tmp_path / "both").plain.split())
     assert f"note: Not comparable: {said}." in text
     assert [model for model, _ in curves_of(tmp_path / "both")] == ["small", "large"]
 
@@ -534,12 +534,12 @@ def test_lines_are_at_most_100_wide_and_names_are_text(tmp_path: Path) -> None:
             path = run / f"{table}.parquet"
             pd.read_parquet(path).assign(dataset=evil).to_parquet(path)
     compare(runs, tmp_path / "both")
-    text = terminal_text(tmp_path / "both")
+    text = terminal_text(tmp_path / "both").plain
     assert max(map(len, text.splitlines())) <= 100
     assert "<script>" in text
     assert "\x1b" not in text
     assert "→" in text
-    plain = terminal_text(tmp_path / "both", unicode=False)
+    plain = terminal_text(tmp_path / "both", unicode=False).plain
     assert plain.isascii()
     assert "-> large" in plain
     assert "..." in plain
@@ -547,8 +547,8 @@ def test_lines_are_at_most_100_wide_and_names_are_text(tmp_path: Path) -> None:
 
 def test_a_comparison_is_no_config_of_a_run(tmp_path: Path) -> None:
     compare([make_run(tmp_path / "a"), make_run(tmp_path / "b", "large")], tmp_path / "both")
-    assert is_comparison(tmp_path / "both")
-    assert not is_comparison(tmp_path / "a")
+    assert kind_of(tmp_path / "both") == "compare"
+    assert kind_of(tmp_path / "a") == "run"
     with pytest.raises(UserError, match="of a comparison; its command is `llmprobe compare`"):
         load_config(tmp_path / "both" / "config.yaml")
 
@@ -577,7 +577,7 @@ def test_the_command_draws_it_and_report_draws_it_again_without_the_runs(
 def test_without_its_differences_the_rest_of_a_comparison_is_shown(tmp_path: Path) -> None:
     compare([make_run(tmp_path / "a"), make_run(tmp_path / "b", "large")], tmp_path / "both")
     (tmp_path / "both" / "differences.parquet").write_bytes(b"PAR1")
-    text = " ".join(terminal_text(tmp_path / "both").split())
+    text = " ".join(terminal_text(tmp_path / "both").plain.split())
     assert "small → large" not in text
     assert "differences.parquet: missing or damaged" in text
     assert "llmprobe compare" in text

@@ -26,9 +26,8 @@ from llmprobe.extraction.extract import Extractor
 from llmprobe.reporting.trace.files import write_trace
 from llmprobe.results.folder import TABLES, lacks, read_run
 from llmprobe.run import pipeline
-from llmprobe.run import report as run_report
 from llmprobe.run.pipeline import Run
-from llmprobe.run.report import report
+from llmprobe.run.report import report, terminal_text
 
 RESULTS = (
     "model dataset site position layer depth probe n_examples n_classes n_groups l2 accuracy "
@@ -280,9 +279,7 @@ def test_labels_that_are_numbers_have_a_probe_a_page_and_a_table(toy: Toy) -> No
     page = (toy.out / "report.html").read_text()
     assert "R² there" in page
     assert "accuracy there" not in page
-    assert f"{summary['peak_r2'].item():.2f}" in "\n".join(
-        line.plain for line in run_report.terminal_summary(toy.out)
-    )
+    assert f"{summary['peak_r2'].item():.2f}" in terminal_text(toy.out).plain
 
 
 def test_numbers_are_no_classes_and_that_is_said_before_a_model_is_loaded(toy: Toy) -> None:

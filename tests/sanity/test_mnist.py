@@ -12,6 +12,7 @@ from torch import nn
 
 from llmprobe import load_probe
 from llmprobe.cli.main import main
+from llmprobe.run.report import terminal_text
 from llmprobe.sanity import experiments, mnist
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.images import load_images
@@ -187,7 +188,7 @@ def test_an_error_of_none_is_drawn_all_the_same(
 
 
 def test_the_terminal_table_has_every_point_in_100_columns(folder: Path) -> None:
-    lines = experiments.terminal_text(folder, unicode=False).splitlines()
+    lines = terminal_text(folder, unicode=False).plain.splitlines()
     assert all(len(line) <= 100 and line.isascii() for line in lines)
     assert [line.split()[0] for line in lines[2:12]] == [*POINTS]
     assert "scikit-learn's digits" in lines[-1]
