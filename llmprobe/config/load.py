@@ -1,39 +1,27 @@
-"""Config files: read, overridden, and what is wrong with them said in one line each."""
+"""Config files: read, overridden, and each of their errors said in one line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from llmprobe.config.schema import (
     DatasetConfig,
-    ExtractConfig,
     ModelConfig,
-    PerturbConfig,
-    ProbeConfig,
-    ReportConfig,
     RunConfig,
     Section,
+    expand_short_forms,
     short_dataset,
-    widened,
 )
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing, shipped
 
 S = TypeVar("S", bound=Section)
-
-_SECTIONS: dict[str, type[Section]] = {
-    "models": ModelConfig,
-    "datasets": DatasetConfig,
-    "extract": ExtractConfig,
-    "probe": ProbeConfig,
-    "report": ReportConfig,
-}
 
 
 def load_config(
@@ -42,11 +30,21 @@ def load_config(
     limit: int | None = None,
     include: Sequence[str | Path] = (),
 ) -> RunConfig:
-    """The config in a YAML file (or a shipped one, by name), with ``key=value`` overrides.
+    """Return the config in a YAML file (or a shipped one, by name), checked.
 
-    ``include`` comes on top of what the config includes, relative to the working folder.
+    Parameters
+    ----------
+    overrides
+        Each as ``dotted.key=value``, where items of lists go by number.
+    limit
+        The most examples of each dataset.
+    include
+        Added to what the config includes, relative to the working folder.
 
-    Raises ``UserError`` that names the file, the key and what would be right.
+    Raises
+    ------
+    UserError
+        Something is wrong; the message names the file, the key and what would be right.
     """
     file = _config_file(path)
     raw = parsed_yaml(file)
@@ -57,13 +55,13 @@ def load_config(
     if "compare" in raw:
         raise UserError(f"{file}: of a comparison; its command is `llmprobe compare`, not `run`")
     for override in overrides:
-        raw = widened(raw)
+        raw = expand_short_forms(raw)
         _set(raw, override)
-    raw = widened(raw)
+    raw = expand_short_forms(raw)
     absolute_paths(raw, file.parent)
     if include:
         own = raw.get("include")
-        more = [str(existing(given) or given) for given in include]
+        more = [str(existing(path) or path) for path in include]
         raw["include"] = [*(own if isinstance(own, list) else []), *more]
     if limit is not None:
         _limit(raw, limit)
@@ -72,26 +70,29 @@ def load_config(
 
 
 def model_config(model: str, overrides: Sequence[str] = ()) -> ModelConfig:
-    """A model by name, Hub id or folder, with ``key=value`` overrides."""
-    raw: dict[str, Any] = {"id": model}
-    for override in overrides:
-        _set(raw, override)
-    return validated(ModelConfig, raw, f"model {model!r}")
+    """Return a model by name, Hub id or folder, with ``key=value`` overrides."""
+    return _validated_with(ModelConfig, {"id": model}, overrides, f"model {model!r}")
 
 
 def dataset_config(
     dataset: str | Path = "", overrides: Sequence[str] = (), **options: Any
 ) -> DatasetConfig:
-    """A dataset by name or file, with keys of its mapping, also as ``key=value``."""
-    raw: dict[str, Any] = {**short_dataset(str(dataset)), **options} if str(dataset) else options
+    """Return a dataset by name or file, with keys of its mapping, also as ``key=value``."""
+    raw = {**short_dataset(str(dataset)), **options} if str(dataset) else options
+    about = dataset or options.get("hub") or ""
+    return _validated_with(DatasetConfig, raw, overrides, f"dataset {about}".rstrip())
+
+
+def _validated_with(
+    section: type[S], raw: dict[str, Any], overrides: Sequence[str], where: str
+) -> S:
     for override in overrides:
         _set(raw, override)
-    about = dataset or options.get("hub") or ""
-    return validated(DatasetConfig, raw, f"dataset {about}".rstrip())
+    return validated(section, raw, where)
 
 
 def parsed_yaml(file: Path) -> Any:
-    """The value of a YAML file; ``UserError`` when it cannot be read or is not one."""
+    """Return the value of a YAML file; raise ``UserError`` when it is unreadable or no YAML."""
     try:
         return _parsed(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -101,7 +102,10 @@ def parsed_yaml(file: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Of two equal keys in a mapping, YAML's own loader drops the first without a word."""
+    """A loader to which a key that occurs twice in a mapping is an error.
+
+    YAML's own loader drops the first without a word.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -116,7 +120,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parsed(text: str) -> Any:
-    """The value of a YAML document; ``ValueError`` with one line when it is not one."""
+    """Return the value of a YAML document; raise ``ValueError`` with one line when it is none."""
     try:
         return yaml.load(text, _Loader)
     # The last three are how the parser meets malformed tags (``!!bool x``) and deep nesting.
@@ -125,15 +129,15 @@ def _parsed(text: str) -> Any:
 
 
 def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
-    """``section`` from ``raw``; each problem becomes one line of a ``UserError``."""
+    """Return ``raw`` as a section; raise ``UserError`` with a line for each problem."""
     try:
         return section.model_validate(raw)
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
-        for e in error.errors():
-            about, message = _problem(section, dict(e), raw)
+        for detail in error.errors():
+            about, message = _problem(section, dict(detail), raw)
             problems.setdefault(about, []).append(message)
-        lines = [f"{where}: {about}{_either(said)}" for about, said in problems.items()]
+        lines = [f"{where}: {about}{_either(messages)}" for about, messages in problems.items()]
         raise UserError("\n".join(lines)) from None
 
 
@@ -144,33 +148,38 @@ _OUR_WORDS = (
     (r"a valid (tuple|list)", "a list"),
     (r"(, unable to parse| after validation).*", ""),
 )
-"""What pydantic says in Python's terms, and the same in YAML's."""
+"""Patterns of what pydantic says in Python's terms, each with the same in YAML's."""
 
 
 def _problem(section: type[Section], error: dict[str, Any], raw: Any) -> tuple[str, str]:
-    """One pydantic error. -> the key and the value, and what would be right"""
+    """Return the key and value that a pydantic error is about, and what would be right."""
     location = [str(part) for part in error["loc"]]
     if error["type"] == "missing":
         return f"{'.'.join(location)}: ", "missing"
     if error["type"] == "extra_forbidden":
-        if section is RunConfig and len(location) > 1:
-            section = _SECTIONS[location[0]]
-        if "perturb" in location[:-1]:
-            section = PerturbConfig
+        for key in location[:-1]:
+            if key in section.model_fields:
+                section = _section_in(section.model_fields[key].annotation)
         known = [field.alias or name for name, field in section.model_fields.items()]
         return f"{'.'.join(location)}: ", f"unknown key; {suggestion(location[-1], known)}"
-    key = ".".join(_followed(error["loc"], raw))
+    path = ".".join(_keys_in(raw, error["loc"]))
     message = error["msg"]
-    for words, ours in _OUR_WORDS:
-        message = re.sub(words, ours, message)
-    about = f"{key}: " if key else ""
+    for pattern, words in _OUR_WORDS:
+        message = re.sub(pattern, words, message)
+    about = f"{path}: " if path else ""
     if not isinstance(error["input"], dict | list):
         about += f"{error['input']!r:.80} is not allowed: "
     return about, message
 
 
-def _followed(location: Sequence[str | int], raw: Any) -> list[str]:
-    """The keys of a location that are in the config; pydantic adds the branch of a union."""
+def _section_in(annotation: Any) -> type[Section]:
+    """Return the section in the type of a field, such as ``list[ModelConfig]``."""
+    kinds = (annotation, *get_args(annotation))
+    return next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+
+
+def _keys_in(raw: Any, location: Sequence[str | int]) -> list[str]:
+    """Return the keys of a location that are in ``raw``; pydantic adds the branch of a union."""
     keys: list[str] = []
     for part in location:
         try:
@@ -182,7 +191,7 @@ def _followed(location: Sequence[str | int], raw: Any) -> list[str]:
 
 
 def _either(messages: list[str]) -> str:
-    """What the branches of a union say, as one sentence."""
+    """Return what the branches of a union say, as one sentence."""
     first, *others = dict.fromkeys(messages)
     return ", or ".join([first, *(other.removeprefix("should be ") for other in others)])
 
@@ -198,7 +207,7 @@ def _config_file(path: str | Path) -> Path:
 
 
 def _set(raw: dict[str, Any], override: str) -> None:
-    """Put ``dotted.key=value`` into the raw config; list items go by number."""
+    """Put ``dotted.key=value`` into a raw config; raise ``UserError`` for a place it has not."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UserError(f"--set {override!r}: write it as dotted.key=value")
@@ -207,50 +216,49 @@ def _set(raw: dict[str, Any], override: str) -> None:
     except ValueError as error:
         raise UserError(f"--set {override!r}: the value is not valid YAML: {error}") from None
     place: Any = raw
-    keys = dotted.split(".")
-    for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(place, dict):
-            if last:
-                place[key] = value
-            else:
-                place = place.setdefault(key, {})
-        elif isinstance(place, list) and key.isdecimal() and int(key) < len(place):
-            if last:
-                place[int(key)] = value
-            else:
-                place = place[int(key)]
-        else:
-            parent = ".".join(keys[:depth])
+    *parents, last = dotted.split(".")
+    for depth, key in enumerate([*parents, last]):
+        index: Any = key
+        if isinstance(place, list) and key.isdecimal() and int(key) < len(place):
+            index = int(key)
+        elif not isinstance(place, dict):
             items = f"a list of {len(place)}" if isinstance(place, list) else "no mapping"
-            raise UserError(f"--set {override!r}: {parent} is {items}, so it has no {key!r}; "
-                            "items count from 0")  # fmt: skip
+            raise UserError(f"--set {override!r}: {'.'.join(parents[:depth])} is {items}, so it "
+                            f"has no {key!r}; items count from 0")  # fmt: skip
+        elif depth < len(parents):
+            place.setdefault(key, {})
+        if depth == len(parents):
+            place[index] = value
+        else:
+            place = place[index]
 
 
 def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
-    """Files and folders beside the config (or in the working folder) by their absolute path."""
+    """Make the paths in a raw config absolute: beside the config, or in the working folder."""
     for section, key in (("models", "id"), ("datasets", "path"), ("datasets", "hub")):
         items = raw.get(section)
         for item in items if isinstance(items, list) else []:
-            given = item.get(key) if isinstance(item, dict) else None
+            text = item.get(key) if isinstance(item, dict) else None
+            if not isinstance(text, str) or not text:
+                continue
             # A bare word is a model's name, the same everywhere; a folder of that name is ./name.
-            is_path = key == "path" or "/" in str(given) or str(given).endswith(".gguf")
+            is_path = key == "path" or "/" in text or text.endswith(".gguf")
             if key == "hub":
-                is_path = str(given).startswith((".", "/", "~"))
-            if isinstance(given, str) and given and is_path:
-                found = existing(folder / given) or existing(given)
-                if found is None and key == "path" and not given.startswith("~"):
-                    found = folder / given  # So that an error says where it was looked for.
-                item[key] = given if found is None else str(found)
+                is_path = text.startswith((".", "/", "~"))
+            if is_path:
+                path = existing(folder / text) or existing(text)
+                if path is None and key == "path" and not text.startswith("~"):
+                    path = folder / text  # So that an error says where it was looked for.
+                item[key] = text if path is None else str(path)
     include = raw.get("include")
     if isinstance(include, list):
         raw["include"] = [
-            str(existing(folder / str(given)) or existing(str(given)) or given) for given in include
+            str(existing(folder / str(path)) or existing(str(path)) or path) for path in include
         ]
 
 
 def _limit(raw: dict[str, Any], limit: int) -> None:
-    """At most ``limit`` examples of each dataset."""
+    """Let each dataset of a raw config have at most ``limit`` examples."""
     if limit < 1:
         raise UserError(f"--limit must be at least 1, not {limit}")
     items = raw.get("datasets")

@@ -1,7 +1,7 @@
 """A run, described by one YAML file: the classes below are its schema and its documentation.
 
 Short forms (a name instead of a mapping) become mappings, and the resolved config is itself a valid
-config. ``config_file.py`` reads it and says what is wrong with it.
+config. ``load.py`` reads files and says what is wrong with them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llmprobe.ground.errors import suggestion
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""What NumPy, scikit-learn and torch all take."""
+"""A seed that NumPy, scikit-learn and torch all take."""
 
 
 class Section(BaseModel):
@@ -43,24 +43,26 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """What is probed."""
+    """A language model that is probed, and how it is loaded and run."""
 
     id: str = Field(min_length=1)
     """A known name (``llmprobe ls models``), a Hugging Face Hub id, a folder, or a .gguf file."""
     name: str = ""
-    """How tables and figures call it; by default the last part of ``id``."""
+    """The model's name in tables and figures; by default the last part of ``id``."""
     revision: str = "main"
-    """Branch, tag or commit, for a Hub id."""
+    """Branch, tag or commit of a model on the Hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """``auto``: bfloat16 where the hardware computes it fast, float32 elsewhere."""
+    """The type in which the model computes; ``auto`` is bfloat16 where the hardware computes it
+    fast, float32 elsewhere."""
     quantization: Literal["none", "int8", "nf4"] = "none"
     """How bitsandbytes stores the weights of linear layers, which compute in ``dtype`` anyway."""
     weights: Literal["pretrained", "random"] = "pretrained"
-    """``random``: the same architecture, freshly initialised from ``seed``."""
+    """The published weights, or (``random``) the same architecture, freshly initialised from
+    ``seed``."""
     seed: Seed = 0
-    """For random weights."""
+    """The seed of random weights."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    """Where the model runs: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     ``auto`` is the accelerator if there is one. A model that does not fit is spread over all GPUs,
     then the CPU, then the disk; of several launched processes, each has a GPU of its own.
@@ -87,21 +89,22 @@ class ModelConfig(Section):
 
 
 class PerturbConfig(Section):
-    """What is done to the texts before a model reads them; labels and groups stay."""
+    """A change of the texts before a model reads them; labels and groups stay."""
 
     kind: Literal["prefix_noise", "typos", "case", "negation", "paraphrase_template"]
-    """``prefix_noise``: "aaa" or "bbb" right before the text (Jin et al. 2024). ``typos``: letters
-    swapped, dropped or doubled. ``case``: letters as ``to`` says. ``negation``: a negated statement
-    with the same label, and ``paraphrase_template``: another sentence for the same fact, where the
-    dataset offers them (``llmprobe show NAME``)."""
+    """What changes. ``prefix_noise``: "aaa" or "bbb" right before the text (Jin et al. 2024).
+    ``typos``: letters swapped, dropped or doubled. ``case``: letters as ``to`` says. ``negation``:
+    a negated statement with the same label, and ``paraphrase_template``: another sentence for the
+    same fact, where the dataset offers them (``llmprobe show NAME``)."""
     seed: Seed = 0
+    """The seed of what is drawn: which letters, words or templates."""
     rate: float = Field(default=0.1, gt=0, le=1)
-    """For ``typos``: the share of words of four letters or more that get one."""
+    """The share of words of four letters or more that get a typo, for ``typos``."""
     to: Literal["upper", "lower", "title", "random"] = "upper"
-    """For ``case``; ``random`` tosses a coin for each letter."""
+    """The case of all letters, for ``case``; ``random`` tosses a coin for each letter."""
     templates: tuple[str, ...] = ()
-    """For ``paraphrase_template``: templates of which each text gets one, filled from the fields of
-    the dataset, instead of those that the dataset offers."""
+    """Templates of which each text gets one, filled from the fields of the dataset, instead of
+    those that the dataset offers; for ``paraphrase_template``."""
 
     @field_validator("templates")
     @classmethod
@@ -120,19 +123,19 @@ class PerturbConfig(Section):
 
 
 class DatasetConfig(Section):
-    """What is asked: a dataset known by name, a file of one's own, or one on the Hub."""
+    """A dataset that is known by name, a file of one's own, or one on the Hub."""
 
     name: str = ""
-    """A known name (``llmprobe ls datasets``); beside ``path`` or ``hub``, how tables call it."""
+    """A known name (``llmprobe ls datasets``); beside ``path`` or ``hub``, the name in tables."""
     path: Path | None = None
     """A .csv, .tsv, .jsonl or .parquet file, or a folder that ``datasets`` saved; relative to the
     config file."""
     hub: str | None = None
     """A dataset on the Hugging Face Hub, as ``owner/name``."""
     subset: str | None = None
-    """Which configuration of the dataset on the Hub."""
+    """The configuration of a dataset on the Hub that has several."""
     split: str | None = None
-    """Which split, of a dataset on the Hub or in a folder; needed when there are several."""
+    """The split of a dataset on the Hub or in a folder; needed when there are several."""
     revision: str | None = None
     """Branch, tag or commit of the dataset on the Hub."""
     text: str | None = None
@@ -142,30 +145,32 @@ class DatasetConfig(Section):
     group: str | None = None
     """Column of the groups that no split may separate."""
     encoding: str | None = None
-    """Of a text file that is not UTF-8, e.g. latin-1."""
+    """The encoding of a text file that is not UTF-8, e.g. latin-1."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Between the cells of a .csv or .tsv file, where it is neither a comma nor a tab."""
+    """The character between the cells of a .csv or .tsv file, if it is neither a comma nor a
+    tab."""
     perturb: PerturbConfig | None = None
-    """What is done to the texts before they are put into the template."""
+    """A change of the texts, before they are put into the template."""
     template: str | None = None
-    """What the model reads, e.g. ``"True or False? {text}"``; other columns are fields too."""
+    """The text that the model reads, e.g. ``"True or False? {text}"``; each column is a field."""
     n: PositiveInt | None = None
-    """Examples: generated, or drawn in whole groups from what there is. Default: all."""
+    """The number of examples: generated, or drawn in whole groups from those there are; by default
+    all."""
     seed: Seed | None = None
-    """For what is generated or drawn; by default 0."""
+    """The seed of what is generated or drawn; by default 0."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
-    """What the known dataset's builder takes (``llmprobe show NAME``)."""
+    """Options of a known dataset, which ``llmprobe show NAME`` lists."""
     alias: str | None = Field(default=None, alias="as")
-    """How tables call it, when one run has the same dataset twice."""
+    """The name in tables, when one run has the same dataset twice."""
 
     @property
     def title(self) -> str:
-        """The name in tables and figures."""
+        """Return the name in tables and figures."""
         return self.alias or self.name
 
     @property
     def is_own(self) -> bool:
-        """Whether its columns are the user's, in a file or on the Hub, and not a builder's."""
+        """Whether the columns are the user's, in a file or on the Hub, and not a builder's."""
         return self.path is not None or self.hub is not None
 
     @field_validator("delimiter", mode="before")
@@ -209,11 +214,11 @@ class DatasetConfig(Section):
             (("subset", "revision"), "belongs to a dataset on the Hub", self.hub is not None),
             (("split",), "belongs to a dataset on the Hub or a folder", self.is_own),
         ):
-            given = [key for key in keys if getattr(self, key) is not None]
-            if given and not there:
+            present = [key for key in keys if getattr(self, key) is not None]
+            if present and not there:
                 other = "hub" if belongs.endswith("Hub") else "path"
                 raise ValueError(
-                    f"{given[0]} {belongs}, and there is no {other}; what a known dataset takes "
+                    f"{present[0]} {belongs}, and there is no {other}; what a known dataset takes "
                     "stands under options"
                 )
         for part in (file_name(self.title), *self.title.split("/")):
@@ -222,7 +227,7 @@ class DatasetConfig(Section):
 
 
 def file_name(name: str) -> str:
-    """What files are called after a dataset: published ones have a slash in their name."""
+    """Return a dataset's name as part of file names; that of a published one has a slash."""
     return name.replace("/", "-")
 
 
@@ -232,7 +237,7 @@ def _check_template(template: str) -> None:
 
 
 def template_fields(template: str) -> list[str]:
-    """Names of the fields of a template; ``ValueError`` when its braces do not match."""
+    """Return the names of a template's fields; raise ``ValueError`` when braces do not match."""
     return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
 
 
@@ -254,18 +259,18 @@ def _check_file_name(name: str, key: str) -> None:
 
 
 class ExtractConfig(Section):
-    """Which hidden states are taken."""
+    """Which hidden states are taken from a model, and how texts become tokens."""
 
     site: Literal["residual", "attention", "mlp", "post_attention_norm"] = "residual"
-    """``residual``: the residual stream; layer 0 enters block 1, layer i leaves block i, before the
-    norm. ``attention``, ``mlp``: what block i adds to it. ``post_attention_norm``: the output of
-    that norm in block i. Only ``residual`` has a layer 0."""
+    """Where in a block. ``residual``: the residual stream; layer 0 enters block 1, layer i leaves
+    block i, before the norm. ``attention``, ``mlp``: what block i adds to it.
+    ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0."""
     position: str = "last"
-    """``last``, ``first``, ``mean`` (special tokens left out), or ``span:FIELD``: the last token of
-    the text that filled FIELD of the template, or of a field's value where it stands in the text.
-    """
+    """Which token: ``last``, ``first``, ``mean`` (of all but special tokens), or ``span:FIELD``,
+    the last token of the text that filled FIELD of the template, or of a field's value where it
+    stands in the text."""
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
-    """Most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
+    """The most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
     chat_template: bool = False
     """Whether each text becomes a user's turn in the tokenizer's chat template."""
     too_long: Literal["error", "cut_left"] = "error"
@@ -305,35 +310,37 @@ def _known_kind(kind: str) -> str:
 
 
 class ProbeConfig(Section):
-    """How layers are scored."""
+    """How probes are fitted and layers are scored."""
 
     kind: Annotated[str, AfterValidator(_known_kind)] = "logistic"
-    """``logistic``: logistic regression on standardised states, L2 penalty, unpenalised intercept.
-    ``mass_mean``: the difference of the class means. ``ridge``: linear regression with an L2
-    penalty, for labels that are numbers. Or one of one's own (``llmprobe.probing.kinds``)."""
+    """The kind of probe. ``logistic``: logistic regression on standardised states, L2 penalty,
+    unpenalised intercept. ``mass_mean``: the difference of the class means. ``ridge``: linear
+    regression with an L2 penalty, for labels that are numbers. Or one of one's own
+    (``llmprobe.probing.kinds``)."""
     folds: int = Field(default=5, ge=2)
-    """Outer cross-validation folds; stratified, and whole groups when the dataset has groups."""
+    """The number of outer cross-validation folds; stratified, and whole groups when the dataset has
+    groups."""
     l2: Penalty | Literal["auto"] = "auto"
-    """Penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto`` chooses it inside each training fold.
+    """The penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto`` chooses inside each training fold.
     """
     controls: tuple[Literal["majority", "bag_of_words", "random_labels", "random_weights"], ...] = (
         "majority",
         "bag_of_words",
         "random_labels",
     )
-    """``majority``: the most frequent class. ``bag_of_words``: what the surface of the text gives
-    away. ``random_labels``: what a probe memorises about groups. ``random_weights``: the same
-    architecture untrained, which doubles the extraction."""
+    """What scores are compared with. ``majority``: the most frequent class. ``bag_of_words``: what
+    the surface of the text gives away. ``random_labels``: what a probe memorises about groups.
+    ``random_weights``: the same architecture untrained, which doubles the extraction."""
     permutations: int = Field(default=100, ge=0)
-    """Refits on shuffled labels for p-values, of which the smallest is 1 / (permutations + 1)."""
+    """The number of refits on shuffled labels; the smallest p-value is 1 / (permutations + 1)."""
     description_length: bool = True
-    """Whether to find the length of the online code (Voita & Titov 2020)."""
+    """Whether to compute the length of the online code (Voita & Titov 2020)."""
     learning_curve: tuple[Fraction, ...] = ()
     """Fractions of the training groups to train on besides all of them, e.g. [0.1, 0.3]."""
     device: str = "auto"
     """Where probes are fitted; ``auto`` is CUDA where there is a GPU, else the CPU."""
     seed: Seed = 0
-    """For folds, shuffled and random labels, and the bootstrap."""
+    """The seed of folds, shuffled and random labels, and the bootstrap."""
 
     @field_validator("learning_curve")
     @classmethod
@@ -342,7 +349,7 @@ class ProbeConfig(Section):
 
 
 class ReportConfig(Section):
-    """What is drawn."""
+    """What is drawn from a run's tables."""
 
     html: bool = True
     """Whether to write report.html beside the figures."""
@@ -351,8 +358,8 @@ class ReportConfig(Section):
     not see them; each is one more pass of one text."""
 
 
-def widened(raw: Any) -> Any:
-    """The raw config with every short form as the mapping that it stands for."""
+def expand_short_forms(raw: Any) -> Any:
+    """Return a raw config with every short form as the mapping that it stands for."""
 
     def mapping(item: Any, key: str) -> Any:
         if not isinstance(item, str):
@@ -375,7 +382,7 @@ def widened(raw: Any) -> Any:
 
 
 def short_dataset(item: str) -> dict[str, str]:
-    """The mapping that a word stands for: a file or ./folder, hub:owner/name, or a known name."""
+    """Return the mapping for a word: a file or ./folder, hub:owner/name, or a known name."""
     if item.startswith("hub:"):
         return {"hub": item.removeprefix("hub:")}
     is_path = item.lower().endswith(TABLE_SUFFIXES) or item.startswith((".", "/", "~"))
@@ -383,18 +390,23 @@ def short_dataset(item: str) -> dict[str, str]:
 
 
 class RunConfig(Section):
-    """One run: every model on every dataset."""
+    """A run: every model on every dataset."""
 
     name: str = "run"
-    """Letters, digits, ``_``, ``.`` and ``-``; results go to ``runs/<name>``."""
+    """A word of letters, digits, ``_``, ``.`` and ``-``; results go to ``runs/<name>``."""
     models: list[ModelConfig] = Field(min_length=1)
+    """The models, each a mapping, or its ``id`` alone."""
     datasets: list[DatasetConfig] = Field(min_length=1)
+    """The datasets, each a mapping, or a known name, a file or ``hub:owner/name`` alone."""
     include: tuple[Path, ...] = ()
     """Folders or files with datasets of one's own: .yaml with a dataset's mapping, .py with a
     decorated function."""
     extract: ExtractConfig = ExtractConfig()
+    """Which hidden states are taken."""
     probe: ProbeConfig = ProbeConfig()
+    """How probes are fitted and layers are scored."""
     report: ReportConfig = ReportConfig()
+    """What is drawn."""
 
     @field_validator("name")
     @classmethod
@@ -406,7 +418,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, raw: Any) -> Any:
-        return widened(raw)
+        return expand_short_forms(raw)
 
     @model_validator(mode="after")
     def _distinct_names(self) -> RunConfig:
@@ -422,7 +434,7 @@ class RunConfig(Section):
         return self
 
     def to_yaml(self) -> str:
-        """The resolved config, itself a valid config."""
+        """Return the resolved config, itself a valid config."""
         return yaml.safe_dump(
             self.model_dump(mode="json", by_alias=True, exclude_none=True),
             sort_keys=False,

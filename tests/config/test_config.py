@@ -12,8 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmprobe.config import schema
 from llmprobe.config.load import load_config
-from llmprobe.config.schema import DatasetConfig, ModelConfig, PerturbConfig, RunConfig
+from llmprobe.config.schema import DatasetConfig, ModelConfig, PerturbConfig, RunConfig, Section
 from llmprobe.ground.errors import UserError
 
 MINIMAL = "models: [smollm2-135m]\ndatasets: [capitals]\n"
@@ -445,3 +446,14 @@ def test_any_setting_gives_a_config_or_a_user_error(
     path.write_text(MINIMAL)
     with suppress(UserError):
         load_config(path, [f"{'.'.join(key)}={value}"])
+
+
+def test_every_key_says_what_it_is() -> None:
+    sections = [kind for kind in Section.__subclasses__() if kind.__module__ == schema.__name__]
+    assert RunConfig in sections
+    assert not [
+        f"{section.__name__}.{key}"
+        for section in sections
+        for key, field in section.model_fields.items()
+        if not field.description
+    ]
