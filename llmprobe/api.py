@@ -34,7 +34,7 @@ def extract(
     progress: bool = True,
     **options: Any,
 ) -> Activations:
-    """Hidden states of every layer of ``model`` for every text of ``dataset``.
+    """Extract the hidden states of every layer of a model for every text of a dataset.
 
     ``llmprobe.extract("smollm2-135m", dataset).layer(12)`` is a float32 array [n, d].
 
@@ -43,11 +43,12 @@ def extract(
     model
         A known name, a Hub id, a folder, or a ``ModelConfig``.
     dtype
-        Of the computation: auto, float32, bfloat16 or float16.
+        The type in which the model computes: auto, float32, bfloat16 or float16.
     cache
         Whether to keep the states on disk (``LLMPROBE_CACHE``) and find them again.
     **options
-        Of the config's ``extract`` section: site, position, batch_tokens, chat_template, too_long.
+        Keys of a config's ``extract`` section: site, position, batch_tokens, chat_template,
+        too_long.
 
     Raises
     ------
@@ -68,12 +69,14 @@ def extract(
 
 
 def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
-    """Probe every layer: ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``.
+    """Probe every layer of some activations.
+
+    The results have ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``.
 
     Parameters
     ----------
     **options
-        Of the config's ``probe`` section: kind, folds, l2, controls, permutations,
+        Keys of a config's ``probe`` section: kind, folds, l2, controls, permutations,
         description_length, learning_curve, device, seed.
 
     Raises
@@ -99,18 +102,18 @@ def probe_layers(
     Parameters
     ----------
     layers
-        Each [n, d]; the largest key counts as the last layer.
+        The activations [n, d] of each layer; the largest key counts as the last layer.
     labels
         The class of each row. [n]
     groups
-        Rows that share one never stand on both sides of a split. [n]
+        The group of each row; rows of one group never stand on both sides of a split. [n]
     texts
-        For the bag-of-words baseline; rows of the same text are kept in one fold. [n]
+        The text of each row, for the bag-of-words baseline; rows of one text share a fold. [n]
     test
         True for the rows to score, with probes that are fitted on the others; by default all are
         scored, in folds. [n] bool
     **options
-        Of the config's ``probe`` section.
+        Keys of a config's ``probe`` section.
 
     Raises
     ------
@@ -145,7 +148,7 @@ def probe_network(
     Parameters
     ----------
     inputs
-        What the network takes, one row an example. [n, …]
+        What the network takes, a row an example. [n, …]
     labels
         The class of each example. [n]
     layers
@@ -155,16 +158,16 @@ def probe_network(
         (flatten, dropout) is left out of the first two. Features are what the layer returns for an
         example, flattened.
     groups
-        Rows that share one never stand on both sides of a split. [n]
+        The group of each row; rows of one group never stand on both sides of a split. [n]
     test
         True for the examples to score, with probes that are fitted on the others; by default all
         are scored, in folds. [n] bool
     model, dataset
-        What the tables call them.
+        The names of the network and of the examples in the tables.
     batch_size
-        Examples that the network is given at a time.
+        The number of examples that the network is given at a time.
     **options
-        Of the config's ``probe`` section.
+        Keys of a config's ``probe`` section.
 
     Raises
     ------
@@ -199,7 +202,7 @@ def trace(
     too_long: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[Trace]:
-    """What a saved probe says of texts at every token and layer.
+    """Compute what a saved probe says of texts at every token and layer.
 
     ``llmprobe.trace("runs/x/probes/smollm2-135m/capitals.safetensors", "Lima is in Peru.")`` is a
     list of one ``Trace``, with ``.tokens``, ``.layers`` and ``.scores`` [layers, tokens].
@@ -213,7 +216,7 @@ def trace(
     model
         A name, id or folder in place of the model that the probe remembers.
     template
-        In place of the probe's own; ``"{text}"`` leaves texts as they are.
+        A template in place of the probe's own; ``"{text}"`` leaves texts as they are.
     too_long
         ``error`` or ``cut_left``; by default what it was for the probe's own texts.
     trust_remote_code
@@ -226,16 +229,16 @@ def trace(
         empty or too long.
     """
     where = "the probe" if isinstance(probe, SavedProbe) else str(probe)
-    known = probe if isinstance(probe, SavedProbe) else load_probe(probe)
-    given = [texts] if isinstance(texts, str) else list(texts)
+    loaded = probe if isinstance(probe, SavedProbe) else load_probe(probe)
+    texts = [texts] if isinstance(texts, str) else list(texts)
     return tracing.trace_texts(
-        known, given, where, model=None if model is None else str(model), template=template,
+        loaded, texts, where, model=None if model is None else str(model), template=template,
         too_long=too_long, trust_remote_code=trust_remote_code,
     )  # fmt: skip
 
 
 class ProbeCallback:
-    """Probes a network while it is trained: call it with the number of each step.
+    """A callback that probes a network while it is trained, called with the number of each step.
 
         callback = llmprobe.ProbeCallback(network, images, labels, steps=[0, 100, 1000])
         for step, batch in enumerate(batches):
@@ -246,9 +249,9 @@ class ProbeCallback:
     Parameters
     ----------
     steps
-        At which to probe.
+        The steps at which to probe.
     module, inputs, labels, **options
-        As in ``probe_network``.
+        Arguments of ``probe_network``.
     """
 
     def __init__(
@@ -264,29 +267,30 @@ class ProbeCallback:
         except TypeError:
             raise UserError(f"steps: {steps!r}, expected the numbers of steps, [0, 100]") from None
         # Wrong options are said before the training, and every step has the same points.
-        own = signature(probe_network).parameters.keys() - {"model"}
-        _config({key: value for key, value in options.items() if key not in own}, "ProbeCallback")
+        arguments = signature(probe_network).parameters.keys() - {"model"}
+        section = {key: value for key, value in options.items() if key not in arguments}
+        _config(section, "ProbeCallback")
         layers, batch_size = options.get("layers", "all"), options.get("batch_size", 256)
         names = NetworkStates(module, inputs, layers, batch_size).names
         self._probe = partial(probe_network, module, inputs, labels, **options | {"layers": names})
-        self._found: list[Results] = []
+        self._results: list[Results] = []
 
     def __call__(self, step: int) -> None:
         if step in self.steps:
-            self._found.append(self._probe(model=f"step {step}"))
+            self._results.append(self._probe(model=f"step {step}"))
 
     @property
     def results(self) -> Results:
-        """Those of the steps so far.
+        """Return the results of the steps so far.
 
         Raises
         ------
         UserError
             None of the steps has come.
         """
-        if not self._found:
+        if not self._results:
             raise UserError(f"none of the steps {sorted(self.steps)} has come yet")
-        return Results.concatenate(self._found)
+        return Results.concatenate(self._results)
 
 
 def _config(options: dict[str, Any], where: str) -> ProbeConfig:

@@ -1,4 +1,4 @@
-"""What a user can get wrong, said in one sentence."""
+"""Errors of the user's input, each said in one sentence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class UserError(Exception):
 
 
 class NotOnDiskError(UserError):
-    """Something that is known but would have to be downloaded, and was not to be or could not."""
+    """A known model or dataset is not on this disk, and may not or cannot be downloaded."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'folds'?"``, or the list of what is known when nothing is close."""
+    """Return ``"did you mean 'folds'?"``, or the list of what is known when nothing is close."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

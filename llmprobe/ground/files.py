@@ -15,7 +15,7 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """``LLMPROBE_CACHE``, or ``llmprobe`` in the user's cache folder (XDG)."""
+    """Return ``LLMPROBE_CACHE``, or ``llmprobe`` in the user's cache folder (XDG)."""
     chosen = os.environ.get("LLMPROBE_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 
 
 def existing(path: str | Path) -> Path | None:
-    """The absolute path of what is at ``path`` (``~`` is home), None when nothing can be."""
+    """Return the absolute path of what is at ``path`` (``~`` is home), None when nothing is."""
     try:
         return Path(path).expanduser().resolve(strict=True)
     except (OSError, RuntimeError, ValueError):
@@ -32,14 +32,14 @@ def existing(path: str | Path) -> Path | None:
 
 
 def shipped(folder: str) -> Path:
-    """``data`` or ``configs``: inside an installed package, beside it in a checkout."""
+    """Return ``data`` or ``configs``: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -97,7 +97,7 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 
 def size(n_bytes: float) -> str:
-    """``98.4 MB``."""
+    """Return a number of bytes in three digits or so and their unit, as in ``98.4 MB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} {unit}" if unit in ("bytes", "kB") else f"{n_bytes:.1f} {unit}"

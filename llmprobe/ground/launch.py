@@ -11,21 +11,21 @@ _LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
 
 
 def launched() -> int:
-    """How many processes were launched together."""
+    """Return how many processes were launched together."""
     return _number(_PROCESSES, 1)
 
 
 def rank() -> int:
-    """The number of this process among them, from 0."""
+    """Return the number of this process, from 0, among those launched together."""
     return _number(_RANK, 0) if launched() > 1 else 0
 
 
 def local_rank() -> int:
-    """Its number among those on this machine; where none is told, that among all."""
+    """Return the number of this process among those on its machine, or else among all."""
     return _number(_LOCAL_RANK, rank()) if launched() > 1 else 0
 
 
 def _number(names: tuple[str, ...], default: int) -> int:
-    """The first of some environment variables that is a number."""
+    """Return the first of some environment variables that is a number."""
     values = (os.environ.get(name, "") for name in names)
     return next((int(value) for value in values if value.isdecimal()), default)

@@ -15,7 +15,10 @@ SECONDS_BETWEEN_LINES = 15
 
 
 class Progress:
-    """``with Progress("probing", total=31) as progress: … progress.advance(1)``."""
+    """Progress of one piece of work, shown until its block ends.
+
+    ``with Progress("probing", total=31) as progress: … progress.advance(1)``.
+    """
 
     def __init__(self, label: str, total: int, shown: bool = True) -> None:
         terminal = shown and sys.stderr.isatty()

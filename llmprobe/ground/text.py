@@ -7,9 +7,10 @@ from typing import Any
 
 
 def elide(text: str, width: int, ellipsis: str = "…") -> str:
-    """``text`` in at most ``width`` characters, cut in the middle; control characters become ``?``.
+    """Return ``text`` in at most ``width`` characters, cut in the middle.
 
-    Names share their beginnings (``meta-llama/…``) and differ at their ends, so both ends stay.
+    Control characters become ``?``. Names share their beginnings (``meta-llama/…``) and differ at their ends, so both
+    ends stay.
     """
     text = "".join(character if character.isprintable() else "?" for character in str(text))
     if len(text) <= width:
