@@ -9,8 +9,8 @@ from typing import Any
 def elide(text: str, width: int, ellipsis: str = "…") -> str:
     """Return ``text`` in at most ``width`` characters, cut in the middle.
 
-    Control characters become ``?``. Names share their beginnings (``meta-llama/…``) and differ at their ends, so both
-    ends stay.
+    Names share their beginnings (``meta-llama/…``) and differ at their ends, so both ends stay.
+    Control characters become ``?``.
     """
     text = "".join(character if character.isprintable() else "?" for character in str(text))
     if len(text) <= width:
