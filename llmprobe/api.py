@@ -19,6 +19,7 @@ from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.ground.errors import UserError
 from llmprobe.monitors import tracing
+from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.probing import protocol
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe, load_probe
@@ -231,10 +232,9 @@ def trace(
     where = "the probe" if isinstance(probe, SavedProbe) else str(probe)
     loaded = probe if isinstance(probe, SavedProbe) else load_probe(probe)
     texts = [texts] if isinstance(texts, str) else list(texts)
-    return tracing.trace_texts(
-        loaded, texts, where, model=None if model is None else str(model), template=template,
-        too_long=too_long, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+    model = None if model is None else str(model)
+    reading = ReadingOptions(model, template, too_long, trust_remote_code)
+    return list(tracing.trace_probes([(where, loaded)], texts, reading))
 
 
 class ProbeCallback:

@@ -33,6 +33,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 @command("score", "Use a saved probe as a classifier of the texts in a file.", _add_arguments)
 def score(options: argparse.Namespace) -> None:
     """Print the scored table or write it, and sum it up on stderr."""
+    from llmprobe.monitors.new_texts import ReadingOptions
     from llmprobe.monitors.scoring import require_writable, score_file, write_scored
     from llmprobe.results.folder import claim
 
@@ -41,9 +42,10 @@ def score(options: argparse.Namespace) -> None:
         claim(options.out.parent)
     scored = score_file(
         options.probe, options.file, text=options.text, label=options.label,
-        template=options.template, layer=options.layer, too_long=options.too_long,
-        encoding=options.encoding, delimiter=options.delimiter, model=options.model,
-        trust_remote_code=options.trust_remote_code,
+        layer=options.layer, encoding=options.encoding, delimiter=options.delimiter,
+        options=ReadingOptions(
+            options.model, options.template, options.too_long, options.trust_remote_code
+        ),
     )  # fmt: skip
     if options.out is None:
         print(scored.table.to_csv(index=False), end="")

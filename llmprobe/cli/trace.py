@@ -29,17 +29,19 @@ def trace(options: argparse.Namespace) -> None:
     """Print each trace as a heatmap, and write its files."""
     from rich.console import Console
 
-    from llmprobe.monitors.tracing import trace_folder, trace_run
+    from llmprobe.monitors.new_texts import ReadingOptions
+    from llmprobe.monitors.tracing import probes_of_run, trace_folder, trace_probes
     from llmprobe.reporting.terminal import WIDTH
     from llmprobe.reporting.trace.files import write_trace
     from llmprobe.reporting.trace.terminal import trace_lines
     from llmprobe.results.folder import claim
 
-    traces = trace_run(
-        options.run, options.texts, models=options.model, datasets=options.dataset,
-        template=options.template, too_long=options.too_long,
+    reading = ReadingOptions(
+        template=options.template,
+        too_long=options.too_long,
         trust_remote_code=options.trust_remote_code,
-    )  # fmt: skip
+    )
+    probes = probes_of_run(options.run, options.model, options.dataset)
     out = options.out or trace_folder(options.run)
     console = Console(file=sys.stdout, highlight=False)
     # On a terminal, each block of tokens on one screen.
@@ -47,7 +49,7 @@ def trace(options: argparse.Namespace) -> None:
     if not console.is_terminal:
         width, most_layers = WIDTH, sys.maxsize
     unicode = console.encoding.startswith("utf")
-    for made in traces:
+    for made in trace_probes(probes, options.texts, reading):
         claim(out)
         page, *_ = write_trace(made, out)
         for line in trace_lines(made, width, most_layers, page.name, unicode):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from llmprobe.datasets.tables import read_table
 from llmprobe.extraction.stream import passing_states
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import whole_file
-from llmprobe.monitors.new_texts import as_read, ends_of, reader_of, require_its_model, tokens_of
+from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 
 
@@ -35,19 +34,53 @@ class ScoredTexts:
     """One line: how many texts, what was predicted, and how right it was if labels are known."""
 
 
+def score_texts(
+    reader: NewTextReader, values: pd.DataFrame, layer: int, where: str, name: str
+) -> np.ndarray:
+    """Return what a probe makes of texts, read as its own were at its position and site.
+
+    Parameters
+    ----------
+    values
+        Texts in the column ``text``, beside what else their template needs. n rows
+    where, name
+        What the texts are called in errors, and while they are read.
+
+    Returns
+    -------
+    np.ndarray
+        Probabilities of the classes [n, C], or predicted numbers [n, 1].
+
+    Raises
+    ------
+    UserError
+        The template has a field that is not in ``values``; a text is too long; the model cannot be
+        loaded, or is not the one that the probe was fitted on.
+    """
+    probe = reader.probe
+    texts, spans = reader.fill_template(values, where)
+    ends = reader.span_ends(values, texts, spans, where)
+    reader.require_own_model()
+    tokens = tokenise_new(
+        reader.extractor, texts, where, position=reader.extractor.config.position, span_ends=ends,
+        place=lambda row: f"{where}: row {row + 1}",
+    )  # fmt: skip
+    outputs = np.empty((len(texts), max(len(probe.classes), 1)))
+    for rows, states in passing_states(reader.extractor, tokens, name):
+        outputs[rows] = probe.outputs(states[probe.layers.index(layer)].float().numpy(), layer)
+    return outputs
+
+
 def score_file(
     path: Path,
     file: Path,
     *,
     text: str | None = None,
     label: str | None = None,
-    template: str | None = None,
     layer: int | None = None,
-    too_long: str | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
-    model: str | None = None,
-    trust_remote_code: bool = False,
+    options: ReadingOptions | None = None,
 ) -> ScoredTexts:
     """Score each text of a .csv, .tsv, .jsonl or .parquet file with the probe at ``path``.
 
@@ -57,61 +90,46 @@ def score_file(
         Column of the texts, without their template; by default text, statement or sentence.
     label
         Column of the true labels, if they are known.
-    template
-        In place of the one that the probe's own texts stood in.
     layer
         By default the one where the probe does best.
-    too_long
-        ``error`` or ``cut_left``; by default what it was for the probe's own texts.
-    model
-        A name, id or folder in place of the one that the probe remembers.
-    trust_remote_code
-        Whether code that comes with the model may run.
+    options
+        What is not as for the probe's own texts.
 
     Raises
     ------
     UserError
-        The probe, the file, a column, the layer or a label is wrong; a text is empty or too long;
-        the model cannot be loaded, or is not the one that the probe was fitted on.
+        The probe, the file, a column, the layer or a label is wrong; a text is empty; and as
+        ``score_texts``.
     """
     if path.is_dir():
-        inside = [str(found) for found in sorted(path.glob("probes/*/*.safetensors"))]
+        inside = sorted(map(str, path.glob("probes/*/*.safetensors")))
         such = f", such as {inside[0]}" if inside else ""
         raise UserError(f"{path}: is a folder; a probe is one .safetensors file{such}")
     probe = load_probe(path)
     layer = probe.layer_or_best(layer)
-    extractor = reader_of(
-        probe, str(path), model=model, too_long=too_long, trust_remote_code=trust_remote_code
-    )
-    asked = {"path": file, "name": "texts", "encoding": encoding, "delimiter": delimiter,
-             "template": template}  # fmt: skip
-    config = validated(DatasetConfig, asked, str(file))
-    table = read_table(file, config.encoding, config.delimiter)
+    reader = NewTextReader(probe, str(path), options)
     where = str(file)
+    columns = {"path": file, "name": "texts", "encoding": encoding, "delimiter": delimiter,
+               "template": reader.options.template}  # fmt: skip
+    config = validated(DatasetConfig, columns, where)
+    table = read_table(file, config.encoding, config.delimiter)
     values = unlabelled(table, text, where)
     truth = None if label is None else _truth(table, label, probe, where)
-    _require_new(probe, table, where)
-    texts, spans = as_read(probe, values, config.template, where)
-    ends = ends_of(probe, values, texts, spans, where)
-    require_its_model(probe, extractor, str(path), chosen=model is not None)
-    tokens = tokens_of(
-        extractor, texts, where, position=extractor.config.position, ends=ends,
-        place=lambda row: f"{where}: row {row + 1}",
-    )  # fmt: skip
-    outputs = np.empty((len(texts), max(len(probe.classes), 1)))
-    for rows, states in passing_states(extractor, tokens, file.name):
-        of_layer = states[layer - probe.layers[0]].float().numpy()
-        if probe.classes:
-            outputs[rows] = probe.predict_proba(of_layer, layer)
-        else:
-            outputs[rows, 0] = probe.decision_function(of_layer, layer)
-    count = "1 text" if len(texts) == 1 else f"{len(texts):,} texts"
-    said = [
+    names = _new_columns(probe)
+    for name in names:
+        if name in map(str, table.columns):
+            raise UserError(f"{where}: has a column {name!r} already, which would be written; "
+                            "rename it")  # fmt: skip
+    outputs = score_texts(reader, values, layer, where, file.name)
+    count = "1 text" if len(outputs) == 1 else f"{len(outputs):,} texts"
+    summary = (
         f"{file.name}: {count}, scored by the probe of {probe.facts['dataset']} in "
-        f"{extractor.model_config.name} at layer {layer}: {_predicted_in_words(probe, outputs)}",
-        *([] if truth is None else [_how_right(probe, outputs, truth)]),
-    ]
-    return ScoredTexts(table.assign(**_columns(probe, outputs)), "; ".join(said))
+        f"{reader.extractor.model_config.name} at layer {layer}: {_predicted(probe, outputs)}"
+    )
+    if truth is not None:
+        summary = f"{summary}; {_how_right(probe, outputs, truth)}"
+    added = dict(zip(names, _new_values(probe, outputs), strict=True))
+    return ScoredTexts(table.assign(**added), summary)
 
 
 def write_scored(table: pd.DataFrame, out: Path) -> None:
@@ -145,67 +163,56 @@ def require_writable(out: Path, file: Path) -> None:
         raise UserError(f"--out {out}: is the file that is read; give another name")
 
 
-def _columns(probe: SavedProbe, outputs: np.ndarray) -> dict[str, Any]:
-    """The columns that are added. Each [n]"""
+def _new_columns(probe: SavedProbe) -> list[str]:
+    """Return the names of the columns that are added to a table."""
+    several = probe.classes if len(probe.classes) > 2 else ()
+    return ["predicted", "score", *(f"probability {label}" for label in several)]
+
+
+def _new_values(probe: SavedProbe, outputs: np.ndarray) -> list[Any]:
+    """Return the values of the added columns. Each [n]"""
     if not probe.classes:
-        return {"predicted": outputs[:, 0], "score": outputs[:, 0]}
-    best = outputs.argmax(axis=1)
-    several = len(probe.classes) > 2
-    scores = outputs.max(axis=1) if several else outputs[:, 1]
-    added: dict[str, Any] = {
-        "predicted": [probe.classes[k] for k in best], "score": scores.round(6)
-    }  # fmt: skip
-    if several:
-        added |= dict(zip(_probability_names(probe), outputs.round(6).T, strict=True))
-    return added
-
-
-def _probability_names(probe: SavedProbe) -> list[str]:
-    several = len(probe.classes) > 2
-    return [f"probability {label}" for label in probe.classes] if several else []
-
-
-def _require_new(probe: SavedProbe, table: pd.DataFrame, where: str) -> None:
-    there = {str(column) for column in table.columns}
-    for name in ("predicted", "score", *_probability_names(probe)):
-        if name in there:
-            raise UserError(f"{where}: has a column {name!r} already, which would be written; "
-                            "rename it")  # fmt: skip
+        return [outputs[:, 0], outputs[:, 0]]
+    predicted = [probe.classes[k] for k in outputs.argmax(axis=1)]
+    outputs = outputs.round(6)
+    if len(probe.classes) > 2:
+        return [predicted, outputs.max(axis=1), *outputs.T]
+    return [predicted, outputs[:, 1]]
 
 
 def _truth(table: pd.DataFrame, label: str, probe: SavedProbe, where: str) -> np.ndarray:
-    """Numbers of the classes, or labels that are numbers; NaN for a row without one. [n]"""
+    """Return numbers of classes, or labels that are numbers; NaN for a row without one. [n]"""
     names = [str(column) for column in table.columns]
     if label not in names:
         raise UserError(f"{where}: no column {label!r} (label); {suggestion(label, names)}")
     numbers = {_plain(known): number for number, known in enumerate(probe.classes)}
-    found = np.full(len(table), np.nan)
+    truth = np.full(len(table), np.nan)
     for row, cell in enumerate(table.iloc[:, names.index(label)].tolist()):
         if pd.api.types.is_scalar(cell) and pd.isna(cell):
             continue
-        place = f"{where}: row {row + 1}, column {label!r}: {str(cell)!r:.40}"
-        if probe.classes:
-            if _plain(cell) not in numbers:
-                known = ", ".join(map(str, probe.classes[:10]))
-                raise UserError(f"{place} is no class of the probe, which are {known}")
-            found[row] = numbers[_plain(cell)]
-        else:
-            try:
-                found[row] = float(cell)
-            except (TypeError, ValueError):
-                raise UserError(f"{place} is no number, which the probe predicts") from None
-    if np.isnan(found).all():
+        try:
+            truth[row] = numbers[_plain(cell)] if probe.classes else float(cell)
+        except (LookupError, TypeError, ValueError):
+            known = ", ".join(map(str, probe.classes[:10]))
+            expected = f"class of the probe, which are {known}"
+            if not probe.classes:
+                expected = "number, which the probe predicts"
+            raise UserError(
+                f"{where}: row {row + 1}, column {label!r}: {str(cell)!r:.40} is no {expected}"
+            ) from None
+    if np.isnan(truth).all():
         raise UserError(f"{where}: column {label!r} has no labels")
-    return found
+    return truth
 
 
 def _plain(label: object) -> str:
-    """One spelling for 1, 1.0 and "1": another file may write the same class in another way."""
+    """Return one spelling for 1, 1.0 and "1": other files may write a class in another way."""
     text = str(label).strip()
     return text.removesuffix(".0") if text.removesuffix(".0").lstrip("-").isdecimal() else text
 
 
-def _predicted_in_words(probe: SavedProbe, outputs: np.ndarray) -> str:
+def _predicted(probe: SavedProbe, outputs: np.ndarray) -> str:
+    """Say in words what is predicted."""
     if not probe.classes:
         low, mean, high = outputs.min(), outputs.mean(), outputs.max()
         return f"predicted {mean:.4g} on average, from {low:.4g} to {high:.4g}"
@@ -215,7 +222,7 @@ def _predicted_in_words(probe: SavedProbe, outputs: np.ndarray) -> str:
 
 
 def _how_right(probe: SavedProbe, outputs: np.ndarray, truth: np.ndarray) -> str:
-    """Accuracy and AUROC, or R², of the rows that have a label."""
+    """Return accuracy and AUROC, or R², of the rows that have a label."""
     known = ~np.isnan(truth)
     of = "" if known.all() else f" ({known.sum():,} with a label)"
     outputs, truth = outputs[known], truth[known]
@@ -228,15 +235,13 @@ def _how_right(probe: SavedProbe, outputs: np.ndarray, truth: np.ndarray) -> str
 
 
 def _auroc(probabilities: np.ndarray, truth: np.ndarray) -> str:
-    """Of the last of two classes; of more, the mean of those that are there (one against all)."""
+    """Return that of the last of two classes; of more, the mean of those that are there."""
     from sklearn.metrics import roc_auc_score
 
-    ranked: Sequence[int] = range(probabilities.shape[1])
-    if len(ranked) == 2:
-        ranked = [1]
-    found = [
+    n_classes = probabilities.shape[1]
+    aurocs = [
         roc_auc_score(truth == k, probabilities[:, k])
-        for k in ranked
+        for k in range(1 if n_classes == 2 else 0, n_classes)
         if 0 < (truth == k).sum() < len(truth)
     ]
-    return f"{np.mean(found):.3f}" if found else "undefined (one class only)"
+    return f"{np.mean(aurocs):.3f}" if aurocs else "undefined (one class only)"

@@ -13,13 +13,13 @@ from llmprobe.extraction.every_token import read_every_token
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.token_strings import pieces
 from llmprobe.ground.errors import UserError, suggestion
-from llmprobe.monitors.new_texts import as_read, reader_of, require_its_model, tokens_of
+from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
 from llmprobe.results.saved_probe import SavedProbe, load_probe
-from llmprobe.results.trace import Trace
+from llmprobe.results.trace import TRACES, Trace
 
 
 def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list[Trace]:
-    """The scores of ``probe`` at every token and layer of texts, each run alone.
+    """Return the scores of ``probe`` at every token and layer of texts, each run alone.
 
     Parameters
     ----------
@@ -33,143 +33,110 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
     UserError
         A text is too long or has no tokens; a state is not finite.
     """
-    width = max(len(probe.classes), 1)
+    width, position = max(len(probe.classes), 1), extractor.config.position
 
     def read(layer: int, states: np.ndarray) -> np.ndarray:
-        if probe.classes:
-            return probe.predict_proba(states, layer)
-        return probe.decision_function(states, layer)[:, None]
+        return probe.outputs(states, layer)
 
     traces = []
-    tokenizer = extractor.model.tokenizer
     with Capture(extractor.model, extractor.config.site) as capture:
-        for number, text in enumerate(texts):
-            where = f"text {number + 1} of {len(texts)}" if len(texts) > 1 else "the text"
-            tokens = tokens_of(extractor, [text], where, position="last").ids[0]
-            scores = read_every_token(capture, tokens, width, read)
-            at_best = scores[list(capture.layers).index(probe.best_layer)]
+        layers = list(capture.layers)
+        for number, text in enumerate(texts, start=1):
+            where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
+            tokens = tokenise_new(extractor, [text], where, position="last").ids[0]
+            outputs = read_every_token(capture, tokens, width, read)
             # A probe of the first token answers there.
-            asked = 0 if extractor.config.position == "first" else len(tokens) - 1
-            column = 1 if width == 2 else int(at_best[asked].argmax())
+            answer = outputs[layers.index(probe.best_layer), 0 if position == "first" else -1]
+            column = 1 if width == 2 else int(answer.argmax())
             traces.append(
                 Trace(
                     text=text,
-                    tokens=pieces(tokenizer, tokens),
-                    layers=list(capture.layers),
-                    scores=scores[:, :, column],
+                    tokens=pieces(extractor.model.tokenizer, tokens),
+                    layers=layers,
+                    scores=outputs[:, :, column],
                     model=str(probe.facts["model"]),
                     dataset=str(probe.facts["dataset"]),
                     best_layer=probe.best_layer,
                     label=str(probe.classes[column]) if probe.classes else None,
-                    position=extractor.config.position,
+                    position=position,
                     probe=probe.digest,
                 )
             )
     return traces
 
 
-def trace_texts(
-    probe: SavedProbe,
-    texts: Sequence[str],
-    where: str,
-    *,
-    model: str | None = None,
-    template: str | None = None,
-    too_long: str | None = None,
-    trust_remote_code: bool = False,
-) -> list[Trace]:
-    """``trace`` with the probe's own model, or ``model``, and texts put into their template.
-
-    Raises
-    ------
-    UserError
-        As ``trace``; the model cannot be loaded, or has changed. ``where`` names the probe.
-    """
-    ready = _in_template(probe, texts, template, where)
-    extractor = reader_of(
-        probe, where, model=model, too_long=too_long, trust_remote_code=trust_remote_code
-    )
-    require_its_model(probe, extractor, where, chosen=model is not None)
-    return trace(extractor, probe, ready)
-
-
-def trace_run(
-    run: Path,
-    texts: Sequence[str],
-    *,
-    models: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    template: str | None = None,
-    too_long: str | None = None,
-    trust_remote_code: bool = False,
+def trace_probes(
+    probes: Sequence[tuple[str, SavedProbe]], texts: Sequence[str], options: ReadingOptions
 ) -> Iterator[Trace]:
-    """A trace of each text by each probe of a run folder, or by one probe file.
+    """Yield a trace of each text by each probe.
 
     Parameters
     ----------
+    probes
+        What each is called in errors, and the probe; a model is loaded once where its probes
+        follow each other.
     texts
-        To be put into the template that the probe's own texts stood in, or into ``template``.
-    models, datasets
-        The names of those wanted; all if none are given.
+        To be put into the template of the probe's own texts, or of ``options``.
 
     Raises
     ------
     UserError
-        As ``trace_texts``; there is no such run, model or dataset.
+        A text is empty or too long; a probe is of no language model; its model cannot be loaded, or
+        has changed.
     """
-    chosen = [
-        (str(path), probe, _in_template(probe, texts, template, str(path)))
-        for path, probe in _chosen(run, models, datasets)
-    ]
-    extractor: Extractor | None = None
-    for where, probe, ready in chosen:
-        reader = reader_of(probe, where, too_long=too_long, trust_remote_code=trust_remote_code)
-        # Probes of one model follow each other, so it is loaded once.
-        if extractor is None or _differ(extractor, reader):
-            extractor = reader
-        require_its_model(probe, extractor, where)
-        yield from trace(extractor, probe, ready)
-
-
-def _in_template(
-    probe: SavedProbe, texts: Sequence[str], template: str | None, where: str
-) -> list[str]:
-    for number, text in enumerate(texts):
+    for number, text in enumerate(texts, start=1):
         if not text.strip():
-            which = f"number {number + 1} " if len(texts) > 1 else ""
+            which = f"number {number} " if len(texts) > 1 else ""
             raise UserError(f"--text {which}is empty; give one such as 'Lima is in Peru.'")
         # What was typed in another encoding comes as halves of surrogate pairs.
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"--text {text!r:.80}: not in UTF-8, so no text that a model can read")
-    return as_read(probe, pd.DataFrame({"text": list(texts)}), template, where)[0]
+    readers = [NewTextReader(probe, where, options) for where, probe in probes]
+    values = pd.DataFrame({"text": list(texts)})
+    filled = [reader.fill_template(values, reader.where)[0] for reader in readers]
+    extractor: Extractor | None = None
+    for reader, filled_texts in zip(readers, filled, strict=True):
+        if extractor is not None and _read_alike(extractor, reader.extractor):
+            reader.extractor = extractor
+        extractor = reader.extractor
+        reader.require_own_model()
+        yield from trace(extractor, reader.probe, filled_texts)
+
+
+def _read_alike(one: Extractor, other: Extractor) -> bool:
+    return (one.model_config, one.config) == (other.model_config, other.config)
 
 
 def trace_folder(run: Path) -> Path:
-    """Where traces of a run folder, or of one of its probes, go; beside a probe of its own."""
+    """Return where traces of a run folder or of one of its probes go; beside a probe of its own."""
     if run.is_file():
         beside, *above = run.absolute().parents
         run = above[1] if above and above[0].name == "probes" else beside
-    return run / "traces"
+    return run / TRACES
 
 
-def _differ(one: Extractor, other: Extractor) -> bool:
-    return (one.model_config, one.config) != (other.model_config, other.config)
+def probes_of_run(
+    run: Path, models: Sequence[str] = (), datasets: Sequence[str] = ()
+) -> list[tuple[str, SavedProbe]]:
+    """Load the probes of a run folder, or the one of a probe file, each with its path.
 
+    Parameters
+    ----------
+    models, datasets
+        The names of those wanted; all if there are none.
 
-def _chosen(
-    run: Path, models: Sequence[str], datasets: Sequence[str]
-) -> list[tuple[Path, SavedProbe]]:
-    """The probes of a run that are wanted, or the one of a file."""
-    if run.is_file():
-        paths = [run]
-    elif run.is_dir():
-        paths = sorted(run.glob("probes/*/*.safetensors"))
-    else:
+    Raises
+    ------
+    UserError
+        There is no such run, model or dataset.
+    """
+    if not run.exists():
         raise UserError(f"{run}: no such run folder or probe file")
+    paths = [run] if run.is_file() else sorted(run.glob("probes/*/*.safetensors"))
     if not paths:
         raise UserError(f"{run}: has no saved probes (probes/MODEL/DATASET.safetensors), which "
                         "`llmprobe run` leaves")  # fmt: skip
-    probes = [(path, load_probe(path)) for path in paths]
+    probes = [(str(path), load_probe(path)) for path in paths]
     for kind, wanted in (("model", models), ("dataset", datasets)):
         known = {str(probe.facts.get(kind)) for _, probe in probes}
         for name in wanted:

@@ -127,6 +127,18 @@ class SavedProbe:
         probabilities: np.ndarray = odds / odds.sum(axis=1, keepdims=True)
         return probabilities
 
+    def outputs(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
+        """Return probabilities of the classes, [n, d] -> [n, C], or predicted numbers, [n, 1].
+
+        Raises
+        ------
+        UserError
+            As ``decision_function``.
+        """
+        if self.classes:
+            return self.predict_proba(states, layer)
+        return self.decision_function(states, layer)[:, None]
+
     def predict(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
         """The most probable class, or the predicted number. [n, d] -> [n]"""
         if not self.classes:

@@ -22,29 +22,29 @@ from llmprobe.monitors.scoring import score_file
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., Path]) -> Path:
     return tiny_model("llama", bos=True)
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    return write_table(tmp_path / "toy.csv", place="Bern")
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("table") / "toy.csv", place="Bern")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def dataset(table: Path) -> ConceptDataset:
     return llmprobe.load_dataset(table)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fitted(model: Path, dataset: ConceptDataset) -> tuple[SavedProbe, Activations]:
     return fit(model, dataset)
 
 
-@pytest.fixture
-def probe(fitted: tuple[SavedProbe, Activations], tmp_path: Path) -> Path:
-    return save(fitted[0], tmp_path / "run")
+@pytest.fixture(scope="module")
+def probe(fitted: tuple[SavedProbe, Activations], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(fitted[0], tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_what_is_wrong_is_said_with_its_file_and_row(
 
 
 def test_what_is_no_probe_is_said(probe: Path, table: Path, tmp_path: Path, fails) -> None:
-    assert f"a probe is one .safetensors file, such as {probe}" in fails(tmp_path / "run", table)
+    assert f"a probe is one .safetensors file, such as {probe}" in fails(probe.parents[2], table)
     assert "not a saved probe, or damaged" in fails(table, table)
     assert "there is no such file" in fails(tmp_path / "none", table)
 

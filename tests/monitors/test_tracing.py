@@ -22,8 +22,8 @@ from llmprobe.cli.main import main
 from llmprobe.config.schema import ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
-from llmprobe.monitors.new_texts import reader_of
-from llmprobe.results.saved_probe import load_probe
+from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions
+from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import Trace
 
 TEXT = "city is red five"
@@ -33,17 +33,21 @@ def toy_dataset(tmp_path: Path, **options: object) -> ConceptDataset:
     return llmprobe.load_dataset(write_table(tmp_path / "toy.csv"), **options)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., Path]) -> Path:
     return tiny_model("llama", bos=True)
 
 
+@pytest.fixture(scope="module")
+def probe(model: Path, tmp_path_factory: pytest.TempPathFactory) -> SavedProbe:
+    return fit(model, toy_dataset(tmp_path_factory.mktemp("table")))[0]
+
+
 @pytest.fixture
-def run(tmp_path: Path, model: Path) -> Path:
+def run(probe: SavedProbe, tmp_path: Path) -> Path:
     """A run folder with the probes of one model on two datasets."""
     for name in ("toy", "other"):
-        dataset = replace(toy_dataset(tmp_path), name=name)
-        save(fit(model, dataset)[0], tmp_path / "run")
+        save(replace(probe, facts={**probe.facts, "dataset": name}), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -128,7 +132,7 @@ def test_everything_that_decides_how_texts_are_read_is_remembered(
     )
     options = {"site": "mlp", "position": "mean", "too_long": "cut_left"}
     probe, activations = fit(random, toy_dataset(tmp_path), **options)
-    reader = reader_of(load_probe(probe.save(tmp_path / "x.safetensors")), "x")
+    reader = NewTextReader(load_probe(probe.save(tmp_path / "x.safetensors")), "x").extractor
     for name in ("id", "dtype", "weights", "seed", "name", "quantization"):
         assert getattr(reader.model_config, name) == getattr(random, name)
     for name, value in options.items():
@@ -179,10 +183,10 @@ def test_filters_choose_among_the_probes(run: Path, capsys: pytest.CaptureFixtur
 def test_one_probe_file_is_traced_beside_its_run_or_itself(
     place: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probe = run / "probes" / "tiny-llama" / "toy.safetensors"
+    path = run / "probes" / "tiny-llama" / "toy.safetensors"
     if place == "alone":
-        probe = Path(shutil.copy(probe, tmp_path / "mine.safetensors"))
-    assert main(["trace", str(probe), "--text", TEXT]) == 0
+        path = Path(shutil.copy(path, tmp_path / "mine.safetensors"))
+    assert main(["trace", str(path), "--text", TEXT]) == 0
     assert capsys.readouterr().out.count("probability of") == 1
     assert len(list((run if place == "run" else tmp_path).glob("traces/*"))) == 4
 
@@ -218,8 +222,9 @@ def test_a_model_whose_files_have_changed_is_refused_unless_it_is_named(
     assert "only if the weights" not in caplog.text
 
 
-def test_a_model_of_another_shape_is_refused(model: Path, tmp_path: Path) -> None:
-    probe, _ = fit(model, toy_dataset(tmp_path))
+def test_a_model_of_another_shape_is_refused(
+    model: Path, probe: SavedProbe, tmp_path: Path
+) -> None:
     config = json.loads((model / "config.json").read_text()) | {"num_hidden_layers": 2}
     other = tmp_path / "short"
     other.mkdir()
@@ -230,20 +235,19 @@ def test_a_model_of_another_shape_is_refused(model: Path, tmp_path: Path) -> Non
         llmprobe.trace(probe, TEXT, model=other)
 
 
-def test_code_of_a_model_runs_only_when_the_user_says_so(model: Path, tmp_path: Path) -> None:
-    probe, _ = fit(model, toy_dataset(tmp_path))
+def test_code_of_a_model_runs_only_when_the_user_says_so(probe: SavedProbe) -> None:
     probe = replace(probe, facts={**probe.facts, "trust_remote_code": True})
     with pytest.raises(UserError, match=r"runs code that comes with it; .* --trust-remote-code"):
         llmprobe.trace(probe, TEXT)
-    assert reader_of(probe, "x", trust_remote_code=True).model_config.trust_remote_code
+    trusting = NewTextReader(probe, "x", ReadingOptions(trust_remote_code=True))
+    assert trusting.extractor.model_config.trust_remote_code
     probe = replace(probe, facts={**probe.facts, "trust_remote_code": False})
-    assert not reader_of(probe, "x").model_config.trust_remote_code
+    assert not NewTextReader(probe, "x").extractor.model_config.trust_remote_code
 
 
 def test_what_an_older_probe_does_not_say_is_said(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    probe: SavedProbe, caplog: pytest.LogCaptureFixture
 ) -> None:
-    probe, _ = fit(model, toy_dataset(tmp_path))
     kept = ("model", "dataset", "site", "position", "model_id", "revision", "dtype", "kind")
     old = replace(probe, facts={name: probe.facts[name] for name in kept})
     with caplog.at_level(logging.WARNING):
@@ -255,9 +259,8 @@ def test_what_an_older_probe_does_not_say_is_said(
 
 
 def test_a_text_longer_than_the_window_is_refused_or_cut_at_its_beginning(
-    model: Path, tmp_path: Path
+    probe: SavedProbe,
 ) -> None:
-    probe, _ = fit(model, toy_dataset(tmp_path))
     long = " ".join(["red"] * 100) + " Bern"
     with pytest.raises(UserError, match="text 2 of 2: 102 tokens, and tiny-llama reads 64 at most"):
         llmprobe.trace(probe, [TEXT, long])
@@ -292,6 +295,7 @@ def test_what_is_wrong_is_said_in_a_sentence(
     wrong: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.parent / "empty").mkdir()
+    write_table(run.parent / "toy.csv")
     words, message = WRONG[wrong]
     assert main(["trace", *words(run), "--text", TEXT]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
