@@ -110,7 +110,7 @@ class PerturbConfig(Section):
     @classmethod
     def _each_has_fields(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
-            _check_template(template)
+            check_template(template)
         return templates
 
     @model_validator(mode="after")
@@ -182,7 +182,7 @@ class DatasetConfig(Section):
     @classmethod
     def _has_fields(cls, template: str | None) -> str | None:
         if template is not None:
-            _check_template(template)
+            check_template(template)
         return template
 
     @field_validator("perturb", mode="before")
@@ -231,7 +231,8 @@ def file_name(name: str) -> str:
     return name.replace("/", "-")
 
 
-def _check_template(template: str) -> None:
+def check_template(template: str) -> None:
+    """Raise ``ValueError`` for a template without a field, or whose braces do not match."""
     if not template_fields(template):
         raise ValueError("has no field; it needs at least {text}")
 

@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from llmprobe.config.load import validated
-from llmprobe.config.schema import ExtractConfig, ModelConfig, template_fields
+from llmprobe.config.schema import ExtractConfig, ModelConfig, check_template, template_fields
 from llmprobe.datasets.spans import Spans, span_ends
 from llmprobe.datasets.templates import fill
 from llmprobe.extraction.extract import Extractor, require_usable_tokens
@@ -145,16 +145,14 @@ class NewTextReader:
         facts, template = self.probe.facts, self.options.template
         template = (facts.get("template") if template is None else template) or "{text}"
         try:
-            names = template_fields(template)
+            check_template(template)
         except ValueError as error:
             raise UserError(f"template {template!r:.200}: {error}") from None
-        if not names:
-            raise UserError(f"template {template!r:.200} has no field; it needs at least {{text}}")
         if facts.get("perturbation"):
             log.warning("%s: the texts of %s were changed (%s) before the probe saw them; these "
                         "are read as they are", where, facts["dataset"],
                         facts["perturbation"])  # fmt: skip
-        missing = [name for name in names if name not in values.columns]
+        missing = [name for name in template_fields(template) if name not in values.columns]
         if missing:
             known = ", ".join(map(str, values.columns))
             raise UserError(

@@ -1,4 +1,4 @@
-"""Probes on disk: one safetensors file that explains itself."""
+"""The type of a saved probe, and its safetensors file, which explains itself."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy.special import softmax  # type: ignore[import-untyped]
 
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import whole_file
@@ -23,8 +24,8 @@ HOW_READ = (
     "model_id", "revision", "weights", "seed", "quantization", "dtype", "trust_remote_code",
     "chat_template", "too_long",
 )  # fmt: skip
-"""Facts that tell, beside the site, the position and the template, how to read other texts in the
-same way."""
+"""Names of the facts that tell, beside the site, the position and the template, how a probe's own
+texts were read, so that others can be read in the same way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,28 +44,28 @@ class SavedProbe:
     """For each layer, directions in raw activation space: of class 1 or of the number, or of each
     of more than two classes. [1 or C, d] float64"""
     intercept: Mapping[int, np.ndarray]
-    """[1 or C] float64"""
+    """For each layer, what is added to the states times the directions. [1 or C] float64"""
     classes: tuple[Any, ...]
     """The labels, sorted; empty for continuous labels."""
     facts: Mapping[str, Any]
-    """Where it came from: model, dataset, site, position, kind, template, perturbation, and those
-    of ``HOW_READ``. A probe of an older version, or of arrays, lacks some."""
+    """Where the probe came from: model, dataset, site, position, kind, template, perturbation, and
+    those of ``HOW_READ``. A probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
 
     @property
     def layers(self) -> list[int]:
-        """In rising order."""
+        """Return the layers in rising order."""
         return sorted(self.coef)
 
     @property
     def best_layer(self) -> int:
-        """The layer with the best out-of-fold accuracy (or R²)."""
+        """Return the layer with the best out-of-fold accuracy (or R²)."""
         curve = self.scores["accuracy" if self.classes else "r2"]
         return self.layers[peak_index(curve, self.scores["log_loss"])]
 
     def layer_or_best(self, layer: int | None) -> int:
-        """``layer`` if the probe has it, the best one for None.
+        """Return ``layer`` if the probe has it, and the best one for None.
 
         Raises
         ------
@@ -81,7 +82,7 @@ class SavedProbe:
 
     @property
     def digest(self) -> str:
-        """Tells this probe from others: of its directions and intercepts."""
+        """Return what tells this probe from others: a hash of its directions and intercepts."""
         parts = (
             np.ascontiguousarray(by_layer[layer], dtype=float).tobytes()
             for layer in self.layers
@@ -90,7 +91,7 @@ class SavedProbe:
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
     def decision_function(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
-        """Logits, or predictions of a continuous label. [n, d] -> [n], or [n, C] of C > 2 classes
+        """Return logits, or predicted numbers. [n, d] -> [n], or [n, C] of C > 2 classes
 
         Raises
         ------
@@ -111,7 +112,7 @@ class SavedProbe:
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict_proba(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
-        """Probabilities of the classes. [n, d] -> [n, C]
+        """Return probabilities of the classes. [n, d] -> [n, C]
 
         Raises
         ------
@@ -123,8 +124,7 @@ class SavedProbe:
         logits = self.decision_function(states, layer)
         if logits.ndim == 1:
             logits = np.column_stack([np.zeros_like(logits), logits])
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: np.ndarray = odds / odds.sum(axis=1, keepdims=True)
+        probabilities: np.ndarray = softmax(logits, axis=1)
         return probabilities
 
     def outputs(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
@@ -140,11 +140,10 @@ class SavedProbe:
         return self.decision_function(states, layer)[:, None]
 
     def predict(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
-        """The most probable class, or the predicted number. [n, d] -> [n]"""
+        """Return the most probable class, or the predicted number. [n, d] -> [n]"""
         if not self.classes:
             return self.decision_function(states, layer)
-        best = self.predict_proba(states, layer).argmax(axis=1)
-        predicted: np.ndarray = np.asarray(self.classes)[best]
+        predicted: np.ndarray = np.asarray(self.classes)[self.outputs(states, layer).argmax(axis=1)]
         return predicted
 
     def save(self, path: str | Path) -> Path:
@@ -198,7 +197,7 @@ def load_probe(path: str | Path) -> SavedProbe:
 
 
 def _require_whole(probe: SavedProbe) -> None:
-    """Raise ``ValueError`` where parts of a probe do not fit each other."""
+    """Raise ``ValueError`` or ``LookupError`` where parts of a probe do not fit each other."""
     outputs = len(probe.classes) if len(probe.classes) > 2 else 1
     for layer, coef in probe.coef.items():
         if coef.ndim != 2 or len(coef) != outputs or probe.intercept[layer].shape != (outputs,):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
+@cache
 def data(name: str) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """Layers of which 3 tells most of the labels; features of different sizes and means."""
     rng = np.random.default_rng(0)
@@ -57,9 +59,10 @@ def data(name: str) -> tuple[dict[int, np.ndarray], np.ndarray]:
     return layers, np.asarray(classes)[number] if classes else 3 * number + 50
 
 
-def fitted(name: str, l2: object = 2.0) -> SavedProbe:
+@cache
+def fitted(name: str) -> SavedProbe:
     results = llmprobe.probe_layers(
-        *data(name), kind=KINDS[name][0], l2=l2, permutations=0, controls=(), progress=False
+        *data(name), kind=KINDS[name][0], l2=2.0, permutations=0, controls=(), progress=False
     )
     (probe,) = results.probes
     assert isinstance(probe, SavedProbe)
