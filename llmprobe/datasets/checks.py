@@ -7,6 +7,7 @@ opposite labels stand on both sides of a split.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 
@@ -28,6 +29,9 @@ from llmprobe.datasets.findings import (
 )
 from llmprobe.datasets.groups import group_indices, units
 from llmprobe.datasets.shortcut_words import Words, pairs, single_words
+from llmprobe.ground.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _MAJORITY = 0.7
 _FEW = 10
@@ -55,6 +59,21 @@ def check(dataset: ConceptDataset) -> list[Finding]:
             words = Words.of(distinct.texts)
             findings += [*single_words(distinct, words), *pairs(distinct, words)]
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def log_findings(dataset: ConceptDataset, refuse: bool = False) -> None:
+    """Log what the checks find in a dataset.
+
+    Parameters
+    ----------
+    refuse
+        Raise ``UserError`` for what forbids to probe it.
+    """
+    for finding in check(dataset):
+        if finding.level == "error" and refuse:
+            raise UserError(f"dataset {dataset.name!r}: {finding.message}")
+        if finding.level != "note":
+            log.warning("%s: %s", dataset.name, finding.message)
 
 
 def _are_scores(dataset: ConceptDataset) -> bool:

@@ -1,9 +1,11 @@
-"""The one type that carries a concept: texts with labels, and the groups that splits respect."""
+"""The one type that carries a concept: texts with labels, and the groups that splits respect.
+
+Files and other libraries' tables are read and written by ``conversions``, which is imported when
+one of its methods here is called.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from llmprobe.datasets import storage
 from llmprobe.datasets.spans import Spans, span_ends
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import digest
 
 if TYPE_CHECKING:
     import datasets
@@ -29,6 +31,7 @@ class ConceptDataset:
     """
 
     name: str
+    """What tables call it."""
     texts: list[str]
     """What the model reads, after the template was filled. [n]"""
     labels: np.ndarray
@@ -51,35 +54,38 @@ class ConceptDataset:
     perturbation: str = ""
     """The kind of what was done to the texts before that; empty where nothing was."""
     source: str = ""
+    """Where it comes from."""
     citation: str = ""
+    """Whom to cite."""
     licence: str = ""
+    """Under which terms it may be used."""
     version: str = ""
     """A commit or number that changes when the content does."""
     description: str = ""
+    """What is asked of a text, with the meaning of each label."""
 
     def __post_init__(self) -> None:
         where = f"dataset {self.name!r}"
-        given: Any = self.texts
-        if isinstance(given, str):
+        texts: Any = self.texts
+        if isinstance(texts, str):
             raise UserError(f"{where}: texts should be a list of texts, not one")
         for part in ("labels", "groups"):
-            given = getattr(self, part)
-            if given is not None:
-                object.__setattr__(self, part, np.asarray(given))
-                if np.ndim(given) != 1:
+            values = getattr(self, part)
+            if values is not None:
+                object.__setattr__(self, part, np.asarray(values))
+                if np.ndim(values) != 1:
                     raise UserError(f"{where}: {part} should be one for each text, [n]")
         object.__setattr__(self, "fields", pd.DataFrame(self.fields))
         n = len(self.texts)
         if n == 0:
             raise UserError(f"{where}: no examples")
-        lengths: dict[str, Sized | None] = {"labels": self.labels, "groups": self.groups}
-        lengths |= {f"spans of {name!r}": spans for name, spans in self.spans.items()}
-        lengths |= {f"variants {kind!r}": texts for kind, texts in self.variants.items()}
-        for part, values in lengths.items():
-            if values is not None and len(values) != n:
-                raise UserError(f"{where}: {n} texts but {len(values)} {part}")
-        if len(self.fields.columns) and len(self.fields) != n:
-            raise UserError(f"{where}: {n} texts but {len(self.fields)} rows of fields")
+        parts: dict[str, Sized | None] = {"labels": self.labels, "groups": self.groups}
+        parts |= {f"spans of {name!r}": spans for name, spans in self.spans.items()}
+        parts |= {f"variants {kind!r}": texts for kind, texts in self.variants.items()}
+        parts["rows of fields"] = self.fields if len(self.fields.columns) else None
+        for part, rows in parts.items():
+            if rows is not None and len(rows) != n:
+                raise UserError(f"{where}: {n} texts but {len(rows)} {part}")
         for row, text in enumerate(self.texts):
             if not isinstance(text, str) or not text.strip():
                 raise UserError(f"{where}: example {row} has no text")
@@ -97,15 +103,14 @@ class ConceptDataset:
 
     @property
     def classes(self) -> np.ndarray:
-        """The distinct labels, sorted; the last one is the positive class of a binary dataset."""
+        """Return the distinct labels, sorted; the last of two is the positive class."""
         return np.unique(self.labels)
 
     @property
     def content_hash(self) -> str:
-        """A hash of everything that a result depends on: texts, labels and groups, in order."""
-        groups = None if self.groups is None else [str(g) for g in self.groups]
-        rows = json.dumps([self.texts, [str(label) for label in self.labels], groups])
-        return hashlib.sha256(rows.encode()).hexdigest()
+        """Return a hash of everything that a result depends on: texts, labels and groups."""
+        groups = None if self.groups is None else [str(group) for group in self.groups]
+        return digest([self.texts, [str(label) for label in self.labels], groups])
 
     def __repr__(self) -> str:
         groups = "" if self.groups is None else f" in {len(set(self.groups)):,} groups"
@@ -114,15 +119,16 @@ class ConceptDataset:
         return f"ConceptDataset({self.name!r}: {len(self):,} texts{groups}, labels {labels})"
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each example: text, label, group (if any), then the fields, of which one
-        called text or label becomes field_text or field_label.
+        """Return a row for each example: text, label, group (if any), then the fields.
+
+        A field called text or label becomes field_text or field_label.
         """
         table = pd.DataFrame({"text": self.texts, "label": self.labels})
         if self.groups is not None:
             table["group"] = self.groups
         extra = self.fields.reset_index(drop=True)
-        own = [] if self.groups is None else [str(group) for group in self.groups]
-        if "group" in extra and extra["group"].astype(str).tolist() == own:
+        groups = [] if self.groups is None else [str(group) for group in self.groups]
+        if "group" in extra and extra["group"].astype(str).tolist() == groups:
             # The column that the groups came from.
             extra = extra.drop(columns="group")
         extra = extra.rename(columns={c: f"field_{c}" for c in table.columns})
@@ -132,64 +138,53 @@ class ConceptDataset:
     def from_pandas(
         cls, table: pd.DataFrame, name: str = "table", **columns: str
     ) -> ConceptDataset:
-        """The reverse of ``to_pandas``: text, label and group by name, or as ``text=``, ``label=``
-        and ``group=`` say; other columns become fields.
+        """Return the dataset of a table, as ``to_pandas`` makes it.
+
+        Text, label and group are the columns of that name, or those that ``text=``, ``label=`` and
+        ``group=`` say; other columns become fields.
 
         Raises
         ------
         UserError
             As for a file: a column or a value is missing, labels are mixed, …
         """
-        from llmprobe.config.load import validated
-        from llmprobe.config.schema import DatasetConfig
-        from llmprobe.datasets.from_table import dataset_from_table
+        from llmprobe.datasets import conversions
 
-        if not isinstance(table, pd.DataFrame):
-            raise UserError(f"from_pandas: {type(table).__name__!r} is no DataFrame")
-        if "group" in table.columns:
-            columns = {"group": "group", **columns}
-        raw = {"path": name, "name": name, **columns}
-        made = dataset_from_table(table, validated(DatasetConfig, raw, name), name)
-        return replace(made, source="")
+        return cls(**conversions.parts_of_pandas(table, name, columns))
 
     def to_huggingface(self) -> datasets.Dataset:
-        """The table of ``to_pandas`` as a ``datasets.Dataset``, with source, licence, …"""
-        import datasets
+        """Return the table of ``to_pandas`` as a ``datasets.Dataset``, with source, licence, …"""
+        from llmprobe.datasets import conversions
 
-        info = datasets.DatasetInfo(
-            description=self.description, citation=self.citation, homepage=self.source,
-            license=self.licence,
-        )  # fmt: skip
-        return datasets.Dataset.from_pandas(self.to_pandas(), info=info, preserve_index=False)
+        return conversions.to_huggingface(self)
 
     @classmethod
     def from_huggingface(
         cls, table: datasets.Dataset, name: str = "table", **columns: str
     ) -> ConceptDataset:
-        """From a ``datasets.Dataset``, its class labels by name; else like ``from_pandas``."""
-        from llmprobe.datasets.hub import as_table
+        """Return the dataset of a ``datasets.Dataset``, its class labels by name.
 
-        made = cls.from_pandas(as_table(table), name, **columns)
-        info = table.info
-        return replace(
-            made,
-            description=info.description, citation=info.citation,
-            source=info.homepage, licence=info.license,
-        )  # fmt: skip
+        Columns and errors are those of ``from_pandas``.
+        """
+        from llmprobe.datasets import conversions
+
+        return cls(**conversions.parts_of_huggingface(table, name, columns))
 
     def save(self, path: str | Path) -> None:
         """Write everything into one .parquet file, which ``load`` and ``load_dataset`` read."""
-        if Path(path).suffix != ".parquet":
-            raise UserError(f"{path}: a dataset is saved as a .parquet file")
-        storage.save(self, Path(path))
+        from llmprobe.datasets import conversions
+
+        conversions.save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> ConceptDataset:
-        """What ``save`` wrote, unchanged; ``UserError`` when it is not that."""
-        return storage.load(Path(path))
+        """Return what ``save`` wrote, unchanged; ``UserError`` when it is not that."""
+        from llmprobe.datasets import conversions
+
+        return cls(**conversions.saved_parts(Path(path)))
 
     def span_ends(self, name: str) -> list[int]:
-        """In each text, the last character of what filled a field. [n]
+        """Return, for each text, the place of the last character of what filled a field. [n]
 
         A field that the template lacks is looked for in the text: the last place where its value
         stands, as a word of its own if it does so anywhere.
@@ -203,7 +198,7 @@ class ConceptDataset:
         return span_ends(self.texts, self.spans, self.fields, name, where)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> ConceptDataset:
-        """The examples at ``rows``, in that order."""
+        """Return the examples at ``rows``, in that order."""
         rows = np.asarray(rows, dtype=int)
         return replace(
             self,
@@ -218,7 +213,7 @@ class ConceptDataset:
         )
 
     def sample(self, n: int, seed: int = 0) -> ConceptDataset:
-        """About ``n`` examples (never more): whole groups, classes in their proportions.
+        """Draw about ``n`` examples (never more): whole groups, classes in their proportions.
 
         Groups are drawn at random, alternating between the classes that they mostly hold, so a
         sample of a balanced dataset is balanced; rows keep the dataset's order.

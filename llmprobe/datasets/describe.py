@@ -16,9 +16,10 @@ from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets.checks import check
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.findings import percent
-from llmprobe.datasets.load import untemplated
+from llmprobe.datasets.from_config import sampled, untemplated_dataset
 from llmprobe.datasets.perturb import perturbed
-from llmprobe.datasets.published.files import FILES_OF, is_here
+from llmprobe.datasets.published.entry import PublishedDataset
+from llmprobe.datasets.published.files import is_here
 from llmprobe.datasets.registry import REGISTRY, Entry
 from llmprobe.datasets.templates import templated
 from llmprobe.ground.errors import UserError
@@ -85,10 +86,9 @@ def show(config: DatasetConfig, surface: Surface | None = None) -> str:
     UserError
         As for loading it; what the checks find is printed, an error too.
     """
-    plain = untemplated(config.model_copy(update={"perturb": None}))
+    plain = untemplated_dataset(config.model_copy(update={"perturb": None}))
     dataset = plain if config.perturb is None else perturbed(plain, config.perturb)
-    if config.n is not None and config.n < len(dataset):
-        dataset = dataset.sample(config.n, config.seed or 0)
+    dataset = sampled(dataset, config)
     dataset = replace(dataset, template=config.template or dataset.template)
     return describe(dataset, config, sorted(plain.variants), surface)
 
@@ -114,7 +114,8 @@ def describe(
         As for ``show``.
     """
     read = templated(dataset, dataset.template) if dataset.template else dataset
-    entry = REGISTRY.get(config.name) if config and not config.is_own else None
+    known = config is not None and not config.is_own and config.name in REGISTRY
+    entry = REGISTRY[config.name] if config and known else None
     offered = ", ".join([*wordings, "prefix_noise", "typos", "case"])
     if config and config.perturb:
         offered = f"{config.perturb.kind} (done here); offered: {offered}"
@@ -146,9 +147,11 @@ def _dial(entry: Entry) -> str:
 
 def _place(entry: Entry) -> str:
     """Whether a published dataset is on this disk, or what there is to download."""
-    missing = [file for file in FILES_OF.get(entry.name, ()) if not is_here(file)]
+    if not isinstance(entry.build, PublishedDataset):
+        return ""
+    missing = [file for file in entry.build.files if not is_here(file)]
     if not missing:
-        return "here" if entry.name in FILES_OF else ""
+        return "here"
     known = [file.size for file in missing if file.size is not None]
     return f"download {size(sum(known))}" if len(known) == len(missing) else "download"
 

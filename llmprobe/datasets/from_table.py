@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig
-from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.errors import UserError
 
 LONGEST = 1_000_000
@@ -26,8 +26,10 @@ _NUMBER = re.compile(
 """With a zero before other digits it is a code such as "007"."""
 
 
-def dataset_from_table(table: pd.DataFrame, config: DatasetConfig, where: str) -> ConceptDataset:
-    """The dataset whose columns ``config`` names, or which have the usual names.
+def parts_of_table(table: pd.DataFrame, config: DatasetConfig, where: str) -> dict[str, Any]:
+    """Return the arguments of a ``ConceptDataset`` from a table.
+
+    Text, label and group are the columns that ``config`` names, or which have the usual names.
 
     Labels that are all numbers become numbers, also when they are texts; whole ones integers.
     ``where``, a file's or dataset's name, begins error messages.
@@ -50,14 +52,14 @@ def dataset_from_table(table: pd.DataFrame, config: DatasetConfig, where: str) -
         # A row without a group is a group of its own.
         alone = pd.Series([f"row {i + 1}" for i in range(len(table))], index=table.index)
         groups = values.where(values.notna(), alone).astype(str).to_numpy(str)
-    return ConceptDataset(
-        name=config.title,
-        texts=[str(value) for value in table[text]],
-        labels=_labels(table[label], label, where),
-        groups=groups,
-        fields=table.drop(columns=[text, label]),
-        source=where,
-    )
+    return {
+        "name": config.title,
+        "texts": [str(value) for value in table[text]],
+        "labels": _labels(table[label], label, where),
+        "groups": groups,
+        "fields": table.drop(columns=[text, label]),
+        "source": where,
+    }
 
 
 def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFrame:
@@ -66,7 +68,7 @@ def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFram
     Raises
     ------
     UserError
-        As ``dataset_from_table``, of the column of texts.
+        The column is missing or not clear, or a row of it has no text.
     """
     table = table.set_axis([str(column) for column in table.columns], axis=1)
     column = _column("text", text, list(table.columns), where)

@@ -10,7 +10,7 @@ from pathlib import Path
 from llmprobe.config.load import absolute_paths, parsed_yaml, validated
 from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.load import untemplated
+from llmprobe.datasets.from_config import sampled, untemplated_dataset
 from llmprobe.datasets.registry import REGISTRY, YOURS, dataset
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing
@@ -33,29 +33,30 @@ class NamedDataset(DatasetConfig):
 
 
 def include(path: str | Path) -> list[str]:
-    """Register the datasets in a .yaml or .py file, or in all of a folder. -> their names
+    """Register the datasets in a .yaml or .py file, or in all of a folder; return their names.
 
     A .yaml file is one dataset, called like the file: the mapping that a config would have, with
     paths relative to it, and any of description, source, citation, licence and version. A .py file
-    is run, and has functions decorated with ``llmprobe.dataset``.
+    is run, and registers its own: functions decorated with ``llmprobe.dataset``, and entries handed
+    to ``llmprobe.datasets.published.register``.
 
     Raises
     ------
     UserError
         There is no such file, none in the folder, one of them is wrong, or a name is taken.
     """
-    found = existing(path)
-    if found is None:
+    place = existing(path)
+    if place is None:
         raise UserError(f"--include {path}: no such file or folder")
-    files = [found]
-    if found.is_dir():
-        files = sorted(f for f in found.iterdir() if f.suffix in (".yaml", ".yml", ".py"))
+    files = [place]
+    if place.is_dir():
+        files = sorted(file for file in place.iterdir() if file.suffix in (".yaml", ".yml", ".py"))
         if not files:
             raise UserError(f"--include {path}: the folder has no .yaml or .py file")
     names: list[str] = []
     for file in files:
         for name in _names_of.pop(file, ()):
-            REGISTRY.pop(name, None)
+            REGISTRY.remove(name)
         before = set(REGISTRY)
         try:
             _register(file)
@@ -95,10 +96,9 @@ def _register_yaml(file: Path) -> None:
         raise UserError(f"{file}: not the mapping of a dataset, such as `path: my.csv`")
     absolute_paths({"datasets": [raw]}, file.parent)
     config = validated(NamedDataset, raw, str(file))
-    origin = REGISTRY.get(config.name)
-    if not config.is_own and (origin is None or origin.family == YOURS):
-        # One that is known before any file is included cannot lead back to this one.
-        known = [name for name, entry in REGISTRY.items() if entry.family != YOURS]
+    # One that is known before any file is included cannot lead back to this one.
+    known = [name for name, entry in REGISTRY.items() if entry.family != YOURS]
+    if not config.is_own and config.name not in known:
         raise UserError(
             f"{file}: name {config.name!r} is not that of a shipped or published dataset, which a "
             f"file without path or hub presets; {suggestion(config.name, known)}"
@@ -107,9 +107,8 @@ def _register_yaml(file: Path) -> None:
     facts = {key: value for key in known_of_it if (value := getattr(config, key))}
 
     def build(n: int | None = config.n, seed: int | None = config.seed) -> ConceptDataset:
-        built = untemplated(config.model_copy(update={"n": n, "seed": seed}))
-        if n is not None and n < len(built):
-            built = built.sample(n, seed or 0)
+        wanted = config.model_copy(update={"n": n, "seed": seed})
+        built = sampled(untemplated_dataset(wanted), wanted)
         return replace(built, template=config.template or built.template, **facts)
 
     try:

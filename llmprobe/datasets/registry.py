@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.errors import UserError, suggestion
+from llmprobe.ground.registry import Registry
 
 Builder = Callable[..., ConceptDataset]
 
@@ -17,9 +18,11 @@ class Entry:
     """A registered builder: its keyword arguments are the dataset's options."""
 
     name: str
+    """The name that a config uses."""
     build: Builder
+    """Returns the dataset."""
     summary: str
-    """One line."""
+    """What is asked of a text, in one line."""
     family: str
     """The heading under which it is listed: "facts", "reasoning", a published collection, …"""
     dial: str | None = None
@@ -27,11 +30,20 @@ class Entry:
 
     @property
     def options(self) -> dict[str, object]:
-        """Each option with its default."""
+        """Return each option with its default."""
         return {k: p.default for k, p in inspect.signature(self.build).parameters.items()}
 
 
-REGISTRY: dict[str, Entry] = {}
+REGISTRY: Registry[Entry] = Registry(
+    "dataset",
+    homes=[
+        "llmprobe.datasets.facts",
+        "llmprobe.datasets.comparisons",
+        "llmprobe.datasets.synthetic",
+        "llmprobe.datasets.published",
+    ],
+)
+"""Every dataset that is known by name."""
 YOURS = "yours"
 """The family of what a user has included."""
 
@@ -39,11 +51,19 @@ YOURS = "yours"
 def dataset(
     name: str, family: str = YOURS, *, dial: str | None = None, summary: str = ""
 ) -> Callable[[Builder], Builder]:
-    """Register a builder, ``@dataset("coin_flip", "reasoning", dial="people")``.
+    """Return a decorator that registers a builder: ``@dataset("coin_flip", "reasoning")``.
 
-    A builder takes keyword options with defaults and returns a ``ConceptDataset``; a generated
-    one has the options ``n`` and ``seed``. ``summary`` is the first line of its docstring unless
-    it is given.
+    A builder takes keyword options with defaults and returns a ``ConceptDataset``; a synthetic
+    one has the options ``n`` and ``seed``.
+
+    Parameters
+    ----------
+    family
+        The heading under which it is listed.
+    dial
+        The option that makes the task more difficult.
+    summary
+        What is asked of a text, in one line; by default the first line of the docstring.
 
     Raises
     ------
@@ -57,19 +77,21 @@ def dataset(
         for option, parameter in inspect.signature(build).parameters.items():
             if parameter.default is parameter.empty:
                 raise UserError(f"dataset {name!r}: option {option!r} needs a default")
-        if name in REGISTRY and REGISTRY[name].build is not build:
-            raise UserError(f"dataset {name!r}: there is one of that name already")
         line = summary or (inspect.getdoc(build) or name).splitlines()[0]
-        REGISTRY[name] = Entry(name, build, line, family, dial)
+        REGISTRY.add(name, Entry(name, build, line, family, dial))
         return build
 
     return register
 
 
 def build(name: str, **options: object) -> ConceptDataset:
-    """The dataset called ``name``; an unknown name or option is a ``UserError``."""
-    if name not in REGISTRY:
-        raise UserError(f"dataset {name!r} is not known; {suggestion(name, REGISTRY)}")
+    """Return the dataset called ``name``, built with the options.
+
+    Raises
+    ------
+    UserError
+        No dataset has that name, it has no such option, or its function fails.
+    """
     entry = REGISTRY[name]
     for option in options:
         if option not in entry.options:

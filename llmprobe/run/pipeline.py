@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmprobe.config.schema import ModelConfig, RunConfig, file_name
+from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.from_config import dataset_from_config
 from llmprobe.datasets.groups import units
 from llmprobe.datasets.include import include
-from llmprobe.datasets.load import loaded, tell
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.estimate import describe
@@ -90,7 +91,7 @@ class Run:
         with nullcontext() if download else without_downloads():
             for dataset_config in config.datasets:
                 try:
-                    dataset = loaded(dataset_config)
+                    dataset = dataset_from_config(dataset_config)
                 except NotOnDiskError as error:
                     self.missing.append(str(error))
                     continue
@@ -275,7 +276,7 @@ class Run:
 def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
     try:
-        tell(dataset, refuse=True)
+        log_findings(dataset, refuse=True)
         _check_folds(dataset, config)
     except UserError as error:
         if n is None or dataset.groups is None:

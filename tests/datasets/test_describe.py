@@ -13,7 +13,7 @@ from llmprobe.config.load import dataset_config
 from llmprobe.datasets import describe as page
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.describe import describe, known_datasets, show
-from llmprobe.datasets.published.files import FILES_OF, KnownFile
+from llmprobe.datasets.published import KnownFile, PublishedDataset
 from llmprobe.datasets.registry import REGISTRY, Entry
 from llmprobe.probing.baselines import surface_accuracy
 
@@ -80,8 +80,8 @@ def test_the_list_tells_what_would_be_downloaded(
     files = {"all_here": (here,), "far": (far, far, here), "unknown": (far, unknown)}
     monkeypatch.setattr(page, "is_here", lambda file: file == here)
     for name, needed in files.items():
-        registered[name] = entry(name, "jin2024")
-        monkeypatch.setitem(FILES_OF, name, needed)
+        build = PublishedDataset(name, f"Is it {name}?", needed, "", pd.DataFrame)
+        registered[name] = Entry(name, build, build.question, "jin2024")
     assert known_datasets().splitlines()[1:4] == [
         "  all_here  here             Is it all_here?",
         "  far       download 3.2 MB  Is it far?",

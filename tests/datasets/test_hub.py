@@ -15,7 +15,7 @@ import pytest
 from fake_hub import COMMIT, fake_hub
 
 from llmprobe.config.schema import DatasetConfig
-from llmprobe.datasets.from_table import dataset_from_table
+from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.hub import as_table, table_from_disk, table_from_hub
 from llmprobe.ground.errors import NotOnDiskError, UserError
 
@@ -59,7 +59,7 @@ def test_rows_that_were_selected_are_those_of_the_table() -> None:
 def test_a_row_without_a_class_is_named() -> None:
     config = DatasetConfig(name="x", hub="a/b")
     with pytest.raises(UserError, match="row 2: no value in column 'label'"):
-        dataset_from_table(as_table(labelled([1, -1, 0])), config, "a/b")
+        parts_of_table(as_table(labelled([1, -1, 0])), config, "a/b")
 
 
 def test_a_saved_dataset_is_read(tmp_path: Path) -> None:

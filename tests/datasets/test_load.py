@@ -174,7 +174,7 @@ def test_a_known_template_is_used_unless_another_is_given(
         texts = [f"text {i}" for i in range(20)]
         return ConceptDataset("asked", texts, np.arange(20) % 2, template="{text}. True?")
 
-    monkeypatch.setitem(REGISTRY, "asked", Entry("asked", asked, "", "yours"))
+    monkeypatch.setitem(REGISTRY._entries, "asked", Entry("asked", asked, "", "yours"))
     assert load_dataset("asked").texts[3] == "text 3. True?"
     assert load_dataset("asked", template="{text}").texts[3] == "text 3"
     assert load_dataset("asked").template == ""
@@ -211,7 +211,7 @@ def test_a_dataset_of_the_hub_is_downloaded_only_where_that_is_allowed(
         assert allowed is download
         return pd.DataFrame({"text": ["a", "b"], "label": [0, 1]}), "a/b@1"
 
-    monkeypatch.setattr("llmprobe.datasets.load.table_from_hub", table)
+    monkeypatch.setattr("llmprobe.datasets.from_config.table_from_hub", table)
     with nullcontext() if download else without_downloads():
         assert load_dataset(hub="a/b").source == "a/b@1"
 

@@ -17,8 +17,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.published import hub, jin2024, senteval
-from llmprobe.datasets.published.files import FILES_OF, KnownFile, without_downloads
+from llmprobe.datasets.published import KnownFile, PublishedDataset
+from llmprobe.datasets.published.files import without_downloads
 from llmprobe.datasets.registry import REGISTRY, build
 from llmprobe.ground.errors import UserError
 from llmprobe.probing.baselines import bag_of_words_accuracy
@@ -27,7 +27,15 @@ from llmprobe.probing.splits import assign_folds
 SHARED = Path(__file__).parents[3] / "shared" / "datasets"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here")
 Put = Callable[[KnownFile, bytes], None]
-TABLES = (hub.IMDB, hub.SST2, senteval.SST2, senteval.TREC)
+
+
+def published_sets() -> dict[str, PublishedDataset]:
+    entries = {name: entry.build for name, entry in REGISTRY.items()}
+    return {name: one for name, one in entries.items() if isinstance(one, PublishedDataset)}
+
+
+def files_of(name: str) -> tuple[KnownFile, ...]:
+    return published_sets()[name].files
 
 
 @pytest.fixture
@@ -41,15 +49,16 @@ def put(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Put:
         path.write_bytes(content)
         if file.sha256 is None:
             return
-        mine = replace(file, sha256=hashlib.sha256(content).hexdigest())
-        for name, files in FILES_OF.items():
-            if file in files:
-                swapped = tuple(mine if f == file else f for f in files)
-                monkeypatch.setitem(FILES_OF, name, swapped)
-        for table in TABLES:
-            for split, known in table.items():
-                if known == file:
-                    monkeypatch.setitem(table, split, mine)
+        digest = hashlib.sha256(content).hexdigest()
+
+        def swapped(files: tuple[KnownFile, ...]) -> tuple[KnownFile, ...]:
+            return tuple(replace(f, sha256=digest) if f == file else f for f in files)
+
+        for name, entry in published_sets().items():
+            splits = {split: swapped(files) for split, files in entry.splits.items()}
+            changed = replace(entry, files=swapped(entry.files), splits=splits)
+            entries = REGISTRY._entries
+            monkeypatch.setitem(entries, name, replace(REGISTRY[name], build=changed))
 
     return place
 
@@ -73,7 +82,7 @@ def rows_of(dataset: ConceptDataset) -> list[tuple[object, str]]:
 
 
 def test_all_are_registered_with_their_users_options_alone() -> None:
-    options = {name: REGISTRY[name].options for name in FILES_OF}
+    options = {name: REGISTRY[name].options for name in published_sets()}
     assert options.pop("jin2024/common_claim") == {"prompts": "paper", "slice": "paper"}
     assert options.pop("imdb") == {"split": "test"}
     assert options.pop("sst2") == {"split": "validation"}
@@ -81,7 +90,7 @@ def test_all_are_registered_with_their_users_options_alone() -> None:
     assert options.pop("senteval/TREC") == {"split": "all"}
     for name, own in options.items():
         assert own == ({"prompts": "paper"} if name.startswith("jin2024/") else {}), name
-    for name in FILES_OF:
+    for name in published_sets():
         entry = REGISTRY[name]
         assert entry.family == (name.split("/")[0] if "/" in name else "hub")
         assert entry.summary.endswith("?")
@@ -96,7 +105,7 @@ def test_cities_has_true_statements_first_as_class_0_in_pairs(put: Put) -> None:
          "city": city, "country": country, "correct_country": "A"}
         for city, country, label in [("x", "A", 1), ("x", "B", 0), ("y", "B", 0), ("y", "A", 1)]
     ]  # fmt: skip
-    put(FILES_OF["jin2024/cities"][0], csv(rows))
+    put(files_of("jin2024/cities")[0], csv(rows))
     dataset = build("jin2024/cities")
     texts = ["x is in A.", "y is in A.", "x is in B.", "y is in B."]
     assert rows_of(dataset) == list(zip([0, 0, 1, 1], texts, strict=True))
@@ -115,7 +124,7 @@ def test_common_claim_is_sliced_and_leaves_neither_out(
         {"examples": f"claim {i}", "label": label, "agreement": 0.5}
         for i, label in enumerate(labels)
     ]
-    put(FILES_OF["jin2024/common_claim"][0], csv(rows, index=True))
+    put(files_of("jin2024/common_claim")[0], csv(rows, index=True))
     dataset = build("jin2024/common_claim", slice=slice)
     assert np.bincount(dataset.labels).tolist() == counts
     assert dataset.texts[0] == "claim 3002"
@@ -126,7 +135,7 @@ def test_common_claim_is_sliced_and_leaves_neither_out(
 
 def test_a_column_of_true_and_false_alone_is_read_the_same(put: Put) -> None:
     rows = [{"examples": "a", "label": False}, {"examples": "b", "label": True}]
-    put(FILES_OF["jin2024/common_claim"][0], csv(rows, index=True))
+    put(files_of("jin2024/common_claim")[0], csv(rows, index=True))
     assert rows_of(build("jin2024/common_claim")) == [(0, "b"), (1, "a")]
 
 
@@ -136,7 +145,7 @@ def test_counterfact_is_the_first_2000_of_each_class_grouped_by_subject(put: Put
          "subject": f"s{i}", "target": label, "true_target": 1}
         for i in range(2003) for label in (1, 0)
     ]  # fmt: skip
-    put(FILES_OF["jin2024/counterfact"][0], csv(rows))
+    put(files_of("jin2024/counterfact")[0], csv(rows))
     dataset = build("jin2024/counterfact")
     assert np.bincount(dataset.labels).tolist() == [2000, 2000]
     assert dataset.texts[0] == "s0 is 1."
@@ -150,7 +159,7 @@ def test_hateeval_is_the_first_3000_of_each_class_hate_first(put: Put) -> None:
     rows: list[dict[str, object]] = [
         {"id": i, "text": f'say "{i}", NA', "HS": i % 2, "TR": 0, "AG": 0} for i in range(6004)
     ]
-    put(FILES_OF["jin2024/hateeval"][0], csv(rows, sep="\t") + b'9\t"a" b "c\t1\t0\t0\n')
+    put(files_of("jin2024/hateeval")[0], csv(rows, sep="\t") + b'9\t"a" b "c\t1\t0\t0\n')
     dataset = build("jin2024/hateeval")
     assert np.bincount(dataset.labels).tolist() == [3000, 3000]
     assert dataset.texts[0] == 'say "1", NA'
@@ -159,7 +168,7 @@ def test_hateeval_is_the_first_3000_of_each_class_hate_first(put: Put) -> None:
 
 
 def test_stsa_is_a_label_and_a_text_a_line(put: Put) -> None:
-    put(FILES_OF["jin2024/stsa"][0], b"1 a fine film\n0 a dull one \n1 so , so\n")
+    put(files_of("jin2024/stsa")[0], b"1 a fine film\n0 a dull one \n1 so , so\n")
     assert rows_of(build("jin2024/stsa")) == [(0, "a dull one"), (1, "a fine film"), (1, "so , so")]
 
 
@@ -167,7 +176,7 @@ def test_imdb_is_the_first_1000_of_each_class_of_the_test_split(put: Put, tmp_pa
     rows: list[dict[str, object]] = [
         {"text": f"review {i}", "label": int(i >= 1001)} for i in range(2003)
     ]
-    put(FILES_OF["jin2024/imdb"][0], parquet(tmp_path, rows))
+    put(files_of("jin2024/imdb")[0], parquet(tmp_path, rows))
     dataset = build("jin2024/imdb")
     assert np.bincount(dataset.labels).tolist() == [1000, 1000]
     assert dataset.texts[0] == "review 0"
@@ -182,7 +191,7 @@ def test_sarcasm_is_the_first_3000_of_each_class_sarcastic_first(put: Put) -> No
         f'{{"is_sarcastic": {i % 2}, "headline": "h\u2028{i}", "article_link": "x/{i}"}}'
         for i in range(6004)
     ]
-    put(FILES_OF["jin2024/sarcasm"][0], "\n".join(lines).encode())
+    put(files_of("jin2024/sarcasm")[0], "\n".join(lines).encode())
     dataset = build("jin2024/sarcasm")
     assert np.bincount(dataset.labels).tolist() == [3000, 3000]
     assert dataset.texts[0] == "h\u20281"
@@ -197,7 +206,7 @@ def test_strategyqa_appends_the_explanation_without_the_answer(put: Put) -> None
         {"input": "B?", "target": "Yes. No. 1 is.", "target_scores": {"Yes": 1, "No": 0}},
         {"input": "C?", "target": "Unclear.", "target_scores": {"Yes": 1, "No": 0}},
     ]
-    put(FILES_OF["jin2024/strategyqa"][0], json.dumps({"examples": examples}).encode())
+    put(files_of("jin2024/strategyqa")[0], json.dumps({"examples": examples}).encode())
     dataset = build("jin2024/strategyqa")
     assert rows_of(dataset) == [(0, "B? No. 1 is."), (0, "C? Unclear."), (1, "A? Because a.")]
     assert dataset.fields["question"].tolist() == ["B?", "C?", "A?"]
@@ -205,34 +214,35 @@ def test_strategyqa_appends_the_explanation_without_the_answer(put: Put) -> None
 
 def test_coinflip_has_yes_first(put: Put) -> None:
     examples = [{"question": "q1", "answer": "no"}, {"question": "q2", "answer": "yes"}]
-    put(FILES_OF["jin2024/coinflip"][0], json.dumps({"examples": examples}).encode())
+    put(files_of("jin2024/coinflip")[0], json.dumps({"examples": examples}).encode())
     assert rows_of(build("jin2024/coinflip")) == [(0, "q2"), (1, "q1")]
 
 
-ALL_TASKS = {"common_claim": jin2024._COMMON_CLAIM, **jin2024.TASKS}
+RELEASED = "According to the sentence, judge the emotion is Positive or Negative."
+STUDY = [name for name in published_sets() if name.startswith("jin2024/")]
 BEFORE = ["cities", "common_claim", "counterfact", "sarcasm", "strategyqa"]
 
 
-@pytest.mark.parametrize("name", ALL_TASKS)
+@pytest.mark.parametrize("name", STUDY)
 def test_every_prompt_takes_the_text_once_and_leaves_braces_in_it_alone(name: str) -> None:
-    assert len(ALL_TASKS) == 9
-    task, text = ALL_TASKS[name], "a {text} {0} b"
-    assert task.template("none") == ""
+    assert len(STUDY) == 9
+    entry, text = published_sets()[name], "a {text} {0} b"
+    assert entry.prompts["none"] == ""
+    assert entry.template == entry.prompts["paper"]
     for prompts in ("paper", "released_code"):
-        template = task.template(prompts)
+        template = entry.prompts[prompts]
         assert template.count("{text}") == 1
         assert template.count("{") == template.count("}") == 1
-        filled = template.format(text=text)
-        assert filled.count(text) == 1
-    before, after = task.template("released_code").split("{text}")
-    assert (before if name in BEFORE else after).strip() == jin2024.RELEASED
-    assert (after if name in BEFORE else before).strip() == task.tail
-    assert task.prompt in task.template("paper")
+        assert template.format(text=text).count(text) == 1
+    before, after = entry.prompts["released_code"].split("{text}")
+    in_front, tail = (before, after) if name.split("/")[1] in BEFORE else (after, before)
+    assert in_front.strip() == RELEASED
+    assert tail.strip() in entry.prompts["paper"]
 
 
 def test_prompts_stand_where_the_study_has_them() -> None:
     def paper(name: str) -> str:
-        return ALL_TASKS[name].template("paper")
+        return published_sets()[f"jin2024/{name}"].template
 
     assert paper("cities") == "Judge the statement is True or False. {text}"
     assert paper("counterfact") == "Judge the statement is true or false. {text}"
@@ -241,7 +251,8 @@ def test_prompts_stand_where_the_study_has_them() -> None:
     )
     assert paper("strategyqa").endswith("\npred_ans: no{text} Let us think step by step...")
     assert "saying one thing but meaning the opposite. {text} Think carefully" in paper("sarcasm")
-    assert ALL_TASKS["coinflip"].template("released_code") == f"{{text}} {jin2024.RELEASED}"
+    coinflip = published_sets()["jin2024/coinflip"]
+    assert coinflip.prompts["released_code"] == f"{{text}} {RELEASED}"
 
 
 @pytest.mark.parametrize(
@@ -274,7 +285,7 @@ def test_a_city_is_a_group(put: Put, stem: str) -> None:
          "correct_country": "C"}
         for city in ("Lima", "Bern") for i in (1, 0)
     ]  # fmt: skip
-    put(FILES_OF[f"geometry_of_truth/{stem}"][0], csv(rows))
+    put(files_of(f"geometry_of_truth/{stem}")[0], csv(rows))
     dataset = build(f"geometry_of_truth/{stem}")
     assert rows_of(dataset) == [(1, "Lima 1."), (0, "Lima 0."), (1, "Bern 1."), (0, "Bern 0.")]
     assert dataset.groups is not None
@@ -291,7 +302,7 @@ def test_what_shares_a_spanish_or_an_english_word_is_a_group(
         {"statement": f"The Spanish word '{word}' {verb} {meaning}.", "label": label}
         for word, meaning, label in words
     ]
-    put(FILES_OF[f"geometry_of_truth/{stem}sp_en_trans"][0], csv(rows))
+    put(files_of(f"geometry_of_truth/{stem}sp_en_trans")[0], csv(rows))
     dataset = build(f"geometry_of_truth/{stem}sp_en_trans")
     assert dataset.groups is not None
     one, two, other, chained = dataset.groups.tolist()
@@ -306,7 +317,7 @@ def test_two_numbers_are_a_group_in_either_order(put: Put, stem: str) -> None:
          "diff": a - b, "abs_diff": abs(a - b)}
         for a, b in [(51, 52), (52, 51), (5, 152), (51, 53)]
     ]  # fmt: skip
-    put(FILES_OF[f"geometry_of_truth/{stem}"][0], csv(rows))
+    put(files_of(f"geometry_of_truth/{stem}")[0], csv(rows))
     dataset = build(f"geometry_of_truth/{stem}")
     assert dataset.groups is not None
     assert dataset.groups.tolist() == ["51 52", "51 52", "5 152", "51 53"]
@@ -322,7 +333,7 @@ def test_two_cities_are_a_group_in_either_order(put: Put, stem: str) -> None:
         for i, (a, b) in enumerate([("x", "y"), ("y", "x"), ("x", "z")])
     ]  # fmt: skip
     name = f"geometry_of_truth/cities_cities_{stem}"
-    put(FILES_OF[name][0], csv(rows))
+    put(files_of(name)[0], csv(rows))
     dataset = build(name)
     assert dataset.groups is not None
     assert dataset.groups.tolist() == ["x|y", "x|y", "x|z"]
@@ -344,7 +355,7 @@ def test_a_company_is_a_group_whatever_is_said_of_it(put: Put) -> None:
         for company, statements in said.items()
         for i, rest in enumerate(statements)
     ]
-    put(FILES_OF["geometry_of_truth/companies_true_false"][0], csv(rows))
+    put(files_of("geometry_of_truth/companies_true_false")[0], csv(rows))
     dataset = build("geometry_of_truth/companies_true_false")
     assert dataset.groups is not None
     assert dataset.groups.tolist() == [c for c, rest in said.items() for _ in rest]
@@ -354,7 +365,7 @@ def test_claims_have_no_groups_and_subjects_are_groups(put: Put) -> None:
     claims: list[dict[str, object]] = [
         {"statement": "None", "label": 1}, {"statement": 'A "b", c.', "label": 0},
     ]  # fmt: skip
-    put(FILES_OF["geometry_of_truth/common_claim_true_false"][0], csv(claims))
+    put(files_of("geometry_of_truth/common_claim_true_false")[0], csv(claims))
     dataset = build("geometry_of_truth/common_claim_true_false")
     assert rows_of(dataset) == [(1, "None"), (0, 'A "b", c.')]
     assert dataset.groups is None
@@ -363,7 +374,7 @@ def test_claims_have_no_groups_and_subjects_are_groups(put: Put) -> None:
          "true_target": "t"}
         for s in ("None", "b") for i in (0, 1)
     ]  # fmt: skip
-    put(FILES_OF["geometry_of_truth/counterfact_true_false"][0], csv(facts))
+    put(files_of("geometry_of_truth/counterfact_true_false")[0], csv(facts))
     dataset = build("geometry_of_truth/counterfact_true_false")
     assert dataset.groups is not None
     assert dataset.groups.tolist() == ["None", "None", "b", "b"]
@@ -384,7 +395,7 @@ def test_claims_have_no_groups_and_subjects_are_groups(put: Put) -> None:
 def test_two_files_of_sentences_are_the_two_classes(
     put: Put, stem: str, zero: str, one: str
 ) -> None:
-    files = FILES_OF[f"senteval/{stem}"]
+    files = files_of(f"senteval/{stem}")
     assert [file.name for file in files] == [zero, one]
     put(files[0], b"a caf\xe9 \n\nnothing new\n")
     put(files[1], b"good .\n")
@@ -395,14 +406,18 @@ def test_two_files_of_sentences_are_the_two_classes(
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_the_treebank_is_a_sentence_a_tab_and_a_label_a_line(put: Put, split: str) -> None:
-    put(senteval.SST2[split], "naïve , but fun . \t1\ndull \t0\n".encode())
+    put(
+        published_sets()["senteval/SST2"].splits[split][0],
+        "naïve , but fun . \t1\ndull \t0\n".encode(),
+    )
     dataset = build("senteval/SST2", split=split)
     assert rows_of(dataset) == [(1, "naïve , but fun ."), (0, "dull")]
 
 
 def test_trec_is_a_class_and_a_question_a_line(put: Put) -> None:
-    put(senteval.TREC["train"], b"DESC:manner How : so ?\nHUM:ind Who was Al\xe9 ?\n")
-    put(senteval.TREC["test"], b"NUM:dist How far ?\n")
+    train, test = files_of("senteval/TREC")
+    put(train, b"DESC:manner How : so ?\nHUM:ind Who was Al\xe9 ?\n")
+    put(test, b"NUM:dist How far ?\n")
     dataset = build("senteval/TREC")
     assert rows_of(dataset) == [("DESC", "How : so ?"), ("HUM", "Who was Alé ?"),
                                 ("NUM", "How far ?")]  # fmt: skip
@@ -415,15 +430,15 @@ def test_trec_is_a_class_and_a_question_a_line(put: Put) -> None:
 def test_every_split_of_a_hub_dataset_is_read(
     put: Put, tmp_path: Path, name: str, column: str
 ) -> None:
-    for split, file in {"imdb": hub.IMDB, "sst2": hub.SST2}[name].copy().items():
+    for split, (file,) in published_sets()[name].splits.items():
         rows: list[dict[str, object]] = [
             {"idx": i, column: f"{split} {i}", "label": 1 - i} for i in (0, 1)
         ]
         put(file, parquet(tmp_path, rows))
-    for split in {"imdb": hub.IMDB, "sst2": hub.SST2}[name]:
+    for split in published_sets()[name].splits:
         dataset = build(name, split=split)
         assert rows_of(dataset) == [(1, f"{split} 0"), (0, f"{split} 1")]
-        assert dataset.version == FILES_OF[name][0].revision
+        assert dataset.version == files_of(name)[0].revision
 
 
 # --- What can be wrong with a file ------------------------------------------------------------
@@ -449,8 +464,9 @@ def test_every_split_of_a_hub_dataset_is_read(
 def test_a_garbled_file_is_named_with_the_line(
     put: Put, name: str, content: bytes, message: str
 ) -> None:
-    file = FILES_OF[name][0]
-    put(file, content)
+    file, *others = files_of(name)
+    for one in (file, *others):
+        put(one, content)
     with pytest.raises(UserError, match=message) as caught:
         build(name)
     assert f"{file.collection}/{file.name}: " in str(caught.value)
@@ -482,7 +498,7 @@ def test_the_real_files_have_the_published_numbers(
         dataset = build(name)
     assert np.bincount(dataset.labels).tolist() == [zero, one]
     assert (None if dataset.groups is None else len(set(dataset.groups))) == groups
-    file = FILES_OF[name][0]
+    file = files_of(name)[0]
     assert dataset.version == file.revision
     assert file.revision[:7] in dataset.source
     assert dataset.licence == "no licence stated; cite the paper"

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from llmprobe.datasets.published import files
+from llmprobe.datasets.published import PublishedDataset, files
 from llmprobe.datasets.published.files import (
-    FILES_OF,
     KnownFile,
     fetch,
     is_here,
@@ -23,6 +22,7 @@ from llmprobe.datasets.published.files import (
     on_hub,
     without_downloads,
 )
+from llmprobe.datasets.registry import REGISTRY
 from llmprobe.ground.errors import NotOnDiskError, UserError
 
 CONTENT = b"statement,label\nOne.,1\nTwo.,0\n"
@@ -329,8 +329,11 @@ def test_a_full_disk_is_not_taken_for_a_broken_network(
 
 
 def test_every_known_file_is_pinned_to_a_commit_or_a_digest() -> None:
-    every = [file for group in FILES_OF.values() for file in group]
-    assert len(FILES_OF) == 28
+    entries = [entry.build for entry in REGISTRY.values()]
+    sets = [build for build in entries if isinstance(build, PublishedDataset)]
+    assert len(sets) == 28
+    groups = [group for one in sets for group in (one.files, *one.splits.values())]
+    every = [file for group in groups for file in group]
     for file in every:
         assert file.revision or file.sha256, file
         assert not file.revision or (len(file.revision) == 40 and file.revision in file.url), file

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.from_table import dataset_from_table
+from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.tables import read_table
 from llmprobe.ground.errors import UserError
 
@@ -42,7 +42,7 @@ def read(path: Path, **options: str) -> ConceptDataset:
     """What is in a file, before anything is said of how well it can be probed."""
     config = DatasetConfig.model_validate({"path": path, **options})
     table = read_table(path, config.encoding, config.delimiter)
-    return dataset_from_table(table, config, str(path))
+    return ConceptDataset(**parts_of_table(table, config, str(path)))
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""Datasets that others published, by name; importing this registers them, downloads nothing."""
+"""Datasets that others published, by name.
 
-from llmprobe.datasets.published import (  # noqa: F401
-    geometry_of_truth,
-    hub,
-    jin2024,
-    senteval,
-)
+One more is a ``PublishedDataset`` with its ``KnownFile`` and parser, handed to ``register``.
+"""
+
+from llmprobe.datasets.published.entry import PublishedDataset, register
+from llmprobe.datasets.published.files import KnownFile, on_github, on_hub, on_web
+
+__all__ = ["KnownFile", "PublishedDataset", "on_github", "on_hub", "on_web", "register"]

@@ -40,7 +40,10 @@ _downloads: ContextVar[bool] = ContextVar("downloads", default=True)
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A published file. Make one with ``on_github``, ``on_hub`` or ``on_web``."""
+    """Where a published file is, and what its bytes must be.
+
+    ``on_github``, ``on_hub`` and ``on_web`` make one.
+    """
 
     collection: str
     """The folder of ``LLMPROBE_DATA``, and of the cache."""
@@ -64,55 +67,51 @@ class KnownFile:
 
     @property
     def version(self) -> str:
-        """What changes when the content does."""
+        """Return what changes when the content does: the commit, or the digest's beginning."""
         return self.revision or (self.sha256 or "")[:12]
 
     @property
     def origin(self) -> str:
-        """``"github.com/Luckfort/CD dataset/cities.csv, commit 4902d58"``; says when unpinned."""
+        """Return ``"github.com/Luckfort/CD dataset/cities.csv, commit 4902d58"``."""
         commit = f", commit {self.revision[:7]}" if self.revision else ""
         return f"{self.upstream}{commit}" + ("" if self.sha256 else " (content not pinned)")
 
 
-FILES_OF: dict[str, tuple[KnownFile, ...]] = {}
-"""The files that each published dataset reads with its default options."""
-
-
 def on_github(
-    collection: str,
-    repository: str,
-    commit: str,
-    path: str,
-    sha256: str | None = None,
-    size: int | None = None,
-) -> KnownFile:
-    """A file of a repository at a commit."""
+    collection: str, repository: str, commit: str, path: str, sha256: str | None = None,
+    size: int | None = None, *, licence: str = NO_LICENCE, twin: str = "",
+) -> KnownFile:  # fmt: skip
+    """Describe a file of a repository at a commit."""
     url = f"https://raw.githubusercontent.com/{repository}/{commit}/{path}"
-    upstream = f"github.com/{repository} {path}"
-    return KnownFile(collection, path.split("/")[-1], url, upstream, commit, sha256, size)
+    return KnownFile(
+        collection, path.split("/")[-1], url, f"github.com/{repository} {path}", commit, sha256,
+        size, licence, twin=twin,
+    )  # fmt: skip
 
 
 def on_hub(
-    collection: str, dataset: str, commit: str, path: str, sha256: str | None, size: int
-) -> KnownFile:
-    """A file of a dataset on the Hugging Face Hub."""
+    collection: str, dataset: str, commit: str, path: str, sha256: str | None = None,
+    size: int | None = None, *, licence: str = NO_LICENCE,
+) -> KnownFile:  # fmt: skip
+    """Describe a file of a dataset on the Hugging Face Hub."""
     page = f"huggingface.co/datasets/{dataset}"
-    url = f"https://{page}/resolve/{commit}/{path}"
-    name = path.split("/")[-1]
     return KnownFile(
-        collection, name, url, f"{page} {path}", commit, sha256, size, hub=(dataset, path)
-    )
+        collection, path.split("/")[-1], f"https://{page}/resolve/{commit}/{path}",
+        f"{page} {path}", commit, sha256, size, licence, hub=(dataset, path),
+    )  # fmt: skip
 
 
-def on_web(collection: str, url: str, sha256: str, size: int) -> KnownFile:
-    """A file of a server without versions, hence with a digest."""
-    name = url.split("/")[-1]
-    return KnownFile(collection, name, url, url.split("://")[-1], sha256=sha256, size=size)
+def on_web(
+    collection: str, url: str, sha256: str, size: int | None = None, *, licence: str = NO_LICENCE
+) -> KnownFile:
+    """Describe a file of a server without versions, hence with a digest."""
+    name, upstream = url.split("/")[-1], url.split("://")[-1]
+    return KnownFile(collection, name, url, upstream, "", sha256, size, licence)
 
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Inside, what is not on this disk raises ``NotOnDiskError``."""
+    """Raise ``NotOnDiskError`` for a file that is not on this disk, inside the block."""
     token = _downloads.set(False)
     try:
         yield
@@ -121,20 +120,20 @@ def without_downloads() -> Iterator[None]:
 
 
 def may_download() -> bool:
-    """False inside ``without_downloads``."""
+    """Return False inside ``without_downloads``, else True."""
     return _downloads.get()
 
 
 def is_here(file: KnownFile) -> bool:
     """Whether ``fetch`` would find the file, with the right content, without the network."""
     try:
-        return _found(file) is not None
+        return _path_on_disk(file) is not None
     except UserError:
         return False
 
 
 def fetch(file: KnownFile, dataset: str = "") -> Path:
-    """The file on this disk, downloaded when it is not there yet.
+    """Return the file's path on this disk, and download it when it is not there yet.
 
     Parameters
     ----------
@@ -150,9 +149,9 @@ def fetch(file: KnownFile, dataset: str = "") -> Path:
     OSError
         The cache cannot be written.
     """
-    found = _found(file)
-    if found is not None:
-        return found
+    path = _path_on_disk(file)
+    if path is not None:
+        return path
     where = f"dataset {dataset or file.collection!r}"
     if not may_download():
         about = "" if file.size is None else f" (about {size(file.size)})"
@@ -167,12 +166,12 @@ def fetch(file: KnownFile, dataset: str = "") -> Path:
     folder = _cache(file).parent
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{file.name}.lock"):
-        found = _found(file)  # by now perhaps through another process
-        return found if found is not None else _download(file, where)
+        path = _path_on_disk(file)  # By now perhaps through another process.
+        return path if path is not None else _download(file, where)
 
 
 def _own(file: KnownFile) -> Path | None:
-    """Where the user's copy is or would be."""
+    """Return where the user's copy is or would be; None without ``LLMPROBE_DATA``."""
     data = os.environ.get("LLMPROBE_DATA")
     if not data:
         return None
@@ -183,17 +182,17 @@ def _own(file: KnownFile) -> Path | None:
 
 
 def _cache(file: KnownFile) -> Path:
-    """Where a download goes; a Hub file's folder holds only its lock and record."""
+    """Return where a download goes; a Hub file's folder holds only its lock and record."""
     return cache_folder() / "datasets" / file.collection / (file.version[:12] or "any") / file.name
 
 
 def _record(file: KnownFile) -> Path:
-    """Holds the digest of the first download where none is published."""
+    """Return the file that keeps the first download's digest where none is published."""
     return _cache(file).with_name(f"{file.name}.sha256")
 
 
 def _expected(file: KnownFile) -> tuple[str | None, str]:
-    """The digest that the file must have, if any, and whose it is."""
+    """Return the digest that the file must have, if any, and whose it is."""
     if file.sha256 is not None:
         return file.sha256, f"of upstream {file.origin}"
     record = _record(file)
@@ -201,8 +200,8 @@ def _expected(file: KnownFile) -> tuple[str | None, str]:
     return known, f"of the first download (delete {record} to accept the change)"
 
 
-def _found(file: KnownFile) -> Path | None:
-    """The user's copy or the cached one; None without either, or when the cached one is damaged."""
+def _path_on_disk(file: KnownFile) -> Path | None:
+    """Return the user's copy or the cached one; None without either, or if that is damaged."""
     own = _own(file)
     if own is not None and own.is_file():
         digest = sha256(own)
@@ -223,8 +222,8 @@ def _hub_cache(file: KnownFile) -> Path | None:
 
     assert file.hub is not None
     dataset, path = file.hub
-    found = try_to_load_from_cache(dataset, path, revision=file.revision, repo_type="dataset")
-    return Path(found) if isinstance(found, str) else None
+    cached = try_to_load_from_cache(dataset, path, revision=file.revision, repo_type="dataset")
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _download(file: KnownFile, where: str) -> Path:
@@ -253,7 +252,7 @@ def _download(file: KnownFile, where: str) -> Path:
 
 
 def _receive(file: KnownFile, path: Path, where: str) -> None:
-    """Write what the server sends."""
+    """Write what the server sends to ``path``."""
     try:
         with urllib.request.urlopen(file.url, timeout=_SECONDS) as answer, path.open("wb") as out:
             while part := answer.read(1 << 20):
@@ -275,13 +274,13 @@ def _from_hub(file: KnownFile, where: str) -> Path:
     try:
         # Forced, since what its cache has was found wanting; and without a network, the other way
         # tries for half a minute before it says so. It then raises ValueError from the cause.
-        found = hf_hub_download(
+        downloaded = hf_hub_download(
             dataset, path, repo_type="dataset", revision=file.revision,
             endpoint=os.environ.get("HF_ENDPOINT"), force_download=True,
         )  # fmt: skip
     except errors as error:
         raise _not_on_disk(file, where, _unreachable(file, error)) from None
-    return Path(found)
+    return Path(downloaded)
 
 
 def _check_sent(file: KnownFile, path: Path, where: str) -> None:

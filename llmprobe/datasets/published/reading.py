@@ -1,51 +1,22 @@
-"""From published files to a dataset: readers whose errors name file and line."""
+"""Readers of published files, whose errors name file and line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.published.files import KnownFile
 from llmprobe.ground.errors import UserError
-
-
-def published(
-    name: str,
-    table: pd.DataFrame,
-    files: Iterable[KnownFile],
-    *,
-    description: str,
-    citation: str,
-    groups: pd.Series | None = None,
-    template: str = "",
-) -> ConceptDataset:
-    """The dataset of a table with the columns text and label; its other columns become fields."""
-    files, labels = list(files), table["label"]
-    return ConceptDataset(
-        name=name,
-        texts=table["text"].tolist(),
-        labels=labels.to_numpy() if labels.dtype.kind in "iu" else labels.to_numpy(str),
-        groups=None if groups is None else groups.astype(str).to_numpy(str),
-        fields=table.drop(columns=["text", "label"]).reset_index(drop=True),
-        template=template,
-        source="; ".join(file.origin for file in files),
-        citation=citation,
-        licence="; ".join(dict.fromkeys(file.licence for file in files)),
-        version=" ".join(dict.fromkeys(file.version for file in files)),
-        description=description,
-    )
 
 
 def read_lines(
     path: Path, parse: Callable[[str], Mapping[str, Any]], form: str, encoding: str = "utf-8"
 ) -> pd.DataFrame:
-    """A row for each line that is not blank, as ``parse`` returns it.
+    """Read a row from each line that is not blank, as ``parse`` returns it.
 
     Raises
     ------
@@ -66,7 +37,7 @@ def read_lines(
 
 
 def read_separated(path: Path) -> pd.DataFrame:
-    """A .csv or .tsv file with a header, quoted as pandas takes it by default.
+    """Read a .csv or .tsv file with a header, quoted as pandas takes it by default.
 
     What pandas makes of quotation marks inside tweets is part of the published datasets, hence
     not the stricter reader for files of one's own. Only here, a text such as "NA" is a text.
@@ -79,7 +50,7 @@ def read_separated(path: Path) -> pd.DataFrame:
 
 
 def read_examples(path: Path) -> list[dict[str, Any]]:
-    """The list ``examples`` of a JSON file."""
+    """Read the list ``examples`` of a JSON file."""
     try:
         examples = json.loads(_text(path, "utf-8"))["examples"]
     except json.JSONDecodeError as error:
@@ -92,7 +63,7 @@ def read_examples(path: Path) -> list[dict[str, Any]]:
 def in_classes(
     table: pd.DataFrame, column: str, zero: object, one: object, first: int | None = None
 ) -> pd.DataFrame:
-    """Rows with ``zero`` in a column (label 0), then those with ``one`` (label 1), in file order.
+    """Keep rows with ``zero`` in a column (label 0), then those with ``one`` (1), in file order.
 
     Compared as text, since pandas takes a column of True and False for truth values.
 
@@ -105,14 +76,6 @@ def in_classes(
     parts = [table[values == str(value)].head(first or len(table)) for value in (zero, one)]
     labels = np.repeat([0, 1], [len(part) for part in parts])
     return pd.concat(parts, ignore_index=True).drop(columns=column).assign(label=labels)
-
-
-def require_option(dataset: str, option: str, value: object, allowed: Sequence[str]) -> None:
-    """Raise ``UserError`` unless an option has one of the allowed values."""
-    if value not in allowed:
-        raise UserError(
-            f"dataset {dataset!r}: {option} is {value!r}; allowed: {', '.join(allowed)}"
-        )
 
 
 def _text(path: Path, encoding: str) -> str:

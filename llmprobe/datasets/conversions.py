@@ -1,0 +1,178 @@
+"""Datasets from and to other forms: one parquet file, pandas, Hugging Face's ``datasets``.
+
+What is read becomes the arguments of ``ConceptDataset``, so that the type needs to know no form
+and this module needs no type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmprobe.config.load import validated
+from llmprobe.config.schema import DatasetConfig
+from llmprobe.datasets.from_table import parts_of_table
+from llmprobe.datasets.hub import as_table
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import whole_file
+
+if TYPE_CHECKING:
+    import datasets
+
+    from llmprobe.datasets.dataset import ConceptDataset
+
+_KEY = b"llmprobe"
+"""Under which the file keeps what is known of the dataset as a whole."""
+
+_NESTED = "nested"
+"""Fields of lists and mappings, which the file keeps as JSON."""
+
+_FACTS = (
+    "name", "template", "filled", "perturbation", "source", "citation", "licence", "version",
+    "description",
+)  # fmt: skip
+
+
+def parts_of_pandas(table: pd.DataFrame, name: str, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of a ``ConceptDataset`` from a table and the names of its columns.
+
+    Raises
+    ------
+    UserError
+        It is no table, or one that no dataset can be made of.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise UserError(f"from_pandas: {type(table).__name__!r} is no DataFrame")
+    if "group" in table.columns:
+        columns = {"group": "group", **columns}
+    config = validated(DatasetConfig, {"path": name, "name": name, **columns}, name)
+    return parts_of_table(table, config, name) | {"source": ""}
+
+
+def parts_of_huggingface(
+    table: datasets.Dataset, name: str, columns: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the arguments of a ``ConceptDataset`` from a ``datasets.Dataset``."""
+    info = table.info
+    return parts_of_pandas(as_table(table), name, columns) | {
+        "description": info.description,
+        "citation": info.citation,
+        "source": info.homepage,
+        "licence": info.license,
+    }
+
+
+def to_huggingface(dataset: ConceptDataset) -> datasets.Dataset:
+    """Return the table of a dataset as a ``datasets.Dataset``, with source, licence, …"""
+    import datasets
+
+    info = datasets.DatasetInfo(
+        description=dataset.description, citation=dataset.citation, homepage=dataset.source,
+        license=dataset.licence,
+    )  # fmt: skip
+    return datasets.Dataset.from_pandas(dataset.to_pandas(), info=info, preserve_index=False)
+
+
+def save(dataset: ConceptDataset, path: Path) -> None:
+    """Write a parquet file: text, label, group, ``field NAME``, ``span NAME``, ``variant KIND``.
+
+    Raises
+    ------
+    UserError
+        A field holds values that no column of one type can hold, or ``path`` has another suffix.
+    """
+    if path.suffix != ".parquet":
+        raise UserError(f"{path}: a dataset is saved as a .parquet file")
+    columns: dict[str, object] = {"text": dataset.texts, "label": dataset.labels}
+    if dataset.groups is not None:
+        columns["group"] = dataset.groups
+    nested = [c for c in dataset.fields.columns if dataset.fields[c].map(_is_nested).any()]
+    columns |= {f"span {name}": places for name, places in dataset.spans.items()}
+    columns |= {f"variant {kind}": texts for kind, texts in dataset.variants.items()}
+    try:
+        for name, values in dataset.fields.items():
+            # One type for a column would give each mapping the keys of all.
+            columns[f"field {name}"] = values.map(_as_json) if name in nested else values.array
+        table = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise UserError(f"{path}: cannot be saved: {' '.join(str(error).split())}") from None
+    known = {fact: getattr(dataset, fact) for fact in _FACTS}
+    facts = json.dumps({**known, _NESTED: nested})
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: facts})
+    with whole_file(path) as partial:
+        pq.write_table(table, partial)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``path`` is a file that ``save`` wrote."""
+    try:
+        return _KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def saved_parts(path: Path) -> dict[str, Any]:
+    """Return the arguments of the ``ConceptDataset`` that ``save`` wrote.
+
+    Raises
+    ------
+    UserError
+        It is not such a file, or it is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if not is_saved(path):
+        raise UserError(f"{path}: not a dataset that llmprobe saved")
+    try:
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[_KEY])
+        nested = facts.pop(_NESTED)
+        # Whole numbers with gaps stay whole.
+        frame = table.to_pandas(integer_object_nulls=True)
+        for name in nested:
+            frame[f"field {name}"] = frame[f"field {name}"].map(json.loads)
+        return {**_parts_of_frame(frame), **facts}
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from None
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, list | tuple | dict | set)
+
+
+def _as_json(value: object) -> str:
+    text = json.dumps(value)
+    if json.loads(text) != value:
+        raise TypeError(f"{value!r:.40} is not the same in JSON")
+    return text
+
+
+def _parts_of_frame(frame: pd.DataFrame) -> dict[str, Any]:
+    def part(kind: str) -> dict[str, pd.Series]:
+        names = [column for column in frame.columns if column.startswith(f"{kind} ")]
+        return {name.removeprefix(f"{kind} "): frame[name] for name in names}
+
+    def plain(values: pd.Series) -> np.ndarray:
+        words = values.dtype.kind not in "biuf"
+        return values.to_numpy(dtype=str) if words else values.to_numpy()
+
+    return {
+        "texts": frame["text"].tolist(),
+        "labels": plain(frame["label"]),
+        "groups": plain(frame["group"]) if "group" in frame else None,
+        "fields": pd.DataFrame(part("field"), index=frame.index),
+        "spans": {
+            name: [(int(start), int(stop)) for start, stop in places]
+            for name, places in part("span").items()
+        },
+        "variants": {
+            kind: [list(texts) for texts in rows] for kind, rows in part("variant").items()
+        },
+    }
