@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.options import require_choice, require_flag, require_whole
 from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import check_whole, generated
-from llmprobe.ground.errors import UserError
+from llmprobe.datasets.synthetic.common import generate
 
 LARGEST = 999_999
 _ONES = """
@@ -117,11 +117,10 @@ def number_comparison(
         An option is out of its range, or there are fewer than ``n`` different texts.
     """
     name = "number_comparison"
-    check_whole(name, "low", low, 0, LARGEST - 2)
-    check_whole(name, "high", high, low + 2, LARGEST)
-    check_whole(name, "distance", distance, 1, (high - low) // 2)
-    if not isinstance(digits, bool):
-        raise UserError(f"dataset {name!r}: digits is {digits!r}; allowed: true or false")
+    require_whole(name, "low", low, 0, LARGEST - 2)
+    require_whole(name, "high", high, low + 2, LARGEST)
+    require_whole(name, "distance", distance, 1, (high - low) // 2)
+    require_flag(name, "digits", digits)
 
     def write(rng: np.random.Generator, true: int) -> tuple[str, dict[str, object]]:
         first = int(rng.integers(low + distance, high - distance, endpoint=True))
@@ -133,7 +132,7 @@ def number_comparison(
         fields = {"first": start, "second": end, "word": word, "distance": gap}
         return f"{start} is {word} than {end}.", fields
 
-    made = generated(
+    made = generate(
         name,
         write,
         n=n,
@@ -198,11 +197,8 @@ def calendar(names: str = "both") -> ConceptDataset:
     UserError
         ``names`` is none of these.
     """
-    units = NAMES if names == "both" else {key: NAMES[key] for key in NAMES if key == names}
-    if not units:
-        raise UserError(
-            f"dataset 'calendar': names is {names!r}; allowed: {', '.join(NAMES)}, both"
-        )
+    require_choice("calendar", "names", names, (*NAMES, "both"))
+    units = NAMES if names == "both" else {names: NAMES[names]}
     rows, paraphrases, negations = [], [], []
     for claim in (claim for unit, cycle in units.values() for claim in _claims(unit, cycle)):
         texts = claim.texts()

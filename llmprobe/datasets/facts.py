@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.options import require_choice, require_flag, require_whole
 from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import check_whole
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import shipped
 
@@ -59,10 +59,7 @@ def capitals(
         form: ids.tolist() for form, ids in table.groupby("form")["template"].unique().items()
     }
     chosen = _chosen_templates(templates, negated, of_form["affirmed"], of_form["negated"])
-    if negatives not in NEGATIVES:
-        raise UserError(
-            f"dataset 'capitals': negatives is {negatives!r}; allowed: {', '.join(NEGATIVES)}"
-        )
+    require_choice("capitals", "negatives", negatives, NEGATIVES)
     has_hard = table["country"].isin(table.loc[table["kind"] == "hard", "country"])
     turn = table["country"].factorize()[0] + table["template"].factorize()[0]
     alternately = np.where(has_hard & (turn % 2 == 0), "hard", "easy")
@@ -92,8 +89,7 @@ def _chosen_templates(
     templates: object, negated: object, affirmed_ids: list[str], negated_ids: list[str]
 ) -> list[str]:
     """The ids of the templates that the two options ask for."""
-    if not isinstance(negated, bool):
-        raise UserError(f"dataset 'capitals': negated is {negated!r}; allowed: true or false")
+    require_flag("capitals", "negated", negated)
     known = affirmed_ids + negated_ids
     asked = list(templates) if isinstance(templates, list | tuple) else [templates]
     if templates == "all":
@@ -151,7 +147,7 @@ def cities(min_population: int = 0) -> ConceptDataset:
     table = _read("cities.csv")
     smaller = table.groupby("group")["population"].transform("min")
     second_largest = int(smaller.drop_duplicates().nlargest(2).min())
-    check_whole("cities", "min_population", min_population, 0, second_largest)
+    require_whole("cities", "min_population", min_population, 0, second_largest)
     rows = table[smaller >= min_population].reset_index(drop=True)
     # The true and the false row of a city stand together; each one's negation denies the other.
     other = rows["statement"].to_numpy()[np.arange(len(rows)) ^ 1]

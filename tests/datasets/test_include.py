@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toy import write_config, write_table
 
@@ -28,10 +31,10 @@ def signs(n: int = 10, seed: int = 0, words: int = 2) -> llmprobe.ConceptDataset
 
 @pytest.fixture(autouse=True)
 def _registry_as_it_was() -> Iterator[None]:
-    before = dict(REGISTRY)
+    before = set(REGISTRY)
     yield
-    REGISTRY.clear()
-    REGISTRY.update(before)
+    for name in set(REGISTRY) - before:
+        REGISTRY.remove(name)
 
 
 @pytest.fixture
@@ -108,7 +111,7 @@ def test_a_run_includes_what_its_config_or_the_command_line_says(
     assert main(["validate", str(tmp_path / "run" / "config.yaml")]) == 0
     capsys.readouterr()
     config = write_config(tmp_path / "d.yaml", tiny_model("llama"), "signs")
-    REGISTRY.pop("signs")
+    REGISTRY.remove("signs")
     assert main(["validate", str(config)]) == 2
     assert "dataset 'signs' is not known" in capsys.readouterr().err
     assert main(["validate", str(config), "--include", str(folder)]) == 0
@@ -123,6 +126,59 @@ def test_ls_and_show_know_included_datasets(
     assert "Is a number even?" in said
     assert main(["show", "colours", "--include", str(folder)]) == 0
     assert "CC0" in capsys.readouterr().out
+
+
+def recipes() -> dict[str, str]:
+    """The Python files that the docs show, by the name in their first line."""
+    docs = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", docs, flags=re.DOTALL)
+    return dict(blocks)
+
+
+def test_a_synthetic_dataset_is_one_file_as_the_docs_show(
+    tmp_path: Path, tiny_model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "negations.py"
+    file.write_text(recipes()["negations.py"])
+    config = write_config(tmp_path / "c.yaml", tiny_model("llama"), "negations", include=file.name)
+    assert main(["validate", str(config)]) == 0
+    assert main(["ls", "datasets", "--include", str(file)]) == 0
+    assert re.search(r"  negations +dial: nots +Is a light on", capsys.readouterr().out)
+    assert main(["show", "negations", "--set", "options.nots=3"]) == 0
+    assert "nots=3 (the dial, default 2)" in capsys.readouterr().out
+    dataset = load_dataset("negations", n=31, seed=2)
+    assert np.unique(dataset.labels, return_counts=True)[1].tolist() == [15, 16]
+    assert dataset.texts == load_dataset("negations", n=31, seed=2).texts
+    with pytest.raises(UserError, match="nots is 99; allowed: a whole number from 0 to 20"):
+        load_dataset("negations", options={"nots": 99})
+
+
+def test_a_published_dataset_is_one_file_as_the_docs_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = b"riddle,answer,author\nWhat has keys?,piano,Ann\nWhat sings?,bird,Bob\n"
+    digest = hashlib.sha256(content).hexdigest()
+    code = re.sub(r'"[0-9a-f]{64}"', f'"{digest}"', recipes()["riddles.py"])
+    (tmp_path / "riddles.py").write_text(code)
+    data = tmp_path / "data" / "riddles" / "riddles.csv"
+    data.parent.mkdir(parents=True)
+    data.write_bytes(content)
+    monkeypatch.setenv("LLMPROBE_DATA", str(tmp_path / "data"))
+    assert main(["ls", "datasets", "--include", str(tmp_path / "riddles.py")]) == 0
+    assert re.search(r"  riddles +here +Is the answer", capsys.readouterr().out)
+    assert main(["show", "riddles"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("CC BY 4.0", "Doe (2020)", "github.com/lab/riddles data/riddles.csv, commit 0123"):
+        assert part in shown
+    dataset = load_dataset("riddles")
+    assert dataset.texts == ["Q: What has keys? A:", "Q: What sings? A:"]
+    assert dataset.labels.tolist() == [0, 1]
+    assert dataset.groups is not None
+    assert dataset.groups.tolist() == ["Ann", "Bob"]
+    assert load_dataset("riddles", options={"prompts": "none"}).texts[0] == "What has keys?"
+    data.write_bytes(content + b"\n")
+    with pytest.raises(UserError, match="byte for byte"):
+        load_dataset("riddles")
 
 
 @pytest.mark.parametrize(

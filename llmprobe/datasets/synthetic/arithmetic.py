@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import check_whole, generated
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.synthetic.common import Write, synthetic
 
 LEAST_DIGITS, MOST_DIGITS = 3, 12
 
 
-@dataset("arithmetic", "reasoning", dial="carries", summary="Is a sum right, or wrong by a carry?")
-def arithmetic(n: int = 1000, seed: int = 0, carries: int = 2, digits: int = 5) -> ConceptDataset:
+@synthetic(
+    "arithmetic",
+    "Is a sum right, or wrong by a carry?",
+    answers=("no", "yes"),
+    description="Is this sum of two numbers right: yes or no?",
+    dial="carries",
+)
+def arithmetic(carries: int = 2, digits: int = 5) -> Write:
     """Is the sum of two numbers right (yes or no)? A wrong one has a carry in the wrong place.
 
     "45271 + 31564 = 76835. Is this right?" Transformers add digits and carries apart, in different
@@ -33,10 +38,6 @@ def arithmetic(n: int = 1000, seed: int = 0, carries: int = 2, digits: int = 5) 
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "yes", half "no"; an odd ``n`` has one "yes" more.
-    seed
-        The same one gives the same texts.
     carries
         The dial: columns that carry, from 1 to ``digits`` - 2, since a wrong sum needs a column
         that carries, and one that could carry and does not.
@@ -46,10 +47,10 @@ def arithmetic(n: int = 1000, seed: int = 0, carries: int = 2, digits: int = 5) 
     Raises
     ------
     UserError
-        A number is out of its range, or there are fewer than ``n`` different texts.
+        A number is out of its range.
     """
-    check_whole("arithmetic", "digits", digits, LEAST_DIGITS, MOST_DIGITS)
-    check_whole("arithmetic", "carries", carries, 1, digits - 2)
+    require_whole("arithmetic", "digits", digits, LEAST_DIGITS, MOST_DIGITS)
+    require_whole("arithmetic", "carries", carries, 1, digits - 2)
     place_values = 10 ** np.arange(digits)
 
     def write(rng: np.random.Generator, yes: int) -> tuple[str, dict[str, object]]:
@@ -72,11 +73,4 @@ def arithmetic(n: int = 1000, seed: int = 0, carries: int = 2, digits: int = 5) 
         fields = {"a": a, "b": b, "claimed": claimed, "sum": a + b}
         return text, {**fields, "carries": carries, "digits": digits}
 
-    return generated(
-        "arithmetic",
-        write,
-        n=n,
-        seed=seed,
-        answers=("no", "yes"),
-        description="Is this sum of two numbers right: yes or no?",
-    )
+    return write

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import check_whole, generated
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.synthetic.common import Write, synthetic
 
 OPERANDS = 8
 # With 6, what is left inside is one pair, and without "not (" it has the value opposite to the
@@ -20,10 +19,15 @@ _AT_ONCE = 128
 """Arrangements drawn together; nearly always, one of so many fits."""
 
 
-@dataset(
-    "boolean", "reasoning", dial="depth", summary="Is a nested expression of and, or, not true?"
+@synthetic(
+    "boolean",
+    "Is a nested expression of and, or, not true?",
+    answers=("false", "true"),
+    description="Is the value of the expression true or false?",
+    source="generated, after Suzgun et al. (2022)",
+    dial="depth",
 )
-def boolean(n: int = 1000, seed: int = 0, depth: int = 3) -> ConceptDataset:
+def boolean(depth: int = 3) -> Write:
     """Is a nested expression of "and", "or" and "not" true or false?
 
     "False or ( not ( True and ( … ) ) and True ) is", as the boolean expressions of BIG-Bench Hard
@@ -51,10 +55,6 @@ def boolean(n: int = 1000, seed: int = 0, depth: int = 3) -> ConceptDataset:
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "true", half "false"; an odd ``n`` has one "true" more.
-    seed
-        The same one gives the same texts.
     depth
         The dial: how many operators deep one has to look for the value, from 1 to 5. "not" does
         not count.
@@ -64,7 +64,7 @@ def boolean(n: int = 1000, seed: int = 0, depth: int = 3) -> ConceptDataset:
     UserError
         A number is out of its range.
     """
-    check_whole("boolean", "depth", depth, *DEPTHS)
+    require_whole("boolean", "depth", depth, *DEPTHS)
 
     def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
         trues = int(rng.integers(3, 6))
@@ -88,15 +88,7 @@ def boolean(n: int = 1000, seed: int = 0, depth: int = 3) -> ConceptDataset:
         fields = {"expression": expression, "trues": trues, "ands": ands, "depth": depth}
         return f"{expression} is", fields
 
-    return generated(
-        "boolean",
-        write,
-        n=n,
-        seed=seed,
-        answers=("false", "true"),
-        description="Is the value of the expression true or false?",
-        source="generated, after Suzgun et al. (2022)",
-    )
+    return write
 
 
 def _shuffles(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -6,16 +6,21 @@ from itertools import combinations
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import check_whole, generated
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.synthetic.common import Write, synthetic
 
 KINDS = ("()", "[]", "{}", "<>")
 PAIRS = 12
 
 
-@dataset("brackets", "reasoning", dial="nesting", summary="Is a sequence of brackets balanced?")
-def brackets(n: int = 1000, seed: int = 0, nesting: int = 4) -> ConceptDataset:
+@synthetic(
+    "brackets",
+    "Is a sequence of brackets balanced?",
+    answers=("no", "yes"),
+    description="Are these brackets balanced: yes or no?",
+    dial="nesting",
+)
+def brackets(nesting: int = 4) -> Write:
     """Is a sequence of 24 brackets of four kinds balanced (yes or no)?
 
     "Take the brackets ( [ ] { } ) … in this order. Are they balanced?" Balanced sequences of k
@@ -33,10 +38,6 @@ def brackets(n: int = 1000, seed: int = 0, nesting: int = 4) -> ConceptDataset:
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "yes", half "no"; an odd ``n`` has one "yes" more.
-    seed
-        The same one gives the same texts.
     nesting
         The dial: the most brackets that are open at a time, from 2 to 12. With 1, partners are
         neighbours, and any error would be seen in two of them.
@@ -44,9 +45,9 @@ def brackets(n: int = 1000, seed: int = 0, nesting: int = 4) -> ConceptDataset:
     Raises
     ------
     UserError
-        A number is out of its range, or there are fewer than ``n`` different texts.
+        A number is out of its range.
     """
-    check_whole("brackets", "nesting", nesting, 2, PAIRS)
+    require_whole("brackets", "nesting", nesting, 2, PAIRS)
 
     def write(rng: np.random.Generator, yes: int) -> tuple[str, dict[str, object]]:
         swaps: list[tuple[int, int]] = []
@@ -72,14 +73,7 @@ def brackets(n: int = 1000, seed: int = 0, nesting: int = 4) -> ConceptDataset:
         text = f"Take the brackets {sequence} in this order. Are they balanced?"
         return text, {"sequence": sequence, "wrong": wrong, "nesting": nesting}
 
-    return generated(
-        "brackets",
-        write,
-        n=n,
-        seed=seed,
-        answers=("no", "yes"),
-        description="Are these brackets balanced: yes or no?",
-    )
+    return write
 
 
 def _steps(rng: np.random.Generator, nesting: int) -> list[int]:

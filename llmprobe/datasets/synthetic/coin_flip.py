@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import GIVEN_NAMES, check_whole, generated
-from llmprobe.ground.errors import UserError
+from llmprobe.datasets.options import require_flag, require_whole
+from llmprobe.datasets.synthetic.common import GIVEN_NAMES, Write, synthetic
 
 SIDES = ("heads", "tails")
 MOST_PEOPLE = 20
@@ -15,15 +13,15 @@ _LEAST = {False: 2, True: 3}
 """People, as published or not: with fewer, words tell the answer or there are too few texts."""
 
 
-@dataset(
+@synthetic(
     "coin_flip",
-    "reasoning",
+    "Which side of a coin is up after some flipped it?",
+    answers=("no", "yes"),
+    description="Is the coin heads (or: tails) up: yes or no?",
+    source="generated, after Wei et al. (2022)",
     dial="people",
-    summary="Which side of a coin is up after some flipped it?",
 )
-def coin_flip(
-    n: int = 1000, seed: int = 0, people: int = 4, published: bool = False
-) -> ConceptDataset:
+def coin_flip(people: int = 4, published: bool = False) -> Write:
     """After some people flip a coin and others do not, is it heads (or tails) up (yes or no)?
 
     "A coin is heads up. Ana flips the coin. Bob does not flip the coin. Is the coin now tails
@@ -42,10 +40,6 @@ def coin_flip(
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "yes", half "no"; an odd ``n`` has one "yes" more.
-    seed
-        The same one gives the same texts.
     people
         The dial: distinct names in each text, from 2 (3 as published) to 20.
     published
@@ -54,11 +48,10 @@ def coin_flip(
     Raises
     ------
     UserError
-        A number is out of its range, or there are fewer than ``n`` different texts.
+        A number is out of its range.
     """
-    if not isinstance(published, bool):
-        raise UserError(f"dataset 'coin_flip': published is {published!r}; allowed: true or false")
-    check_whole("coin_flip", "people", people, _LEAST[published], MOST_PEOPLE)
+    require_flag("coin_flip", "published", published)
+    require_whole("coin_flip", "people", people, _LEAST[published], MOST_PEOPLE)
 
     def write(rng: np.random.Generator, yes: int) -> tuple[str, dict[str, object]]:
         flips = rng.integers(2, size=people)
@@ -82,12 +75,4 @@ def coin_flip(
         }
         return text, fields
 
-    return generated(
-        "coin_flip",
-        write,
-        n=n,
-        seed=seed,
-        answers=("no", "yes"),
-        description="Is the coin heads (or: tails) up: yes or no?",
-        source="generated, after Wei et al. (2022)",
-    )
+    return write

@@ -1,13 +1,17 @@
-"""What every generated task needs: names, balanced answers, no text twice."""
+"""What every synthetic task shares: names, balanced answers, no text twice."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 
 import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.registry import Builder, dataset
 from llmprobe.ground.errors import UserError
 
 # From many languages.
@@ -34,7 +38,53 @@ _TRIES = 1000
 """Repeats in a row after which there are taken to be no more different texts."""
 
 
-def generated(
+def synthetic(
+    name: str,
+    summary: str,
+    *,
+    answers: Sequence[str],
+    description: str = "",
+    source: str = "generated",
+    family: str = "reasoning",
+    dial: str | None = None,
+) -> Callable[[Callable[..., Write]], Builder]:
+    """Return a decorator that registers a dataset of texts that a function writes.
+
+    The function takes the dataset's options as keywords with defaults, checks them, and returns
+    how one text is written. The options ``n`` (texts, no two the same: half of each answer, one
+    more of the second where odd) and ``seed`` (the same one gives the same texts) are added.
+
+    Parameters
+    ----------
+    summary
+        What is asked of a text, in the line that lists show.
+    answers
+        What the labels 0 and 1 are called.
+    description
+        What ``show`` says is asked; by default the summary.
+    dial
+        The option that makes the task more difficult.
+    """
+
+    def decorator(writer: Callable[..., Write]) -> Builder:
+        @wraps(writer)
+        def build(n: int = 1000, seed: int = 0, **options: object) -> ConceptDataset:
+            write = writer(**options)
+            return generate(
+                name, write, n=n, seed=seed, answers=answers,
+                description=description or summary, source=source,
+            )  # fmt: skip
+
+        own = inspect.signature(build, follow_wrapped=False).parameters
+        options = inspect.signature(writer).parameters
+        parameters = [own["n"], own["seed"], *options.values()]
+        build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return dataset(name, family, dial=dial, summary=summary)(build)
+
+    return decorator
+
+
+def generate(
     name: str,
     write: Write,
     *,
@@ -44,7 +94,7 @@ def generated(
     description: str,
     source: str = "generated",
 ) -> ConceptDataset:
-    """``n`` different texts, as many for each answer; an odd one goes to the second.
+    """Generate ``n`` different texts, as many for each answer; an odd one goes to the second.
 
     Parameters
     ----------
@@ -58,8 +108,8 @@ def generated(
     UserError
         ``n`` or ``seed`` is out of its range, or there are fewer than ``n`` different texts.
     """
-    check_whole(name, "n", n, 2, MOST)
-    check_whole(name, "seed", seed, 0, 2**63)
+    require_whole(name, "n", n, 2, MOST)
+    require_whole(name, "seed", seed, 0, 2**63)
     rng = np.random.default_rng(seed)
     labels = rng.permutation((np.arange(n) + 1) % 2)
     rows: dict[str, Mapping[str, object]] = {}
@@ -84,13 +134,3 @@ def generated(
         version="1",
         description=description,
     )
-
-
-def check_whole(name: str, option: str, value: object, low: int, high: int | None = None) -> None:
-    """Raise ``UserError`` unless an option is a whole number from ``low`` to ``high``."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
-        upwards = f"from {low} to {high}" if high is not None else f"of at least {low}"
-        raise UserError(
-            f"dataset {name!r}: {option} is {value!r}; allowed: a whole number {upwards}"
-        )

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.options import require_whole
 from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import MOST, check_whole
+from llmprobe.datasets.synthetic.common import MOST
 from llmprobe.ground.errors import UserError, suggestion
 
 MOST_ANSWERS = 20
@@ -47,8 +48,8 @@ def reasoning_gym(
         The package is not installed, or has no such task or setting; the answers are too many, or
         all the same.
     """
-    check_whole("reasoning_gym", "n", n, 2, MOST)
-    check_whole("reasoning_gym", "seed", seed, 0)
+    require_whole("reasoning_gym", "n", n, 2, MOST)
+    require_whole("reasoning_gym", "seed", seed, 0)
     where = f"dataset 'reasoning_gym': task {task!r}"
     if not isinstance(settings, Mapping | None):
         raise UserError(f"{where}: settings is {settings!r}; it should be a mapping")

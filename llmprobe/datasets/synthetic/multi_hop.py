@@ -7,18 +7,22 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import GIVEN_NAMES, check_whole, generated
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.synthetic.common import GIVEN_NAMES, Write, synthetic
 
 RELATIONS = "boss coach dentist doctor friend landlord lawyer mentor neighbor tailor teacher tutor"
 HOPS = (1, 8)
 
 
-@dataset(
-    "multi_hop", "reasoning", dial="hops", summary="Does a chain of relations lead to this person?"
+@synthetic(
+    "multi_hop",
+    "Does a chain of relations lead to this person?",
+    answers=("no", "yes"),
+    description="Is the person asked about where the chain of relations leads: yes or no?",
+    source="generated, after Weston et al. (2015)",
+    dial="hops",
 )
-def multi_hop(n: int = 1000, seed: int = 0, hops: int = 2) -> ConceptDataset:
+def multi_hop(hops: int = 2) -> Write:
     """Does a chain of relations lead from one person to another (yes or no)?
 
     "The boss of Bo is Cem. The friend of Dee is Eli. The friend of Al is Bo. The boss of Eli is
@@ -32,10 +36,6 @@ def multi_hop(n: int = 1000, seed: int = 0, hops: int = 2) -> ConceptDataset:
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "yes", half "no"; an odd ``n`` has one "yes" more.
-    seed
-        The same one gives the same texts.
     hops
         Relations in each chain, no two the same, from 1, which is to find a sentence, to 8.
 
@@ -44,7 +44,7 @@ def multi_hop(n: int = 1000, seed: int = 0, hops: int = 2) -> ConceptDataset:
     UserError
         A number is out of its range.
     """
-    check_whole("multi_hop", "hops", hops, *HOPS)
+    require_whole("multi_hop", "hops", hops, *HOPS)
 
     def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
         relations = rng.choice(RELATIONS.split(), size=hops, replace=False).tolist()
@@ -64,12 +64,4 @@ def multi_hop(n: int = 1000, seed: int = 0, hops: int = 2) -> ConceptDataset:
         fields = {"asked": asked, "path": path, "start": start}
         return text, {**fields, "bridge": chain[-2], "answer": chain[-1], "hops": hops}
 
-    return generated(
-        "multi_hop",
-        write,
-        n=n,
-        seed=seed,
-        answers=("no", "yes"),
-        description="Is the person asked about where the chain of relations leads: yes or no?",
-        source="generated, after Weston et al. (2015)",
-    )
+    return write

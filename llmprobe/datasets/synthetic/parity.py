@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import GIVEN_NAMES, check_whole, generated
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.synthetic.common import GIVEN_NAMES, Write, synthetic
 
 # Of six letters all, so that the length of a text does not depend on the count.
 _WORDS = """
@@ -21,10 +20,14 @@ WORDS = _WORDS.split()
 LONGEST = 20
 
 
-@dataset(
-    "parity", "reasoning", dial="length", summary="Is a word in a list an even number of times?"
+@synthetic(
+    "parity",
+    "Is a word in a list an even number of times?",
+    answers=("no", "yes"),
+    description="Is this word in the list an even (or: odd) number of times: yes or no?",
+    dial="length",
 )
-def parity(n: int = 1000, seed: int = 0, length: int = 6) -> ConceptDataset:
+def parity(length: int = 6) -> Write:
     """Is one of the two words of a list there an even (or odd) number of times (yes or no)?
 
     "Ana wrote: tomato garden tomato. Is the word tomato there an even number of times?" Parity
@@ -41,19 +44,15 @@ def parity(n: int = 1000, seed: int = 0, length: int = 6) -> ConceptDataset:
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "yes", half "no"; an odd ``n`` has one "yes" more.
-    seed
-        The same one gives the same texts.
     length
         The dial: words in the list, from 2 to 20.
 
     Raises
     ------
     UserError
-        A number is out of its range, or there are fewer than ``n`` different texts.
+        A number is out of its range.
     """
-    check_whole("parity", "length", length, 2, LONGEST)
+    require_whole("parity", "length", length, 2, LONGEST)
 
     def write(rng: np.random.Generator, yes: int) -> tuple[str, dict[str, object]]:
         word, other = rng.choice(WORDS, size=2, replace=False).tolist()
@@ -74,11 +73,4 @@ def parity(n: int = 1000, seed: int = 0, length: int = 6) -> ConceptDataset:
         }
         return text, fields
 
-    return generated(
-        "parity",
-        write,
-        n=n,
-        seed=seed,
-        answers=("no", "yes"),
-        description="Is this word in the list an even (or: odd) number of times: yes or no?",
-    )
+    return write

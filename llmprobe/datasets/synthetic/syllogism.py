@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import check_whole, generated
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.synthetic.common import Write, synthetic
 
 PREMISES = (2, 5)
 WORDING = {
@@ -39,13 +38,15 @@ Argument = list[Statement]
 """Premises that join term 0 to 1, 1 to 2, …, and a conclusion about the first and the last."""
 
 
-@dataset(
+@synthetic(
     "syllogism",
-    "reasoning",
+    "Does a conclusion about nonsense nouns follow?",
+    answers=("invalid", "valid"),
+    description="Does the conclusion follow from the premises: is the argument valid?",
+    source="generated, after Dasgupta et al. (2022)",
     dial="premises",
-    summary="Does a conclusion about nonsense nouns follow?",
 )
-def syllogism(n: int = 1000, seed: int = 0, premises: int = 2) -> ConceptDataset:
+def syllogism(premises: int = 2) -> Write:
     """Does the conclusion of an argument about nonsense nouns follow (valid or invalid)?
 
     "No glongobs are vilpegs. All blogdons are glongobs. Therefore, no blogdons are vilpegs.": the
@@ -63,10 +64,6 @@ def syllogism(n: int = 1000, seed: int = 0, premises: int = 2) -> ConceptDataset
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "valid", half "invalid"; an odd ``n`` has one "valid" more.
-    seed
-        The same one gives the same texts.
     premises
         From 2 to 5.
 
@@ -75,7 +72,7 @@ def syllogism(n: int = 1000, seed: int = 0, premises: int = 2) -> ConceptDataset
     UserError
         A number is out of its range.
     """
-    check_whole("syllogism", "premises", premises, *PREMISES)
+    require_whole("syllogism", "premises", premises, *PREMISES)
     choices = _arguments(premises)
 
     def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
@@ -98,15 +95,7 @@ def syllogism(n: int = 1000, seed: int = 0, premises: int = 2) -> ConceptDataset
         }
         return " ".join([*sentences, f"Therefore, {conclusion}."]), fields
 
-    return generated(
-        "syllogism",
-        write,
-        n=n,
-        seed=seed,
-        answers=("invalid", "valid"),
-        description="Does the conclusion follow from the premises: is the argument valid?",
-        source="generated, after Dasgupta et al. (2022)",
-    )
+    return write
 
 
 @cache

@@ -7,23 +7,22 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.registry import dataset
-from llmprobe.datasets.synthetic.common import GIVEN_NAMES, check_whole, generated
+from llmprobe.datasets.options import require_whole
+from llmprobe.datasets.synthetic.common import GIVEN_NAMES, Write, synthetic
 
 RELATIONS = "braver faster happier heavier kinder louder older quicker richer stronger taller wiser"
 PEOPLE = (5, 10)
 
 
-@dataset(
+@synthetic(
     "transitive_order",
-    "reasoning",
+    "Who is taller, by comparisons in between?",
+    answers=("no", "yes"),
+    description="Is the first person taller (older, …) than the second: yes or no?",
+    source="generated, after Clark (1969) and Bryant and Trabasso (1971)",
     dial="distance",
-    summary="Who is taller, by comparisons in between?",
 )
-def transitive_order(
-    n: int = 1000, seed: int = 0, distance: int = 2, people: int = 8
-) -> ConceptDataset:
+def transitive_order(distance: int = 2, people: int = 8) -> Write:
     """Is one person taller (older, …) than another, as a chain of comparisons tells (yes or no)?
 
     "Cem is older than Bo. Al is older than Cem. … Is Al older than Bo is?": the linear
@@ -37,10 +36,6 @@ def transitive_order(
 
     Parameters
     ----------
-    n
-        Texts, no two the same: half "yes", half "no"; an odd ``n`` has one "yes" more.
-    seed
-        The same one gives the same texts.
     distance
         Comparisons to be joined, from 1, which is to find a sentence, to ``people - 3``.
     people
@@ -51,8 +46,8 @@ def transitive_order(
     UserError
         A number is out of its range.
     """
-    check_whole("transitive_order", "people", people, *PEOPLE)
-    check_whole("transitive_order", "distance", distance, 1, people - 3)
+    require_whole("transitive_order", "people", people, *PEOPLE)
+    require_whole("transitive_order", "distance", distance, 1, people - 3)
 
     def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
         relation = str(rng.choice(RELATIONS.split()))
@@ -66,12 +61,4 @@ def transitive_order(
         fields = {"relation": relation, "first": first, "second": second}
         return text, {**fields, "distance": distance, "people": people}
 
-    return generated(
-        "transitive_order",
-        write,
-        n=n,
-        seed=seed,
-        answers=("no", "yes"),
-        description="Is the first person taller (older, …) than the second: yes or no?",
-        source="generated, after Clark (1969) and Bryant and Trabasso (1971)",
-    )
+    return write
