@@ -1,4 +1,4 @@
-"""What the package imports is declared."""
+"""What the package imports is declared, and no two modules need each other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
+
+import grimp
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,3 +65,23 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     assert later - DEPENDENCIES - EXTRAS == set()
     # transformers reads GGUF files with it.
     assert DEPENDENCIES - at_once - later == {"gguf"}
+
+
+def test_no_two_modules_need_each_other() -> None:
+    graph = grimp.build_graph("llmprobe", exclude_type_checking_imports=True, cache_dir=None)
+    # The package itself offers names of its modules, which are looked up when they are used.
+    modules = sorted(graph.modules - {"llmprobe"})
+    number = {module: i for i, module in enumerate(modules)}
+    edges = [
+        (number[module], number[imported])
+        for module in modules
+        for imported in graph.find_modules_directly_imported_by(module)
+        if imported in number
+    ]
+    importers, imported = zip(*edges, strict=True)
+    matrix = coo_array(([1] * len(edges), (importers, imported)), shape=(len(modules),) * 2)
+    _, knots = connected_components(matrix.tocsr(), directed=True, connection="strong")
+    members: dict[int, list[str]] = {}
+    for module, knot in zip(modules, knots, strict=True):
+        members.setdefault(knot, []).append(module)
+    assert [knot for knot in members.values() if len(knot) > 1] == []
