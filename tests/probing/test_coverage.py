@@ -12,8 +12,8 @@ from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.tasks import ProbingTasks
 
 N, D = 240, 4
-CALLS, LAYERS = 10, 40
-"""Data sets with labels of their own, and independent layers of each: 400 intervals."""
+CALLS, LAYERS = 10, 20
+"""Data sets with labels of their own, and independent layers of each: 200 intervals."""
 
 
 @pytest.fixture
@@ -101,4 +101,4 @@ def test_a_95_percent_interval_covers_the_true_accuracy_in_95_percent(
     l2: object,
     fold_penalties: dict[bytes, np.ndarray],
 ) -> None:
-    assert 0.93 <= coverage(shared, size, accuracy, l2, fold_penalties) <= 0.97
+    assert 0.92 <= coverage(shared, size, accuracy, l2, fold_penalties) <= 0.98

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +14,13 @@ from llmprobe.probing.protocol import probe_layers
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.probing.workers import threads
 
-DATASETS = 400
+N, D, SHARED = 90, 20, 0.5
+"""Rows and features of the states, and the share of the variance that is a group's."""
+DRAWS, LABELLINGS = 4, 20
+"""Of each kind so many states, and of each states so many labellings: 400 in all."""
 SEED = 0
-PERMUTATIONS = 39
-"""So that a p-value can be 0.05 exactly, as 2 / 40."""
+PERMUTATIONS = 19
+"""So that a p-value can be 0.05 exactly, as 1 / 20."""
 BARE = ProbeConfig(permutations=PERMUTATIONS, controls=(), description_length=False, device="cpu")
 """The penalty is chosen, as by default; nothing is left out that p-values depend on."""
 KINDS = (
@@ -31,12 +33,25 @@ KINDS = (
 """How labels are random, and in what groups."""
 
 
+def labels(kind: str, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two classes that have nothing to do with any states. [n]"""
+    by_group = rng.integers(2, size=groups.max() + 1)[groups]
+    if kind.startswith("per row"):
+        return rng.integers(2, size=len(groups))
+    if kind.startswith("per group"):
+        return by_group
+    order = np.argsort(groups, kind="stable")
+    first = np.empty(len(groups), dtype=int)
+    first[order] = np.arange(len(groups)) % 2
+    return (first + by_group) % 2
+
+
 def draw(
-    kind: str, rng: np.random.Generator, n: int = 300, d: int = 200, depth: int = 3
+    kind: str, rng: np.random.Generator, n: int = N, d: int = D, depth: int = 3
 ) -> tuple[dict[int, np.ndarray], np.ndarray, np.ndarray]:
     """Layers that resemble the one before, labels that have nothing to do with them, groups.
 
-    Half of the variance is shared in groups, so that shuffling rows, or folds that cut groups,
+    Much of the variance is shared in groups, so that shuffling rows, or folds that cut groups,
     would be noticed.
     """
     if "equal" in kind:
@@ -45,26 +60,17 @@ def draw(
         groups = np.repeat(np.arange(n), rng.integers(1, 6, size=n))[:n]
     else:
         groups = np.arange(n) // 2
+    groups = rng.permutation(groups)
 
     def states() -> np.ndarray:
         shared = rng.normal(size=(n, d))[groups]
-        return shared + rng.normal(size=(n, d))
+        return SHARED**0.5 * shared + (1 - SHARED) ** 0.5 * rng.normal(size=(n, d))
 
     layers = {0: states()}
     for layer in range(1, depth):
         layers[layer] = 0.8 * layers[layer - 1] + 0.6 * states()
-    if kind.startswith("per row"):
-        y = rng.integers(2, size=n)
-    elif kind.startswith("per group"):
-        y = rng.integers(2, size=n)[groups]
-    else:
-        y = (np.arange(n) + rng.integers(2, size=n)[groups]) % 2
-    order = rng.permutation(n)
-    return (
-        {layer: X[order].astype(np.float32) for layer, X in layers.items()},
-        y[order],
-        groups[order],
-    )
+    layers = {layer: X.astype(np.float32) for layer, X in layers.items()}
+    return layers, labels(kind, groups, rng), groups
 
 
 def exact_p(statistic: np.ndarray) -> float:
@@ -75,23 +81,29 @@ def exact_p(statistic: np.ndarray) -> float:
     return float((statistic >= statistic[0]).mean())
 
 
-def p_values(seed: int, index: int) -> tuple[float, float]:
-    """Of the first layer, spread evenly over its step of 1 / 40, and of the best layer."""
-    rng = np.random.default_rng([seed, index])
-    kind = KINDS[index % len(KINDS)]
-    layers, y, groups = draw(kind, rng)
-    tasks = build_tasks(y, groups, BARE, kind)
+def p_values(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """P-values of labellings of the same states, independent given those. [labellings, 2]
+
+    Of the first layer, spread evenly over its step of 1 / 20, and of the best layer.
+    """
+    layers, _, groups = draw(kind, rng)
+    tasks = [build_tasks(labels(kind, groups, rng), groups, BARE, kind) for _ in range(LABELLINGS)]
+    # What one labelling gives depends on it alone, so all can be searched at once.
+    together = tuple(task for one in tasks for task in (one.observed, *one.shuffled))
+    every = replace(tasks[0], inner=(), shuffled=together)
     with threads(1):
-        statistics = np.stack([probe_layer(X, tasks).statistic for X in layers.values()])
-    first, peak = exact_p(statistics[0]), exact_p(statistics.max(axis=0))
-    return first - rng.random() / (PERMUTATIONS + 1), peak
+        statistics = np.stack([probe_layer(X, every).statistic[1:] for X in layers.values()])
+    statistics = statistics.reshape(len(layers), LABELLINGS, 1 + PERMUTATIONS)
+    first, peak = (
+        [exact_p(row) for row in rows] for rows in (statistics[0], statistics.max(axis=0))
+    )
+    return np.column_stack([first - rng.random(LABELLINGS) / (PERMUTATIONS + 1), peak])
 
 
-def many(seed: int, datasets: int = DATASETS) -> np.ndarray:
-    """Both p-values of every data set. [datasets, 2]"""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        found = pool.map(p_values, [seed] * datasets, range(datasets), chunksize=10)
-        return np.array(list(found))
+def many(seed: int) -> np.ndarray:
+    """Both p-values of every labelling. [kinds × draws × labellings, 2]"""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([p_values(kind, rng) for kind in KINDS for _ in range(DRAWS)])
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +123,7 @@ def test_the_best_of_several_layers_is_above_chance_by_luck_once_in_twenty(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tables_p_values_are_those_that_are_calibrated_here(kind: str) -> None:
-    layers, y, groups = draw(kind, np.random.default_rng(SEED), n=90, d=30)
+    layers, y, groups = draw(kind, np.random.default_rng(SEED))
     results = probe_layers(layers, y, groups, config=BARE, progress=False)
     tasks = build_tasks(y, groups, BARE, kind)
     with threads(1):
@@ -121,7 +133,7 @@ def test_the_tables_p_values_are_those_that_are_calibrated_here(kind: str) -> No
 
 
 def test_controls_and_the_online_code_do_not_change_the_p_values() -> None:
-    layers, y, groups = draw(KINDS[1], np.random.default_rng(SEED), n=90, d=30)
+    layers, y, groups = draw(KINDS[1], np.random.default_rng(SEED))
     full = ProbeConfig(permutations=PERMUTATIONS, learning_curve=(0.5,), device="cpu")
     bare, asked = (
         probe_layers(layers, y, groups, config=config, progress=False) for config in (BARE, full)
