@@ -14,6 +14,7 @@ from llmprobe.datasets.from_config import sampled, untemplated_dataset
 from llmprobe.datasets.registry import REGISTRY, YOURS, dataset
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing
+from llmprobe.ground.registry import registrations_of
 
 _names_of: dict[Path, set[str]] = {}
 """What each included file has registered; including it again does so anew."""
@@ -37,8 +38,8 @@ def include(path: str | Path) -> list[str]:
 
     A .yaml file is one dataset, called like the file: the mapping that a config would have, with
     paths relative to it, and any of description, source, citation, licence and version. A .py file
-    is run, and registers its own: functions decorated with ``llmprobe.dataset``, and entries handed
-    to ``llmprobe.datasets.published.register``.
+    is run, and registers its own: functions decorated with ``llmprobe.dataset``, entries handed to
+    ``llmprobe.datasets.published.register``, and what else has a name, such as a site.
 
     Raises
     ------
@@ -59,7 +60,8 @@ def include(path: str | Path) -> list[str]:
             REGISTRY.remove(name)
         before = set(REGISTRY)
         try:
-            _register(file)
+            with registrations_of(file):
+                _register(file)
         finally:
             _names_of[file] = set(REGISTRY) - before
         names += sorted(_names_of[file])

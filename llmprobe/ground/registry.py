@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from pkgutil import iter_modules
 from threading import RLock
 from typing import TypeVar
@@ -35,6 +37,7 @@ PLUGINS = "llmprobe.plugins"
 log = logging.getLogger(__name__)
 _loading = RLock()
 _plugins_are_loaded = False
+_running: list[Path] = []
 
 
 class Registry(Mapping[str, T]):
@@ -53,17 +56,22 @@ class Registry(Mapping[str, T]):
         self.kind = kind
         self._homes = list(homes)
         self._entries: dict[str, T] = {}
+        self._files: dict[str, Path] = {}
 
     def add(self, name: str, entry: T) -> None:
-        """Register an entry.
+        """Register an entry; a file that is run again replaces its own.
 
         Raises
         ------
         UserError
             Another entry has that name.
         """
-        if self._entries.setdefault(name, entry) is not entry:
+        known, file = self._entries.setdefault(name, entry), _running[-1] if _running else None
+        if known is not entry and (file is None or self._files.get(name) != file):
             raise UserError(f"{self.kind} {name!r}: there is one of that name already")
+        self._entries[name] = entry
+        if file is not None:
+            self._files[name] = file
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers what it decorates, and leaves it as it is."""
@@ -102,6 +110,16 @@ class Registry(Mapping[str, T]):
                     import_module(f"{home.__name__}.{module.name}")
             load_plugins()
         return self._entries
+
+
+@contextmanager
+def registrations_of(file: Path) -> Iterator[None]:
+    """Register what the block registers as a file's own, which running the file again replaces."""
+    _running.append(file)
+    try:
+        yield
+    finally:
+        _running.pop()
 
 
 def load_plugins() -> None:

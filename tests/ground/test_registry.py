@@ -43,6 +43,21 @@ def test_a_name_is_taken_once() -> None:
     assert colours["teal"] is print
 
 
+def test_a_file_that_is_run_again_replaces_its_own_entries_and_no_others() -> None:
+    colours: Registry[int] = Registry("colour")
+    colours.add("teal", 1)
+    mine, other = Path("mine.py"), Path("other.py")
+    for entry in (2, 3):
+        with registry.registrations_of(mine):
+            colours.add("amber", entry)
+    assert dict(colours) == {"teal": 1, "amber": 3}
+    for file, name in ((other, "amber"), (mine, "teal")):
+        with registry.registrations_of(file), pytest.raises(UserError, match="already"):
+            colours.add(name, 4)
+    with pytest.raises(UserError, match="already"):
+        colours.add("amber", 4)
+
+
 def test_homes_are_imported_at_the_first_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
