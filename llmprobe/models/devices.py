@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.launch import launched, local_rank
+from llmprobe.models.private import cpu_capabilities
 
 
 def resolve_device(device: str, key: str = "device") -> torch.device:
-    """``auto`` is the accelerator if there is one, else the CPU.
+    """Return a device; ``auto`` is the accelerator if there is one, else the CPU.
 
-    Of several launched processes each has an accelerator of its own. A device that cannot be used
-    is a ``UserError`` that names ``key``.
+    Of several launched processes each has an accelerator of its own.
+
+    Raises
+    ------
+    UserError
+        The device cannot be used here; the message names ``key``.
     """
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -43,7 +45,7 @@ def resolve_device(device: str, key: str = "device") -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 where the hardware computes it fast, else float32.
+    """Return a dtype; ``auto`` is bfloat16 where the hardware computes it fast, else float32.
 
     Never float16 by itself: residual streams overflow it (Gemma 3 reaches norms of 34,000).
     """
@@ -59,12 +61,3 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     else:
         fast = device.type == "mps"
     return torch.bfloat16 if fast else torch.float32
-
-
-def cpu_capabilities() -> Mapping[str, Any]:
-    """What the processor can do, by torch's names (``avx512_bf16``, ``cpu_name``, …)."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        return torch.cpu.get_capabilities()
-    # Older versions tell only some of it, and under private names.
-    queries = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
-    return {unit: getattr(torch.cpu, name, bool)() for unit, name in queries.items()}

@@ -1,4 +1,4 @@
-"""Where a model's blocks are: found by running it, not looked up by name."""
+"""The blocks of a model: found by running it, not looked up by name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from llmprobe.ground.errors import UserError
+from llmprobe.models.private import experts_by_token
 
 
 def hidden_state(output: Any) -> Tensor:
-    """The residual stream in what a block returns: the tensor, or the first of a tuple."""
+    """Return the hidden state in what a module returns: the tensor, or the first of a tuple."""
     state: Tensor = output[0] if isinstance(output, tuple) else output
     return state
 
 
 def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The residual stream in what a block is called with: the first tensor."""
+    """Return the hidden state in what a module is called with: the first tensor."""
     return next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), torch.empty(0))
 
 
@@ -44,7 +45,7 @@ def hooked(handles: list[Any]) -> Iterator[None]:
 
 @torch.inference_mode()
 def find_blocks(model: nn.Module, input_ids: Tensor) -> list[nn.Module]:
-    """The transformer blocks, in the order in which the forward passes through them.
+    """Find the transformer blocks, in the order in which the forward passes through them.
 
     Of all lists of modules inside ``model``, those whose members run one after the other, each
     once, each reading what the one before it returned; the longest of them.
@@ -101,12 +102,12 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
     """Check the blocks against the hidden states that the model itself returns.
 
     Layer 0 … L-1 of ``output_hidden_states`` must be, bit for bit, what enters block 1 … L.
-    Returns what the model does after the last block (``"LlamaRMSNorm"``, or ``"nothing"``).
+    Return what the model does after the last block (``"LlamaRMSNorm"``, or ``"nothing"``).
 
     Raises
     ------
     UserError
-        They differ: layers of this model would be mislabelled.
+        They differ, so that layers of this model would be mislabelled.
     """
     seen: dict[int, Tensor] = {}
     last: list[Tensor] = []
@@ -146,30 +147,12 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
     return type(norms[-1]).__name__ if norms else "a transformation"
 
 
-@contextmanager
-def _experts_by_token(model: Any) -> Iterator[None]:
-    """Multiply each token by its experts' weights alone.
-
-    Tokens that share an expert are otherwise multiplied together, and each changes the rounding of
-    the others. This takes the memory of an expert for each token.
-    """
-    before = getattr(model.config, "_experts_implementation", None)
-    if before is None or not getattr(model.config, "num_experts_per_tok", None):
-        yield
-        return
-    model.set_experts_implementation("batched_mm")
-    try:
-        yield
-    finally:
-        model.set_experts_implementation(before)
-
-
 @torch.inference_mode()
 def is_causal(model: nn.Module, input_ids: Tensor) -> bool:
     """Whether another last token leaves all states before it the same, bit for bit."""
     other = input_ids.clone()
     other[:, -1] = input_ids[:, 0]
-    with _experts_by_token(model):
+    with experts_by_token(model):
         states = [
             model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
             for ids in (input_ids, other)

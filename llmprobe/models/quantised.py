@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from llmprobe.config.schema import ModelConfig
 from llmprobe.ground.errors import UserError
+from llmprobe.models.private import move_accelerate_hook
 
 BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
-"""Of one quantised weight; nf4 has a scale of four bytes for every 64."""
+"""Bytes of one quantised weight; nf4 has a scale of four bytes for every 64."""
 
 
 def require_bitsandbytes(config: ModelConfig) -> None:
@@ -25,7 +26,7 @@ def require_bitsandbytes(config: ModelConfig) -> None:
 
 
 def bitsandbytes_config(quantization: str, dtype: torch.dtype) -> Any:
-    """What tells transformers to quantise while it loads."""
+    """Return what tells transformers to quantise while it loads."""
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
@@ -41,10 +42,9 @@ def compute_by_token(module: Any, where: str) -> None:
     Raises
     ------
     UserError
-        It has no such layers.
+        The model has no such layers.
     """
     import bitsandbytes as bnb
-    from accelerate.hooks import add_hook_to_module
 
     layers = [
         (name, layer)
@@ -59,8 +59,7 @@ def compute_by_token(module: Any, where: str) -> None:
     for name, layer in layers:
         if isinstance(layer, bnb.nn.Linear8bitLt):
             plain = Int8Linear(layer)
-            if hasattr(layer, "_hf_hook"):
-                add_hook_to_module(plain, layer._hf_hook)
+            move_accelerate_hook(layer, plain)
             module.set_submodule(name, plain)
         else:
             # Some processors have a path that computes in bfloat16, whatever was asked for, and
@@ -84,6 +83,6 @@ class Int8Linear(nn.Module):
         self.bias = quantised.bias
 
     def forward(self, states: Tensor) -> Tensor:
-        """[…, inputs] -> […, outputs]."""
+        """Return the outputs, [… , outputs], of some inputs, [… , inputs]."""
         weight = (self.weight * self.scale).to(states.dtype)
         return nn.functional.linear(states, weight, self.bias)

@@ -15,8 +15,8 @@ from llmprobe.config.schema import ModelConfig
 from llmprobe.datasets.checks import check
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.files import existing
-from llmprobe.models.devices import cpu_capabilities
 from llmprobe.models.packaged import PACKAGED
+from llmprobe.models.private import cpu_capabilities
 
 
 def environment(
