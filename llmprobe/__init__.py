@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmprobe.api import ProbeCallback, extract, probe, probe_layers, probe_network, trace
+    from llmprobe.config.sites import site
     from llmprobe.datasets.dataset import ConceptDataset
     from llmprobe.datasets.include import include
     from llmprobe.datasets.load import load_dataset
@@ -53,6 +54,7 @@ _HOMES = {
     "SavedProbe": "llmprobe.results.saved_probe",
     "load_probe": "llmprobe.results.saved_probe",
     "Trace": "llmprobe.results.trace",
+    "site": "llmprobe.config.sites",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "probe",
     "probe_layers",
     "probe_network",
+    "site",
     "trace",
 ]
 

@@ -32,9 +32,8 @@ from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.estimate import matmul_speed
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
-from llmprobe.extraction.plan import Plan
-from llmprobe.extraction.runner import Planner, make_way
-from llmprobe.extraction.tokens import Reading, TokenisedTexts
+from llmprobe.extraction.plan import ExtractionPlan
+from llmprobe.extraction.runner import Planner, make_runner
 from llmprobe.extraction.workers import Workers
 from llmprobe.models.loading import LoadedModel
 
@@ -146,17 +145,15 @@ def dataset(texts: Sequence[str]) -> ConceptDataset:
 
 def planner_of(engine: Extractor, texts: Sequence[str]) -> Planner:
     """The texts' tokens, the model's shape, and plans made of them."""
-    model, module = engine.model, engine.model.module
-    tokens = engine.tokens(dataset(texts), model.tokenizer, module)
-    return engine.planner(
-        tokens, module, len(model.blocks), model.causal, model.device, model.dtype
-    )
+    model = engine.model
+    tokens = engine.tokens(dataset(texts), model.tokenizer, model.module)
+    return engine.planner(tokens, model)
 
 
-def run_plan(model: LoadedModel, plan: Plan, tokens: TokenisedTexts) -> Tensor:
+def run_plan(model: LoadedModel, plan: ExtractionPlan) -> Tensor:
     """A plan's forward passes alone. -> [layers, rows, d]"""
     with Capture(model, "residual") as capture:
-        way = make_way(plan, capture, Reading(False, tokens.special), Budget(plan.budget))
+        way = make_runner(plan, capture, Budget(plan.budget))
         with Workers(model, len(plan.strands)) as workers, way.running():
             workers.submit(way.prepare).result()
             running = [workers.submit(way, plan.texts[s.start : s.stop]) for s in plan.strands]

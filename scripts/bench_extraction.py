@@ -178,7 +178,7 @@ class Way:
             return Outcome(found.facts["computed_tokens"], found.layer, found.facts["way"])
         planner = planner_of(engine, texts)
         plan = planner.plan(self.kind)
-        states = run_plan(engine.model, plan, planner.texts)
+        states = run_plan(engine.model, plan)
         return Outcome(plan.cost.tokens, lambda i: states[i, plan.row_of].float().numpy())
 
 

@@ -37,7 +37,7 @@ from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.estimate import matmul_speed
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
-from llmprobe.extraction.plan import CPU, Plan, plan_padded, plan_tree
+from llmprobe.extraction.plan import CPU, ExtractionPlan, plan_padded, plan_tree
 from llmprobe.extraction.prefix_tree import PrefixTree
 from llmprobe.extraction.tokens import Reading
 from llmprobe.models.loading import LoadedModel
@@ -52,7 +52,7 @@ def sizes(
     engine: Extractor, dtype: str, corpora: Mapping[str, Sequence[str]], rounds: int
 ) -> Iterator[str]:
     """Rows of time per token by size of a pass: slices of the tree, and padded batches of prose."""
-    plans: dict[tuple[str, int], Plan] = {}
+    plans: dict[tuple[str, int], ExtractionPlan] = {}
     jobs: dict[tuple[str, int], Callable[[], object]] = {}
     for title, texts in corpora.items():
         planner = planner_of(engine, texts)
@@ -65,7 +65,7 @@ def sizes(
                      for size in BATCHES}  # fmt: skip
         for (way, size), plan in made.items():
             plans[f"{way}, {title}", size] = plan
-            jobs[f"{way}, {title}", size] = partial(run_plan, engine.model, plan, tokens)
+            jobs[f"{way}, {title}", size] = partial(run_plan, engine.model, plan)
     took, _ = turns(jobs, rounds, f"one core, {dtype}")
     for (title, size), plan in plans.items():
         each = [1e3 * t / plan.cost.tokens for t in took[title, size]]

@@ -131,7 +131,7 @@ def _parsed(text: str) -> Any:
 def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
     """Return ``raw`` as a section; raise ``UserError`` with a line for each problem."""
     try:
-        return section.model_validate(raw)
+        return section.model_validate(raw, context={"include": raw.get("include")})
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
         for detail in error.errors():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,12 +22,15 @@ from pydantic import (
     Field,
     JsonValue,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
+from llmprobe.config.sites import SITES
 from llmprobe.ground.errors import suggestion
+from llmprobe.ground.registry import Registry
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -40,6 +44,21 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
     )
+
+
+def name_in(registry: Registry[Any]) -> Callable[[str, ValidationInfo], str]:
+    """Return a validator of names in a registry.
+
+    A config that includes files may have others, since only a run reads those files: who looks the
+    name up refuses it then.
+    """
+
+    def known(name: str, info: ValidationInfo) -> str:
+        if name not in registry and not (info.context or {}).get("include"):
+            raise ValueError(f"no {registry.kind}; {suggestion(name, registry)}")
+        return name
+
+    return known
 
 
 class ModelConfig(Section):
@@ -262,10 +281,11 @@ def _check_file_name(name: str, key: str) -> None:
 class ExtractConfig(Section):
     """Which hidden states are taken from a model, and how texts become tokens."""
 
-    site: Literal["residual", "attention", "mlp", "post_attention_norm"] = "residual"
+    site: Annotated[str, AfterValidator(name_in(SITES))] = "residual"
     """Where in a block. ``residual``: the residual stream; layer 0 enters block 1, layer i leaves
     block i, before the norm. ``attention``, ``mlp``: what block i adds to it.
-    ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0."""
+    ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0.
+    Or a site of one's own, see docs/design.md."""
     position: str = "last"
     """Which token: ``last``, ``first``, ``mean`` (of all but special tokens), or ``span:FIELD``,
     the last token of the text that filled FIELD of the template, or of a field's value where it
@@ -304,16 +324,10 @@ def _in_range(penalty: float) -> float:
 Penalty = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_in_range)]
 
 
-def _known_kind(kind: str) -> str:
-    if kind not in PROBE_KINDS:
-        raise ValueError(f"no kind of probe; {suggestion(kind, PROBE_KINDS)}")
-    return kind
-
-
 class ProbeConfig(Section):
     """How probes are fitted and layers are scored."""
 
-    kind: Annotated[str, AfterValidator(_known_kind)] = "logistic"
+    kind: Annotated[str, AfterValidator(name_in(PROBE_KINDS))] = "logistic"
     """The kind of probe. ``logistic``: logistic regression on standardised states, L2 penalty,
     unpenalised intercept. ``mass_mean``: the difference of the class means. ``ridge``: linear
     regression with an L2 penalty, for labels that are numbers. Or one of one's own

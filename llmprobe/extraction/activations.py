@@ -1,4 +1,4 @@
-"""Hidden states of a dataset in a model: what extraction gives and probing takes."""
+"""Hidden states of a dataset in a model: the result of extraction and the input of probing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class Activations:
 
     dataset: ConceptDataset
     facts: dict[str, Any]
-    """Of the extraction: model, layers, hidden_size, parameters, tokens, seconds, dtype, …"""
+    """Facts of the extraction: model, layers, hidden_size, tokens, way, seconds, dtype, …"""
     store: Store
+    """The files of the hidden states."""
     keep_alive: Any = field(default=None, repr=False)
     """Holds the temporary folder of an extraction that is not cached."""
 
     @property
     def layers(self) -> list[int]:
-        """0 (what enters block 1; for the residual stream only) to the number of blocks."""
+        """Numbers of the layers: from 0, what enters block 1, or from 1 where a site has none."""
         last = int(self.facts["layers"])
         return list(range(last + 1 - self.facts["shape"][1], last + 1))
 
@@ -40,11 +41,17 @@ class Activations:
         return self.dataset.groups
 
     def n_bytes(self, index: int) -> int:  # noqa: ARG002 - all layers are of one size
-        """What ``layer`` takes in memory."""
+        """Return the bytes that one layer takes in memory."""
         return 4 * len(self.dataset) * int(self.facts["hidden_size"])
 
     def layer(self, index: int) -> np.ndarray:
-        """States of one layer, rows in the dataset's order. -> [n, d] float32"""
+        """Return the states of one layer, [n, d] float32, rows in the dataset's order.
+
+        Raises
+        ------
+        UserError
+            There is no such layer.
+        """
         if index not in self.layers:
             first, last = self.layers[0], self.layers[-1]
             raise UserError(f"there is no layer {index}: these are layers {first} to {last}")

@@ -15,37 +15,43 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmprobe.config.sites import SITES
+from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import block_input, hidden_state
 from llmprobe.models.loading import LoadedModel
 
 Reader = Callable[[int, Tensor], Tensor]
-"""From the how-manieth layer it is and its states, ``[batch, tokens, d]``, to what is read of them,
-``[rows, d]``."""
+"""From the index of a layer among those of the site and its states, ``[batch, tokens, d]``, to the
+rows that are kept, ``[rows, d]``."""
 
 
 class Capture:
     """Hooks at one site of every block, for as long as the ``with`` block lasts.
 
     Several threads may run the model at a time; each has its own readings.
+
+    Raises
+    ------
+    UserError
+        There is no such site, or the model has none.
     """
 
+    layers: range
+    """Numbers of the layers that the site has."""
+
     def __init__(self, model: LoadedModel, site: str) -> None:
-        self.model, self.site = model, site
+        self.model, self.site = model, SITES[site]
+        self.layers = self.site.layers(model.n_blocks)
+        self._width = model.hidden_size
         self._reading = threading.local()
         self._handles: list[Any] = []
 
-    @property
-    def layers(self) -> range:
-        """The layers that the site has: a sub-layer adds nothing to layer 0."""
-        return range(0 if self.site == "residual" else 1, len(self.model.blocks) + 1)
-
     def __enter__(self) -> Capture:
-        blocks = self.model.blocks
-        if self.site == "residual":
-            hook = self._before_first
-            self._handles.append(blocks[0].register_forward_pre_hook(hook, with_kwargs=True))
-        for layer, module in enumerate(self.model.site(self.site), start=1):
-            self._handles.append(module.register_forward_hook(self._after(layer)))
+        modules = self.model.site(self.site.name)
+        if self.site.has_layer_0:
+            self._hook_input(modules[0], 0)
+        for layer, module in enumerate(modules, start=1):
+            (self._hook_input if self.site.reads == "input" else self._hook_output)(module, layer)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,31 +60,40 @@ class Capture:
 
     @contextmanager
     def into(self, buffer: Tensor, reader: Reader, shape: tuple[int, int]) -> Iterator[None]:
-        """What this thread runs inside the block is read into ``buffer``, ``[layers, rows, d]``.
+        """Read into ``buffer``, ``[layers, rows, d]``, what this thread runs inside the block.
 
-        ``shape`` is that of the input, ``(batch, tokens)``: some modules return it flattened.
+        ``shape`` is that of the model's input, ``(batch, tokens)``: some modules flatten it.
         """
-        self._reading.now = (buffer, reader, shape)
+        self._reading.current = (buffer, reader, shape)
         try:
             yield
         finally:
-            self._reading.now = None
+            self._reading.current = None
 
-    def _read(self, layer: int, states: Tensor) -> None:
-        now = getattr(self._reading, "now", None)
-        if now is not None:
-            buffer, reader, shape = now
-            slot = layer - self.layers.start
-            buffer[slot] = reader(slot, states.reshape(*shape, -1))
+    def _hook_input(self, module: nn.Module, layer: int) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._read(layer, block_input(args, kwargs))
 
-    def _before_first(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._read(0, block_input(args, kwargs))
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
-    def _after(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def _hook_output(self, module: nn.Module, layer: int) -> None:
         def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
             self._read(layer, hidden_state(output))
 
-        return hook
+        self._handles.append(module.register_forward_hook(hook))
+
+    def _read(self, layer: int, states: Tensor) -> None:
+        current = getattr(self._reading, "current", None)
+        if current is None:
+            return
+        buffer, reader, shape = current
+        if states.numel() != shape[0] * shape[1] * self._width:
+            raise UserError(
+                f"model {self.model.name!r}: {self.site.name}: layer {layer} has states of shape "
+                f"{list(states.shape)}, expected {[*shape, self._width]}"
+            )
+        index = layer - self.layers.start
+        buffer[index] = reader(index, states.reshape(*shape, -1))
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class Pending:
         return Pending(hosts, copied)
 
     def result(self) -> Tensor:
-        """The states, when they are there. -> [layers, rows, d] on the CPU"""
+        """Return the states, [layers, rows, d] on the CPU, when they are there."""
         if self.copied is not None:
             self.copied.synchronize()
         return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
 
+from llmprobe.config.sites import SITES
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.runner import TOLERANCE, Sample
-from llmprobe.extraction.tokens import Reading, tokenise
+from llmprobe.extraction.tokens import tokenise
+from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import LoadedModel
-
-SITES = ("residual", "attention", "mlp", "post_attention_norm")
 
 TEXTS = (
     "The capital of Peru is Lima.",
@@ -28,7 +28,7 @@ TEXTS = (
 
 
 def check_lines(extractor: Extractor) -> Iterator[str]:
-    """What ``llmprobe check`` prints, line by line.
+    """Yield what ``llmprobe check`` prints, line by line.
 
     Raises
     ------
@@ -36,19 +36,32 @@ def check_lines(extractor: Extractor) -> Iterator[str]:
         The model cannot be loaded, or has no layers to probe.
     """
     model = extractor.model
-    yield from _found(model)
-    yield from _compared(extractor, model)
+    missing = dict(_missing_sites(model))
+    yield model.name
+    for fact, value in _facts(model, missing).items():
+        yield f"  {fact:20}  {value}"
+    yield ""
+    yield from _comparisons(extractor, [site for site in SITES if site not in missing])
 
 
-def _found(model: LoadedModel) -> Iterator[str]:
+def _missing_sites(model: LoadedModel) -> Iterator[tuple[str, str]]:
+    """Yield each site that the model does not have, and why."""
+    for site in SITES:
+        try:
+            model.site(site)
+        except UserError as error:
+            yield site, str(error).removeprefix(f"model {model.name!r}: {site}: ")
+
+
+def _facts(model: LoadedModel, missing: Mapping[str, str]) -> dict[str, str]:
+    """Return what was found in a model."""
     kinds = sorted({type(block).__name__ for block in model.blocks})
-    sublayers, quantised = model.sublayers, model.quantised
-    stored = f", {quantised:.0%} of them quantised" if quantised else ""
+    stored = f", {model.quantised:.0%} of them quantised" if model.quantised else ""
     adds_bos = model.tokenizer("a")["input_ids"][:1] == [model.tokenizer.bos_token_id]
     facts = {
         "model": f"{type(model.module).__name__}, {model.parameters:,} parameters{stored}, "
         f"{_name(model.dtype)} on {model.device}{' and others' if model.spread else ''}",
-        "blocks": f"{len(model.blocks)} × {', '.join(kinds)}, width {model.hidden_size}; "
+        "blocks": f"{model.n_blocks} × {', '.join(kinds)}, width {model.hidden_size}; "
         "each is the model's own hidden state, bit for bit",
         "then": f"{model.final_norm}, left out of the last layer",
         "tokenizer": f"{type(model.tokenizer).__name__}, "
@@ -56,39 +69,34 @@ def _found(model: LoadedModel) -> Iterator[str]:
         "looks ahead": "no: a state depends on nothing to its right" if model.causal
         else "yes: texts are never cut, padding is masked",
     }  # fmt: skip
-    for site in SITES[1:]:
-        modules = getattr(sublayers, site)
-        names = sorted({type(m).__name__ for m in modules or ()})
-        facts[site] = ", ".join(names) if modules else f"not there: {sublayers.missing[site]}"
-    if not math.isnan(sublayers.error):
-        facts["sum"] = f"before + attention + mlp = after, to {sublayers.error:.1e} at most"
-    yield model.name
-    for fact, value in facts.items():
-        yield f"  {fact:20}  {value}"
+    for site in SITES:
+        if site in missing:
+            facts[site] = f"not there: {missing[site]}"
+        elif site != "residual":  # Its modules are the blocks.
+            facts[site] = ", ".join(sorted({type(m).__name__ for m in model.site(site)}))
+    error = model.sublayers.error
+    if not math.isnan(error):
+        facts["sum"] = f"before + attention + mlp = after, to {error:.1e} at most"
+    return facts
 
 
-def _compared(extractor: Extractor, model: LoadedModel) -> Iterator[str]:
-    """How far each way of running texts together is from each text alone."""
+def _comparisons(extractor: Extractor, sites: Sequence[str]) -> Iterator[str]:
+    """Yield how far each way of running texts together is from each text alone."""
+    model = extractor.model
     texts = tokenise(model.tokenizer, TEXTS, window=None)
-    sites = [site for site in SITES if site == "residual" or getattr(model.sublayers, site)]
-    planner = extractor.planner(texts, model.module, len(model.blocks), model.causal, model.device,
-                                model.dtype)  # fmt: skip
     tolerance = TOLERANCE[model.dtype]
-    yield ""
     yield f"{len(TEXTS)} texts together, against each alone (relative difference)"
     yield f"  {'':28}" + "".join(f"{site:>21}" for site in sites)
     usable = []
-    samples = []
     with ExitStack() as captures:
-        for site in sites:
-            capture = captures.enter_context(Capture(model, site))
-            samples.append(Sample(texts, capture, Reading(mean=False, special=texts.special)))
-        for plan in planner.plans():
+        hooked = [captures.enter_context(Capture(model, site)) for site in sites]
+        samples = [Sample(texts, capture) for capture in hooked]
+        for plan in extractor.planner(texts, model).plans():
             row = [sample.difference(plan) for sample in samples]
-            right = row[0] <= tolerance
-            usable += [plan.way] * right
+            agrees = row[0] <= tolerance
+            usable += [plan.way] * agrees
             numbers = "".join(f"{difference:>21.1e}" for difference in row)
-            yield f"  {plan.way:28}{numbers}{'' if right else '  not used'}"
+            yield f"  {plan.way:28}{numbers}{'' if agrees else '  not used'}"
     yield f"  allowed in {_name(model.dtype):17}{tolerance:>21.0e}"
     yield ""
     yield f"extraction can use: {', '.join(usable) or 'none of them'}"

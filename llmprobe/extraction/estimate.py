@@ -7,30 +7,37 @@ from dataclasses import dataclass
 
 import torch
 
-from llmprobe.extraction.plan import Plan
+from llmprobe.extraction.plan import ExtractionPlan
 from llmprobe.extraction.runner import Planner
 from llmprobe.ground.files import size
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one model on one dataset."""
+    """What the extraction of one dataset from one model will cost."""
 
     tokens: int
-    """Of all texts."""
+    """Number of tokens of all texts."""
     unique_tokens: int
+    """Number of nodes of their prefix tree."""
     way: str
+    """How texts will be run: ``"prefix tree"``, …"""
     budget: int
-    """Tokens of a forward pass."""
+    """Most tokens of a forward pass."""
     computed_tokens: int
+    """Tokens to compute, padding included."""
     operations: float
+    """Operations in all products of matrices."""
     n_bytes: int
-    """On disk."""
+    """Bytes on disk."""
     seconds: float
+    """Time on this device."""
 
 
-def estimate_of(planner: Planner, plan: Plan, device: torch.device, dtype: torch.dtype) -> Estimate:
-    """Tokens, disk and time of a plan, by the speed at which this device multiplies matrices."""
+def estimate_of(
+    planner: Planner, plan: ExtractionPlan, device: torch.device, dtype: torch.dtype
+) -> Estimate:
+    """Return what a plan will cost, by the speed at which this device multiplies matrices."""
     nominal = planner.machine.products[min(dtype.itemsize, 4)]
     return Estimate(
         tokens=planner.texts.n_tokens,
@@ -45,14 +52,14 @@ def estimate_of(planner: Planner, plan: Plan, device: torch.device, dtype: torch
 
 
 def describe(estimate: Estimate) -> str:
-    """One line: tokens, way, disk, time."""
+    """Return one line: tokens, way, disk, time."""
     tokens = f"{estimate.tokens:,} tokens ({estimate.unique_tokens:,} unique)"
     way = f"{estimate.way} ({estimate.computed_tokens:,} to compute)"
     return f"{tokens}, {way}, {size(estimate.n_bytes)} on disk, {_duration(estimate.seconds)}"
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large product of matrices, measured, all cores together."""
+    """Measure the operations a second of a large product of matrices, all cores together."""
     size = 1024 if device.type == "cpu" else 8192
     a = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")
@@ -64,7 +71,7 @@ def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _duration(seconds: float) -> str:
-    """``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
+    """Return a time in words: ``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
     if seconds < 1:
         return "under a second"
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""One text, read at every token: what a map of token × layer is made of."""
+"""The states of one text at every token: what a map of token × layer is scores of."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_every_token(
     width: int,
     read: Callable[[int, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """What ``read`` makes of the states of a text run alone. -> [layers, tokens, width] float64
+    """Return what ``read`` makes of a text that is run alone. -> [layers, tokens, width] float64
 
     Each layer is read inside the forward pass, so that of a long text the states of one layer at a
     time are in memory.
@@ -35,11 +35,11 @@ def read_every_token(
     UserError
         A state is not finite, or the text does not fit into memory.
     """
-    what = f"a text of {len(tokens)} tokens"
     run = partial(_forward, capture, tokens, width, read)
-    made = Budget(len(tokens)).attempt(len(tokens), run, what, divisible=False)
-    assert made is not None  # What is not divisible fits or raises.
-    return made
+    description = f"a text of {len(tokens)} tokens"
+    scores = Budget(len(tokens)).attempt(len(tokens), run, description, divisible=False)
+    assert scores is not None  # What is not divisible fits or raises.
+    return scores
 
 
 @torch.inference_mode()
@@ -53,21 +53,21 @@ def _forward(
     layers = capture.layers
 
     def reader(slot: int, states: Tensor) -> Tensor:
-        of_text = states[0].float().cpu()
-        finite = torch.isfinite(of_text).all(dim=1)
+        activations = states[0].float().cpu()
+        finite = torch.isfinite(activations).all(dim=1)
         if not finite.all():
             raise UserError(
                 f"{model.name}: the state of token {int((~finite).int().argmax())} at layer "
                 f"{layers[slot]} is not finite in {str(model.dtype).removeprefix('torch.')}"
             )
-        return torch.from_numpy(np.array(read(layers[slot], of_text.numpy()), dtype=float))
+        return torch.from_numpy(np.array(read(layers[slot], activations.numpy()), dtype=float))
 
-    made = torch.empty(len(layers), len(tokens), width, dtype=torch.float64)
-    with capture.into(made, reader, (1, len(tokens))):
+    scores = torch.empty(len(layers), len(tokens), width, dtype=torch.float64)
+    with capture.into(scores, reader, (1, len(tokens))):
         # Alone and whole, so that there is neither padding nor anything to mask.
         model.module(
             input_ids=torch.tensor([tokens], device=model.device),
             attention_mask=None,
             use_cache=False,
         )
-    return made.numpy()
+    return scores.numpy()

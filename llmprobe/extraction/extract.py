@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -17,22 +15,29 @@ import transformers
 from filelock import FileLock, Timeout
 
 from llmprobe.config.schema import ExtractConfig, ModelConfig, file_name
+from llmprobe.config.sites import SITES
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.estimate import Estimate, describe, estimate_of
-from llmprobe.extraction.executor import Work
+from llmprobe.extraction.executor import ShardExecutor
 from llmprobe.extraction.plan import ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
 from llmprobe.extraction.processes import World
-from llmprobe.extraction.runner import Planner, checked
+from llmprobe.extraction.runner import Planner, verified_plan
 from llmprobe.extraction.store import Store
-from llmprobe.extraction.tokens import Reading, TokenisedTexts, as_chats, model_window, tokenise
-from llmprobe.ground.errors import UserError
+from llmprobe.extraction.tokens import (
+    TokenisedTexts,
+    as_chats,
+    model_window,
+    require_usable_tokens,
+    tokenise,
+)
 from llmprobe.ground.files import cache_folder, digest, existing, require_space
 from llmprobe.ground.progress import Progress
 from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.loading import (
+    Architecture,
     LoadedModel,
     active_weights,
     load_architecture,
@@ -71,7 +76,7 @@ class Extractor:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What tells, beside the site and the position, how to read other texts as these are."""
+        """How to read other texts as these are, beside the site and the position."""
         model, config = self.model_config, self.config
         # A folder by its absolute path: whoever uses a probe works elsewhere.
         path = None if model.id in PACKAGED else existing(model.id)
@@ -87,14 +92,13 @@ class Extractor:
         }
 
     def key(self, dataset: ConceptDataset) -> dict[str, Any]:
-        """All that the states of ``dataset`` depend on."""
+        """Return all that the states of ``dataset`` depend on."""
         model, config = self.model_config, self.config
         dtype = resolve_dtype(model.dtype, resolve_device(model.device))
         texts = dataset.texts
         if config.chat_template:
             # What the template makes of a text can depend on more than the text, such as the date.
             texts = as_chats(load_tokenizer(self.source, model), texts)
-        read = [texts, self._span_ends(dataset)]
         key: dict[str, Any] = {
             "version": STORE_VERSION,
             "model": self.source.identity,
@@ -102,7 +106,7 @@ class Extractor:
             "weights": model.weights,
             "quantization": model.quantization,
             "dtype": str(dtype),
-            "texts": hashlib.sha256(json.dumps(read).encode()).hexdigest(),
+            "texts": digest([texts, self._span_ends(dataset)]),
             "site": config.site,
             "position": config.position,
             "chat_template": config.chat_template,
@@ -114,13 +118,13 @@ class Extractor:
         return key
 
     def folder(self, dataset: ConceptDataset) -> Path:
-        """Where the activations of ``dataset`` are or will be: named by all that they depend on."""
+        """Return where the activations of ``dataset`` are or will be: named by their key."""
         ending = digest(self.key(dataset))[:16]
         name = f"{self.model_config.name}-{file_name(dataset.name)}-{ending}"
         return cache_folder() / "activations" / name
 
     def find(self, dataset: ConceptDataset) -> Activations | None:
-        """The activations if they are on this disk, complete and undamaged."""
+        """Return the activations if they are on this disk, complete and undamaged."""
         store = Store(self.folder(dataset))
         facts = store.manifest()
         return None if facts is None else Activations(dataset, facts | self.origin, store)
@@ -128,7 +132,7 @@ class Extractor:
     def extract(
         self, dataset: ConceptDataset, *, cache: bool = True, progress: bool = True
     ) -> Activations:
-        """The activations of ``dataset``, found on disk or made now.
+        """Return the activations of ``dataset``, found on disk or made now.
 
         An interrupted extraction goes on after its last whole shard. Of two processes that want
         the same one, one works and the other waits; processes of one launch share the work.
@@ -157,7 +161,7 @@ class Extractor:
         return Activations(dataset, facts | self.origin, store)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
-        """The dataset's texts as this model reads them."""
+        """Return the dataset's texts as this model reads them."""
         return tokenise(
             tokenizer,
             dataset.texts,
@@ -170,29 +174,22 @@ class Extractor:
         )
 
     def estimate(self, dataset: ConceptDataset) -> Estimate:
-        """What extraction will cost, from the tokenizer and the model's configuration alone."""
-        model = self.model_config
-        shape = load_architecture(model, self.source)
-        texts = self.tokens(dataset, load_tokenizer(self.source, model), shape.module)
-        device = resolve_device(model.device)
-        dtype = resolve_dtype(model.dtype, device)
-        planner = self.planner(texts, shape.module, shape.layers, shape.causal, device, dtype)
-        return estimate_of(planner, next(planner.plans()), device, dtype)
+        """Return what extraction will cost, by the tokenizer and the model's configuration."""
+        model = load_architecture(self.model_config, self.source)
+        texts = self.tokens(dataset, load_tokenizer(self.source, self.model_config), model.module)
+        planner = self.planner(texts, model)
+        return estimate_of(planner, next(planner.plans()), model.device, model.dtype)
 
-    def planner(
-        self,
-        texts: TokenisedTexts,
-        module: Any,
-        blocks: int,
-        causal: bool,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> Planner:
-        """Plans for these texts, within the config's budget."""
-        layers = blocks + (self.config.site == "residual")
-        shape = ModelShape.of(module.config, active_weights(module), blocks, layers, dtype)
+    def planner(self, texts: TokenisedTexts, model: LoadedModel | Architecture) -> Planner:
+        """Return what plans these texts, within the config's budget."""
+        module: Any = model.module
+        n_layers = len(SITES[self.config.site].layers(model.n_blocks))
+        shape = ModelShape.of(
+            module.config, active_weights(module), model.n_blocks, n_layers, model.dtype
+        )
         budget = None if self.config.batch_tokens == "auto" else self.config.batch_tokens
-        return Planner(texts, shape, machine_of(device), budget, causal, tree_can_run(module))
+        machine = machine_of(model.device)
+        return Planner(texts, shape, machine, budget, model.causal, tree_can_run(module))
 
     def _span_ends(self, dataset: ConceptDataset) -> list[int] | None:
         kind, _, field = self.config.position.partition(":")
@@ -206,35 +203,30 @@ class Extractor:
         world: World,
         progress: bool,
     ) -> Any:
-        """Make the shards that are missing, then the manifest. -> the manifest"""
+        """Make the shards that are missing, then the manifest, and return it."""
         model = self.model
         began = time.monotonic()
         texts = self.tokens(dataset, model.tokenizer, model.module)
-        require_usable_tokens(texts, dataset.name, model, self.config.position)
-        reading = Reading(self.config.position == "mean", texts.special)
+        require_usable_tokens(texts, dataset.name, model)
+        planner = self.planner(texts, model)
         with Capture(model, self.config.site) as capture:
-            planner = self.planner(
-                texts, model.module, len(model.blocks), model.causal, model.device, model.dtype
-            )
-            name, difference = world.agree(
-                checked(planner, capture, reading) if world.leader else None
-            )
-            plan = planner.plan(name)
+            checked = verified_plan(planner, capture) if world.leader else None
+            way, difference = world.agree(checked and (checked[0].way, checked[1]))
+            plan = checked[0] if checked else planner.plan(way)
             layout = digest({"extraction": key, "layout": plan.fingerprint})
-            there = world.agree(sorted(store.shards(layout)) if world.leader else None)
-            missing = [i for i in range(len(plan.shards)) if i not in there]
+            whole = world.agree(sorted(store.shards(layout)) if world.leader else None)
+            missing = [i for i in range(len(plan.shards)) if i not in whole]
             mine = world.share({i: plan.shard_tokens(i) for i in missing})
+            label = f"extracting {dataset.name}"
             if world.leader:
                 rows = sum(len(plan.rows(i)) for i in missing)
-                purpose = f"extracting {dataset.name}"
-                require_space(store.folder, rows * planner.shape.row_bytes + 2**20, purpose)
+                require_space(store.folder, rows * planner.shape.row_bytes + 2**20, label)
                 cost = estimate_of(planner, plan, model.device, model.dtype)
                 log.info("%s on %s: %s", model.name, dataset.name, describe(cost))
-            work = Work(plan, capture, reading, dataset.name, world.size)
-            label = f"{purpose} with {model.name}" if world.leader else ""
-            shown = progress and world.leader
-            with Progress(label, sum(len(plan.rows(i)) for i in mine), shown=shown) as bar:
-                for index, states in work.shards(mine, bar):
+            executor = ShardExecutor(plan, capture, dataset.name, world.size)
+            shown, n_rows = progress and world.leader, sum(len(plan.rows(i)) for i in mine)
+            with Progress(f"{label} with {model.name}", n_rows, shown=shown) as bar:
+                for index, states in executor.shards(mine, bar):
                     store.write_shard(index, layout, states, capture.layers)
                     del states  # The next shard is made meanwhile, and needs the memory.
         world.wait()
@@ -244,7 +236,7 @@ class Extractor:
                 "key": key,
                 "model": model.name,
                 "parameters": model.parameters,
-                "layers": len(model.blocks),
+                "layers": model.n_blocks,
                 "hidden_size": model.hidden_size,
                 "shape": [len(dataset), len(capture.layers), model.hidden_size],
                 "site": self.config.site,
@@ -264,9 +256,9 @@ class Extractor:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
-    """One extraction at a time in a folder; it ends with its process, however that ends.
+    """Hold a folder alone for one extraction; yield whether another process was waited for.
 
-    Yields whether another process had to be waited for.
+    The lock ends with its process, however that ends.
     """
     lock, waited = FileLock(folder / ".lock"), False
     try:
@@ -279,19 +271,3 @@ def _lock(folder: Path) -> Iterator[bool]:
         yield waited
     finally:
         lock.release()
-
-
-def require_usable_tokens(
-    texts: TokenisedTexts, dataset: str, model: LoadedModel, position: str
-) -> None:
-    """Refuse what has no mean, and tokens that the model does not have."""
-    module: Any = model.module
-    known = module.get_input_embeddings().num_embeddings
-    for row, tokens in enumerate(texts.ids):
-        if position == "mean" and texts.special.issuperset(tokens):
-            raise UserError(f"{dataset}: example {row} has only special tokens, so no mean")
-        if max(tokens) >= known:
-            raise UserError(
-                f"{dataset}: example {row} has token {max(tokens)}, beyond the "
-                f"{known} of {model.name}: its tokenizer is not its own"
-            )

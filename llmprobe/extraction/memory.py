@@ -1,12 +1,13 @@
-"""Out of memory is no end: half as much at a time, from then on."""
+"""How much runs at a time: half as much from then on, when memory runs out."""
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,8 +16,9 @@ from llmprobe.ground.errors import UserError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Part = TypeVar("Part", bound=Sequence[Any])
 
-_SAID_BY_TORCH = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+_TORCH_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 class Budget:
@@ -30,13 +32,46 @@ class Budget:
         """Let no pass begin any more: the work is given up."""
         self._stopped = True
 
-    def attempt(self, tokens: int, run: Callable[[], T], what: str, divisible: bool) -> T | None:
-        """What ``run`` returns; None when it did not fit, and then the budget is smaller.
+    def run_in_parts(
+        self,
+        parts: Sequence[Part],
+        run: Callable[[Part], T],
+        size: Callable[[Part], int],
+        describe: Callable[[Part], str],
+    ) -> Iterator[T]:
+        """Yield what ``run`` returns of each part, or of its halves where it exceeds the budget.
+
+        Parameters
+        ----------
+        size
+            Tokens of a part.
+        describe
+            What a part is called when it does not fit into memory.
 
         Raises
         ------
         UserError
-            It did not fit and is not divisible.
+            A part of one item did not fit into memory.
+        """
+        left = list(parts)[::-1]
+        while left:
+            part = left.pop()
+            tokens, divisible, result = size(part), len(part) > 1, None
+            if tokens <= self.tokens or not divisible:
+                result = self.attempt(tokens, partial(run, part), describe(part), divisible)
+            if result is None:
+                middle = len(part) // 2
+                left += [part[middle:], part[:middle]]  # type: ignore[list-item]
+            else:
+                yield result
+
+    def attempt(self, tokens: int, run: Callable[[], T], what: str, divisible: bool) -> T | None:
+        """Return what ``run`` returns, or None when it did not fit: the budget is then smaller.
+
+        Raises
+        ------
+        UserError
+            It did not fit into memory and is not divisible.
         """
         if self._stopped:
             raise CancelledError
@@ -61,7 +96,9 @@ class Budget:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python could not get the memory it asked for, on any device."""
+    """Whether torch or Python could not get the memory that it asked for, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID_BY_TORCH)
+    return isinstance(error, RuntimeError) and any(
+        message in str(error) for message in _TORCH_MESSAGES
+    )

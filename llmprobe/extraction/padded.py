@@ -1,10 +1,9 @@
-"""The plain way: a batch of texts, padded on the right."""
+"""Texts side by side: batches that are padded on the right."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,35 +28,28 @@ class PaddedBatches:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While its strands run: the model as it is."""
+        """Leave the model as it is while strands run."""
         yield
 
     def prepare(self) -> None:
-        """Nothing is shared by batches."""
+        """Do nothing: batches share nothing."""
 
     def __call__(self, texts: Sequence[Text]) -> Pending:
-        """States of some texts. -> [layers, rows, d]"""
-        left, parts = [list(texts)], []
-        while left:
-            batch = left.pop()
-            size = len(batch) * max(len(text.tokens) for text in batch)
-            states = None
-            if size <= self.budget.tokens or len(batch) == 1:
-                states = self.budget.attempt(
-                    size,
-                    partial(self._forward, batch),
-                    f"{len(batch)} text{'s' * (len(batch) > 1)} of {size // len(batch)} tokens",
-                    divisible=len(batch) > 1,
-                )
-            if states is None:
-                half = len(batch) // 2
-                left += [batch[half:], batch[:half]]
-            else:
-                parts.append(states)
-        return Pending.of(parts)
+        """Return the states of some texts, [layers, rows, d], on their way to the host."""
+
+        def size(batch: Sequence[Text]) -> int:
+            return len(batch) * max(len(text.tokens) for text in batch)
+
+        def describe(batch: Sequence[Text]) -> str:
+            return (
+                f"{len(batch)} text{'s' * (len(batch) > 1)} of {size(batch) // len(batch)} tokens"
+            )
+
+        return Pending.of(list(self.budget.run_in_parts([texts], self._forward, size, describe)))
 
     @torch.inference_mode()
     def _forward(self, batch: Sequence[Text]) -> Tensor:
+        """Return the states of one batch, [layers, rows, d], where the model takes its input."""
         model = self.capture.model
         lengths = torch.tensor([len(text.tokens) for text in batch])
         padded = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)

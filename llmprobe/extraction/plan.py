@@ -1,4 +1,4 @@
-"""Which way is cheapest, and how its work is divided.
+"""Plans of an extraction: which way of running its texts costs least, and how it is divided.
 
 The layout depends on the texts, the model's shape and the kind of device alone, never on a clock
 or on the number of cores or processes: an extraction that is resumed, repeated or shared writes the
@@ -8,15 +8,14 @@ same bytes. The speeds below are therefore fixed: measured ones, of which only t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
-from llmprobe.extraction.tokens import Text, TokenisedTexts
+from llmprobe.extraction.tokens import Reading, Text, TokenisedTexts
 from llmprobe.extraction.tree import common, shared_with_previous
 from llmprobe.models.loading import text_config
 
@@ -42,13 +41,13 @@ class Machine:
     attention: float
     """Operations a second in the attention of padded batches."""
     masked_attention: dict[int, float]
-    """The same with the tree's masks, by bytes of a number."""
+    """Operations a second in attention with the tree's masks, by bytes of a number."""
     memory: float
     """Bytes a second at which weights are read, once a pass."""
     block: float
     """Seconds that a block costs in every pass, whatever it computes."""
     batch_tokens: int
-    """A batch of padded texts that keeps it busy."""
+    """Tokens of a batch of padded texts that keeps the device busy."""
     slices: tuple[int, ...]
     """Sizes of a slice of the tree to choose from."""
     strand_tokens: tuple[int, int]
@@ -84,27 +83,30 @@ GPU = Machine(
 
 
 def machine_of(device: torch.device) -> Machine:
-    """The speeds of a kind of device."""
+    """Return the speeds of a kind of device."""
     return CPU if device.type == "cpu" else GPU
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a model's forward pass costs."""
+    """The sizes that decide what a model's forward pass costs."""
 
     weights: int
     """Parameters that each token meets (of the experts, those that are chosen)."""
     weight_bytes: int
+    """Bytes of those parameters."""
     pair: int
     """Operations of all attention layers for one query and one key."""
     blocks: int
+    """Number of blocks."""
     row_bytes: int
-    """States of one text, all layers."""
+    """Bytes of the states of one text, all layers."""
     itemsize: int
+    """Bytes of a number."""
 
     @staticmethod
     def of(config: Any, weights: int, blocks: int, layers: int, dtype: torch.dtype) -> ModelShape:
-        """From a model's configuration, its weights without embeddings, and the layers read."""
+        """Return the shape, by a configuration, weights without embeddings and layers read."""
         text = text_config(config)
         hidden_size = int(text.hidden_size)
         heads = getattr(text, "num_attention_heads", None) or 1
@@ -118,47 +120,51 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a way of running some texts."""
+    """What a way of running some texts costs."""
 
     tokens: int
-    """Computed, padding included."""
+    """Tokens that are computed, padding included."""
     operations: float
-    """In all products, those of attention included."""
+    """Operations in all products, those of attention included."""
     seconds: float
-    """On the nominal machine, on one of its cores."""
+    """Time on the nominal machine, on one of its cores."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """The work of one extraction, the same whenever it is made from the same texts."""
 
     way: str
+    """How texts are run: ``"prefix tree"``, ``"padded batches"``, …"""
+    reading: Reading
+    """How a hidden state is read of each text."""
     texts: list[Text]
-    """Distinct ones, in the order of the store's rows; a text that occurs twice is run once."""
+    """Distinct texts, in the order of the store's rows; one that occurs twice is run once."""
     row_of: list[int]
-    """For each example, its row in the store. [n]"""
+    """The row of each example in the store. [n]"""
     strands: list[range]
     """Rows that are run together or one after the other; strands do not depend on each other."""
     shards: list[range]
     """The strands of each shard."""
     prefix: int
-    """Tokens that all texts begin with and that are run once (0 for padded batches)."""
+    """Number of tokens that all texts begin with and that are run once (0 for padded batches)."""
     budget: int
     """Most tokens of a forward pass."""
     cost: Cost
+    """What the work costs."""
 
     def rows(self, shard: int) -> range:
-        """The rows of a shard."""
+        """Return the rows of a shard."""
         strands = self.shards[shard]
         return range(self.strands[strands.start].start, self.strands[strands.stop - 1].stop)
 
     def shard_tokens(self, shard: int) -> int:
-        """About the work of a shard."""
+        """Return the tokens of a shard, about its work."""
         return sum(len(self.texts[row].tokens) - self.prefix for row in self.rows(shard))
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the layout of the rows; shards of another layout are not used."""
+        """Digest of the layout of the rows; shards of another layout are not used."""
         digest = hashlib.sha256(repr([self.way, *map(self.rows, range(len(self.shards)))]).encode())
         for tokens, read in self.texts:
             digest.update(np.array([len(tokens), read, *tokens], dtype=np.int64).tobytes())
@@ -167,8 +173,8 @@ class Plan:
 
 def plan_tree(
     texts: TokenisedTexts, shape: ModelShape, machine: Machine, slice_tokens: int | None = None
-) -> Plan:
-    """The prefix tree: texts sorted, each distinct token once.
+) -> ExtractionPlan:
+    """Plan a prefix tree: the texts are sorted, and each distinct token is run once.
 
     Parameters
     ----------
@@ -200,8 +206,17 @@ def plan_tree(
         return _cost(shape, machine, prefix + n_run, pairs, passes, tree=True)
 
     best = min(machine.slices, key=lambda size: cost(size).seconds)
-    return _finished(PREFIX_TREE, wanted, ordered, strands, shape, machine, prefix,
-                     slice_tokens or best, cost(best))  # fmt: skip
+    return ExtractionPlan(
+        way=PREFIX_TREE,
+        reading=texts.reading,
+        texts=ordered,
+        row_of=_rows_of(wanted, ordered),
+        strands=strands,
+        shards=_group_strands(ordered, strands, shape, machine, prefix, cost(best)),
+        prefix=prefix,
+        budget=slice_tokens or best,
+        cost=cost(best),
+    )
 
 
 def plan_padded(
@@ -213,8 +228,8 @@ def plan_padded(
     way: str = PADDED,
     cut: bool = True,
     padding: bool = True,
-) -> Plan:
-    """Batches of similar length, longest first, so that memory peaks at once and not at the end.
+) -> ExtractionPlan:
+    """Plan batches of similar length, longest first: memory peaks at once and not at the end.
 
     Parameters
     ----------
@@ -229,38 +244,46 @@ def plan_padded(
     ordered = sorted(set(wanted), key=lambda text: (-len(text.tokens), text))
     most_rows = _most_rows(shape, len(ordered))
 
-    def batches(rows: range, most_tokens: int) -> list[range]:
-        found, start = [], rows.start
+    def divide(rows: range, most_tokens: int) -> list[range]:
+        batches, start = [], rows.start
         for stop in range(rows.start + 1, rows.stop + 1):
             width = len(ordered[start].tokens)
             full = (stop - start + 1) * width > most_tokens or stop - start == most_rows
             if stop == rows.stop or full or (not padding and len(ordered[stop].tokens) != width):
-                found.append(range(start, stop))
+                batches.append(range(start, stop))
                 start = stop
-        return found
+        return batches
 
-    strands = batches(range(len(ordered)), machine.batch_tokens)
+    strands = divide(range(len(ordered)), machine.batch_tokens)
     widths = [len(ordered[strand.start].tokens) for strand in strands]
     n_tokens = sum(len(s) * width for s, width in zip(strands, widths, strict=True))
     pairs = sum(len(s) * width**2 for s, width in zip(strands, widths, strict=True))
     cost = _cost(shape, machine, n_tokens, pairs, len(strands), tree=False)
-    plan = _finished(way, wanted, ordered, strands, shape, machine, 0, machine.batch_tokens, cost)
-    if batch_tokens is None:
-        return plan
-    # Other batches of the same shards, so that what is finished with one budget counts with all.
-    parts = [batches(plan.rows(i), batch_tokens) for i in range(len(plan.shards))]
-    ends = np.cumsum([0, *map(len, parts)]).tolist()
-    return replace(
-        plan,
-        strands=[strand for part in parts for strand in part],
-        shards=[range(a, b) for a, b in pairwise(ends)],
-        budget=batch_tokens,
+    shards = _group_strands(ordered, strands, shape, machine, 0, cost)
+    if batch_tokens is not None:
+        # Other batches of the same shards: what is finished with one budget counts with all.
+        rows = [range(strands[s.start].start, strands[s.stop - 1].stop) for s in shards]
+        parts = [divide(shard, batch_tokens) for shard in rows]
+        ends = np.cumsum([0, *map(len, parts)]).tolist()
+        strands = [strand for part in parts for strand in part]
+        shards = [range(a, b) for a, b in pairwise(ends)]
+    return ExtractionPlan(
+        way=way,
+        reading=texts.reading,
+        texts=ordered,
+        row_of=_rows_of(wanted, ordered),
+        strands=strands,
+        shards=shards,
+        prefix=0,
+        budget=batch_tokens or machine.batch_tokens,
+        cost=cost,
     )
 
 
 def _cost(
     shape: ModelShape, machine: Machine, tokens: int, pairs: float, passes: float, tree: bool
 ) -> Cost:
+    """Return what passes over so many tokens, and pairs of query and key, cost."""
     linear, attention = 2 * shape.weights * tokens, shape.pair * pairs
     seconds = linear / machine.products[shape.itemsize]
     seconds += attention / (machine.masked_attention[shape.itemsize] if tree else machine.attention)
@@ -269,7 +292,7 @@ def _cost(
 
 
 def _most_rows(shape: ModelShape, n: int) -> int:
-    """Of a strand: so many that a shard has room for it, and a small extraction some shards."""
+    """Return the most rows of a strand: a shard has room for it, a small extraction some shards."""
     return max(1, min(SHARD_BYTES // shape.row_bytes, max(n // LEAST_SHARDS, LEAST_ROWS)))
 
 
@@ -294,18 +317,15 @@ def _tree_strands(
     return strands
 
 
-def _finished(
-    way: str,
-    wanted: Sequence[Text],
+def _group_strands(
     ordered: list[Text],
     strands: list[range],
     shape: ModelShape,
     machine: Machine,
     prefix: int,
-    budget: int,
     cost: Cost,
-) -> Plan:
-    """Group strands into shards, and find each example's row."""
+) -> list[range]:
+    """Return the strands of each shard, which is full by its rows or by its time."""
     most_rows = _most_rows(shape, len(ordered))
     seconds_a_token = cost.seconds / max(cost.tokens, 1)
     shards: list[range] = []
@@ -317,7 +337,10 @@ def _finished(
             first, rows, seconds = i, 0, 0.0
         rows += len(strand)
         seconds += work
-    shards.append(range(first, len(strands)))
+    return [*shards, range(first, len(strands))]
+
+
+def _rows_of(wanted: list[Text], ordered: list[Text]) -> list[int]:
+    """Return the place of each wanted text among the ordered ones."""
     row = {text: i for i, text in enumerate(ordered)}
-    row_of = [row[text] for text in wanted]
-    return Plan(way, ordered, row_of, strands, shards, prefix, budget, cost)
+    return [row[text] for text in wanted]

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,14 @@ from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.tokens import Reading, Text
 from llmprobe.extraction.tree import TokenTree, build_tree
 from llmprobe.models.loading import LoadedModel, text_config
+from llmprobe.models.private import plain_attention
 
 MASKED_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers whose states depend on which keys are seen, and on nothing else before them."""
 
 
 def tree_can_run(module: Any) -> bool:
-    """Whether the model takes what the tree gives it; whether it is right, the self-check tells."""
+    """Whether a model takes the tree's input; if its states are right, the self-check tells."""
     accepted = inspect.signature(module.forward).parameters
     types = set(getattr(text_config(module.config), "layer_types", None) or ())
     return types <= MASKED_TYPES and {"position_ids", "past_key_values"} <= set(accepted)
@@ -49,11 +49,11 @@ def multiplied(model: LoadedModel) -> bool:
 
 
 @dataclass(frozen=True)
-class _Path:
-    """What the slices run so far leave to the next one: the path above its first node."""
+class _AncestorPath:
+    """The path above the first node of the next slice, which the slices run so far leave to it."""
 
     length: int = 0
-    """Tokens of the path; the first stands at position 0."""
+    """Number of tokens of the path; the first stands at position 0."""
     attention: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Keys and values of each attention layer, each [1, heads, length, head size]."""
     sums: Tensor | None = None
@@ -84,69 +84,51 @@ class PrefixTree:
         self.capture, self.reading, self.budget = capture, reading, budget
         self.multiply = multiply
         self.prefix = tuple(prefix)
-        self._above = _Path()
+        self._above = _AncestorPath()
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While its strands run: attention as it is to be."""
-        module: Any = self.capture.model.module
-        fused = module.config._attn_implementation
-        if not self.multiply or fused == "eager":
-            yield
-            return
-        module.set_attn_implementation("eager")
-        try:
-            yield
-        finally:
-            module.set_attn_implementation(fused)
+    def running(self) -> AbstractContextManager[None]:
+        """Compute attention as it is to be computed while strands run."""
+        return plain_attention(self.capture.model.module) if self.multiply else nullcontext()
 
     def prepare(self) -> None:
         """Run the common prefix and keep its path."""
         if self.prefix and not self._above.length:
             itself = Text(self.prefix, len(self.prefix) - 1)
-            _, self._above = self._run(build_tree([self.prefix]), [itself], self._above)
+            *_, (_, self._above) = self._run(build_tree([self.prefix]), [itself])
 
     def __call__(self, texts: Sequence[Text]) -> Pending:
-        """States of some texts, which are sorted and begin with the prefix. -> [layers, rows, d]"""
+        """Return the states of some texts, [layers, rows, d], on their way to the host.
+
+        The texts are sorted and begin with the prefix.
+        """
         tree = build_tree([text.tokens for text in texts], skip=len(self.prefix))
-        parts, _ = self._run(tree, texts, self._above)
-        return Pending.of(parts)
+        return Pending.of([states for states, _ in self._run(tree, texts) if states.shape[1]])
 
     def _run(
-        self, tree: TokenTree, texts: Sequence[Text], path: _Path
-    ) -> tuple[list[Tensor], _Path]:
-        """The states of ``texts``, in parts, and the path to the tree's last node."""
-        parts: list[Tensor] = []
-        left = list(tree.slices(self.budget.tokens))[::-1]
-        while left:
-            nodes = left.pop()
-            done = None
-            if len(nodes) <= self.budget.tokens or len(nodes) == 1:
-                done = self.budget.attempt(
-                    len(nodes),
-                    partial(self._slice, tree, texts, nodes, path),
-                    f"{len(nodes)} token{'s' * (len(nodes) > 1)} of the prefix tree",
-                    divisible=len(nodes) > 1,
-                )
-            if done is None:
-                middle = nodes.start + len(nodes) // 2
-                left += [range(middle, nodes.stop), range(nodes.start, middle)]
-                continue
-            states, path = done
-            if states.shape[1]:
-                parts.append(states)
-        return parts, path
+        self, tree: TokenTree, texts: Sequence[Text]
+    ) -> Iterator[tuple[Tensor, _AncestorPath]]:
+        """Yield the states of the texts that end in each slice, and the path to go on from it."""
+        path = self._above
+
+        def run(nodes: range) -> tuple[Tensor, _AncestorPath]:
+            nonlocal path
+            states, path = self._slice(tree, texts, nodes, path)
+            return states, path
+
+        def describe(nodes: range) -> str:
+            return f"{len(nodes)} token{'s' * (len(nodes) > 1)} of the prefix tree"
+
+        slices = list(tree.slices(self.budget.tokens))
+        yield from self.budget.run_in_parts(slices, run, len, describe)
 
     @torch.inference_mode()
     def _slice(
-        self, tree: TokenTree, texts: Sequence[Text], nodes: range, path: _Path
-    ) -> tuple[Tensor, _Path]:
-        """Run one slice. -> states of the texts that end in it, [layers, rows, d], and the path on
+        self, tree: TokenTree, texts: Sequence[Text], nodes: range, path: _AncestorPath
+    ) -> tuple[Tensor, _AncestorPath]:
+        """Run one slice below ``path``.
 
-        Parameters
-        ----------
-        path
-            Above the slice's first node.
+        Return the states of the texts that end in it, [layers, rows, d], and the path above the
+        next slice.
         """
         model, device = self.capture.model, self.capture.model.device
 
@@ -193,11 +175,11 @@ class PrefixTree:
                 past_key_values=cache,
                 use_cache=True,
             )
-        return states, _Path(len(kept), cache.kept, *reader.carried)
+        return states, _AncestorPath(len(kept), cache.kept, *reader.carried)
 
 
 class _Last:
-    """Reads the states of the nodes at which texts end."""
+    """Reads the states of the nodes of a slice at which texts end."""
 
     carried = (None, dict[int, int]())
 
@@ -214,21 +196,21 @@ class _Means:
     Parameters
     ----------
     path
-        Above the slice, with the sums up to it.
+        The path above the slice, with the sums up to it.
     weights
         Which of the slice's nodes count for which target; the last targets are not texts that
         end but nodes that later slices stand below. [targets, nodes]
     entered
         The depth at which each target's path enters the slice. [targets]
     counts
-        Tokens that the mean of each text is over. [texts that end]
+        Number of tokens that the mean of each text is over. [texts that end]
     still_open, opened
-        Of the path above, the sums that later slices need; positions of the new ones.
+        The sums of the path above that later slices need; the positions of the new ones.
     """
 
     def __init__(
         self,
-        path: _Path,
+        path: _AncestorPath,
         weights: Tensor,
         entered: np.ndarray,
         counts: Sequence[int],
@@ -260,14 +242,14 @@ class _Means:
 
     @property
     def carried(self) -> tuple[Tensor, dict[int, int]]:
-        """Sums for the next slice, and where on its path they end."""
+        """Sums for the next slice, and from where on its path each ends to its row in them."""
         return torch.stack(self.layers), self.open
 
 
 class _PathCache(DynamicCache):  # type: ignore[misc]
-    """Shows a slice the keys and values of the path above it, and keeps those of the path on."""
+    """Shows a slice the keys and values of the path above it, and keeps those of the next path."""
 
-    def __init__(self, path: _Path, keep: Tensor) -> None:
+    def __init__(self, path: _AncestorPath, keep: Tensor) -> None:
         super().__init__()
         self.path, self.keep = path, keep
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -275,7 +257,7 @@ class _PathCache(DynamicCache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values that the slice may look at, [1, heads, path + slice, head size]."""
+        """Return what the slice looks at, keys and values [1, heads, path + slice, head size]."""
         if layer_idx in self.path.attention:
             keys, values = self.path.attention[layer_idx]
             key_states = torch.cat([keys, key_states], dim=2)
@@ -288,14 +270,14 @@ class _PathCache(DynamicCache):  # type: ignore[misc]
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
-        """Tokens of the path."""
+        """Return the number of tokens of the path."""
         return self.path.length
 
 
 def _masks(
     model: LoadedModel, seen: Tensor, depth: Tensor, above: int
 ) -> Tensor | dict[str, Tensor]:
-    """Additive masks [1, 1, queries, keys], one for each kind of layer that the model tells apart.
+    """Return additive masks [1, 1, queries, keys], one for each kind of layer the model has.
 
     transformers takes a mask of four dimensions as it is, and a mapping of them where the model's
     configuration has ``layer_types``.

@@ -15,7 +15,7 @@ from llmprobe.ground.launch import launched, rank
 
 
 def _leave() -> None:
-    """End the threads of gloo: one that runs when the interpreter ends can abort the process."""
+    """End the threads of gloo; one that runs when the interpreter ends can abort the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -42,11 +42,11 @@ class World:
 
     @property
     def leader(self) -> bool:
-        """Whether this process decides, speaks and writes what is common to all."""
+        """Whether this process decides and writes what is common to all."""
         return self.rank == 0
 
     def agree(self, value: Any) -> Any:
-        """What the leader has, in every process; none goes on before the leader is here."""
+        """Return the leader's value in every process; none goes on before the leader is here."""
         if self.size == 1:
             return value
         box = [value]
@@ -54,20 +54,20 @@ class World:
         return box[0]
 
     def wait(self) -> None:
-        """Go on when all are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 
     def share(self, work: dict[int, int]) -> list[int]:
-        """Of some pieces of work, given what each costs, those of this process.
+        """Return this process's share of some work, of which each number has a cost.
 
-        The largest first, each to the process that has the least so far.
+        The most costly comes first, and each goes to the process that has the least so far.
         """
         loads = [0] * self.size
         mine = []
-        for piece in sorted(work, key=lambda piece: (-work[piece], piece)):
+        for number in sorted(work, key=lambda number: (-work[number], number)):
             rank = loads.index(min(loads))
-            loads[rank] += work[piece]
+            loads[rank] += work[number]
             if rank == self.rank:
-                mine.append(piece)
+                mine.append(number)
         return sorted(mine)

@@ -1,4 +1,4 @@
-"""The ways of running a set of texts: planned, made, and checked against each text alone."""
+"""The choice between the ways of running texts: the cheapest that agrees with each text alone."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from llmprobe.extraction.plan import (
     ONE_LENGTH,
     PADDED,
     PREFIX_TREE,
+    ExtractionPlan,
     Machine,
     ModelShape,
-    Plan,
     plan_padded,
     plan_tree,
 )
 from llmprobe.extraction.prefix_tree import MOST_MULTIPLIED, PrefixTree, multiplied
-from llmprobe.extraction.tokens import Reading, Text, TokenisedTexts
+from llmprobe.extraction.tokens import Text, TokenisedTexts
 from llmprobe.extraction.tree import common
 from llmprobe.extraction.workers import Workers
 
@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.06, torch.float16: 0.01}
 """Relative difference to a text run alone that rounding explains, at whatever site."""
 
-Way = PrefixTree | PaddedBatches
+Runner = PrefixTree | PaddedBatches
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans the ways that a model may run some texts in."""
+    """Plans of some texts on a model, one for each way in which it may run them."""
 
     texts: TokenisedTexts
     shape: ModelShape
@@ -48,11 +48,12 @@ class Planner:
     budget: int | None
     """Most tokens of a forward pass; None lets each way choose."""
     causal: bool
+    """Whether a state depends on nothing to its right."""
     tree: bool
-    """Whether the model takes what the tree gives it."""
+    """Whether the model takes the prefix tree's input."""
 
-    def plan(self, way: str) -> Plan:
-        """The work, when it is done in this way."""
+    def plan(self, way: str) -> ExtractionPlan:
+        """Return the plan of one way."""
         if way == PREFIX_TREE:
             return plan_tree(self.texts, self.shape, self.machine, self.budget)
         return plan_padded(
@@ -60,9 +61,11 @@ class Planner:
             way=way, cut=way == PADDED, padding=way != ONE_LENGTH,
         )  # fmt: skip
 
-    def plans(self) -> Iterator[Plan]:
-        """The ways in the order in which to try them: of the two for causal models the cheaper one
-        first, then those that are right for more and more models.
+    def plans(self) -> Iterator[ExtractionPlan]:
+        """Yield the plans in the order in which to try them.
+
+        Of the two for causal models the cheaper one is first, then come those that are right for
+        more and more models.
         """
         fast = [PREFIX_TREE] * (self.causal and self.tree) + [PADDED] * self.causal
         yield from sorted(map(self.plan, fast), key=lambda plan: plan.cost.seconds)
@@ -70,89 +73,90 @@ class Planner:
         yield self.plan(ONE_LENGTH)
 
 
-def make_way(plan: Plan, capture: Capture, reading: Reading, budget: Budget) -> Way:
-    """What runs the strands of ``plan``."""
+def make_runner(plan: ExtractionPlan, capture: Capture, budget: Budget) -> Runner:
+    """Return what runs the strands of ``plan``."""
     if plan.way == PREFIX_TREE:
         longest = max(len(text.tokens) for text in plan.texts)
         multiply = longest <= MOST_MULTIPLIED and multiplied(capture.model)
         prefix = plan.texts[0].tokens[: plan.prefix]
-        return PrefixTree(capture, reading, budget, prefix, multiply)
-    return PaddedBatches(capture, reading, budget, masked=plan.way == MASKED)
+        return PrefixTree(capture, plan.reading, budget, prefix, multiply)
+    return PaddedBatches(capture, plan.reading, budget, masked=plan.way == MASKED)
 
 
-def checked(planner: Planner, capture: Capture, reading: Reading) -> tuple[str, float]:
-    """The first way that agrees with running texts alone, and how far it is from that.
+def verified_plan(planner: Planner, capture: Capture) -> tuple[ExtractionPlan, float]:
+    """Return the first plan that agrees with running texts alone, and how far it is from that.
 
-    It is tried on a few texts of this extraction: short, long, and with a beginning in common.
+    It is tried on a few texts of this extraction: short, long, and with a beginning in common. The
+    last plan, of texts of one length together, is returned even if it does not agree.
     """
-    sample = Sample(planner.texts, capture, reading)
-    way, difference = ONE_LENGTH, math.nan
+    sample = Sample(planner.texts, capture)
+    model = capture.model
     for plan in planner.plans():
-        way, difference = plan.way, sample.difference(plan)
+        difference = sample.difference(plan)
         # A comparison with NaN is false, so states that are not finite pass on to their own error.
-        if not difference > TOLERANCE[capture.model.dtype]:
+        if not difference > TOLERANCE[model.dtype]:
             break
         log.warning(
-            "%s: %s: differs by %.1e from a text run alone; %s",
-            capture.model.name, way, difference,
-            "trying another way" if way != ONE_LENGTH else "its states depend on their batch",
+            "%s: %s: differs by %.1e from a text run alone; %s", model.name, plan.way, difference,
+            "trying another way" if plan.way != ONE_LENGTH else "its states depend on their batch",
         )  # fmt: skip
-    return way, difference
+    return plan, difference
 
 
 class Sample:
     """A few texts of an extraction with their states run alone, whole and unmasked."""
 
-    def __init__(self, texts: TokenisedTexts, capture: Capture, reading: Reading) -> None:
-        self.capture, self.reading = capture, reading
+    def __init__(self, texts: TokenisedTexts, capture: Capture) -> None:
+        self.capture = capture
         wanted = texts.texts(cut=False)
-        self.chosen = _chosen(wanted)
+        self.chosen = _choose(wanted)
         # Of several, the last one in the tree, which has most before it.
         self.longest = max(self.chosen, key=lambda i: (len(wanted[i].tokens), wanted[i]))
-        alone = PaddedBatches(capture, reading, Budget(1), masked=False)
+        alone = PaddedBatches(capture, texts.reading, Budget(1), masked=False)
         with Workers(capture.model, len(self.chosen)) as workers:
             tasks = [workers.submit(alone, [wanted[i]]) for i in self.chosen]
             self.states = torch.cat([task.result().result() for task in tasks], dim=1).float()
 
-    def difference(self, plan: Plan) -> float:
-        """How far the texts' states, run in the way of a plan, are from those."""
+    def difference(self, plan: ExtractionPlan) -> float:
+        """Return how far the sample's states by a plan are from those of its texts alone."""
         rows = [plan.row_of[i] for i in self.chosen]
         longest = max(len(plan.texts[row].tokens) for row in rows)
+        end = plan.row_of[self.longest]
         # Of padded batches, the shortest text beside the longest.
-        extremes = [min(rows, key=lambda row: len(plan.texts[row].tokens)),
-                    plan.row_of[self.longest]]  # fmt: skip
-        trials = {Budget(longest * 2): extremes}
+        trials = {Budget(longest * 2): [min(rows, key=lambda r: len(plan.texts[r].tokens)), end]}
         if plan.way == PREFIX_TREE:
             # Small slices, so that paths go from one to the next; and a whole one, since what is
             # wrong may be so in a large one only. The longest text stands at its end.
-            end = plan.row_of[self.longest]
             whole = list(range(_slice_start(plan, end), end + 1))
             trials = {Budget(max(longest // 2, 1)): rows, Budget(plan.budget): whole}
-        ways = {make_way(plan, self.capture, self.reading, b): r for b, r in trials.items()}
+        runners = {make_runner(plan, self.capture, b): rows for b, rows in trials.items()}
         try:
-            with Workers(self.capture.model, len(ways)) as workers, next(iter(ways)).running():
-                tasks = [workers.submit(self._difference, plan, *trial) for trial in ways.items()]
+            with (
+                Workers(self.capture.model, len(runners)) as workers,
+                next(iter(runners)).running(),
+            ):
+                tasks = [workers.submit(self._difference, plan, *t) for t in runners.items()]
                 return max(task.result() for task in tasks)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
             log.info("%s does not run in a %s: %s", self.capture.model.name, plan.way, error)
             return math.inf
 
-    def _difference(self, plan: Plan, way: Way, rows: Sequence[int]) -> float:
-        """That of those of some rows that are in the sample."""
+    def _difference(self, plan: ExtractionPlan, runner: Runner, rows: Sequence[int]) -> float:
+        """Return the difference of those of some rows that are in the sample."""
         ordered = sorted(set(rows))
         texts = [plan.texts[row] for row in ordered]
         # Texts of one length, which in a sample are few: each beside itself.
         batches = [[text, text] for text in texts] if plan.way == ONE_LENGTH else [texts]
-        way.prepare()
-        parts = [way(batch).result() for batch in batches]
+        runner.prepare()
+        parts = [runner(batch).result() for batch in batches]
         states = torch.cat([part[:, : len(texts) // len(batches)] for part in parts], dim=1)
         ours = [k for k, i in enumerate(self.chosen) if plan.row_of[i] in ordered]
         theirs = [ordered.index(plan.row_of[self.chosen[k]]) for k in ours]
         return relative_difference(states[:, theirs].float(), self.states[:, ours])
 
 
-def _chosen(wanted: list[Text]) -> list[int]:
-    """The shortest, the middle and the longest text, and the one that shares most with that."""
+def _choose(wanted: list[Text]) -> list[int]:
+    """Return the shortest, middle and longest text, and the one that shares most with that."""
     by_length = sorted(range(len(wanted)), key=lambda i: (len(wanted[i].tokens), wanted[i]))
     longest = wanted[by_length[-1]]
     ordered = sorted(set(wanted))
@@ -165,8 +169,8 @@ def _chosen(wanted: list[Text]) -> list[int]:
     return sorted(chosen)
 
 
-def _slice_start(plan: Plan, end: int) -> int:
-    """The first of the rows before ``end`` that fit into one slice with it."""
+def _slice_start(plan: ExtractionPlan, end: int) -> int:
+    """Return the first of the rows before ``end`` that fit into one slice with it."""
     start, new = end, len(plan.texts[end].tokens) - plan.prefix
     while start > 0:
         a, b = plan.texts[start - 1].tokens, plan.texts[start].tokens
@@ -178,7 +182,7 @@ def _slice_start(plan: Plan, end: int) -> int:
 
 
 def relative_difference(states: Tensor, expected: Tensor) -> float:
-    """|states - expected| / |expected|: the upper quartile over layers, of the worst text.
+    """Return |states - expected| / |expected|: the upper quartile over layers, of the worst text.
 
     A few layers can round badly; a wrong state is wrong from some layer on.
     """

@@ -42,44 +42,45 @@ class Store:
     def write_shard(self, index: int, layout: str, states: Tensor, layers: Sequence[int]) -> Path:
         """Write the states ``[layers, rows, d]`` of one shard, whole or not at all."""
         tensors = {str(layer): states[i] for i, layer in enumerate(layers)}
-        content = save(tensors, _stamp(index, layout))
+        content = save(tensors, _make_stamp(index, layout))
         path = self.folder / f"shard-{index:05d}-{sha256(content).hexdigest()}.safetensors"
         with whole_file(path) as partial:
             partial.write_bytes(content)
         return path
 
     def shards(self, layout: str) -> dict[int, Path]:
-        """The whole shards of a layout that are there, by their index.
+        """Return the whole shards of a layout that are on disk, by their index.
 
         One whose bytes are not those that were written, or that is of another extraction, is named
-        in a warning and removed, as is what a killed process left. For who has the folder's lock.
+        in a warning and removed, as is what a killed process left. The caller has the folder's
+        lock.
         """
         for litter in self.folder.glob(".*.partial"):
             litter.unlink()
         paths = sorted(self.folder.glob("shard-*.safetensors"))
-        whole, found = set(_whole(paths)), dict[int, Path]()
+        whole, shards = set(_whole(paths)), dict[int, Path]()
         for path in paths:
             index = int(path.name.split("-")[1])
             if path not in whole:
                 why = "damaged"
-            elif _stamp_of(path) != _stamp(index, layout):
+            elif _read_stamp(path) != _make_stamp(index, layout):
                 why = "of another extraction or layout"
-            elif index in found:
+            elif index in shards:
                 why = "there twice"
             else:
-                found[index] = path
+                shards[index] = path
                 continue
             log.warning("%s is %s; it is removed, and made again if needed", path, why)
             path.unlink(missing_ok=True)
-        return found
+        return shards
 
     def finish(self, layout: str, n_shards: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the manifest: the extraction is complete.
+        """Write the manifest of a complete extraction and return it.
 
         Raises
         ------
         OSError
-            It is not: not every shard is there, or one is there twice.
+            A shard is missing, or is there twice.
         """
         paths = sorted(self.folder.glob("shard-*.safetensors"))
         if [int(path.name.split("-")[1]) for path in paths] != list(range(n_shards)):
@@ -90,7 +91,7 @@ class Store:
         manifest = {
             "layout": layout,
             "shards": [
-                {"file": path.name, "bytes": path.stat().st_size, "sha256": _digest_of(path)}
+                {"file": path.name, "bytes": path.stat().st_size, "sha256": _claimed_digest(path)}
                 for path in paths
             ],
             **facts,
@@ -99,24 +100,24 @@ class Store:
         return manifest
 
     def manifest(self) -> dict[str, Any] | None:
-        """The manifest of a complete and undamaged extraction, else None.
+        """Return the manifest of a complete and undamaged extraction, else None.
 
         A shard that is missing or damaged is named in a warning.
         """
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
             paths = [self.folder / shard["file"] for shard in manifest["shards"]]
-            stamps = [_stamp(i, manifest["layout"]) for i in range(len(paths))]
+            stamps = [_make_stamp(i, manifest["layout"]) for i in range(len(paths))]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        there = {path: _stamp_of(path) for path in _whole(paths)}
-        wrong = [p for p, stamp in zip(paths, stamps, strict=True) if there.get(p) != stamp]
-        for path in wrong:
+        on_disk = {path: _read_stamp(path) for path in _whole(paths)}
+        damaged = [p for p, stamp in zip(paths, stamps, strict=True) if on_disk.get(p) != stamp]
+        for path in damaged:
             log.warning("%s is missing or damaged; the extraction is not complete", path)
-        return None if wrong else dict(manifest)
+        return None if damaged else dict(manifest)
 
     def layer(self, index: int, manifest: Mapping[str, Any]) -> np.ndarray:
-        """States of one layer in the dataset's order. -> [n, d] float32"""
+        """Return the states of one layer in the dataset's order. -> [n, d] float32"""
         parts = []
         for shard in manifest["shards"]:
             with safe_open(self.folder / shard["file"], framework="pt") as opened:
@@ -125,12 +126,12 @@ class Store:
         return states
 
 
-def _stamp(index: int, layout: str) -> dict[str, str]:
-    """What a shard says of itself; one entry, since the order of several differs between runs."""
+def _make_stamp(index: int, layout: str) -> dict[str, str]:
+    """Return a shard's header; one entry, since the order of several differs between runs."""
     return {"shard": f"{index} of {layout}"}
 
 
-def _stamp_of(path: Path) -> dict[str, str] | None:
+def _read_stamp(path: Path) -> dict[str, str] | None:
     try:
         with safe_open(path, framework="pt") as shard:
             stamp: dict[str, str] | None = shard.metadata()
@@ -139,21 +140,20 @@ def _stamp_of(path: Path) -> dict[str, str] | None:
         return None
 
 
-def _digest_of(path: Path) -> str:
-    """The digest that a shard's name claims."""
+def _claimed_digest(path: Path) -> str:
+    """Return the digest that a shard's name claims, ``""`` without one."""
     match = _SHARD.fullmatch(path.name)
     return match[2] if match else ""
 
 
 def _whole(paths: Sequence[Path]) -> list[Path]:
-    """Those of some shards that are there with the bytes that were written."""
+    """Return those of some shards that are on disk with the bytes that were written."""
+
+    def is_whole(path: Path) -> bool:
+        try:
+            return file_sha256(path) == _claimed_digest(path)
+        except OSError:
+            return False
+
     with ThreadPoolExecutor() as pool:
-        right = list(pool.map(_is_whole, paths))
-    return [path for path, is_right in zip(paths, right, strict=True) if is_right]
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        return file_sha256(path) == _digest_of(path)
-    except OSError:
-        return False
+        return [path for path, whole in zip(paths, pool.map(is_whole, paths), strict=True) if whole]

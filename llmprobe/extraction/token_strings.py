@@ -9,8 +9,8 @@ _HALF = "\ufffd"
 """What decoding gives for bytes that are no whole character."""
 
 
-def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
-    """The text that each token adds to those before it; together they are the whole text. [n]
+def token_strings(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
+    """Return the text that each token adds to those before it; joined, the whole text. [n]
 
     Where a character takes several tokens, the last one has it and the others have ``�``.
     Special tokens are written out.
@@ -24,14 +24,14 @@ def pieces(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
 
     # A token alone may lose the space before it, so each is decoded together with the one before,
     # which must not be a part of a character.
-    found: list[str] = []
+    strings: list[str] = []
     before = whole = 0
     for stop in range(1, len(tokens) + 1):
         known, text = decoded(before, whole), decoded(before, stop)
         if text.endswith(_HALF) and stop < len(tokens):
-            found.append(_HALF)
+            strings.append(_HALF)
             continue
         # What earlier tokens began and this one does not complete has been said.
-        found.append(text[len(known) :].lstrip(_HALF) or text[len(known) :])
+        strings.append(text[len(known) :].lstrip(_HALF) or text[len(known) :])
         before, whole = whole, stop
-    return found
+    return strings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from llmprobe.extraction.tree import shared_with_previous
 from llmprobe.ground.errors import UserError
-from llmprobe.models.loading import text_config
+from llmprobe.models.loading import LoadedModel, text_config
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +22,24 @@ _PLACEHOLDER = "THE TEXT OF THE USER"
 
 
 class Text(NamedTuple):
-    """What is run for one or more examples."""
+    """The tokens that are run for one or more examples."""
 
     tokens: tuple[int, ...]
     read: int
-    """Index of the token whose state is read; for a mean, that of the last token."""
+    """Index of the token whose hidden state is read; for a mean, that of the last token."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a hidden state is read of a text: that of one token, or the mean over tokens."""
+
+    mean: bool
+    special: frozenset[int]
+    """Token ids that stand for no text, which a mean leaves out."""
+
+    def counted(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return 1 for each token that a mean is over, else 0. -> [tokens] float32"""
+        return (~np.isin(tokens, list(self.special))).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -37,20 +50,27 @@ class TokenisedTexts:
     special: frozenset[int]
     """Ids that stand for no text (BOS, EOS, separators); a mean leaves them out."""
     read: list[int]
-    """For each text, the index of the token whose state is read; for a mean, of its last one."""
+    """For each text, the index of the token whose hidden state is read; for a mean, of its last."""
+    mean: bool = False
+    """Whether the mean over the tokens of each text is read, and not the state of one."""
+
+    @property
+    def reading(self) -> Reading:
+        """How a hidden state is read of each text."""
+        return Reading(self.mean, self.special)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all texts."""
+        """Number of tokens of all texts together."""
         return sum(map(len, self.ids))
 
     @cached_property
     def n_unique_tokens(self) -> int:
-        """Distinct prefixes of all texts: the nodes of their prefix tree."""
+        """Number of distinct prefixes of all texts: the nodes of their prefix tree."""
         return self.n_tokens - int(shared_with_previous(sorted(self.ids)).sum())
 
     def texts(self, cut: bool) -> list[Text]:
-        """What to run for each text; ``cut``: up to the token that is read, and nothing after it.
+        """Return what to run for each text; ``cut``: nothing after the token that is read.
 
         A causal state depends on nothing to its right.
         """
@@ -58,18 +78,6 @@ class TokenisedTexts:
             Text(tuple(tokens[: read + 1] if cut else tokens), read)
             for tokens, read in zip(self.ids, self.read, strict=True)
         ]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What is read of a text: the state of one token, or the mean over those that count."""
-
-    mean: bool
-    special: frozenset[int]
-
-    def counted(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Which tokens a mean is over: 1 or 0 for each, float32."""
-        return (~np.isin(tokens, list(self.special))).astype(np.float32)
 
 
 def tokenise(
@@ -123,29 +131,35 @@ def tokenise(
         if not tokens:
             raise UserError(f"{where}: example {row} gives no tokens: {texts[row]!r}")
         doubled = bos is not None and tokens[:2] == [bos, bos]
-        at = 0 if position == "first" else len(tokens) - 1 - doubled
+        index = 0 if position == "first" else len(tokens) - 1 - doubled
         if span_ends is not None:
             shift = _shift(texts[row], rendered[row], begins)
             offsets = encoded["offset_mapping"][row]
-            found = None if shift is None else _token_at(offsets, span_ends[row] + shift)
-            if found is None:
+            end = None if shift is None else _token_at(offsets, span_ends[row] + shift)
+            if end is None:
                 raise UserError(
                     f"{where}: example {row}: no token stands for the end of {position!r} in "
                     f"{rendered[row]!r:.200}"
                 )
-            at = found - doubled
+            index = end - doubled
         ids.append(tokens[1:] if doubled else tokens)
-        read.append(at)
+        read.append(index)
     # An unknown word is text, unless its token has another meaning too.
     names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
     meanings = {getattr(tokenizer, name, None) for name in names}
     special = frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - meanings)
-    tokenised = TokenisedTexts(ids, special, read)
-    return _fitted(tokenised, window, position, too_long, where)
+    tokenised = TokenisedTexts(ids, special, read, position == "mean")
+    return _fit_window(tokenised, window, position, too_long, where)
 
 
 def as_chats(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Each text as a user's turn in the tokenizer's chat template, up to the answer."""
+    """Return each text as a user's turn in the tokenizer's chat template, up to the answer.
+
+    Raises
+    ------
+    UserError
+        The tokenizer has no chat template.
+    """
     if not tokenizer.chat_template:
         raise UserError("extract.chat_template: this model's tokenizer has no chat template")
     return [
@@ -157,34 +171,38 @@ def as_chats(tokenizer: Any, texts: Sequence[str]) -> list[str]:
 
 
 def _shift(text: str, rendered: str, begins: int) -> int | None:
-    """How far a text has moved in a chat that has it at ``begins``, perhaps stripped."""
+    """Return how far a text has moved in a chat that has it at ``begins``, perhaps stripped.
+
+    None when the text is not there.
+    """
     spaces = len(text) - len(text.lstrip())
     shift = begins if rendered.startswith(text, begins) else begins - spaces
-    there = begins >= 0 and rendered.startswith(text.strip(), shift + spaces)
-    return shift if there else None
+    is_there = begins >= 0 and rendered.startswith(text.strip(), shift + spaces)
+    return shift if is_there else None
 
 
 def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int | None:
-    """The last token that stands for a character."""
-    found = [i for i, (start, stop) in enumerate(offsets) if start <= character < stop]
-    return found[-1] if found else None
+    """Return the index of the last token that stands for a character, None without one."""
+    tokens = [i for i, (start, stop) in enumerate(offsets) if start <= character < stop]
+    return tokens[-1] if tokens else None
 
 
-def _fitted(
+def _fit_window(
     texts: TokenisedTexts, window: int | None, position: str, too_long: str, where: str
 ) -> TokenisedTexts:
+    """Return texts of which none is longer than the window; see ``tokenise``."""
     ids = texts.ids
     long = [] if window is None else [row for row, t in enumerate(ids) if len(t) > window]
     if window is None or not long:
         return texts
     longest = max(len(ids[row]) for row in long)
-    said = (
+    problem = (
         f"{where}: {len(long)} of {len(ids)} texts are longer than the model's window of {window} "
         f"tokens (example {long[0]} has {len(ids[long[0]])}; the longest {longest})"
     )
     if too_long == "error":
-        raise UserError(f"{said}; shorten them, or set extract.too_long: cut_left")
-    log.warning("%s; their first tokens are left out", said)
+        raise UserError(f"{problem}; shorten them, or set extract.too_long: cut_left")
+    log.warning("%s; their first tokens are left out", problem)
     cut, read = list(ids), list(texts.read)
     for row in long:
         tokens = ids[row]
@@ -198,11 +216,25 @@ def _fitted(
                 f"{where}: example {row}: cutting its {len(tokens)} tokens to the last {window} "
                 "would drop the token that is probed"
             )
-    return TokenisedTexts(cut, texts.special, read)
+    return replace(texts, ids=cut, read=read)
+
+
+def require_usable_tokens(texts: TokenisedTexts, where: str, model: LoadedModel) -> None:
+    """Raise ``UserError`` for a mean over no tokens, and for tokens that the model lacks."""
+    module: Any = model.module
+    known = module.get_input_embeddings().num_embeddings
+    for row, tokens in enumerate(texts.ids):
+        if texts.mean and texts.special.issuperset(tokens):
+            raise UserError(f"{where}: example {row} has only special tokens, so no mean")
+        if max(tokens) >= known:
+            raise UserError(
+                f"{where}: example {row} has token {max(tokens)}, beyond the "
+                f"{known} of {model.name}: its tokenizer is not its own"
+            )
 
 
 def model_window(module: Any) -> int | None:
-    """The longest input of a model in tokens, by its shape; None for no limit."""
+    """Return the longest input of a model in tokens, by its shape; None for no limit."""
     config = text_config(module.config)
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     lengths = (getattr(config, name, None) for name in names)

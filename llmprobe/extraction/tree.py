@@ -17,32 +17,33 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TokenTree:
-    """The distinct prefixes of a sorted list of texts. Arrays have a value for each node."""
+    """The distinct prefixes of a sorted list of texts, one a node, in depth-first order."""
 
     token: np.ndarray
+    """Token id of each node. [nodes]"""
     depth: np.ndarray
-    """The position in the text; 0 is its first token."""
+    """Position of each node in its texts; 0 is their first token. [nodes]"""
     parent: np.ndarray
-    """-1 for nodes whose parent is not in the tree."""
+    """The node above each node, -1 where that is not in the tree. [nodes]"""
     end: np.ndarray
-    """The node after the last one of its subtree: node ``j`` is below ``i`` (or is it) when
-    ``i <= j < end[i]``."""
+    """The node after each node's subtree: node ``j`` is below ``i`` (or is it) when
+    ``i <= j < end[i]``. [nodes]"""
     last_child: np.ndarray
-    """-1 for nodes without children."""
+    """The last of the nodes right below each node, -1 without any. [nodes]"""
     leaf: np.ndarray
-    """For each text, the node at which it ends. [texts]"""
+    """The node at which each text ends. [texts]"""
 
     def __len__(self) -> int:
         return len(self.token)
 
     def slices(self, size: int) -> Iterator[range]:
-        """The nodes in turn, at most ``size`` at a time, in slices of nearly equal size."""
+        """Yield the nodes in slices of nearly equal size, at most ``size`` each."""
         n_slices = -(-len(self) // size)
         edges = [len(self) * i // n_slices for i in range(n_slices + 1)]
         return (range(a, b) for a, b in pairwise(edges))
 
     def path_after(self, nodes: range) -> list[int]:
-        """Of a slice, the nodes that the next one stands below, from the top down.
+        """Return the nodes of a slice that the next slice stands below, from the top down.
 
         After the last slice: those on the path to the last node.
         """
@@ -54,7 +55,7 @@ class TokenTree:
         return path[::-1]
 
     def tops(self, nodes: range) -> np.ndarray:
-        """For each node of a slice, the depth at which its path enters the slice. [nodes]"""
+        """Return the depth at which the path of each node of a slice enters it. [nodes]"""
         tops = self.depth[nodes.start : nodes.stop].copy()
         for i, parent in enumerate(self.parent[nodes.start : nodes.stop] - nodes.start):
             if parent >= 0:
@@ -63,7 +64,7 @@ class TokenTree:
 
 
 def build_tree(ordered: Sequence[Sequence[int]], skip: int = 0) -> TokenTree:
-    """The tree of texts that are sorted, below their first ``skip`` tokens, which all share.
+    """Build the tree of sorted texts, below their first ``skip`` tokens, which all share.
 
     A text may be the beginning of another, or equal to it. Each is longer than ``skip``.
     """
@@ -97,7 +98,7 @@ def build_tree(ordered: Sequence[Sequence[int]], skip: int = 0) -> TokenTree:
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two texts share from the first one on."""
+    """Return how many tokens two texts share from the first one on."""
     shortest = min(len(a), len(b))
     if a[:shortest] == b[:shortest]:
         return shortest
@@ -113,5 +114,5 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def shared_with_previous(ordered: Sequence[Sequence[int]]) -> np.ndarray:
-    """For each of some sorted texts, the tokens it shares with the one before it. [texts]"""
+    """Return the number of tokens that each of some sorted texts shares with the one before it."""
     return np.array([0, *(common(a, b) for a, b in pairwise(ordered))][: len(ordered)])

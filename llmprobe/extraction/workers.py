@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Workers:
-    """For as long as the ``with`` block lasts, threads for ``tasks`` that are alike.
+    """Threads for ``tasks`` that are alike, for as long as the ``with`` block lasts.
 
     On a CPU as many as there are cores, each with the cores that are left to it; on other devices,
     and for a model that only one thread may run, a single one with all of them. When the block is
@@ -41,7 +41,7 @@ class Workers:
         return self
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Begin ``call`` as soon as a thread is free."""
+        """Begin ``call`` as soon as a thread is free, and return its future."""
         return self._pool.submit(call, *args, **kwargs)
 
     def __exit__(

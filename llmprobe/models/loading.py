@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmprobe.config.schema import ModelConfig
+from llmprobe.config.sites import SITES
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import require_space, size
 from llmprobe.models.devices import resolve_device, resolve_dtype
@@ -51,6 +52,11 @@ class LoadedModel:
     """
 
     @property
+    def n_blocks(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.blocks)
+
+    @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
         return int(text_config(self.module.config).hidden_size)
@@ -69,19 +75,36 @@ class LoadedModel:
         """Room for states, [layers, rows, d], where the model takes its input."""
         return torch.empty(layers, rows, self.hidden_size, dtype=self.dtype, device=self.device)
 
-    def site(self, site: str) -> list[nn.Module]:
-        """For each block, the module whose output is its state at a site.
+    def site(self, name: str) -> list[nn.Module]:
+        """Return the module of each block at which a site is read.
 
         Raises
         ------
         UserError
-            The blocks of this model have no such site.
+            There is no such site, or this model has none.
         """
-        if site == "residual":
-            return self.blocks
-        modules: list[nn.Module] | None = getattr(self.sublayers, site)
+        where = f"model {self.name!r}: {name}"
+        try:
+            modules = list(SITES[name].modules(self))
+        except AttributeError as error:
+            raise UserError(f"{where}: {error}") from error
+        if len(modules) != len(self.blocks) or not all(isinstance(m, nn.Module) for m in modules):
+            raise UserError(
+                f"{where}: expected a torch module for each of {len(self.blocks)} blocks"
+            )
+        return modules
+
+    def sublayer(self, name: str) -> list[nn.Module]:
+        """Return the modules of each block that return what a sub-layer adds, or the norm between.
+
+        Raises
+        ------
+        UserError
+            They were not found in this model; it says why.
+        """
+        modules: list[nn.Module] | None = getattr(self.sublayers, name)
         if modules is None:
-            raise UserError(f"model {self.name!r}: {site}: {self.sublayers.missing[site]}")
+            raise UserError(f"model {self.name!r}: {name}: {self.sublayers.missing[name]}")
         return modules
 
     @cached_property
@@ -186,28 +209,30 @@ def active_weights(module: Any) -> int:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model's shape, from its configuration alone."""
+    """A model's shape, from its configuration alone, and where it would run."""
 
     module: Any
     """The base model without the memory of its weights (on the meta device)."""
-    layers: int
-    hidden_size: int
+    n_blocks: int
+    device: torch.device
+    dtype: torch.dtype
     causal: bool
-    """By what kind of language model it is; a loaded model is asked itself."""
+    """Whether it looks to the left only, by its kind; a loaded model is asked itself."""
 
 
 def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
-    """The shape of a model, without its weights."""
-    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+    """Return the shape of a model, without its weights."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel
 
     trust = {"trust_remote_code": config.trust_remote_code}
     with reading(f"model {config.id!r} cannot be loaded"), torch.device("meta"):
         described = AutoConfig.from_pretrained(source.folder, **trust)
         module = AutoModel.from_config(described, **trust)
     text = text_config(described)
-    masked = type(text) in AutoModelForMaskedLM._model_mapping
-    causal = getattr(text, "is_decoder", False) or not masked
-    return Architecture(module, int(text.num_hidden_layers), int(text.hidden_size), causal)
+    causal = getattr(text, "is_decoder", False) or type(text) not in MODEL_FOR_MASKED_LM_MAPPING
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    return Architecture(module, int(text.num_hidden_layers), device, dtype, causal)
 
 
 def _load_module(

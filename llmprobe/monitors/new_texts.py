@@ -13,8 +13,13 @@ from llmprobe.config.load import validated
 from llmprobe.config.schema import ExtractConfig, ModelConfig, check_template, template_fields
 from llmprobe.datasets.spans import Spans, span_ends
 from llmprobe.datasets.templates import fill
-from llmprobe.extraction.extract import Extractor, require_usable_tokens
-from llmprobe.extraction.tokens import TokenisedTexts, model_window, tokenise
+from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.tokens import (
+    TokenisedTexts,
+    model_window,
+    require_usable_tokens,
+    tokenise,
+)
 from llmprobe.ground.errors import UserError
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
 
@@ -215,5 +220,5 @@ def tokenise_new(
                 f"{window:,} at most; shorten the text, or say --too-long cut_left to leave out "
                 "its beginning"
             )
-    require_usable_tokens(tokenised, where, model, position)
+    require_usable_tokens(tokenised, where, model)
     return tokenised

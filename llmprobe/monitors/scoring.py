@@ -15,7 +15,7 @@ from llmprobe.config.load import validated
 from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
 from llmprobe.datasets.from_table import unlabelled
 from llmprobe.datasets.tables import read_table
-from llmprobe.extraction.stream import passing_states
+from llmprobe.extraction.stream import stream_states
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import whole_file
 from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
@@ -66,7 +66,7 @@ def score_texts(
         place=lambda row: f"{where}: row {row + 1}",
     )  # fmt: skip
     outputs = np.empty((len(texts), max(len(probe.classes), 1)))
-    for rows, states in passing_states(reader.extractor, tokens, name):
+    for rows, states in stream_states(reader.extractor, tokens, name):
         outputs[rows] = probe.outputs(states[probe.layers.index(layer)].float().numpy(), layer)
     return outputs
 

@@ -11,7 +11,7 @@ import pandas as pd
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.every_token import read_every_token
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.token_strings import pieces
+from llmprobe.extraction.token_strings import token_strings
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
 from llmprobe.results.saved_probe import SavedProbe, load_probe
@@ -51,7 +51,7 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
             traces.append(
                 Trace(
                     text=text,
-                    tokens=pieces(extractor.model.tokenizer, tokens),
+                    tokens=token_strings(extractor.model.tokenizer, tokens),
                     layers=layers,
                     scores=outputs[:, :, column],
                     model=str(probe.facts["model"]),

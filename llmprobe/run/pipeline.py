@@ -14,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ModelConfig, RunConfig, file_name
+from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_config import dataset_from_config
@@ -86,6 +88,8 @@ class Run:
             resolve_device(config.probe.device, "probe.device")
         for path in config.include:
             include(path)
+        # What was included may have registered them, so unknown names are refused here.
+        _ = SITES[config.extract.site], PROBE_KINDS[config.probe.kind]
         self.datasets: list[ConceptDataset] = []
         self.missing: list[str] = []
         with nullcontext() if download else without_downloads():

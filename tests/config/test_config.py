@@ -260,7 +260,8 @@ def test_an_unknown_key_suggests_the_nearest(write, text: str, key: str, suggest
         ("probe: {controls: majority}", "probe.controls: 'majority' is not allowed: should be a "
                                         "list"),
         ("probe: 5", "probe: 5 is not allowed: should be a mapping"),
-        ("extract: {site: resid}", "extract.site: 'resid' is not allowed: should be 'residual'"),
+        ("extract: {site: resid}", "extract.site: 'resid' is not allowed: no site; did you mean "
+                                   "'residual'?"),
         ("models: []", "models: should have at least 1 item"),
         ("models: [3]", "models.0: 3 is not allowed: should be a mapping"),
         ("models: [{dtype: auto}]", "models.0.id: missing"),

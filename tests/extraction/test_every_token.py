@@ -16,7 +16,7 @@ from llmprobe.extraction import every_token
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.every_token import read_every_token
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.stream import passing_states
+from llmprobe.extraction.stream import stream_states
 from llmprobe.ground.errors import UserError
 
 WORDS = "the capital city of Peru is Lima and not Paris or Bern".split()
@@ -124,7 +124,7 @@ def test_passing_states_are_those_that_would_be_kept(
     activations = extractor.extract(dataset, cache=False, progress=False)
     extracted = np.stack([activations.layer(layer) for layer in activations.layers])
     passed = np.full_like(extracted, np.nan)
-    for rows, states in passing_states(extractor, texts, "texts"):
+    for rows, states in stream_states(extractor, texts, "texts"):
         assert np.isnan(passed[:, rows]).all()
         passed[:, rows] = states.float().numpy()
     np.testing.assert_array_equal(passed, extracted)

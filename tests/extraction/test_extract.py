@@ -101,7 +101,7 @@ def test_a_way_that_disagrees_with_a_text_alone_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ways = (PREFIX_TREE, PADDED, MASKED, ONE_LENGTH)
-    plain = running.make_way
+    plain = running.make_runner
 
     def spoilt(plan, *args):
         way = plain(plan, *args)
@@ -118,7 +118,7 @@ def test_a_way_that_disagrees_with_a_text_alone_is_not_used(
     folder = tiny_model("llama", bos=True)
     right = extractor(folder).extract(dataset(), cache=False)
     assert right.facts["way"] == PREFIX_TREE
-    monkeypatch.setattr(running, "make_way", spoilt)
+    monkeypatch.setattr(running, "make_runner", spoilt)
     with caplog.at_level(logging.WARNING):
         checked = extractor(folder).extract(dataset(), cache=False)
     assert checked.facts["way"] == ways[wrong]

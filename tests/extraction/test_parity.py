@@ -24,8 +24,7 @@ from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
-from llmprobe.extraction.runner import make_way
-from llmprobe.extraction.tokens import Reading
+from llmprobe.extraction.runner import make_runner
 from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import LoadedModel, load_model
 
@@ -137,11 +136,9 @@ def states_in_way(
         ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget or 10**6, **options)
     )
     texts = one.tokens(data, model.tokenizer, model.module)
-    planner = one.planner(texts, model.module, len(model.blocks), True, model.device, model.dtype)
-    plan = planner.plan(way)
-    reading = Reading(one.config.position == "mean", texts.special)
+    plan = one.planner(texts, model).plan(way)
     with Capture(model, one.config.site) as capture:
-        run = make_way(plan, capture, reading, Budget(plan.budget))
+        run = make_runner(plan, capture, Budget(plan.budget))
         with run.running():
             run.prepare()
             parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]

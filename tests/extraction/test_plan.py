@@ -15,8 +15,8 @@ from llmprobe.extraction.plan import (
     ONE_LENGTH,
     PADDED,
     PREFIX_TREE,
+    ExtractionPlan,
     ModelShape,
-    Plan,
     plan_padded,
     plan_tree,
 )
@@ -39,7 +39,7 @@ def planner(texts: TokenisedTexts, budget: int | None = None, **options: bool) -
     return Planner(texts, SHAPE, CPU, budget, **({"causal": True, "tree": True} | options))
 
 
-def tokens_of_strand(plan: Plan, strand: range) -> list[int]:
+def tokens_of_strand(plan: ExtractionPlan, strand: range) -> list[int]:
     return [len(plan.texts[row].tokens) for row in strand]
 
 

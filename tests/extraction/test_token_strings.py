@@ -1,4 +1,4 @@
-"""The pieces of a text are what its tokens stand for, and together the whole text."""
+"""The strings of tokens are what its tokens stand for, and together the whole text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llmprobe.extraction.token_strings import pieces
+from llmprobe.extraction.token_strings import token_strings
 
 TEXTS = ["The capital of Peru is Lima.", "naïve 🦙 日本\n\tok", "  two spaces, $x$ <b>"]
 
@@ -44,7 +44,7 @@ def byte_fallback() -> PreTrainedTokenizerFast:
 def test_pieces_together_are_the_text(make, text: str) -> None:
     tokenizer = make()
     tokens = tokenizer(text)["input_ids"]
-    found = pieces(tokenizer, tokens)
+    found = token_strings(tokenizer, tokens)
     assert len(found) == len(tokens)
     whole = tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
     assert "".join(piece for piece in found if piece != "\ufffd") == whole
@@ -53,7 +53,7 @@ def test_pieces_together_are_the_text(make, text: str) -> None:
 
 def test_a_word_keeps_the_space_before_it() -> None:
     tokenizer = byte_level()
-    found = pieces(tokenizer, tokenizer("The capital of Peru")["input_ids"])
+    found = token_strings(tokenizer, tokenizer("The capital of Peru")["input_ids"])
     assert found == ["The", " capital", " of", " Peru"]
 
 
@@ -61,15 +61,15 @@ def test_a_character_of_several_tokens_stands_at_the_last_of_them() -> None:
     tokenizer = byte_level()
     tokens = tokenizer("a🦙b")["input_ids"]
     half = "\ufffd"
-    assert pieces(tokenizer, tokens) == ["a", half, half, half, "🦙", "b"]
+    assert token_strings(tokenizer, tokens) == ["a", half, half, half, "🦙", "b"]
     # A text may end, or a cut one begin, amid a character.
-    assert pieces(tokenizer, tokens[:3]) == ["a", half, half]
-    assert pieces(tokenizer, tokens[3:])[-1] == "b"
+    assert token_strings(tokenizer, tokens[:3]) == ["a", half, half]
+    assert token_strings(tokenizer, tokens[3:])[-1] == "b"
 
 
 def test_special_tokens_are_written_out() -> None:
     tokenizer = byte_level()
     tokenizer.add_special_tokens({"bos_token": "<s>"})
     tokens = [tokenizer.bos_token_id, *tokenizer("of Peru")["input_ids"]]
-    assert pieces(tokenizer, tokens)[0] == "<s>"
-    assert "".join(pieces(tokenizer, tokens)) == "<s>of Peru"
+    assert token_strings(tokenizer, tokens)[0] == "<s>"
+    assert "".join(token_strings(tokenizer, tokens)) == "<s>of Peru"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import save_tokenizer
 
-from llmprobe.extraction.tokens import TokenisedTexts, _fitted, tokenise
+from llmprobe.extraction.tokens import TokenisedTexts, _fit_window, tokenise
 from llmprobe.ground.errors import UserError
 
 CHAT = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}</s>"
@@ -130,10 +130,10 @@ def test_a_span_in_a_chat_is_the_users_not_the_templates(tokenizer: Any, text: s
 def test_cutting_away_a_span_at_the_very_beginning_is_refused() -> None:
     texts = TokenisedTexts([[5, 6, 7, 8, 9]], frozenset(), [0])
     with pytest.raises(UserError, match="would drop the token that is probed"):
-        _fitted(texts, 4, "span:x", "cut_left", "x")
-    assert _fitted(texts, 4, "first", "cut_left", "x").texts(cut=True)[0].tokens == (6,)
+        _fit_window(texts, 4, "span:x", "cut_left", "x")
+    assert _fit_window(texts, 4, "first", "cut_left", "x").texts(cut=True)[0].tokens == (6,)
     with_bos = TokenisedTexts([[1, 6, 7, 8, 9]], frozenset({1}), [0])
-    assert _fitted(with_bos, 4, "span:x", "cut_left", "x").texts(cut=True)[0].tokens == (1,)
+    assert _fit_window(with_bos, 4, "span:x", "cut_left", "x").texts(cut=True)[0].tokens == (1,)
 
 
 def test_a_token_that_is_bos_and_unknown_in_one_is_special(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_shape_of_a_model_is_known_without_its_weights(
     model = load_model(config)
     shape = load_architecture(config, locate(config))
     embeddings = model.module.get_input_embeddings().weight.numel()
-    assert (shape.layers, shape.hidden_size) == (3, 32)
+    assert (shape.n_blocks, shape.dtype) == (3, model.dtype)
     assert active_weights(shape.module) == model.parameters - embeddings
 
 

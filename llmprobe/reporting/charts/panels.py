@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from llmprobe.config.sites import axis_label
 from llmprobe.reporting.charts.style import label
 from llmprobe.results.curve import layer_names
 
@@ -117,12 +118,10 @@ def name_layers(
 
 
 def layer_label(rows: pd.DataFrame) -> str:
-    """What layers are of: only the residual stream has a layer 0."""
+    """Return what stands along the layers of a table: what they are of."""
     if layer_names(rows):
         return "probe point"
-    site = str(rows["site"].iloc[0])
-    inside = site.replace("_", "-")
-    return "layer (0: the embedding)" if site in ("residual", "") else f"layer ({inside})"
+    return axis_label(str(rows["site"].iloc[0]))
 
 
 def layer_ticks(first: int, last: int, most: int = 12) -> list[int]:
