@@ -19,7 +19,7 @@ from llmprobe.config.sites import SITES
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.capture import Capture
-from llmprobe.extraction.estimate import Estimate, describe, estimate_of
+from llmprobe.extraction.estimate import describe_cost
 from llmprobe.extraction.executor import ShardExecutor
 from llmprobe.extraction.plan import ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
@@ -173,12 +173,12 @@ class Extractor:
             where=f"{self.model_config.name} on {dataset.name}",
         )
 
-    def estimate(self, dataset: ConceptDataset) -> Estimate:
+    def estimate(self, dataset: ConceptDataset) -> str:
         """Return what extraction will cost, by the tokenizer and the model's configuration."""
         model = load_architecture(self.model_config, self.source)
         texts = self.tokens(dataset, load_tokenizer(self.source, self.model_config), model.module)
         planner = self.planner(texts, model)
-        return estimate_of(planner, next(planner.plans()), model.device, model.dtype)
+        return describe_cost(planner, next(planner.plans()), model)
 
     def planner(self, texts: TokenisedTexts, model: LoadedModel | Architecture) -> Planner:
         """Return what plans these texts, within the config's budget."""
@@ -221,8 +221,8 @@ class Extractor:
             if world.leader:
                 rows = sum(len(plan.rows(i)) for i in missing)
                 require_space(store.folder, rows * planner.shape.row_bytes + 2**20, label)
-                cost = estimate_of(planner, plan, model.device, model.dtype)
-                log.info("%s on %s: %s", model.name, dataset.name, describe(cost))
+                cost = describe_cost(planner, plan, model)
+                log.info("%s on %s: %s", model.name, dataset.name, cost)
             executor = ShardExecutor(plan, capture, dataset.name, world.size)
             shown, n_rows = progress and world.leader, sum(len(plan.rows(i)) for i in mine)
             with Progress(f"{label} with {model.name}", n_rows, shown=shown) as bar:

@@ -1,4 +1,4 @@
-"""Features of any torch network at its probe points, taken inside the forward pass.
+"""Features of any torch network at its probe points, read inside the forward pass.
 
 states = NetworkStates(network, images)  # [n, 1, 28, 28]
 states.names                             # ["input", "conv1", "relu1", "pool1", …]
@@ -20,20 +20,20 @@ from torch import Tensor, fx, nn
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.models.layers import hidden_state, hooked, same
 
-HELD = 2**30
+MOST_HELD = 2**30
 """Bytes of features that one pass through the network may fill, unless one point alone has more."""
 
 INPUT = "input"
 
 Tap = Callable[[str, Any], None]
-"""Told the name of each point and what the network has there, in forward order."""
+"""Takes the name of each point and the network's value there, in forward order."""
 
 
 class NetworkStates:
-    """What ``module`` computes from ``inputs`` [n, …], a row of features for each example.
+    """The features that a network computes from ``inputs`` [n, …], a row for each example.
 
-    A point is read when it is asked for, together with as many of the next ones as ``HELD`` has
-    room for: large feature maps are never all in memory, and few passes are needed. The network
+    A point is read when it is asked for, together with as many of the next ones as ``MOST_HELD``
+    has room for: large feature maps are never all in memory, and few passes are needed. The network
     is in evaluation mode meanwhile, without gradients.
 
     Parameters
@@ -45,19 +45,19 @@ class NetworkStates:
         first two. A point whose features equal those of the one before (dropout, flatten) is left
         out.
     batch_size
-        Examples in a pass.
+        Number of examples in a pass.
 
     Raises
     ------
     UserError
-        There is no such point, the network fails on the inputs, torch.fx cannot trace it, or a
-        feature is not finite.
+        There is no such point, the network fails on the inputs, torch.fx cannot trace the network,
+        or a feature is not finite.
     """
 
     names: list[str]
-    """Of the points."""
+    """Names of the points, in forward order."""
     sizes: list[int]
-    """Their numbers of features, d."""
+    """Numbers of features at the points, d."""
 
     def __init__(
         self,
@@ -93,25 +93,21 @@ class NetworkStates:
         return list(range(len(self.names)))
 
     def n_bytes(self, index: int) -> int:
-        """What ``layer`` takes in memory."""
+        """Return the bytes that the features of one point take in memory."""
         return 4 * len(self.inputs) * self.sizes[index]
 
     def layer(self, index: int) -> np.ndarray:
-        """Features at one point, once; another call reads them anew. -> [n, d] float32"""
+        """Return the features at one point, [n, d] float32; another call reads them anew."""
         with self._lock:
             if index not in self._held:
-                some = [index]
-                while some[-1] + 1 < len(self.names):
-                    some.append(some[-1] + 1)
-                    if sum(map(self.n_bytes, some)) > HELD:
-                        some.pop()
-                        break
+                sizes = np.cumsum([self.n_bytes(point) for point in self.layers[index:]])
+                count = max(1, int((sizes <= MOST_HELD).sum()))
                 self._held.clear()
-                self._held = self._read(some)
+                self._held = self._read(self.layers[index : index + count])
             return self._held.pop(index)
 
     def _read(self, points: Sequence[int]) -> dict[int, np.ndarray]:
-        """Features at some points, in passes that end at the last of them."""
+        """Return the features at some points, by passes that end at the last of them."""
         n = len(self.inputs)
         arrays = {self.names[i]: np.empty((n, self.sizes[i]), np.float32) for i in points}
         for first in range(0, n, self.batch_size):
@@ -141,8 +137,8 @@ class NetworkStates:
         return {i: arrays[self.names[i]] for i in points}
 
     def _points(self, layers: str | Sequence[str]) -> tuple[list[str], list[int]]:
-        """Names and numbers of features, from the first batch."""
-        found: dict[str, int] = {}
+        """Return names and numbers of features of the points, by running the first batch."""
+        sizes: dict[str, int] = {}
         before: list[Tensor] = []
 
         def tap(name: str, value: Any) -> None:
@@ -150,23 +146,23 @@ class NetworkStates:
             if rows is None or len(rows) != len(self.inputs[: self.batch_size]):
                 return
             if not before or not same(before[0], rows) or not isinstance(layers, str):
-                found[name] = rows.shape[1]
+                sizes[name] = rows.shape[1]
             before[:] = [rows.clone()]  # The next point may change them in place.
 
         self._pass(0, tap)
         if isinstance(layers, str):
-            names = list(found)
+            names = list(sizes)
         else:
             for name in layers:
-                if name not in found:
-                    raise UserError(f"layers: {name!r} is no point here; {suggestion(name, found)}")
-            names = [name for name in found if name in layers]
+                if name not in sizes:
+                    raise UserError(f"layers: {name!r} is no point here; {suggestion(name, sizes)}")
+            names = [name for name in sizes if name in layers]
         if not names or names == [INPUT] != list(layers):
             raise UserError(
                 "layers: none given" if not layers else "layers: no module of the network gives "
                 "features, [n, …] of floating-point numbers"
             )  # fmt: skip
-        return names, [found[name] for name in names]
+        return names, [sizes[name] for name in names]
 
     @torch.no_grad()
     def _pass(self, first: int, tap: Tap) -> None:
@@ -187,7 +183,7 @@ class NetworkStates:
             raise UserError(f"the network fails on inputs of shape {shape}: {reason}") from error
 
     def _walk(self, layers: str | Sequence[str]) -> Callable[[Tensor, Tap], None]:
-        """How to run a batch and tell of what."""
+        """Return what runs a batch and gives each point to a tap."""
         if layers == "operations":
             return self._operations()
         if layers != "all" and (
@@ -210,6 +206,7 @@ class NetworkStates:
         return lambda batch, tap: _run_modules(self._module, wanted, batch, tap)
 
     def _operations(self) -> Callable[[Tensor, Tap], None]:
+        """Return what runs a batch operation by operation."""
         try:
             with _evaluating(self._module):
                 graph = fx.symbolic_trace(self._module)
@@ -228,7 +225,7 @@ class _AllReadError(Exception):
 
 
 class _Operations(fx.Interpreter):
-    """Runs a graph and tells of each operation."""
+    """Runs a graph and gives a tap the value of each operation."""
 
     def __init__(self, graph: fx.GraphModule, tap: Tap) -> None:
         super().__init__(graph)
@@ -256,8 +253,8 @@ def _run_modules(module: nn.Module, parts: dict[str, nn.Module], batch: Tensor, 
 
 
 def _numbered(tap: Tap) -> Tap:
-    """``tap``, with ``#2``, ``#3``, … after a name that comes again; the input came before all."""
-    times = Counter([INPUT])
+    """Return a tap that adds ``#2``, ``#3``, … to a name that comes again."""
+    times = Counter([INPUT])  # The input came before all.
 
     def numbered(name: str, value: Any) -> None:
         times[name] += 1
@@ -279,7 +276,7 @@ def _bare(names: Sequence[str]) -> set[str]:
 
 
 def _rows(value: Any) -> Tensor | None:
-    """What a module returned as features [batch, d]; None for what is no floating-point tensor."""
+    """Return a module's output as features [batch, d]; None if it is no floating-point tensor."""
     value = hidden_state(value) if isinstance(value, tuple) and value else value
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return None
@@ -292,7 +289,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for as long as the block lasts."""
+    """Put a network into evaluation mode for as long as the block lasts."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -61,15 +61,11 @@ class Store:
         whole, shards = set(_whole(paths)), dict[int, Path]()
         for path in paths:
             index = int(path.name.split("-")[1])
-            if path not in whole:
-                why = "damaged"
-            elif _read_stamp(path) != _make_stamp(index, layout):
-                why = "of another extraction or layout"
-            elif index in shards:
-                why = "there twice"
-            else:
+            is_own = path in whole and _read_stamp(path) == _make_stamp(index, layout)
+            if is_own and index not in shards:
                 shards[index] = path
                 continue
+            why = "there twice" if is_own else "damaged, or of another extraction or layout"
             log.warning("%s is %s; it is removed, and made again if needed", path, why)
             path.unlink(missing_ok=True)
         return shards

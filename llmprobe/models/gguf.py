@@ -22,12 +22,12 @@ CONVERSION = 1
 
 
 def converted_folder(name: str, sha256: str) -> Path:
-    """Where the GGUF file with this digest stands, once converted."""
+    """Return the folder in which the GGUF file with this digest stands, once converted."""
     return cache_folder() / "models" / f"{name}-{sha256[:12]}-v{CONVERSION}"
 
 
 def converted(name: str, sha256: str, obtain: Callable[[Path], Path]) -> Path:
-    """The converted folder; ``obtain(scratch)`` gives the GGUF file when it must be made.
+    """Return the converted folder; ``obtain(scratch)`` gives the GGUF file when it must be made.
 
     One process converts while others wait. The folder takes its name only when it is whole, and
     what an interrupted conversion left behind is removed by the next one.
@@ -51,6 +51,7 @@ def converted(name: str, sha256: str, obtain: Callable[[Path], Path]) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file as a folder of safetensors that transformers loads."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -58,7 +59,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     require_space(folder.parent, 10 * gguf.stat().st_size, f"converting {gguf.name}")
     log.info("%s: converting to safetensors (under a minute, once)", gguf.stem)
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    with reading(f"{gguf.name} cannot be read as GGUF"):
+    with user_errors(f"{gguf.name} cannot be read as GGUF"):
         tokenizer = AutoTokenizer.from_pretrained(**source)
         dequantised = AutoModel.from_pretrained(**source, dtype=torch.float32)
     # The weights are plain by now but the model still says that it is quantised, and refuses to
@@ -75,8 +76,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 @contextmanager
-def reading(problem: str) -> Iterator[None]:
-    """Whatever transformers raises for damaged files as a ``UserError`` that begins with this."""
+def user_errors(problem: str) -> Iterator[None]:
+    """Raise what transformers raises for damaged files as a ``UserError`` that begins so."""
     damaged = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError)
     try:
         with _quiet():
@@ -90,7 +91,7 @@ def reading(problem: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars and warnings of loading; ours say what matters."""
+    """Leave out the progress bars and warnings of loading; ours say what matters."""
     from transformers.utils import logging as hf
 
     verbosity, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()

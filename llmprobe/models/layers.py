@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from llmprobe.ground.errors import UserError
 from llmprobe.models.private import experts_by_token
+
+Record = dict[nn.Module, list[Tensor]]
+"""The hidden states of each module, one for each of its runs."""
 
 
 def hidden_state(output: Any) -> Tensor:
@@ -43,6 +47,31 @@ def hooked(handles: list[Any]) -> Iterator[None]:
             handle.remove()
 
 
+def _run_recorded(
+    model: nn.Module, modules: Iterable[nn.Module], input_ids: Tensor, **options: bool
+) -> tuple[Record, Record, Any]:
+    """Run a model; return what each module read and returned, at each of its runs, and the output.
+
+    A module that returns no hidden state has an empty one.
+    """
+    read: Record = defaultdict(list)
+    returned: Record = defaultdict(list)
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read[module].append(block_input(args, kwargs))
+
+    def after(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        state = hidden_state(output) if isinstance(output, Tensor | tuple) else None
+        returned[module].append(state if isinstance(state, Tensor) else torch.empty(0))
+
+    handles: list[Any] = []
+    for module in modules:
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after))
+    with hooked(handles):
+        return read, returned, model(input_ids=input_ids, use_cache=False, **options)
+
+
 @torch.inference_mode()
 def find_blocks(model: nn.Module, input_ids: Tensor) -> list[nn.Module]:
     """Find the transformer blocks, in the order in which the forward passes through them.
@@ -61,32 +90,15 @@ def find_blocks(model: nn.Module, input_ids: Tensor) -> list[nn.Module]:
         The model needs more than a text, or has no such list: it is not a stack of blocks.
     """
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    members = {id(block): block for blocks in lists for block in blocks}
-    read: dict[int, list[Tensor]] = {key: [] for key in members}
-    returned: dict[int, list[Tensor]] = {key: [] for key in members}
-
-    def before(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read[id(block)].append(block_input(args, kwargs))
-
-    def after(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-        state = hidden_state(output) if isinstance(output, Tensor | tuple) else None
-        returned[id(block)].append(state if isinstance(state, Tensor) else torch.empty(0))
-
-    handles: list[Any] = []
-    for block in members.values():
-        handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(block.register_forward_hook(after))
+    members = dict.fromkeys(block for blocks in lists for block in blocks)
     try:
-        with hooked(handles):
-            model(input_ids=input_ids, use_cache=False)
+        read, returned, _ = _run_recorded(model, members, input_ids)
     except (TypeError, ValueError) as error:
         raise UserError(f"{type(model).__name__} does not run on a text alone: {error}") from None
 
     def is_stack(blocks: list[nn.Module]) -> bool:
-        ran_once = all(len(returned[id(b)]) == 1 == len(read[id(b)]) for b in blocks)
-        return ran_once and all(
-            same(read[id(b)][0], returned[id(a)][0]) for a, b in pairwise(blocks)
-        )
+        ran_once = all(len(returned[b]) == 1 == len(read[b]) for b in blocks)
+        return ran_once and all(same(read[b][0], returned[a][0]) for a, b in pairwise(blocks))
 
     stacks = [blocks for blocks in lists if is_stack(blocks)]
     if not stacks:
@@ -109,39 +121,25 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
     UserError
         They differ, so that layers of this model would be mislabelled.
     """
-    seen: dict[int, Tensor] = {}
-    last: list[Tensor] = []
-
-    def before(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen[index] = block_input(args, kwargs)
-
-        return hook
-
-    handles: list[Any] = [
-        block.register_forward_pre_hook(before(i), with_kwargs=True)
-        for i, block in enumerate(blocks)
-    ]
-    handles.append(blocks[-1].register_forward_hook(lambda *a: last.append(hidden_state(a[2]))))
-    with hooked(handles):
-        output = model(input_ids=input_ids, use_cache=False, output_hidden_states=True)
-    returned = output.hidden_states
-    if returned is None or len(returned) != len(blocks) + 1:
-        n = 0 if returned is None else len(returned)
+    read, returned, output = _run_recorded(model, blocks, input_ids, output_hidden_states=True)
+    own = output.hidden_states
+    if own is None or len(own) != len(blocks) + 1:
+        n = 0 if own is None else len(own)
         raise UserError(
             f"{type(model).__name__}: found {len(blocks)} blocks, but the model returns {n} hidden "
             f"states (expected {len(blocks) + 1})"
         )
-    states = [*(seen[i] for i in range(len(blocks))), last[0]]
+    last = returned[blocks[-1]][0]
+    states = [*(read[block][0] for block in blocks), last]
     # Mamba's list leaves out what enters block 1, but holds the last block's output raw as well.
-    skipped = int(not same(states[0], returned[0]))
+    skipped = int(not same(states[0], own[0]))
     for i in range(len(blocks)):
-        if not same(states[i + skipped], returned[i]):
+        if not same(states[i + skipped], own[i]):
             raise UserError(
                 f"{type(model).__name__}: what enters block {i + 1} is not the model's own hidden "
                 f"state {i}, so its layers cannot be told"
             )
-    if same(last[0], output.last_hidden_state):
+    if same(last, output.last_hidden_state):
         return "nothing"
     norms = [m for m in model.children() if "norm" in type(m).__name__.lower()]
     return type(norms[-1]).__name__ if norms else "a transformation"

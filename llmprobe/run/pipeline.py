@@ -24,7 +24,6 @@ from llmprobe.datasets.groups import units
 from llmprobe.datasets.include import include
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
-from llmprobe.extraction.estimate import describe
 from llmprobe.extraction.extract import Extractor
 from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.ground.files import write_text
@@ -125,7 +124,7 @@ class Run:
             for dataset in self.datasets:
                 line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
                 done = extractor.find(dataset) is not None
-                cost = "already extracted" if done else describe(extractor.estimate(dataset))
+                cost = "already extracted" if done else extractor.estimate(dataset)
                 yield f"{line}, {cost}"
 
     def probe(self, extract: bool = False) -> Results:

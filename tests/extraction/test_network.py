@@ -169,7 +169,7 @@ def test_an_activation_in_place_is_a_point_and_leaves_the_one_before_it_as_it_wa
 def test_a_network_that_works_in_place_leaves_the_inputs_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(network, "HELD", 1)
+    monkeypatch.setattr(network, "MOST_HELD", 1)
     x = vectors()
     before = x.clone()
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 2))
@@ -286,7 +286,7 @@ def kept_in(states: NetworkStates) -> Callable[[], int]:
 def test_of_large_points_one_is_read_and_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = Watched(), vectors()
     expected = features(NetworkStates(net, x, batch_size=5))
-    monkeypatch.setattr(network, "HELD", 4 * N * 6)
+    monkeypatch.setattr(network, "MOST_HELD", 4 * N * 6)
     states = NetworkStates(net, x, batch_size=5)
     in_memory = kept_in(states)
     net.runs.clear()
@@ -301,7 +301,7 @@ def test_of_large_points_one_is_read_and_held_at_a_time(monkeypatch: pytest.Monk
 
 
 def test_points_that_fit_are_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "HELD", 3 * 4 * N * 6)
+    monkeypatch.setattr(network, "MOST_HELD", 3 * 4 * N * 6)
     net = Watched()
     states = NetworkStates(net, vectors())
     in_memory = kept_in(states)
