@@ -14,80 +14,61 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmprobe.api import ProbeCallback, extract, probe, probe_layers, probe_network, trace
-    from llmprobe.config.sites import site
-    from llmprobe.datasets.dataset import ConceptDataset
-    from llmprobe.datasets.include import include
-    from llmprobe.datasets.load import load_dataset
-    from llmprobe.datasets.registry import dataset
-    from llmprobe.extraction.activations import Activations
-    from llmprobe.ground.errors import UserError
-    from llmprobe.probing.estimators import LogisticProbe, MassMeanProbe
-    from llmprobe.probing.fit_many import ManyFits, fit_many, fit_many_multinomial
-    from llmprobe.probing.ridge import RidgeProbe
-    from llmprobe.results.results import Results
-    from llmprobe.results.saved_probe import SavedProbe, load_probe
-    from llmprobe.results.trace import Trace
+    from llmprobe.api import ProbeCallback as ProbeCallback
+    from llmprobe.api import extract as extract
+    from llmprobe.api import probe as probe
+    from llmprobe.api import probe_layers as probe_layers
+    from llmprobe.api import probe_network as probe_network
+    from llmprobe.api import trace as trace
+    from llmprobe.cli.command import command as command
+    from llmprobe.config.sites import site as site
+    from llmprobe.datasets.dataset import ConceptDataset as ConceptDataset
+    from llmprobe.datasets.include import include as include
+    from llmprobe.datasets.load import load_dataset as load_dataset
+    from llmprobe.datasets.registry import dataset as dataset
+    from llmprobe.extraction.activations import Activations as Activations
+    from llmprobe.ground.errors import UserError as UserError
+    from llmprobe.probing.estimators import LogisticProbe as LogisticProbe
+    from llmprobe.probing.estimators import MassMeanProbe as MassMeanProbe
+    from llmprobe.probing.fit_many import ManyFits as ManyFits
+    from llmprobe.probing.fit_many import fit_many as fit_many
+    from llmprobe.probing.fit_many import fit_many_multinomial as fit_many_multinomial
+    from llmprobe.probing.kinds import probe_kind as probe_kind
+    from llmprobe.probing.ridge import RidgeProbe as RidgeProbe
+    from llmprobe.results.results import Results as Results
+    from llmprobe.results.saved_probe import SavedProbe as SavedProbe
+    from llmprobe.results.saved_probe import load_probe as load_probe
+    from llmprobe.results.trace import Trace as Trace
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "extract": "llmprobe.api",
-    "probe": "llmprobe.api",
-    "probe_layers": "llmprobe.api",
-    "probe_network": "llmprobe.api",
-    "trace": "llmprobe.api",
-    "ProbeCallback": "llmprobe.api",
-    "ConceptDataset": "llmprobe.datasets.dataset",
-    "dataset": "llmprobe.datasets.registry",
-    "include": "llmprobe.datasets.include",
-    "load_dataset": "llmprobe.datasets.load",
-    "UserError": "llmprobe.ground.errors",
-    "Activations": "llmprobe.extraction.activations",
-    "LogisticProbe": "llmprobe.probing.estimators",
-    "MassMeanProbe": "llmprobe.probing.estimators",
-    "RidgeProbe": "llmprobe.probing.ridge",
-    "ManyFits": "llmprobe.probing.fit_many",
-    "fit_many": "llmprobe.probing.fit_many",
-    "fit_many_multinomial": "llmprobe.probing.fit_many",
-    "Results": "llmprobe.results.results",
-    "SavedProbe": "llmprobe.results.saved_probe",
-    "load_probe": "llmprobe.results.saved_probe",
-    "Trace": "llmprobe.results.trace",
-    "site": "llmprobe.config.sites",
+_NAMES_IN = {
+    "llmprobe.api": "ProbeCallback extract probe probe_layers probe_network trace",
+    "llmprobe.cli.command": "command",
+    "llmprobe.config.sites": "site",
+    "llmprobe.datasets.dataset": "ConceptDataset",
+    "llmprobe.datasets.include": "include",
+    "llmprobe.datasets.load": "load_dataset",
+    "llmprobe.datasets.registry": "dataset",
+    "llmprobe.extraction.activations": "Activations",
+    "llmprobe.ground.errors": "UserError",
+    "llmprobe.probing.estimators": "LogisticProbe MassMeanProbe",
+    "llmprobe.probing.fit_many": "ManyFits fit_many fit_many_multinomial",
+    "llmprobe.probing.kinds": "probe_kind",
+    "llmprobe.probing.ridge": "RidgeProbe",
+    "llmprobe.results.results": "Results",
+    "llmprobe.results.saved_probe": "SavedProbe load_probe",
+    "llmprobe.results.trace": "Trace",
 }
+_MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names.split()}
 
-__all__ = [
-    "Activations",
-    "ConceptDataset",
-    "LogisticProbe",
-    "ManyFits",
-    "MassMeanProbe",
-    "ProbeCallback",
-    "Results",
-    "RidgeProbe",
-    "SavedProbe",
-    "Trace",
-    "UserError",
-    "dataset",
-    "extract",
-    "fit_many",
-    "fit_many_multinomial",
-    "include",
-    "load_dataset",
-    "load_probe",
-    "probe",
-    "probe_layers",
-    "probe_network",
-    "site",
-    "trace",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'llmprobe' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -62,5 +63,9 @@ def test_every_public_name_is_there() -> None:
     for name in llmprobe.__all__:
         assert getattr(llmprobe, name) is not None
     assert set(llmprobe.__all__) <= set(dir(llmprobe))
+    source = Path(llmprobe.__file__).read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^    from [\w.]+ import (\w+) as \1$", source, re.M)) == (
+        llmprobe.__all__
+    ), "what type checkers see"
     with pytest.raises(AttributeError, match="has no attribute 'prob'"):
         _ = llmprobe.prob
