@@ -1,7 +1,8 @@
-"""One layer: a search for the penalties of every question about it, and the fits at those."""
+"""One layer: a search for the penalties of all tasks, and the fits at those."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,108 +11,110 @@ from torch import Tensor
 
 from llmprobe.probing.fit_many import Design, ManyFits
 from llmprobe.probing.probe_plane import probe_plane
-from llmprobe.probing.search import search
+from llmprobe.probing.search import BestPenalties, ProbingTask, search
 from llmprobe.probing.tasks import ProbingTasks
 
 
 @dataclass(frozen=True)
 class LayerFit:
-    """The answers of one layer."""
+    """The out-of-fold predictions, probes and test statistics of one layer."""
 
     predicted: np.ndarray
-    """Of the scored rows: out-of-fold probabilities of the classes [m, C], or continuous
-    predictions [m, 1]."""
+    """Out-of-fold probabilities of the classes [m, C], or predicted numbers [m, 1], of the m rows
+    that are scored."""
     l2: np.ndarray
     """The penalty of each outer fold; NaN where there is none. [folds]"""
     unconverged: int
-    """Fits of the outer folds, the learning curve and the probe on all rows."""
-    whole_l2: float
+    """How many fits of the outer folds, the learning curve and all rows did not converge."""
+    kept_l2: float
     """The penalty of the probe that is kept: for one on all rows, that of the least out-of-fold
     loss."""
     coef: np.ndarray
-    """Of the probe on all rows, or on those that a test set leaves, in raw feature space.
-    [d, 1 or C]"""
+    """Directions of the probe on all rows, or on those that a test set leaves, in raw feature
+    space. [d, 1 or C]"""
     intercept: np.ndarray
-    """[1 or C]"""
+    """Intercepts of that probe. [1 or C]"""
     fold0_coef: np.ndarray
-    """Of the probe that did not see the first fold. [d, 1 or C]"""
+    """Directions of the probe that did not see the first fold. [d, 1 or C]"""
     fold0_intercept: np.ndarray
-    """[1 or C]"""
+    """Intercepts of that probe. [1 or C]"""
     probe_plane: np.ndarray
-    """Of the scored rows: out-of-fold places beside the probe, see ``probe_plane``. [m, 2]"""
+    """Coordinates of the m scored rows on the probe axis and the spread axis. [m, 2]"""
     statistic: np.ndarray
-    """The observed labels' and then the shuffled ones' score at the penalty with the least
-    out-of-fold loss; equal scores are told apart by that loss. [1 + permutations]"""
-    control: float
+    """Scores on the observed labels and then on each shuffled labelling, at the penalty with the
+    least out-of-fold loss; equal scores are told apart by that loss. [1 + permutations]"""
+    control_score: float
     """Mean score on control labels, or NaN."""
     code_length: float
-    """Of the online code, in nats, or NaN."""
-    curve: np.ndarray
-    """Score after training on each fraction. [fractions]"""
+    """Length of the online code, in nats, or NaN."""
+    learning_curve: np.ndarray
+    """Score after training on each fraction of the training groups. [fractions]"""
 
 
 def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str = "cpu") -> LayerFit:
-    """Fit everything that is asked of one layer's states X [n, d]."""
+    """Search the penalties of all tasks on states X [n, d] at once, and fit probes at those."""
     design = Design(torch.as_tensor(X).to(device))
-    whole = tasks.scored.all()
-    observed = (tasks.observed,) if whole or tasks.shuffled else ()
-    kinds_of_task = (tasks.inner, observed, tasks.shuffled, tasks.control, tasks.online)
-    found = search(
-        design,
-        tasks.kind,
-        tasks.loss,
-        [task for kind in kinds_of_task for task in kind],
-        tasks.penalties,
+    kind, loss, n = tasks.kind, tasks.loss, int(tasks.scored.sum())
+    all_are_scored = n == len(tasks.scored)
+    labellings = (tasks.observed, *tasks.shuffled) if all_are_scored or tasks.shuffled else ()
+    inner, tested, control, online = _search_each(
+        design, tasks, tasks.inner, labellings, tasks.control, tasks.online
     )
-    ends = np.cumsum([len(kind) for kind in kinds_of_task])
-    inner, _, _, control, online = (
-        slice(end - len(kind), end) for end, kind in zip(ends, kinds_of_task, strict=True)
-    )
-    l2 = found.l2[inner] if tasks.inner else np.full(tasks.n_folds, tasks.penalties[0])
-    n = int(tasks.scored.sum())
-    tested = slice(ends[0], ends[2])
-    mean_loss = found.loss[tested] / n
-    statistic = found.score[tested] - mean_loss / (1 + mean_loss) / n
+    l2 = inner.l2 if tasks.inner else np.full(tasks.n_folds, tasks.penalties[0])
+    mean_loss = tested.loss / n
 
     masks = np.concatenate([tasks.train, *tasks.subsets])
-    penalties = np.concatenate([l2, *[l2] * len(tasks.subsets)])
-    if whole:
+    penalties = np.tile(l2, 1 + len(tasks.subsets))
+    kept = slice(0, 1)
+    if all_are_scored:
+        kept = slice(len(masks), None)
         masks = np.concatenate([masks, np.ones((1, n), dtype=bool)])
-        penalties = np.append(penalties, found.l2[ends[0]])
+        penalties = np.append(penalties, tested.l2[0])
     targets = torch.as_tensor(tasks.targets, device=design.X.device)
-    problems = tasks.kind.problems(
-        design, tasks.loss, targets.expand(len(masks), -1, -1),
-        torch.as_tensor(masks, device=design.X.device).to(design.X.dtype),
-    )  # fmt: skip
+    weights = torch.as_tensor(masks, device=design.X.device).to(design.X.dtype)
+    problems = kind.problems(design, loss, targets.expand(len(masks), -1, -1), weights)
     solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
-    of_folds = slice(0, tasks.n_folds)
-    of_fold = problems[of_folds].raw(solution[of_folds])
-    kept = slice(len(masks) - 1, None) if whole else slice(0, 1)
-    fits = problems[kept].raw(solution[kept])
+    outer = slice(0, tasks.n_folds)
+    of_folds = problems[outer].raw(solution[outer])
+    coef, intercept = _in_units_of_labels(problems[kept].raw(solution[kept]), tasks)
+    fold0_coef, fold0_intercept = _in_units_of_labels(of_folds, tasks)
     held_out = _held_out(solution.logits, tasks)
     scored = torch.as_tensor(tasks.scored, device=design.X.device)[None]
-    scores = [float(tasks.loss.score(part[None], targets[None], scored)) for part in held_out]
-    coef, intercept = _in_units_of_labels(fits, tasks)
-    fold0_coef, fold0_intercept = _in_units_of_labels(of_fold, tasks)
+    scores = [float(loss.score(logits[None], targets[None], scored)) for logits in held_out]
     return LayerFit(
         predicted=_predictions(held_out[0], tasks),
-        l2=l2 if tasks.kind.has_penalty else np.full(len(l2), np.nan),
-        whole_l2=float(penalties[kept][0]) if tasks.kind.has_penalty else np.nan,
+        l2=l2 if kind.has_penalty else np.full(len(l2), np.nan),
+        kept_l2=float(penalties[kept][0]) if kind.has_penalty else np.nan,
         unconverged=int((~solution.converged).sum()),
         coef=coef,
         intercept=intercept,
         fold0_coef=fold0_coef,
         fold0_intercept=fold0_intercept,
-        probe_plane=probe_plane(design, of_fold.coef, of_fold.intercept, tasks.fold_of),
-        statistic=statistic if observed else np.full(1, np.nan),
-        control=float(found.score[control].mean()) if tasks.control else np.nan,
-        code_length=_code_length(float(found.loss[online][0]), tasks) if tasks.online else np.nan,
-        curve=np.asarray(scores[1:]),
+        probe_plane=probe_plane(design, of_folds.coef, of_folds.intercept, tasks.fold_of),
+        statistic=tested.score - mean_loss / (1 + mean_loss) / n
+        if labellings
+        else np.full(1, np.nan),
+        control_score=float(control.score.mean()) if tasks.control else np.nan,
+        code_length=_code_length(float(online.loss[0]), tasks) if tasks.online else np.nan,
+        learning_curve=np.asarray(scores[1:]),
     )
 
 
+def _search_each(
+    design: Design, tasks: ProbingTasks, *families: Sequence[ProbingTask]
+) -> list[BestPenalties]:
+    """Search the penalties of several families of tasks in one path; return those of each."""
+    every = [task for family in families for task in family]
+    best = search(design, tasks.kind, tasks.loss, every, tasks.penalties)
+    ends = np.cumsum([len(family) for family in families])
+    return [best[end - len(family) : end] for end, family in zip(ends, families, strict=True)]
+
+
 def _in_units_of_labels(fits: ManyFits, tasks: ProbingTasks) -> tuple[np.ndarray, np.ndarray]:
-    """Of the first fit: [d, 1 or C] and [1 or C]; labels that are numbers were standardised."""
+    """Return the first fit's directions [d, 1 or C] and intercepts [1 or C].
+
+    Labels that are numbers were standardised; those of the result are as they were given.
+    """
     coef, intercept = fits.coef[:, 0], fits.intercept[0]
     if len(tasks.classes):
         return coef, intercept
@@ -119,9 +122,10 @@ def _in_units_of_labels(fits: ManyFits, tasks: ProbingTasks) -> tuple[np.ndarray
 
 
 def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
-    """Logits of each row from the problem of its fold: all training rows, then each fraction.
+    """Return each row's logits from the probe of its fold. -> [1 + fractions, C, n]
 
-    -> [1 + fractions, C, n], of rows that are not scored anything
+    First those of probes on all training rows, then of those on each fraction; rows that are not
+    scored have anything.
     """
     blocks = logits[: tasks.n_folds * (1 + len(tasks.subsets))]
     blocks = blocks.view(-1, tasks.n_folds, *blocks.shape[1:])
@@ -132,7 +136,7 @@ def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
 
 
 def _predictions(logits: Tensor, tasks: ProbingTasks) -> np.ndarray:
-    """From logits [C, n] to what ``LayerFit.predicted`` holds."""
+    """Return probabilities [m, C] or numbers [m, 1] of the scored rows, from logits [C, n]."""
     values = logits.double().cpu().T[tasks.scored]
     if not len(tasks.classes):
         values = values * tasks.y.std() + tasks.y.mean()
@@ -145,6 +149,9 @@ def _predictions(logits: Tensor, tasks: ProbingTasks) -> np.ndarray:
 
 
 def _code_length(loss: float, tasks: ProbingTasks) -> float:
-    """The whole code: the penalty's number, a uniform code for the first portion, and the rest."""
+    """Return the nats of an online code whose portions after the first one have ``loss``.
+
+    The penalty's number and a uniform code of the first portion come on top.
+    """
     first = int(tasks.online[0].train[0].sum())
     return float(np.log(len(tasks.penalties)) + first * np.log(len(tasks.classes)) + loss)

@@ -199,7 +199,7 @@ def probe_states(
     curve = [
         {**names, "layer": layer, "fraction": fraction, tables.main_metric(tasks): value}
         for layer, fit in zip(layers, fits, strict=True)
-        for fraction, value in zip(config.learning_curve, fit.curve, strict=True)
+        for fraction, value in zip(config.learning_curve, fit.learning_curve, strict=True)
     ]
     kept, blind = (
         SavedProbe(
@@ -208,7 +208,7 @@ def probe_states(
             classes=tuple(tasks.classes.tolist()),
             facts={**names, **origin, "kind": config.kind},
             scores={name: table[name].to_list() for name in tables.KEPT_SCORES}
-            | {"l2": [fit.whole_l2 for fit in fits]},
+            | {"l2": [fit.kept_l2 for fit in fits]},
         )
         for found in (
             [(fit.coef, fit.intercept) for fit in fits],

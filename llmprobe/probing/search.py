@@ -61,15 +61,19 @@ class ProbingTask:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """What the search found for each of T tasks."""
+class BestPenalties:
+    """The penalty of each of T tasks, and how well its probes do there."""
 
     l2: np.ndarray
     """The penalty with the least held-out loss. [T]"""
     score: np.ndarray
-    """Accuracy (or R²) of the scored rows there. [T]"""
+    """Accuracy (or R²) of the scored rows at that penalty. [T]"""
     loss: np.ndarray
-    """Total held-out loss there, in nats for classes. [T]"""
+    """Total held-out loss at that penalty, in nats for classes. [T]"""
+
+    def __getitem__(self, some: slice) -> BestPenalties:
+        """Return those of some of the tasks."""
+        return BestPenalties(self.l2[some], self.score[some], self.loss[some])
 
 
 def search(
@@ -78,7 +82,7 @@ def search(
     loss: Loss,
     tasks: Sequence[ProbingTask],
     penalties: Sequence[float] = PENALTIES,
-) -> Choices:
+) -> BestPenalties:
     """For each task the penalty with the least held-out loss.
 
     All problems go from strong to weak penalties together, each from its last solution, and a
@@ -99,7 +103,7 @@ def search(
             if not len(path.active):
                 break
         l2[some], score[some], total[some] = path.l2, path.score, path.total
-    return Choices(l2, score, total)
+    return BestPenalties(l2, score, total)
 
 
 def _chunks(tasks: Sequence[ProbingTask]) -> list[list[int]]:

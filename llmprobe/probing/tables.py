@@ -44,7 +44,7 @@ def results_table(
     table["n_groups"] = len(resamples.counts)
     table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
     table["majority_accuracy"] = _majority(tasks, config)
-    table[f"control_{metric}"] = [fit.control for fit in fits]
+    table[f"control_{metric}"] = [fit.control_score for fit in fits]
     table["selectivity"] = table[metric] - table[f"control_{metric}"]
     table["p_value"] = p_values(np.stack([fit.statistic for fit in fits]))
     if tasks.online:

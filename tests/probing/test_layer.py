@@ -114,8 +114,8 @@ def test_the_probe_on_all_rows_has_the_penalty_with_the_least_out_of_fold_loss()
                     tasks.fold_of == fold
                 ]
             losses.append(-np.log(likelihood).sum())
-        assert found.whole_l2 == PENALTIES[int(np.argmin(losses))]
-        differs += (found.l2 != found.whole_l2).any()
+        assert found.kept_l2 == PENALTIES[int(np.argmin(losses))]
+        differs += (found.l2 != found.kept_l2).any()
     assert differs
 
 
@@ -165,8 +165,8 @@ def test_the_probe_on_all_rows_is_scikit_learns(n_classes: int) -> None:
 def test_all_fractions_of_a_learning_curve_end_at_the_accuracy() -> None:
     X, y, groups = hidden_states(300, 20, 2, 0, signal=2.0)
     found = answers(X, y, groups, learning_curve=(0.05, 0.3, 1.0))
-    assert found.curve[2] == pytest.approx((found.predicted.argmax(axis=1) == y).mean())
-    assert found.curve[0] < found.curve[1] < found.curve[2] + 0.02
+    assert found.learning_curve[2] == pytest.approx((found.predicted.argmax(axis=1) == y).mean())
+    assert found.learning_curve[0] < found.learning_curve[1] < found.learning_curve[2] + 0.02
 
 
 def test_subsets_of_the_learning_curve_are_nested_whole_groups_of_the_training_set() -> None:
@@ -186,8 +186,8 @@ def test_a_control_can_be_memorised_only_where_groups_have_several_rows() -> Non
     y = rng.integers(0, 2, 300)
     X = rng.normal(size=(60, 80))[group] + 0.1 * rng.normal(size=(300, 80))
     asked = {"controls": ("random_labels",)}
-    assert answers(X, y, group, **asked).control > 0.95
-    assert abs(answers(X, y, None, **asked).control - 0.5) < 0.1
+    assert answers(X, y, group, **asked).control_score > 0.95
+    assert abs(answers(X, y, None, **asked).control_score - 0.5) < 0.1
 
 
 def test_ridge_predicts_numbers_in_their_own_units() -> None:

@@ -18,7 +18,7 @@ from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import portions
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
-from llmprobe.probing.search import PENALTIES, Choices, ProbingTask, search
+from llmprobe.probing.search import PENALTIES, BestPenalties, ProbingTask, search
 from llmprobe.probing.splits import assign_folds
 from llmprobe.probing.workers import threads
 
@@ -170,7 +170,7 @@ def test_leaving_early_chooses_as_the_whole_path_does(
     assert early.loss == pytest.approx(whole.loss, rel=1e-4)
 
 
-def assert_same(one: Choices, other: Choices) -> None:
+def assert_same(one: BestPenalties, other: BestPenalties) -> None:
     assert (one.l2 == other.l2).all()
     assert (one.score == other.score).all()
     assert one.loss == pytest.approx(other.loss, rel=1e-4)
@@ -199,9 +199,13 @@ def test_what_a_task_gives_does_not_depend_on_the_others(
     assert len(set(together.l2)) > 2
     for i, task in enumerate(tasks):
         alone = search(design, LOGISTIC, loss, [task])
-        assert_same(alone, Choices(*(getattr(together, f)[[i]] for f in ("l2", "score", "loss"))))
+        assert_same(
+            alone, BestPenalties(*(getattr(together, f)[[i]] for f in ("l2", "score", "loss")))
+        )
     backwards = search(design, LOGISTIC, loss, tasks[::-1])
-    assert_same(together, Choices(backwards.l2[::-1], backwards.score[::-1], backwards.loss[::-1]))
+    assert_same(
+        together, BestPenalties(backwards.l2[::-1], backwards.score[::-1], backwards.loss[::-1])
+    )
 
 
 @pytest.mark.parametrize("budget", [1, 100_000])
