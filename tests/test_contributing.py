@@ -9,14 +9,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from toy import QUICK, write_config, write_table
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("CONTRIBUTING.md", "docs/datasets.md")
 RECIPES = dict(
-    re.findall(
+    recipe
+    for document in DOCUMENTS
+    for recipe in re.findall(
         r"^```python\n# (\w+)\.py\n(.*?)^```$",
-        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        (ROOT / document).read_text(encoding="utf-8"),
         re.DOTALL | re.MULTILINE,
     )
 )
@@ -57,15 +61,21 @@ def test_what_the_recipes_add_is_there(
     llmprobe: Callable[..., str], tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     assert "best      Print the best layer of each model and dataset." in llmprobe("--help")
+    listed = llmprobe("ls", "datasets")
+    assert "negations" in listed
+    assert "riddles" in listed
     config = write_config(
         tmp_path / "run.yaml", tiny_model("llama"), write_table(tmp_path / "toy.csv"),
-        probe={**QUICK, "kind": "sceptical"},
+        extract={"site": "block_input"}, probe={**QUICK, "kind": "sceptical"},
     )  # fmt: skip
     out = tmp_path / "out"
     llmprobe("run", config, "--out", out)
-    assert "sceptical" in (out / "results.csv").read_text()
+    results = pd.read_csv(out / "results.csv")
+    assert set(results["probe"]) == {"sceptical"}
+    assert set(results["site"]) == {"block_input"}
     assert llmprobe("best", out).startswith("tiny-llama toy ")
 
 
-def test_every_recipe_is_run() -> None:
-    assert set(RECIPES) == {"best", "sceptical"}
+def test_every_thing_that_can_be_added_has_a_recipe() -> None:
+    assert {"block_input", "sceptical", "best"} <= RECIPES.keys()
+    assert {"negations", "riddles"} <= RECIPES.keys()
