@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,19 +21,23 @@ from llmprobe.probing import tables
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import Arrays, States, each_layer
+from llmprobe.results.columns import columns_of
+from llmprobe.results.metrics import score
+from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
-from llmprobe.results.scores import (
-    Resamples,
-    score,
-    score_continuous,
-)
 
 if TYPE_CHECKING:
     from llmprobe.extraction.activations import Activations
 
 
 log = logging.getLogger(__name__)
+
+KEPT_SCORES = (
+    *(f"{metric}{end}" for metric in ("accuracy", "auroc", "r2") for end in ("", "_low", "_high")),
+    *("log_loss", "control_accuracy", "p_value"),
+)
+"""What a saved probe remembers of its results."""
 
 
 def probe(
@@ -188,42 +193,47 @@ def probe_states(
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
             log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)
+    n_classes = len(tasks.classes)
     table = tables.results_table(layers, fits, scores, tasks, resamples, config, names)
+    metric = tables.main_metric(tasks)
     summary = {
+        **names,
         **tables.depths(table, fits, tasks, resamples),
+        "classes": json.dumps(tasks.classes.astype(str).tolist()) if n_classes else "",
+        "main_score": metric,
+        "permutations": len(tasks.shuffled),
         "layers": int(layers[-1]),
         **tables.baselines(tasks, config, texts),
         "peak_p_value": tables.p_values(np.max([fit.statistic for fit in fits], axis=0)[None])[0],
         "seconds_probe": round(time.monotonic() - began, 3),
     }
+    summary["peak_score"] = summary[f"peak_{metric}"]
     curve = [
-        {**names, "layer": layer, "fraction": fraction, tables.main_metric(tasks): value}
+        {**names, "layer": layer, "fraction": fraction, metric: value}
         for layer, fit in zip(layers, fits, strict=True)
         for fraction, value in zip(config.learning_curve, fit.learning_curve, strict=True)
     ]
-    kept, blind = (
+    kept, fold0 = (
         SavedProbe(
-            coef={layer: coef.T for layer, (coef, _) in zip(layers, found, strict=True)},
-            intercept={layer: b for layer, (_, b) in zip(layers, found, strict=True)},
+            coef={layer: coef.T for layer, (coef, _) in zip(layers, fitted, strict=True)},
+            intercept={layer: b for layer, (_, b) in zip(layers, fitted, strict=True)},
             classes=tuple(tasks.classes.tolist()),
             facts={**names, **origin, "kind": config.kind},
-            scores={name: table[name].to_list() for name in tables.KEPT_SCORES}
+            scores={name: table[name].to_list() for name in KEPT_SCORES}
             | {"l2": [fit.kept_l2 for fit in fits]},
         )
-        for found in (
+        for fitted in (
             [(fit.coef, fit.intercept) for fit in fits],
             [(fit.fold0_coef, fit.fold0_intercept) for fit in fits],
         )
     )
     return Results(
         table,
-        pd.DataFrame([{**dict.fromkeys(tables.SUMMARY_COLUMNS, np.nan), **names, **summary}])[
-            tables.SUMMARY_COLUMNS
-        ],
+        pd.DataFrame([summary]).reindex(columns=columns_of("summary")),
         tables.predictions(layers, fits, labels, tasks, names),
-        pd.DataFrame(curve, columns=[*names, "layer", "fraction", "accuracy", "r2"]),
+        pd.DataFrame(curve, columns=columns_of("learning_curve")),
         (kept,),
-        (blind,),
+        (fold0,),
     )
 
 
@@ -242,6 +252,5 @@ def _fit(
 ) -> tuple[LayerFit, dict[str, float]]:
     """The answers of one layer and the scores of its out-of-fold predictions."""
     fit = probe_layer(X, tasks, device)
-    if len(tasks.classes):
-        return fit, score(tasks.truth, fit.predicted, resamples)
-    return fit, score_continuous(tasks.truth, fit.predicted[:, 0], resamples)
+    predicted = fit.predicted if len(tasks.classes) else fit.predicted[:, 0]
+    return fit, score(tasks.truth, predicted, resamples)

@@ -12,15 +12,17 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.tasks import ProbingTasks
+from llmprobe.results.columns import result_columns
 from llmprobe.results.depth import concept_depth, peak_index
-from llmprobe.results.scores import Resamples, majority_accuracy, resampled_r2
+from llmprobe.results.metrics import majority_accuracy, resampled_r2
+from llmprobe.results.resampling import Resamples
 
 ROUNDING = 1e-10
 """Labellings that are each other's mirror image are as good, however their losses were rounded."""
 
 
 def main_metric(tasks: ProbingTasks) -> str:
-    """What the best layer is the best by."""
+    """Return the column that the best layer is the best by."""
     return "accuracy" if len(tasks.classes) else "r2"
 
 
@@ -33,15 +35,16 @@ def results_table(
     config: ProbeConfig,
     names: Mapping[str, str],
 ) -> pd.DataFrame:
-    """The results: a row for each layer."""
+    """Return the results: a row for each layer."""
     metric, n = main_metric(tasks), len(tasks.truth)
-    table = pd.DataFrame(scores)
-    table["layer"] = layers
+    table = pd.DataFrame(scores).assign(**names, layer=layers)
     table["depth"] = table["layer"] / max(layers[-1], 1)
     table["probe"] = config.kind
     table["n_examples"] = n
     table["n_classes"] = len(tasks.classes)
     table["n_groups"] = len(resamples.counts)
+    table["main_score"] = metric
+    table["permutations"] = len(tasks.shuffled)
     table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
     table["majority_accuracy"] = _majority(tasks, config)
     table[f"control_{metric}"] = [fit.control_score for fit in fits]
@@ -52,9 +55,7 @@ def results_table(
         coded = tasks.online[0].used.sum()
         uniform = coded * np.log2(len(tasks.classes)) / 1024
         table["compression"] = uniform / table["code_length"]
-    for name, value in names.items():
-        table[name] = value
-    return table.reindex(columns=RESULT_COLUMNS)
+    return table.reindex(columns=result_columns())
 
 
 def p_values(statistics: np.ndarray) -> np.ndarray:
@@ -159,33 +160,3 @@ def _turned_alike(planes: np.ndarray, arbitrary: Sequence[int]) -> np.ndarray:
             if here[:, axis] @ before[:, axis] < 0:
                 here[:, axis] *= -1
     return turned
-
-
-def _with_intervals(*metrics: str) -> list[str]:
-    return [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
-
-
-RESULT_COLUMNS = [
-    "model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples", "n_classes",
-    "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "f1",
-    "auroc", "log_loss", "majority_accuracy", "control_accuracy", "selectivity", "p_value",
-    "balanced_accuracy_low", "balanced_accuracy_high", "f1_low", "f1_high", "auroc_low",
-    "auroc_high", "log_loss_low", "log_loss_high", *_with_intervals("brier", "ece"),
-    "code_length", "compression", "random_weights_accuracy",
-    *_with_intervals("r2", "rank_correlation", "mean_absolute_error"), "control_r2",
-]  # fmt: skip
-
-SUMMARY_COLUMNS = [
-    "model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer",
-    "peak_accuracy", "peak_p_value", "converging_layer", "jump_layer", "converging_depth",
-    "jump_depth", "majority_accuracy", "bag_of_words_accuracy", "random_weights_accuracy",
-    "seconds_extract", "seconds_probe", "tokens", "unique_tokens",
-    *(f"{name}{end}" for name in ("converging_layer", "jump_layer", "converging_depth",
-      "jump_depth") for end in ("_low", "_high")),
-    *_with_intervals("half_rise_depth", "full_rise_depth"), "peak_r2", "bag_of_words_r2",
-    "random_weights_r2",
-]  # fmt: skip
-
-KEPT_SCORES = [
-    *_with_intervals("accuracy", "auroc", "r2"), "log_loss", "control_accuracy", "p_value",
-]  # fmt: skip

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.charts.style import COLOURS
-from llmprobe.results.curve import SCORE_NAMES, Peak, main_score, peaks
+from llmprobe.results.peaks import SCORE_NAMES, Peak, main_score, peaks
 
 WIDTH = 100
 _LONGEST_SPARKLINE = 32

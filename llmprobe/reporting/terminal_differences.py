@@ -10,7 +10,7 @@ from llmprobe.ground.text import elide
 from llmprobe.reporting.page.compared import sides, with_interval
 from llmprobe.reporting.page.tables import p_text
 from llmprobe.reporting.terminal import WIDTH
-from llmprobe.results.curve import SCORE_NAMES
+from llmprobe.results.peaks import SCORE_NAMES
 
 MOST_ROWS = 40
 _WIDTHS = (20, 6, 20)

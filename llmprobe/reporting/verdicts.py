@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from llmprobe.results.curve import Peak
+from llmprobe.results.peaks import Peak
 
 Level = Literal["holds", "doubt", "chance", "unknown"]
 NO_RISE = 0.03

@@ -1,83 +1,181 @@
-"""The curve of one model on one dataset: its layers, its best one, and what that is worth."""
+"""Curves: one model on one dataset over its layers, built once for all that shows or weighs it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from llmprobe.results.metrics import METRICS, Metric
 
-def main_probe(results: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the probe that figures show: the logistic one, or the first of the table."""
-    probes = results["probe"].unique()
-    if len(probes) == 0:
-        return results
-    return results[results["probe"] == ("logistic" if "logistic" in probes else probes[0])]
+SURE = 0.05
+"""A p-value that is at most this counts as above chance, or as a difference."""
 
 
-def main_score(results: pd.DataFrame) -> str:
-    """The column that the best layer is the best by: accuracy, or R² of labels that are numbers."""
-    return "r2" if "r2" in results and results["accuracy"].isna().all() else "accuracy"
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The scores of one model on one dataset over its layers, and its best layer."""
 
-
-def layer_names(results: pd.DataFrame) -> dict[int, str]:
-    """What the layers of plain networks are called; empty where there are language models too.
-
-    Where networks call the same layer differently, its number.
-    """
-    if "layer_name" not in results or results["layer_name"].isna().any():
-        return {}
-    found: dict[int, set[str]] = {}
-    for layer, name in zip(results["layer"], results["layer_name"], strict=True):
-        found.setdefault(int(layer), set()).add(str(name))
-    return {layer: str(layer) if len(names) > 1 else names.pop() for layer, names in found.items()}
-
-
-SCORE_NAMES = {"accuracy": "accuracy", "r2": "R²"}
-
-
-def chance_accuracy(rows: pd.DataFrame) -> pd.Series:
-    """Accuracy of the majority class; 1 / number of classes where that was not asked for."""
-    return rows["majority_accuracy"].astype(float).fillna(1 / rows["n_classes"].astype(float))
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The best layer of one model on one dataset, and what it has to be compared with.
-
-    A number that was not asked for is NaN, a layer that does not exist None.
-    """
-
-    model: str
-    dataset: str
-    layer: int | None
-    blocks: int | None
-    """Number of blocks of the model (of probe points after the input, for a plain network), which
-    is also its last layer."""
-    n_examples: float
-    score: float
-    """Accuracy, or R² of labels that are numbers."""
-    low: float
-    """Lower end of the 95 % interval of the score."""
-    high: float
-    auroc: float
-    chance: float
-    """Accuracy of always answering the most frequent class (where that was not asked for, 1 /
-    number of classes); R² of the mean, 0."""
-    bag_of_words: float
-    p_value: float
-    curve: pd.Series
-    """Score of each layer, indexed by layer."""
-    permutations: int | None = None
-    """Refits behind the p-value; where it is not known, they are taken to be enough."""
-    layer_name: str | None = None
-    """What the layer is called in a plain network; the layers of language models have no names."""
+    rows: pd.DataFrame
+    """Of the results, one for each layer in rising order, numbered from 0."""
+    summary: Mapping[Any, Any]
+    """The row of the summary. A number that was not asked for is NaN."""
 
     @property
+    def model(self) -> str:
+        """Return the name of the model."""
+        return str(self.summary["model"])
+
+    @property
+    def dataset(self) -> str:
+        """Return the name of the dataset."""
+        return str(self.summary["dataset"])
+
+    @property
+    def site(self) -> str:
+        """Return where in a block the states were read; empty for other networks."""
+        return str(self.rows["site"].iloc[0]) if len(self.rows) else ""
+
+    @property
+    def metric(self) -> Metric:
+        """Return the main metric, by which the best layer is the best."""
+        return METRICS[str(self.summary["main_score"])]
+
+    @property
+    def layers(self) -> list[int]:
+        """Return the layers in rising order."""
+        return [int(layer) for layer in self.rows["layer"]]
+
+    @property
+    def depths(self) -> np.ndarray:
+        """Return layer / number of blocks of each layer. [layers]"""
+        depths: np.ndarray = self.rows["depth"].to_numpy(float)
+        return depths
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the layers; empty for language models, whose layers have none."""
+        if "layer_name" not in self.rows or self.rows["layer_name"].isna().any():
+            return []
+        return [str(name) for name in self.rows["layer_name"]]
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column of the results as numbers [layers], NaN where it is not there."""
+        if name not in self.rows:
+            return np.full(len(self.rows), np.nan)
+        values: np.ndarray = pd.to_numeric(self.rows[name], errors="coerce").to_numpy(float)
+        return values
+
+    def number(self, name: str) -> float:
+        """Return a number of the summary, NaN where it is not there."""
+        value = self.summary.get(name)
+        return float("nan") if value is None or pd.isna(value) else float(value)
+
+    def has(self, metric: Metric) -> bool:
+        """Whether any layer has a value of the metric."""
+        return bool(np.isfinite(self.column(metric.name)).any())
+
+    def chance(self, metric: Metric | None = None) -> float:
+        """Return what a probe that learned nothing scores; NaN where that is not known."""
+        chances = (metric or self.metric).chance_of(self.rows)
+        return float(chances.max()) if len(chances) else float("nan")
+
+    def levels(self, metric: Metric) -> np.ndarray:
+        """Return each layer's share of the way from chance to a perfect score. [layers]"""
+        chance = self.chance(metric)
+        levels: np.ndarray = (self.column(metric.name) - chance) / (metric.perfect - chance)
+        return levels
+
+    def best(self, metric: Metric) -> int | None:
+        """Return the place among the layers that is the best by a metric, None where none has one.
+
+        That of the main metric is the summary's best layer. For selectivity it is too, since the
+        layer with the highest selectivity may read nothing. Of equals, it has the least loss.
+        """
+        if metric.name in (self.metric.name, "selectivity") and self.layer in self.layers:
+            return self.layers.index(self.layer)
+        levels, losses = self.levels(metric), np.nan_to_num(self.column("log_loss"))
+        if np.isnan(levels).all():
+            return None
+        return int(np.lexsort((losses, -np.nan_to_num(levels, nan=-np.inf)))[0])
+
+    @property
+    def layer(self) -> int | None:
+        """Return the best layer, None where no layer was scored."""
+        layer = self.number("peak_layer")
+        return None if np.isnan(layer) else int(layer)
+
+    @property
+    def layer_name(self) -> str | None:
+        """Return what the best layer of a plain network is called; other layers have no names."""
+        if not self.names or self.layer not in self.layers:
+            return None
+        return self.names[self.layers.index(self.layer)]
+
+    @property
+    def blocks(self) -> int | None:
+        """Return the number of blocks of the model, which is also its last layer.
+
+        Of a plain network, that of its probe points after the input.
+        """
+        blocks = self.number("layers")
+        return None if np.isnan(blocks) else int(blocks)
+
+    def at_best(self, name: str) -> float:
+        """Return a column of the results at the best layer, NaN where there is none."""
+        if self.layer not in self.layers:
+            return float("nan")
+        return float(self.column(name)[self.layers.index(self.layer)])
+
+    @property
+    def score(self) -> float:
+        """Return the main metric at the best layer."""
+        return self.number(f"peak_{self.metric.name}")
+
+    @property
+    def low(self) -> float:
+        """Return the lower end of the 95 % interval of the score."""
+        return self.at_best(f"{self.metric.name}_low")
+
+    @property
+    def high(self) -> float:
+        """Return the upper end of the 95 % interval of the score."""
+        return self.at_best(f"{self.metric.name}_high")
+
+    @property
+    def bag_of_words(self) -> float:
+        """Return what a bag of words scores without any model, NaN where it was not asked for."""
+        return self.number(f"bag_of_words_{self.metric.name}")
+
+    @property
+    def random_weights(self) -> float:
+        """Return the best score of the untrained network, NaN where it was not asked for."""
+        return self.number(f"random_weights_{self.metric.name}")
+
+    @property
+    def p_value(self) -> float:
+        """Return the p-value of the best layer against the best one of each shuffle of labels."""
+        return self.number("peak_p_value")
+
+    @property
+    def permutations(self) -> int | None:
+        """Return how many shuffles of labels the p-value comes from, None where not known."""
+        permutations = self.number("permutations")
+        return None if np.isnan(permutations) else int(permutations)
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the classes in the probes' order; empty for numbers, and where not known."""
+        return classes_from_text(self.summary.get("classes"))
+
+    @cached_property
     def above_chance(self) -> bool:
         """Whether the best layer is above chance, given that it is the best of many.
 
@@ -85,61 +183,103 @@ class Peak:
         the interval's lower half is widened to what covers all layers at once (Bonferroni): the
         best of 30 layers without signal would often have an interval of its own above chance.
         """
-        if not np.isnan(self.p_value) and not self._p_value_says_nothing:
-            return self.p_value <= 0.05
+        p = self.p_value
+        smallest = 0.0 if self.permutations is None else 1 / (self.permutations + 1)
+        says_nothing = SURE < p <= smallest
+        if not np.isnan(p) and not says_nothing:
+            return p <= SURE
         if np.isnan(self.low):
-            return self.score > self.chance
+            return self.score > self.chance()
         normal = NormalDist()
-        widened = normal.inv_cdf(0.025 / max(len(self.curve), 1)) / normal.inv_cdf(0.025)
-        return self.score - widened * (self.score - self.low) > self.chance
+        widened = normal.inv_cdf(0.025 / max(len(self.rows), 1)) / normal.inv_cdf(0.025)
+        return self.score - widened * (self.score - self.low) > self.chance()
 
     @property
-    def _p_value_says_nothing(self) -> bool:
-        """Whether p is above 0.05, and yet as small as so few permutations can make it."""
-        smallest = 0.0 if self.permutations is None else 1 / (self.permutations + 1)
-        return 0.05 < self.p_value <= smallest
+    def clearly_by_luck(self) -> bool:
+        """Whether shuffled labels do as well in more than 5 % of refits; False without any."""
+        return self.p_value > SURE
 
 
-def peaks(
-    results: pd.DataFrame, summary: pd.DataFrame, permutations: int | None = None
-) -> list[Peak]:
-    """One ``Peak`` for each row of ``summary``, in its order."""
-    curves = dict(list(main_probe(results).groupby(["model", "dataset"])))
+def curves_of(table: pd.DataFrame, summary: pd.DataFrame) -> list[Curve]:
+    """Return a curve for each row of the summary, in its order.
+
+    Where a model and dataset were probed in several ways, its rows are those of the logistic
+    probe, or of the first.
+    """
+    by_place = dict(list(table.groupby(["model", "dataset"], sort=False)))
     return [
-        _peak(row, curves.get((row["model"], row["dataset"]), results.head(0)), permutations)
+        Curve(_of_one_probe(by_place.get((row["model"], row["dataset"]), table.head(0))), row)
         for row in summary.to_dict("records")
     ]
 
 
-def _peak(row: Mapping[Any, Any], layers: pd.DataFrame, permutations: int | None) -> Peak:
-    """The peak that a row of the summary names, completed from the results of its layers."""
-    layer = _integer(row["peak_layer"])
-    at_peak = layers[layers["layer"] == layer].to_dict("records")
-    scores: Mapping[Any, Any] = at_peak[0] if at_peak else {}
-    score = main_score(layers)
-    chance = chance_accuracy(layers).max() if score == "accuracy" else 0.0
-    return Peak(
-        model=str(row["model"]),
-        dataset=str(row["dataset"]),
-        layer=layer,
-        blocks=_integer(row["layers"]),
-        n_examples=_number(row["n_examples"]),
-        score=_number(row[f"peak_{score}"]),
-        low=_number(scores.get(f"{score}_low")),
-        high=_number(scores.get(f"{score}_high")),
-        auroc=_number(scores.get("auroc")),
-        chance=_number(chance),
-        bag_of_words=_number(row[f"bag_of_words_{score}"]),
-        p_value=_number(row["peak_p_value"]),
-        curve=layers.set_index("layer")[score].sort_index(),
-        permutations=permutations,
-        layer_name=layer_names(layers).get(-1 if layer is None else layer),
-    )
+def _of_one_probe(rows: pd.DataFrame) -> pd.DataFrame:
+    probes = list(rows["probe"].unique())
+    if len(probes) > 1:
+        rows = rows[rows["probe"] == ("logistic" if "logistic" in probes else probes[0])]
+    return rows.drop_duplicates("layer").sort_values("layer", ignore_index=True)
 
 
-def _number(value: Any) -> float:
-    return float("nan") if pd.isna(value) else float(value)
+def by_dataset(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Return the curves of each dataset, in the order in which datasets first appear."""
+    return _grouped(curves, "dataset")
 
 
-def _integer(value: Any) -> int | None:
-    return None if pd.isna(value) else int(value)
+def by_model(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """Return the curves of each model, in the order in which models first appear."""
+    return _grouped(curves, "model")
+
+
+def _grouped(curves: Sequence[Curve], kind: str) -> dict[str, list[Curve]]:
+    groups: dict[str, list[Curve]] = {}
+    for name, group in groupby(curves, key=lambda curve: str(getattr(curve, kind))):
+        groups.setdefault(name, []).extend(group)
+    return groups
+
+
+def layer_names(curves: Sequence[Curve]) -> dict[int, str]:
+    """Return what the layers of plain networks are called, by number.
+
+    Empty where there are language models too. Where networks call the same layer differently, its
+    number.
+    """
+    names: dict[int, set[str]] = {}
+    for curve in curves:
+        if len(curve.rows) and not curve.names:
+            return {}
+        for layer, name in zip(curve.layers, curve.names, strict=True):
+            names.setdefault(layer, set()).add(name)
+    return {layer: str(layer) if len(of) > 1 else of.pop() for layer, of in names.items()}
+
+
+def same_layers(curves: Sequence[Curve]) -> bool:
+    """Whether all models have as many layers, so that layers of one number stand at one depth."""
+    return len({curve.layers[-1] for curve in curves if len(curve.rows)}) == 1
+
+
+def difficulty(curves: Sequence[Curve]) -> dict[str, float]:
+    """Compute how far the best of the models stays from a perfect score, by dataset, 0 … 1.
+
+    1 - (score - chance) / (1 - chance) of the best layer of the best model; R², whose chance is 0,
+    for labels that are numbers. It is measured and not declared, so facts, generated tasks and the
+    variants of one task, whatever their dial, lie on one axis; it allows for how many classes there
+    are and how common; and being one number for all models, it compares them on equal terms. It
+    tells nothing outside this set of models, and a concept that none reads has difficulty 1.
+    """
+    return {
+        dataset: float(
+            np.clip(
+                1 - max((curve.score - curve.chance()) / (1 - curve.chance()) for curve in group),
+                0,
+                1,
+            )
+        )
+        for dataset, group in by_dataset(curves).items()
+    }
+
+
+def classes_from_text(value: Any) -> list[str]:
+    """Return the classes that a cell of the summary holds as a JSON list; empty for none."""
+    if not isinstance(value, str) or not value:
+        return []
+    return [str(name) for name in json.loads(value)]

@@ -15,7 +15,8 @@ import pandas as pd
 
 from llmprobe.datasets.groups import units
 from llmprobe.results.depth import rise_depth
-from llmprobe.results.scores import Resamples, majority_accuracy, resampled_r2
+from llmprobe.results.metrics import majority_accuracy, resampled_r2
+from llmprobe.results.resampling import Resamples
 
 STEPS = 2**14
 """In how many steps all differences that are not whole numbers are counted for a p-value."""

@@ -1,13 +1,17 @@
-"""What probing found: tables and probes, in memory as on disk."""
+"""What was found: one type in memory and on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from llmprobe.results.curve import Curve, curves_of
 from llmprobe.results.saved_probe import SavedProbe
 
 
@@ -24,26 +28,43 @@ class Results:
     out-of-fold. The score is the probability of the last class when there are two, else of the
     predicted one; for continuous labels it is the prediction. ``along`` and ``across`` are where
     the example lies beside the probe (``probing.probe_plane``)."""
-    learning_curve: pd.DataFrame
+    learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each layer × fraction of the training groups, where those were asked for."""
-    probes: tuple[SavedProbe, ...]
+    probes: tuple[SavedProbe, ...] = ()
     """For each model × dataset, the probes of all layers, fitted on all examples or, with a
-    test set, on all others."""
-    fold0_probes: tuple[SavedProbe, ...]
-    """The same, fitted without the examples of fold 0: for a look at those that no probe saw."""
+    test set, on all others. Not read back with a run folder: ``load_probe`` reads each."""
+    fold0_probes: tuple[SavedProbe, ...] = ()
+    """Those probes fitted without the examples of fold 0: for a look at examples no probe saw."""
+    examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What predictions are about: a row for each dataset × example, with its text, label, group
+    and fields; empty where examples are no texts."""
+    environment: Mapping[str, Any] = field(default_factory=lambda: {"models": [], "datasets": []})
+    """What results may depend on beside the config: versions and hardware; ``models`` and
+    ``datasets``, lists of mappings."""
+    config: str = ""
+    """The resolved config, as YAML."""
+    notes: tuple[str, ...] = ()
+    """What is missing, damaged or of another version in a run folder, a sentence each."""
+    folder: Path = Path()
+    """Where they were read from."""
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """Return the curve of each model on each dataset, in the order of the summary."""
+        return curves_of(self.table, self.summary)
 
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
-        """Draw the layer × dataset heatmap; the suffix chooses the format."""
-        from llmprobe.reporting.charts.figures import heatmap
-
+        """Draw the layer × dataset heatmap into a file; the suffix chooses the format."""
+        # By name, since drawing lies above: whoever only probes never loads matplotlib.
+        heatmaps = import_module("llmprobe.reporting.charts.heatmaps")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        heatmap(self.table, metric).savefig(path, bbox_inches="tight")
+        heatmaps.heatmap(self.table, metric).savefig(path, bbox_inches="tight")
         return path
 
     @staticmethod
     def concatenate(parts: Sequence[Results]) -> Results:
-        """The rows and probes of all parts."""
+        """Return the rows and probes of all parts."""
         table, summary, predictions, learning_curve = (
             pd.concat([getattr(part, name) for part in parts], ignore_index=True)
             for name in ("table", "summary", "predictions", "learning_curve")

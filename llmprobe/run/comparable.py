@@ -14,7 +14,7 @@ import pandas as pd
 from llmprobe.config.schema import DatasetConfig, ModelConfig, RunConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
-from llmprobe.results.folder import RunTables
+from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
 
 Facts = dict[str, Any]
@@ -26,8 +26,8 @@ MUST_AGREE = {
     "probe": ("kind", "folds", "l2", "controls", "seed"),
 }
 """Settings without which curves of the same examples do not mean the same."""
-FRAMES = ("results", "summary", "predictions", "examples", "learning_curve")
-"""Of `RunTables`."""
+FRAMES = ("table", "summary", "predictions", "examples", "learning_curve")
+"""The tables of `Results`."""
 PLACES = {
     "model": {"name", "device", "trust_remote_code"},
     "dataset": {"alias"},
@@ -44,16 +44,16 @@ class Member:
     name: str
     """Different from the others'."""
     config: RunConfig
-    run: RunTables
+    run: Results
     models: Mapping[str, Facts]
     """Those of which there are curves, by their names in the tables."""
     datasets: Mapping[str, Facts]
 
     @classmethod
-    def of(cls, name: str, config: RunConfig, run: RunTables) -> Member:
+    def of(cls, name: str, config: RunConfig, run: Results) -> Member:
         """With all that is known of the run's models and datasets."""
         models = {
-            model.name: _facts(model, "model") | _loaded(run.out / "probes" / model.name)
+            model.name: _facts(model, "model") | _loaded(run.folder / "probes" / model.name)
             for model in config.models
         }
         datasets = {dataset.title: _facts(dataset, "dataset") for dataset in config.datasets}

@@ -17,10 +17,9 @@ from llmprobe.ground.files import whole_file, write_text
 from llmprobe.ground.text import elide
 from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
 from llmprobe.results.folder import (
-    RunTables,
     claim,
     lacks,
-    read_run,
+    read_results,
     read_table,
     write_results,
 )
@@ -85,7 +84,7 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
         runs=[
             ComparedRun(
                 name=member.name,
-                path=member.run.out.resolve(),
+                path=member.run.folder.resolve(),
                 config=yaml.safe_load(member.config.to_yaml()),
             )
             for member in members
@@ -97,7 +96,7 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
     members = told_apart(members)
     tables = merged(members)
     found = differences(
-        tables["results"],
+        tables["table"],
         tables["summary"],
         tables["predictions"],
         tables["examples"],
@@ -112,34 +111,25 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
 def _write(
     out: Path,
     comparison: Comparison,
-    tables: Mapping[str, pd.DataFrame],
+    tables: Mapping[str, Any],
     found: pd.DataFrame,
     environment: Mapping[str, Any],
 ) -> None:
     config = ComparisonConfig(compare=comparison).model_dump(mode="json")
-    results = Results(
-        tables["results"],
-        tables["summary"],
-        tables["predictions"],
-        tables["learning_curve"],
-        probes=(),
-        fold0_probes=(),
-    )
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    write_results(out, results, text, environment)
-    for name, table in (("examples", tables["examples"]), ("differences", found)):
-        with whole_file(out / f"{name}.parquet") as partial:
-            table.to_parquet(partial, index=False)
+    write_results(out, Results(**tables, environment=environment, config=text))
+    with whole_file(out / "differences.parquet") as partial:
+        found.to_parquet(partial, index=False)
     write_text(out / "differences.csv", found.to_csv(index=False))
 
 
-def _describe(run: RunTables) -> Description:
+def _describe(run: Results) -> Description:
     from llmprobe.reporting.page.compared import Compared
 
-    comparison, found, notes = _read(run.out)
+    comparison, found, notes = _read(run.folder)
     return Description(
         title=comparison.title,
-        command=comparison.command(run.out),
+        command=comparison.command(run.folder),
         permutations=comparison.permutations,
         compared=Compared(
             found,
@@ -150,13 +140,13 @@ def _describe(run: RunTables) -> Description:
     )
 
 
-def _text(run: RunTables, width: int, unicode: bool) -> Text:
+def _text(run: Results, width: int, unicode: bool) -> Text:
     """Return the best layers, how they differ, and what differs in the runs."""
     from rich.text import Text
 
     from llmprobe.reporting.terminal_differences import difference_table
 
-    comparison, found, notes = _read(run.out)
+    comparison, found, notes = _read(run.folder)
     names = [one.name for one in comparison.runs]
     lines = [
         *(f"{name}: {one.path}" for name, one in zip(names, comparison.runs, strict=True)),
@@ -182,7 +172,7 @@ def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
     comparison = load(out)
     path, notes = out / "differences.parquet", list(comparison.notes)
     try:
-        found = read_table(path)
+        found = read_table(out, "differences")
     except UserError:
         found = pd.DataFrame(columns=DIFFERENCE_COLUMNS)
         notes.append(f"{path}: missing or damaged; to make it again: {comparison.command(out)}")
@@ -198,11 +188,11 @@ def _members(runs: Sequence[Path]) -> list[Member]:
             f"compare takes two run folders or more, and {len(runs)} was given; one alone is drawn "
             "by `llmprobe report`"
         )
-    found: list[tuple[RunConfig, RunTables]] = []
+    found: list[tuple[RunConfig, Results]] = []
     for i, run in enumerate(runs):
         if run.resolve() in [other.resolve() for other in runs[:i]]:
             raise UserError(f"{run}: given twice; a run does not differ from itself")
-        tables = read_run(run)
+        tables = read_results(run)
         if (kind := kind_of(run)) in OTHER_KINDS:
             raise UserError(f"{run}: not a run of language models but {OTHER_KINDS[kind]}")
         found.append((load_config(run / "config.yaml"), tables))

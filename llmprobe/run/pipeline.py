@@ -36,6 +36,7 @@ from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.folder import (
     Part,
     claim,
+    examples_of,
     write_results,
 )
 from llmprobe.results.results import Results
@@ -59,7 +60,7 @@ WORK_PER_WRITING = 20
 """While there is more to do, tables are written after this many times as long as writing them
 takes: of a process that is killed, what is finished can be looked at."""
 
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 """Raise when the same activations and config would give other numbers."""
 
 
@@ -172,13 +173,13 @@ class Run:
 
     def _write(self, parts: Sequence[Results]) -> None:
         models = [model_facts(model) for model in self.config.models]
-        write_results(
-            self.out,
+        results = replace(
             Results.concatenate(parts),
-            self.config.to_yaml(),
-            environment(models, self._dataset_facts),
-            self.datasets,
+            examples=examples_of(self.datasets),
+            environment=environment(models, self._dataset_facts),
+            config=self.config.to_yaml(),
         )
+        write_results(self.out, results)
         write_traces(self.out / EXAMPLE_TRACES, self._traces)
 
     def _trace_some(

@@ -14,7 +14,8 @@ from llmprobe.config.schema import RunConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.registry import Registry
 from llmprobe.results.differences import differences
-from llmprobe.results.folder import RunTables, lacks, read_run
+from llmprobe.results.folder import lacks, read_results
+from llmprobe.results.results import Results
 from llmprobe.results.trace import Trace, traces_of_run
 from llmprobe.run.wordings import wordings
 
@@ -57,8 +58,8 @@ class Description:
 class Kind:
     """A kind of run folder: what a report says of it, and what the terminal does."""
 
-    describe: Callable[[RunTables], Description]
-    text: Callable[[RunTables, int, bool], Text]
+    describe: Callable[[Results], Description]
+    text: Callable[[Results, int, bool], Text]
     """From tables without details, the most columns, and whether there is more than ASCII."""
 
 
@@ -91,11 +92,11 @@ def report(out: Path) -> list[Path]:
     from llmprobe.reporting.charts.figures import draw_figures, write_all
     from llmprobe.reporting.page.page import write_report
 
-    run = read_run(out)
+    run = read_results(out)
     for note in run.notes:
         log.warning("%s", note)
     about = KINDS[kind_of(out)].describe(run)
-    figures = draw_figures(run.results, run.summary, run.predictions, run.learning_curve)
+    figures = draw_figures(run.table, run.summary, run.predictions, run.learning_curve)
     own = {name: figure for name, (figure, _, _) in about.illustrations.items()}
     written = write_all(figures | own, out / "figures")
     _remove_other_figures(out / "figures", written)
@@ -126,12 +127,10 @@ def terminal_text(out: Path, width: int = 100, unicode: bool = True) -> Text:
     UserError
         ``out`` is not a run folder, or nothing in it can be shown.
     """
-    return KINDS[kind_of(out)].text(read_run(out, details=False), width, unicode)
+    return KINDS[kind_of(out)].text(read_results(out, details=False), width, unicode)
 
 
-def summary_text(
-    run: RunTables, width: int, unicode: bool, permutations: int | None = None
-) -> Text:
+def summary_text(run: Results, width: int, unicode: bool, permutations: int | None = None) -> Text:
     """Return the best layer of each model on each dataset as the lines of a short table."""
     from rich.text import Text
 
@@ -140,7 +139,7 @@ def summary_text(
     return Text("\n").join(
         summary_lines(
             run.summary,
-            run.results,
+            run.table,
             run.environment["models"],
             width=width,
             unicode=unicode,
@@ -158,10 +157,10 @@ def _remove_other_figures(folder: Path, written: Sequence[Path]) -> None:
                 path.unlink()
 
 
-def _describe_run(run: RunTables) -> Description:
+def _describe_run(run: Results) -> Description:
     from llmprobe.reporting.page.compared import Compared
 
-    out = run.out
+    out = run.folder
     config, notes = _config(out)
     if config is not None:
         notes += lacks(run, config)
@@ -173,17 +172,15 @@ def _describe_run(run: RunTables) -> Description:
         title=out.resolve().name if config is None else config.name,
         command=shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)]),
         permutations=None if config is None else config.probe.permutations,
-        compared=Compared(
-            differences(run.results, run.summary, run.predictions, run.examples, same)
-        ),
+        compared=Compared(differences(run.table, run.summary, run.predictions, run.examples, same)),
         traces=traces_of_run(out),
         notes=notes,
         page=config is None or config.report.html,
     )
 
 
-def _text_of_run(run: RunTables, width: int, unicode: bool) -> Text:
-    config, _ = _config(run.out)
+def _text_of_run(run: Results, width: int, unicode: bool) -> Text:
+    config, _ = _config(run.folder)
     return summary_text(run, width, unicode, None if config is None else config.probe.permutations)
 
 

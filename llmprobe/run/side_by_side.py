@@ -11,7 +11,7 @@ import pandas as pd
 
 from llmprobe.config.schema import Section
 from llmprobe.ground.text import flatten
-from llmprobe.results.folder import COLUMNS
+from llmprobe.results.columns import columns_of
 from llmprobe.run.comparable import (
     FRAMES,
     PLACES,
@@ -57,9 +57,9 @@ def merged(members: Sequence[Member]) -> Frames:
             for place, rows in frame.groupby(keys, sort=False):
                 parts.setdefault(place, rows)
         places = list(parts)
-        if "model" in COLUMNS[table]:  # A model's curves stand together, whatever run they are of.
+        if table != "examples":  # A model's curves stand together, whatever run they are of.
             places.sort(key=lambda place: order.get(place[0], len(order)))
-        empty = pd.DataFrame(columns=list(COLUMNS[table]))
+        empty = pd.DataFrame(columns=columns_of("results" if table == "table" else table))
         frames[table] = pd.concat([parts[place] for place in places] or [empty], ignore_index=True)
     return frames
 
@@ -142,7 +142,7 @@ def _answers(member: Member, model: str, dataset: str) -> pd.DataFrame:
     table = member.run.predictions
     rows = table[(table["model"] == model) & (table["dataset"] == dataset)]
     rows = rows.sort_values(["layer", "example"], ignore_index=True)
-    return rows[list(COLUMNS["predictions"])]
+    return rows[columns_of("predictions")]
 
 
 def _how_it_is_read(member: Member, model: str) -> Facts:

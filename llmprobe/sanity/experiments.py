@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import yaml
 
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
-from llmprobe.results.folder import RunTables, claim, write_results
+from llmprobe.results.folder import claim, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.environment import environment
 from llmprobe.run.report import KINDS, Description, Kind
@@ -57,7 +58,7 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
     text = yaml.safe_dump(
         config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
     )
-    write_results(out, results, text, environment(models, [data]))
+    write_results(out, replace(results, config=text, environment=environment(models, [data])))
     if config.sanity != "xor":
         (out / XOR_FILE).unlink(missing_ok=True)
 
@@ -86,14 +87,14 @@ def _run_mnist(
     return results, f"convnet (training: {training})", data
 
 
-def _describe(run: RunTables) -> Description:
+def _describe(run: Results) -> Description:
     config = _config_of(run)
     story = _story(config, run)
     dataset = run.summary["dataset"].iloc[0]
     what = "XOR" if isinstance(config, XorConfig) else f"{config.network} on {dataset}"
     return Description(
         title=f"Sanity experiment: {what}",
-        command=command(config, run.out),
+        command=command(config, run.folder),
         permutations=PERMUTATIONS if isinstance(config, XorConfig) else None,
         findings=story.findings,
         illustrations=story.illustrations,
@@ -111,39 +112,39 @@ def command(config: SanityConfig, out: Path) -> str:
     return shlex.join([*words, "--out", str(out)])
 
 
-def _text(run: RunTables, _width: int, unicode: bool) -> Text:
+def _text(run: Results, _width: int, unicode: bool) -> Text:
     """Return what an experiment found, in lines of at most 100 columns."""
     from rich.text import Text
 
     config = _config_of(run)
     if isinstance(config, XorConfig):
-        return Text(Xor.load(run.out / XOR_FILE).text(unicode))
+        return Text(Xor.load(run.folder / XOR_FILE).text(unicode))
     if config.network == "bypass":
-        return Text(bypass_text(run.results))
-    return Text(convnet_text(run.results, digits=config.data == "digits"))
+        return Text(bypass_text(run.table))
+    return Text(convnet_text(run.table, digits=config.data == "digits"))
 
 
-def _config_of(run: RunTables) -> SanityConfig:
+def _config_of(run: Results) -> SanityConfig:
     """Return the config of an experiment, whose tables are in ``run``."""
-    config = load(run.out)
+    config = load(run.folder)
     kind = "xor" if isinstance(config, XorConfig) else config.network
-    if POINT[kind] not in set(run.results.get("layer_name", ())):
+    if POINT[kind] not in set(run.table.get("layer_name", ())):
         raise UserError(
-            f"{run.out}: results.parquet and summary.parquet are not those of config.yaml; do the "
-            f"experiment again: {command(config, run.out)}"
+            f"{run.folder}: results.parquet and summary.parquet are not those of config.yaml; do "
+            f"the experiment again: {command(config, run.folder)}"
         )
     return config
 
 
-def _story(config: SanityConfig, run: RunTables) -> Story:
+def _story(config: SanityConfig, run: Results) -> Story:
     if isinstance(config, XorConfig):
-        found = Xor.load(run.out / XOR_FILE)
+        found = Xor.load(run.folder / XOR_FILE)
         return Story(found.findings, xor_figures(found))
     if config.network == "bypass":
-        return bypass_story(run.results)
+        return bypass_story(run.table)
     contents = [data.get("content") for data in run.environment["datasets"]]
     return convnet_story(
-        run.results,
+        run.table,
         run.summary,
         run.predictions,
         mnist=MNIST_CONTENT in contents,

@@ -13,8 +13,8 @@ from llmprobe.api import probe_network
 from llmprobe.ground.files import whole_file
 from llmprobe.models.devices import resolve_device
 from llmprobe.results.folder import Part, claim
+from llmprobe.results.intervals import unit_interval
 from llmprobe.results.results import Results
-from llmprobe.results.scores import unit_interval
 from llmprobe.sanity.images import ForProbes, Images
 from llmprobe.sanity.networks import (
     POINTS,

@@ -17,7 +17,7 @@ from synthetic_runs import MODELS, capitals, probed_run, write_page
 
 from llmprobe.reporting.charts.curves import curves
 from llmprobe.reporting.charts.heatmaps import heatmap
-from llmprobe.results.folder import RunTables
+from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -135,18 +135,18 @@ def two_by_two() -> Tables:
 
 
 @pytest.fixture(scope="session")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Two models on two datasets, the second of which cannot be read."""
     out = tmp_path_factory.mktemp("run")
     return probed_run(out, MODELS, [capitals(), capitals("coin_flip", 80)])
 
 
 @pytest.fixture(scope="session")
-def trial_page(trial: RunTables) -> Path:
+def trial_page(trial: Results) -> Path:
     """The page of that run."""
     figures = {
-        "heatmap_accuracy": heatmap(trial.results),
-        "curves": curves(trial.results, trial.summary),
+        "heatmap_accuracy": heatmap(trial.table),
+        "curves": curves(trial.table, trial.summary),
     }
     return write_page(trial.out / "report.html", trial, figures)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
 from llmprobe.reporting.page.page import write_report
-from llmprobe.results.folder import RunTables, read_run, write_results
+from llmprobe.results.folder import examples_of, read_results, write_results
 from llmprobe.results.results import Results
 
 MODELS = {"small": 6, "large": 12}
@@ -44,7 +45,7 @@ def states(
 
 def probed_run(
     out: Path, models: Mapping[str, int], datasets: Sequence[ConceptDataset], **options: Any
-) -> RunTables:
+) -> Results:
     """A run of models, given with their number of blocks, as its folder gives it back.
 
     The last dataset of several is noise; options go to the config's ``probe`` section.
@@ -66,19 +67,18 @@ def probed_run(
             )
             results.summary["parameters"] = 100_000_000 * (seed + 1)
             parts.append(results)
-    write_results(
-        out,
+    names = [one.name for one in datasets]
+    results = replace(
         Results.concatenate(parts),
-        yaml.safe_dump(
-            {"name": "trial", "models": [*models], "datasets": [one.name for one in datasets]}
-        ),
-        environment([*models], [one.name for one in datasets]),
-        datasets,
+        examples=examples_of(datasets),
+        environment=environment([*models], names),
+        config=yaml.safe_dump({"name": "trial", "models": [*models], "datasets": names}),
     )
-    return read_run(out)
+    write_results(out, results)
+    return read_results(out)
 
 
-def write_page(path: Path, run: RunTables, figures: Mapping[str, Figure] | None = None) -> Path:
+def write_page(path: Path, run: Results, figures: Mapping[str, Figure] | None = None) -> Path:
     """The page of a run, with few figures or none: drawing them all takes longer than a test."""
     command = "llmprobe run trial.yaml"
     return write_report(path, run, figures or {}, title="trial", command=command, permutations=20)
@@ -116,7 +116,7 @@ def capitals(name: str = "capitals", n: int = 120) -> ConceptDataset:
 
 def large_run(
     out: Path, models: Mapping[str, int], datasets: int, n: int, n_classes: int = 2
-) -> RunTables:
+) -> Results:
     """The tables of a run that would take hours to probe."""
     rng = np.random.default_rng(0)
     names = [f"dataset-{number:02}" for number in range(datasets)]
@@ -128,16 +128,14 @@ def large_run(
             summary.append(row)
             predictions.append(its)
     examples = pd.concat([_large_examples(name, n, n_classes) for name in names])
-    return RunTables(
-        out,
+    return Results(
         pd.concat(curves, ignore_index=True),
         pd.DataFrame(summary),
         pd.concat(predictions, ignore_index=True),
-        examples,
-        pd.DataFrame(),
-        environment([*models], names),
-        yaml.safe_dump({"models": [*models], "datasets": names}),
-        (),
+        examples=examples,
+        environment=environment([*models], names),
+        config=yaml.safe_dump({"models": [*models], "datasets": names}),
+        folder=out,
     )
 
 

@@ -14,8 +14,8 @@ from synthetic_runs import MODELS
 
 from llmprobe.reporting.page.examples import REACH
 from llmprobe.reporting.page.page import headline
-from llmprobe.results.curve import peaks
-from llmprobe.results.folder import RunTables
+from llmprobe.results.peaks import peaks
+from llmprobe.results.results import Results
 
 Open = Callable[..., Opened]
 both_widths = pytest.mark.parametrize("width", [1400, 400])
@@ -26,12 +26,12 @@ def wide(opened: Open, trial_page: Path) -> Opened:
     return opened(trial_page)
 
 
-def layers_of(trial: RunTables, model: str, dataset: str = "capitals") -> pd.DataFrame:
-    rows = trial.results[(trial.results["model"] == model) & (trial.results["dataset"] == dataset)]
+def layers_of(trial: Results, model: str, dataset: str = "capitals") -> pd.DataFrame:
+    rows = trial.table[(trial.table["model"] == model) & (trial.table["dataset"] == dataset)]
     return rows.set_index("layer")
 
 
-def for_the_truth(trial: RunTables, model: str, dataset: str = "capitals") -> pd.DataFrame:
+def for_the_truth(trial: Results, model: str, dataset: str = "capitals") -> pd.DataFrame:
     """Probability of the right answer: a row for each example, a column for each layer."""
     table = trial.predictions
     table = table[(table["model"] == model) & (table["dataset"] == dataset)]
@@ -39,7 +39,7 @@ def for_the_truth(trial: RunTables, model: str, dataset: str = "capitals") -> pd
     return table.assign(right=right).pivot(index="example", columns="layer", values="right")
 
 
-def peak(trial: RunTables, model: str, dataset: str = "capitals") -> int:
+def peak(trial: Results, model: str, dataset: str = "capitals") -> int:
     row = trial.summary[(trial.summary["model"] == model) & (trial.summary["dataset"] == dataset)]
     return int(row["peak_layer"].item())
 
@@ -57,7 +57,7 @@ def test_page_opens_and_fits_the_window(
 
 @both_widths
 def test_slider_moves_the_points_to_where_the_predictions_have_them(
-    opened: Open, trial_page: Path, trial: RunTables, width: int
+    opened: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
     page = opened(trial_page, width)
     page.choose("model", "0")
@@ -109,7 +109,7 @@ def test_points_glide_unless_less_motion_is_asked_for(opened: Open, trial_page: 
 
 
 def test_hovering_a_point_shows_its_text_and_what_is_said_of_it(
-    wide: Opened, trial: RunTables
+    wide: Opened, trial: Results
 ) -> None:
     number = wide.hover(0)
     shown = wide.text("#tip")
@@ -122,7 +122,7 @@ def test_hovering_a_point_shows_its_text_and_what_is_said_of_it(
 
 @both_widths
 def test_click_on_a_cell_opens_its_layer(
-    opened: Open, trial_page: Path, trial: RunTables, width: int
+    opened: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
     page = opened(trial_page, width)
     for number, dataset, layer in ((1, "coin_flip", 5), (0, "capitals", 2)):
@@ -167,7 +167,7 @@ def test_arrow_keys_walk_through_the_heatmap(opened: Open, trial_page: Path, wid
 
 @both_widths
 def test_metric_menu_colours_the_heatmap_by_that_score(
-    opened: Open, trial_page: Path, trial: RunTables, width: int
+    opened: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
     page = opened(trial_page, width)
     colours = page.page.locator("#heatmap [role=gridcell]").evaluate_all(
@@ -187,7 +187,7 @@ def test_metric_menu_colours_the_heatmap_by_that_score(
     page.page.wait_for_function("() => document.querySelector('#curve-chart[aria-label^=AUROC]')")
 
 
-def test_rows_of_the_heatmap_are_ranked_as_asked(wide: Opened, trial: RunTables) -> None:
+def test_rows_of_the_heatmap_are_ranked_as_asked(wide: Opened, trial: Results) -> None:
     names = "#heatmap .scroll:first-child tbody th"
     assert wide.texts(names) == ["capitals", "coin_flip"]
     wide.choose("order", "score")
@@ -198,7 +198,7 @@ def test_rows_of_the_heatmap_are_ranked_as_asked(wide: Opened, trial: RunTables)
     assert wide.texts(names) == sorted(places, key=lambda name: places[name])
 
 
-def test_examples_are_sorted_by_what_the_predictions_say(wide: Opened, trial: RunTables) -> None:
+def test_examples_are_sorted_by_what_the_predictions_say(wide: Opened, trial: Results) -> None:
     wide.page.click(wide.cell(1, 0, 3))
     right = for_the_truth(trial, "large")
     flips = (right > 0.5).astype(int).diff(axis=1).abs()
@@ -220,7 +220,7 @@ def test_examples_are_sorted_by_what_the_predictions_say(wide: Opened, trial: Ru
         assert listed.max() <= measure.nsmallest(len(listed)).max() + 2 / 255, name
 
 
-def test_examples_show_the_answer_at_the_open_layer(wide: Opened, trial: RunTables) -> None:
+def test_examples_show_the_answer_at_the_open_layer(wide: Opened, trial: Results) -> None:
     wide.page.click(wide.cell(1, 0, 3))
     wide.choose("sort", "number")
     right = for_the_truth(trial, "large")[3].sort_index()
@@ -233,7 +233,7 @@ def test_examples_show_the_answer_at_the_open_layer(wide: Opened, trial: RunTabl
 
 @both_widths
 def test_search_keeps_the_examples_that_have_the_words(
-    opened: Open, trial_page: Path, trial: RunTables, width: int
+    opened: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
     page = opened(trial_page, width)
     texts = trial.examples.query("dataset == 'capitals'").set_index("example")["text"]
@@ -278,10 +278,10 @@ def test_play_goes_through_the_layers_to_the_last(wide: Opened) -> None:
 
 @both_widths
 def test_click_on_a_finding_opens_its_best_layer(
-    opened: Open, trial_page: Path, trial: RunTables, width: int
+    opened: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
     page = opened(trial_page, width)
-    for found in peaks(trial.results, trial.summary, 20):
+    for found in peaks(trial.table, trial.summary, 20):
         page.page.click(f'button.plain[data-curve]:has-text("{headline(found)}")')
         assert page.text("#layer-title") == (
             f"{found.model}, {found.dataset}: layer {found.layer} of {found.blocks}"
@@ -304,8 +304,8 @@ def test_click_on_an_example_marks_its_point(wide: Opened) -> None:
     assert button.get_attribute("aria-pressed") == "false"
 
 
-def test_downloads_are_the_tables(wide: Opened, trial: RunTables) -> None:
-    for name, table in (("results.csv", trial.results), ("summary.csv", trial.summary)):
+def test_downloads_are_the_tables(wide: Opened, trial: Results) -> None:
+    for name, table in (("results.csv", trial.table), ("summary.csv", trial.summary)):
         with wide.page.expect_download() as download:
             wide.page.click(f"#downloads >> text={name}")
         assert download.value.suggested_filename == name
@@ -350,7 +350,7 @@ def test_printed_page_is_dark_on_white_and_has_no_controls_to_press(
 
 
 def test_without_scripts_the_page_still_has_figures_findings_and_tables(
-    opened: Open, trial_page: Path, trial: RunTables
+    opened: Open, trial_page: Path, trial: Results
 ) -> None:
     page = opened(trial_page, scripted=False)
     for found in page.page.locator(".card").all():

@@ -97,7 +97,7 @@ def test_page_of_labels_that_are_numbers_shows_predictions(opened: Open, tmp_pat
     page = opened(write_page(tmp_path / "report.html", run))
     assert page.page.input_value("#metric") == "r2"
     page.slide(4)
-    row = run.results.query("layer == 4").iloc[0]
+    row = run.table.query("layer == 4").iloc[0]
     assert page.table("#scores")["R²"].startswith(f"{row['r2']:.2f}".replace("-", "−"))
     page.choose("sort", "number")
     shown = [float(text) for text in page.texts("#example-rows tbody td:nth-child(4)")]
@@ -111,7 +111,7 @@ def test_page_of_labels_that_are_numbers_shows_predictions(opened: Open, tmp_pat
 def test_page_of_named_layers_names_them(opened: Open, tmp_path: Path) -> None:
     run = probed_run(tmp_path, {"net": 4}, [capitals("digits", 60)])
     names = ["input", "conv1_preact", "conv1_postact", "fc1_a_rather_long_name", "logits"]
-    run = replace(run, results=run.results.assign(layer_name=names))
+    run = replace(run, table=run.table.assign(layer_name=names))
     page = opened(write_page(tmp_path / "report.html", run), 400)
     page.slide(2)
     assert page.text("#layer-title") == "net, digits: layer 2 (conv1_postact) of 4"

@@ -14,7 +14,7 @@ from browsing import Opened
 from synthetic_runs import capitals, probed_run, write_page
 
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.results.folder import RunTables
+from llmprobe.results.results import Results
 
 Open = Callable[..., Opened]
 PWN = "<script>window.pwned=1</script>"
@@ -44,7 +44,7 @@ MODELS = {"small": IMAGE, "large": "__proto__"}
 DATASETS = {"capitals": f"</script>{PWN}", "coin_flip": "constructor"}
 
 
-def evil(trial: RunTables, labels: dict[str, str] = LABELS) -> RunTables:
+def evil(trial: Results, labels: dict[str, str] = LABELS) -> Results:
     """A run whose every text and name is somebody's attempt."""
 
     def renamed(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,7 +72,7 @@ def evil(trial: RunTables, labels: dict[str, str] = LABELS) -> RunTables:
     }
     return replace(
         trial,
-        results=renamed(trial.results),
+        results=renamed(trial.table),
         summary=renamed(trial.summary),
         predictions=renamed(trial.predictions),
         examples=examples,
@@ -83,7 +83,7 @@ def evil(trial: RunTables, labels: dict[str, str] = LABELS) -> RunTables:
 
 
 @pytest.fixture(scope="module")
-def evil_page(trial: RunTables, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evil_page(trial: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(tmp_path_factory.mktemp("evil") / "report.html", evil(trial))
 
 
@@ -196,7 +196,7 @@ def test_scripts_that_are_put_into_the_page_do_not_run(opened: Open, evil_page: 
 def test_layers_may_have_names_of_any_kind(opened: Open, tmp_path: Path) -> None:
     run = probed_run(tmp_path, {"net": 5}, [capitals("digits", 60)])
     names = [PWN, "__proto__", 'quote"\\', "\u2028", "'", "</script>"]
-    run = replace(run, results=run.results.assign(layer_name=names))
+    run = replace(run, results=run.table.assign(layer_name=names))
     page = opened(write_page(tmp_path / "report.html", run))
     assert_nothing_ran(page)
     page.slide(1)

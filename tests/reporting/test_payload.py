@@ -21,23 +21,23 @@ from llmprobe.reporting.page import examples as drawn
 from llmprobe.reporting.page import payload
 from llmprobe.reporting.page.payload import as_json
 from llmprobe.reporting.verdicts import verdict
-from llmprobe.results.curve import peaks
-from llmprobe.results.folder import RunTables
+from llmprobe.results.peaks import peaks
+from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 MODELS = {"small": 2, "large": 4}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunTables:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Results:
     out = tmp_path_factory.mktemp("run")
     return probed_run(out, MODELS, [capitals(n=60), capitals("coin_flip", 40)], permutations=0)
 
 
-def data_of(run: RunTables) -> dict[str, Any]:
+def data_of(run: Results) -> dict[str, Any]:
     """As the script reads it."""
-    found = peaks(run.results, run.summary)
-    rows = dict(list(run.results.groupby(["model", "dataset"])))
+    found = peaks(run.table, run.summary)
+    rows = dict(list(run.table.groupby(["model", "dataset"])))
     verdicts = [verdict(peak, rows[peak.model, peak.dataset], np.nan, ()) for peak in found]
     data: dict[str, Any] = json.loads(as_json(payload.payload(run, found, verdicts)))
     return data
@@ -48,10 +48,10 @@ def of_curve(table: pd.DataFrame, data: dict[str, Any], curve: dict[str, Any]) -
     return table[(table["model"] == model) & (table["dataset"] == dataset)]
 
 
-def bare(results: pd.DataFrame, summary: pd.DataFrame) -> RunTables:
+def bare(results: pd.DataFrame, summary: pd.DataFrame) -> Results:
     nothing = pd.DataFrame(columns=["model", "dataset", "example"])
     environment: dict[str, Any] = {"models": [], "datasets": []}
-    return RunTables(Path("run"), results, summary, nothing, nothing, nothing, environment, "", ())
+    return Results(Path("run"), results, summary, nothing, nothing, nothing, environment, "", ())
 
 
 def octets(text: str) -> np.ndarray:
@@ -73,13 +73,13 @@ def test_a_number_that_json_has_not_is_refused() -> None:
         as_json({"score": float("nan")})
 
 
-def test_curves_hold_the_scores_of_the_results(run: RunTables) -> None:
+def test_curves_hold_the_scores_of_the_results(run: Results) -> None:
     data = data_of(run)
     assert [model["name"] for model in data["models"]] == list(MODELS)
     assert [dataset["name"] for dataset in data["datasets"]] == ["capitals", "coin_flip"]
     assert len(data["curves"]) == 4
     for curve in data["curves"]:
-        rows, row = (of_curve(table, data, curve) for table in (run.results, run.summary))
+        rows, row = (of_curve(table, data, curve) for table in (run.table, run.summary))
         assert curve["layers"] == rows["layer"].to_list()
         assert curve["depths"] == pytest.approx(rows["depth"].to_list())
         for score in ("accuracy", "accuracy_low", "auroc", "log_loss"):
@@ -92,7 +92,7 @@ def test_curves_hold_the_scores_of_the_results(run: RunTables) -> None:
         assert curve["verdict"]["level"] in ("holds", "doubt", "chance")
 
 
-def test_bytes_are_what_the_predictions_say_of_each_example(run: RunTables) -> None:
+def test_bytes_are_what_the_predictions_say_of_each_example(run: Results) -> None:
     data = data_of(run)
     for curve in data["curves"]:
         dataset = data["datasets"][curve["dataset"]]
@@ -111,7 +111,7 @@ def test_bytes_are_what_the_predictions_say_of_each_example(run: RunTables) -> N
             assert found == pytest.approx(table[name].clip(-reach, reach), abs=0.02)
 
 
-def test_examples_have_their_label_text_group_and_fields(run: RunTables) -> None:
+def test_examples_have_their_label_text_group_and_fields(run: Results) -> None:
     dataset = data_of(run)["datasets"][0]
     assert dataset["classes"] == ["0", "1"]
     assert (dataset["n"], dataset["examples"]["drawn"]) == (60, 60)
@@ -125,24 +125,24 @@ def test_examples_have_their_label_text_group_and_fields(run: RunTables) -> None
     ]
 
 
-def test_without_its_texts_an_example_has_its_number_and_label(run: RunTables) -> None:
+def test_without_its_texts_an_example_has_its_number_and_label(run: Results) -> None:
     dataset = data_of(replace(run, examples=run.examples.head(0)))["datasets"][0]
     assert set(dataset["examples"]) == {"number", "label", "drawn"}
 
 
-def test_without_predictions_there_are_curves_and_no_examples(run: RunTables) -> None:
+def test_without_predictions_there_are_curves_and_no_examples(run: Results) -> None:
     data = data_of(replace(run, predictions=run.predictions.head(0)))
     assert all("points" not in curve for curve in data["curves"])
     assert all(dataset["examples"] is None for dataset in data["datasets"])
 
 
-def test_predictions_of_other_layers_than_the_results_are_not_drawn(run: RunTables) -> None:
+def test_predictions_of_other_layers_than_the_results_are_not_drawn(run: Results) -> None:
     later = replace(run, predictions=run.predictions[run.predictions["layer"] > 0])
     assert not [curve for curve in data_of(later)["curves"] if "points" in curve]
     assert [curve for curve in data_of(run)["curves"] if "points" in curve]
 
 
-def test_any_text_is_listed_and_long_ones_are_cut_in_the_middle(run: RunTables) -> None:
+def test_any_text_is_listed_and_long_ones_are_cut_in_the_middle(run: Results) -> None:
     long = "start" + "x" * 10_000 + "end"
     texts = [EVIL, long] + ["a"] * 58
     examples = run.examples.query("dataset == 'capitals'").assign(
@@ -222,12 +222,12 @@ def test_labels_that_are_numbers_have_points_and_no_classes() -> None:
 
 
 def test_many_curves_have_their_main_scores_alone(
-    run: RunTables, monkeypatch: pytest.MonkeyPatch
+    run: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = data_of(run)["curves"][0]
     assert {"confusion", "calibration", "points"} <= set(full)
     assert "log_loss" in full["scores"]
-    monkeypatch.setattr(payload, "MOST_CELLS", len(run.results) - 1)
+    monkeypatch.setattr(payload, "MOST_CELLS", len(run.table) - 1)
     short = data_of(run)["curves"][0]
     assert not {"confusion", "calibration"} & set(short)
     assert "points" in short
@@ -246,14 +246,14 @@ def test_of_many_examples_models_draw_the_same_ones(tmp_path: Path) -> None:
 
 def test_the_data_of_a_large_run_is_small(tmp_path: Path) -> None:
     run = large_run(tmp_path, {"a": 39, "b": 39, "c": 39}, datasets=10, n=2000)
-    found = peaks(run.results, run.summary)
-    verdicts = [verdict(peak, run.results.head(0), np.nan, ()) for peak in found]
+    found = peaks(run.table, run.summary)
+    verdicts = [verdict(peak, run.table.head(0), np.nan, ()) for peak in found]
     data = payload.payload(run, found, verdicts)
     assert len(as_json(data).encode()) < 7_500_000
     assert all("points" in curve and "confusion" in curve for curve in data["curves"])
 
 
-def test_a_model_that_was_scored_on_other_examples_has_no_points(run: RunTables) -> None:
+def test_a_model_that_was_scored_on_other_examples_has_no_points(run: Results) -> None:
     last = run.predictions["model"].unique()[-1]
     other = run.predictions["model"] == last
     moved = run.predictions.assign(example=run.predictions["example"] + other * 1)

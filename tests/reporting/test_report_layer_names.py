@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llmprobe.reporting.charts import figures
-from llmprobe.results.curve import layer_names
+from llmprobe.results.peaks import layer_names
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 

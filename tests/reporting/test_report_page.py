@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from llmprobe.reporting.charts.figures import draw_figures
 from llmprobe.reporting.page import page
 from llmprobe.reporting.page import tables as page_tables
-from llmprobe.results.curve import Peak, peaks
-from llmprobe.results.folder import RunTables
+from llmprobe.results.peaks import Peak, peaks
+from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 EVIL = "<script>alert('x')</script>"
@@ -59,10 +59,11 @@ class Outline(HTMLParser):
 def write(path: Path, tables: Tables, name: str = "quickstart", **options: Any) -> str:
     nothing = pd.DataFrame(columns=["model", "dataset", "example"])
     facts = {"name": name, "source": name, "licence": name}
-    run = RunTables(
-        path.parent,
+    run = Results(
         *tables,
-        *(nothing, nothing, nothing),
+        *(nothing, nothing),
+        examples=nothing,
+        folder=path.parent,
         environment={
             "python": "3.12.4",
             "hardware": {"cpu": name},

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from llmprobe.reporting.verdicts import FEW_GROUPS, Verdict, verdict
-from llmprobe.results.curve import Peak, peaks
+from llmprobe.results.peaks import Peak, peaks
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 NAN = float("nan")

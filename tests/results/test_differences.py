@@ -18,8 +18,9 @@ from llmprobe.results.differences import (
     differences,
     sign_flip_p_value,
 )
+from llmprobe.results.intervals import unit_interval
+from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
-from llmprobe.results.scores import Resamples, unit_interval
 
 BARE = ProbeConfig(
     l2=1.0, folds=3, controls=(), permutations=0, description_length=False, device="cpu"

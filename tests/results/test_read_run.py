@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from llmprobe import UserError
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.results.folder import CURVE, EXAMPLES, RunTables, read_run, write_results
+from llmprobe.results.folder import examples_of, read_results, write_results
 from llmprobe.results.results import Results
 
-TABLES = ("results", "summary", "predictions", EXAMPLES, CURVE)
+TABLES = ("results", "summary", "predictions", "examples", "learning_curve")
 DETAILS = TABLES[2:]
 FACTS = {"python": "3.12.4", "models": [{"name": "net"}], "datasets": [{"name": "a", "n": 40}]}
 
@@ -36,7 +37,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         probe_layers(layers, labels, model="net", dataset=name, config=config, progress=False)
         for name in "ab"
     ]
-    write_results(out, Results.concatenate(parts), "name: net\n", FACTS, datasets)
+    results = replace(
+        Results.concatenate(parts),
+        examples=examples_of(datasets),
+        environment=FACTS,
+        config="name: net\n",
+    )
+    write_results(out, results)
     return out
 
 
@@ -46,8 +53,8 @@ def out(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run"))
 
 
-def table(run: RunTables, name: str) -> pd.DataFrame:
-    found: pd.DataFrame = getattr(run, name)
+def table(run: Results, name: str) -> pd.DataFrame:
+    found: pd.DataFrame = getattr(run, "table" if name == "results" else name)
     return found
 
 
@@ -56,7 +63,7 @@ def change(path: Path, how: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
 
 
 def test_a_whole_run_is_read_without_a_note(whole: Path) -> None:
-    run = read_run(whole)
+    run = read_results(whole)
     assert run.notes == ()
     for name in TABLES:
         pd.testing.assert_frame_equal(table(run, name), pd.read_parquet(whole / f"{name}.parquet"))
@@ -66,7 +73,7 @@ def test_a_whole_run_is_read_without_a_note(whole: Path) -> None:
 def test_without_details_only_results_and_summary_are_read(out: Path) -> None:
     for name in DETAILS:
         (out / f"{name}.parquet").write_bytes(b"damaged")
-    run = read_run(out, details=False)
+    run = read_results(out, details=False)
     assert run.notes == ()
     assert [len(table(run, name)) for name in TABLES] == [4, 2, 0, 0, 0]
 
@@ -79,12 +86,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", DETAILS)
 def test_a_damaged_table_is_named_and_all_others_are_read(
     whole: Path, out: Path, name: str, damage: str
 ) -> None:
     DAMAGES[damage](out / f"{name}.parquet")
-    run = read_run(out)
+    run = read_results(out)
     (note,) = run.notes
     assert note.startswith(f"{out / name}.parquet: missing or damaged (")
     assert note.count(str(out)) == 1
@@ -93,49 +100,43 @@ def test_a_damaged_table_is_named_and_all_others_are_read(
         expected = pd.read_parquet(whole / f"{other}.parquet")
         if other != name:
             pd.testing.assert_frame_equal(table(run, other), expected)
-        elif name in DETAILS:
+        else:
             assert table(run, name).empty
             assert set(table(run, name).columns) <= set(expected.columns)
-        else:
-            assert note.endswith(f"; shown is what {name}.csv holds")
-            pd.testing.assert_frame_equal(table(run, name), expected, check_dtype=False)
 
 
 @pytest.mark.parametrize("name", ["results", "summary"])
-def test_without_results_or_summary_in_any_form_there_is_nothing_to_show(
-    out: Path, name: str
-) -> None:
+def test_without_results_or_summary_there_is_nothing_to_show(out: Path, name: str) -> None:
     (out / f"{name}.parquet").write_bytes(b"damaged")
-    (out / f"{name}.csv").write_text("model,dataset\n")
     with pytest.raises(UserError, match=rf"{name}.parquet: missing or damaged \("):
-        read_run(out)
+        read_results(out)
     (out / f"{name}.parquet").unlink()
     with pytest.raises(UserError, match=f"{name}.parquet: missing; the run has no results yet"):
-        read_run(out)
+        read_results(out)
 
 
 @pytest.mark.parametrize(("name", "column"), [("results", "ece"), ("summary", "half_rise_depth")])
 def test_columns_of_another_version_are_missing_numbers(out: Path, name: str, column: str) -> None:
     change(out / f"{name}.parquet", lambda rows: rows.drop(columns=column))
-    run = read_run(out)
+    run = read_results(out)
     (note,) = run.notes
-    assert f"{name}.parquet: has no column '{column}', so another version of llmprobe" in note
+    assert f"another version of llmprobe made it, so {column} is not known" in note
     assert table(run, name)[column].isna().all()
-    assert len(run.results) == 4
+    assert len(run.table) == 4
 
 
 def test_predictions_of_an_earlier_version_have_no_places(out: Path) -> None:
     change(out / "predictions.parquet", lambda rows: rows.drop(columns=["along", "across"]))
-    run = read_run(out)
+    run = read_results(out)
     assert len(run.predictions) == 2 * 2 * 40
     (note,) = run.notes
-    assert "an earlier version of llmprobe made it" in note
+    assert "another version of llmprobe made it, so across and along are not known" in note
 
 
 def test_missing_predictions_are_named_and_other_missing_details_are_none(out: Path) -> None:
     for name in DETAILS:
         (out / f"{name}.parquet").unlink()
-    run = read_run(out)
+    run = read_results(out)
     (note,) = run.notes
     assert note.startswith(f"{out / 'predictions.parquet'}: missing, so ")
     assert all(table(run, name).empty for name in DETAILS)
@@ -148,15 +149,15 @@ def test_missing_predictions_are_named_and_other_missing_details_are_none(out: P
         ("predictions", lambda rows: pd.concat([rows, rows.head(1)])),
         ("predictions", lambda rows: rows.assign(example=rows["example"].replace(3, 4))),
         ("predictions", lambda rows: rows.assign(layer=rows["layer"].replace(1, np.nan))),
-        (EXAMPLES, lambda rows: pd.concat([rows, rows.head(1)])),
-        (EXAMPLES, lambda rows: rows.assign(example=np.nan)),
+        ("examples", lambda rows: pd.concat([rows, rows.head(1)])),
+        ("examples", lambda rows: rows.assign(example=np.nan)),
     ],
 )
 def test_tables_that_lack_rows_or_have_them_twice_are_damaged(
     out: Path, name: str, how: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     change(out / f"{name}.parquet", how)
-    run = read_run(out)
+    run = read_results(out)
     assert table(run, name).empty
     assert run.notes == (
         f"{out / name}.parquet: missing or damaged (rows are missing, or are there twice); run the "
@@ -166,13 +167,13 @@ def test_tables_that_lack_rows_or_have_them_twice_are_damaged(
 
 def test_of_tables_of_different_runs_what_both_have_is_shown(out: Path) -> None:
     change(out / "summary.parquet", lambda rows: rows.assign(dataset=["a", "c"]))
-    run = read_run(out)
-    assert set(run.results["dataset"]) == set(run.summary["dataset"]) == {"a"}
+    run = read_results(out)
+    assert set(run.table["dataset"]) == set(run.summary["dataset"]) == {"a"}
     (note,) = run.notes
     assert "its results and its summary are not of the same run" in note
     change(out / "summary.parquet", lambda rows: rows.assign(dataset=["c", "d"]))
     with pytest.raises(UserError, match="not of the same run"):
-        read_run(out)
+        read_results(out)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_a_damaged_environment_is_named(out: Path, content: str | None) -> None:
     path.unlink()
     if content is not None:
         path.write_text(content)
-    run = read_run(out)
+    run = read_results(out)
     assert run.environment == {"models": [], "datasets": []}
     (note,) = run.notes
     assert note.startswith(f"{path}: missing or damaged (")
@@ -191,15 +192,15 @@ def test_a_damaged_environment_is_named(out: Path, content: str | None) -> None:
 
 def test_an_environment_of_an_earlier_version_has_no_datasets(out: Path) -> None:
     (out / "environment.json").write_text(json.dumps({"models": [{"name": "net"}]}))
-    assert read_run(out).environment == {"models": [{"name": "net"}], "datasets": []}
+    assert read_results(out).environment == {"models": [{"name": "net"}], "datasets": []}
 
 
 def test_a_config_is_shown_as_it_is_and_missed_if_it_is_not_there(out: Path) -> None:
     path = out / "config.yaml"
     path.write_bytes(b"name: caf\xe9\n")
-    assert read_run(out).config == "name: caf\ufffd\n"
+    assert read_results(out).config == "name: caf\ufffd\n"
     path.unlink()
-    run = read_run(out)
+    run = read_results(out)
     assert run.config == ""
     assert run.notes == (f"{path}: missing, so what the run was asked for is not known",)
 
@@ -209,7 +210,7 @@ def test_what_is_no_run_folder_is_said(tmp_path: Path) -> None:
 
     def said() -> str:
         with pytest.raises(UserError) as caught:
-            read_run(folder)
+            read_results(folder)
         assert str(caught.value).startswith(f"{folder}: ")
         return str(caught.value)
 

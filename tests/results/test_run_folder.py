@@ -14,7 +14,7 @@ from llmprobe import UserError
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.results.folder import claim, read_environment, read_table, write_results
+from llmprobe.results.folder import claim, examples_of, read_environment, read_table, write_results
 from llmprobe.results.results import Results
 
 ENVIRONMENT = {"python": "3.12.4", "models": [{"name": "net", "precision": "float32"}]}
@@ -31,25 +31,29 @@ def found() -> Results:
     return probe_layers(layers, labels, model="net", dataset="set", config=config, progress=False)
 
 
+def described(results: Results, config: str = "name: net\n") -> Results:
+    return replace(results, config=config, environment=ENVIRONMENT)
+
+
 def test_results_from_anywhere_are_read_as_they_were_written(
     found: Results, tmp_path: Path
 ) -> None:
     named = replace(found, table=found.table.assign(layer_name=["input", "relu"]))
-    write_results(tmp_path, named, "name: net\n", ENVIRONMENT)
+    write_results(tmp_path, described(named))
     for name, table in (
         ("results", named.table), ("summary", found.summary), ("predictions", found.predictions),
         ("learning_curve", found.learning_curve),
     ):  # fmt: skip
-        pd.testing.assert_frame_equal(read_table(tmp_path / f"{name}.parquet"), table)
+        pd.testing.assert_frame_equal(read_table(tmp_path, name), table)
     assert read_environment(tmp_path) == ENVIRONMENT | {"datasets": []}
     assert (tmp_path / "config.yaml").read_text() == "name: net\n"
     assert (tmp_path / "probes" / "net" / "set.safetensors").is_file()
 
 
 def test_results_replace_all_of_an_earlier_config(found: Results, tmp_path: Path) -> None:
-    write_results(tmp_path, found, "name: first\n", ENVIRONMENT)
+    write_results(tmp_path, described(found, "name: first\n"))
     bare = replace(found, learning_curve=found.learning_curve.head(0), probes=())
-    write_results(tmp_path, bare, "name: second\n", ENVIRONMENT)
+    write_results(tmp_path, described(bare, "name: second\n"))
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
         "config.yaml", "environment.json", "predictions.parquet",
         "results.csv", "results.parquet", "summary.csv", "summary.parquet",
@@ -62,8 +66,8 @@ def test_examples_have_their_fields_as_text_and_what_is_missing_is_empty(
 ) -> None:
     fields = pd.DataFrame({"city": ["Lima", None], "size": [1.5, np.nan], "of": [["a"], {}]})
     dataset = ConceptDataset("set", texts=["x", "y"], labels=np.array([0, 1]), fields=fields)
-    write_results(tmp_path, found, "name: net\n", ENVIRONMENT, [dataset])
-    written = read_table(tmp_path / "examples.parquet")["fields"]
+    write_results(tmp_path, described(replace(found, examples=examples_of([dataset]))))
+    written = read_table(tmp_path, "examples")["fields"]
     assert [json.loads(record, parse_constant=pytest.fail) for record in written] == [
         {"city": "Lima", "size": "1.5", "of": "['a']"},
         {"city": "", "size": "", "of": "{}"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
 from llmprobe.results.differences import differences
-from llmprobe.results.folder import read_run, write_results
+from llmprobe.results.folder import examples_of, read_results, write_results
 from llmprobe.run.compare import compare
 from llmprobe.run.pipeline import Run
 from llmprobe.run.report import kind_of, terminal_text
@@ -83,7 +84,13 @@ def make_run(
         "datasets": [{"name": dataset.name, "source": "", "licence": "", "version": "",
                       "content": dataset.content_hash, "findings": []}],
     }  # fmt: skip
-    write_results(out, results, yaml.safe_dump(config), facts, [dataset])
+    described = replace(
+        results,
+        config=yaml.safe_dump(config),
+        environment=facts,
+        examples=examples_of([dataset]),
+    )
+    write_results(out, described)
     return out
 
 
@@ -96,7 +103,7 @@ def notes_of(out: Path) -> list[str]:
 
 
 def curves_of(out: Path) -> list[tuple[str, str]]:
-    summary = read_run(out).summary
+    summary = read_results(out).summary
     return list(zip(summary["model"], summary["dataset"], strict=True))
 
 
@@ -105,13 +112,13 @@ def test_two_models_become_one_table_with_what_they_differ_by(tmp_path: Path) ->
     before = everything_in(tmp_path)
     compare(runs, tmp_path / "both")
     assert {path: tmp_path.joinpath(path).read_bytes() for path in before} == before
-    both, (a, b) = read_run(tmp_path / "both"), map(read_run, runs)
-    for table in ("results", "summary", "predictions"):
+    both, (a, b) = read_results(tmp_path / "both"), map(read_results, runs)
+    for table in ("table", "summary", "predictions"):
         expected = pd.concat([getattr(a, table), getattr(b, table)], ignore_index=True)
         pd.testing.assert_frame_equal(getattr(both, table), expected)
     pd.testing.assert_frame_equal(both.examples, a.examples)
     found = pd.read_parquet(tmp_path / "both" / "differences.parquet")
-    expected = differences(both.results, both.summary, both.predictions, both.examples)
+    expected = differences(both.table, both.summary, both.predictions, both.examples)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert list(zip(found["model_a"], found["model_b"], strict=True)) == [("small", "large")]
     from_csv = pd.read_csv(tmp_path / "both" / "differences.csv")
@@ -241,7 +248,7 @@ def test_examples_that_are_not_the_same_are_never_paired(tmp_path: Path) -> None
         "No two curves are of the same examples, so none are compared."
         in notes_of(tmp_path / "both")[-1]
     )
-    counts = read_run(tmp_path / "both").examples.groupby("dataset").size()
+    counts = read_results(tmp_path / "both").examples.groupby("dataset").size()
     assert counts.to_dict() == {"cities (n 40)": 40, "cities (n 36)": 36}
 
 
@@ -291,7 +298,7 @@ def test_a_perturbation_is_what_compare_is_for(tmp_path: Path) -> None:
     (row,) = pd.read_parquet(tmp_path / "both" / "differences.parquet").to_dict("records")
     assert (row["dataset_a"], row["dataset_b"]) == ("cities", "cities (typos)")
     assert (row["model_a"], row["model_b"]) == ("small", "small")
-    assert {"cities", "cities (typos)"} == set(read_run(tmp_path / "both").examples["dataset"])
+    assert {"cities", "cities (typos)"} == set(read_results(tmp_path / "both").examples["dataset"])
     made_of = yaml.safe_load((tmp_path / "both" / "config.yaml").read_text())["compare"]
     assert made_of["differs"] == {"cities: perturb": ["none", "kind typos"]}
 
@@ -348,9 +355,9 @@ def test_one_name_for_two_models_says_what_differs(
         make_run(tmp_path / "two", seed=2, of_model=second),
     ]
     compare(runs, tmp_path / "both")
-    both = read_run(tmp_path / "both")
+    both = read_results(tmp_path / "both")
     assert list(both.summary["model"]) == names
-    for table in (both.results, both.predictions):
+    for table in (both.table, both.predictions):
         assert list(table["model"].unique()) == names
     assert [model["name"] for model in both.environment["models"]] == names
     (row,) = pd.read_parquet(tmp_path / "both" / "differences.parquet").to_dict("records")
@@ -369,8 +376,8 @@ def test_what_both_runs_have_is_taken_once(tmp_path: Path) -> None:
     assert curves_of(tmp_path / "all") == [
         ("small", "cities"), ("small", "rivers"), ("large", "rivers"),
     ]  # fmt: skip
-    both = read_run(tmp_path / "all")
-    assert len(both.results) == 3 * 5
+    both = read_results(tmp_path / "all")
+    assert len(both.table) == 3 * 5
     assert len(both.predictions) == 3 * 5 * N
     assert len(both.examples) == 2 * N
 
@@ -384,7 +391,7 @@ def test_a_models_curves_stand_together(tmp_path: Path) -> None:
     compare(runs, tmp_path / "all")
     expected = [(m, d) for m in ("small", "large") for d in ("cities", "rivers")]
     assert curves_of(tmp_path / "all") == expected
-    results = read_run(tmp_path / "all").results
+    results = read_results(tmp_path / "all").table
     assert list(results["model"].unique()) == ["small", "large"]
     assert (results["model"] == "small")[:10].all()
 
@@ -516,7 +523,7 @@ def test_an_earlier_comparison_is_replaced(tmp_path: Path) -> None:
     b = make_run(tmp_path / "b", "large", examples("rivers"))
     c = make_run(tmp_path / "c", "huge", examples("rivers"))
     compare([a, b], tmp_path / "out")
-    assert len(read_run(tmp_path / "out").learning_curve) == 5
+    assert len(read_results(tmp_path / "out").learning_curve) == 5
     compare([b, c], tmp_path / "out")
     assert curves_of(tmp_path / "out") == [("large", "rivers"), ("huge", "rivers")]
     assert not list((tmp_path / "out").glob("learning_curve*"))
@@ -611,6 +618,6 @@ def test_two_precisions_of_a_model_are_told_apart_by_what_the_runs_found_out(
         runs.append(tmp_path / dtype)
         Run(load_config(config), runs[-1]).probe(extract=True)
     compare(runs, tmp_path / "both")
-    names = read_run(tmp_path / "both").summary["model"].to_list()
+    names = read_results(tmp_path / "both").summary["model"].to_list()
     assert names[1] == "tiny-llama (float16)"
     assert names[0] in ("tiny-llama (float32)", "tiny-llama (bfloat16)")

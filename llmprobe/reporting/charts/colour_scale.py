@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from llmprobe.results.curve import chance_accuracy, main_probe
+from llmprobe.results.peaks import chance_accuracy, main_probe
 
 # Lightness falls in equal steps away from the middle; blue and orange differ for every eye.
 _ABOVE = ("#f3f3f3", "#9bc2de", "#4d8fbd", "#005d94", "#002c64")

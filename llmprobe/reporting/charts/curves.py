@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from llmprobe.reporting.charts.panels import Grid, legend, same_layers
 from llmprobe.reporting.charts.style import GREY, model_styles, styled
-from llmprobe.results.curve import SCORE_NAMES, main_probe, main_score
+from llmprobe.results.peaks import SCORE_NAMES, main_probe, main_score
 
 _Style = Mapping[str, Any]
 

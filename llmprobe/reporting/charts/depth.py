@@ -14,7 +14,7 @@ from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 
 from llmprobe.reporting.charts.panels import DEPTH, Grid, legend
 from llmprobe.reporting.charts.style import GREY, label, model_styles, paler, styled
-from llmprobe.results.curve import chance_accuracy, main_probe
+from llmprobe.results.peaks import chance_accuracy, main_probe
 
 HALF_RISE = "depth at half of the rise"
 PERMUTATIONS = 9_999

@@ -16,7 +16,7 @@ from llmprobe.reporting.charts.depth import (
 from llmprobe.reporting.charts.heatmaps import heatmap, heatmap_by_model
 from llmprobe.reporting.charts.projections import projection
 from llmprobe.reporting.charts.style import png, svg, write_all
-from llmprobe.results.curve import main_probe, main_score
+from llmprobe.results.peaks import main_probe, main_score
 
 __all__ = ["METRICS", "draw_figures", "heatmap", "png", "svg", "write_all"]
 

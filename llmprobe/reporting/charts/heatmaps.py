@@ -23,7 +23,7 @@ from llmprobe.reporting.charts.panels import (
     same_layers,
 )
 from llmprobe.reporting.charts.style import label, styled
-from llmprobe.results.curve import layer_names
+from llmprobe.results.peaks import layer_names
 
 _MOST_NUMBERS = 12
 """Layers of which each cell has room for its score."""

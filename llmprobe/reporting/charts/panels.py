@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from llmprobe.config.sites import axis_label
 from llmprobe.reporting.charts.style import label
-from llmprobe.results.curve import layer_names
+from llmprobe.results.peaks import layer_names
 
 DEPTH = "depth (layer / last layer)"
 

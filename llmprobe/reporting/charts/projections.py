@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from llmprobe.reporting.charts.colour_scale import scored
 from llmprobe.reporting.charts.panels import legend
 from llmprobe.reporting.charts.style import label, model_style, styled
-from llmprobe.results.curve import SCORE_NAMES, layer_names, main_score
+from llmprobe.results.peaks import SCORE_NAMES, layer_names, main_score
 
 PANELS = 5
 MOST_POINTS = 300

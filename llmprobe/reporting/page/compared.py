@@ -11,7 +11,7 @@ import pandas as pd
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.page.tables import LONGEST_NAME, Table, number_text, p_text, whole_text
-from llmprobe.results.curve import SCORE_NAMES
+from llmprobe.results.peaks import SCORE_NAMES
 
 MOST_SENTENCES = 8
 MOST_ROWS = 500

@@ -41,8 +41,8 @@ from llmprobe.reporting.page.tables import (
 )
 from llmprobe.reporting.trace.view import TraceView, shade_style
 from llmprobe.reporting.verdicts import Verdict, verdict
-from llmprobe.results.curve import Peak, layer_names, main_probe, main_score, peaks
-from llmprobe.results.folder import RunTables
+from llmprobe.results.peaks import Peak, layer_names, main_probe, main_score, peaks
+from llmprobe.results.results import Results
 from llmprobe.results.trace import Trace
 
 _MOST_FILE_BYTES = 1_000_000
@@ -94,7 +94,7 @@ class Card(NamedTuple):
 
 def write_report(
     path: Path,
-    run: RunTables,
+    run: Results,
     figures: Mapping[str, Figure],
     *,
     title: str,
@@ -133,7 +133,7 @@ def write_report(
     traces
         Shown token by token, in this order.
     """
-    results, summary = run.results, run.summary
+    results, summary = run.table, run.summary
     found = peaks(results, summary, permutations)
     verdicts = _verdicts(run, found)
     data = payload(run, found, verdicts)
@@ -248,18 +248,18 @@ def _colours() -> dict[str, Any]:
     }
 
 
-def _verdicts(run: RunTables, found: Sequence[Peak]) -> list[Verdict]:
-    rows = dict(list(main_probe(run.results).groupby(["model", "dataset"])))
+def _verdicts(run: Results, found: Sequence[Peak]) -> list[Verdict]:
+    rows = dict(list(main_probe(run.table).groupby(["model", "dataset"])))
     checks = {
         dataset.get("name"): dataset.get("findings") or []
         for dataset in run.environment["datasets"]
     }
-    score = main_score(run.results)
+    score = main_score(run.table)
     untrained = run.summary[f"random_weights_{score}"].astype(float)
     return [
         verdict(
             peak,
-            rows.get((peak.model, peak.dataset), run.results.head(0)),
+            rows.get((peak.model, peak.dataset), run.table.head(0)),
             random_weights,
             checks.get(peak.dataset, []),
         )
@@ -271,7 +271,7 @@ def _cards(
     found: Sequence[Peak],
     verdicts: Sequence[Verdict],
     data: Mapping[str, Any],
-    run: RunTables,
+    run: Results,
 ) -> list[Card]:
     abouts = descriptions(run.environment["datasets"])
     places = {
@@ -314,9 +314,9 @@ def _where(peak: Peak, row: Mapping[Any, Any]) -> str:
     )
 
 
-def _downloads(run: RunTables, compared: Compared | None) -> tuple[dict[str, str], list[str]]:
+def _downloads(run: Results, compared: Compared | None) -> tuple[dict[str, str], list[str]]:
     """The tables as CSV, and the names of those that are too large."""
-    tables = {"results.csv": run.results, "summary.csv": run.summary}
+    tables = {"results.csv": run.table, "summary.csv": run.summary}
     if compared is not None:
         tables["differences.csv"] = compared.differences
     texts = {name: table.to_csv(index=False, float_format="%.6g") for name, table in tables.items()}

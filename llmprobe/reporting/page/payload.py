@@ -11,8 +11,8 @@ import pandas as pd
 
 from llmprobe.reporting.page.examples import Drawn, examples_drawn, scores_by_layer
 from llmprobe.reporting.verdicts import Verdict
-from llmprobe.results.curve import Peak, layer_names, main_probe, main_score
-from llmprobe.results.folder import RunTables
+from llmprobe.results.peaks import Peak, layer_names, main_probe, main_score
+from llmprobe.results.results import Results
 
 MOST_CELLS = 6000
 """Layers × curves up to which each has its confusion, its calibration and all of its scores."""
@@ -23,13 +23,13 @@ _MAIN_SCORES = (
 _NAMES = ("model", "dataset", "site", "position", "probe", "layer_name")
 
 
-def payload(run: RunTables, found: Sequence[Peak], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def payload(run: Results, found: Sequence[Peak], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Models, datasets with their examples, and curves with their scores, points and peaks.
 
     Arrays of small numbers are bytes in base64; ``NaN`` is null. Of many examples a random part is
     drawn, and listed besides are those that are hardest for some model.
     """
-    rows = main_probe(run.results)
+    rows = main_probe(run.table)
     models, datasets = list(rows["model"].unique()), list(rows["dataset"].unique())
     detailed = len(rows) <= MOST_CELLS
     columns = [

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from llmprobe.ground.text import elide
-from llmprobe.results.curve import SCORE_NAMES, Peak, layer_names, main_score
+from llmprobe.results.peaks import SCORE_NAMES, Peak, layer_names, main_score
 
 LONGEST_NAME = 32
 _MOST_LAYER_ROWS = 4000

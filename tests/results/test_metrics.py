@@ -6,18 +6,21 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn import metrics
 
-from llmprobe.results import scores
-from llmprobe.results.scores import (
-    Resamples,
+from llmprobe.results import resampling
+from llmprobe.results.intervals import unit_interval
+from llmprobe.results.metrics import (
+    METRICS,
+    Predictions,
     majority_accuracy,
+    rank_correlation,
     score,
-    score_continuous,
-    unit_interval,
 )
+from llmprobe.results.resampling import Resamples
 
-METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "brier", "ece")
+SCORES = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "brier", "ece")
 
 
 def guesses(n_classes: int, seed: int = 0, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +33,7 @@ def guesses(n_classes: int, seed: int = 0, n: int = 200) -> tuple[np.ndarray, np
 
 def points(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     found = score(y, probabilities, Resamples(len(y), samples=10))
-    return {name: found[name] for name in METRICS}
+    return {name: found[name] for name in SCORES}
 
 
 def calibration_error(y: np.ndarray, probabilities: np.ndarray) -> float:
@@ -87,7 +90,7 @@ def test_scores_of_continuous_targets_are_the_fields() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(1e4, 3, 150).round()
     predicted = y + rng.normal(0, 2, 150).round()
-    found = score_continuous(y, predicted, Resamples(150))
+    found = score(y, predicted, Resamples(150))
     ranks = [np.searchsorted(np.sort(v), v) + np.searchsorted(np.sort(v), v, "right") for v in
              (y, predicted)]  # fmt: skip
     assert found["r2"] == pytest.approx(metrics.r2_score(y, predicted))
@@ -115,10 +118,8 @@ def test_a_resample_draws_as_many_groups_as_there_are() -> None:
 def test_resampled_scores_are_scikit_learns_with_weights(n_classes: int) -> None:
     y, probabilities = guesses(n_classes)
     resamples = Resamples(200, np.arange(200) // 2, samples=40)
-    sums = resamples.sums(scores._summands(y, probabilities))
-    found = scores._classification(sums, n_classes)
-    positive, p = y == n_classes - 1, probabilities[:, -1]
-    areas = scores._auroc(positive, p, resamples.group_of, resamples.counts)
+    predictions = Predictions(y, probabilities, resamples)
+    found = {name: METRICS[name].compute(predictions) for name in SCORES}
     predicted = probabilities.argmax(axis=1)
     average = "binary" if n_classes == 2 else "macro"
     for b in range(40):
@@ -134,9 +135,15 @@ def test_resampled_scores_are_scikit_learns_with_weights(n_classes: int) -> None
                 y, probabilities, sample_weight=weight, scale_by_half=True
             ),
         }
+        positives = [y == 1] if n_classes == 2 else [y == k for k in range(n_classes)]
+        scores = probabilities.T[1:] if n_classes == 2 else probabilities.T
+        expected["auroc"] = np.mean(
+            [
+                metrics.roc_auc_score(positive, score, sample_weight=weight)
+                for positive, score in zip(positives, scores, strict=True)
+            ]
+        )
         assert {name: found[name][b] for name in expected} == pytest.approx(expected, rel=1e-5)
-        area = metrics.roc_auc_score(positive, p, sample_weight=weight)
-        assert areas[b] == pytest.approx(area, rel=1e-5)
 
 
 def test_resampled_rank_correlations_are_those_of_repeated_examples() -> None:
@@ -144,14 +151,10 @@ def test_resampled_rank_correlations_are_those_of_repeated_examples() -> None:
     y = rng.normal(size=80).round(1)
     predicted = (y + rng.normal(size=80)).round(1)
     resamples = Resamples(80, samples=20)
-    found = scores._spearman(y, predicted, resamples.group_of, resamples.counts)
-    once = np.ones((1, 1))
+    found = rank_correlation(Predictions(y, predicted, resamples))
     for b in range(20):
         again = np.repeat(np.arange(80), resamples.counts[:, b])
-        zeros = np.zeros(80, int)
-        assert found[b] == pytest.approx(
-            scores._spearman(y[again], predicted[again], zeros, once)[0], rel=1e-5
-        )
+        assert found[b] == pytest.approx(spearmanr(y[again], predicted[again])[0], rel=1e-5)
 
 
 def test_the_size_of_a_part_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,11 +163,11 @@ def test_the_size_of_a_part_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
     def found() -> tuple[Resamples, dict[str, float], dict[str, float]]:
         resamples = Resamples(200, groups, samples=301)
-        continuous = score_continuous(probabilities[:, 0], probabilities[:, 1], resamples)
+        continuous = score(probabilities[:, 0], probabilities[:, 1], resamples)
         return resamples, score(y, probabilities, resamples), continuous
 
     whole = found()
-    monkeypatch.setattr(scores, "CHUNK", 1999)
+    monkeypatch.setattr(resampling, "CHUNK", 1999)
     parts = found()
     assert np.array_equal(parts[0].counts, whole[0].counts)
     assert parts[1] == pytest.approx(whole[1], rel=1e-5)
@@ -274,7 +277,7 @@ def test_intervals_of_continuous_targets_cover_the_truth(unexplained: float) -> 
         known, noise = 0.8 * rng.normal(size=(2, 50))[:, resamples.group_of] + 0.6 * rng.normal(
             size=(2, 100)
         )
-        found = score_continuous(known + np.sqrt(unexplained) * noise, known, resamples)
+        found = score(known + np.sqrt(unexplained) * noise, known, resamples)
         truth = {"r2": r2, "rank_correlation": rank_correlation,
                  "mean_absolute_error": np.sqrt(2 * unexplained / np.pi)}  # fmt: skip
         covered.append([found[f"{m}_low"] <= v <= found[f"{m}_high"] for m, v in truth.items()])
@@ -324,7 +327,7 @@ def test_a_metric_without_its_classes_is_undefined_and_not_an_error() -> None:
     found = score(np.zeros(20, int), np.full((20, 2), 0.5), Resamples(20))
     assert np.isnan([found["auroc"], found["auroc_low"], found["auroc_high"]]).all()
     assert found["accuracy"] == 1
-    constant = score_continuous(np.arange(20.0), np.zeros(20), Resamples(20))
+    constant = score(np.arange(20.0), np.zeros(20), Resamples(20))
     assert np.isnan([constant["rank_correlation"], constant["rank_correlation_high"]]).all()
     assert constant["r2"] < 0
 

@@ -1,0 +1,442 @@
+"""What is measured of a layer: each metric once, with all that tables, figures and pages need.
+
+    @metric("sensitivity", "sensitivity", target="classes", chance=0.5, heatmap=True)
+    def sensitivity(predictions: Predictions) -> np.ndarray:
+        positive = predictions.truth == 1
+        return predictions.totals(predictions.right & positive) / predictions.totals(positive)
+
+is all that a new one takes: its columns, interval, heatmap and place on the page follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.ground.registry import Registry
+from llmprobe.results.intervals import (
+    below_one_interval,
+    correlation_interval,
+    positive_interval,
+    unit_interval,
+)
+from llmprobe.results.resampling import Resamples, chunks, floats
+
+BINS = 15
+"""Of the calibration error: Guo et al. 2017, section 5."""
+
+Target = Literal["classes", "numbers", "any"]
+Interval = Literal["unit", "positive", "below one", "correlation"]
+INTERVALS: Mapping[Interval, Callable[[float, float, float], tuple[float, float]]] = {
+    "unit": unit_interval,
+    "positive": positive_interval,
+    "below one": below_one_interval,
+    "correlation": correlation_interval,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The out-of-fold predictions of one layer, in every resample of the examples at once."""
+
+    truth: np.ndarray
+    """Class indices, or the numbers that labels are. [n]"""
+    predicted: np.ndarray
+    """Probabilities of the classes [n, C], or predicted numbers [n]."""
+    resamples: Resamples
+    """B resamples of the examples."""
+
+    @property
+    def n_classes(self) -> int:
+        """Return C."""
+        return int(self.predicted.shape[1])
+
+    @property
+    def one_hot(self) -> np.ndarray:
+        """Return 1 in the column of the class of each example, else 0. [n, C]"""
+        one_hot: np.ndarray = np.eye(self.n_classes)[self.truth]
+        return one_hot
+
+    @property
+    def choice(self) -> np.ndarray:
+        """Return the class of the largest probability of each example. [n]"""
+        choice: np.ndarray = self.predicted.argmax(axis=1)
+        return choice
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether that is the class of the example. [n] bool"""
+        right: np.ndarray = self.choice == self.truth
+        return right
+
+    @property
+    def ranked_classes(self) -> range:
+        """The classes whose probabilities are ranked: of two, the last; of more, each."""
+        return range(1, 2) if self.n_classes == 2 else range(self.n_classes)
+
+    def totals(self, values: np.ndarray) -> np.ndarray:
+        """Add up ``values`` [n] or [n, m] over the examples of each resample. -> [B] or [B, m]"""
+        sums = self.resamples.sums(values.reshape(len(values), -1))
+        return sums.reshape(len(sums), *values.shape[1:])
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Average ``values`` [n] over the examples of each resample. [B]"""
+        totals = self.totals(np.column_stack([values, np.ones(len(values))]))
+        mean: np.ndarray = totals[:, 0] / totals[:, 1]
+        return mean
+
+
+Compute = Callable[[Predictions], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the results that says something of a layer."""
+
+    name: str
+    """Of the column; the ends of its interval are ``name_low`` and ``name_high``."""
+    label: str
+    """What tables and figures call it."""
+    target: Target = "any"
+    """Of what kind of labels it is."""
+    compute: Compute | None = None
+    """From predictions to the metric in each resample [B], NaN where it is not defined. None: the
+    protocol itself has it, from more than predictions."""
+    interval: Interval | None = None
+    """How its 95 % interval is made."""
+    class_balanced: bool = False
+    """Whether every class counts the same, so that a rare class makes the interval wide."""
+    chance: float | Callable[[pd.DataFrame], pd.Series] | None = None
+    """What a probe that learned nothing has; a function of rows of the results, if it depends on
+    the dataset; None where that is not a number."""
+    chance_name: str = "chance"
+    """What such a probe is as good as."""
+    perfect: float = 1.0
+    """The best value there is."""
+    heatmap: bool = False
+    """Whether it has a heatmap, from chance to perfect."""
+    form: str = ".2f"
+    """How a value is written: a format, or ``p`` for a p-value."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Its column, and those of its interval if it has one."""
+        return [self.name, *([f"{self.name}_low", f"{self.name}_high"] if self.interval else [])]
+
+    def chance_of(self, rows: pd.DataFrame) -> pd.Series:
+        """Return what a probe that learned nothing has, for each row of the results."""
+        if callable(self.chance):
+            return self.chance(rows)
+        return pd.Series(np.nan if self.chance is None else self.chance, index=rows.index)
+
+    def score(self, predictions: Predictions) -> dict[str, float]:
+        """Compute the metric and the ends of its interval, by column."""
+        if self.compute is None:
+            raise ValueError(f"{self.name} is not made of predictions alone.")
+        resamples = predictions.resamples
+        at_once = Predictions(predictions.truth, predictions.predicted, resamples.once)
+        estimate = float(self.compute(at_once)[0])
+        if self.interval is None:
+            return {self.name: estimate}
+        resampled = self.compute(predictions)
+        # Only the resamples that have all classes, as far as the metric needs them.
+        resampled = resampled[np.isfinite(resampled)]
+        variance = float(resampled.var(dtype=float)) if len(resampled) else np.nan
+        truth = predictions.truth
+        weights = 1 / np.bincount(truth)[truth] if self.class_balanced else None
+        ends = INTERVALS[self.interval](estimate, variance, resamples.effective_size(weights))
+        return dict(zip(self.columns, (estimate, *ends), strict=True))
+
+
+METRICS: Registry[Metric] = Registry("metric")
+"""Every metric by name, in the order in which tables show them."""
+
+
+def metric(
+    name: str,
+    label: str,
+    *,
+    target: Literal["classes", "numbers"],
+    interval: Interval | None = "unit",
+    class_balanced: bool = False,
+    chance: float | Callable[[pd.DataFrame], pd.Series] | None = None,
+    chance_name: str = "chance",
+    perfect: float = 1.0,
+    heatmap: bool = False,
+    form: str = ".2f",
+) -> Callable[[Compute], Compute]:
+    """Register a function of out-of-fold predictions as a metric; the options are `Metric`'s.
+
+    Raises
+    ------
+    UserError
+        There is another metric of that name.
+    """
+
+    def register(compute: Compute) -> Compute:
+        METRICS.add(
+            name,
+            Metric(
+                name,
+                label,
+                target,
+                compute,
+                interval,
+                class_balanced,
+                chance,
+                chance_name,
+                perfect,
+                heatmap,
+                form,
+            ),
+        )
+        return compute
+
+    return register
+
+
+def score(truth: np.ndarray, predicted: np.ndarray, resamples: Resamples) -> dict[str, float]:
+    """Compute each metric of one layer and the ends of its interval, by column.
+
+    Parameters
+    ----------
+    truth
+        Class indices, or numbers. [n]
+    predicted
+        Out-of-fold: probabilities [n, C], or numbers [n].
+    resamples
+        Of the n examples.
+    """
+    predictions = Predictions(truth, predicted, resamples)
+    target = "classes" if predicted.ndim == 2 else "numbers"
+    return {
+        column: value
+        for metric in METRICS.values()
+        if metric.compute is not None and metric.target == target
+        for column, value in metric.score(predictions).items()
+    }
+
+
+def majority_accuracy(truth: np.ndarray) -> float:
+    """Return the share of the most frequent class of ``truth`` [n]."""
+    return float(np.bincount(truth).max() / len(truth))
+
+
+def _majority(rows: pd.DataFrame) -> pd.Series:
+    """The accuracy of the most frequent class; where that was not asked for, of a fair guess."""
+    return rows["majority_accuracy"].astype(float).fillna(_fair_guess(rows))
+
+
+def _fair_guess(rows: pd.DataFrame) -> pd.Series:
+    return 1 / rows["n_classes"].astype(float)
+
+
+@metric("accuracy", "accuracy", target="classes", chance=_majority, heatmap=True)
+def accuracy(predictions: Predictions) -> np.ndarray:
+    """Compute the share of examples whose class has the largest probability."""
+    return predictions.mean(predictions.right)
+
+
+@metric("r2", "R²", target="numbers", interval="below one", chance=0.0,
+        chance_name="as the mean", heatmap=True)  # fmt: skip
+def r2(predictions: Predictions) -> np.ndarray:
+    """Compute 1 − SSE / SST over all out-of-fold predictions."""
+    return resampled_r2(predictions.truth, predictions.predicted[:, None], predictions.resamples)[
+        :, 0
+    ]
+
+
+@metric("balanced_accuracy", "balanced accuracy", target="classes", class_balanced=True,
+        chance=_fair_guess, heatmap=True)  # fmt: skip
+def balanced_accuracy(predictions: Predictions) -> np.ndarray:
+    """Compute the mean over classes of the share of its examples that are right."""
+    one_hot = predictions.one_hot
+    right = predictions.totals(one_hot * predictions.right[:, None])
+    with np.errstate(invalid="ignore"):
+        return _mean(right / predictions.totals(one_hot))
+
+
+@metric("auroc", "AUROC", target="classes", class_balanced=True, chance=0.5, heatmap=True)
+def auroc(predictions: Predictions) -> np.ndarray:
+    """Compute the area under the ROC curve: of the last of two classes, else the one-vs-rest mean.
+
+    It is pooled: examples of different folds are ranked against each other.
+    """
+    resamples = predictions.resamples
+    areas = [
+        _auroc(predictions.truth == k, predictions.predicted[:, k], resamples)
+        for k in predictions.ranked_classes
+    ]
+    return _mean(np.stack(areas, axis=-1))
+
+
+@metric("f1", "F1", target="classes", class_balanced=True)
+def f1(predictions: Predictions) -> np.ndarray:
+    """Compute F1 of the last of two classes, else its mean over the classes that are there."""
+    one_hot, chosen = predictions.one_hot, np.eye(predictions.n_classes)[predictions.choice]
+    right = predictions.totals(one_hot * chosen)
+    with np.errstate(invalid="ignore"):
+        by_class = 2 * right / (predictions.totals(one_hot) + predictions.totals(chosen))
+    return by_class[:, 1] if predictions.n_classes == 2 else _mean(by_class)
+
+
+@metric("log_loss", "log loss", target="classes", interval="positive", perfect=0.0)
+def log_loss(predictions: Predictions) -> np.ndarray:
+    """Compute the mean of −log of the probability of the class, clipped as scikit-learn does."""
+    of_truth = predictions.predicted[np.arange(len(predictions.truth)), predictions.truth]
+    tiny = np.finfo(of_truth.dtype).eps
+    return predictions.mean(-np.log(np.clip(of_truth, tiny, 1 - tiny)))
+
+
+@metric("brier", "Brier score", target="classes", perfect=0.0)
+def brier(predictions: Predictions) -> np.ndarray:
+    """Compute half the squared distance of the probabilities from the label.
+
+    For two classes it is (p₁ − y)²; it lies in [0, 1] for any number of them. (For more than two,
+    scikit-learn's default is twice that.)
+    """
+    return predictions.mean(((predictions.one_hot - predictions.predicted) ** 2).sum(axis=1) / 2)
+
+
+@metric("ece", "calibration error (ECE)", target="classes", perfect=0.0)
+def ece(predictions: Predictions) -> np.ndarray:
+    """Compute the expected calibration error of the predicted class's probability.
+
+    In 15 bins of equal width (Naeini et al. 2015; Guo et al. 2017, section 2). Noise adds to it:
+    calibrated probabilities of 60 examples have an ECE of about 0.1. Its interval is of what is
+    measured, not of the ECE that many examples would give.
+    """
+    n = len(predictions.truth)
+    confidence = predictions.predicted.max(axis=1)
+    too_low = np.zeros((n, BINS + 1))
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    too_low[np.arange(n), bin_of] = predictions.right - confidence
+    too_low[:, BINS] = 1
+    totals = predictions.totals(too_low)
+    error: np.ndarray = np.abs(totals[:, :BINS]).sum(axis=1) / totals[:, BINS]
+    return error
+
+
+@metric("rank_correlation", "rank correlation", target="numbers", interval="correlation",
+        chance=0.0)  # fmt: skip
+def rank_correlation(predictions: Predictions) -> np.ndarray:
+    """Compute Spearman's correlation of labels and predictions; each resample is ranked anew."""
+    return _spearman(predictions.truth, predictions.predicted, predictions.resamples)
+
+
+@metric("mean_absolute_error", "mean absolute error", target="numbers", interval="positive",
+        perfect=0.0, form=".3g")  # fmt: skip
+def mean_absolute_error(predictions: Predictions) -> np.ndarray:
+    """Compute the mean distance of the prediction from the label, in units of the label."""
+    errors = np.abs(predictions.truth - predictions.predicted)
+    scale = float(errors.max()) or 1.0  # So that single precision suffices.
+    return predictions.mean(errors / scale) * scale
+
+
+for of_protocol in (
+    Metric("majority_accuracy", "majority class", "classes"),
+    Metric("control_accuracy", "random labels", "classes"),
+    Metric("control_r2", "random labels’ R²", "numbers"),
+    Metric("selectivity", "selectivity", chance=0.0, chance_name="as random labels", heatmap=True),
+    Metric("random_weights_accuracy", "random weights", "classes"),
+    Metric("code_length", "description length (kbit)", "classes"),
+    Metric("compression", "compression", "classes"),
+    Metric("p_value", "p", form="p"),
+    Metric("l2", "L2 penalty", form=".3g"),
+):
+    METRICS.add(of_protocol.name, of_protocol)
+
+
+def resampled_r2(truth: np.ndarray, predicted: np.ndarray, resamples: Resamples) -> np.ndarray:
+    """Compute R² of each layer's predictions [n, layers] in every resample. -> [B, layers]
+
+    NaN where a resample holds one value of ``truth`` [n] alone.
+    """
+    centred = truth - truth.mean()
+    scale = float(np.abs(centred).max()) or 1.0  # So that single precision suffices.
+    errors = ((predicted - truth[:, None]) / scale) ** 2
+    centred = centred / scale
+    means = resamples.means(np.column_stack([errors, centred**2, centred]))
+    return 1 - _share(means[:, :-2], (means[:, -2] - means[:, -1] ** 2)[:, None])
+
+
+def _mean(by_class: np.ndarray) -> np.ndarray:
+    """Average over the classes that have a value: [B, C] to [B]."""
+    defined = np.isfinite(by_class)
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = np.where(defined, by_class, 0).sum(axis=-1) / defined.sum(axis=-1)
+    return mean
+
+
+def _auroc(positive: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
+    """Compute the share of positive-negative pairs in order, ties for half, in each resample.
+
+    positive, scores: [n]. -> [B], NaN where a class is missing
+    """
+    group_of, counts = resamples.group_of, resamples.counts
+    negatives = np.flatnonzero(~positive)
+    negatives = negatives[scores[negatives].argsort()]
+    places = _places(scores[negatives], scores[positive])
+    areas = np.empty(counts.shape[1])
+    for part in chunks(len(areas), len(scores)):
+        part_counts = counts[:, part]
+        weights = floats(part_counts, part_counts)
+        lost = weights[group_of[negatives]]
+        won = weights[group_of[positive]]
+        pairs = won.sum(axis=0, dtype=float) * lost.sum(axis=0, dtype=float)
+        with np.errstate(invalid="ignore"):
+            areas[part] = np.einsum("pb,pb->b", won, _weight_below(lost, *places)) / pairs
+    return areas
+
+
+def _spearman(y: np.ndarray, predicted: np.ndarray, resamples: Resamples) -> np.ndarray:
+    """Compute Spearman's correlation in each resample [B], of ranks within it, ties sharing theirs.
+
+    y, predicted: [n]
+    """
+    group_of, counts = resamples.group_of, resamples.counts
+    orders = y.argsort(), predicted.argsort()
+    places = [
+        _places(values[order], values) for values, order in zip((y, predicted), orders, strict=True)
+    ]
+    correlations = np.empty(counts.shape[1])
+    for part in chunks(len(correlations), len(y)):
+        part_counts = counts[:, part]
+        weights = floats(part_counts, part_counts)[group_of]
+        total = weights.sum(axis=0)
+        # A weighted mean of ranks is half the total weight, whatever the weights and ties.
+        a, b = (
+            _weight_below(weights[order], *place) / total - 0.5
+            for order, place in zip(orders, places, strict=True)
+        )
+        with np.errstate(invalid="ignore"):
+            correlations[part] = (weights * a * b).sum(axis=0) / np.sqrt(
+                (weights * a**2).sum(axis=0) * (weights * b**2).sum(axis=0)
+            )
+    return correlations
+
+
+def _places(reference: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count how many of the sorted reference are less than, and at most, each value."""
+    return np.searchsorted(reference, values, "left"), np.searchsorted(reference, values, "right")
+
+
+def _weight_below(weights: np.ndarray, less: np.ndarray, at_most: np.ndarray) -> np.ndarray:
+    """Add up the weight below each value, ties for half. [reference, B] to [values, B]"""
+    cumulated = np.zeros((len(weights) + 1, weights.shape[1]), weights.dtype)
+    np.cumsum(weights, axis=0, out=cumulated[1:])
+    below: np.ndarray = (cumulated[less] + cumulated[at_most]) / 2
+    return below
+
+
+def _share(unexplained: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return the share of squared error in a variance; NaN where that is no more than rounding."""
+    there = variance > 1e-6  # Values are at most 1, in single precision.
+    share: np.ndarray = np.divide(
+        unexplained, variance, out=np.full(unexplained.shape, np.nan), where=there
+    )
+    return share
