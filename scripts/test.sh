@@ -9,4 +9,5 @@ cd "$(dirname "$0")/.."
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
+"$venv/bin/lint-imports" --no-cache
 OMP_NUM_THREADS=1 "$venv/bin/pytest" --numprocesses 2 --dist worksteal "$@"

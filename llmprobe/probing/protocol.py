@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 
 from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.groups import units
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
@@ -27,10 +28,6 @@ from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
 
-if TYPE_CHECKING:
-    from llmprobe.extraction.activations import Activations
-
-
 log = logging.getLogger(__name__)
 
 KEPT_SCORES = (
@@ -40,8 +37,20 @@ KEPT_SCORES = (
 """What a saved probe remembers of its results."""
 
 
+class DatasetStates(States, Protocol):
+    """The states of a dataset in a model, such as an extraction gives."""
+
+    @property
+    def dataset(self) -> ConceptDataset:
+        """The dataset whose texts the states are of."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of the extraction: model, site, position, tokens, seconds, …"""
+
+
 def probe(
-    activations: Activations, config: ProbeConfig | None = None, *, progress: bool = True
+    activations: DatasetStates, config: ProbeConfig | None = None, *, progress: bool = True
 ) -> Results:
     """Probe every layer of an extraction.
 
@@ -53,8 +62,8 @@ def probe(
     facts, dataset = activations.facts, activations.dataset
     results = probe_states(
         activations,
-        activations.labels,
-        activations.groups,
+        dataset.labels,
+        dataset.groups,
         texts=dataset.texts,
         config=config or ProbeConfig(),
         names={"model": facts["model"], "dataset": dataset.name,
