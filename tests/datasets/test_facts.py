@@ -48,7 +48,14 @@ DATASETS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), DATASETS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *[("capitals", {"negatives": kind}) for kind in ("hard", "easy")],
+        ("capitals", {"negated": True}),
+        ("cities", {}),
+    ],
+)
 def test_words_alone_are_at_chance_over_grouped_folds(
     name: str, options: dict[str, object]
 ) -> None:

@@ -105,7 +105,8 @@ def test_a_run_includes_what_its_config_or_the_command_line_says(
     folder: Path, tiny_model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = write_config(tmp_path / "c.yaml", tiny_model("llama"), "colours", include="mine")
-    assert main(["run", str(config), "--out", str(tmp_path / "run")]) == 0
+    for command in ("extract", "probe"):
+        assert main([command, str(config), "--out", str(tmp_path / "run")]) == 0
     assert "colours" in capsys.readouterr().out
     # The config that the run leaves is a valid one, wherever it is run.
     assert main(["validate", str(tmp_path / "run" / "config.yaml")]) == 0

@@ -23,14 +23,14 @@ from llmprobe.probing.splits import assign_folds
 Setting = tuple[str, dict[str, int]]
 
 SETTINGS: list[Setting] = [
-    *(("coin_flip", {"people": people}) for people in range(2, 21)),
-    *(("parity", {"length": length}) for length in range(2, 21)),
+    *(("coin_flip", {"people": people}) for people in (2, 3, 4, 20)),
+    *(("parity", {"length": length}) for length in (2, 3, 6, 20)),
     ("arithmetic", {"digits": 3, "carries": 1}),
     *(("arithmetic", {"digits": 5, "carries": carries}) for carries in (1, 2, 3)),
     ("arithmetic", {"digits": 12, "carries": 10}),
-    *(("brackets", {"nesting": nesting}) for nesting in range(2, 13)),
+    *(("brackets", {"nesting": nesting}) for nesting in (2, 4, 12)),
 ]
-"""Every value of each dial; of arithmetic's, for three numbers of digits."""
+"""Both ends of each dial and some between; of arithmetic's, for three numbers of digits."""
 
 CLOSING = dict(zip("([{<", ")]}>", strict=True))
 
