@@ -42,7 +42,7 @@ _RANK_CORRELATION = 0.2
 
 
 def check(dataset: ConceptDataset) -> list[Finding]:
-    """Everything that is found, errors first. Takes about a second for 16,000 short texts.
+    """Return everything that the checks find, errors first; a second for 16,000 short texts.
 
     Random labels give no warning, but for one or two in a thousand datasets.
     """
@@ -142,7 +142,7 @@ def _groups(dataset: ConceptDataset) -> Iterator[Finding]:
 
 
 def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
-    """Classes too small to be split into folds, or too many of them."""
+    """Yield what is found of classes too small to be split into folds, or too many."""
     classes, y = np.unique(dataset.labels, return_inverse=True)
     n = len(dataset)
     if _are_scores(dataset):
@@ -181,7 +181,7 @@ def _majority(dataset: ConceptDataset) -> Iterator[Finding]:
 
 
 def _length(dataset: ConceptDataset) -> Iterator[Finding]:
-    """Does the number of characters rank the texts of one class above or below the others?"""
+    """Yield a finding where the number of characters alone tells one class from the others."""
     lengths = np.array([len(text) for text in dataset.texts], dtype=float)
     classes, y = np.unique(dataset.labels, return_inverse=True)
     positive = [1] if len(classes) == 2 else np.flatnonzero(np.bincount(y) >= _FEW).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -26,52 +27,24 @@ _MONTHS = """
 January February March April May June July August September October November December
 """.split()
 NAMES = {"weekdays": ("day", _DAYS), "months": ("month", _MONTHS)}
-# Each template affirmed and negated. For every one that speaks of before there is one of after,
-# so that which of two names comes last in the text goes with neither label.
+# For every template that speaks of before there is one of after, so that which of two names comes
+# last in the text goes with neither label.
 ORDER = {
-    "comes_before": (
-        "{earlier} comes before {later} in the calendar year.",
-        "{earlier} does not come before {later} in the calendar year.",
-    ),
-    "comes_after": (
-        "{later} comes after {earlier} in the calendar year.",
-        "{later} does not come after {earlier} in the calendar year.",
-    ),
-    "is_earlier": (
-        "{earlier} is earlier in the year than {later}.",
-        "{earlier} is not earlier in the year than {later}.",
-    ),
-    "is_later": (
-        "{later} is later in the year than {earlier}.",
-        "{later} is not later in the year than {earlier}.",
-    ),
+    "comes_before": "{earlier} [comes] before {later} in the calendar year.",
+    "comes_after": "{later} [comes] after {earlier} in the calendar year.",
+    "is_earlier": "{earlier} [is] earlier in the year than {later}.",
+    "is_later": "{later} [is] later in the year than {earlier}.",
 }
 OFFSET = {
-    "is_after": (
-        "{later} is {gap} after {earlier}.",
-        "{later} is not {gap} after {earlier}.",
-    ),
-    "is_before": (
-        "{earlier} is {gap} before {later}.",
-        "{earlier} is not {gap} before {later}.",
-    ),
-    "the_one_after": (
-        "The {unit} {gap} after {earlier} is {later}.",
-        "The {unit} {gap} after {earlier} is not {later}.",
-    ),
-    "the_one_before": (
-        "The {unit} {gap} before {later} is {earlier}.",
-        "The {unit} {gap} before {later} is not {earlier}.",
-    ),
-    "will_be": (
-        "If it is {earlier} now, it will be {later} in {gap}.",
-        "If it is {earlier} now, it will not be {later} in {gap}.",
-    ),
-    "was": (
-        "If it is {later} now, it was {earlier} {gap} ago.",
-        "If it is {later} now, it was not {earlier} {gap} ago.",
-    ),
+    "is_after": "{later} [is] {gap} after {earlier}.",
+    "is_before": "{earlier} [is] {gap} before {later}.",
+    "the_one_after": "The {unit} {gap} after {earlier} [is] {later}.",
+    "the_one_before": "The {unit} {gap} before {later} [is] {earlier}.",
+    "will_be": "If it is {earlier} now, it [will be] {later} in {gap}.",
+    "was": "If it is {later} now, it [was] {earlier} {gap} ago.",
 }
+NEGATED = {"comes": "does not come", "is": "is not", "will be": "will not be", "was": "was not"}
+"""What takes the place of the verb, which stands in brackets."""
 TEMPLATES = {"order": ORDER, "offset": OFFSET}
 
 
@@ -132,7 +105,7 @@ def number_comparison(
         fields = {"first": start, "second": end, "word": word, "distance": gap}
         return f"{start} is {word} than {end}.", fields
 
-    made = generate(
+    statements = generate(
         name,
         write,
         n=n,
@@ -140,27 +113,29 @@ def number_comparison(
         answers=("false", "true"),
         description="Is the comparison of the two numbers true (1) or false (0)?",
     )
-    firsts, seconds = made.fields["first"].str.lower(), made.fields["second"]
+    firsts, seconds = statements.fields["first"].str.lower(), statements.fields["second"]
     return replace(
-        made,
-        labels=(made.labels == "true").astype(int),
+        statements,
+        labels=(statements.labels == "true").astype(int),
         groups=_groups(firsts, seconds),
         variants={
             "negation": [
                 [f"{second.capitalize()} is not {word} than {first}."]
-                for first, second, word in zip(firsts, seconds, made.fields["word"], strict=True)
+                for first, second, word in zip(
+                    firsts, seconds, statements.fields["word"], strict=True
+                )
             ]
         },
     )
 
 
 def _groups(ones: Iterable[str], others: Iterable[str]) -> np.ndarray:
-    """The unordered pair that each row is about. -> [n]"""
+    """Return the unordered pair of names that each row is about. [n]"""
     return np.array(["|".join(sorted(pair)) for pair in zip(ones, others, strict=True)])
 
 
 def spelled(number: int) -> str:
-    """``81 -> "eighty-one"``, ``1205 -> "one thousand two hundred five"``; up to ``LARGEST``."""
+    """Return a number up to ``LARGEST`` in words: ``81 -> "eighty-one"``."""
     if number < 20:
         return _ONES[number]
     if number < 100:
@@ -224,7 +199,7 @@ def calendar(names: str = "both") -> ConceptDataset:
 
 @dataclass(frozen=True)
 class _Claim:
-    """That one weekday or month is so far before another one, or before it in the year."""
+    """A claim that one weekday or month is so far before another one, or before it in the year."""
 
     relation: str
     unit: str
@@ -234,19 +209,25 @@ class _Claim:
     true: bool
 
     def exchanged(self) -> _Claim:
-        """With the names exchanged, which is true where this is false."""
+        """Return the claim with its names exchanged, which is true where this one is false."""
         return replace(self, earlier=self.later, later=self.earlier, true=not self.true)
 
     def texts(self, *, negated: bool = False) -> dict[str, str]:
-        """What it says, or that it does not hold, in each template of its relation."""
+        """Return what the claim says in each template of its relation, or its negation."""
         gap = f"{spelled(self.gap)} {self.unit}" + ("s" if self.gap > 1 else "")
         words = {"earlier": self.earlier, "later": self.later, "unit": self.unit, "gap": gap}
-        templates = TEMPLATES[self.relation]
-        return {key: forms[negated].format_map(words) for key, forms in templates.items()}
+
+        def verb(match: re.Match[str]) -> str:
+            return NEGATED[match[1]] if negated else match[1]
+
+        return {
+            key: re.sub(r"\[(.+?)\]", verb, template).format_map(words)
+            for key, template in TEMPLATES[self.relation].items()
+        }
 
 
 def _claims(unit: str, cycle: list[str]) -> Iterator[_Claim]:
-    """Each true one, followed by the false one that exchanges its names."""
+    """Yield each true claim, followed by the false one that exchanges its names."""
     for (i, one), (j, other) in permutations(enumerate(cycle), 2):
         gap = (j - i) % len(cycle)
         if 2 * gap != len(cycle):

@@ -55,7 +55,7 @@ _BESIDES = (
 
 
 def known_datasets() -> str:
-    """Every dataset known by name, in families: its dial, or whether it is on this disk."""
+    """List every dataset known by name, in families: its dial, or whether it is on this disk."""
     order = list(_FAMILIES)
     families: dict[str, list[Entry]] = {}
     for entry in sorted(REGISTRY.values(), key=lambda entry: entry.name):
@@ -74,7 +74,7 @@ def known_datasets() -> str:
 
 
 def show(config: DatasetConfig, surface: Surface | None = None) -> str:
-    """The page about the dataset that ``config`` asks for.
+    """Return the page about the dataset that ``config`` asks for.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def describe(
     wordings: Sequence[str] = (),
     surface: Surface | None = None,
 ) -> str:
-    """What there is to know before probing: origin, size, balance, what misleads, examples.
+    """Return what there is to know before probing: origin, size, balance, findings, examples.
 
     Parameters
     ----------
@@ -158,17 +158,17 @@ def _place(entry: Entry) -> str:
 
 def _size(dataset: ConceptDataset) -> str:
     lengths = [len(text) for text in dataset.texts]
-    said = f"{len(dataset):,} texts"
+    words = f"{len(dataset):,} texts"
     if dataset.groups is not None:
         sizes = np.unique(dataset.groups, return_counts=True)[1]
         smallest, largest = sizes.min(), sizes.max()
         each = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
-        said += f" in {len(sizes):,} groups of {each}"
-    return f"{said}; {np.mean(lengths):,.0f} characters on average, {max(lengths):,} at most"
+        words += f" in {len(sizes):,} groups of {each}"
+    return f"{words}; {np.mean(lengths):,.0f} characters on average, {max(lengths):,} at most"
 
 
 def _balance(labels: np.ndarray) -> str:
-    """How many of each class, or between what numbers with fractions lie."""
+    """Say how many texts each class has, or between what numbers with fractions lie."""
     if labels.dtype.kind == "f":
         return f"numbers from {labels.min():g} to {labels.max():g}, mean {labels.mean():g}"
     counts = Counter(labels.tolist())
@@ -181,7 +181,7 @@ def _balance(labels: np.ndarray) -> str:
 
 
 def _words(dataset: ConceptDataset, surface: Surface) -> str:
-    """How often a bag of words is right, of at most ``_MOST_READ`` texts."""
+    """Say how often a bag of words is right, of at most ``_MOST_READ`` texts."""
     if dataset.labels.dtype.kind == "f":
         return ""
     try:
@@ -194,7 +194,7 @@ def _words(dataset: ConceptDataset, surface: Surface) -> str:
 
 
 def _field(name: str, values: pd.Series) -> str:
-    """The name of a field and its values, or how many there are."""
+    """Return the name of a field and its values, or how many there are."""
     distinct = sorted(set(values.dropna().astype(str)))
     listed = ", ".join(distinct)
     few = len(distinct) <= 6 and len(listed) <= 50
@@ -202,24 +202,24 @@ def _field(name: str, values: pd.Series) -> str:
 
 
 def _options(entry: Entry, config: DatasetConfig) -> Iterator[str]:
-    """Each with its value here, and the default where that is another."""
-    given = {"n": config.n, "seed": config.seed, **config.options}
+    """Yield each option with its value, and the default where that is another."""
+    chosen = {"n": config.n, "seed": config.seed, **config.options}
     for name, default in entry.options.items():
-        value = default if given.get(name) is None else given[name]
+        value = default if chosen.get(name) is None else chosen[name]
         notes = ["the dial"] * (name == entry.dial)
         notes += [f"default {default!r}"] * (value != default)
         yield f"{name}={value!r}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _findings(dataset: ConceptDataset) -> list[str]:
-    """A line for each, but for the majority rate that stands with the labels."""
+    """Return a line for each finding, but for the majority rate, which stands with the labels."""
     findings = check(dataset)
-    told = [f for f in findings if (f.level, f.check) != ("note", "majority")]
-    return [f"{f.level:<9}{f.message}" for f in told] or ["nothing found"]
+    listed = [f for f in findings if (f.level, f.check) != ("note", "majority")]
+    return [f"{f.level:<9}{f.message}" for f in listed] or ["nothing found"]
 
 
 def _example_table(dataset: ConceptDataset) -> list[str]:
-    """Label, group (if any) and text of some examples, under a header."""
+    """Return label, group (if any) and text of some examples, under a header."""
     rows = _examples(dataset)
     columns = [["label", *(_one_line(str(dataset.labels[row]), 20) for row in rows)]]
     if dataset.groups is not None:
@@ -229,7 +229,7 @@ def _example_table(dataset: ConceptDataset) -> list[str]:
 
 
 def _examples(dataset: ConceptDataset) -> list[int]:
-    """Up to eight rows: as many of each class, from all over the dataset, classes in turn."""
+    """Choose up to eight rows: as many of each class, from all over the dataset, in turn."""
     classes = dataset.classes
     if len(classes) > _EXAMPLES:
         classes = classes[np.linspace(0, len(classes) - 1, _EXAMPLES).astype(int)]
@@ -247,7 +247,7 @@ def _examples(dataset: ConceptDataset) -> list[int]:
 
 
 def _one_line(text: str, longest: int) -> str:
-    """Printable, and cut where it hurts least: the end, which often holds the question, stays."""
+    """Make a text printable, and cut it so that its end, which often holds the question, stays."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     if len(text) <= longest:
         return text
@@ -257,7 +257,7 @@ def _one_line(text: str, longest: int) -> str:
 
 
 def _columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Aligned columns, indented; the last one is wrapped, and empty columns are left out."""
+    """Yield aligned, indented columns; the last one is wrapped, and empty ones are left out."""
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     widths = [max(map(len, column)) for column in columns[:-1]]
     for *cells, last in zip(*columns, strict=True):
@@ -266,7 +266,7 @@ def _columns(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _wrapped(text: str, head: str = "", indent: int = 0) -> list[str]:
-    """Lines of at most ``WIDTH`` characters after ``head``; nothing for no text."""
+    """Return lines of at most ``WIDTH`` characters after ``head``; none for no text."""
     return textwrap.wrap(
         text, WIDTH, initial_indent=head, subsequent_indent=" " * indent, break_on_hyphens=False
     )

@@ -88,7 +88,7 @@ def capitals(
 def _chosen_templates(
     templates: object, negated: object, affirmed_ids: list[str], negated_ids: list[str]
 ) -> list[str]:
-    """The ids of the templates that the two options ask for."""
+    """Return the ids of the templates that the two options ask for."""
     require_flag("capitals", "negated", negated)
     known = affirmed_ids + negated_ids
     asked = list(templates) if isinstance(templates, list | tuple) else [templates]
@@ -105,7 +105,7 @@ def _chosen_templates(
 def _variants(
     table: pd.DataFrame, rows: pd.DataFrame, affirmed_ids: list[str], negated_ids: list[str]
 ) -> dict[str, list[list[str]]]:
-    """What of ``table`` would go with the label and group of each of ``rows``, all affirmed."""
+    """Return other statements with the label and group of each of ``rows``, all affirmed."""
     says = table.set_index(["country", "kind", "template"])["statement"].to_dict()
     used = rows["template"].unique().tolist()
     unused = [template for template in affirmed_ids if template not in used]
@@ -166,5 +166,5 @@ def cities(min_population: int = 0) -> ConceptDataset:
 
 
 def _read(file: str) -> pd.DataFrame:
-    """A table of ``data``; "NA" and the like are text in it."""
+    """Read a table of ``data``; "NA" and the like are text in it."""
     return pd.read_csv(shipped("data") / file, keep_default_na=False)

@@ -19,7 +19,7 @@ ALPHA = 0.001
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found."""
+    """One thing that a check found in a dataset."""
 
     level: Level
     """"error": cannot be probed; "warning": scores will mislead; "note": to keep in mind."""
@@ -41,19 +41,19 @@ class Units:
 
     @classmethod
     def of(cls, groups: np.ndarray | None, y: np.ndarray) -> Units:
-        """From the groups and the classes 0 … K-1 of the rows."""
+        """Count the units of the rows' groups and classes 0 … K-1."""
         K = int(y.max()) + 1
         kept, of_row = np.unique(group_indices(groups, len(y)) * K + y, return_inverse=True)
         return cls(of_row, kept % K)
 
     def p_value(self, values: np.ndarray, c: int) -> float:
-        """Mann and Whitney's: do the units' means differ between class ``c`` and the rest?"""
+        """Test (Mann and Whitney) whether units' means differ between class ``c`` and the rest."""
         means = np.bincount(self.of_row, values) / np.bincount(self.of_row)
         return auroc(means[self.class_of == c], means[self.class_of != c])[1]
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
-    """The chance that a positive one is above a negative one, ties counting half; its p-value."""
+    """Return the chance that a positive one is above a negative one, and its p-value."""
     from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
 
     statistic, p = mannwhitneyu(positive, negative, method="asymptotic")
@@ -61,19 +61,19 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
 
 
 def contingency(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """How often each row index goes with each column index. -> [rows, columns]"""
+    """Count how often each row index goes with each column index. [rows, columns]"""
     table = np.zeros((rows.max() + 1, columns.max() + 1), dtype=int)
     np.add.at(table, (rows, columns), 1)
     return table
 
 
 def label_text(label: Any) -> str:
-    """Strings in quotation marks, numbers bare."""
+    """Return a label for a message: strings in quotation marks, numbers bare."""
     return repr(label.item() if isinstance(label, np.generic) else label)
 
 
 def quoted_text(dataset: ConceptDataset, row: int) -> str:
-    """A text without the template around it, which is the same for all."""
+    """Quote a text without the template around it, which is the same for all."""
     places = dataset.spans.get("text")
     return quoted(dataset.texts[row][slice(*places[row])] if places else dataset.texts[row])
 
@@ -84,5 +84,5 @@ def quoted(text: object, width: int = 50) -> str:
 
 
 def percent(share: float) -> str:
-    """``"73.6 %"``."""
+    """Return a share as ``"73.6 %"``."""
     return f"{100 * share:.1f} %"

@@ -11,6 +11,7 @@ import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.text import listed
 
 LONGEST = 1_000_000
 """Characters in one text. No model reads more; a file read in the wrong way soon has more."""
@@ -63,7 +64,7 @@ def parts_of_table(table: pd.DataFrame, config: DatasetConfig, where: str) -> di
 
 
 def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFrame:
-    """What a template can be filled with: as ``text`` the texts, and the table's other columns.
+    """Return what a template can be filled with: as ``text`` the texts, and the other columns.
 
     Raises
     ------
@@ -76,22 +77,22 @@ def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFram
     return table.drop(columns=column).assign(text=[str(value) for value in table[column]])
 
 
-def _column(key: str, given: str | None, columns: Sequence[str], where: str) -> str:
-    """The column called ``given``, or the only one with a usual name."""
-    there = ", ".join(columns[:20]) + (" …" if len(columns) > 20 else "") or "none"
-    if given is not None:
-        if given not in columns:
-            raise UserError(f"{where}: no column {given!r} ({key}); columns: {there}")
-        return given
+def _column(key: str, wanted: str | None, columns: Sequence[str], where: str) -> str:
+    """Return the column called ``wanted``, or the only one with a usual name."""
+    known = ", ".join(columns[:20]) + (" …" if len(columns) > 20 else "") or "none"
+    if wanted is not None:
+        if wanted not in columns:
+            raise UserError(f"{where}: no column {wanted!r} ({key}); columns: {known}")
+        return wanted
     usual = _USUAL[key]
-    found = [column for column in columns if column.strip().lower() in usual]
-    if len(found) > 1:
-        raise UserError(f"{where}: columns {' and '.join(map(repr, found))} could each be the "
+    matching = [column for column in columns if column.strip().lower() in usual]
+    if len(matching) > 1:
+        raise UserError(f"{where}: columns {listed([*map(repr, matching)])} could each be the "
                         f"{key}; say `{key}: NAME`")  # fmt: skip
-    if not found:
+    if not matching:
         names = " or ".join(map(repr, usual))
-        raise UserError(f"{where}: no column {names}; say `{key}: NAME`; columns: {there}")
-    return found[0]
+        raise UserError(f"{where}: no column {names}; say `{key}: NAME`; columns: {known}")
+    return matching[0]
 
 
 def _check_cells(cells: pd.Series, column: str, where: str, nan_is_none: bool) -> None:
@@ -113,7 +114,7 @@ def _check_cells(cells: pd.Series, column: str, where: str, nan_is_none: bool) -
 
 
 def _labels(cells: pd.Series, column: str, where: str) -> np.ndarray:
-    """Integers, truth values, numbers with fractions, or texts. [n]"""
+    """Return labels as integers, truth values, numbers with fractions, or texts. [n]"""
     values = cells.tolist()
     _check_kinds(values, column, where)
     if all(isinstance(value, bool) for value in values):
@@ -144,8 +145,8 @@ def _check_kinds(values: Sequence[object], column: str, where: str) -> None:
         kind = {bool: "truth value", str: "text"}.get(type(value), "number")
         first.setdefault(kind, row)
     if len(first) > 1:
-        said = [f"row {row + 1} has the {kind} {values[row]!r:.40}" for kind, row in first.items()]
-        raise UserError(f"{where}: column {column!r}: {' and '.join(said[:2])}; "
+        kinds = [f"row {row + 1} has the {kind} {values[row]!r:.40}" for kind, row in first.items()]
+        raise UserError(f"{where}: column {column!r}: {listed(kinds[:2])}; "
                         "labels should be of one kind")  # fmt: skip
 
 

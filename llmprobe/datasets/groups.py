@@ -8,7 +8,7 @@ import numpy as np
 
 
 def units(groups: np.ndarray | None, texts: Sequence[str] | None) -> np.ndarray | None:
-    """What a split must keep whole: rows joined by a group or by an identical text. -> [n] int
+    """Return what a split must keep whole: rows of one group or with one text. [n] int
 
     Joined along chains too, so a text that stands in two groups makes one unit of both. Where no
     text does, the units are the groups, numbered in sorted order. None without groups when no
@@ -35,5 +35,5 @@ def units(groups: np.ndarray | None, texts: Sequence[str] | None) -> np.ndarray 
 
 
 def group_indices(groups: np.ndarray | None, n: int) -> np.ndarray:
-    """Groups as numbers 0 … G-1 in sorted order; without groups each row is its own. -> [n]"""
+    """Number groups 0 … G-1 in sorted order; without groups each row is its own. [n]"""
     return np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]

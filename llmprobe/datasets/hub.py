@@ -27,7 +27,7 @@ _SECONDS = 10
 
 
 def as_table(dataset: datasets.Dataset) -> pd.DataFrame:
-    """A row for each example. Class labels by their names; no images, audio, or other media."""
+    """Return a row for each example; class labels by name, without images and other media."""
     import datasets
 
     features = dataset.features
@@ -43,7 +43,7 @@ def as_table(dataset: datasets.Dataset) -> pd.DataFrame:
 
 
 def table_from_disk(path: Path, split: str | None = None) -> pd.DataFrame:
-    """From a folder that ``save_to_disk`` wrote.
+    """Read a dataset from a folder that ``save_to_disk`` wrote.
 
     Raises
     ------
@@ -64,11 +64,11 @@ def table_from_disk(path: Path, split: str | None = None) -> pd.DataFrame:
                 return as_table(saved)
             return as_table(saved[_split(split, list(saved), str(path))])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {_said(error)}") from None
+        raise UserError(f"{path}: cannot be read: {_reason(error)}") from None
 
 
 def table_from_hub(config: DatasetConfig, download: bool = True) -> tuple[pd.DataFrame, str]:
-    """From the dataset that ``config.hub`` names, and that name with the commit.
+    """Read the dataset that ``config.hub`` names; return it with that name and the commit.
 
     What is already in the cache of ``datasets`` is taken from there when the Hub cannot be reached
     (or may not be: ``HF_HUB_OFFLINE``). Environment variables of Hugging Face count. A path that
@@ -110,7 +110,7 @@ def _folder(hub: str) -> str:
 
 
 def latest_commit(config: DatasetConfig) -> str | None:
-    """The commit of the wanted revision; None when the Hub cannot be reached."""
+    """Return the commit of the wanted revision; None when the Hub cannot be reached."""
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
@@ -126,7 +126,7 @@ def latest_commit(config: DatasetConfig) -> str | None:
         return None
     try:
         # Asked first, and without the half minute of tries that ``datasets`` makes.
-        found = HfApi().dataset_info(config.hub, revision=config.revision, timeout=_SECONDS)
+        info = HfApi().dataset_info(config.hub, revision=config.revision, timeout=_SECONDS)
     except GatedRepoError:
         raise UserError(_gated(config.hub)) from None
     except RevisionNotFoundError:
@@ -137,11 +137,11 @@ def latest_commit(config: DatasetConfig) -> str | None:
         ) from None
     except unreachable:
         return None
-    return found.sha
+    return info.sha
 
 
 def _prepared(config: DatasetConfig, path: str, commit: str | None = None) -> pd.DataFrame:
-    """The table of one split; what is not in the cache is downloaded, every split of the subset."""
+    """Read one split; every split of the subset that is not in the cache is downloaded."""
     import datasets
 
     try:
@@ -153,7 +153,7 @@ def _prepared(config: DatasetConfig, path: str, commit: str | None = None) -> pd
 
 
 def _cached(config: DatasetConfig, download: bool) -> tuple[pd.DataFrame, str]:
-    """From the cache of ``datasets``, the latest commit unless ``config`` says which."""
+    """Read from the cache of ``datasets``, the latest commit unless ``config`` says which."""
     import datasets
 
     assert config.hub is not None
@@ -163,13 +163,13 @@ def _cached(config: DatasetConfig, download: bool) -> tuple[pd.DataFrame, str]:
     except ValueError as error:
         # Several subsets are in the cache, or others than the wanted one.
         listed = re.search(r"in the cache: \[?([^\]\n]*)", str(error))
-        there = listed[1].replace("'", "") if listed else "none"
+        known = listed[1].replace("'", "") if listed else "none"
         if config.subset is None:
-            first = there.split(", ")[0]
+            first = known.split(", ")[0]
             raise UserError(f"{config.hub}: say which subset, as in `subset: {first}`; "
-                            f"on this disk: {there}") from None  # fmt: skip
+                            f"on this disk: {known}") from None  # fmt: skip
         raise NotOnDiskError(f"{config.hub}: subset {config.subset!r} is not on this disk (there: "
-                        f"{there}), and {why}") from None  # fmt: skip
+                        f"{known}), and {why}") from None  # fmt: skip
     except OSError:
         raise NotOnDiskError(f"{config.hub}: not on this disk, and {why}") from None
     commit = str(builder.hash)
@@ -182,7 +182,7 @@ def _cached(config: DatasetConfig, download: bool) -> tuple[pd.DataFrame, str]:
 
 
 def _table(config: DatasetConfig, builder: datasets.DatasetBuilder) -> pd.DataFrame:
-    """The table of the wanted split."""
+    """Return the table of the wanted split."""
     assert config.hub is not None
     try:
         builder.download_and_prepare()
@@ -195,42 +195,42 @@ def _table(config: DatasetConfig, builder: datasets.DatasetBuilder) -> pd.DataFr
 
 
 def _split(wanted: str | None, splits: list[str], where: str) -> str:
-    """The wanted split, perhaps a part or sum such as ``train[:100]+test``, or the only one."""
-    there = ", ".join(splits) or "none"
+    """Return the wanted split, perhaps a sum such as ``train[:100]+test``, or the only one."""
+    known = ", ".join(splits) or "none"
     if wanted is None:
         if len(splits) != 1:
             raise UserError(f"{where}: say which split, as in `split: "
-                            f"{splits[0] if splits else 'train'}`; splits: {there}")  # fmt: skip
+                            f"{splits[0] if splits else 'train'}`; splits: {known}")  # fmt: skip
         return splits[0]
     for part in wanted.split("+"):
         if part.split("[")[0].strip() not in splits:
-            raise UserError(f"{where}: no split {part.split('[')[0].strip()!r}; splits: {there}")
+            raise UserError(f"{where}: no split {part.split('[')[0].strip()!r}; splits: {known}")
     return wanted
 
 
 def _raise_for_subset(config: DatasetConfig, path: str, commit: str | None) -> None:
-    """``UserError`` when it is the subset that is missing or unknown."""
+    """Raise ``UserError`` when it is the subset that is missing or unknown."""
     import datasets
 
     try:
         subsets = datasets.get_dataset_config_names(path, revision=commit)
     except Exception:
         return  # Nothing can be read, and the first error says why.
-    there = ", ".join(subsets)
+    known = ", ".join(subsets)
     if config.subset is None and len(subsets) > 1:
         raise UserError(f"{config.hub}: say which subset, as in `subset: {subsets[0]}`; "
-                        f"subsets: {there}")  # fmt: skip
+                        f"subsets: {known}")  # fmt: skip
     if config.subset is not None and config.subset not in subsets:
-        raise UserError(f"{config.hub}: no subset {config.subset!r}; subsets: {there}")
+        raise UserError(f"{config.hub}: no subset {config.subset!r}; subsets: {known}")
 
 
 def problem(config: DatasetConfig, error: Exception) -> Exception:
-    """What to raise instead of whatever ``datasets``, or a reader that it calls, has raised."""
+    """Return what to raise instead of what ``datasets``, or a reader that it calls, has raised."""
     # What went wrong while a table was made is the cause of what is raised.
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     if disk_is_full(cause):
         return cause
-    said = _said(cause)
+    reason = _reason(cause)
     where = config.hub
     if "gated" in str(error):
         return UserError(_gated(str(where)))
@@ -238,12 +238,12 @@ def problem(config: DatasetConfig, error: Exception) -> Exception:
         return UserError(f"{where}: is loaded by code of its own, which `datasets` no longer runs; "
                          "`revision: refs/convert/parquet` may have the same as files")  # fmt: skip
     if isinstance(cause, _network_errors()):
-        return NotOnDiskError(f"{where}: could not be downloaded: {said}")
-    return UserError(f"{where}: `datasets` cannot load it: {said}")
+        return NotOnDiskError(f"{where}: could not be downloaded: {reason}")
+    return UserError(f"{where}: `datasets` cannot load it: {reason}")
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """What the Hub's client, and the HTTP library that it uses, raise without a network."""
+    """Return what the Hub's client and its HTTP library raise without a network."""
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     return (ConnectionError, httpx.HTTPError)
@@ -254,13 +254,13 @@ def _gated(hub: str) -> str:
             "`hf auth login`")  # fmt: skip
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """``datasets`` looks into its cache at once, as it does under HF_HUB_OFFLINE."""
+    """Make ``datasets`` look into its cache at once, as it does under HF_HUB_OFFLINE."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE
@@ -273,7 +273,7 @@ def offline() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Bars only on a terminal, and no warnings: errors are raised."""
+    """Show bars only on a terminal, and no warnings: errors are raised."""
     import datasets
     from huggingface_hub import utils
 

@@ -12,10 +12,11 @@ from llmprobe.config.schema import PerturbConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.templates import filled
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.text import listed
 
 
 def perturbed(dataset: ConceptDataset, config: PerturbConfig) -> ConceptDataset:
-    """The dataset with other texts, row by row; ``config.seed`` fixes them.
+    """Return the dataset with other texts, row by row; ``config.seed`` fixes them.
 
     It comes before the template, so with an instruction in front the noise lands in the middle,
     as in Jin et al. (2024).
@@ -42,15 +43,15 @@ def perturbed(dataset: ConceptDataset, config: PerturbConfig) -> ConceptDataset:
 
 
 def _variants(dataset: ConceptDataset, config: PerturbConfig) -> list[list[str]]:
-    """The texts among which ``negation`` or ``paraphrase_template`` chooses. [n][1 or more]"""
+    """Return the texts that ``negation`` or ``paraphrase_template`` chooses from. [n][1 or more]"""
     if config.templates:
         in_each = [filled(dataset, template)[0] for template in config.templates]
         return [list(texts) for texts in zip(*in_each, strict=True)]
     if config.kind not in dataset.variants:
         other = sorted(dataset.variants)
-        offers = f"it offers {' and '.join(other)}" if other else "it offers no other wordings"
-        own = "; give `templates` of its fields" if config.kind == "paraphrase_template" else ""
-        raise UserError(f"dataset {dataset.name!r}: perturb: no {config.kind}; {offers}{own}")
+        offers = f"it offers {listed(other)}" if other else "it offers no other wordings"
+        remedy = "; give `templates` of its fields" if config.kind == "paraphrase_template" else ""
+        raise UserError(f"dataset {dataset.name!r}: perturb: no {config.kind}; {offers}{remedy}")
     return dataset.variants[config.kind]
 
 

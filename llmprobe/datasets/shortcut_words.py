@@ -50,7 +50,7 @@ class Words:
 
 
 def single_words(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
-    """Words with which "has it, or not" gives the label away."""
+    """Yield a finding of words whose presence gives the label away."""
     classes, y = np.unique(dataset.labels, return_inverse=True)
     n, one_hot = len(y), np.eye(len(classes), dtype=np.int64)[y]
     frequent = np.flatnonzero(words.n_texts >= max(5, n / 100))
@@ -60,10 +60,10 @@ def single_words(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
     right = (having.max(axis=1) + lacking.max(axis=1)) / n
     majority = np.bincount(y).max() / n
     groups = Units.of(dataset.groups, y)
-    said: dict[bytes, str] = {}
+    sentences: dict[bytes, str] = {}
     best = 0.0
     for word in np.argsort(-right, kind="stable"):
-        if right[word] - majority < _WORD_GAIN or len(said) == 3:
+        if right[word] - majority < _WORD_GAIN or len(sentences) == 3:
             break
         has = in_text[:, [word]].toarray().ravel()
         # The rarer case is the telling one: "'not' is in 20 %", "'.' is missing from 3 %".
@@ -72,21 +72,21 @@ def single_words(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
             counts, where = lacking[word], "is missing from"
         c = int((counts / counts.sum() - np.bincount(y) / n).argmax())
         p = groups.p_value(has, c) * len(frequent) * len(classes)
-        if p < ALPHA and has.tobytes() not in said:
+        if p < ALPHA and has.tobytes() not in sentences:
             best = max(best, right[word])
-            said[has.tobytes()] = (
+            sentences[has.tobytes()] = (
                 f"{str(words.names[frequent[word]])!r} {where} {percent(counts.sum() / n)} of the "
                 f"texts, {percent(counts[c] / counts.sum())} of them labelled "
                 f"{label_text(classes[c])}"
             )
-    if said:
+    if sentences:
         yield Finding("warning", "words", f"a single word gives labels away: "
-                      f"{'; '.join(said.values())}; the best one alone gets {percent(best)} "
+                      f"{'; '.join(sentences.values())}; the best one alone gets {percent(best)} "
                       f"right, the majority class {percent(majority)}")  # fmt: skip
 
 
 def pairs(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
-    """Do texts that share a subject have labels that are too even for chance?
+    """Yield a finding where texts that share a subject have labels too even for chance.
 
     A subject is a rare word, or the same words in another order. Where labels were balanced
     within subjects and nothing keeps a subject in one fold, a probe that recognises the subject
@@ -120,7 +120,7 @@ def pairs(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
 
 
 def _example(dataset: ConceptDataset, twins: Any) -> str:
-    """Of the first subject, two texts with different labels. ``twins`` as in ``_remedy``."""
+    """Quote two texts of the first subject with different labels; ``twins`` [n, subjects]."""
     subject = twins.indices[twins.indptr[:-1]].argmin()
     rows = twins.indices[twins.indptr[subject] : twins.indptr[subject + 1]]
     other = rows[dataset.labels[rows] != dataset.labels[rows[0]]][0]
@@ -128,20 +128,20 @@ def _example(dataset: ConceptDataset, twins: Any) -> str:
 
 
 def _remedy(dataset: ConceptDataset, twins: Any) -> str:
-    """Which column would keep twins in one fold. ``twins`` is scipy.sparse [n, subjects]."""
+    """Say which column would keep twins in one fold; ``twins`` is scipy.sparse [n, subjects]."""
     fitting = {}
     for column, values in dataset.fields.items():
         codes, distinct = values.astype(str).factorize()
         if _together(twins, codes).mean() > _TOGETHER and len(distinct) > 1:
             fitting[str(column)] = len(distinct)
-    told = "a probe tested on a text was trained on its twin, and may score below chance"
+    risk = "a probe tested on a text was trained on its twin, and may score below chance"
     if not fitting:
-        return f"give twins one group, or {told}"
-    return f"use `group: {max(fitting, key=lambda column: fitting[column])}`, or {told}"
+        return f"give twins one group, or {risk}"
+    return f"use `group: {max(fitting, key=lambda column: fitting[column])}`, or {risk}"
 
 
 def _torn(subjects: Any, unit_of: np.ndarray, one_hot: np.ndarray) -> Any:
-    """The subjects that splits tear apart, without the units that have them evenly by themselves.
+    """Keep the subjects that splits tear apart, without units that have them evenly.
 
     What a unit has evenly tells the rest of the subject nothing. -> [n, fewer subjects], 0 or 1
     """
@@ -159,7 +159,7 @@ def _torn(subjects: Any, unit_of: np.ndarray, one_hot: np.ndarray) -> Any:
 
 
 def _together(subjects: Any, unit_of: np.ndarray) -> np.ndarray:
-    """Which subjects have all their texts in one unit. -> [subjects] bool"""
+    """Return which subjects have all their texts in one unit. [subjects] bool"""
     subjects = subjects.tocsc()
     if not subjects.shape[1]:
         return np.zeros(0, dtype=bool)
@@ -171,14 +171,14 @@ def _together(subjects: Any, unit_of: np.ndarray) -> np.ndarray:
 
 
 def _rare_words(words: Words) -> Any:
-    """Words that a few texts share, those of the same texts once. -> [n, subjects], 0 or 1"""
+    """Return words that a few texts share, those of the same texts once. [n, subjects]"""
     rare = words.in_text.tocsc()[:, (words.n_texts > 1) & (words.n_texts <= _SMALL_GROUP)]
     keys = np.random.default_rng(0).integers(2**40, size=rare.shape[0])
     return rare[:, np.unique(rare.T @ keys, return_index=True)[1]]
 
 
 def _reordered(words: Words) -> Any:
-    """Texts that have the same words. -> [n, subjects], 0 or 1"""
+    """Return which texts have the same words. [n, subjects], 0 or 1"""
     from scipy.sparse import csc_array
 
     keys = words.in_text @ np.random.default_rng(0).integers(2**40, size=words.in_text.shape[1])

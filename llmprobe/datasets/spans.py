@@ -17,7 +17,7 @@ after the last. Each [n]"""
 def span_ends(
     texts: Sequence[str], spans: Spans, fields: pd.DataFrame, name: str, where: str
 ) -> list[int]:
-    """In each text, the last character of what filled a field. [n]
+    """Return, for each text, the place of the last character of what filled a field. [n]
 
     A field that is not in ``spans`` is looked for in the text: the last place where its value
     stands, as a word of its own if it does so anywhere.
@@ -29,10 +29,10 @@ def span_ends(
     """
     spans = spans or {"text": [(0, len(text)) for text in texts]}
     if name in spans:
-        found = [text[:stop].rstrip() for text, (_, stop) in zip(texts, spans[name], strict=True)]
+        until = [text[:stop].rstrip() for text, (_, stop) in zip(texts, spans[name], strict=True)]
         starts = [start for start, _ in spans[name]]
     elif name in fields.columns:
-        found, starts = [], []
+        until, starts = [], []
         for row, (text, value) in enumerate(zip(texts, fields[name], strict=True)):
             words = re.finditer(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)
             start = max((word.start() for word in words), default=text.rfind(str(value)))
@@ -40,12 +40,12 @@ def span_ends(
                 raise UserError(
                     f"{where}: example {row} does not contain {str(value)!r}: {text!r:.80}"
                 )
-            found.append(text[: start + len(str(value))].rstrip())
+            until.append(text[: start + len(str(value))].rstrip())
             starts.append(start)
     else:
         known = [*spans, *map(str, fields.columns)]
         raise UserError(f"{where}: no such field; {suggestion(name, known)}")
-    for row, (text, start) in enumerate(zip(found, starts, strict=True)):
+    for row, (text, start) in enumerate(zip(until, starts, strict=True)):
         if len(text) <= start:
             raise UserError(f"{where}: example {row} has nothing there")
-    return [len(text) - 1 for text in found]
+    return [len(text) - 1 for text in until]

@@ -47,7 +47,7 @@ _MAGIC = {
 def read_table(
     path: Path, encoding: str | None = None, delimiter: str | None = None
 ) -> pd.DataFrame:
-    """A .csv, .tsv, .jsonl or .parquet file, a row for each example.
+    """Read a .csv, .tsv, .jsonl or .parquet file, a row for each example.
 
     Cells of a .csv or .tsv file are numbers or truth values only in columns where these print as
     the cells are written; an empty cell is a missing value, and a column without a name is left
@@ -101,7 +101,7 @@ def _is_parquet(content: bytes) -> bool:
 
 
 def _other_format(content: bytes) -> str | None:
-    """What kind of file begins like this, "a PDF", when it is neither text nor parquet."""
+    """Return what kind of file begins like this, "a PDF", when it is neither text nor parquet."""
     start = content[:100].lstrip()
     kind = next((kind for magic, kind in _MAGIC.items() if start.lower().startswith(magic.lower())),
                 None)  # fmt: skip
@@ -124,7 +124,7 @@ def _parquet(content: bytes, path: Path) -> pd.DataFrame:
 
 
 def _text(content: bytes, path: Path, encoding: str | None) -> str:
-    """The content of a text file, without a byte order mark."""
+    """Decode the content of a text file, without a byte order mark."""
     kind = "a parquet file" if _is_parquet(content) else _other_format(content)
     if kind is not None:
         raise UserError(f"{path}: is {kind}, not text")
@@ -149,7 +149,7 @@ def _text(content: bytes, path: Path, encoding: str | None) -> str:
 
 
 def _separated(text: str, path: Path, delimiter: str) -> pd.DataFrame:
-    """The table in a .csv or .tsv file."""
+    """Read the table in a .csv or .tsv file."""
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise UserError(f"{path}: delimiter {delimiter!r} cannot part cells; "
                         'allowed: one character such as ";"')  # fmt: skip
@@ -186,7 +186,7 @@ def _separated(text: str, path: Path, delimiter: str) -> pd.DataFrame:
 
 
 def _cells(text: str, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """For each row that is not blank, the header too: the line it begins in, and its cells."""
+    """Yield, for each row that is not blank and the header, its first line and its cells."""
     row = -1
     line = 1
     try:
@@ -210,7 +210,7 @@ def _cells(text: str, path: Path, delimiter: str) -> Iterator[tuple[int, list[st
 
 @contextmanager
 def _cells_of_any_size() -> Iterator[None]:
-    """The csv module's limit would count for the whole process, and says neither row nor column."""
+    """Lift the csv module's limit, which counts for the process and names no row."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         yield
@@ -219,7 +219,7 @@ def _cells_of_any_size() -> Iterator[None]:
 
 
 def _typed(cells: tuple[str, ...]) -> pd.Series:
-    """Numbers or truth values if they all print as the cells do, else texts. [n]"""
+    """Return numbers or truth values if they all print as the cells do, else texts. [n]"""
     column = pd.Series(cells, dtype=object)
     if column.isin(["True", "False"]).all():
         return column == "True"
@@ -257,7 +257,7 @@ def _json_lines(text: str, path: Path) -> pd.DataFrame:
 
 
 def _as_they_are(values: list[Any]) -> pd.Series:
-    """Without 1 becoming 1.0 where other rows have a fraction or nothing. [n]"""
+    """Keep 1 from becoming 1.0 where other rows have a fraction or nothing. [n]"""
     column = pd.Series(values, dtype=object)
     return column.infer_objects() if len({type(value) for value in values}) == 1 else column
 
@@ -273,12 +273,12 @@ def _check_whole(text: str, path: Path, line: int) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose last value of two of a name would count without a word."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    """Return a JSON object; raise ``ValueError`` for a name that occurs twice."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
         name = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"{name!r} occurs twice in one object")
-    return made
+    return members
 
 
 def _each_once(columns: list[str], path: Path) -> None:

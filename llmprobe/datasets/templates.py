@@ -15,7 +15,7 @@ from llmprobe.ground.errors import UserError, suggestion
 
 
 def templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
-    """The texts put into ``template``, whose fields are text and the dataset's other fields."""
+    """Put the texts into ``template``, whose fields are text and the dataset's other fields."""
     texts, spans = filled(dataset, template)
     # Texts that stand in a template already are what the new one's {text} is filled with.
     whole = template.replace("{text}", dataset.filled or "{text}")
@@ -23,14 +23,13 @@ def templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
 
 
 def filled(dataset: ConceptDataset, template: str) -> tuple[list[str], Spans]:
-    """``fill`` from a dataset's texts and fields."""
+    """Fill a template from a dataset's texts and fields, as ``fill`` does."""
     values = dataset.fields.assign(text=dataset.texts)
     return fill(values, template, f"dataset {dataset.name!r}")
 
 
 def fill(values: pd.DataFrame, template: str, where: str) -> tuple[list[str], Spans]:
-    """The template filled for each row of ``values``, by the names of its columns, and where each
-    of its fields stands. -> [n], each [n]
+    """Fill the template for each row; return the texts [n] and where each field stands [n].
 
     Raises
     ------
@@ -46,8 +45,8 @@ def fill(values: pd.DataFrame, template: str, where: str) -> tuple[list[str], Sp
         missing = np.flatnonzero(values[name].isna())
         if len(missing):
             row = missing[0] + 1
-            said = f"template field {{{name}}}: row {row}: no value in that column"
-            raise UserError(f"{where}: {said}")
+            cell = f"template field {{{name}}}: row {row}"
+            raise UserError(f"{where}: {cell}: no value in that column")
     rows = values[names].astype(object).to_dict("records")
     parts = list(string.Formatter().parse(template))
     spans: Spans = {name: [] for name in names}

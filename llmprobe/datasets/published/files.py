@@ -170,7 +170,7 @@ def fetch(file: KnownFile, dataset: str = "") -> Path:
         return path if path is not None else _download(file, where)
 
 
-def _own(file: KnownFile) -> Path | None:
+def _users_copy(file: KnownFile) -> Path | None:
     """Return where the user's copy is or would be; None without ``LLMPROBE_DATA``."""
     data = os.environ.get("LLMPROBE_DATA")
     if not data:
@@ -202,15 +202,15 @@ def _expected(file: KnownFile) -> tuple[str | None, str]:
 
 def _path_on_disk(file: KnownFile) -> Path | None:
     """Return the user's copy or the cached one; None without either, or if that is damaged."""
-    own = _own(file)
-    if own is not None and own.is_file():
-        digest = sha256(own)
+    copy = _users_copy(file)
+    if copy is not None and copy.is_file():
+        digest = sha256(copy)
         if file.sha256 not in (None, digest):
             raise UserError(
-                f"{own}: has sha256 {digest}, expected {file.sha256} {_expected(file)[1]}; it must "
-                "be that file byte for byte, line endings included"
+                f"{copy}: has sha256 {digest}, expected {file.sha256} {_expected(file)[1]}; it "
+                "must be that file byte for byte, line endings included"
             )
-        return own
+        return copy
     cached = _hub_cache(file) if file.hub else _cache(file)
     if cached is None or not cached.is_file():
         return None
@@ -301,9 +301,9 @@ def _unreachable(file: KnownFile, error: Exception) -> str:
 
 
 def _not_on_disk(file: KnownFile, where: str, why: str) -> NotOnDiskError:
-    own = _own(file)
-    place = f"{own}, where there is none"
-    if own is None:
+    copy = _users_copy(file)
+    place = f"{copy}, where there is none"
+    if copy is None:
         place = f"{file.collection}/{file.name} in a folder that LLMPROBE_DATA names"
     source = "it" if file.url in why else file.url
     return NotOnDiskError(

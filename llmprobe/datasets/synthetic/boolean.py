@@ -92,7 +92,7 @@ def boolean(depth: int = 3) -> Write:
 
 
 def _shuffles(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Random orders of the numbers from 0 to ``size`` - 1. -> [_AT_ONCE, size]"""
+    """Draw random orders of the numbers from 0 to ``size`` - 1. [_AT_ONCE, size]"""
     return rng.permuted(np.tile(np.arange(size), (_AT_ONCE, 1)), axis=1)
 
 
@@ -123,7 +123,7 @@ def _decided(
 def _expression(
     operands: list[str], are_and: np.ndarray, are_not: np.ndarray, operand_first: np.ndarray
 ) -> str:
-    """The chain, put together from the innermost operand outwards; no parentheses around it all.
+    """Write the chain from the innermost operand outwards, without parentheses around it all.
 
     From the outermost to the innermost: operands [OPERANDS], the rest as in ``_decided``, and
     whether an operator's operand is on its left [OPERANDS - 1].

@@ -77,7 +77,7 @@ def brackets(nesting: int = 4) -> Write:
 
 
 def _steps(rng: np.random.Generator, nesting: int) -> list[int]:
-    """1 for an opening bracket, -1 for a closing one; at most ``nesting`` are open. [2 PAIRS]
+    """Draw 1 for an opening bracket, -1 for a closing one; at most ``nesting`` are open. [2 PAIRS]
 
     From one pair inside another, ``nesting`` deep, by inserting the others wherever it is less.
     """
@@ -90,7 +90,7 @@ def _steps(rng: np.random.Generator, nesting: int) -> list[int]:
 
 
 def _partners(steps: list[int]) -> dict[int, int]:
-    """The place of each closing bracket, from left to right, and of the one that it closes."""
+    """Return the place of each closing bracket, in order, and of the one that it closes."""
     still_open: list[int] = []
     opening_of = {}
     for place, step in enumerate(steps):

@@ -75,9 +75,9 @@ def synthetic(
                 description=description or summary, source=source,
             )  # fmt: skip
 
-        own = inspect.signature(build, follow_wrapped=False).parameters
+        added = inspect.signature(build, follow_wrapped=False).parameters
         options = inspect.signature(writer).parameters
-        parameters = [own["n"], own["seed"], *options.values()]
+        parameters = [added["n"], added["seed"], *options.values()]
         build.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return dataset(name, family, dial=dial, summary=summary)(build)
 

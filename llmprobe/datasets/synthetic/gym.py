@@ -62,8 +62,8 @@ def reasoning_gym(
     if not isinstance(task, str) or task not in DATASETS:
         raise UserError(f"{where} is not known; {suggestion(str(task), DATASETS)}")
     try:
-        made = create_dataset(task, size=n, seed=seed, **(settings or {}))
-        rows = [made[i] for i in range(n)]
+        generated = create_dataset(task, size=n, seed=seed, **(settings or {}))
+        rows = [generated[i] for i in range(n)]
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{where}: {error}") from None
     answers = [str(row["answer"]) for row in rows]

@@ -57,7 +57,7 @@ def parity(length: int = 6) -> Write:
     def write(rng: np.random.Generator, yes: int) -> tuple[str, dict[str, object]]:
         word, other = rng.choice(WORDS, size=2, replace=False).tolist()
         counted = rng.integers(2, size=length)
-        words = " ".join(word if here else other for here in counted)
+        words = " ".join(word if counts else other for counts in counted)
         is_even = counted.sum() % 2 == 0
         asked = "even" if is_even == bool(yes) else "odd"
         text = (

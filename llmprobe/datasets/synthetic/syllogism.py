@@ -27,7 +27,7 @@ NOUNS = [f"{start}{end}s" for start in _STARTS.split() for end in _ENDS.split()]
 
 
 class Statement(NamedTuple):
-    """``WORDING[kind]`` about two terms, which are numbers."""
+    """A statement ``WORDING[kind]`` about two terms, which are numbers."""
 
     kind: str
     subject: int
@@ -100,8 +100,8 @@ def syllogism(premises: int = 2) -> Write:
 
 @cache
 def _arguments(premises: int) -> list[tuple[list[Argument], list[Argument]]]:
-    """The invalid and the valid arguments of the same words, wherever there are both."""
-    found: dict[tuple[object, ...], tuple[list[Argument], list[Argument]]] = defaultdict(
+    """Return invalid and valid arguments of the same words, wherever there are both."""
+    by_words: dict[tuple[object, ...], tuple[list[Argument], list[Argument]]] = defaultdict(
         lambda: ([], [])
     )
     # The types of things that there may be are numbers, with a bit for each term that holds of
@@ -118,8 +118,8 @@ def _arguments(premises: int) -> list[tuple[list[Argument], list[Argument]]]:
             subjects = _subjects(argument)
             twice = len(subjects) - len(set(subjects))
             quantifiers = sorted(statement.kind for statement in chain)
-            found[*quantifiers, kind, twice][_is_valid(argument, within)].append(argument)
-    return [arguments for arguments in found.values() if all(arguments)]
+            by_words[*quantifiers, kind, twice][_is_valid(argument, within)].append(argument)
+    return [arguments for arguments in by_words.values() if all(arguments)]
 
 
 def _subjects(argument: Argument) -> list[int]:
@@ -148,6 +148,6 @@ def _is_valid(argument: Argument, within: list[int]) -> bool:
 
 
 def _at_issue(statement: Statement, within: list[int]) -> int:
-    """The types of which "all" and "no" say that nothing is, and "some" that something is."""
+    """Return the types of which "all" and "no" say that nothing is, and "some" that one is."""
     kind, subject, predicate = statement
     return within[subject] & (within[predicate] if kind in "EI" else ~within[predicate])
