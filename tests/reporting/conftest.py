@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,6 +60,8 @@ def make_tables(
                     "n_examples": 1000,
                     "n_classes": n_classes,
                     "n_groups": 500,
+                    "main_score": "accuracy",
+                    "permutations": 100,
                     "l2": 10.0,
                     "accuracy": accuracy,
                     "accuracy_low": accuracy - 0.03,
@@ -83,7 +86,11 @@ def make_tables(
                     "hidden_size": 576,
                     "dataset": dataset,
                     "n_examples": 1000,
+                    "classes": json.dumps([str(label) for label in range(n_classes)]),
+                    "main_score": "accuracy",
+                    "permutations": 100,
                     "peak_layer": peak,
+                    "peak_score": accuracy[peak],
                     "peak_accuracy": accuracy[peak],
                     "peak_p_value": 0.4 if null else 0.0099,
                     "converging_layer": peak // 2,
@@ -148,7 +155,7 @@ def trial_page(trial: Results) -> Path:
         "heatmap_accuracy": heatmap(trial.table),
         "curves": curves(trial.table, trial.summary),
     }
-    return write_page(trial.out / "report.html", trial, figures)
+    return write_page(trial.folder / "report.html", trial, figures)
 
 
 @pytest.fixture(scope="module")

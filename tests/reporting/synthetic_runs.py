@@ -158,6 +158,7 @@ def _large_curve(
             **{"model": model, "dataset": dataset, "site": "residual", "position": "last"},
             **{"layer": layers, "depth": depth, "probe": "logistic", "n_examples": n},
             **{"n_classes": n_classes, "n_groups": n // 2, "l2": 10.0},
+            **{"main_score": "accuracy", "permutations": 20},
             **{"accuracy": accuracy, "accuracy_low": accuracy - 0.02},
             **{"accuracy_high": accuracy + 0.02, "balanced_accuracy": accuracy},
             **{"f1": accuracy, "auroc": (accuracy + 1) / 2, "log_loss": 1.2 - accuracy},
@@ -169,6 +170,8 @@ def _large_curve(
     row = {
         **{"model": model, "parameters": 1e8 * (blocks + 1), "layers": blocks, "hidden_size": 576},
         **{"dataset": dataset, "n_examples": n, "peak_layer": peak, "peak_p_value": 0.01},
+        **{"main_score": "accuracy", "peak_score": accuracy[peak], "permutations": 20},
+        "classes": json.dumps([str(label) for label in range(n_classes)]),
         **{"peak_accuracy": accuracy[peak], "converging_layer": peak // 2, "jump_layer": peak // 3},
         **{"converging_depth": 0.4, "jump_depth": 0.3, "half_rise_depth": 0.35},
         **{"half_rise_depth_low": 0.3, "half_rise_depth_high": 0.4, "majority_accuracy": chance},

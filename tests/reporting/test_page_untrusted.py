@@ -72,8 +72,8 @@ def evil(trial: Results, labels: dict[str, str] = LABELS) -> Results:
     }
     return replace(
         trial,
-        results=renamed(trial.table),
-        summary=renamed(trial.summary),
+        table=renamed(trial.table),
+        summary=renamed(trial.summary).assign(classes=json.dumps([*labels.values()])),
         predictions=renamed(trial.predictions),
         examples=examples,
         environment=environment,
@@ -196,7 +196,7 @@ def test_scripts_that_are_put_into_the_page_do_not_run(opened: Open, evil_page: 
 def test_layers_may_have_names_of_any_kind(opened: Open, tmp_path: Path) -> None:
     run = probed_run(tmp_path, {"net": 5}, [capitals("digits", 60)])
     names = [PWN, "__proto__", 'quote"\\', "\u2028", "'", "</script>"]
-    run = replace(run, results=run.table.assign(layer_name=names))
+    run = replace(run, table=run.table.assign(layer_name=names))
     page = opened(write_page(tmp_path / "report.html", run))
     assert_nothing_ran(page)
     page.slide(1)
