@@ -36,7 +36,7 @@ from llmprobe.probing.fit_many import Design, Problems
 from llmprobe.probing.labels import shuffled_labels
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.losses import Logistic
-from llmprobe.probing.search import COMPARING, ProbingTask, _Path, search
+from llmprobe.probing.search import SEARCH_TOLERANCE, PenaltyPath, ProbingTask, search
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import Arrays, each_layer
 
@@ -245,13 +245,13 @@ def objectives(given: Input, tasks: ProbingTasks, fitted: Sequence[LogisticRegre
         paths = np.reshape(next(iter(model.coefs_paths_.values()))
                            if isinstance(model.coefs_paths_, dict) else model.coefs_paths_,
                            (tasks.n_folds, len(GRID), -1))  # fmt: skip
-        path = _Path(problems.design, LOGISTIC, problems.loss, [tasks.observed])
+        path = PenaltyPath(problems.design, LOGISTIC, problems.loss, [tasks.observed])
         solution = None
         for i, l2 in enumerate(GRID):
             if not len(path.active):
                 break
             path.step(float(l2))
-            solution = problems.solve(float(l2), solution, tolerance=COMPARING)
+            solution = problems.solve(float(l2), solution, tolerance=SEARCH_TOLERANCE)
             fits = problems.raw(solution)
             for fold, train in enumerate(tasks.train):
                 for found, coef, intercept in (

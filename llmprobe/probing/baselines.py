@@ -1,4 +1,4 @@
-"""What the texts give away without the model."""
+"""What the surface of the texts gives away without the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmprobe.probing.splits import assign_folds
 
 
 def bag_of_words_accuracy(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarray) -> float:
-    """Out-of-fold accuracy of the surface alone: TF-IDF of words and of character 2- to 4-grams.
+    """Return the out-of-fold accuracy of TF-IDF of words and of character 2- to 4-grams.
 
     The same folds as the probes, so what it reaches they could have read off the words. Where the
     training texts have no words, or one class, it is the accuracy of their majority class.
@@ -41,7 +41,7 @@ def bag_of_words_accuracy(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarr
 def surface_accuracy(
     texts: Sequence[str], labels: np.ndarray, groups: np.ndarray | None, folds: int = 5
 ) -> float:
-    """``bag_of_words_accuracy`` with the folds that a probe of these labels and groups would have.
+    """Return ``bag_of_words_accuracy`` with the folds that a probe of these labels would have.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def surface_accuracy(
 
 
 def bag_of_words_r2(texts: Sequence[str], y: np.ndarray, fold_of: np.ndarray) -> float:
-    """Out-of-fold R² of a ridge regression on the same features, for continuous labels y [n].
+    """Return the out-of-fold R² of a ridge regression on TF-IDF features, for numbers y [n].
 
     At most 1; 0 is what the mean of all labels reaches, and less is worse than that.
     """
@@ -69,7 +69,7 @@ def _out_of_fold(
     on_words: BaseEstimator,
     without: BaseEstimator,
 ) -> np.ndarray:
-    """Predictions for each fold, fitted on the rest. -> [n], of rows in no fold anything
+    """Return predictions for each fold, fitted on the rest. -> [n], of rows in no fold anything
 
     ``without`` features takes over where there are none to fit ``on_words`` on.
     """

@@ -48,40 +48,40 @@ NO_FOLDS_L2 = 1.0
 
 
 class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What follows from ``coef_`` and ``intercept_``, and the checks before a fit."""
+    """A linear classifier: what follows from ``coef_`` and ``intercept_``, and checks of a fit."""
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Logits: of class 1, or of each of C > 2 classes. [n, d] -> [n] or [n, C]"""
+        """Return logits: of class 1, or of each of C > 2 classes. [n, d] -> [n] or [n, C]"""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         logits: np.ndarray = X @ self.coef_.T + self.intercept_
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class. [n, d] -> [n]"""
+        """Return the most probable class. [n, d] -> [n]"""
         best = self._logits(X).argmax(axis=1)
         predicted: np.ndarray = self.classes_[best]
         return predicted
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, in the order of ``classes_``. [n, d] -> [n, C]"""
+        """Return probabilities of the classes, as ``classes_`` has them. [n, d] -> [n, C]"""
         probabilities: np.ndarray = softmax(self._logits(X), axis=1)
         return probabilities
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Their logarithms. [n, d] -> [n, C]"""
+        """Return logarithms of the probabilities of the classes. [n, d] -> [n, C]"""
         logarithms: np.ndarray = log_softmax(self._logits(X), axis=1)
         return logarithms
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Of two classes too. -> [n, C]"""
+        """Return a logit for each class, of two classes too. [n, d] -> [n, C]"""
         logits = self.decision_function(X)
         return np.column_stack([np.zeros_like(logits), logits]) if logits.ndim == 1 else logits
 
     def _examples(
         self, X: Any, y: Any, sample_weight: Any, groups: Any = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Distinct examples: X, class indices, weights and the units that no split separates."""
+        """Return distinct examples: X, class indices, weights, units that no split separates."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         used, weight = used_rows(X, sample_weight)
@@ -98,6 +98,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return rows, y[kept], weight, unit
 
     def _set(self, coef: np.ndarray, intercept: np.ndarray) -> None:
+        """Keep directions [1 or C, d] and intercepts [1 or C]."""
         if len(coef) > 1:  # What all classes share changes no probability.
             coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
         self.coef_, self.intercept_ = coef, intercept
@@ -188,7 +189,7 @@ class LogisticProbe(_LinearClassifier):
         return self
 
     def _folds(self, y: np.ndarray, unit: np.ndarray) -> np.ndarray | None:
-        """As many as can be made, up to ``folds``; None if not even two can. -> [n]"""
+        """Return as many folds as can be made, up to ``folds``; None if not even two. -> [n]"""
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         for folds in range(int(self.folds), 1, -1):
             try:
@@ -253,7 +254,7 @@ class MassMeanProbe(_LinearClassifier):
         return self
 
     def _discriminate(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
-        """Without ever forming the covariance [d, d] where n < d."""
+        """Fit the discriminant, without ever forming the covariance [d, d] where n < d."""
         share = weight / weight.sum()
         member = share * (y == np.arange(len(self.classes_))[:, None])
         size = member.sum(axis=1)
@@ -283,18 +284,18 @@ class MassMeanProbe(_LinearClassifier):
 
 
 def _targets(y: np.ndarray, n_classes: int) -> np.ndarray:
-    """As the losses take them. -> [1, n] of two classes, [C, n] of more"""
+    """Return targets of class indices [n]: [1, n] of two classes, [C, n] of more."""
     one_hot: np.ndarray = y == np.arange(n_classes)[:, None]
     return (one_hot[1:] if n_classes == 2 else one_hot).astype(np.float32)
 
 
 def _one(values: np.ndarray) -> Tensor:
-    """As those of one problem."""
+    """Return values as those of one problem. [...] -> [1, ...]"""
     return torch.from_numpy(values)[None]
 
 
 def _oas(variance: np.ndarray, n: float, d: int) -> float:
-    """Shrinkage of a covariance with these eigenvalues (Chen et al. 2010, eq. 23)."""
+    """Return the shrinkage of a covariance with d eigenvalues (Chen et al. 2010, eq. 23)."""
     if not variance.any():
         return 1.0
     squares, square = float((variance**2).sum()), float(variance.sum() ** 2)

@@ -42,9 +42,9 @@ class ManyFits:
     """
 
     coef: np.ndarray
-    """[d, K]; of classes [d, K, C]"""
+    """Directions. [d, K]; of classes [d, K, C]"""
     intercept: np.ndarray
-    """[K]; of classes [K, C]"""
+    """Intercepts. [K]; of classes [K, C]"""
     loss: np.ndarray
     """Value of each objective. [K]"""
     converged: np.ndarray
@@ -111,7 +111,7 @@ def fit_many_multinomial(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
 ) -> ManyFits:
-    """The same for C classes: minimise, over a direction and an intercept for each class,
+    """Minimise, for every column k, over a direction and an intercept for each of C classes,
 
         sum_i weights_ik (log sum_c exp(f_ikc) - sum_c t_ikc f_ikc) + l2_k / 2 sum_c ||w_kc||²
 
@@ -188,7 +188,7 @@ class Design:
         self.basis, self.spectrum, self.rest = _eigenbasis(self.X, self.X.mean(dim=0))
 
     def rows(self, some: np.ndarray) -> Design:
-        """For problems about some of the rows only; the basis stays that of all. [m] indices"""
+        """Return the design of some rows, by indices [m]; the basis stays that of all rows."""
         part = copy(self)
         part.X = self.X[torch.as_tensor(some, device=self.X.device)]
         return part
@@ -199,18 +199,18 @@ class Solution:
     """Optima in the solver's coordinates; a start for a neighbouring penalty."""
 
     direction: Tensor
-    """[K, C, d]"""
+    """Directions of the design's features. [K, C, d]"""
     intercept: Tensor
-    """[K, C]"""
+    """Intercepts of the logits. [K, C]"""
     logits: Tensor
-    """Of all rows, those of weight 0 too. [K, C, n]"""
+    """Logits of all rows, those of weight 0 too. [K, C, n]"""
     loss: Tensor
-    """[K]"""
+    """Value of each objective. [K]"""
     converged: Tensor
-    """[K]"""
+    """Whether each problem has converged. [K] bool"""
 
     def __getitem__(self, problems: Tensor | slice) -> Solution:
-        """Those of some of the problems."""
+        """Return the optima of some of the problems, by a mask [K] or a slice."""
         return Solution(*(getattr(self, name)[problems] for name in self.__dataclass_fields__))
 
 
@@ -296,7 +296,7 @@ class Problems:
     def __init__(
         self, design: Design, loss: Loss, targets: Tensor, weights: Tensor | None = None
     ) -> None:
-        """``targets`` [K, C, n], of which ``loss`` says what C is, and ``weights`` [K, n]."""
+        """Prepare ``targets`` [K, C, n], of which ``loss`` says what C is, ``weights`` [K, n]."""
         X = design.X
         self.design, self.loss = design, loss
         self.targets = targets.to(X.device, X.dtype)
@@ -324,7 +324,7 @@ class Problems:
         tolerance: float | Tensor = TOLERANCE,
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
-        """The optima at ``l2``, from ``start`` if given. Problems that converge leave the work."""
+        """Return the optima at ``l2``, found from ``start`` if given; who converges, leaves."""
         (K, C, n), d = self.targets.shape, self.mean.shape[-1]
         penalty = torch.as_tensor(l2, dtype=torch.float64, device=self.targets.device)
         penalty = penalty.expand(K) if penalty.ndim == 0 else penalty
@@ -340,10 +340,10 @@ class Problems:
             for first in range(0, K, width):
                 some = slice(first, first + width)
                 begin = None if start is None else start[some]
-                work = _Work(self, some, penalty[some], begin)
-                v, b, converged = work.run(bound[some], max_iterations)
+                descent = _Descent(self, some, penalty[some], begin)
+                v, b, converged = descent.run(bound[some], max_iterations)
                 # Logits anew: the solver's have added up the rounding of every step.
-                end = _Work(self, some, penalty[some], None, (v, b))
+                end = _Descent(self, some, penalty[some], None, (v, b))
                 loss = end.objective(end.logits, v)
                 parts.append(Solution(v, b[..., 0], end.logits, loss, converged))
         if len(parts) == 1:
@@ -352,7 +352,7 @@ class Problems:
         return Solution(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
 
     def raw(self, solution: Solution) -> ManyFits:
-        """All problems' optima in raw feature space."""
+        """Return all problems' optima in raw feature space."""
         direction = solution.direction.double() * self.scale
         offset = (direction * self.mean).sum(dim=-1)
         return raw_fits(self.design, direction, solution.intercept - offset, solution)
@@ -366,7 +366,7 @@ class Problems:
 
 
 def raw_fits(design: Design, direction: Tensor, intercept: Tensor, solution: Solution) -> ManyFits:
-    """Fits in raw feature space, from directions [K, C, d] of the design's features."""
+    """Return fits in raw feature space, from directions [K, C, d] of the design's features."""
     coef = direction / design.unit.double()
     intercept = intercept - coef @ design.shift.double()
     if intercept.shape[1] > 1:  # What all classes share changes no probability.
@@ -380,8 +380,8 @@ def raw_fits(design: Design, direction: Tensor, intercept: Tensor, solution: Sol
     )
 
 
-class _Work:
-    """The problems that are still being worked on."""
+class _Descent:
+    """Conjugate gradients on the problems that have not converged."""
 
     def __init__(
         self,
@@ -412,18 +412,18 @@ class _Work:
         self.logits = self.product(self.v) + self.b
 
     def product(self, direction: Tensor) -> Tensor:
-        """Change of the logits along a direction in each problem's own units. -> [K, C, n]"""
+        """Return the change of the logits along directions [K, C, d] of own units. [K, C, n]"""
         scaled = direction * self.scale
         change = (scaled.flatten(0, 1) @ self.X.T).view(*scaled.shape[:2], -1)
         return change - (scaled * self.mean).sum(dim=-1, keepdim=True)
 
     def objective(self, logits: Tensor, v: Tensor) -> Tensor:
-        """Value of each problem's objective. [K]"""
+        """Return the value of each problem's objective. [K]"""
         loss = _sum(self.weights * self.loss.value(logits, self.targets))
         return (loss + self.l2 / 2 * _sum(v * v))[:, 0, 0]
 
     def precondition(self, gradient: Tensor, strength: Tensor) -> Tensor:
-        """The gradient divided by ``c_k XᵀX + l2_k``, without forming it.
+        """Return the gradient divided by ``c_k XᵀX + l2_k``, without forming it. [K, C, d]
 
         What the basis does not span is divided by no less than the curvature that may have been
         lost with it: dividing its rounding by a small penalty would drown everything else.
@@ -435,7 +435,7 @@ class _Work:
         return (inside.flatten(0, 1) @ self.basis).view_as(gradient) + gradient * floor
 
     def step_length(self, slope: Tensor, change: Tensor, d: Tensor, bend: Tensor) -> Tensor:
-        """Two Newton steps along the direction, or fewer where that does not descend. [K, 1, 1]"""
+        """Return the length of a descent along the direction: Newton's, or less. [K, 1, 1]"""
         ridge = self.l2 * _sum(d * d)
         step = -slope / (bend + ridge).clamp_min(_TINY)
         there = self.loss.means(self.logits + step * change)
@@ -456,7 +456,7 @@ class _Work:
         return length
 
     def run(self, tolerance: Tensor, max_iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Iterate to the optima. -> directions [K, C, d], intercepts [K, C, 1], converged [K]"""
+        """Return the optima: directions [K, C, d], intercepts [K, C, 1], converged [K]."""
         K = len(self.l2)
         v, b = torch.empty_like(self.v), torch.empty_like(self.b)
         converged = torch.zeros(K, dtype=torch.bool, device=self.X.device)
@@ -510,7 +510,7 @@ class _Work:
         return v, b, converged
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the problems."""
+        """Go on with some of the problems, by a mask [K]."""
         names = ("targets", "weights", "mean", "scale", "total", "l2", "v", "b", "logits")
         for name in names:
             setattr(self, name, getattr(self, name)[rows])
@@ -527,16 +527,16 @@ _ROWS = 8192
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Over all but the first dimension. [K, …] -> [K, 1, 1]"""
+    """Return sums over all but the first dimension. [K, …] -> [K, 1, 1]"""
     return values.sum(dim=(1, 2), keepdim=True)
 
 
 def _moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted means of the features and inverse standard deviations, 0 of constant features.
+    """Return weighted means of the features and inverse deviations, 0 of constant ones. [K, d]
 
     ``share`` [K, n] sums to 1 over rows. A feature may be constant in a problem's rows and far
     from its overall mean; so where a variance is small beside the square, it is computed anew in
-    float64, lest the rounding of their difference pass for a deviation. -> two of [K, d]
+    float64, lest the rounding of their difference pass for a deviation.
     """
     mean = share @ X
     square = torch.zeros_like(mean)
@@ -557,7 +557,7 @@ def _moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest eigenvectors ``[r, d]`` and eigenvalues ``[r]`` of the products of the centred
+    """Return the largest eigenvectors [r, d] and eigenvalues [r] of the products of the centred
     features, and a bound on the rest.
 
     All of them where that is cheap beside the products with ``X``; else by one step of subspace
@@ -586,7 +586,7 @@ def _eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @contextmanager
 def _flushed_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 count as zero: arithmetic on them is some 50 times slower."""
+    """Count numbers below 1e-38 as zero: arithmetic on them is some 50 times slower."""
     flushed = bool(torch.tensor(_TINY) / 2 == 0)
     torch.set_flush_denormal(True)
     try:

@@ -20,7 +20,7 @@ ONLINE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.2
 
 
 def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
-    """Labels as they could be if rows carried nothing about them. -> [n, times], dtype of y
+    """Draw labels as they could be if rows carried nothing about them. -> [n, times]
 
     Multi-level block permutation (Winkler et al. 2015, NeuroImage): labels are shuffled inside
     each group, and groups exchange their whole lists of labels. Labels that always come as one of
@@ -55,7 +55,7 @@ def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: 
 
 
 def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
-    """A random label for each group, the control task of Hewitt & Liang (2019). -> [n, times]
+    """Draw a label for each group, the control task of Hewitt & Liang (2019). -> [n, times]
 
     What the groups are to them are word types: nothing but recognising a group tells its label.
     Labels are drawn without replacement from a list with the shares of y, to the nearest whole
@@ -88,7 +88,7 @@ def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: i
 def control_folds(
     groups: np.ndarray | None, labels: np.ndarray, folds: int, seed: int
 ) -> np.ndarray:
-    """Folds for a control task, with each group on both sides of every split it can be. -> [n] int
+    """Return folds of a control task, with each group on both sides where it can be. -> [n] int
 
     The control asks what a probe can memorise about a group from some of its rows. Folds of whole
     groups would leave it nothing to go by: no random label could be predicted, and selectivity
@@ -118,7 +118,7 @@ def portions(
     seed: int,
     fractions: Sequence[float] = ONLINE_FRACTIONS,
 ) -> np.ndarray:
-    """The portion in which each row is sent in an online code. -> [n] int, 0 … without gaps
+    """Return the portion of an online code in which each row is sent. -> [n] int, 0 … without gaps
 
     Voita & Titov (2020): a probe trained on portions 0 … j encodes portion j + 1.
     The groups are shuffled and those up to ``fractions[j]``, rounded up, are in portions 0 … j;
@@ -141,7 +141,7 @@ def portions(
 
 
 def _blocks(y: np.ndarray, group_of: np.ndarray) -> np.ndarray:
-    """The groups among which lists of labels are exchanged, as a number for each group. -> [G]"""
+    """Return the block of each group, among whose groups lists of labels are exchanged. -> [G]"""
     sizes = np.bincount(group_of)
     block_of = np.where(np.bincount(sizes)[sizes] < ENOUGH_GROUPS, 0, sizes)
     labels = (y[block_of[group_of] == block] for block in np.unique(block_of))

@@ -9,40 +9,40 @@ from torch import Tensor
 
 
 class Loss(ABC):
-    """Of each row, with its derivatives by the row's logits."""
+    """A loss of each row, with its derivatives by the row's logits."""
 
     most_curvature: float
-    """No second derivative along a change of unit length is above this."""
+    """The largest second derivative along a change of the logits of unit length."""
 
     @abstractmethod
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each row. -> [K, 1, n]"""
+        """Return the loss of each row. -> [K, 1, n]"""
 
     @abstractmethod
     def means(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What the logits predict, and what is missing from 1, with digits of its own.
-
-        -> two of [K, C, n]
-        """
+        """Return what the logits predict, and 1 less that to full precision. -> two of [K, C, n]"""
 
     @abstractmethod
     def intercept(self, means: Tensor) -> Tensor:
-        """The logits that predict these means of the targets. [K, C, 1] -> [K, C, 1]"""
+        """Return the logits that predict these means of the targets. [K, C, 1] -> [K, C, 1]"""
 
     @abstractmethod
     def score(self, logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
-        """Accuracy or R² over the rows where ``scored`` [K, n] is true. -> [K]"""
+        """Return accuracy or R² over the rows where ``scored`` [K, n] is true. -> [K]
+
+        Of many problems at once, on the device, for the search; ``results`` has the metrics.
+        """
 
     def residual(self, means: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
-        """First derivative of the loss by each logit. -> [K, C, n]"""
+        """Return the first derivative of the loss by each logit. -> [K, C, n]"""
         return torch.lerp(means[0], -means[1], targets)
 
     def curvature(self, means: tuple[Tensor, Tensor]) -> Tensor:
-        """Second derivative by each logit alone. -> [K, C, n]"""
+        """Return the second derivative of the loss by each logit alone. -> [K, C, n]"""
         return means[0] * means[1]
 
     def bend(self, means: tuple[Tensor, Tensor], change: Tensor) -> Tensor:
-        """Second derivative along a change of the logits. -> [K, 1, n]"""
+        """Return the second derivative of the loss along a change of the logits. -> [K, 1, n]"""
         return self.curvature(means) * change.square()
 
 

@@ -1,4 +1,4 @@
-"""Where examples lie beside a probe: in the plane of its direction and of the widest one across."""
+"""Where examples lie beside a probe: on the probe axis, and on the widest axis orthogonal to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmprobe.probing.fit_many import Design
 def probe_plane(
     design: Design, coef: np.ndarray, intercept: np.ndarray, fold_of: np.ndarray
 ) -> np.ndarray:
-    """Each scored row in the plane of the probe of its fold, which did not see it.
+    """Return each scored row's place in the plane of the probe of its fold, which did not see it.
 
     For two classes, or labels that are numbers: its signed distance from where the probe decides
     (for numbers, from where it answers their mean), and its place along the first principal
@@ -56,19 +56,19 @@ def probe_plane(
         places = torch.cat([distances, others - others.mean(dim=0)], dim=1)
     spread = places.square().mean(dim=0).sqrt()
     places = torch.where(spread > _FLAT, places / spread.clamp_min(_TINY), 0.0)
-    found: np.ndarray = places.float().cpu().numpy()
-    return found
+    coordinates: np.ndarray = places.float().cpu().numpy()
+    return coordinates
 
 
 _TINY = 1e-30
 _FLAT = 1e-6
 """A spread of standardised features below this is rounding."""
-_WIDEST = 32
-"""Principal components that the one across is made of, beside the probe's own direction."""
+_COMPONENTS = 32
+"""Principal components that the spread axis is made of, beside the probe's own direction."""
 
 
 def _of_own_fold(X: Tensor, directions: Tensor, fold: Tensor) -> Tensor:
-    """Products of each row with the directions [folds, C, d] of its fold. -> [m, C] float64"""
+    """Return each row's products with the directions [folds, C, d] of its fold. -> [m, C]"""
     folds, C, d = directions.shape
     products = X @ directions.to(X.dtype).reshape(folds * C, d).T
     index = fold[:, None] * C + torch.arange(C, device=fold.device)
@@ -76,14 +76,14 @@ def _of_own_fold(X: Tensor, directions: Tensor, fold: Tensor) -> Tensor:
 
 
 def _spread_axis(design: Design, directions: Tensor) -> Tensor:
-    """Of unit vectors orthogonal to each direction, the one of most variance. [K, d] -> [K, d]
+    """Return the unit vector of most variance orthogonal to each direction. [K, d] -> [K, d]
 
     It is sought among combinations of the widest principal components and the direction itself,
     in which the covariance is diagonal.
     """
     spectrum, order = design.spectrum.double().sort(descending=True)
     basis = design.basis.double()[order]
-    top = min(_WIDEST, len(spectrum))
+    top = min(_COMPONENTS, len(spectrum))
     inside = directions @ basis.T
     beside = directions - inside[:, :top] @ basis[:top]
     length = torch.linalg.vector_norm(beside, dim=1).clamp_min(_TINY)
@@ -94,7 +94,7 @@ def _spread_axis(design: Design, directions: Tensor) -> Tensor:
     own = torch.cat([inside[:, :top], length[:, None]], dim=1)
     orthogonal = torch.eye(top + 1).to(covariance) - own[:, :, None] * own[:, None, :]
     widest = torch.linalg.eigh(orthogonal @ covariance @ orthogonal).eigenvectors[:, :, -1]
-    across = widest[:, :top] @ basis[:top] + (widest[:, top] / length)[:, None] * beside
+    spread_axis = widest[:, :top] @ basis[:top] + (widest[:, top] / length)[:, None] * beside
     # One sign for all folds.
-    alike: Tensor = across * torch.where(across @ across[0] < 0, -1.0, 1.0)[:, None]
+    alike: Tensor = spread_axis * torch.where(spread_axis @ spread_axis[0] < 0, -1.0, 1.0)[:, None]
     return alike

@@ -102,7 +102,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """[n, d] -> [n] or [n, T]"""
+        """Return predicted numbers. [n, d] -> [n], or [n, T] of T targets"""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         predicted: np.ndarray = X @ self.coef_.T + self.intercept_

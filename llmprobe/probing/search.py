@@ -16,19 +16,19 @@ from llmprobe.probing.losses import Loss
 PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
 """The grid of ``l2: auto``, strong to weak (scikit-learn's C = 1/l2)."""
 
-COMPARING = 1e-4
+SEARCH_TOLERANCE = 1e-4
 """Tolerance of fits that only tell penalties apart."""
 
-CLEARLY = 2.0
+CLEAR_STANDARD_ERRORS = 2.0
 """Standard errors by which a held-out loss must be above the least to end a path."""
 
 
 @dataclass(frozen=True)
 class ProbingTask:
-    """One labelling, and K problems that each score some of the rows they were not trained on."""
+    """Labels, and K problems that each score some of the rows that they were not fitted on."""
 
     targets: np.ndarray
-    """[C, n]"""
+    """The labels as the loss takes them; C is 1 for two classes and for numbers. [C, n]"""
     train: np.ndarray
     """Which rows each problem is fitted on. [K, n] bool"""
     scored_by: np.ndarray
@@ -40,12 +40,12 @@ class ProbingTask:
 
     @property
     def used(self) -> np.ndarray:
-        """Which rows are trained on or scored. [n] bool"""
+        """Return which rows are trained on or scored. [n] bool"""
         used: np.ndarray = self.train.any(axis=0) | (self.scored_by >= 0)
         return used
 
     def of(self, rows: np.ndarray) -> ProbingTask:
-        """The task on a part of the rows that has all it uses."""
+        """Return the task on some of the rows, with indices ``rows``, which has all it uses."""
         doubt, weight = (None if x is None else x[rows] for x in (self.doubt, self.weight))
         return ProbingTask(
             self.targets[:, rows], self.train[:, rows], self.scored_by[rows], doubt, weight
@@ -55,7 +55,7 @@ class ProbingTask:
     def cross_validated(
         targets: np.ndarray, fold_of: np.ndarray, weight: np.ndarray | None = None
     ) -> ProbingTask:
-        """A problem for each fold; rows of fold -1 are left out of all."""
+        """Return a task with a problem for each fold; rows of fold -1 are left out of all."""
         fold = np.arange(fold_of.max() + 1)[:, None]
         return ProbingTask(targets, (fold_of != fold) & (fold_of >= 0), fold_of, weight=weight)
 
@@ -83,37 +83,37 @@ def search(
     tasks: Sequence[ProbingTask],
     penalties: Sequence[float] = PENALTIES,
 ) -> BestPenalties:
-    """For each task the penalty with the least held-out loss.
+    """Find for each task the penalty with the least held-out loss.
 
     All problems go from strong to weak penalties together, each from its last solution, and a
     task leaves when its held-out loss has turned: when it is above the least so far by more than
-    ``CLEARLY`` standard errors of the difference. (Friedman, Hastie & Tibshirani 2010 stop their
+    ``CLEAR_STANDARD_ERRORS`` of the difference. (Friedman, Hastie & Tibshirani 2010 stop their
     path early too.) So the weak penalties, which take by far the most iterations and are seldom
     chosen, are left out. What a task gives depends on that task alone.
     """
     l2, score, total = (np.empty(len(tasks)) for _ in range(3))
-    for some in _chunks(tasks):
-        chunk, part = [tasks[i] for i in some], design
+    for indices in _chunks(tasks):
+        chunk, part = [tasks[i] for i in indices], design
         rows = _few_rows(chunk[0])
         if rows is not None:
             chunk, part = [task.of(rows) for task in chunk], design.rows(rows)
-        path = _Path(part, kind, loss, chunk)
+        path = PenaltyPath(part, kind, loss, chunk)
         for penalty in penalties:
             path.step(penalty)
             if not len(path.active):
                 break
-        l2[some], score[some], total[some] = path.l2, path.score, path.total
+        l2[indices], score[indices], total[indices] = path.l2, path.score, path.total
     return BestPenalties(l2, score, total)
 
 
 def _chunks(tasks: Sequence[ProbingTask]) -> list[list[int]]:
-    """Indices of tasks that go together: on the same design, within the memory budget."""
+    """Return indices of tasks that go together: on the same design, within the memory budget."""
     chunks: list[list[int]] = []
     filled, before = 0, b""
     for i, task in enumerate(tasks):
         size = 4 * 6 * len(task.train) * task.targets.size
-        few = _few_rows(task)
-        rows = b"" if few is None else few.tobytes()
+        few_rows = _few_rows(task)
+        rows = b"" if few_rows is None else few_rows.tobytes()
         if not chunks or filled + size > CHUNK_BYTES or rows != before:
             chunks.append([])
             filled = 0
@@ -123,13 +123,17 @@ def _chunks(tasks: Sequence[ProbingTask]) -> list[list[int]]:
 
 
 def _few_rows(task: ProbingTask) -> np.ndarray | None:
-    """The rows that a task uses, if they are so few that they are worth a design of their own."""
+    """Return the rows that a task uses, if they are few enough for a design of their own."""
     used = np.flatnonzero(task.used)
     return used if 2 * len(used) <= len(task.used) else None
 
 
-class _Path:
-    """Tasks on their way from strong to weak penalties."""
+class PenaltyPath:
+    """Tasks that are solved at one penalty after another, from strong to weak.
+
+    ``l2``, ``score`` and ``total`` [T] are those of the least held-out loss so far, and ``active``
+    are the indices of the tasks whose loss has not turned.
+    """
 
     def __init__(
         self, design: Design, kind: ProbeKind, loss: Loss, tasks: Sequence[ProbingTask]
@@ -140,27 +144,27 @@ class _Path:
         self.targets = torch.as_tensor(np.stack([task.targets for task in tasks])).to(device)
         self.targets = self.targets.to(design.X.dtype)
         self.task_of = torch.arange(len(tasks)).repeat_interleave(sizes).to(device)
-        self.weight = self.each([task.weight for task in tasks], 1.0, design.X)
+        self.weight = self.by_row([task.weight for task in tasks], 1.0, design.X)
         train = torch.as_tensor(np.concatenate([task.train for task in tasks])).to(device)
         self.problems = kind.problems(
             design, loss, self.targets[self.task_of], train * self.weight[self.task_of]
         )
         self.scored_by = torch.as_tensor(np.stack([task.scored_by for task in tasks])).to(device)
-        self.doubt = self.each([task.doubt for task in tasks], 0.0, design.X)
+        self.doubt = self.by_row([task.doubt for task in tasks], 0.0, design.X)
         self.solution: Solution | None = None
         self.active = np.arange(len(tasks))
         self.least = torch.full(self.doubt.shape, torch.inf, device=device)
         self.l2, self.score, self.total = (np.full(len(tasks), np.inf) for _ in range(3))
 
     @staticmethod
-    def each(given: Sequence[np.ndarray | None], default: float, X: Tensor) -> Tensor:
-        """A number for each row of each task. -> [T, n]"""
-        rows = [np.full(len(X), default) if row is None else row for row in given]
+    def by_row(values: Sequence[np.ndarray | None], default: float, X: Tensor) -> Tensor:
+        """Return a number for each row of each of T tasks, ``default`` for None. -> [T, n]"""
+        rows = [np.full(len(X), default) if row is None else row for row in values]
         return torch.as_tensor(np.stack(rows)).to(X.device, X.dtype)
 
     def step(self, penalty: float) -> None:
         """Solve the active tasks at the next penalty; leave those whose loss has turned."""
-        self.solution = self.problems.solve(penalty, self.solution, tolerance=COMPARING)
+        self.solution = self.problems.solve(penalty, self.solution, tolerance=SEARCH_TOLERANCE)
         logits = self.held_out(self.solution.logits)
         scored = self.scored_by >= 0
         rows = self.row_losses(logits) * scored
@@ -171,7 +175,7 @@ class _Path:
         excess = torch.where(torch.isinf(self.least), 0.0, rows - self.least)
         mean = excess.sum(dim=1, keepdim=True) / n_scored
         error = (scored * (excess - mean).square()).sum(dim=1).sqrt().cpu().numpy()
-        clearly = excess.sum(dim=1).cpu().numpy() > CLEARLY * error
+        clearly = excess.sum(dim=1).cpu().numpy() > CLEAR_STANDARD_ERRORS * error
         won = self.active[better]
         self.l2[won], self.total[won], self.score[won] = penalty, total[better], score[better]
         self.least = torch.where(
@@ -182,21 +186,21 @@ class _Path:
             self.keep(~leaves)
 
     def held_out(self, logits: Tensor) -> Tensor:
-        """Each task's logits, from the problem that scores the row. [K, C, n] -> [T, C, n]"""
+        """Return each task's logits by the problem that scores the row. [K, C, n] -> [T, C, n]"""
         sizes = torch.bincount(self.task_of)
         first = sizes.cumsum(0) - sizes
         index = (first[:, None] + self.scored_by.clamp_min(0))[:, None]
         return logits.gather(0, index.expand(-1, logits.shape[1], -1))
 
     def row_losses(self, logits: Tensor) -> Tensor:
-        """[T, n]"""
+        """Return each task's loss of each row, from logits [T, C, n]. -> [T, n]"""
         rows = self.loss.value(logits, self.targets)[:, 0]
         guess = self.doubt / max(logits.shape[1], 2)
         mixed = -torch.log((1 - self.doubt) * torch.exp(-rows) + guess)
         return torch.where(self.doubt > 0, mixed, rows) * self.weight
 
     def keep(self, tasks: np.ndarray) -> None:
-        """Go on with some of the active tasks."""
+        """Go on with some of the active tasks, by a mask over them."""
         rows = torch.as_tensor(tasks, device=self.task_of.device)
         of_them = rows[self.task_of]
         self.problems = self.problems[of_them]

@@ -17,7 +17,7 @@ def assign_folds(
     *,
     stratify: bool = True,
 ) -> np.ndarray:
-    """The fold of each example: shuffled, stratified by label, whole groups. -> [n] int
+    """Return the fold of each example: shuffled, stratified by label, whole groups. -> [n] int
 
     Groups with the same number of rows of each class are of one type and stand in for each other.
     From the largest type to the smallest, every fold gets an equal share of its members, drawn at
@@ -79,7 +79,7 @@ def inner_folds(
     *,
     stratify: bool = True,
 ) -> np.ndarray:
-    """Folds inside each outer training set, for choosing the penalty. -> [n, outer folds] int
+    """Return folds inside each outer training set, to choose the penalty. -> [n, outer folds] int
 
     -1 marks the rows of the outer fold itself, which nothing inside may see.
     """
@@ -95,13 +95,13 @@ def inner_folds(
 
 
 def _table(rows: np.ndarray, columns: np.ndarray, n_rows: int, n_columns: int) -> np.ndarray:
-    """How often each row index goes with each column index. -> [n_rows, n_columns]"""
+    """Count how often each row index goes with each column index. -> [n_rows, n_columns]"""
     cells = np.bincount(rows * n_columns + columns, minlength=n_rows * n_columns)
     return cells.reshape(n_rows, n_columns)
 
 
 def _deal(counts: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """The fold of each group, from its number of rows of each class [G, C]. -> [G]"""
+    """Return the fold of each group, from its number of rows of each class [G, C]. -> [G]"""
     counts = np.column_stack([counts, counts.sum(axis=1)])  # sizes count as one more class
     # Equal for groups of one type, and with that, types of one size come in random order.
     types = counts @ rng.integers(2**62, size=counts.shape[1])

@@ -1,4 +1,4 @@
-"""What is asked of every layer: the labels, the splits, and the same with other labels."""
+"""The tasks of every layer: the labels, the splits, and the same with other labels."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ MOST_CODED = 5000
 
 @dataclass(frozen=True)
 class ProbingTasks:
-    """Made once for a dataset, since nothing here depends on hidden states."""
+    """All tasks of a dataset; none depends on hidden states, so they serve every layer."""
 
     kind: ProbeKind
     loss: Loss
     penalties: tuple[float, ...]
-    """From strong to weak; one alone is not chosen but given."""
+    """The penalties to choose from, from strong to weak; or the only one."""
     classes: np.ndarray
-    """Their names, sorted; empty for continuous labels. [C]"""
+    """Names of the classes, sorted; empty for continuous labels. [C]"""
     y: np.ndarray
     """Class indices, or continuous labels. [n]"""
     targets: np.ndarray
     """The labels as the loss takes them. [1 or C, n]"""
     fold_of: np.ndarray
-    """-1 for rows that are trained on only, where there is a test set. [n]"""
+    """The outer fold of each row; -1 for rows that are trained on only, beside a test set. [n]"""
     inner: tuple[ProbingTask, ...]
     """For each outer fold, the choice of a penalty inside its training set."""
     observed: ProbingTask
-    """The choice of a penalty for the probe that is fitted on all rows; what the shuffled labels
-    are compared with."""
+    """The choice of a penalty for the probe that is fitted on all rows; shuffled labels are
+    compared with it."""
     shuffled: tuple[ProbingTask, ...]
-    """The same with shuffled labels."""
+    """Choices of a penalty like that of ``observed``, with shuffled labels."""
     control: tuple[ProbingTask, ...]
-    """The same with a random label for each group."""
+    """Choices of a penalty with a random label for each group."""
     online: tuple[ProbingTask, ...]
     """The online code: none or one."""
     subsets: np.ndarray
@@ -68,24 +68,24 @@ class ProbingTasks:
 
     @property
     def scored(self) -> np.ndarray:
-        """Which rows are. [n] bool"""
+        """Return which rows are scored. [n] bool"""
         scored: np.ndarray = self.fold_of >= 0
         return scored
 
     @property
     def truth(self) -> np.ndarray:
-        """``y`` of those. [m]"""
+        """Return class indices or numbers of the scored rows. [m]"""
         truth: np.ndarray = self.y[self.scored]
         return truth
 
     @property
     def n_folds(self) -> int:
-        """Outer folds."""
+        """Return the number of outer folds."""
         return int(self.fold_of.max()) + 1
 
     @property
     def train(self) -> np.ndarray:
-        """Training rows of each outer fold. [folds, n]"""
+        """Return the training rows of each outer fold. [folds, n] bool"""
         return _train(self.fold_of)
 
 
@@ -96,7 +96,7 @@ def build_tasks(
     where: str,
     test: np.ndarray | None = None,
 ) -> ProbingTasks:
-    """The tasks of a config about labels [n] and the units [n] that no split may separate.
+    """Return the tasks of a config, of labels [n] and the units [n] that no split may separate.
 
     With ``test`` [n] bool there is one split: those rows are scored, by probes fitted on the rest.
 
@@ -142,7 +142,7 @@ def build_tasks(
 
 
 def _encode(labels: np.ndarray, kind: ProbeKind, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """The classes (none for labels that are numbers) and labels as numbers."""
+    """Return the classes (none for labels that are numbers) and labels as numbers [n]."""
     if kind.for_numbers:
         if labels.dtype.kind not in "fiu":
             raise UserError(f"{where}: labels are no numbers; a ridge probe needs numbers")
@@ -162,7 +162,7 @@ def _encode(labels: np.ndarray, kind: ProbeKind, where: str) -> tuple[np.ndarray
 
 
 def _targets(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """[1, n] of class 1 or of standardised continuous labels, [C, n] of more classes."""
+    """Return targets: of class 1 or standardised numbers [1, n], of more classes [C, n]."""
     if not len(classes):
         targets = (y - y.mean()) / y.std()
     else:
@@ -177,7 +177,7 @@ def _one_split(
     units: np.ndarray | None,
     where: str,
 ) -> np.ndarray:
-    """Fold 0 for test rows, -1 for the others. -> [n]"""
+    """Return fold 0 for test rows and -1 for the others. [n]"""
     if test.all() or not test.any():
         rows, wanted = ("every row", "fit probes on") if test.all() else ("no row", "score")
         raise UserError(f"{where}: {rows} is of the test set; leave some to {wanted}")
@@ -191,20 +191,20 @@ def _one_split(
 
 
 def _train(fold_of: np.ndarray) -> np.ndarray:
-    """Which rows the probe of each outer fold is fitted on. -> [folds, n]"""
+    """Return which rows the probe of each outer fold is fitted on. [folds, n] bool"""
     train: np.ndarray = fold_of != np.arange(fold_of.max() + 1)[:, None]
     return train
 
 
 def _split(targets: np.ndarray, fold_of: np.ndarray) -> ProbingTask:
-    """Every outer fold scored by the probe that is fitted on the rest."""
+    """Return a task in which each outer fold is scored by the probe fitted on the rest."""
     return ProbingTask(targets, _train(fold_of), fold_of)
 
 
 def _choice(
     targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, seed: int
 ) -> ProbingTask:
-    """The choice of a penalty in the folds of a training set: in as many as score enough rows."""
+    """Return the choice of a penalty in as many folds of a training set as score enough rows."""
     scored = np.bincount(fold_of[fold_of >= 0]).cumsum()
     folds = min(int(np.searchsorted(scored, ENOUGH)) + 1, len(scored))
     train = np.zeros((folds, len(fold_of)), dtype=bool)
@@ -218,7 +218,7 @@ def _choice(
 
 
 def _some(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
-    """Of more rows than ``most``, at most so many: random whole units, at least one."""
+    """Return the rows, or of more than ``most`` so many in random whole units, at least one."""
     if len(rows) <= most:
         return rows
     unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
@@ -235,7 +235,7 @@ def _shuffled(
     where: str,
     one_split: np.ndarray | None,
 ) -> tuple[ProbingTask, ...]:
-    """Each labelling with folds of its own, found as those of the observed labels were.
+    """Return shuffled labellings, with folds of their own found as the observed labels' were.
 
     The whole procedure is then the same function of observed and of shuffled labels, which makes
     the test exact. Labellings that no folds fit are left out, as observed ones would be. With a
@@ -271,6 +271,7 @@ def _shuffled(
 def _control(
     y: np.ndarray, classes: np.ndarray, units: np.ndarray | None, config: ProbeConfig
 ) -> tuple[ProbingTask, ...]:
+    """Return control tasks: a random label for each group, groups on both sides of splits."""
     drawn = control_labels(y, units, CONTROL_DRAWS, config.seed).T
     folds = (control_folds(units, column, config.folds, config.seed) for column in drawn)
     return tuple(
@@ -286,7 +287,7 @@ def _online(
     fold_of: np.ndarray,
     seed: int,
 ) -> tuple[ProbingTask, ...]:
-    """A probe on portions 0 … j encodes portion j + 1 of the labels of scored rows.
+    """Return the online code: a probe on portions 0 … j encodes the labels of portion j + 1.
 
     Its probabilities are mixed with a uniform guess, as one more example of each class would do:
     otherwise a class that has not yet been seen costs any number of bits.
@@ -308,7 +309,7 @@ def _online(
 def _subsets(
     fractions: tuple[float, ...], fold_of: np.ndarray, unit_of: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Growing parts of each training set, in whole units. -> [fractions, folds, n] bool"""
+    """Return growing parts of each training set, in whole units. [fractions, folds, n] bool"""
     rng = np.random.default_rng([seed, _SUBSETS])
     place = rng.permutation(int(unit_of.max()) + 1)[unit_of]
     folds = np.arange(int(fold_of.max()) + 1)

@@ -1,15 +1,22 @@
-"""What the estimators share: which rows count, their moments and their decomposition."""
+"""Weighted rows for the estimators: which ones count, their moments and their decomposition."""
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils import check_array
 
 
 def penalty_grid(l2: Any, penalties: Any) -> tuple[float, ...]:
-    """From strong to weak; one alone is not chosen but given."""
+    """Return the penalties to choose from, from strong to weak; only ``l2`` where it is a number.
+
+    Raises
+    ------
+    ValueError
+        A penalty is not a number above 0.
+    """
     auto = isinstance(l2, str) and l2 == "auto"
     try:
         grid = np.sort(np.asarray(penalties if auto else [l2], dtype=float))[::-1]
@@ -23,8 +30,21 @@ def penalty_grid(l2: Any, penalties: Any) -> tuple[float, ...]:
 
 
 def used_rows(X: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rows of positive weight, and their weights."""
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    """Return the indices of the rows of positive weight, and their weights.
+
+    Raises
+    ------
+    ValueError
+        The weights are not one for each row of X, finite and not negative, or they are all zero.
+    """
+    if sample_weight is None or isinstance(sample_weight, Real):
+        sample_weight = np.full(len(X), 1.0 if sample_weight is None else float(sample_weight))
+    weight = check_array(
+        sample_weight, dtype=float, ensure_2d=False, ensure_non_negative=True,
+        input_name="sample_weight",
+    )  # fmt: skip
+    if weight.shape != (len(X),):
+        raise ValueError(f"sample_weight has shape {weight.shape}; it must be ({len(X)},)")
     used = np.flatnonzero(weight)
     if not len(used):
         raise ValueError("sample_weight is zero for every row")
@@ -34,7 +54,7 @@ def used_rows(X: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray
 def distinct_examples(
     X: np.ndarray, y: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A row of each distinct example, of each row its example, and the examples' weights.
+    """Return a row of each distinct example, each row's example [n], and the examples' weights.
 
     Examples are sorted, those with the same X one after another.
     """
@@ -45,7 +65,7 @@ def distinct_examples(
 
 
 def moments(X: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted means and standard deviations of the features, infinite of constant ones."""
+    """Return weighted means and standard deviations of the features, infinite of constant ones."""
     mean = share @ X
     deviation = np.sqrt(share @ (X - mean) ** 2)
     noise = 10 * np.finfo(float).eps * np.abs(X).max(axis=0)
@@ -53,10 +73,10 @@ def moments(X: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def thin_svd(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thin singular value decomposition of Z [n, d], from its smaller matrix of products.
+    """Return left vectors [n, r], singular values [r] and right vectors [d, r] of Z [n, d].
 
-    Several times faster than LAPACK's; what is below the rounding of the products is left out.
-    -> left [n, r], singular values [r], right [d, r]
+    From its smaller matrix of products, several times faster than LAPACK's decomposition; what is
+    below the rounding of the products is left out.
     """
     wide = Z.shape[0] < Z.shape[1]
     square, vectors = np.linalg.eigh(Z @ Z.T if wide else Z.T @ Z)

@@ -28,17 +28,17 @@ LARGE = 2**30
 
 
 class States(Protocol):
-    """The states of some layers, each read when its turn comes."""
+    """The hidden states of some layers, each read when its turn comes."""
 
     @property
     def layers(self) -> list[int]:
-        """In rising order."""
+        """Return the numbers of the layers, in rising order."""
 
     def layer(self, index: int) -> np.ndarray:
-        """[n, d], of float32 or float64"""
+        """Return the states of a layer, float32 or float64. [n, d]"""
 
     def n_bytes(self, index: int) -> int:
-        """What ``layer`` takes in memory."""
+        """Return how many bytes of memory the states of a layer take."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,21 @@ class Arrays:
     """States that are in memory."""
 
     of_layer: Mapping[int, np.ndarray]
-    """[n, d] each"""
+    """The states of each layer, by its number. [n, d] each"""
 
     @property
     def layers(self) -> list[int]:
-        """In rising order."""
+        """Return the numbers of the layers, in rising order."""
         return sorted(self.of_layer)
 
     def layer(self, index: int) -> np.ndarray:
-        """In an order and type of numbers that torch takes without a warning."""
+        """Return the states of a layer in an order and type that torch takes silently. [n, d]"""
         X = self.of_layer[index]
         precise = X.dtype.itemsize > 4 and X.dtype.kind in "fiu"
         return np.require(X, np.float64 if precise else np.float32, ["C", "W"])
 
     def n_bytes(self, index: int) -> int:
-        """What ``layer`` takes in memory."""
+        """Return how many bytes of memory the states of a layer take."""
         X = self.of_layer[index]
         return X.size * max(X.itemsize, 4)
 
@@ -71,7 +71,7 @@ def each_layer(
     label: str,
     progress: bool,
 ) -> list[Answer]:
-    """``fit`` of each layer's states, read when its turn comes.
+    """Apply ``fit`` to each layer's states [n, d], read when its turn comes.
 
     A layer for each core at a time, one thread each; of large layers one, with all threads.
     """
@@ -96,7 +96,7 @@ def each_layer(
 
 
 def _workers(n_bytes: int, layers: int) -> int:
-    """How many layers of this size are worked on at a time."""
+    """Return how many layers of ``n_bytes`` are worked on at a time."""
     # Some four copies of a layer, and a chunk each for the search and the solver.
     needed = 4 * n_bytes + 2 * CHUNK_BYTES
     room = int(psutil.virtual_memory().available // needed)
@@ -105,7 +105,7 @@ def _workers(n_bytes: int, layers: int) -> int:
 
 @contextmanager
 def threads(limit: int) -> Iterator[int]:
-    """So many threads inside each product of matrices, of torch and of NumPy.
+    """Limit the threads inside each product of matrices, of torch and of NumPy.
 
     Threads that split small work wait for each other by spinning: as fast as a layer a
     thread on an idle machine, and many times slower where another process has a core

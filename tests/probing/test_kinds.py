@@ -121,7 +121,7 @@ def test_a_config_can_name_a_kind_of_ones_own(
 ) -> None:
     config = write_config(
         tmp_path / "run.yaml", tiny_model(), write_table(tmp_path / "own.csv"),
-        probe={**QUICK, "kind": "nearest_mean"},
+        probe={**QUICK, "kind": "nearest_mean"}, report={"traces": 0},
     )  # fmt: skip
     assert main(["run", str(config), "--out", str(tmp_path / "out")]) == 0
     results = pd.read_csv(tmp_path / "out" / "results.csv")

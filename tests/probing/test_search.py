@@ -151,17 +151,17 @@ def test_leaving_early_chooses_as_the_whole_path_does(
     y = classes(latent, 2)
     tasks = [classifying(y, seed) for seed in range(20)] + shuffles(y, 20)
     solved: list[int] = []
-    step = search_module._Path.step
+    step = search_module.PenaltyPath.step
 
     def counting(path: object, penalty: float) -> None:
         solved.append(len(path.active))
         step(path, penalty)
 
-    monkeypatch.setattr(search_module._Path, "step", counting)
+    monkeypatch.setattr(search_module.PenaltyPath, "step", counting)
     early = search(Design(X), LOGISTIC, Logistic(), tasks)
     n_early = sum(solved)
     solved.clear()
-    monkeypatch.setattr(search_module, "CLEARLY", np.inf)
+    monkeypatch.setattr(search_module, "CLEAR_STANDARD_ERRORS", np.inf)
     whole = search(Design(X), LOGISTIC, Logistic(), tasks)
     assert sum(solved) == len(PENALTIES) * len(tasks)
     assert n_early < 0.9 * sum(solved)

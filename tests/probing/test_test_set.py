@@ -495,13 +495,13 @@ def test_a_task_of_few_rows_has_the_answer_of_those_rows_alone(loss: Loss, of: s
 def test_a_task_of_few_rows_takes_no_work_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, _ = planted(n=400)
     rows: list[int] = []
-    path = searching._Path
+    path = searching.PenaltyPath
 
     def noted(design: Design, *arguments: object) -> object:
         rows.append(len(design.X))
         return path(design, *arguments)
 
-    monkeypatch.setattr(searching, "_Path", noted)
+    monkeypatch.setattr(searching, "PenaltyPath", noted)
     targets = np.atleast_2d(y).astype(np.float32)
     folds = [np.where(np.arange(400) < few, np.arange(400) % 4, -1) for few in (200, 400, 201)]
     tasks = [ProbingTask.cross_validated(targets, fold_of) for fold_of in folds]
