@@ -1,6 +1,6 @@
 """Extracts in forked processes that can be killed at any moment; run by test_resume.py.
 
-Everything is imported once, so that 40 extractions take seconds. Each line of standard input is a
+Everything is imported once, so that 24 extractions take seconds. Each line of standard input is a
 folder for the cache; a process begins to extract into it, and its number is printed. When it ends
 by itself, so is ``done``.
 """

@@ -109,29 +109,24 @@ def plain_states(model: LoadedModel, site: str, text: str) -> np.ndarray:
     return torch.cat(states).numpy()
 
 
-def expected_states(
-    model: LoadedModel, site: str, position: str, data: ConceptDataset
-) -> np.ndarray:
-    """[n, layers, d]"""
-    rows = []
+def expected_states(model: LoadedModel, site: str, data: ConceptDataset) -> dict[str, np.ndarray]:
+    """Return the states of each text run alone by position, each [n, layers, d]."""
+    rows: dict[str, list[np.ndarray]] = {position: [] for position in POSITIONS}
     for text in data.texts:
         states = plain_states(model, site, text)
         # A word is a token; before them stands the BOS, which is special, or nothing.
         words = states[:, -len(text.split()) :]
-        read = {
-            "last": states[:, -1],
-            "first": states[:, 0],
-            "mean": words.mean(axis=1),
-            "span:word": words[:, :2][:, -1],
-        }
-        rows.append(read[position])
-    return np.stack(rows)
+        rows["last"].append(states[:, -1])
+        rows["first"].append(states[:, 0])
+        rows["mean"].append(words.mean(axis=1))
+        rows["span:word"].append(words[:, :2][:, -1])
+    return {position: np.stack(states) for position, states in rows.items()}
 
 
 def states_in_way(
     model: LoadedModel, data: ConceptDataset, way: str, budget: int | None, **options: str
 ) -> np.ndarray:
-    """[n, layers, d]"""
+    """Return the states of each text by one way, [n, layers, d]."""
     one = Extractor(
         ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget or 10**6, **options)
     )
@@ -167,8 +162,7 @@ def test_every_site_and_position_is_that_of_the_text_alone(
         with pytest.raises(UserError, match=site):
             model.site(site)
         return
-    for position in POSITIONS:
-        expected = expected_states(model, site, position, data)
+    for position, expected in expected_states(model, site, data).items():
         assert expected.shape[1] == len(model.blocks) + (site == "residual")
         for way in ways(architecture):
             budget = 7 if way == PREFIX_TREE else 60
@@ -181,12 +175,16 @@ def test_every_site_and_position_is_that_of_the_text_alone(
 def test_every_shape_of_shared_beginnings_gives_the_states_of_the_texts_alone(
     architecture: str, corpus: str, loaded: Callable[..., LoadedModel]
 ) -> None:
-    for bos, position in ((True, "last"), (True, "mean"), (False, "last"), (False, "mean")):
+    # Where a tree is cut does not depend on the model, but its masks and its cache do.
+    thorough = architecture in ("llama", "gpt_oss")
+    for bos in (True, False) if thorough else (True,):
         model, data = loaded(architecture, bos), dataset(CORPORA[corpus])
-        expected = expected_states(model, "residual", position, data)
+        expected = expected_states(model, "residual", data)
         for way in ways(architecture):
-            for budget in (1, 5, 16, None):
-                assert_same(states_in_way(model, data, way, budget, position=position), expected)
+            for budget in (1, 5, 16, None) if thorough else (5, None):
+                for position in ("last", "mean"):
+                    states = states_in_way(model, data, way, budget, position=position)
+                    assert_same(states, expected[position])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -196,12 +194,12 @@ def test_attention_by_plain_products_is_the_same(
     """As it is chosen on a CPU in bfloat16."""
     monkeypatch.setattr(running, "multiplied", lambda _: True)
     model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
+    expected = expected_states(model, "residual", data)
     before = model.module.config._attn_implementation
     for position in ("last", "mean"):
-        expected = expected_states(model, "residual", position, data)
         for budget in (5, None) if PREFIX_TREE in ways(architecture) else ():
             states = states_in_way(model, data, PREFIX_TREE, budget, position=position)
-            assert_same(states, expected)
+            assert_same(states, expected[position])
     assert model.module.config._attn_implementation == before
 
 
@@ -216,4 +214,4 @@ def test_an_extraction_takes_a_way_that_is_right_for_the_model(
     assert activations.facts["way"] == ways(architecture)[0 if architecture in WITHOUT_TREE else -1]
     assert activations.facts["check"] < 1e-5
     states = np.stack([activations.layer(i) for i in activations.layers], axis=1)
-    assert_same(states, expected_states(one.model, "residual", "last", data))
+    assert_same(states, expected_states(one.model, "residual", data)["last"])
