@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from llmprobe.probing.fit_many import fit_many_multinomial as fit_many_multinomial
     from llmprobe.probing.kinds import probe_kind as probe_kind
     from llmprobe.probing.ridge import RidgeProbe as RidgeProbe
+    from llmprobe.results.figures import figure as figure
+    from llmprobe.results.metrics import metric as metric
     from llmprobe.results.results import Results as Results
     from llmprobe.results.saved_probe import SavedProbe as SavedProbe
     from llmprobe.results.saved_probe import load_probe as load_probe
@@ -56,6 +58,8 @@ _NAMES_IN = {
     "llmprobe.probing.fit_many": "ManyFits fit_many fit_many_multinomial",
     "llmprobe.probing.kinds": "probe_kind",
     "llmprobe.probing.ridge": "RidgeProbe",
+    "llmprobe.results.figures": "figure",
+    "llmprobe.results.metrics": "metric",
     "llmprobe.results.results": "Results",
     "llmprobe.results.saved_probe": "SavedProbe load_probe",
     "llmprobe.results.trace": "Trace",

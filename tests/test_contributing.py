@@ -73,9 +73,10 @@ def test_what_the_recipes_add_is_there(
     results = pd.read_csv(out / "results.csv")
     assert set(results["probe"]) == {"sceptical"}
     assert set(results["site"]) == {"block_input"}
+    assert results["sensitivity_high"].between(0, 1).all()
     assert llmprobe("best", out).startswith("tiny-llama toy ")
 
 
 def test_every_thing_that_can_be_added_has_a_recipe() -> None:
-    assert {"block_input", "sceptical", "best"} <= RECIPES.keys()
+    assert {"sensitivity", "block_input", "sceptical", "best"} <= RECIPES.keys()
     assert {"negations", "riddles"} <= RECIPES.keys()
