@@ -14,26 +14,22 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.groups import units
+from llmprobe.results.curve import Curve
 from llmprobe.results.depth import rise_depth
 from llmprobe.results.metrics import majority_accuracy, resampled_r2
 from llmprobe.results.resampling import Resamples
+from llmprobe.results.results import Results
 
 STEPS = 2**14
 """In how many steps all differences that are not whole numbers are counted for a p-value."""
 
 
-def differences(
-    results: pd.DataFrame,
-    summary: pd.DataFrame,
-    predictions: pd.DataFrame,
-    examples: pd.DataFrame,
-    wordings: Mapping[str, str] | None = None,
-) -> pd.DataFrame:
-    """A row for each two curves of the same examples and labels: b, the later one, against a.
+def differences(results: Results, wordings: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Compare each two curves of the same examples and labels: b, the later one, against a.
 
     They are curves of one dataset in two models, or of two wordings of a dataset in one model. All
     that is compared of accuracies (of R², for labels that are numbers) is at the best layer of each
-    curve, whatever its number there.
+    curve, whatever its number there. -> a row for each two curves
 
     - ``difference``: accuracy or R² of b minus that of a, with its 95 % interval
       (`difference_interval`).
@@ -55,51 +51,39 @@ def differences(
 
     Parameters
     ----------
-    results, summary, predictions
-        Tables of a run; the order of the summary is that of the curves.
-    examples
-        ``dataset``, ``example``, ``text``, ``group`` (missing where there are none). Curves of a
-        dataset that is not there are left out: nothing says what belongs together in it. So are
-        those whose results and predictions are not of the same layers.
+    results
+        Curves of a dataset without examples are left out: nothing says what belongs together in
+        it. So are those whose layers and predictions are not of the same layers.
     wordings
         Of each dataset that has another's examples in other words, the name of that.
     """
-    rows = {"results": results, "predictions": predictions}
-    of_curve = {
-        name: dict(list(table.groupby(["model", "dataset"], sort=False)))
-        for name, table in rows.items()
+    predictions = dict(list(results.predictions.groupby(["model", "dataset"], sort=False)))
+    examples = {
+        name: table.set_index("example") for name, table in results.examples.groupby("dataset")
     }
-    of_dataset = {name: table.set_index("example") for name, table in examples.groupby("dataset")}
-    alike: dict[tuple[Any, ...], list[tuple[Mapping[Any, Any], _Answers]]] = {}
-    for row in summary.to_dict("records"):
-        place, dataset = (row["model"], row["dataset"]), row["dataset"]
-        if (
-            dataset in of_dataset
-            and pd.notna(row["peak_layer"])
-            and all(place in tables for tables in of_curve.values())
-        ):
-            answers = _Answers.of(of_curve["predictions"][place])
-            if answers.layers != sorted(of_curve["results"][place]["layer"]):
+    alike: dict[tuple[Any, ...], list[tuple[Curve, _Answers]]] = {}
+    for curve in results.curves:
+        of_curve = predictions.get((curve.model, curve.dataset))
+        if curve.dataset in examples and curve.layer is not None and of_curve is not None:
+            answers = _Answers.of(of_curve)
+            if answers.layers != curve.layers:
                 continue  # Tables of different runs, when one was stopped while writing.
-            original = (wordings or {}).get(dataset, dataset)
+            original = (wordings or {}).get(curve.dataset, curve.dataset)
             key = (original, *answers.examples.tolist(), *answers.labels.tolist())
-            alike.setdefault(key, []).append((row, answers))
-    found = []
+            alike.setdefault(key, []).append((curve, answers))
+    rows = []
     for family in alike.values():
         if len(family) == 1:
             continue
-        tables = [of_dataset[name] for name in dict.fromkeys(row["dataset"] for row, _ in family)]
+        tables = [examples[name] for name in dict.fromkeys(curve.dataset for curve, _ in family)]
         resamples = _resamples(tables, family[0][1].examples)
-        curves = [
-            _Curve.of(row, answers, of_curve["results"][row["model"], row["dataset"]], resamples)
-            for row, answers in family
-        ]
-        found += [
+        measured = [_Measured.of(curve, answers, resamples) for curve, answers in family]
+        rows += [
             _compared(a, b, resamples)
-            for a, b in combinations(curves, 2)
-            if a.row["model"] == b.row["model"] or a.row["dataset"] == b.row["dataset"]
+            for a, b in combinations(measured, 2)
+            if a.curve.model == b.curve.model or a.curve.dataset == b.curve.dataset
         ]
-    return pd.DataFrame(found, columns=DIFFERENCE_COLUMNS)
+    return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
 
 
 def difference_interval(
@@ -108,7 +92,7 @@ def difference_interval(
     resampled_a: np.ndarray,
     resampled_b: np.ndarray,
 ) -> tuple[float, float]:
-    """The 95 % interval of b − a, from the interval of each and how the two vary together.
+    """Return the 95 % interval of b − a, from the interval of each and how the two vary together.
 
     Newcombe 1998, method 10; Zou & Donner 2008, section 2, for any two intervals. Percentiles of
     resampled differences rest on the few examples on which the two differ. In simulations of 60 to
@@ -137,7 +121,7 @@ def difference_interval(
 
 
 def sign_flip_p_value(gains: np.ndarray) -> float:
-    """The exact two-sided p-value of no difference, from what each group gains from a to b.
+    """Return the exact two-sided p-value of no difference, from what each group gains from a to b.
 
     If it does not matter which of the two is a, each group's gain could as well be a loss: p is the
     share of all ways to flip signs whose sum is as far from 0 as the observed one (Fisher 1935,
@@ -188,14 +172,10 @@ class _Answers:
 
 
 @dataclass(frozen=True, eq=False)
-class _Curve:
-    """One curve, and how its best layer does on each example and in each resample."""
+class _Measured:
+    """A curve, and how its best layer does on each example and in each resample."""
 
-    row: Mapping[Any, Any]
-    """Its row of the summary."""
-    metric: str
-    score: tuple[float, float, float]
-    """At the best layer, with its interval."""
+    curve: Curve
     merits: np.ndarray
     """What each example contributes to the score, which is their mean. [n]"""
     resampled: np.ndarray
@@ -204,17 +184,9 @@ class _Curve:
     """In each resample, where half the rise is reached. [B]"""
 
     @classmethod
-    def of(
-        cls,
-        row: Mapping[Any, Any],
-        answers: _Answers,
-        results: pd.DataFrame,
-        resamples: Resamples,
-    ) -> _Curve:
-        results = results.sort_values("layer")
-        best = int(np.flatnonzero(results["layer"] == row["peak_layer"])[0])
-        metric = "r2" if np.isnan(row["peak_accuracy"]) else "accuracy"
-        if metric == "accuracy":
+    def of(cls, curve: Curve, answers: _Answers, resamples: Resamples) -> _Measured:
+        best = curve.layers.index(int(curve.number("peak_layer")))
+        if curve.metric.target == "classes":
             right = answers.predicted == answers.labels[:, None]
             merits, curves = right[:, best].astype(int), resamples.means(right)
             baseline = majority_accuracy(np.unique(answers.labels, return_inverse=True)[1])
@@ -222,25 +194,23 @@ class _Curve:
             truth = answers.labels.astype(float)
             merits = 1 - (answers.numbers[:, best] - truth) ** 2 / truth.var()
             curves, baseline = resampled_r2(truth, answers.numbers, resamples), 0.0
-        at_best = results.iloc[best]
-        low, high = float(at_best[f"{metric}_low"]), float(at_best[f"{metric}_high"])
-        depths = np.asarray(rise_depth(curves, results["depth"].to_numpy(), baseline))
-        score = (float(row[f"peak_{metric}"]), low, high)
-        return cls(row, metric, score, merits, curves[:, best], depths)
+        depths = np.asarray(rise_depth(curves, curve.depths, baseline))
+        return cls(curve, merits, curves[:, best], depths)
 
     @property
-    def rises(self) -> bool:
-        """Whether it is above chance anywhere, as far as that was tested."""
-        return not self.row["peak_p_value"] > 0.05
+    def score(self) -> tuple[float, float, float]:
+        """Return the score at the best layer, with its interval."""
+        return self.curve.score, self.curve.low, self.curve.high
 
     @property
     def depth(self) -> tuple[float, float, float]:
-        low, high = float(self.row["half_rise_depth_low"]), float(self.row["half_rise_depth_high"])
-        return float(self.row["half_rise_depth"]), low, high
+        """Return the depth of half the rise, with its interval."""
+        low, high = (self.curve.number(f"half_rise_depth_{end}") for end in ("low", "high"))
+        return self.curve.number("half_rise_depth"), low, high
 
 
 def _resamples(tables: list[pd.DataFrame], rows: np.ndarray) -> Resamples:
-    """Of what belongs together in any wording: by a group, or by an identical text."""
+    """Draw resamples of what belongs together in any wording: by a group, or by an equal text."""
     whole = None
     for table in tables:
         for values in (table.loc[rows, "group"], table.loc[rows, "text"]):
@@ -249,33 +219,35 @@ def _resamples(tables: list[pd.DataFrame], rows: np.ndarray) -> Resamples:
     return Resamples(len(rows), whole)
 
 
-def _compared(a: _Curve, b: _Curve, resamples: Resamples) -> dict[str, Any]:
+def _compared(a: _Measured, b: _Measured, resamples: Resamples) -> dict[str, Any]:
+    """Return the row of two curves."""
     gains = b.merits - a.merits
-    found: dict[str, Any] = {"n_examples": len(gains), "difference": b.score[0] - a.score[0]}
-    for end, curve in (("a", a), ("b", b)):
+    row: dict[str, Any] = {"n_examples": len(gains), "difference": b.score[0] - a.score[0]}
+    for end, measured in (("a", a), ("b", b)):
+        curve = measured.curve
         for name in ("model", "dataset", "parameters", "peak_layer", "half_rise_depth"):
-            found[f"{name}_{end}"] = curve.row[name]
-        found[f"{curve.metric}_{end}"] = curve.score[0]
-    found["difference_low"], found["difference_high"] = difference_interval(
+            row[f"{name}_{end}"] = curve.summary[name]
+        row[f"{curve.metric.name}_{end}"] = curve.score
+    row["difference_low"], row["difference_high"] = difference_interval(
         a.score, b.score, a.resampled, b.resampled
     )
     by_group = np.bincount(resamples.group_of, gains)
-    if a.metric == "accuracy":
-        found["agreement"] = float((gains == 0).mean())
-        found["only_a"], found["only_b"] = int((gains < 0).sum()), int((gains > 0).sum())
+    if a.curve.metric.target == "classes":
+        row["agreement"] = float((gains == 0).mean())
+        row["only_a"], row["only_b"] = int((gains < 0).sum()), int((gains > 0).sum())
     elif by_group.any():
         by_group *= STEPS / np.abs(by_group).sum()
-    found["p_value"] = sign_flip_p_value(np.rint(by_group).astype(int))
-    if a.rises and b.rises:
-        found["depth_difference"] = b.depth[0] - a.depth[0]
-        found["depth_difference_low"], found["depth_difference_high"] = difference_interval(
+    row["p_value"] = sign_flip_p_value(np.rint(by_group).astype(int))
+    if not (a.curve.clearly_by_luck or b.curve.clearly_by_luck):
+        row["depth_difference"] = b.depth[0] - a.depth[0]
+        row["depth_difference_low"], row["depth_difference_high"] = difference_interval(
             a.depth, b.depth, a.depths, b.depths
         )
-    return found
+    return row
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Over the resamples in which both are defined; 0 where one of them never changes."""
+    """Correlate a and b [B] where both are defined; 0 where one of them never changes."""
     there = np.isfinite(a) & np.isfinite(b)
     a, b = a[there].astype(float), b[there].astype(float)
     if not len(a) or np.ptp(a) == 0 or np.ptp(b) == 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -94,30 +95,16 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
         notes=notes,
     )
     members = told_apart(members)
-    tables = merged(members)
+    results = Results(**merged(members), environment=_environment(members))
     found = differences(
-        tables["table"],
-        tables["summary"],
-        tables["predictions"],
-        tables["examples"],
-        wordings(pair for member in members for pair in member.datasets.items()),
+        results, wordings(pair for member in members for pair in member.datasets.items())
     )
     if found.empty:
         comparison.notes.append("No two curves are of the same examples, so none are compared.")
     claim(out)
-    _write(out, comparison, tables, found, _environment(members))
-
-
-def _write(
-    out: Path,
-    comparison: Comparison,
-    tables: Mapping[str, Any],
-    found: pd.DataFrame,
-    environment: Mapping[str, Any],
-) -> None:
     config = ComparisonConfig(compare=comparison).model_dump(mode="json")
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    write_results(out, Results(**tables, environment=environment, config=text))
+    write_results(out, replace(results, config=text))
     with whole_file(out / "differences.parquet") as partial:
         found.to_parquet(partial, index=False)
     write_text(out / "differences.csv", found.to_csv(index=False))

@@ -172,7 +172,7 @@ def _describe_run(run: Results) -> Description:
         title=out.resolve().name if config is None else config.name,
         command=shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)]),
         permutations=None if config is None else config.probe.permutations,
-        compared=Compared(differences(run.table, run.summary, run.predictions, run.examples, same)),
+        compared=Compared(differences(run, same)),
         traces=traces_of_run(out),
         notes=notes,
         page=config is None or config.report.html,

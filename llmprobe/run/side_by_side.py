@@ -32,7 +32,7 @@ WHERE = ("name", "path", "hub", "text", "label", "group", "encoding", "delimiter
 """Keys of a dataset that say where it comes from, not what is done to it."""
 SHORT = r"[\w ./,+-]{,40}"
 """What can stand behind a name, in tables and in the names of files."""
-Frames = dict[str, pd.DataFrame]
+Frames = dict[str, Any]
 
 
 def told_apart(members: Sequence[Member]) -> list[Member]:

@@ -30,6 +30,16 @@ N, SIZE = 60, 3
 Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]
 
 
+def compared(
+    table: pd.DataFrame,
+    summary: pd.DataFrame,
+    predictions: pd.DataFrame,
+    examples: pd.DataFrame,
+    wordings: dict[str, str] | None = None,
+) -> pd.DataFrame:
+    return differences(Results(table, summary, predictions, examples=examples), wordings)
+
+
 def groups(n: int = N) -> np.ndarray:
     return np.array([f"group {i // SIZE}" for i in range(n)])
 
@@ -82,7 +92,7 @@ def right_at_best(two: Tables, model: str) -> np.ndarray:
 
 def test_a_row_counts_what_one_gets_right_and_the_other_does_not(two_models: Tables) -> None:
     _, summary, _, _ = two_models
-    found = differences(*two_models)
+    found = compared(*two_models)
     assert list(found.columns) == DIFFERENCE_COLUMNS
     (row,) = found.to_dict("records")
     a, b = (right_at_best(two_models, model) for model in ("small", "large"))
@@ -115,7 +125,7 @@ def test_both_curves_are_resampled_alike_and_by_group(two_models: Tables) -> Non
         curves = resamples.means(right.to_numpy())
         resampled.append(curves[:, row["peak_layer"]])
         resampled_depths.append(rise_depth(curves, layers["depth"].to_numpy(), 0.5))
-    (found,) = differences(*two_models).to_dict("records")
+    (found,) = compared(*two_models).to_dict("records")
     for name, (a, b), both in (
         ("difference", estimates, resampled),
         ("depth_difference", depths, resampled_depths),
@@ -129,23 +139,23 @@ def test_both_curves_are_resampled_alike_and_by_group(two_models: Tables) -> Non
 def test_groups_and_equal_texts_are_flipped_as_a_whole(two_models: Tables) -> None:
     a, b = (right_at_best(two_models, model).astype(int) for model in ("small", "large"))
     gains = np.bincount(np.arange(N) // SIZE, b - a).astype(int)
-    (found,) = differences(*two_models)["p_value"]
+    (found,) = compared(*two_models)["p_value"]
     assert found == sign_flip_p_value(gains)
     assert found != sign_flip_p_value(b - a)
 
     *measured, examples = two_models
     without = examples.assign(group=None)
-    (single,) = differences(*measured, without)["p_value"]
+    (single,) = compared(*measured, without)["p_value"]
     assert single == sign_flip_p_value(b - a)
     of_text = examples.assign(group=None, text=[f"text {i // SIZE}" for i in range(N)])
-    (by_text,) = differences(*measured, of_text)["p_value"]
+    (by_text,) = compared(*measured, of_text)["p_value"]
     assert by_text == found
 
 
 def test_swapping_the_models_swaps_the_signs(two_models: Tables) -> None:
     results, summary, predictions, examples = two_models
-    (one,) = differences(*two_models).to_dict("records")
-    (other,) = differences(results, summary[::-1], predictions, examples).to_dict("records")
+    (one,) = compared(*two_models).to_dict("records")
+    (other,) = compared(results, summary[::-1], predictions, examples).to_dict("records")
     for name in ("model", "peak_layer", "accuracy", "half_rise_depth", "only"):
         assert one[f"{name}_a"] == other[f"{name}_b"]
         assert one[f"{name}_b"] == other[f"{name}_a"]
@@ -159,8 +169,8 @@ def test_swapping_the_models_swaps_the_signs(two_models: Tables) -> None:
 def test_the_order_of_rows_says_nothing(two_models: Tables) -> None:
     results, summary, predictions, examples = two_models
     shuffled = [table.sample(frac=1, random_state=0) for table in (results, predictions, examples)]
-    found = differences(shuffled[0], summary, *shuffled[1:])
-    pd.testing.assert_frame_equal(found, differences(*two_models))
+    found = compared(shuffled[0], summary, *shuffled[1:])
+    pd.testing.assert_frame_equal(found, compared(*two_models))
 
 
 def test_pairs_come_in_the_order_of_the_table() -> None:
@@ -168,7 +178,7 @@ def test_pairs_come_in_the_order_of_the_table() -> None:
         probed(model, dataset, 1.0, seed)
         for seed, (model, dataset) in enumerate(product("abc", ("cities", "rivers")))
     ]
-    found = differences(*tables(*parts))
+    found = compared(*tables(*parts))
     pairs = [f"{row.dataset_a} {row.model_a}{row.model_b}" for row in found.itertuples()]
     assert pairs == [
         f"{name} {pair}" for name in ("cities", "rivers") for pair in ("ab", "ac", "bc")
@@ -181,7 +191,7 @@ def test_wordings_of_the_same_examples_are_compared_within_a_model() -> None:
         probed(model, dataset, 1.0, seed)
         for seed, (model, dataset) in enumerate(product("ab", ("cities", "typos")))
     ]
-    found = differences(*tables(*parts), wordings={"typos": "cities"})
+    found = compared(*tables(*parts), wordings={"typos": "cities"})
     pairs = [tuple(row) for row in found[["model_a", "dataset_a", "model_b", "dataset_b"]].values]
     assert sorted(pairs) == [
         ("a", "cities", "a", "typos"), ("a", "cities", "b", "cities"),
@@ -192,10 +202,10 @@ def test_wordings_of_the_same_examples_are_compared_within_a_model() -> None:
 def test_what_belongs_together_in_either_wording_stays_together() -> None:
     parts = [probed("a", dataset, 1.0, seed) for seed, dataset in enumerate(("cities", "typos"))]
     texts = {"typos": [f"text {i // 15}" for i in range(N)]}
-    found = differences(*tables(*parts, texts=texts), wordings={"typos": "cities"})
+    found = compared(*tables(*parts, texts=texts), wordings={"typos": "cities"})
     coarse = tables(*parts)
     coarse[3]["group"] = [f"group {i // 15}" for i in range(N)] * 2
-    expected = differences(*coarse, wordings={"typos": "cities"})
+    expected = compared(*coarse, wordings={"typos": "cities"})
     pd.testing.assert_frame_equal(found, expected)
 
 
@@ -207,8 +217,8 @@ def test_curves_of_other_examples_or_labels_are_not_compared(two_models: Tables)
         label=predictions["label"].mask(small & (predictions["example"] == 7), "2")
     )
     for changed in (fewer, relabelled, predictions[small]):
-        assert differences(results, summary, changed, examples).empty
-    assert differences(*two_models[:3], examples[examples["dataset"] == "other"]).empty
+        assert compared(results, summary, changed, examples).empty
+    assert compared(*two_models[:3], examples[examples["dataset"] == "other"]).empty
 
 
 def test_a_curve_whose_tables_do_not_have_the_same_layers_is_not_compared(
@@ -216,9 +226,9 @@ def test_a_curve_whose_tables_do_not_have_the_same_layers_is_not_compared(
 ) -> None:
     results, summary, predictions, examples = two_models
     fewer = [table[table["layer"] > 0] for table in (results, predictions)]
-    assert differences(fewer[0], summary, predictions, examples).empty
-    assert differences(results, summary, fewer[1], examples).empty
-    assert len(differences(fewer[0], summary, fewer[1], examples)) == 1
+    assert compared(fewer[0], summary, predictions, examples).empty
+    assert compared(results, summary, fewer[1], examples).empty
+    assert len(compared(fewer[0], summary, fewer[1], examples)) == 1
 
 
 def test_of_labels_that_are_numbers_r2_is_compared() -> None:
@@ -226,7 +236,7 @@ def test_of_labels_that_are_numbers_r2_is_compared() -> None:
         probed("small", "sizes", 0.5, 1, numbers=True),
         probed("large", "sizes", 1.5, 2, numbers=True),
     )
-    (row,) = differences(*given).to_dict("records")
+    (row,) = compared(*given).to_dict("records")
     assert [row["r2_a"], row["r2_b"]] == given[1]["peak_r2"].to_list()
     assert row["difference"] == row["r2_b"] - row["r2_a"]
     assert 0 < row["difference_low"] < row["difference"] < row["difference_high"]
@@ -236,7 +246,7 @@ def test_of_labels_that_are_numbers_r2_is_compared() -> None:
 
 def test_identical_predictions_of_numbers_do_not_differ() -> None:
     parts = [probed(model, "sizes", 1.0, 1, numbers=True) for model in "ab"]
-    (row,) = differences(*tables(*parts)).to_dict("records")
+    (row,) = compared(*tables(*parts)).to_dict("records")
     assert (row["difference"], row["p_value"]) == (0, 1)
 
 
@@ -249,7 +259,7 @@ def test_p_of_labels_that_are_numbers_is_of_the_gain_in_squared_error() -> None:
     parts = [probed(model, "sizes", 1.0, seed, numbers=True) for seed, model in enumerate("ab")]
     results, summary, predictions, examples = tables(*parts)
     examples["group"] = [f"group {i // 6}" for i in range(N)]
-    (row,) = differences(results, summary, predictions, examples).to_dict("records")
+    (row,) = compared(results, summary, predictions, examples).to_dict("records")
     errors = []
     for model, layer in zip("ab", summary["peak_layer"], strict=True):
         rows = predictions[(predictions["model"] == model) & (predictions["layer"] == layer)]
@@ -265,7 +275,7 @@ def test_what_does_not_rise_has_no_difference_of_depth(two_models: Tables, flat:
     for p, there in ((0.01, True), (np.nan, True), (0.3, False)):
         tested = summary.assign(peak_p_value=0.01)
         tested.loc[flat, "peak_p_value"] = p
-        (row,) = differences(results, tested, predictions, examples).to_dict("records")
+        (row,) = compared(results, tested, predictions, examples).to_dict("records")
         for end in ("", "_low", "_high"):
             assert np.isfinite(row[f"depth_difference{end}"]) == there
         assert np.isfinite([row["half_rise_depth_a"], row["difference_low"]]).all()

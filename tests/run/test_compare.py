@@ -118,7 +118,7 @@ def test_two_models_become_one_table_with_what_they_differ_by(tmp_path: Path) ->
         pd.testing.assert_frame_equal(getattr(both, table), expected)
     pd.testing.assert_frame_equal(both.examples, a.examples)
     found = pd.read_parquet(tmp_path / "both" / "differences.parquet")
-    expected = differences(both.table, both.summary, both.predictions, both.examples)
+    expected = differences(both)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert list(zip(found["model_a"], found["model_b"], strict=True)) == [("small", "large")]
     from_csv = pd.read_csv(tmp_path / "both" / "differences.csv")
