@@ -27,7 +27,7 @@ def concept_depth(
     depths: np.ndarray | Sequence[float],
     baseline: float,
 ) -> dict[str, float]:
-    """Four depths of a curve, with 95 % intervals: ``half_rise_depth_low``, ….
+    """Compute four depths of a curve, with 95 % intervals: ``half_rise_depth_low``, ….
 
     ``half_rise_depth``, ``full_rise_depth``: where half and 95 % of the rise are reached
     (`rise_depth`), whatever the number of layers. ``converging_layer``, ``converging_depth``,
@@ -75,7 +75,7 @@ def concept_depth(
 
 
 def peak_index(curve: np.ndarray | Sequence[float], losses: np.ndarray | Sequence[float]) -> int:
-    """The layer with the highest score; of equal ones, that with the least loss.
+    """Return the place of the layer with the highest score; of equals, that with the least loss.
 
     With a rare class, probes of many layers answer the frequent one and score the same.
     """
@@ -83,7 +83,7 @@ def peak_index(curve: np.ndarray | Sequence[float], losses: np.ndarray | Sequenc
 
 
 def jump_layer(accuracies: np.ndarray | Sequence[float]) -> np.ndarray | float:
-    """The first layer whose accuracy is at least 1.1 times that of the layer before it.
+    """Return the first layer whose accuracy is at least 1.1 times that of the layer before it.
 
     Jin et al. 2024, section 4.3. NaN when there is no jump.
     """
@@ -92,7 +92,7 @@ def jump_layer(accuracies: np.ndarray | Sequence[float]) -> np.ndarray | float:
 
 
 def converging_layer(accuracies: np.ndarray | Sequence[float]) -> np.ndarray | float:
-    """The layer after the last change of 3 % or more.
+    """Return the layer after the last change of 3 % or more.
 
     Jin et al. 2024, section 4.3, as their published figures follow it: the last ``i`` with
     ``|a_i / a_{i-1} - 1| >= 0.03`` (1 if there is none), and the layer after it. Their formula
@@ -110,7 +110,7 @@ def rise_depth(
     baseline: float,
     share: float = HALF_RISE,
 ) -> np.ndarray | float:
-    """The depth at which the curve first reaches a share of its rise from baseline to peak.
+    """Return the depth at which the curve first reaches a share of its rise from baseline to peak.
 
     Between layers the curve is a straight line, so more layers give the same depth. The first
     layer's depth if that is there already; NaN when the peak isn't above the baseline.
@@ -130,7 +130,7 @@ def rise_depth(
 
 
 def _ratios(accuracies: np.ndarray | Sequence[float]) -> np.ndarray:
-    """Of each layer's accuracy to that of the layer before it; of the first layer, 1."""
+    """Divide each accuracy by that of the layer before it; the first has the ratio 1."""
     curve = np.asarray(accuracies, float)
     ratios = np.ones_like(curve)
     before, after = curve[..., :-1], curve[..., 1:]
@@ -140,7 +140,7 @@ def _ratios(accuracies: np.ndarray | Sequence[float]) -> np.ndarray:
 
 
 def _pick(values: np.ndarray | Sequence[float], index: np.ndarray) -> np.ndarray:
-    """The values at indices some of which are NaN."""
+    """Return the values at indices some of which are NaN."""
     there = np.isfinite(index)
     return np.where(there, np.asarray(values)[np.where(there, index, 0).astype(int)], np.nan)
 

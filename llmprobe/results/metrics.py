@@ -180,20 +180,9 @@ def metric(
     def register(compute: Compute) -> Compute:
         METRICS.add(
             name,
-            Metric(
-                name,
-                label,
-                target,
-                compute,
-                interval,
-                class_balanced,
-                chance,
-                chance_name,
-                perfect,
-                heatmap,
-                form,
-            ),
-        )
+            Metric(name, label, target, compute, interval, class_balanced, chance, chance_name,
+                   perfect, heatmap, form),
+        )  # fmt: skip
         return compute
 
     return register
@@ -227,7 +216,7 @@ def majority_accuracy(truth: np.ndarray) -> float:
 
 
 def _majority(rows: pd.DataFrame) -> pd.Series:
-    """The accuracy of the most frequent class; where that was not asked for, of a fair guess."""
+    """Return the majority's accuracy for each row; where it was not asked for, a fair guess's."""
     return rows["majority_accuracy"].astype(float).fillna(_fair_guess(rows))
 
 
