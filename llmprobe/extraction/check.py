@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
-import torch
-
 from llmprobe.config.sites import SITES
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.runner import TOLERANCE, Sample
 from llmprobe.extraction.tokens import tokenise
 from llmprobe.ground.errors import UserError
+from llmprobe.models.devices import dtype_name
 from llmprobe.models.loading import LoadedModel
 
 TEXTS = (
@@ -60,7 +59,7 @@ def _facts(model: LoadedModel, missing: Mapping[str, str]) -> dict[str, str]:
     adds_bos = model.tokenizer("a")["input_ids"][:1] == [model.tokenizer.bos_token_id]
     facts = {
         "model": f"{type(model.module).__name__}, {model.parameters:,} parameters{stored}, "
-        f"{_name(model.dtype)} on {model.device}{' and others' if model.spread else ''}",
+        f"{dtype_name(model.dtype)} on {model.device}{' and others' if model.spread else ''}",
         "blocks": f"{model.n_blocks} × {', '.join(kinds)}, width {model.hidden_size}; "
         "each is the model's own hidden state, bit for bit",
         "then": f"{model.final_norm}, left out of the last layer",
@@ -97,10 +96,6 @@ def _comparisons(extractor: Extractor, sites: Sequence[str]) -> Iterator[str]:
             usable += [plan.way] * agrees
             numbers = "".join(f"{difference:>21.1e}" for difference in row)
             yield f"  {plan.way:28}{numbers}{'' if agrees else '  not used'}"
-    yield f"  allowed in {_name(model.dtype):17}{tolerance:>21.0e}"
+    yield f"  allowed in {dtype_name(model.dtype):17}{tolerance:>21.0e}"
     yield ""
     yield f"extraction can use: {', '.join(usable) or 'none of them'}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

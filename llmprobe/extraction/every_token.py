@@ -12,6 +12,7 @@ from torch import Tensor
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.memory import Budget
 from llmprobe.ground.errors import UserError
+from llmprobe.models.devices import dtype_name
 
 
 def read_every_token(
@@ -58,7 +59,7 @@ def _forward(
         if not finite.all():
             raise UserError(
                 f"{model.name}: the state of token {int((~finite).int().argmax())} at layer "
-                f"{layers[slot]} is not finite in {str(model.dtype).removeprefix('torch.')}"
+                f"{layers[slot]} is not finite in {dtype_name(model.dtype)}"
             )
         return torch.from_numpy(np.array(read(layers[slot], activations.numpy()), dtype=float))
 

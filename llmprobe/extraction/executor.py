@@ -16,6 +16,7 @@ from llmprobe.extraction.runner import make_runner
 from llmprobe.extraction.workers import Workers
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.progress import Progress
+from llmprobe.models.devices import dtype_name
 
 
 class ShardExecutor:
@@ -96,5 +97,5 @@ class ShardExecutor:
         example = self.plan.row_of.index(rows.start + row)
         raise UserError(
             f"{self.dataset}: the state of example {example} at layer {layer} is not finite in "
-            f"{str(states.dtype).removeprefix('torch.')}; set the model's dtype to float32"
+            f"{dtype_name(states.dtype)}; set the model's dtype to float32"
         )

@@ -35,7 +35,7 @@ from llmprobe.extraction.tokens import (
 )
 from llmprobe.ground.files import cache_folder, digest, existing, require_space
 from llmprobe.ground.progress import Progress
-from llmprobe.models.devices import resolve_device, resolve_dtype
+from llmprobe.models.devices import dtype_name, resolve_device, resolve_dtype
 from llmprobe.models.loading import (
     Architecture,
     LoadedModel,
@@ -241,7 +241,7 @@ class Extractor:
                 "shape": [len(dataset), len(capture.layers), model.hidden_size],
                 "site": self.config.site,
                 "position": self.config.position,
-                "dtype": str(model.dtype).removeprefix("torch."),
+                "dtype": dtype_name(model.dtype),
                 "device": str(model.device),
                 "way": plan.way,
                 "check": difference,

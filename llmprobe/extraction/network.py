@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from llmprobe.ground.errors import UserError, suggestion
+from llmprobe.ground.errors import UserError, first_line, suggestion
 from llmprobe.models.layers import hidden_state, hooked, same
 
 MOST_HELD = 2**30
@@ -178,9 +178,9 @@ class NetworkStates:
         except UserError:
             raise
         except Exception as error:  # Whatever the network's own code raises.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            shape = tuple(batch.shape)
-            raise UserError(f"the network fails on inputs of shape {shape}: {reason}") from error
+            raise UserError(
+                f"the network fails on inputs of shape {tuple(batch.shape)}: {first_line(error)}"
+            ) from error
 
     def _walk(self, layers: str | Sequence[str]) -> Callable[[Tensor, Tap], None]:
         """Return what runs a batch and gives each point to a tap."""
@@ -211,10 +211,9 @@ class NetworkStates:
             with _evaluating(self._module):
                 graph = fx.symbolic_trace(self._module)
         except Exception as error:  # Whatever the network's own code raises on a symbolic input.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             modules = ", ".join(name for name, _ in self._module.named_modules() if name)
             raise UserError(
-                f"layers: torch.fx cannot trace this network ({reason}); use 'all', or names of "
+                f"layers: torch.fx cannot trace this network ({first_line(error)}); use 'all', or names of "
                 f"its modules: {modules}"
             ) from None
         return lambda batch, tap: _Operations(graph, tap).run(batch)

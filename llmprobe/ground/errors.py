@@ -17,6 +17,11 @@ class NotOnDiskError(UserError):
     """A known model or dataset is not on this disk, and may not or cannot be downloaded."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'folds'?"``, or the list of what is known when nothing is close."""
     names = sorted(known)

@@ -44,6 +44,11 @@ def resolve_device(device: str, key: str = "device") -> torch.device:
     raise UserError(f"{key} {device!r} cannot be used here: {reason}")
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return what configs call a dtype: ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Return a dtype; ``auto`` is bfloat16 where the hardware computes it fast, else float32.
 

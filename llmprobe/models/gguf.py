@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, first_line
 from llmprobe.ground.files import cache_folder, disk_is_full, require_space
 
 log = logging.getLogger(__name__)
@@ -85,8 +85,7 @@ def user_errors(problem: str) -> Iterator[None]:
     except damaged as error:
         if disk_is_full(error) or "out of memory" in str(error):
             raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{problem}: {reason[0]}") from None
+        raise UserError(f"{problem}: {first_line(error)}") from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from llmprobe.config.schema import ModelConfig
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, first_line
 from llmprobe.ground.files import cache_folder, size
 from llmprobe.ground.launch import launched
 from llmprobe.models.quantised import BYTES
@@ -156,10 +156,9 @@ def fitting(config: ModelConfig, device: torch.device) -> Iterator[None]:
             ) from None
         if config.quantization == "none":
             raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"{where}: bitsandbytes cannot run it with quantization: {config.quantization} on "
-            f"{device}, so leave that out: {reason[0]}"
+            f"{device}, so leave that out: {first_line(error)}"
         ) from None
     finally:
         for name, logger in noisy.items():
