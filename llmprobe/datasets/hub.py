@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig
-from llmprobe.ground.errors import NotOnDiskError, UserError
+from llmprobe.ground.errors import NotOnDiskError, UserError, first_line
 from llmprobe.ground.files import disk_is_full, existing
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def table_from_disk(path: Path, split: str | None = None) -> pd.DataFrame:
                 return as_table(saved)
             return as_table(saved[_split(split, list(saved), str(path))])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {_reason(error)}") from None
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from None
 
 
 def table_from_hub(config: DatasetConfig, download: bool = True) -> tuple[pd.DataFrame, str]:
@@ -230,7 +230,7 @@ def problem(config: DatasetConfig, error: Exception) -> Exception:
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     if disk_is_full(cause):
         return cause
-    reason = _reason(cause)
+    reason = first_line(cause)
     where = config.hub
     if "gated" in str(error):
         return UserError(_gated(str(where)))
@@ -252,10 +252,6 @@ def _network_errors() -> tuple[type[Exception], ...]:
 def _gated(hub: str) -> str:
     return (f"{hub}: its owner asks for agreement to terms; agree on its page, then run "
             "`hf auth login`")  # fmt: skip
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

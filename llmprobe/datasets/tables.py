@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from llmprobe.config.schema import TABLE_SUFFIXES
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, first_line
 
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "vertical bar"}
 _MARKS = {  # UTF-32's begins with UTF-16's.
@@ -119,7 +119,7 @@ def _parquet(content: bytes, path: Path) -> pd.DataFrame:
         _each_once(table.column_names, path)
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(f"{path}: cannot be read: {_first_line(error)}") from None
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from None
     return frame[[name for name in frame.columns if not name.startswith("__index_level_")]]
 
 
@@ -153,9 +153,9 @@ def _separated(text: str, path: Path, delimiter: str) -> pd.DataFrame:
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise UserError(f"{path}: delimiter {delimiter!r} cannot part cells; "
                         'allowed: one character such as ";"')  # fmt: skip
-    first_line = text.lstrip().splitlines()[0]
-    others = [d for d in _DELIMITERS if d in first_line]
-    if delimiter not in first_line and others:
+    beginning = text.lstrip().splitlines()[0]
+    others = [d for d in _DELIMITERS if d in beginning]
+    if delimiter not in beginning and others:
         written = others[0].replace("\t", r"\t")
         raise UserError(
             f"{path}: the header has no {_DELIMITERS.get(delimiter, repr(delimiter))} but a "
@@ -245,7 +245,7 @@ def _json_lines(text: str, path: Path) -> pd.DataFrame:
             reason = "it ends before its object does; write one per line" if cut else error.msg
             raise UserError(f"{path}: line {number} is not JSON: {reason}") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: line {number} is not JSON: {_first_line(error)}") from None
+            raise UserError(f"{path}: line {number} is not JSON: {first_line(error)}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}: line {number} is not a JSON object")
         if "\\u" in line:  # Only an escape can stand for half a character.
@@ -286,7 +286,3 @@ def _each_once(columns: list[str], path: Path) -> None:
         if times > 1:
             times_said = "twice" if times == 2 else f"{times} times"
             raise UserError(f"{path}: column {name!r} occurs {times_said}; give each its own name")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

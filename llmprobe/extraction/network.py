@@ -213,8 +213,8 @@ class NetworkStates:
         except Exception as error:  # Whatever the network's own code raises on a symbolic input.
             modules = ", ".join(name for name, _ in self._module.named_modules() if name)
             raise UserError(
-                f"layers: torch.fx cannot trace this network ({first_line(error)}); use 'all', or names of "
-                f"its modules: {modules}"
+                f"layers: torch.fx cannot trace this network ({first_line(error)}); use 'all', or "
+                f"names of its modules: {modules}"
             ) from None
         return lambda batch, tap: _Operations(graph, tap).run(batch)
 
