@@ -9,21 +9,24 @@ CURVE = ("model", "dataset")
 
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
-    *("n_classes", "n_groups", "main_score", "permutations"),
+    *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
+    *("balanced_accuracy", "f1", "auroc", "log_loss", "majority_accuracy", "control_accuracy"),
+    *("selectivity", "p_value", "main_score", "permutations"),
 )
+"""The first columns of the results; those of the other metrics follow."""
 _DEPTHS = (
     *("converging_layer", "jump_layer", "converging_depth", "jump_depth"),
     *("half_rise_depth", "full_rise_depth"),
 )
 _OF_A_CURVE = (
-    *("model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "classes"),
-    *("main_score", "permutations", "peak_layer", "peak_score", "peak_p_value"),
+    *("model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer"),
+    *("peak_accuracy", "peak_p_value", *_DEPTHS[:4], "majority_accuracy"),
+    *("bag_of_words_accuracy", "random_weights_accuracy", "seconds_extract", "seconds_probe"),
+    *("tokens", "unique_tokens"),
     *(f"{name}{end}" for name in _DEPTHS for end in ("", "_low", "_high")),
-    "majority_accuracy",
-    *(f"{what}_{score}" for score in ("accuracy", "r2")
-      for what in ("peak", "bag_of_words", "random_weights")),
-    *("seconds_extract", "seconds_probe", "tokens", "unique_tokens"),
-)  # fmt: skip
+    *("peak_r2", "bag_of_words_r2", "random_weights_r2"),
+    *("main_score", "peak_score", "permutations", "classes"),
+)
 _OF_AN_EXAMPLE = (
     *("model", "dataset", "layer", "example", "fold", "label", "predicted", "score"),
     *("along", "across"),
@@ -31,15 +34,16 @@ _OF_AN_EXAMPLE = (
 
 
 def result_columns() -> list[str]:
-    """Return the columns of the results: what a layer is of, then each metric with its interval."""
-    return [*_OF_A_LAYER, *(column for metric in METRICS.values() for column in metric.columns)]
+    """Return the columns of the results: what a layer is of, and each metric with its interval."""
+    metrics = (column for metric in METRICS.values() for column in metric.columns)
+    return list(dict.fromkeys((*_OF_A_LAYER, *metrics)))
 
 
 def columns_of(table: str) -> list[str]:
     """Return the columns that a table of this version has; none for tables that are not known."""
     return {
         "results": result_columns(),
-        "summary": list(_OF_A_CURVE),
+        "summary": list(dict.fromkeys(_OF_A_CURVE)),
         "predictions": list(_OF_AN_EXAMPLE),
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
         "examples": "dataset example text label group fields".split(),
