@@ -11,10 +11,6 @@ import pytest
 import llmprobe
 
 PRIVATE_NAMES = {
-    "_check_sample_weight": (
-        "probing/weighted_rows.py",
-        "estimators do not refuse weights that are negative or of another length",
-    ),
     "_attn_implementation": (
         "models/private.py",
         "the fused attention is not restored after a prefix tree by plain products",
