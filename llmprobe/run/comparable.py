@@ -16,6 +16,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
+from llmprobe.run.parts import KEYS_WITHOUT_EFFECT
 
 Facts = dict[str, Any]
 """What a config says of a model or a dataset, beside the defaults."""
@@ -27,48 +28,37 @@ MUST_AGREE = {
 }
 """Settings without which curves of the same examples do not mean the same."""
 FRAMES = ("table", "summary", "predictions", "examples", "learning_curve")
-"""The tables of `Results`."""
-PLACES = {
-    "model": {"name", "device", "trust_remote_code"},
-    "dataset": {"alias"},
-    "extract": {"batch_tokens"},
-    "probe": {"device"},
-}
-"""Settings that say where something happens, or what it is called."""
+"""The tables of `Results` that say of which dataset a row is."""
 
 
 @dataclass(frozen=True, eq=False)
-class Member:
+class ComparedRun:
     """A run among those that are compared."""
 
     name: str
     """Different from the others'."""
     config: RunConfig
     run: Results
-    models: Mapping[str, Facts]
-    """Those of which there are curves, by their names in the tables."""
-    datasets: Mapping[str, Facts]
+    known: Mapping[Kind, Mapping[str, Facts]]
+    """What is known of the models and the datasets of its curves, by their names in the tables."""
 
     @classmethod
-    def of(cls, name: str, config: RunConfig, run: Results) -> Member:
-        """With all that is known of the run's models and datasets."""
+    def of(cls, name: str, config: RunConfig, run: Results) -> ComparedRun:
+        """Read all that is known of the run's models and datasets."""
         models = {
             model.name: _facts(model, "model") | _loaded(run.folder / "probes" / model.name)
             for model in config.models
         }
         datasets = {dataset.title: _facts(dataset, "dataset") for dataset in config.datasets}
-        there = (
-            {known: asked.get(known, {}) for known in run.summary[kind].unique()}
-            for kind, asked in (("model", models), ("dataset", datasets))
-        )
-        return cls(name, config, run, *there)
+        asked: dict[Kind, dict[str, Facts]] = {"model": models, "dataset": datasets}
+        known: dict[Kind, Mapping[str, Facts]] = {
+            kind: {name: facts.get(name, {}) for name in run.summary[kind].unique()}
+            for kind, facts in asked.items()
+        }
+        return cls(name, config, run, known)
 
-    def known(self, kind: Kind) -> Mapping[str, Facts]:
-        """Its models or its datasets."""
-        return self.models if kind == "model" else self.datasets
-
-    def renamed(self, kind: Kind, new: Mapping[str, str]) -> Member:
-        """With other names for some of its models or datasets, in its tables too."""
+    def renamed(self, kind: Kind, new: Mapping[str, str]) -> ComparedRun:
+        """Give other names to some of its models or datasets, in its tables too."""
         tables: dict[str, Any] = {}
         for table in FRAMES:
             frame: pd.DataFrame = getattr(self.run, table)
@@ -79,23 +69,19 @@ class Member:
             {**facts, "name": new.get(facts.get("name", ""), facts.get("name", ""))}
             for facts in self.run.environment[many]
         ]
-        known = {new.get(name, name): facts for name, facts in self.known(kind).items()}
         run = replace(self.run, **tables, environment={**self.run.environment, many: named})
-        if kind == "model":
-            return replace(self, run=run, models=known)
-        return replace(self, run=run, datasets=known)
+        facts_of = {new.get(name, name): facts for name, facts in self.known[kind].items()}
+        return replace(self, run=run, known={**self.known, kind: facts_of})
 
     def examples(self, dataset: str) -> pd.DataFrame:
-        """Text, label and group of each, in order."""
-        table = self.run.examples
-        table = table[table["dataset"] == dataset].set_index("example").sort_index()
-        return table[["text", "label", "group"]]
-
-    def folds(self, dataset: str) -> pd.Series:
-        """Of each example, in order."""
-        table = self.run.predictions
-        table = table[table["dataset"] == dataset].drop_duplicates("example")
-        return table.set_index("example")["fold"].sort_index()
+        """Return text, label, group and fold of each example in order, if all that is known."""
+        tables = [
+            table[table["dataset"] == dataset].drop_duplicates("example").set_index("example")
+            for table in (self.run.examples, self.run.predictions)
+        ]
+        return (
+            tables[0][["text", "label", "group"]].join(tables[1]["fold"], how="inner").sort_index()
+        )
 
 
 class Differing(NamedTuple):
@@ -105,8 +91,8 @@ class Differing(NamedTuple):
     values: Sequence[str]
     """One for each run, empty where it has none."""
 
-    def said(self, runs: Sequence[str]) -> str:
-        """``5 in a, 10 in b and c``."""
+    def by_run(self, runs: Sequence[str]) -> str:
+        """Say which runs have which value: ``5 in a, 10 in b and c``."""
         having: dict[str, list[str]] = {}
         for name, value in zip(runs, self.values, strict=True):
             if value:
@@ -114,33 +100,33 @@ class Differing(NamedTuple):
         return ", ".join(f"{value} in {listed(names)}" for value, names in having.items())
 
 
-def obstacles(members: Sequence[Member]) -> list[str]:
-    """Why curves of these runs do not mean the same, a clause each."""
+def incompatibilities(members: Sequence[ComparedRun]) -> list[str]:
+    """Say why curves of these runs do not mean the same, a clause each."""
     runs = [member.name for member in members]
     found = [
-        f"{differing.what} is {differing.said(runs)}"
+        f"{differing.what} is {differing.by_run(runs)}"
         for section, keys in MUST_AGREE.items()
         for differing in _settings(members, section, keys)
     ]
-    for dataset in each_once(member.datasets for member in members):
-        first, *others = (member for member in members if dataset in member.datasets)
+    for dataset in each_once(member.known["dataset"] for member in members):
+        first, *others = (member for member in members if dataset in member.known["dataset"])
         found += filter(None, (_unlike(dataset, first, other) for other in others))
     return found
 
 
-def what_differs(members: Sequence[Member]) -> list[Differing]:
-    """What is not the same in these runs, allowed or not, beside what they found."""
+def what_differs(members: Sequence[ComparedRun]) -> list[Differing]:
+    """List what is not the same in these runs, allowed or not, beside what they found."""
     found = [
-        Differing("models", [", ".join(member.models) for member in members]),
-        Differing("datasets", [", ".join(member.datasets) for member in members]),
+        Differing("models", [", ".join(member.known["model"]) for member in members]),
+        Differing("datasets", [", ".join(member.known["dataset"]) for member in members]),
     ]
     kinds: tuple[tuple[Kind, type[ModelConfig] | type[DatasetConfig]], ...] = (
         ("model", ModelConfig),
         ("dataset", DatasetConfig),
     )
     for kind, section in kinds:
-        for name in each_once(member.known(kind) for member in members):
-            facts = [member.known(kind).get(name) for member in members]
+        for name in each_once(member.known[kind] for member in members):
+            facts = [member.known[kind].get(name) for member in members]
             for key in each_once(filter(None, facts)):
                 field = section.model_fields.get(key)
                 default = "" if field is None else field.get_default(call_default_factory=True)
@@ -156,7 +142,7 @@ def what_differs(members: Sequence[Member]) -> list[Differing]:
 
 
 def plain(value: Any) -> str:
-    """A value of a config as one reads it."""
+    """Write a value of a config as one reads it."""
     if value is None:
         return "none"
     if isinstance(value, Mapping):
@@ -167,21 +153,21 @@ def plain(value: Any) -> str:
 
 
 def without(facts: Facts, *keys: str) -> Facts:
-    """All of them but some."""
+    """Return all facts but some."""
     return {key: value for key, value in facts.items() if key not in keys}
 
 
 def each_once(mappings: Iterable[Iterable[str]]) -> list[str]:
-    """Each once, by first appearance."""
+    """List what is in some mappings or lists, each once, by first appearance."""
     return list(dict.fromkeys(chain.from_iterable(mappings)))
 
 
 def _facts(config: ModelConfig | DatasetConfig, kind: Kind) -> Facts:
-    return config.model_dump(mode="json", exclude_defaults=True, exclude=PLACES[kind])
+    return config.model_dump(mode="json", exclude_defaults=True, exclude=KEYS_WITHOUT_EFFECT[kind])
 
 
 def _loaded(probes: Path) -> dict[str, str]:
-    """How a model's weights were held in the end, and which they were, as its probes know."""
+    """Read how a model's weights were held in the end, and which they were, from its probes."""
     for path in sorted(probes.glob("*.safetensors")):
         try:
             facts = load_probe(path).facts
@@ -193,51 +179,42 @@ def _loaded(probes: Path) -> dict[str, str]:
 
 
 def _settings(
-    members: Sequence[Member], section: str, keys: Iterable[str] | None = None
+    members: Sequence[ComparedRun], section: str, keys: Iterable[str] | None = None
 ) -> Iterator[Differing]:
     sections = [getattr(member.config, section) for member in members]
     for key in keys or type(sections[0]).model_fields:
         values = [getattr(one, key) for one in sections]
         if key == "controls":  # Their order says nothing.
             values = [sorted(value) for value in values]
-        if key not in PLACES[section] and any(value != values[0] for value in values):
+        if key not in KEYS_WITHOUT_EFFECT[section] and any(value != values[0] for value in values):
             yield Differing(f"{section}.{key}", [plain(value) for value in values])
 
 
-def _unlike(dataset: str, a: Member, b: Member) -> str:
-    """In what a dataset of two runs is not the same, if it isn't."""
+def _unlike(dataset: str, a: ComparedRun, b: ComparedRun) -> str:
+    """Say in what a dataset of two runs is not the same; empty where it is."""
     mine, theirs = a.examples(dataset), b.examples(dataset)
     for member, table in ((a, mine), (b, theirs)):
         if table.empty:
             return (
-                f"which examples of {dataset} {member.name} is about cannot be read (an earlier "
-                "version made it, or examples.parquet is damaged; run its config again)"
+                f"which examples of {dataset} {member.name} is about, or their folds, cannot be "
+                "read (an earlier version made it, or examples.parquet or predictions.parquet is "
+                "damaged; run its config again)"
             )
     if len(mine) != len(theirs):
         return f"{dataset} has {len(mine):,} examples in {a.name}, {len(theirs):,} in {b.name}"
-    asked, other_asked = a.datasets[dataset], b.datasets[dataset]
+    asked, other_asked = a.known["dataset"][dataset], b.known["dataset"][dataset]
     reworded = asked != other_asked and without(asked, "perturb") == without(other_asked, "perturb")
-    for column in ("label", "group") if reworded else ("text", "label", "group"):
+    for column in mine.columns[1:] if reworded else mine.columns:
         other = unequal(mine[column], theirs[column])
         if other.any():
             return (
                 f"the {column} of {other.sum():,} of {len(other):,} examples of {dataset} differs "
                 f"between {a.name} and {b.name}, first of example {mine.index[other][0]}"
             )
-    folds, their_folds = a.folds(dataset), b.folds(dataset)
-    for member, found in ((a, folds), (b, their_folds)):
-        if not found.index.equals(mine.index):
-            return f"which folds {member.name} has on {dataset} cannot be read"
-    other = unequal(folds, their_folds)
-    if other.any():
-        return (
-            f"{other.sum():,} of {len(other):,} examples of {dataset} are in another fold in "
-            f"{b.name} than in {a.name}"
-        )
     return ""
 
 
 def unequal(a: pd.Series, b: pd.Series) -> np.ndarray:
-    """Where two columns differ; to be missing in both is no difference. [n]"""
+    """Find where two columns differ; to be missing in both is no difference. [n]"""
     found: np.ndarray = (a.to_numpy() != b.to_numpy()) & ~(a.isna() & b.isna()).to_numpy()
     return found.astype(bool)

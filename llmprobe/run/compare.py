@@ -26,21 +26,21 @@ from llmprobe.results.folder import (
 )
 from llmprobe.results.results import Results
 from llmprobe.run.comparable import (
+    ComparedRun,
     Differing,
-    Member,
     each_once,
-    obstacles,
+    incompatibilities,
     plain,
     what_differs,
 )
 from llmprobe.run.comparison_config import (
-    ComparedRun,
     Comparison,
     ComparisonConfig,
+    RunRecord,
     load,
 )
 from llmprobe.run.report import KINDS, Description, Kind, kind_of, summary_text
-from llmprobe.run.side_by_side import merged, told_apart
+from llmprobe.run.side_by_side import disambiguate_names, merged
 from llmprobe.run.wordings import wordings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ OTHER_KINDS = {
     "sanity": "an experiment of `llmprobe sanity`",
 }
 
-MOST_OBSTACLES = 8
+MOST_INCOMPATIBILITIES = 8
 """Said at once; what is behind one of them is often behind the others."""
 
 LONGEST_LINE = 400
@@ -83,7 +83,7 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
         notes += [*member.run.notes, *lacks(member.run, member.config)]
     comparison = Comparison(
         runs=[
-            ComparedRun(
+            RunRecord(
                 name=member.name,
                 path=member.run.folder.resolve(),
                 config=yaml.safe_load(member.config.to_yaml()),
@@ -94,10 +94,10 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
         differs={one.what: list(one.values) for one in what_differs(members)},
         notes=notes,
     )
-    members = told_apart(members)
+    members = disambiguate_names(members)
     results = Results(**merged(members), environment=_environment(members))
     found = differences(
-        results, wordings(pair for member in members for pair in member.datasets.items())
+        results, wordings(pair for member in members for pair in member.known["dataset"].items())
     )
     if found.empty:
         comparison.notes.append("No two curves are of the same examples, so none are compared.")
@@ -138,7 +138,7 @@ def _text(run: Results, width: int, unicode: bool) -> Text:
     lines = [
         *(f"{name}: {one.path}" for name, one in zip(names, comparison.runs, strict=True)),
         *(
-            f"{what}: {Differing(what, values).said(names)}"
+            f"{what}: {Differing(what, values).by_run(names)}"
             for what, values in comparison.differs.items()
         ),
         *(f"note: {note}" for note in (*run.notes, *notes)),
@@ -169,7 +169,7 @@ def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
 KINDS.add("compare", Kind(_describe, _text))
 
 
-def _members(runs: Sequence[Path]) -> list[Member]:
+def _members(runs: Sequence[Path]) -> list[ComparedRun]:
     if len(runs) < 2:
         raise UserError(
             f"compare takes two run folders or more, and {len(runs)} was given; one alone is drawn "
@@ -190,7 +190,8 @@ def _members(runs: Sequence[Path]) -> list[Member]:
     )
     names = next(way for way in ways_to_name if len(set(way)) == len(way))
     return [
-        Member.of(name, config, tables) for name, (config, tables) in zip(names, found, strict=True)
+        ComparedRun.of(name, config, tables)
+        for name, (config, tables) in zip(names, found, strict=True)
     ]
 
 
@@ -207,13 +208,13 @@ def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
         )
 
 
-def _incomparable(members: Sequence[Member], anyway: bool) -> list[str]:
+def _incomparable(members: Sequence[ComparedRun], anyway: bool) -> list[str]:
     """Why curves do not mean the same, a sentence each; raises ``UserError`` unless anyway."""
-    found = obstacles(members)
+    found = incompatibilities(members)
     if not found or anyway:
         return [f"Not comparable: {one}." for one in found]
-    more = len(found) - MOST_OBSTACLES
-    lines = [f"not comparable: {one}" for one in found[:MOST_OBSTACLES]]
+    more = len(found) - MOST_INCOMPATIBILITIES
+    lines = [f"not comparable: {one}" for one in found[:MOST_INCOMPATIBILITIES]]
     lines += [f"and {more} more like these"] if more > 0 else []
     raise UserError(
         "\n".join(lines) + "\ngive runs of the same examples, folds and settings, or add --anyway "
@@ -221,7 +222,7 @@ def _incomparable(members: Sequence[Member], anyway: bool) -> list[str]:
     )
 
 
-def _environment(members: Sequence[Member]) -> dict[str, Any]:
+def _environment(members: Sequence[ComparedRun]) -> dict[str, Any]:
     """What is known of all models and datasets; versions and hardware, by run where they differ."""
     environments = [member.run.environment for member in members]
     found: dict[str, Any] = {}

@@ -15,7 +15,7 @@ MOST_NAMES = 6
 """In a title."""
 
 
-class ComparedRun(Section):
+class RunRecord(Section):
     """A run as it was when it was compared."""
 
     name: str
@@ -26,7 +26,7 @@ class ComparedRun(Section):
 class Comparison(Section):
     """Runs that stand side by side."""
 
-    runs: list[ComparedRun] = Field(min_length=2)
+    runs: list[RunRecord] = Field(min_length=2)
     anyway: bool
     """Whether they do in spite of what the notes say."""
     differs: dict[str, list[str]]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +9,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
-from llmprobe.config.schema import ModelConfig, RunConfig, file_name
+from llmprobe.config.schema import ModelConfig, RunConfig
 from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
@@ -30,38 +27,22 @@ from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
 from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
-from llmprobe.monitors.example_traces import examples_to_trace, trace_examples
-from llmprobe.probing.protocol import probe
+from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.tasks import build_tasks
-from llmprobe.results.folder import (
-    Part,
-    claim,
-    examples_of,
-    write_results,
-)
+from llmprobe.results.folder import Part, claim, examples_of, write_results
 from llmprobe.results.results import Results
-from llmprobe.results.trace import EXAMPLE_TRACES, Trace, read_traces, write_traces
+from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.run.environment import dataset_facts, environment, model_facts
+from llmprobe.run.parts import probe_part, trace_part
 
-if TYPE_CHECKING:
-    pass
-
-log = logging.getLogger(__name__)
-
-BARE: Mapping[str, Any] = {
+ACCURACY_ONLY: Mapping[str, Any] = {
     "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
 }  # fmt: skip
 """Changes of a probe config that leave the accuracies as they are."""
 
-PLACES = {"device"}
-"""Keys of a probe config that do not change what it gives."""
-
 WORK_PER_WRITING = 20
 """While there is more to do, tables are written after this many times as long as writing them
 takes: of a process that is killed, what is finished can be looked at."""
-
-RESULTS_VERSION = 5
-"""Raise when the same activations and config would give other numbers."""
 
 
 class Run:
@@ -154,13 +135,15 @@ class Run:
         try:
             for extractor, dataset, is_control in self._work():
                 place = extractor.model_config.id, dataset.name
+                config = self.config.probe
                 if is_control:
-                    untrained[place], *_ = self._probe_one(extractor, dataset, extract, BARE)
+                    config = config.model_copy(update=ACCURACY_ONLY)
+                    untrained[place], *_ = probe_part(self.out, extractor, dataset, config, extract)
                     continue
-                results, folder, is_new = self._probe_one(extractor, dataset, extract)
+                results, part, is_new = probe_part(self.out, extractor, dataset, config, extract)
                 control = untrained.get(place)
                 parts.append(results if control is None else _beside(results, control))
-                self._trace_some(extractor, dataset, results, folder, extract)
+                self._trace(extractor, dataset, results, part, extract)
                 began = time.monotonic()
                 if is_new and began >= due:
                     self._write(parts)
@@ -182,78 +165,25 @@ class Run:
         write_results(self.out, results)
         write_traces(self.out / EXAMPLE_TRACES, self._traces)
 
-    def _trace_some(
+    def _trace(
         self,
         extractor: Extractor,
         dataset: ConceptDataset,
         results: Results,
-        folder: Path,
+        part: Part,
         extract: bool,
     ) -> None:
-        """Traces of a few examples, the same for all models, kept beside the part.
-
-        Without ``extract`` no model is run, and only traces that are kept are there.
-        """
-        if not self.config.report.traces:
-            return
-        examples = self._traced.get(dataset.name)
-        if examples is None:
-            examples = examples_to_trace(results, self.config.report.traces)
-            self._traced[dataset.name] = examples
-        digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
-        path = folder / f"traces-{digest[:16]}.json"
-        try:
-            traces = read_traces(path)
-        except UserError:
-            if not extract:
-                return
-            traces = trace_examples(extractor, dataset, results, examples)
-            if traces:  # What failed may succeed another time.
-                write_traces(path, traces)
-        self._traces += traces
+        """Trace a few examples, the same for all models."""
+        most = self.config.report.traces
+        if most:
+            if dataset.name not in self._traced:
+                self._traced[dataset.name] = examples_to_trace(results, most)
+            examples = self._traced[dataset.name]
+            self._traces += trace_part(part, extractor, dataset, results, examples, extract)
 
     @cached_property
     def _dataset_facts(self) -> list[dict[str, Any]]:
         return [dataset_facts(dataset) for dataset in self.datasets]
-
-    def _probe_one(
-        self,
-        extractor: Extractor,
-        dataset: ConceptDataset,
-        extract: bool,
-        changes: Mapping[str, Any] | None = None,
-    ) -> tuple[Results, Path, bool]:
-        """The results of one part, its folder, and whether it was not there before."""
-        config = self.config.probe.model_copy(update=changes)
-        # The untrained control is a part of its own, and the order of the others says nothing.
-        controls = tuple(sorted(set(config.controls) - {"random_weights"}))
-        config = config.model_copy(update={"controls": controls})
-        name = extractor.model_config.name
-        not_extracted = UserError(
-            f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
-            "same config first, or `llmprobe run` for everything"
-        )
-        if not extract and not is_local(extractor.model_config):
-            raise not_extracted
-        key = {
-            "version": RESULTS_VERSION,
-            "names": [name, dataset.name],
-            "activations": extractor.folder(dataset).name,
-            "dataset": dataset.content_hash,
-            "probe": config.model_dump(mode="json", exclude=PLACES),
-        }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        part = Part(self.out / "parts" / f"{name}-{file_name(dataset.name)}-{digest[:16]}")
-        found = part.load()
-        if found is not None:
-            log.info("%s on %s: already probed", name, dataset.name)
-            return found, part.folder, False
-        activations = extractor.extract(dataset) if extract else extractor.find(dataset)
-        if activations is None:
-            raise not_extracted
-        results = probe(activations, config)
-        part.save(results)
-        return results, part.folder, True
 
     def _work(self) -> Iterator[tuple[Extractor, ConceptDataset, bool]]:
         """Models outside, datasets inside: one model in memory at a time, loaded at most once."""
@@ -296,7 +226,7 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
 
 def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
     whole = units(dataset.groups, dataset.texts)
-    build_tasks(dataset.labels, whole, config.probe.model_copy(update=BARE), dataset.name)
+    build_tasks(dataset.labels, whole, config.probe.model_copy(update=ACCURACY_ONLY), dataset.name)
 
 
 def _untrained(model: ModelConfig) -> ModelConfig:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN = "run"
+Illustrations = Mapping[str, "tuple[Figure, str, str]"]
+"""Name -> a figure, its caption, and what it shows in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,8 @@ class Description:
     """Refits behind each p-value, where that is known."""
     findings: Sequence[str] = ()
     """Sentences that stand before those about the best layers."""
-    illustrations: Mapping[str, tuple[Figure, str, str]] = field(default_factory=dict)
-    """Name -> a figure of this kind of folder alone, its caption, and what it shows in words."""
+    illustrations: Illustrations = field(default_factory=dict)
+    """Figures of this kind of folder alone."""
     held_out: bool = False
     """Whether the scored examples are a test set, in the place of folds."""
     compared: Compared | None = None

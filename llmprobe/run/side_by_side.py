@@ -14,15 +14,15 @@ from llmprobe.ground.text import flatten
 from llmprobe.results.columns import columns_of
 from llmprobe.run.comparable import (
     FRAMES,
-    PLACES,
+    ComparedRun,
     Facts,
     Kind,
-    Member,
     each_once,
     plain,
     unequal,
     without,
 )
+from llmprobe.run.parts import KEYS_WITHOUT_EFFECT
 
 SELF_EXPLAINING = {
     "id", "revision", "dtype", "quantization", "weights", "kind", "site", "position", "template"
@@ -35,7 +35,7 @@ SHORT = r"[\w ./,+-]{,40}"
 Frames = dict[str, Any]
 
 
-def told_apart(members: Sequence[Member]) -> list[Member]:
+def disambiguate_names(members: Sequence[ComparedRun]) -> list[ComparedRun]:
     """The runs, with names that say what differs where one name would mean two things.
 
     Datasets first, then models: of the first the examples decide; of the second what they answer,
@@ -45,9 +45,11 @@ def told_apart(members: Sequence[Member]) -> list[Member]:
     return _renamed(members, "model", _same_answers, _how_it_is_read)
 
 
-def merged(members: Sequence[Member]) -> Frames:
+def merged(members: Sequence[ComparedRun]) -> Frames:
     """Results, summary, predictions, examples and learning curve of all; what two have, once."""
-    order = {name: i for i, name in enumerate(each_once(member.models for member in members))}
+    order = {
+        name: i for i, name in enumerate(each_once(member.known["model"] for member in members))
+    }
     frames = {}
     for table in FRAMES:
         parts: dict[Any, pd.DataFrame] = {}
@@ -65,16 +67,16 @@ def merged(members: Sequence[Member]) -> Frames:
 
 
 def _renamed(
-    members: Sequence[Member],
+    members: Sequence[ComparedRun],
     kind: Kind,
-    same: Callable[[Member, Member, str], bool],
-    facts: Callable[[Member, str], Facts],
-) -> list[Member]:
+    same: Callable[[ComparedRun, ComparedRun, str], bool],
+    facts: Callable[[ComparedRun, str], Facts],
+) -> list[ComparedRun]:
     new: dict[str, dict[str, str]] = {member.name: {} for member in members}
-    for name in each_once(member.known(kind) for member in members):
-        meanings: list[list[Member]] = []
+    for name in each_once(member.known[kind] for member in members):
+        meanings: list[list[ComparedRun]] = []
         for member in members:
-            if name not in member.known(kind):
+            if name not in member.known[kind]:
                 continue
             for meaning in meanings:
                 if all(same(other, member, name) for other in meaning):
@@ -114,22 +116,22 @@ def _said(key: str, value: Any) -> str:
     return plain(value) if key in SELF_EXPLAINING else f"{key} {plain(value)}"
 
 
-def _same_examples(a: Member, b: Member, dataset: str) -> bool:
+def _same_examples(a: ComparedRun, b: ComparedRun, dataset: str) -> bool:
     mine, theirs = a.examples(dataset), b.examples(dataset)
     return mine.index.equals(theirs.index) and not any(
-        unequal(mine[column], theirs[column]).any() for column in mine
+        unequal(mine[column], theirs[column]).any() for column in ("text", "label", "group")
     )
 
 
-def _what_is_done(member: Member, dataset: str) -> Facts:
-    return without(member.datasets[dataset], *WHERE)
+def _what_is_done(member: ComparedRun, dataset: str) -> Facts:
+    return without(member.known["dataset"][dataset], *WHERE)
 
 
-def _same_answers(a: Member, b: Member, model: str) -> bool:
+def _same_answers(a: ComparedRun, b: ComparedRun, model: str) -> bool:
     shared = [
         (mine, theirs)
-        for dataset in a.datasets
-        if dataset in b.datasets
+        for dataset in a.known["dataset"]
+        if dataset in b.known["dataset"]
         for mine, theirs in [(_answers(a, model, dataset), _answers(b, model, dataset))]
         if not mine.empty and not theirs.empty
     ]
@@ -138,19 +140,19 @@ def _same_answers(a: Member, b: Member, model: str) -> bool:
     return all(mine.equals(theirs) for mine, theirs in shared)
 
 
-def _answers(member: Member, model: str, dataset: str) -> pd.DataFrame:
+def _answers(member: ComparedRun, model: str, dataset: str) -> pd.DataFrame:
     table = member.run.predictions
     rows = table[(table["model"] == model) & (table["dataset"] == dataset)]
     rows = rows.sort_values(["layer", "example"], ignore_index=True)
     return rows[columns_of("predictions")]
 
 
-def _how_it_is_read(member: Member, model: str) -> Facts:
+def _how_it_is_read(member: ComparedRun, model: str) -> Facts:
     """All that what a model answers depends on; which weights they are shows in its revision."""
-    facts = without(member.models[model], "digest")
+    facts = without(member.known["model"][model], "digest")
     for section in ("extract", "probe"):
         config: Section = getattr(member.config, section)
         facts[section] = config.model_dump(
-            mode="json", exclude_defaults=True, exclude=PLACES[section]
+            mode="json", exclude_defaults=True, exclude=KEYS_WITHOUT_EFFECT[section]
         )
     return facts

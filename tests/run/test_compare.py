@@ -223,7 +223,9 @@ def test_it_is_shown_anyway_with_a_note_if_told_to(what: str, tmp_path: Path) ->
 def test_other_folds_of_the_same_examples_are_refused(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", "large")]
     other_folds(runs[1])
-    with pytest.raises(UserError, match="1 of 40 examples of cities are in another fold in b than"):
+    with pytest.raises(
+        UserError, match="the fold of 1 of 40 examples of cities differs between a and b"
+    ):
         compare(runs, tmp_path / "both")
 
 
@@ -427,15 +429,15 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(tmp_path: Path) -> None:
     [
         (
             lambda run: (run / "examples.parquet").unlink(),
-            "which examples of cities b is about cannot be read",
+            "which examples of cities b is about, or their folds, cannot be read",
         ),
         (
             lambda run: (run / "examples.parquet").write_bytes(b"PAR1"),
-            "which examples of cities b is about cannot be read",
+            "which examples of cities b is about, or their folds, cannot be read",
         ),
         (
             lambda run: (run / "predictions.parquet").write_bytes(b"PAR1"),
-            "which folds b has on cities cannot be read",
+            "which examples of cities b is about, or their folds, cannot be read",
         ),
     ],
 )

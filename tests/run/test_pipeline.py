@@ -25,7 +25,7 @@ from llmprobe.config.schema import RunConfig
 from llmprobe.extraction.extract import Extractor
 from llmprobe.reporting.trace.files import write_trace
 from llmprobe.results.folder import TABLES, lacks, read_results
-from llmprobe.run import pipeline
+from llmprobe.run import parts
 from llmprobe.run.pipeline import Run
 from llmprobe.run.report import report, terminal_text
 
@@ -79,7 +79,7 @@ class Toy:
 @pytest.fixture
 def toy(tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Toy:
     toy = Toy(tmp_path, tiny_model("llama"))
-    fill, probe = Extractor._fill, pipeline.probe
+    fill, probe = Extractor._fill, parts.probe
 
     def counted_fill(self: Extractor, store: Any, dataset: Any, *rest: Any) -> Any:
         toy.extracted.append(dataset.name)
@@ -90,7 +90,7 @@ def toy(tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.Mon
         return probe(activations, config)
 
     monkeypatch.setattr(Extractor, "_fill", counted_fill)
-    monkeypatch.setattr(pipeline, "probe", counted_probe)
+    monkeypatch.setattr(parts, "probe", counted_probe)
     return toy
 
 
@@ -201,7 +201,7 @@ def test_an_interrupted_run_leaves_no_probe_of_another_config(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.run()
-    probe = pipeline.probe
+    probe = parts.probe
 
     def interrupted(activations: Any, config: Any) -> Any:
         if activations.dataset.name == "second":
@@ -209,7 +209,7 @@ def test_an_interrupted_run_leaves_no_probe_of_another_config(
         return probe(activations, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "probe", interrupted)
+        patch.setattr(parts, "probe", interrupted)
         with pytest.raises(KeyboardInterrupt):
             toy.run("probe.l2=7")
     assert probes_of(toy) == {"tiny-llama/first.safetensors"}
@@ -433,7 +433,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     toy.run()
     undisturbed = toy.tables()
     toy.out = toy.out.with_name("other")
-    probe = pipeline.probe
+    probe = parts.probe
 
     def interrupted(activations: Any, config: Any) -> Any:
         if activations.dataset.name == "second":
@@ -441,7 +441,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
         return probe(activations, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "probe", interrupted)
+        patch.setattr(parts, "probe", interrupted)
         assert main(["run", str(toy.config), "--out", str(toy.out)]) == 130
     assert "interrupted; what was finished is kept" in capsys.readouterr().err
     assert set(toy.tables()["results"]["dataset"]) == {"first"}
@@ -460,7 +460,7 @@ def test_an_interruption_before_anything_new_leaves_the_old_run_as_it_was(
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "probe", interrupted)
+    monkeypatch.setattr(parts, "probe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         toy.run("probe.l2=7")
     assert {name: (toy.out / name).read_bytes() for name in files(toy.out)} == before
@@ -472,16 +472,16 @@ def test_control_c_ends_with_130_and_the_finished_part_on_disk(toy: Toy) -> None
     program = """
 import signal, sys, time
 from llmprobe.cli.main import main
-from llmprobe.run import pipeline
+from llmprobe.run import parts
 # A suite that runs in the background ignores the signal, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-probe = pipeline.probe
+probe = parts.probe
 def slow(activations, config):
     if activations.dataset.name == "second":
         print("waiting", flush=True)
         time.sleep(600)
     return probe(activations, config)
-pipeline.probe = slow
+parts.probe = slow
 raise SystemExit(main(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "run", str(toy.config), "--out", str(toy.out)]
@@ -575,14 +575,14 @@ def test_a_report_needs_no_config(
 
 
 def test_what_a_run_has_not_finished_is_said(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = pipeline.probe
+    probe = parts.probe
 
     def interrupted(activations: Any, config: Any) -> Any:
         if activations.dataset.name == "second":
             raise KeyboardInterrupt
         return probe(activations, config)
 
-    monkeypatch.setattr(pipeline, "probe", interrupted)
+    monkeypatch.setattr(parts, "probe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         toy.run("probe.learning_curve=[0.5]")
     config = load_config(toy.out / "config.yaml")
@@ -606,14 +606,14 @@ def test_of_a_run_that_is_killed_a_report_shows_what_is_finished(
     program = """
 import sys, time
 from llmprobe.cli.main import main
-from llmprobe.run import pipeline
-probe = pipeline.probe
+from llmprobe.run import parts
+probe = parts.probe
 def slow(activations, config):
     if activations.dataset.name == sys.argv[1]:
         print("waiting", flush=True)
         time.sleep(600)
     return probe(activations, config)
-pipeline.probe = slow
+parts.probe = slow
 raise SystemExit(main(sys.argv[2:]))
 """
     for stopped_at, code in (("first", 2), ("second", 0)):
