@@ -1,36 +1,55 @@
-"""The sanity experiments as runs: a config, a folder of tables and figures, and one page."""
+"""The sanity experiments as run folders: what is done, and what a report says of it."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import yaml
+from rich.text import Text
 
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.results.folder import claim, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.environment import environment
-from llmprobe.run.report import KINDS, Description, Kind
-from llmprobe.sanity.bypass import run_bypass
-from llmprobe.sanity.bypass_figures import bypass_story, bypass_text
+from llmprobe.run.report import KINDS, Description, Illustrations, Kind
+from llmprobe.sanity import image_findings, xor
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
-from llmprobe.sanity.images import MNIST_CONTENT, load_images, settled
-from llmprobe.sanity.mnist import Plan, run_convnet
-from llmprobe.sanity.mnist_figures import convnet_story, convnet_text
-from llmprobe.sanity.story import Story
-from llmprobe.sanity.xor import PERMUTATIONS, Xor, run_xor
+from llmprobe.sanity.image_networks import plan_of, run_network
+from llmprobe.sanity.images import load_images, settled
 from llmprobe.sanity.xor_figures import xor_figures
 
-if TYPE_CHECKING:
-    from rich.text import Text
 
-XOR_FILE = "xor.npz"
-POINT = {"xor": "hidden", "convnet": "fc1_postact", "bypass": "entry"}
-"""One that only the tables of this experiment have."""
+class Experiment(NamedTuple):
+    """What is said of the run folder of an experiment."""
+
+    point: str
+    """A probe point that only the tables of this experiment have."""
+    findings: Callable[[Results], list[str]]
+    illustrations: Callable[[Results], Illustrations]
+    text: Callable[[Results], str]
+    """For the terminal, in lines of at most 100 columns."""
+
+
+EXPERIMENTS = {
+    "xor": Experiment("hidden", xor.xor_findings, xor_figures, xor.xor_text),
+    "convnet": Experiment(
+        "fc1_postact",
+        image_findings.convnet_findings,
+        image_findings.convnet_figures,
+        image_findings.convnet_text,
+    ),
+    "bypass": Experiment(
+        "entry",
+        image_findings.bypass_findings,
+        image_findings.bypass_figures,
+        image_findings.bypass_text,
+    ),
+}
 
 
 def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
@@ -44,13 +63,20 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
     """
     if isinstance(config, XorConfig):
         claim(out)
-        results, found = run_xor(progress)
-        found.save(out / XOR_FILE)
+        results = xor.probe_xor(progress)
         network = "2-2-1, without biases, mean squared error"
         data = {"name": "xor", "source": "the four corners of the unit square", "licence": "none"}
     else:
+        # Before the images, which may have to be downloaded.
+        resolve_device(config.device, "--device")
         config = config.model_copy(update={"data": settled(config.data)})
-        results, network, data = _run_mnist(config, out, progress)
+        images = load_images(config.data)
+        results = run_network(images, config, out, progress)
+        network = plan_of(images, config).about
+        data = {
+            "name": images.name, "source": images.source, "licence": images.licence, "version": "",
+            "content": images.content_hash,
+        }  # fmt: skip
     models = [
         {"name": str(model), "source": f"{network}, {model}", "licence": "", "precision": "float32"}
         for model in results.summary["model"]
@@ -58,98 +84,49 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
     text = yaml.safe_dump(
         config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
     )
-    write_results(out, replace(results, config=text, environment=environment(models, [data])))
-    if config.sanity != "xor":
-        (out / XOR_FILE).unlink(missing_ok=True)
-
-
-def _run_mnist(
-    config: MnistConfig, out: Path, progress: bool
-) -> tuple[Results, str, dict[str, str]]:
-    # Before the images, which may have to be downloaded.
-    resolve_device(config.device, "--device")
-    images = load_images(config.data)
-    data = {
-        "name": images.name,
-        "source": images.source,
-        "licence": images.licence,
-        "version": "",
-        "content": images.content_hash,
-    }
-    if config.network == "bypass":
-        results = run_bypass(images, out, seed=config.seed, device=config.device, progress=progress)
-        return results, "128 dense layers, of which a connection skips 64", data
-    plan = Plan.of(images, config.quick, config.probe_images)
-    results = run_convnet(
-        images, plan, out, seed=config.seed, device=config.device, progress=progress
-    )
-    training = f"{plan.epochs} epochs, learning rate {plan.learning_rate:g}"
-    return results, f"convnet (training: {training})", data
-
-
-def _describe(run: Results) -> Description:
-    config = _config_of(run)
-    story = _story(config, run)
-    dataset = run.summary["dataset"].iloc[0]
-    what = "XOR" if isinstance(config, XorConfig) else f"{config.network} on {dataset}"
-    return Description(
-        title=f"Sanity experiment: {what}",
-        command=command(config, run.folder),
-        permutations=PERMUTATIONS if isinstance(config, XorConfig) else None,
-        findings=story.findings,
-        illustrations=story.illustrations,
-        held_out=config.sanity == "mnist",
-    )
+    facts = environment(models, [data])
+    write_results(out, replace(results, config=text, environment=facts))
 
 
 def command(config: SanityConfig, out: Path) -> str:
-    """What to type to do the experiment again."""
+    """Return what to type to do the experiment again."""
     words = ["llmprobe", "sanity", config.sanity]
-    changed = config.model_dump(exclude_defaults=True, exclude={"sanity"})
-    for key, value in changed.items():
+    for key, value in config.model_dump(exclude_defaults=True, exclude={"sanity"}).items():
         option = f"--{key.replace('_', '-')}"
         words += [option] if value is True else [option, str(value)]
     return shlex.join([*words, "--out", str(out)])
 
 
+def _describe(run: Results) -> Description:
+    config, experiment = _experiment_of(run)
+    what = "XOR"
+    if isinstance(config, MnistConfig):
+        what = f"{config.network} on {run.summary['dataset'].iloc[0]}"
+    return Description(
+        title=f"Sanity experiment: {what}",
+        command=command(config, run.folder),
+        permutations=xor.PERMUTATIONS if isinstance(config, XorConfig) else None,
+        findings=experiment.findings(run),
+        illustrations=experiment.illustrations(run),
+        held_out=isinstance(config, MnistConfig),
+    )
+
+
 def _text(run: Results, _width: int, unicode: bool) -> Text:
-    """Return what an experiment found, in lines of at most 100 columns."""
-    from rich.text import Text
-
-    config = _config_of(run)
-    if isinstance(config, XorConfig):
-        return Text(Xor.load(run.folder / XOR_FILE).text(unicode))
-    if config.network == "bypass":
-        return Text(bypass_text(run.table))
-    return Text(convnet_text(run.table, digits=config.data == "digits"))
+    text = _experiment_of(run)[1].text(run)
+    return Text(text if unicode else text.translate({ord("−"): "-", ord("·"): "*"}))
 
 
-def _config_of(run: Results) -> SanityConfig:
-    """Return the config of an experiment, whose tables are in ``run``."""
+def _experiment_of(run: Results) -> tuple[SanityConfig, Experiment]:
+    """Return what a run folder is of; raise ``UserError`` where its tables are of another."""
     config = load(run.folder)
-    kind = "xor" if isinstance(config, XorConfig) else config.network
-    if POINT[kind] not in set(run.table.get("layer_name", ())):
+    experiment = EXPERIMENTS["xor" if isinstance(config, XorConfig) else config.network]
+    if experiment.point not in set(run.table.get("layer_name", ())):
         raise UserError(
             f"{run.folder}: results.parquet and summary.parquet are not those of config.yaml; do "
             f"the experiment again: {command(config, run.folder)}"
         )
-    return config
-
-
-def _story(config: SanityConfig, run: Results) -> Story:
-    if isinstance(config, XorConfig):
-        found = Xor.load(run.folder / XOR_FILE)
-        return Story(found.findings, xor_figures(found))
-    if config.network == "bypass":
-        return bypass_story(run.table)
-    contents = [data.get("content") for data in run.environment["datasets"]]
-    return convnet_story(
-        run.table,
-        run.summary,
-        run.predictions,
-        mnist=MNIST_CONTENT in contents,
-        digits=config.data == "digits",
-    )
+    return config, experiment
 
 
 KINDS.add("sanity", Kind(_describe, _text))

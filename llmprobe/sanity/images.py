@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import math
 import os
 import re
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,19 +21,24 @@ from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets import hub
 from llmprobe.ground.errors import NotOnDiskError, UserError, suggestion
 from llmprobe.ground.files import existing
-from llmprobe.sanity.idx import is_mnist, read_folder, read_idx
 
 if TYPE_CHECKING:
     import datasets
-    import PIL.Image
 
-__all__ = ["Images", "load_images", "read_idx"]
+Labelled = tuple[np.ndarray, np.ndarray]
+"""Grey values, uint8 [n, height, width], and class numbers, integers [n]."""
 
 MNIST_CONTENT = "a8e4da5caae9401b5fc19cebd8931262a7c56eb2b1ce44db151a3db14a7c14c9"
-"""``content_hash`` of MNIST as published, wherever it was read from."""
+"""``Images.content_hash`` of MNIST as published, wherever it was read from."""
 
 MNIST_ON_HUB = ("ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c")
 """Dataset and commit."""
+
+IDX_FILES = (
+    "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
+)  # fmt: skip
+"""What a folder holds: training images and labels, test images and labels."""
 
 SMALLEST_SIDE = 8
 """Pixels; the network halves each side twice."""
@@ -41,10 +52,6 @@ FEWEST_OF_A_CLASS = 4
 FEWEST_TESTED = 20
 """Test images; their labels are coded in portions, and an interval of fewer says nothing."""
 
-_MNIST_LICENCE = "none stated by its authors; often given as CC BY-SA 3.0, on the Hub as MIT"
-
-_HUB_ID = re.compile(r"[^/\s.~][^/\s]*/[^/\s]+")
-
 
 @dataclass(frozen=True)
 class Images:
@@ -57,22 +64,33 @@ class Images:
     train_labels: np.ndarray
     """Class numbers, not negative. int64 [n]"""
     test: np.ndarray
-    """float32 [m, 1, height, width]"""
+    """As ``train``. float32 [m, 1, height, width]"""
     test_labels: np.ndarray
     """Of classes that are in ``train_labels`` too. int64 [m]"""
     source: str
-    """Where they come from, in words."""
+    """Where the images come from, in words."""
     licence: str
-    content_hash: str
-    """sha256 of the four arrays, as hexadecimal digits."""
+
+    @cached_property
+    def content_hash(self) -> str:
+        """The sha256 of the four arrays, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for array in (self.train, self.train_labels, self.test, self.test_labels):
+            digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
 
     @property
     def classes(self) -> int:
         """Outputs that a network needs: one more than the largest class number."""
         return int(self.train_labels.max()) + 1
 
-    def for_probes(self, train: int, test: int) -> ForProbes:
-        """At most so many training and test images, drawn at random, of each class its share.
+    def for_probes(self, train: int, test: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw at most so many training and test images at random, of each class its share.
+
+        Returns
+        -------
+        Images float32 [n, 1, height, width], labels int64 [n], and which are scored, bool [n]: the
+        test images, which come last.
 
         Raises
         ------
@@ -92,7 +110,7 @@ class Images:
                     f"training images on which probes are fitted; {FEWEST_OF_A_CLASS} or more of "
                     "each class are needed"
                 )
-        return ForProbes(
+        return (
             np.concatenate([self.train[fitted], self.test[scored]]),
             np.concatenate([self.train_labels[fitted], self.test_labels[scored]]),
             np.repeat([False, True], [len(fitted), len(scored)]),
@@ -100,7 +118,7 @@ class Images:
 
 
 def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
-    """Some rows: files may be sorted by class, and MNIST's first test images are the hardest."""
+    """Draw rows: files may be sorted by class, and MNIST's first test images are the hardest."""
     if len(labels) <= most:
         return np.arange(len(labels))
     order = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
@@ -110,26 +128,8 @@ def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
     return np.sort(order[first])
 
 
-class ForProbes(NamedTuple):
-    """What probes are fitted on, then what they are scored on."""
-
-    inputs: np.ndarray
-    """float32 [n, 1, height, width]"""
-    labels: np.ndarray
-    """int64 [n]"""
-    test: np.ndarray
-    """Which are scored. bool [n]"""
-
-
-class _Labelled(NamedTuple):
-    pixels: np.ndarray
-    """uint8 [n, height, width]"""
-    labels: np.ndarray
-    """Any integers [n]"""
-
-
 def settled(data: str) -> str:
-    """What ``data`` stands for here and now, said so that it means the same elsewhere.
+    """Return what ``data`` stands for here and now, said so that it means the same elsewhere.
 
     "auto" becomes "digits" or "mnist", a folder its absolute path; all else stays as it is.
     """
@@ -140,7 +140,7 @@ def settled(data: str) -> str:
 
 
 def load_images(data: str = "auto") -> Images:
-    """Images by name, from a folder, or from the Hugging Face Hub.
+    """Read images by name, from a folder, or from the Hugging Face Hub.
 
     Parameters
     ----------
@@ -174,10 +174,49 @@ def load_images(data: str = "auto") -> Images:
     if folder is not None:
         return _from_folder(folder, folder.name)
     name = data.removeprefix("hub:")
-    if _HUB_ID.fullmatch(name):
+    if re.fullmatch(r"[^/\s.~][^/\s]*/[^/\s]+", name):
         return _from_hub(name)
     hint = suggestion(data, ("auto", "digits", "mnist"))
     raise UserError(f"{data}: no such folder, and no id on the Hub (owner/name) either; {hint}")
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Read an IDX file of unsigned bytes, gzipped or not. -> uint8, of so many dimensions
+
+    The format is that of LeCun, Cortes and Burges, *The MNIST database of handwritten digits*: two
+    zero bytes, one for the type, one for the number of dimensions, the size of each as a big-endian
+    32-bit integer, then the values, the last dimension fastest.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is not such a file, or is shorter or longer than its header says.
+    """
+    try:
+        content = path.read_bytes()
+        # By its first bytes and not its name: browsers unpack a file and keep the .gz.
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from None
+    start, magic = 4 + 4 * dimensions, bytes([0, 0, 8, dimensions])
+    if not content.startswith(magic) or len(content) < start:
+        begins = f"begins with the bytes {content[:4].hex(' ')}" if content else "is empty"
+        kind = "labels" if dimensions == 1 else "images"
+        raise UserError(
+            f"{path}: {begins}; an IDX file of {kind}, which begins with {magic.hex(' ')}, was "
+            "expected (the files may be swapped)"
+        )
+    # As Python's integers, since the product of damaged sizes overflows NumPy's.
+    sizes = [int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4)]
+    expected = start + math.prod(sizes)
+    if len(content) != expected or 0 in sizes:
+        shape = " × ".join(map(str, sizes))
+        raise UserError(
+            f"{path}: damaged: {len(content):,} bytes, and by its header {expected:,} "
+            f"({shape} values)"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
 
 
 def _digits() -> Images:
@@ -191,8 +230,8 @@ def _digits() -> Images:
     )
     return _images(
         "digits",
-        _Labelled(pixels[chosen], labels[chosen]),
-        _Labelled(pixels[held_out], labels[held_out]),
+        (pixels[chosen], labels[chosen]),
+        (pixels[held_out], labels[held_out]),
         "scikit-learn's load_digits, which is the test set of Optical Recognition of Handwritten "
         "Digits (Alpaydin and Kaynak 1998, UCI Machine Learning Repository)",
         "CC BY 4.0",
@@ -201,118 +240,106 @@ def _digits() -> Images:
 
 
 def _own_mnist() -> Path | None:
-    """The user's folder of MNIST files, if there is one."""
+    """Return the user's folder of MNIST files, if there is one."""
     data = os.environ.get("LLMPROBE_DATA")
     folder = Path(data).expanduser() / "mnist" if data else None
     return folder if folder is not None and folder.is_dir() else None
 
 
 def _from_folder(folder: Path, name: str) -> Images:
-    arrays = read_folder(folder)
-    canonical = is_mnist(arrays)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; the folder with the four IDX files was expected")
+    arrays = []
+    for file in IDX_FILES:
+        # Gzipped or not; some write a dot for the hyphen before idx.
+        path = next(iter(sorted(folder.glob(f"{file.replace('-idx', '?idx')}*"))), None)
+        if path is None:
+            raise UserError(
+                f"{folder}: no file {file}; .gz at the end, and a dot for the hyphen before idx, "
+                "are right too"
+            )
+        arrays.append(read_idx(path, 3 if "images" in file else 1))
+    train, train_labels, test, test_labels = arrays
     return _images(
         name,
-        _Labelled(*arrays[:2]),
-        _Labelled(*arrays[2:]),
-        f"IDX files in {folder}{_about(name, canonical)}",
-        _MNIST_LICENCE if canonical else "not stated in the files",
+        (train, train_labels),
+        (test, test_labels),
+        f"IDX files in {folder}",
+        "not stated in the files",
         where=str(folder),
     )
 
 
 def _from_hub(name: str, revision: str | None = None) -> Images:
+    import datasets
+
+    config = DatasetConfig(hub=name, revision=revision)
     try:
-        splits, commit = _hub_splits(DatasetConfig(hub=name, revision=revision))
-    except NotOnDiskError as error:
-        raise NotOnDiskError(
-            f"{error}; ways without it: --data FOLDER with four IDX files, LLMPROBE_DATA with a "
-            "folder mnist of them, or --data digits"
-        ) from None
-    lacking = [split for split in ("train", "test") if split not in splits]
-    if lacking:
-        raise UserError(f"{name}: no split {lacking[0]!r}; splits: {', '.join(splits)}")
-    train, test = (_decoded(splits[split], f"{name}, {split}") for split in ("train", "test"))
-    canonical = is_mnist([*train, *test])
-    title = name.split("/")[1]
-    stated = splits["train"].info.license or "as the dataset's card says"
+        with hub.quiet():
+            commit = hub.latest_commit(config)
+            with nullcontext() if commit else hub.offline():
+                splits = datasets.load_dataset(
+                    f"hf://datasets/{name}", split=["train", "test"], revision=commit
+                )
+    except UserError:
+        raise
+    except Exception as error:
+        problem = hub.problem(config, error)
+        if commit is None and isinstance(error, OSError):
+            problem = NotOnDiskError(
+                f"{name}: not on this disk, and the Hugging Face Hub cannot be reached, or may not "
+                "be asked (HF_HUB_OFFLINE)"
+            )
+        if isinstance(problem, NotOnDiskError):
+            problem = NotOnDiskError(
+                f"{problem}; ways without it: --data FOLDER with four IDX files, LLMPROBE_DATA "
+                "with a folder mnist of them, or --data digits"
+            )
+        raise problem from None
+    train, test = (
+        _decoded(split, f"{name}, {which}")
+        for split, which in zip(splits, ("train", "test"), strict=True)
+    )
     return _images(
-        title,
+        name.split("/")[1],
         train,
         test,
-        f"huggingface.co/datasets/{name}, {commit}{_about(title, canonical)}",
-        _MNIST_LICENCE if canonical else stated,
+        f"huggingface.co/datasets/{name}, {f'commit {commit[:7]}' if commit else 'from the cache'}",
+        splits[0].info.license or "as the dataset's card says",
         where=name,
     )
 
 
-def _hub_splits(config: DatasetConfig) -> tuple[datasets.DatasetDict, str]:
-    """Every split, and which commit it is of."""
+def _decoded(split: datasets.Dataset, where: str) -> Labelled:
+    """Return the images of a split as grey pixels, and their labels."""
     import datasets
 
-    path = f"hf://datasets/{config.hub}"
-    with hub.quiet():
-        commit = hub.latest_commit(config)
-        try:
-            if commit is not None:
-                return datasets.load_dataset(path, revision=commit), f"commit {commit[:7]}"
-            with hub.offline():
-                return datasets.load_dataset(path), "from the cache"
-        except Exception as error:
-            if "Config name is missing" in str(error):
-                raise UserError(
-                    f"{config.hub}: has several subsets; only a dataset with one can be read"
-                ) from None
-            if commit is not None or not isinstance(error, OSError):
-                raise hub.problem(config, error) from None
-    forbidden = datasets.config.HF_HUB_OFFLINE
-    why = "may not be asked (HF_HUB_OFFLINE)" if forbidden else "cannot be reached"
-    raise NotOnDiskError(f"{config.hub}: not on this disk, and the Hugging Face Hub {why}")
-
-
-def _decoded(split: datasets.Dataset, where: str) -> _Labelled:
-    """The images of a split as grey pixels, and their labels."""
-    import datasets
-
-    columns = split.column_names
-    for column in ("image", "label"):
-        if column not in columns:
-            raise UserError(f"{where}: no column {column!r}; columns: {', '.join(columns)}")
-    if not isinstance(split.features["image"], datasets.Image):
-        raise UserError(f"{where}: column 'image' holds no images")
-    if len(split) == 0:
-        raise UserError(f"{where}: no images")
-    labels = np.asarray(split["label"][:])
-    if labels.dtype.kind not in "iu":
-        raise UserError(f"{where}: column 'label' should hold a class number in every row")
+    labels = np.asarray(split["label"][:] if "label" in split.column_names else [])
+    if not isinstance(split.features.get("image"), datasets.Image) or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: needs a column image with an image and a column label with a class number "
+            f"in every row; columns: {', '.join(split.column_names)}"
+        )
     pixels: list[np.ndarray] = []
     try:
-        for image in split["image"]:
-            pixels.append(_grey(image, f"{where}: row {len(pixels)}"))
+        for picture in split["image"]:
+            # Pillow would cut deeper values off at 255.
+            if picture is None or picture.mode.startswith(("I", "F")):
+                raise OSError
+            pixels.append(np.asarray(picture.convert("L")))
     except OSError:
-        raise UserError(f"{where}: row {len(pixels)}: damaged image") from None
-    for row, image in enumerate(pixels):
-        if image.shape != pixels[0].shape:
-            raise UserError(
-                f"{where}: row {row}: {_size(image)} pixels, and row 0 has {_size(pixels[0])}; all "
-                "should have one size"
-            )
-    return _Labelled(np.array(pixels), labels)
-
-
-def _grey(image: PIL.Image.Image | None, where: str) -> np.ndarray:
-    """uint8 [height, width]"""
-    if image is None:
-        raise UserError(f"{where}: no image")
-    if image.mode.startswith(("I", "F")):
-        # Pillow would cut the values off at 255.
-        raise UserError(f"{where}: more than 8 bits a pixel (mode {image.mode}), 8 were expected")
-    return np.asarray(image.convert("L"))
+        raise UserError(
+            f"{where}: row {len(pixels)}: no image, a damaged one, or more than 8 bits a pixel"
+        ) from None
+    if len({values.shape for values in pixels}) != 1:
+        raise UserError(f"{where}: one or more images are needed, all of one size")
+    return np.array(pixels), labels
 
 
 def _images(
     name: str,
-    train: _Labelled,
-    test: _Labelled,
+    train: Labelled,
+    test: Labelled,
     source: str,
     licence: str,
     *,
@@ -320,67 +347,50 @@ def _images(
     white: int = 255,
 ) -> Images:
     """Check what was read, and scale it: 0 becomes -0.5 and ``white`` 0.5."""
-    _check(where or name, train, test)
+    for problem in _problems(train, test):
+        raise UserError(f"{where or name}: {problem}")
     scaled = (np.arange(white + 1) / white - 0.5).astype(np.float32)
-    train_images, test_images = (scaled[part.pixels][:, np.newaxis] for part in (train, test))
-    train_labels, test_labels = (part.labels.astype(np.int64) for part in (train, test))
-    digest = hashlib.sha256()
-    for array in (train_images, train_labels, test_images, test_labels):
-        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return Images(
+    (train_pixels, train_labels), (test_pixels, test_labels) = train, test
+    images = Images(
         name=name,
-        train=train_images,
-        train_labels=train_labels,
-        test=test_images,
-        test_labels=test_labels,
+        train=scaled[train_pixels][:, np.newaxis],
+        train_labels=train_labels.astype(np.int64),
+        test=scaled[test_pixels][:, np.newaxis],
+        test_labels=test_labels.astype(np.int64),
         source=source,
         licence=licence,
-        content_hash=digest.hexdigest(),
     )
+    if images.content_hash == MNIST_CONTENT:
+        return replace(
+            images,
+            source=f"{source}; the content is that of the canonical MNIST files",
+            licence="none stated by its authors; often given as CC BY-SA 3.0, on the Hub as MIT",
+        )
+    if name == "mnist":
+        not_it = "the content is not that of the canonical MNIST files"
+        return replace(images, source=f"{source}; {not_it}")
+    return images
 
 
-def _check(where: str, train: _Labelled, test: _Labelled) -> None:
+def _problems(train: Labelled, test: Labelled) -> Iterator[str]:
+    """Yield what keeps images and labels from being those of an experiment."""
     for split, (pixels, labels) in (("training", train), ("test", test)):
         if len(pixels) != len(labels):
-            raise UserError(
-                f"{where}: {len(pixels):,} {split} images but {len(labels):,} labels; each image "
-                "should have one"
+            yield (
+                f"{len(pixels):,} {split} images but {len(labels):,} labels; each image should "
+                "have one"
             )
         if labels.min() < 0:
-            row = int(np.argmin(labels))
-            raise UserError(f"{where}: {split} image {row} has no label ({labels[row]})")
-    height, width = train.pixels.shape[1:]
-    if (height, width) != test.pixels.shape[1:]:
-        raise UserError(
-            f"{where}: training images have {_size(train.pixels)} pixels and test images "
-            f"{_size(test.pixels)}; they should have one size"
-        )
-    if min(height, width) < SMALLEST_SIDE:
-        raise UserError(
-            f"{where}: images have {_size(train.pixels)} pixels; the network needs "
-            f"{SMALLEST_SIDE} or more on each side"
-        )
-    if train.labels.max() >= MOST_CLASSES:
-        raise UserError(
-            f"{where}: training label {train.labels.max()}; class numbers below {MOST_CLASSES:,} "
-            "were expected"
-        )
-    classes = np.unique(train.labels)
+            yield f"{split} image {labels.argmin()} has no label ({labels.min()})"
+    size, test_size = (" × ".join(map(str, pixels.shape[1:])) for pixels, _ in (train, test))
+    if size != test_size:
+        yield f"training images of {size} pixels and test images of {test_size}; one size is needed"
+    if min(train[0].shape[1:]) < SMALLEST_SIDE:
+        yield f"images of {size} pixels; the network needs {SMALLEST_SIDE} or more on each side"
+    classes = np.unique(train[1])
+    if classes[-1] >= MOST_CLASSES:
+        yield f"training label {classes[-1]}; class numbers below {MOST_CLASSES:,} were expected"
     if len(classes) == 1:
-        raise UserError(
-            f"{where}: every training label is {classes[0]}; a probe needs at least two classes"
-        )
-    unknown = np.setdiff1d(test.labels, classes)
-    if len(unknown):
-        raise UserError(f"{where}: test label {unknown[0]} is not among the training labels")
-
-
-def _about(name: str, canonical: bool) -> str:
-    """What ``source`` says of the content, where it is MNIST's or is called so."""
-    if canonical:
-        return "; the content is that of the canonical MNIST files"
-    return "; the content is not that of the canonical MNIST files" if name == "mnist" else ""
-
-
-def _size(pixels: np.ndarray) -> str:
-    return " × ".join(str(side) for side in pixels.shape[-2:])
+        yield f"every training label is {classes[0]}; a probe needs at least two classes"
+    for label in np.setdiff1d(test[1], classes):
+        yield f"test label {label} is not among the training labels"

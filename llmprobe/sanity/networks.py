@@ -1,4 +1,4 @@
-"""The convnet of the experiment on images, and the training of networks."""
+"""The networks of Alain & Bengio (2016), sections 3.5 and 5.1, and how networks are trained."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ExponentialLR
 
 from llmprobe.ground.progress import Progress
 
-POINTS = (
+CONVNET_POINTS = (
     *("input", "conv1_preact", "conv1_postact", "conv1_postpool", "conv2_preact", "conv2_postact"),
     *("conv2_postpool", "fc1_preact", "fc1_postact", "logits"),
 )
 """Where the paper probes the convnet."""
 
+LAYERS, UNITS = 128, 128
+"""Dense layers of the network with a bypass, and the units of each."""
+BATCH = 64
+"""Images in a step of training."""
+
 
 def convnet(height: int, width: int, classes: int = 10) -> nn.Sequential:
-    """The network of Alain & Bengio (2016, section 3.5), for images [n, 1, height, width].
+    """Build the network of Alain & Bengio (2016, section 3.5), for images [n, 1, height, width].
 
     Two of convolution, ReLU and pooling, a dense layer with ReLU and dropout, and the logits;
     weights are drawn from a normal distribution of deviation 0.1, cut off at 0.2, biases are 0.
@@ -58,7 +63,7 @@ def convnet(height: int, width: int, classes: int = 10) -> nn.Sequential:
 
 
 def section_3_5_optimizer(network: nn.Module, learning_rate: float = 0.01) -> Optimizer:
-    """Gradient descent with momentum 0.9, and 5e-4 · ½ ‖w‖² over the parameters of dense layers."""
+    """Build gradient descent of momentum 0.9, and 5e-4 · ½ ‖w‖² on parameters of dense layers."""
     of_dense = {
         id(values)
         for part in network.modules()
@@ -72,9 +77,36 @@ def section_3_5_optimizer(network: nn.Module, learning_rate: float = 0.01) -> Op
     return SGD(parameters, lr=learning_rate, momentum=0.9)
 
 
-def device_of_probes(place: torch.device) -> str:
-    """That of their network, or the CPU where it lacks the float64 that probes compute in."""
-    return "cpu" if place.type == "mps" else str(place)
+class BypassNetwork(nn.Module):
+    """``LAYERS`` dense layers (Alain & Bengio 2016, section 5.1); a connection skips half of them.
+
+    Training has a way past the first half to the second, and little reason to make it useful.
+    Leaky ReLUs, and weights by He et al. (2015), which keep the size of states from layer to layer.
+    """
+
+    def __init__(self, features: int, classes: int = 10) -> None:
+        super().__init__()
+        half = LAYERS // 2
+        self.entry = nn.Sequential(nn.Flatten(), nn.Linear(features, UNITS))
+        self.bypassed = _dense(range(1, half + 1))
+        self.rest = _dense(range(half + 1, LAYERS + 1))
+        self.logits = nn.Linear(UNITS, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits. [n, 1, height, width] -> [n, classes]"""
+        entered = self.entry(images)
+        logits: Tensor = self.logits(self.rest(self.bypassed(entered) + entered))
+        return logits
+
+
+def _dense(numbers: range) -> nn.Sequential:
+    layers = OrderedDict[str, nn.Module]()
+    for number in numbers:
+        layers[f"{number}_preact"] = dense = nn.Linear(UNITS, UNITS)
+        layers[f"{number}"] = nn.LeakyReLU()
+        nn.init.kaiming_normal_(dense.weight, a=0.01)
+        nn.init.zeros_(dense.bias)
+    return nn.Sequential(layers)
 
 
 def train(
@@ -82,12 +114,11 @@ def train(
     images: np.ndarray,
     labels: np.ndarray,
     optimizer: Optimizer,
-    epochs: int,
+    steps: int,
     *,
     decay: float = 1.0,
-    batch_size: int = 64,
     seed: int = 0,
-    before_step: Callable[[int], None] | None = None,
+    before_step: Callable[[int], object] = lambda _: None,
     progress: bool = True,
 ) -> None:
     """Minimise the cross-entropy, on the device that holds the network.
@@ -107,26 +138,23 @@ def train(
     """
     device = next(network.parameters()).device
     x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    schedule = ExponentialLR(optimizer, decay)
-    order = np.random.default_rng(seed)
-    step, steps = 0, -(-len(x) // batch_size) * epochs
+    schedule, order = ExponentialLR(optimizer, decay), np.random.default_rng(seed)
     # Dropout draws from torch's own stream of random numbers.
     with torch.random.fork_rng(), Progress("training", steps, shown=progress) as bar:
         torch.manual_seed(seed)
         network.train()
-        for _ in range(epochs):
-            shuffled = torch.from_numpy(order.permutation(len(x)))
-            for first in range(0, len(x), batch_size):
-                if before_step is not None:
-                    before_step(step)
-                rows = shuffled[first : first + batch_size]
-                loss = cross_entropy(network(x[rows].to(device)), y[rows].to(device))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                step += 1
-                bar.advance(1)
-            schedule.step()
-        if before_step is not None:
+        for step in range(steps):
+            first = step % -(-len(x) // BATCH) * BATCH
+            if first == 0:
+                shuffled = torch.from_numpy(order.permutation(len(x)))
+                if step:
+                    schedule.step()
             before_step(step)
+            rows = shuffled[first : first + BATCH]
+            loss = cross_entropy(network(x[rows].to(device)), y[rows].to(device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            bar.advance(1)
+        before_step(steps)
     network.eval()

@@ -13,25 +13,25 @@ import torch
 from torch import nn
 
 from llmprobe.results.results import Results
-from llmprobe.sanity import bypass, bypass_figures
-from llmprobe.sanity.bypass import BypassNetwork, run_bypass
-from llmprobe.sanity.bypass_figures import bypass_figure, bypass_story, bypass_text
+from llmprobe.sanity import image_findings, image_networks
+from llmprobe.sanity.config import MnistConfig
+from llmprobe.sanity.image_findings import bypass_figure, bypass_findings, bypass_text, errors
+from llmprobe.sanity.image_networks import run_network
 from llmprobe.sanity.images import Images, load_images
-from llmprobe.sanity.story import errors
+from llmprobe.sanity.networks import LAYERS, BypassNetwork
 
-LAYERS, EVERY, STEPS = 128, 32, (0, 200)
+EVERY, STEPS = 32, (0, 200)
+CONFIG = MnistConfig(data="digits", network="bypass")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
     """Fewer points, steps and images."""
     patch = pytest.MonkeyPatch()
-    for module in (bypass, bypass_figures):
-        patch.setattr(module, "LAYERS", LAYERS)
+    for module in (image_networks, image_findings):
         patch.setattr(module, "EVERY", EVERY)
-    patch.setattr(bypass_figures, "HALF", LAYERS // 2)
-    patch.setattr(bypass, "STEPS", STEPS)
-    patch.setattr(bypass, "IMAGES", 300)
+    patch.setattr(image_networks, "BYPASS_STEPS", STEPS)
+    patch.setattr(image_networks, "BYPASS_IMAGES", 300)
     yield
     patch.undo()
 
@@ -43,7 +43,7 @@ def images() -> Images:
 
 @pytest.fixture(scope="module")
 def results(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return run_bypass(images, tmp_path_factory.mktemp("bypass"), progress=False)
+    return run_network(images, CONFIG, tmp_path_factory.mktemp("bypass"), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def test_training_helps_the_half_behind_the_bypass_and_not_the_other(error: pd.D
 def test_a_second_run_gives_the_same_numbers(
     images: Images, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bypass, "STEPS", (0,))
+    monkeypatch.setattr(image_networks, "BYPASS_STEPS", (0,))
     torch.manual_seed(9)
-    again = run_bypass(images, tmp_path, progress=False).table
+    again = run_network(images, CONFIG, tmp_path, progress=False).table
     first = results.table[results.table["model"] == "step 0"]
     np.testing.assert_allclose(again["log_loss"], first["log_loss"], rtol=1e-4)
 
@@ -126,12 +126,12 @@ def test_the_figure_draws_the_table(results: Results) -> None:
 
 
 def test_words_state_the_numbers_in_100_columns(results: Results, error: pd.DataFrame) -> None:
-    story = bypass_story(results.table)
+    findings = bypass_findings(results)
     trained = error["step 200"]
-    assert story.findings[1].startswith("Step 200: ")
+    assert findings[1].startswith("Step 200: ")
     for name in ("input", "bypassed.64", "rest.96", "rest.128"):
-        assert f"{trained[name]:.1f} %" in story.findings[1]
-    lines = bypass_text(results.table).splitlines()
+        assert f"{trained[name]:.1f} %" in findings[1]
+    lines = bypass_text(results).splitlines()
     assert all(len(line) <= 100 and line.isascii() for line in lines)
     assert lines[0].split() == ["test", "error,", "%", "step", "0", "step", "200"]
     for line in lines[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +13,50 @@ from torch import nn
 
 from llmprobe import load_probe
 from llmprobe.cli.main import main
+from llmprobe.results.folder import read_results
+from llmprobe.results.results import Results
 from llmprobe.run.report import terminal_text
-from llmprobe.sanity import experiments, mnist
+from llmprobe.sanity import experiments, image_networks
 from llmprobe.sanity.config import MnistConfig
+from llmprobe.sanity.image_findings import (
+    clear_changes,
+    convnet_figure,
+    convnet_findings,
+    errors,
+)
+from llmprobe.sanity.image_networks import plan_convnet, run_network
 from llmprobe.sanity.images import load_images
-from llmprobe.sanity.mnist import Plan, run_convnet
-from llmprobe.sanity.mnist_figures import clear_changes, convnet_figure, convnet_story
-from llmprobe.sanity.networks import POINTS, convnet, section_3_5_optimizer, train
-from llmprobe.sanity.story import errors
+from llmprobe.sanity.networks import CONVNET_POINTS, convnet, section_3_5_optimizer, train
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of ``llmprobe sanity mnist`` on a machine without MNIST."""
-    out = tmp_path_factory.mktemp("sanity") / "mnist"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("LLMPROBE_DATA", raising=False)
-        assert main(["sanity", "mnist", "--out", str(out)]) == 0
-    return out
+def run(digits: Path) -> Results:
+    return read_results(digits)
 
 
 @pytest.fixture(scope="module")
-def results(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "results.parquet")
+def results(run: Results) -> pd.DataFrame:
+    return run.table
 
 
 @pytest.fixture(scope="module")
-def summary(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "summary.parquet")
+def summary(run: Results) -> pd.DataFrame:
+    return run.summary
 
 
 @pytest.fixture(scope="module")
 def error(results: pd.DataFrame) -> pd.DataFrame:
     """Of each point, in %; columns trained and untrained."""
-    return errors(results).pivot(index="layer_name", columns="model", values="error").loc[[*POINTS]]
+    return (
+        errors(results)
+        .pivot(index="layer_name", columns="model", values="error")
+        .loc[[*CONVNET_POINTS]]
+    )
 
 
 def test_the_ten_points_are_those_of_the_paper(results: pd.DataFrame) -> None:
     for _, rows in results.groupby("model"):
-        assert tuple(rows["layer_name"]) == POINTS
+        assert tuple(rows["layer_name"]) == CONVNET_POINTS
         assert rows["layer"].to_list() == list(range(10))
     assert set(results["model"]) == {"untrained", "trained"}
 
@@ -89,19 +95,19 @@ def test_training_shortens_the_description_of_labels_it_never_saw(results: pd.Da
     assert kbit["trained"]["fc1_postact"] < kbit["untrained"]["fc1_postact"] / 2
 
 
-def test_scores_are_of_the_test_images(results: pd.DataFrame, folder: Path) -> None:
+def test_scores_are_of_the_test_images(results: pd.DataFrame, digits: Path) -> None:
     images = load_images("digits")
     assert (results["n_examples"] == len(images.test)).all()
-    predictions = pd.read_parquet(folder / "predictions.parquet")
+    predictions = pd.read_parquet(digits / "predictions.parquet")
     one = predictions[(predictions["model"] == "trained") & (predictions["layer"] == 9)]
     assert one["label"].astype(int).to_list() == images.test_labels.tolist()
     assert one["example"].min() == len(images.train)
 
 
-def test_the_summary_has_the_networks_own_accuracy(summary: pd.DataFrame, folder: Path) -> None:
+def test_the_summary_has_the_networks_own_accuracy(summary: pd.DataFrame, digits: Path) -> None:
     images = load_images("digits")
     network = convnet(8, 8)
-    weights = next((folder / "parts").glob("weights-*.safetensors"))
+    weights = next((digits / "parts").glob("trained-*/network.safetensors"))
     from safetensors.torch import load_file
 
     network.load_state_dict(load_file(weights))
@@ -114,9 +120,9 @@ def test_the_summary_has_the_networks_own_accuracy(summary: pd.DataFrame, folder
     assert row["network_accuracy"] > 0.97
 
 
-def test_saved_probes_score_the_networks_states(folder: Path, results: pd.DataFrame) -> None:
+def test_saved_probes_score_the_networks_states(digits: Path, results: pd.DataFrame) -> None:
     images = load_images("digits")
-    probe = load_probe(folder / "probes" / "untrained" / "digits.safetensors")
+    probe = load_probe(digits / "probes" / "untrained" / "digits.safetensors")
     predicted = probe.predict(images.test.reshape(len(images.test), -1), layer=0)
     row = results[(results["model"] == "untrained") & (results["layer"] == 0)].iloc[0]
     assert (predicted == images.test_labels).mean() == pytest.approx(row["accuracy"])
@@ -130,7 +136,7 @@ def test_the_figure_draws_the_table(results: pd.DataFrame, summary: pd.DataFrame
         for model in ("untrained", "trained"):
             expected = table.loc[table["model"] == model, column].to_numpy()
             assert any(np.allclose(line, expected) for line in drawn)
-    assert [tick.get_text() for tick in below.get_xticklabels()] == [*POINTS]
+    assert [tick.get_text() for tick in below.get_xticklabels()] == [*CONVNET_POINTS]
 
 
 def test_the_papers_numbers_stand_beside_mnist_alone(
@@ -166,15 +172,16 @@ def test_a_change_is_clear_by_an_exact_test_on_the_same_images() -> None:
     assert changes(lost=0, won=0) == 0
 
 
-def test_what_clearly_falls_and_rises_is_told(
-    results: pd.DataFrame, summary: pd.DataFrame, folder: Path
-) -> None:
-    story = convnet_story(results, summary, pd.read_parquet(folder / "predictions.parquet"))
-    untrained = next(s for s in story.findings if s.startswith("Untrained"))
+def test_what_clearly_falls_and_rises_is_told(run: Results) -> None:
+    findings = convnet_findings(run)
+    untrained = next(s for s in findings if s.startswith("Untrained"))
     _, rises = untrained.split("clearly falls at ")[1].split("; it clearly rises at ")
     assert "logits" in rises
     assert "conv1_postact" not in rises
-    assert not any("8 × 8" in sentence for sentence in story.findings)
+    assert "8 × 8" in findings[0]
+    data = [{"name": "digits", "source": "IDX files in digits"}]
+    of_a_folder = replace(run, environment={**run.environment, "datasets": data})
+    assert convnet_findings(of_a_folder) == findings[1:]
 
 
 def test_an_error_of_none_is_drawn_all_the_same(
@@ -187,64 +194,39 @@ def test_an_error_of_none_is_drawn_all_the_same(
     assert any(np.allclose(line, 50 / 599) for line in drawn)
 
 
-def test_the_terminal_table_has_every_point_in_100_columns(folder: Path) -> None:
-    lines = terminal_text(folder, unicode=False).plain.splitlines()
+def test_the_terminal_table_has_every_point_in_100_columns(digits: Path) -> None:
+    lines = terminal_text(digits, unicode=False).plain.splitlines()
     assert all(len(line) <= 100 and line.isascii() for line in lines)
-    assert [line.split()[0] for line in lines[2:12]] == [*POINTS]
+    assert [line.split()[0] for line in lines[2:12]] == [*CONVNET_POINTS]
     assert "scikit-learn's digits" in lines[-1]
 
 
-def test_the_page_says_what_the_images_are_and_how_to_do_it_again(folder: Path) -> None:
-    page = (folder / "report.html").read_text(encoding="utf-8")
+def test_the_page_says_what_the_images_are_and_how_to_do_it_again(digits: Path) -> None:
+    page = (digits / "report.html").read_text(encoding="utf-8")
     assert "come with scikit-learn" in page
-    assert f"llmprobe sanity mnist --data digits --out {folder}" in page
+    assert f"llmprobe sanity mnist --data digits --out {digits}" in page
     assert "test set that neither they nor the network saw" in page
     assert "fc1_postact" in page
 
 
-def test_report_draws_the_folder_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page, figure = folder / "report.html", folder / "figures" / "errors.png"
+def test_report_draws_the_folder_again(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, figure = digits / "report.html", digits / "figures" / "errors.png"
     before = page.read_bytes(), figure.read_bytes()
     page.unlink()
     figure.unlink()
-    assert main(["report", str(folder)]) == 0
+    assert main(["report", str(digits)]) == 0
     assert (page.read_bytes(), figure.read_bytes()) == before
     assert "conv1_postact" in capsys.readouterr().out
 
 
 def test_what_is_finished_is_not_done_again(
-    folder: Path, results: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    digits: Path, results: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(mnist, "train", never)
-    monkeypatch.setattr(mnist, "probe_network", never)
-    images = load_images("digits")
-    again = run_convnet(images, Plan.of(images, quick=False), folder, progress=False)
+    for work in ("train", "probe_network"):
+        monkeypatch.setattr(image_networks, work, lambda *_, **__: pytest.fail("done again"))
+    again = run_network(load_images("digits"), MnistConfig(data="digits"), digits, progress=False)
     columns = ["accuracy", "code_length"]
     assert again.table[columns].equals(results[columns])
-
-
-def test_an_interrupted_run_goes_on_with_its_trained_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = load_images("digits")
-    plan = Plan(1, 0.05, 200, 100)
-    probe = mnist.probe_network
-
-    def fails(*args: object, **options: object) -> object:
-        if options["model"] == "trained":
-            raise KeyboardInterrupt
-        return probe(*args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(mnist, "probe_network", fails)
-    with pytest.raises(KeyboardInterrupt):
-        run_convnet(images, plan, tmp_path, progress=False)
-    monkeypatch.setattr(mnist, "probe_network", probe)
-    monkeypatch.setattr(mnist, "train", lambda *_, **__: pytest.fail("trained again"))
-    found = run_convnet(images, plan, tmp_path, progress=False)
-    assert found.summary["model"].to_list() == ["untrained", "trained"]
 
 
 def test_the_large_network_has_the_papers_sizes() -> None:
@@ -252,7 +234,7 @@ def test_the_large_network_has_the_papers_sizes() -> None:
     sizes, states = [], torch.zeros(1, 1, 28, 28)
     for name, part in network.named_children():
         states = part(states)
-        if name in POINTS:
+        if name in CONVNET_POINTS:
             sizes.append(states.numel())
     assert sizes == [25088, 25088, 6272, 12544, 12544, 3136, 512, 512, 10]
     drawn = [p.detach().flatten() for n, p in network.named_parameters() if "weight" in n]
@@ -283,7 +265,7 @@ def test_training_is_reproducible_and_tells_of_each_step() -> None:
         network, told = convnet(8, 8), []
         train(
             network, images.train[:100], images.train_labels[:100],
-            section_3_5_optimizer(network), 2, seed=1, before_step=told.append, progress=False,
+            section_3_5_optimizer(network), 4, seed=1, before_step=told.append, progress=False,
         )  # fmt: skip
         return told, nn.utils.parameters_to_vector(network.parameters())
 
@@ -294,9 +276,12 @@ def test_training_is_reproducible_and_tells_of_each_step() -> None:
 
 def test_quick_asks_for_less(tmp_path: Path) -> None:
     images = load_images("digits")
-    full, quick = Plan.of(images, quick=False), Plan.of(images, quick=True)
-    assert quick.epochs < full.epochs
-    assert Plan.of(images, quick=False, probe_images=500).probe_train == 500
+    full, quick, few = (
+        plan_convnet(images, MnistConfig(**options))
+        for options in ({}, {"quick": True}, {"probe_images": 500})
+    )
+    assert max(quick.moments) < max(full.moments)
+    assert few.images == (500, full.images[1])
     assert experiments.command(MnistConfig(quick=True, data="digits"), tmp_path).startswith(
         "llmprobe sanity mnist --data digits --quick --out"
     )

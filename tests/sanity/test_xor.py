@@ -7,16 +7,31 @@ from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.optimize import linprog
 
-from llmprobe.ground.errors import UserError
+from llmprobe.results.folder import read_results
 from llmprobe.results.results import Results
-from llmprobe.sanity.xor import LEARNED, OUTCOMES, SAME, Xor, best_line, formula, rescaled, run_xor
+from llmprobe.run.report import terminal_text
+from llmprobe.sanity.xor import (
+    LEARNED,
+    OUTCOMES,
+    POINTS,
+    SAME,
+    Xor,
+    best_line,
+    formula,
+    regress,
+    rescaled,
+    sample,
+    separable,
+    train_all,
+    xor_findings,
+    xor_text,
+)
 from llmprobe.sanity.xor_figures import FIELD, xor_figures
 from llmprobe.sanity.xor_network import (
     CORNERS,
@@ -36,18 +51,18 @@ SQUARE = np.array(list(product(AXIS, AXIS)))
 
 
 @pytest.fixture(scope="module")
-def run() -> tuple[Results, Xor]:
-    return run_xor(progress=False)
+def run(done: Path) -> Results:
+    return read_results(done / "xor")
 
 
 @pytest.fixture(scope="module")
-def found(run: tuple[Results, Xor]) -> Xor:
-    return run[1]
+def found() -> Xor:
+    return train_all()
 
 
 @pytest.fixture(scope="module")
-def drawn(found: Xor) -> dict[str, Figure]:
-    figures = {name: figure for name, (figure, _, _) in xor_figures(found).items()}
+def drawn(run: Results) -> dict[str, Figure]:
+    figures = {name: figure for name, (figure, _, _) in xor_figures(run).items()}
     for figure in figures.values():
         FigureCanvasAgg(figure).draw()
     return figures
@@ -77,8 +92,8 @@ def trained_by_torch(seed: int, relu: bool = True) -> torch.nn.Sequential:
     return module
 
 
-def test_linear_regression_predicts_a_half_at_each_corner(found: Xor) -> None:
-    np.testing.assert_allclose(found.regress(CORNERS), 0.5, atol=1e-6)
+def test_linear_regression_predicts_a_half_at_each_corner() -> None:
+    np.testing.assert_allclose(regress(CORNERS), 0.5, atol=1e-6)
 
 
 def test_the_shown_network_is_the_absolute_difference_on_the_whole_square(found: Xor) -> None:
@@ -125,7 +140,7 @@ def test_the_first_seed_that_learns_is_shown(found: Xor) -> None:
     losses = ((predict(CORNERS, found.trained) - XOR) ** 2).mean(axis=1)
     assert losses[found.seed] < LEARNED
     assert (losses[: found.seed] > LEARNED).all()
-    assert found.loss_curve[-1] == losses[found.seed]
+    np.testing.assert_array_equal(found.path[-1], found.trained[found.seed])
 
 
 def test_every_end_is_what_its_name_says(found: Xor) -> None:
@@ -143,18 +158,19 @@ def test_every_end_is_what_its_name_says(found: Xor) -> None:
 
 
 def test_hidden_states_become_separable_in_the_networks_that_learn(found: Xor) -> None:
-    for when, weights in enumerate((found.start, found.trained)):
+    for weights in (found.start, found.trained):
         expected = [is_separable(plane, XOR) for plane in hidden(CORNERS, weights)]
-        assert found.separable[when].tolist() == expected
-    assert (found.separable[1] == found.learned).all()
+        assert separable(weights).tolist() == expected
+    assert expected == found.learned.tolist()
 
 
 def test_the_lines_have_the_corners_right_that_they_are_said_to_have(found: Xor) -> None:
-    shown = found.start[found.seed], found.trained[found.seed]
-    planes = [CORNERS, *(hidden(CORNERS, weights) for weights in shown)]
-    for plane, line, right in zip(planes, found.lines, found.right, strict=True):
+    rights = []
+    for plane in (CORNERS, *hidden(CORNERS, found.path[[0, -1]])):
+        line, right = best_line(plane)
         assert ((plane @ line[:2] + line[2] > 0) == XOR).sum() == right
-    assert found.right.tolist() == [3, 3, 4]
+        rights.append(right)
+    assert rights == [3, 3, 4]
 
 
 def test_no_line_is_better_than_the_best_line() -> None:
@@ -167,48 +183,18 @@ def test_no_line_is_better_than_the_best_line() -> None:
     assert set(best) == {3, 4}
 
 
-def test_only_the_trained_hidden_layer_and_output_can_be_read(
-    run: tuple[Results, Xor],
-) -> None:
-    results, found = run
-    accuracy = results.table.set_index(["model", "layer_name"])["accuracy"]
-    names = ["input", "hidden_preact", "hidden", "output"]
-    assert found.layer_names.tolist() == names
-    for model, row in zip(("untrained", "trained"), found.accuracy, strict=True):
-        assert row.tolist() == [accuracy[model, name] for name in names]
-    assert (found.accuracy[1, 2:] == 1).all()
-    assert (found.accuracy[:, :2] < 0.55).all()
-    assert (found.accuracy[0, 2:] < 0.8).all()
+def test_only_the_trained_hidden_layer_and_output_can_be_read(run: Results) -> None:
+    table = run.table.pivot(index="model", columns="layer", values="accuracy")
+    assert tuple(run.table["layer_name"].unique()) == POINTS
+    assert (table.loc["trained", 2:] == 1).all()
+    assert (table[[0, 1]] < 0.55).all(axis=None)
+    assert (table.loc["untrained", 2:] < 0.8).all()
 
 
-def test_two_runs_are_equal(run: tuple[Results, Xor]) -> None:
-    results, again = run_xor(progress=False)
-    for field in fields(Xor):
-        np.testing.assert_array_equal(getattr(again, field.name), getattr(run[1], field.name))
-    pd.testing.assert_frame_equal(results.table, run[0].table)
-    pd.testing.assert_frame_equal(results.predictions, run[0].predictions)
-
-
-def test_what_is_saved_is_read_again(found: Xor, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        found.save(tmp_path / name)
-    again = Xor.load(tmp_path / "one")
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+def test_training_again_gives_the_same_networks(found: Xor) -> None:
+    again = train_all.__wrapped__()
     for field in fields(Xor):
         np.testing.assert_array_equal(getattr(again, field.name), getattr(found, field.name))
-    assert again.text() == found.text()
-    assert again.findings == found.findings
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not an archive", "other arrays"])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes | str | None) -> None:
-    path = tmp_path / "xor.npz"
-    if isinstance(content, str):
-        np.savez(path, start=np.zeros(3))
-    elif content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"xor\.npz: (no such file|not what)"):
-        Xor.load(path)
 
 
 def test_weights_are_written_as_the_function_that_they_are() -> None:
@@ -217,8 +203,8 @@ def test_weights_are_written_as_the_function_that_they_are() -> None:
     assert rescaled(weights) == "1.00·ReLU(x − 1.50y) + 1.00·ReLU(y − 2.00x)"
 
 
-def test_the_text_has_the_three_models_side_by_side(found: Xor) -> None:
-    lines = found.text().splitlines()
+def test_the_text_has_the_three_models_side_by_side(run: Results) -> None:
+    lines = xor_text(run).splitlines()
     assert rescaled(BY_HAND) == "1.00·ReLU(x − 1.00y) + 1.00·ReLU(y − 1.00x)"
     assert f"rescaled   {rescaled(BY_HAND)}" in lines
     rows = {line[:20].strip(): line[20:].split() for line in lines if line}
@@ -228,14 +214,14 @@ def test_the_text_has_the_three_models_side_by_side(found: Xor) -> None:
 
 
 @pytest.mark.parametrize("unicode", [True, False])
-def test_the_text_fits_the_terminal(found: Xor, unicode: bool) -> None:
-    text = found.text(unicode)
+def test_the_text_fits_the_terminal(done: Path, unicode: bool) -> None:
+    text = terminal_text(done / "xor", unicode=unicode).plain
     assert max(map(len, text.splitlines())) <= 100
     assert text.isascii() is not unicode
 
 
-def test_findings_state_the_counted_numbers(found: Xor) -> None:
-    said = " ".join(found.findings)
+def test_findings_state_the_counted_numbers(run: Results, found: Xor) -> None:
+    said = " ".join(xor_findings(run))
     losses = ((predict(CORNERS, found.trained) - XOR) ** 2).mean(axis=1)
     assert f"{(losses < LEARNED).sum()} of 100 seeds learn" in said
     assert f"Of the others, {(abs(losses - 1 / 4) < 1e-3).sum()} answer" in said
@@ -259,14 +245,16 @@ def test_fields_show_what_the_models_predict(drawn: dict[str, Figure]) -> None:
 
 
 def test_hidden_planes_show_corners_sample_and_line(found: Xor, drawn: dict[str, Figure]) -> None:
-    shown = found.start[found.seed], found.trained[found.seed]
-    for ax, weights, line in zip(drawn["hidden_plane"].axes, shown, found.lines[1:], strict=True):
-        *points, drawn_line = ax.lines
-        corners = [point.get_xydata()[0] for point in points if len(point.get_xydata()) == 1]
-        sample = np.concatenate([p.get_xydata() for p in points if len(p.get_xydata()) > 1])
+    points, labels = sample()
+    order = np.argsort(labels, kind="stable")
+    for ax, weights in zip(drawn["hidden_plane"].axes, found.path[[0, -1]], strict=True):
+        *markers, drawn_line = ax.lines
+        places = [marker.get_xydata() for marker in markers]
+        corners = [place[0] for place in places if len(place) == 1]
+        around = np.concatenate([place for place in places if len(place) > 1])
+        line, _ = best_line(hidden(CORNERS, weights))
         np.testing.assert_array_equal(corners, hidden(CORNERS, weights))
-        order = np.argsort(found.labels, kind="stable")
-        np.testing.assert_array_equal(sample, hidden(found.points[order], weights))
+        np.testing.assert_array_equal(around, hidden(points[order], weights))
         for at in (drawn_line.get_xy1(), drawn_line.get_xy2()):
             assert abs(line[:2] @ np.asarray(at) + line[2]) < 1e-9
     before, after = ([note.get_text() for note in ax.texts] for ax in drawn["hidden_plane"].axes)
@@ -276,17 +264,16 @@ def test_hidden_planes_show_corners_sample_and_line(found: Xor, drawn: dict[str,
 
 def test_frames_lie_on_the_loss_curve(found: Xor, drawn: dict[str, Figure]) -> None:
     *frames, curve = drawn["training"].axes
-    for ax, step, weights in zip(frames, found.frame_steps, found.frames, strict=True):
+    steps, losses = found.frame_steps, ((predict(CORNERS, found.path) - XOR) ** 2).mean(axis=1)
+    for ax, step, weights in zip(frames, steps, found.path[steps], strict=True):
         assert ax.get_title(loc="left") == f"step {step:,}"
         corners = [line.get_xydata()[0] for line in ax.lines[1:]]
         np.testing.assert_array_equal(corners, hidden(CORNERS, weights))
-        error = ((predict(CORNERS, weights) - XOR) ** 2).mean()
-        assert error == pytest.approx(found.loss_curve[step])
-    np.testing.assert_array_equal(curve.lines[0].get_ydata(), found.loss_curve)
-    dots = np.column_stack([found.frame_steps, found.loss_curve[found.frame_steps]])
-    np.testing.assert_array_equal(curve.lines[1].get_xydata(), dots)
-    assert found.loss_curve[found.frame_steps[-1]] < LEARNED
-    assert found.loss_curve[found.frame_steps[-1] - 1] > LEARNED
+    np.testing.assert_array_equal(curve.lines[0].get_ydata(), losses)
+    np.testing.assert_array_equal(
+        curve.lines[1].get_xydata(), np.column_stack([steps, losses[steps]])
+    )
+    assert losses[steps[-1]] < LEARNED < losses[steps[-1] - 1]
 
 
 def test_seeds_are_drawn_in_the_order_of_their_loss(found: Xor, drawn: dict[str, Figure]) -> None:
@@ -307,8 +294,8 @@ def test_no_two_notes_of_a_panel_overlap(drawn: dict[str, Figure]) -> None:
         assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
-def test_figures_have_a_caption_and_words_for_who_cannot_see_them(found: Xor) -> None:
-    figures = xor_figures(found)
+def test_figures_have_a_caption_and_words_for_who_cannot_see_them(run: Results) -> None:
+    figures = xor_figures(run)
     assert list(figures) == ["fields", "hidden_plane", "training", "seeds"]
     for _, caption, words in figures.values():
         assert caption.endswith(".")

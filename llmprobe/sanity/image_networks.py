@@ -1,0 +1,197 @@
+"""Two networks on images, trained, and probed at some moments of their training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from llmprobe.api import probe_network
+from llmprobe.extraction.network import NetworkStates
+from llmprobe.ground.files import whole_file
+from llmprobe.models.devices import resolve_device
+from llmprobe.results.folder import claim
+from llmprobe.results.intervals import unit_interval
+from llmprobe.results.results import Results
+from llmprobe.run.parts import part_of, probed_once
+from llmprobe.sanity.config import MnistConfig
+from llmprobe.sanity.images import Images
+from llmprobe.sanity.networks import (
+    BATCH,
+    CONVNET_POINTS,
+    LAYERS,
+    UNITS,
+    BypassNetwork,
+    convnet,
+    section_3_5_optimizer,
+    train,
+)
+
+VERSION = 2
+"""Raise when the same images and settings would give other numbers."""
+
+PROBE_IMAGES = 20_000
+"""Training images that the convnet's probes are fitted on at most, unless more are asked for."""
+QUICK_IMAGES = 1500, 1000
+"""Training and test images for the probes of a quick run."""
+
+EVERY = 4
+"""Of the network with a bypass, every so many layers are probed."""
+BYPASS_STEPS = (0, 100, 400, 1600)
+"""Steps of its training before which it is probed."""
+BYPASS_IMAGES = 4000
+"""Training images, and test images, that its probes see at most."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network, how it is trained, and when and where it is probed."""
+
+    about: str
+    """The network in words."""
+    build: Callable[[], nn.Module]
+    optimizer: Callable[[nn.Module], Optimizer]
+    decay: float
+    """What the learning rate is multiplied with after each epoch."""
+    moments: Mapping[int, str]
+    """The number of a step before which the network is probed -> what the tables call it then."""
+    points: Sequence[str]
+    """Where it is probed."""
+    images: tuple[int, int]
+    """Training and test images for the probes, at most."""
+    description_length: bool
+
+
+def plan_convnet(images: Images, config: MnistConfig) -> Plan:
+    """Plan what section 3.5 describes; small sets are gone through more often and faster."""
+    n, m = len(images.train), len(images.test)
+    epochs, learning_rate = (40, 0.05) if n < 10_000 else (10, 0.01)
+    epochs = epochs // 4 if config.quick else epochs
+    fitted = config.probe_images or (QUICK_IMAGES[0] if config.quick else PROBE_IMAGES)
+    height, width = images.train.shape[2:]
+    return Plan(
+        about=f"convnet (training: {epochs} epochs, learning rate {learning_rate:g})",
+        build=lambda: convnet(height, width, images.classes),
+        optimizer=lambda network: section_3_5_optimizer(network, learning_rate),
+        decay=0.95,
+        moments={0: "untrained", epochs * -(-n // BATCH): "trained"},
+        points=CONVNET_POINTS,
+        images=(min(n, fitted), min(m, QUICK_IMAGES[1]) if config.quick else m),
+        description_length=True,
+    )
+
+
+def plan_bypass(images: Images) -> Plan:
+    """Plan what section 5.1 describes, with Adam, in some 1,600 steps."""
+    features = images.train[0].size
+    return Plan(
+        about=f"{LAYERS} dense layers, of which a connection skips {LAYERS // 2}",
+        build=lambda: BypassNetwork(features, images.classes),
+        optimizer=lambda network: Adam(network.parameters(), lr=1e-4),
+        decay=1.0,
+        moments={step: f"step {step}" for step in BYPASS_STEPS},
+        points=bypass_points(),
+        images=(BYPASS_IMAGES, BYPASS_IMAGES),
+        description_length=False,
+    )
+
+
+def bypass_points() -> list[str]:
+    """Name the input, the entry, every fourth dense layer, and the logits."""
+    half = LAYERS // 2
+    numbers = range(EVERY, LAYERS + 1, EVERY)
+    dense = [f"{'bypassed' if number <= half else 'rest'}.{number}" for number in numbers]
+    return ["input", "entry", *dense, "logits"]
+
+
+def run_network(images: Images, config: MnistConfig, out: Path, progress: bool = True) -> Results:
+    """Train a network on images, and probe it at the moments of its plan.
+
+    Weights and results of each moment are kept in ``out``; what is found there is not done again.
+    The summary has the network's own accuracy on all test images too, with its 95 % interval
+    (``network_accuracy``).
+
+    Raises
+    ------
+    UserError
+        The device cannot be used, the images do not suffice for probes, or ``out`` cannot be
+        written.
+    """
+    device = resolve_device(config.device, "--device")
+    plan = plan_of(images, config)
+    inputs, labels, test = images.for_probes(*plan.images)
+    claim(out)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network = plan.build().to(device)
+    key = {
+        "version": VERSION, "torch": torch.__version__, "images": images.content_hash,
+        "seed": config.seed, "network": [plan.about, UNITS], "moments": list(plan.moments),
+        "points": list(plan.points), "probed": plan.images,
+    }  # fmt: skip
+    parts = {model: part_of(out, model, key) for model in plan.moments.values()}
+    weights = {model: part.folder / "network.safetensors" for model, part in parts.items()}
+
+    def keep(step: int) -> None:
+        if step in plan.moments:
+            with whole_file(weights[plan.moments[step]]) as path:
+                save_file(network.state_dict(), path)
+
+    if not all(path.is_file() for path in weights.values()):
+        train(
+            network,
+            images.train,
+            images.train_labels,
+            plan.optimizer(network),
+            max(plan.moments),
+            decay=plan.decay,
+            seed=config.seed,
+            before_step=keep,
+            progress=progress,
+        )
+
+    def probe(model: str) -> Results:
+        network.load_state_dict(load_file(weights[model]))
+        results = probe_network(
+            network,
+            inputs,
+            labels,
+            plan.points,
+            test=test,
+            model=model,
+            dataset=images.name,
+            controls=("majority",),
+            permutations=0,
+            description_length=plan.description_length,
+            # Where the network's device lacks the float64 that probes compute in, on the CPU.
+            device="cpu" if device.type == "mps" else str(device),
+            seed=config.seed,
+            progress=progress,
+        )
+        accuracy = _accuracy(network, images)
+        for end, value in zip(("", "_low", "_high"), accuracy, strict=True):
+            results.summary[f"network_accuracy{end}"] = value
+        return results
+
+    return Results.concatenate(
+        [probed_once(part, partial(probe, model))[0] for model, part in parts.items()]
+    )
+
+
+def plan_of(images: Images, config: MnistConfig) -> Plan:
+    """Return the plan that a config asks for."""
+    return plan_bypass(images) if config.network == "bypass" else plan_convnet(images, config)
+
+
+def _accuracy(network: nn.Module, images: Images) -> tuple[float, float, float]:
+    """Compute a network's own accuracy on all test images, with its 95 % interval."""
+    logits = NetworkStates(network, images.test, ["logits"]).layer(0)
+    right = float((logits.argmax(axis=1) == images.test_labels).mean())
+    n = len(images.test)
+    return right, *unit_interval(right, right * (1 - right) / n, n)

@@ -1,0 +1,50 @@
+"""Finished experiments that tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_images import make_cheap, small_images
+
+from llmprobe.api import probe_network
+from llmprobe.cli import sanity as cli
+from llmprobe.cli.main import main
+from llmprobe.sanity import image_networks
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cheap(monkeypatch)
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command does an experiment and draws nothing of it."""
+    monkeypatch.setattr(cli, "print_report", lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder for each experiment: ``xor``, ``convnet`` and ``bypass``, on small images."""
+    root = tmp_path_factory.mktemp("done")
+    data = ["--data", str(small_images(root / "own")), "--out"]
+    with pytest.MonkeyPatch.context() as patch:
+        assert main(["sanity", "xor", "--out", str(root / "xor")]) == 0
+        make_cheap(patch)
+        assert main(["sanity", "mnist", "--quick", *data, str(root / "convnet")]) == 0
+        assert main(["sanity", "mnist", "--network", "bypass", *data, str(root / "bypass")]) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Do what ``llmprobe sanity mnist`` does without MNIST, but with probes of one penalty."""
+    out = tmp_path_factory.mktemp("sanity") / "mnist"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LLMPROBE_DATA", raising=False)
+        patch.setattr(
+            image_networks, "probe_network", lambda *a, **o: probe_network(*a, **{**o, "l2": 1.0})
+        )
+        assert main(["sanity", "mnist", "--out", str(out)]) == 0
+    return out
