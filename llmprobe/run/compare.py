@@ -209,7 +209,7 @@ def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
 
 
 def _incomparable(members: Sequence[ComparedRun], anyway: bool) -> list[str]:
-    """Why curves do not mean the same, a sentence each; raises ``UserError`` unless anyway."""
+    """Say why curves do not mean the same, a sentence each; raise ``UserError`` unless anyway."""
     found = incompatibilities(members)
     if not found or anyway:
         return [f"Not comparable: {one}." for one in found]
@@ -223,7 +223,7 @@ def _incomparable(members: Sequence[ComparedRun], anyway: bool) -> list[str]:
 
 
 def _environment(members: Sequence[ComparedRun]) -> dict[str, Any]:
-    """What is known of all models and datasets; versions and hardware, by run where they differ."""
+    """Merge what is known of models, datasets, versions and hardware, by run where they differ."""
     environments = [member.run.environment for member in members]
     found: dict[str, Any] = {}
     for key in each_once(environments):

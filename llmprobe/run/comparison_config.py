@@ -36,18 +36,18 @@ class Comparison(Section):
 
     @property
     def title(self) -> str:
-        """``a · b · c``."""
+        """The names of the runs: ``a · b · c``."""
         names = [run.name for run in self.runs]
         more = len(names) - MOST_NAMES
         return " · ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
     @property
     def permutations(self) -> int:
-        """The fewest that any of the runs had."""
+        """The fewest permutations that any of the runs had."""
         return min(int(run.config["probe"]["permutations"]) for run in self.runs)
 
     def command(self, out: Path) -> str:
-        """What to type to compare again."""
+        """Return what to type to compare again."""
         words = ["llmprobe", "compare", *(str(run.path) for run in self.runs), "--out", str(out)]
         return shlex.join(words + ["--anyway"] * self.anyway)
 
@@ -59,7 +59,7 @@ class ComparisonConfig(Section):
 
 
 def load(out: Path) -> Comparison:
-    """What a comparison's folder was made of.
+    """Read what a comparison's folder was made of.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from llmprobe.models.private import cpu_capabilities
 def environment(
     models: Sequence[Mapping[str, str]], datasets: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Versions and hardware, and what is known of each model and dataset."""
+    """Collect versions and hardware, and what is known of each model and dataset."""
     import torch
 
     packages = ("torch", "transformers", "numpy", "scikit-learn", "pandas", "gguf")
@@ -41,7 +41,7 @@ def environment(
 
 
 def model_facts(model: ModelConfig) -> dict[str, str]:
-    """Where a model comes from, and how its weights were held."""
+    """Say where a model comes from, and how its weights were held."""
     packaged = PACKAGED.get(model.id)
     source = model.id if existing(model.id) else f"{model.id} at {model.revision}"
     random = model.weights == "random"
@@ -54,7 +54,7 @@ def model_facts(model: ModelConfig) -> dict[str, str]:
 
 
 def dataset_facts(dataset: ConceptDataset) -> dict[str, Any]:
-    """Where a dataset comes from, what it held, and what its checks find."""
+    """Say where a dataset comes from, what it held, and what its checks find."""
     return {
         "name": dataset.name,
         "source": dataset.source,

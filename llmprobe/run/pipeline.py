@@ -86,12 +86,12 @@ class Run:
             raise NotOnDiskError("\n".join(self.missing))
 
     def extract(self) -> Iterator[Activations]:
-        """Activations of every model on every dataset, into the cache."""
+        """Yield the activations of every model on every dataset, extracted into the cache."""
         for extractor, dataset, _ in self._work():
             yield extractor.extract(dataset)
 
     def estimates(self) -> Iterator[str]:
-        """A line for each model and dataset: what an extraction would cost. Downloads nothing."""
+        """Yield what each extraction would cost, a line each. Downloads nothing."""
         yield from self.missing
         texts = sum(map(len, self.datasets))
         for model, is_control in self._models():
@@ -186,14 +186,17 @@ class Run:
         return [dataset_facts(dataset) for dataset in self.datasets]
 
     def _work(self) -> Iterator[tuple[Extractor, ConceptDataset, bool]]:
-        """Models outside, datasets inside: one model in memory at a time, loaded at most once."""
+        """Yield each model with each dataset, so that a model is loaded once, and one at a time.
+
+        True is an untrained control.
+        """
         for model, is_control in self._models():
             extractor = Extractor(model, self.config.extract)
             for dataset in self.datasets:
                 yield extractor, dataset, is_control
 
     def _models(self) -> list[tuple[ModelConfig, bool]]:
-        """Each model, right after its untrained control if there is one; True is the control.
+        """List each model, right after its untrained control if there is one; True is the control.
 
         What can be seen to be wrong with any of them is said before the first is loaded.
         """
@@ -230,12 +233,12 @@ def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
 
 
 def _untrained(model: ModelConfig) -> ModelConfig:
-    """The control of a model: the same architecture with random weights."""
+    """Return the control of a model: the same architecture with random weights."""
     return model.model_copy(update={"weights": "random", "name": f"{model.name}-random"})
 
 
 def _beside(part: Results, control: Results) -> Results:
-    """A part with the accuracies of the untrained control."""
+    """Add the accuracies of the untrained control to the results of a part."""
     table, summary = part.table.copy(), part.summary.copy()
     table["random_weights_accuracy"] = control.table["accuracy"].to_numpy()
     for metric in ("accuracy", "r2"):
@@ -244,5 +247,5 @@ def _beside(part: Results, control: Results) -> Results:
 
 
 def default_out(config: RunConfig) -> Path:
-    """``runs/<name>``."""
+    """Return the folder of a run that has none of its own: ``runs/<name>``."""
     return Path("runs") / config.name

@@ -36,7 +36,7 @@ Frames = dict[str, Any]
 
 
 def disambiguate_names(members: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """The runs, with names that say what differs where one name would mean two things.
+    """Rename models and datasets by what differs, where one name would mean two things.
 
     Datasets first, then models: of the first the examples decide; of the second what they answer,
     to the last digit, or where no dataset is in both runs, what the configs say of them.
@@ -46,7 +46,7 @@ def disambiguate_names(members: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 
 def merged(members: Sequence[ComparedRun]) -> Frames:
-    """Results, summary, predictions, examples and learning curve of all; what two have, once."""
+    """Put the tables of all runs together, by name; what two runs have stands there once."""
     order = {
         name: i for i, name in enumerate(each_once(member.known["model"] for member in members))
     }
@@ -93,7 +93,7 @@ def _renamed(
 
 
 def _ends(facts: Sequence[Facts], runs: Sequence[str]) -> list[str]:
-    """What is said after the name of each of these: what differs, or else in which run it is."""
+    """Say what stands behind each name: what differs, or else in which run it is."""
     flat = [dict(flatten(of_one)) for of_one in facts]
     differing = [
         key
@@ -148,7 +148,7 @@ def _answers(member: ComparedRun, model: str, dataset: str) -> pd.DataFrame:
 
 
 def _how_it_is_read(member: ComparedRun, model: str) -> Facts:
-    """All that what a model answers depends on; which weights they are shows in its revision."""
+    """Collect what a model's answers depend on; which weights they are shows in its revision."""
     facts = without(member.known["model"][model], "digest")
     for section in ("extract", "probe"):
         config: Section = getattr(member.config, section)

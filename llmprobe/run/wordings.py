@@ -11,7 +11,7 @@ _WORDING = {"perturb", "template", "alias", "as"}
 
 
 def wordings(datasets: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Of datasets that differ in their wording alone, the first of them.
+    """Find, for each dataset, the first that has the same examples, perhaps in other words.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ KINDS: Mapping[str, type[SanityConfig]] = {"xor": XorConfig, "mnist": MnistConfi
 
 
 def load(out: Path) -> SanityConfig:
-    """The config in an experiment's folder.
+    """Read the config in an experiment's folder.
 
     Raises
     ------

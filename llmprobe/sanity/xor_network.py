@@ -25,25 +25,25 @@ STEP_SIZE = 0.02
 
 
 def hidden(points: np.ndarray, weights: np.ndarray, relu: bool = True) -> np.ndarray:
-    """The hidden plane. Points [n, 2], weights [..., 3, 2] -> [..., n, 2]"""
+    """Compute the hidden states. Points [n, 2], weights [..., 3, 2] -> [..., n, 2]"""
     states: np.ndarray = points @ weights[..., :2, :].swapaxes(-1, -2)
     return np.maximum(states, 0) if relu else states
 
 
 def predict(points: np.ndarray, weights: np.ndarray, relu: bool = True) -> np.ndarray:
-    """The output. Points [n, 2], weights [..., 3, 2] -> [..., n]"""
+    """Compute the output. Points [n, 2], weights [..., 3, 2] -> [..., n]"""
     output: np.ndarray = (hidden(points, weights, relu) @ weights[..., 2, :, None])[..., 0]
     return output
 
 
 def loss(weights: np.ndarray, relu: bool = True) -> np.ndarray:
-    """Mean squared error at the four corners. Weights [..., 3, 2] -> [...]"""
+    """Compute the mean squared error at the four corners. Weights [..., 3, 2] -> [...]"""
     error: np.ndarray = ((predict(CORNERS, weights, relu) - XOR) ** 2).mean(axis=-1)
     return error
 
 
 def gradient(weights: np.ndarray, relu: bool = True) -> np.ndarray:
-    """Of the loss. Weights [..., 3, 2] -> [..., 3, 2]"""
+    """Compute the gradient of the loss. Weights [..., 3, 2] -> [..., 3, 2]"""
     states = hidden(CORNERS, weights, relu)
     error = (predict(CORNERS, weights, relu) - XOR)[..., None] * 2 / len(CORNERS)
     reaching = error * weights[..., 2:, :]
@@ -54,7 +54,7 @@ def gradient(weights: np.ndarray, relu: bool = True) -> np.ndarray:
 
 
 def train(start: np.ndarray, relu: bool = True) -> np.ndarray:
-    """Gradient descent on all corners from each start. [seeds, 3, 2] -> [STEPS + 1, seeds, 3, 2]"""
+    """Descend the gradient from each start. [seeds, 3, 2] -> [STEPS + 1, seeds, 3, 2]"""
     path = np.empty((STEPS + 1, *start.shape))
     path[0] = start
     for step in range(STEPS):
@@ -63,7 +63,7 @@ def train(start: np.ndarray, relu: bool = True) -> np.ndarray:
 
 
 def network(weights: np.ndarray | None = None) -> nn.Sequential:
-    """The 2-2-1 network in float32, with these weights [3, 2] or as PyTorch starts it."""
+    """Build the 2-2-1 network in float32, with these weights [3, 2] or as PyTorch starts it."""
     module = nn.Sequential(
         OrderedDict(
             hidden_preact=nn.Linear(2, 2, bias=False),
@@ -78,7 +78,7 @@ def network(weights: np.ndarray | None = None) -> nn.Sequential:
 
 
 def starts() -> np.ndarray:
-    """The weights of ``network()`` after ``torch.manual_seed(0)``, 1, … [SEEDS, 3, 2]"""
+    """Draw the weights of ``network()`` after ``torch.manual_seed(0)``, 1, … [SEEDS, 3, 2]"""
     weights = []
     with torch.random.fork_rng(devices=[]):
         for seed in range(SEEDS):
