@@ -19,7 +19,7 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.results.folder import claim
 from llmprobe.results.intervals import unit_interval
 from llmprobe.results.results import Results
-from llmprobe.run.parts import part_of, probed_once
+from llmprobe.run.parts import RESULTS_VERSION, part_of, probed_once
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.images import Images
 from llmprobe.sanity.networks import (
@@ -131,9 +131,9 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
         torch.manual_seed(config.seed)
         network = plan.build().to(device)
     key = {
-        "version": VERSION, "torch": torch.__version__, "images": images.content_hash,
-        "seed": config.seed, "network": [plan.about, UNITS], "moments": list(plan.moments),
-        "points": list(plan.points), "probed": plan.images,
+        "version": [VERSION, RESULTS_VERSION], "torch": torch.__version__, "seed": config.seed,
+        "images": images.content_hash, "probed": plan.images, "network": [plan.about, UNITS],
+        "moments": list(plan.moments), "points": list(plan.points),
     }  # fmt: skip
     parts = {model: part_of(out, model, key) for model in plan.moments.values()}
     weights = {model: part.folder / "network.safetensors" for model, part in parts.items()}

@@ -196,7 +196,7 @@ UNLIKE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", UNLIKE)
-def test_what_does_not_mean_the_same_is_refused_and_nothing_written(
+def test_what_does_not_mean_the_same_is_refused_and_shown_with_a_note_if_told_to(
     what: str, tmp_path: Path
 ) -> None:
     changes, said = UNLIKE[what]
@@ -207,12 +207,6 @@ def test_what_does_not_mean_the_same_is_refused_and_nothing_written(
     assert f"not comparable: {said}" in lines
     assert "--anyway" in lines[-1]
     assert not (tmp_path / "both").exists()
-
-
-@pytest.mark.parametrize("what", UNLIKE)
-def test_it_is_shown_anyway_with_a_note_if_told_to(what: str, tmp_path: Path) -> None:
-    changes, said = UNLIKE[what]
-    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", "large", **changes)]
     compare(runs, tmp_path / "both", anyway=True)
     assert f"Not comparable: {said}." in notes_of(tmp_path / "both")
     text = " ".join(terminal_text(tmp_path / "both").plain.split())

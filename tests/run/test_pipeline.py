@@ -94,14 +94,23 @@ def toy(tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.Mon
     return toy
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Toy:
+    """A run that is finished and reported, for tests that only look at it."""
+    toy = Toy(tmp_path_factory.mktemp("finished"), tiny_model("llama"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMPROBE_CACHE", str(toy.folder / "cache"))
+        toy.run()
+    report(toy.out)
+    return toy
+
+
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_folder_has_the_files_of_the_contract(toy: Toy) -> None:
-    toy.run()
-    report(toy.out)
-    found = {name for name in files(toy.out) if not name.startswith("parts/")}
+def test_a_run_folder_has_the_files_of_the_contract(finished: Toy) -> None:
+    found = {name for name in files(finished.out) if not name.startswith("parts/")}
     figures = {name for name in found if name.startswith("figures/")}
     assert found - figures == {
         "config.yaml", "environment.json", "report.html", "predictions.parquet",
@@ -112,12 +121,11 @@ def test_a_run_folder_has_the_files_of_the_contract(toy: Toy) -> None:
     for figure in ("heatmap_accuracy", "curves", "depth"):
         assert {f"figures/{figure}.png", f"figures/{figure}.svg"} <= figures
     assert {Path(name).suffix for name in figures} == {".png", ".svg"}
-    assert all((toy.out / name).stat().st_size > 0 for name in found)
+    assert all((finished.out / name).stat().st_size > 0 for name in found)
 
 
-def test_tables_have_the_columns_and_rows_of_the_contract(toy: Toy) -> None:
-    toy.run()
-    tables = {name: pd.read_parquet(toy.out / f"{name}.parquet") for name in TABLES}
+def test_tables_have_the_columns_and_rows_of_the_contract(finished: Toy) -> None:
+    tables = {name: pd.read_parquet(finished.out / f"{name}.parquet") for name in TABLES}
     assert list(tables["results"].columns)[: len(RESULTS)] == RESULTS
     assert list(tables["summary"].columns)[: len(SUMMARY)] == SUMMARY
     assert list(tables["predictions"].columns)[: len(PREDICTIONS)] == PREDICTIONS
@@ -126,13 +134,12 @@ def test_tables_have_the_columns_and_rows_of_the_contract(toy: Toy) -> None:
         "results": 2 * layers, "summary": 2, "predictions": 2 * layers * 40,
     }  # fmt: skip
     for name in ("results", "summary"):
-        from_csv = pd.read_csv(toy.out / f"{name}.csv")
+        from_csv = pd.read_csv(finished.out / f"{name}.csv")
         pd.testing.assert_frame_equal(from_csv, tables[name], check_dtype=False)
 
 
-def test_predictions_give_the_accuracies_of_the_results(toy: Toy) -> None:
-    toy.run()
-    tables = toy.tables()
+def test_predictions_give_the_accuracies_of_the_results(finished: Toy) -> None:
+    tables = finished.tables()
     right = tables["predictions"].eval("label == predicted")
     keys = ["dataset", "layer"]
     accuracies = right.groupby([tables["predictions"][key] for key in keys]).mean()
@@ -140,17 +147,16 @@ def test_predictions_give_the_accuracies_of_the_results(toy: Toy) -> None:
     pd.testing.assert_series_equal(accuracies.sort_index(), stated.sort_index(), check_names=False)
 
 
-def test_a_saved_probe_scores_states_without_the_run(toy: Toy) -> None:
-    toy.run()
-    probe = llmprobe.load_probe(toy.out / "probes" / "tiny-llama" / "first.safetensors")
+def test_a_saved_probe_scores_states_without_the_run(finished: Toy) -> None:
+    probe = llmprobe.load_probe(finished.out / "probes" / "tiny-llama" / "first.safetensors")
     assert probe.layers == [0, 1, 2, 3]
     assert probe.classes == (0, 1)
     assert probe.facts["model"] == "tiny-llama"
     assert probe.facts["site"] == "residual"
-    accuracies = toy.tables()["results"].query("dataset == 'first'")["accuracy"]
+    accuracies = finished.tables()["results"].query("dataset == 'first'")["accuracy"]
     assert probe.scores["accuracy"] == accuracies.to_list()
-    dataset = llmprobe.load_dataset(toy.folder / "first.csv")
-    states = llmprobe.extract(toy.model, dataset, progress=False).layer(3)
+    dataset = llmprobe.load_dataset(finished.folder / "first.csv")
+    states = llmprobe.extract(finished.model, dataset, progress=False).layer(3)
     assert (probe.predict(states, layer=3) == dataset.labels).mean() > 0.9
 
 
@@ -324,9 +330,8 @@ def test_a_name_with_a_slash_stays_in_tables_and_is_a_dash_in_files(toy: Toy) ->
     assert [p.name.rsplit("-", 1)[0] for p in toy.out.glob("parts/*")] == ["tiny-llama-mine-first"]
 
 
-def test_the_environment_says_what_was_used(toy: Toy) -> None:
-    toy.run()
-    facts = json.loads((toy.out / "environment.json").read_text())
+def test_the_environment_says_what_was_used(finished: Toy) -> None:
+    facts = json.loads((finished.out / "environment.json").read_text())
     assert [d["name"] for d in facts["datasets"]] == ["first", "second"]
     assert len({d["content"] for d in facts["datasets"]}) == 2
     assert facts["datasets"][0]["source"].endswith("first.csv")
@@ -634,9 +639,8 @@ raise SystemExit(main(sys.argv[2:]))
     assert "first is readable best at layer" in (toy.out / "report.html").read_text()
 
 
-def test_the_resolved_config_reads_as_yaml(toy: Toy) -> None:
-    toy.run()
-    raw = yaml.safe_load((toy.out / "config.yaml").read_text())
+def test_the_resolved_config_reads_as_yaml(finished: Toy) -> None:
+    raw = yaml.safe_load((finished.out / "config.yaml").read_text())
     assert list(raw) == ["name", "models", "datasets", "include", "extract", "probe", "report"]
 
 
