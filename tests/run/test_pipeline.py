@@ -24,11 +24,13 @@ from llmprobe.config.load import load_config
 from llmprobe.config.schema import RunConfig
 from llmprobe.extraction.extract import Extractor
 from llmprobe.reporting.trace.files import write_trace
-from llmprobe.results.folder import TABLES, lacks, read_results
+from llmprobe.results.folder import lacks, read_results
 from llmprobe.run import parts
 from llmprobe.run.pipeline import Run
 from llmprobe.run.report import report, terminal_text
 
+TABLES = ("results", "summary", "predictions")
+"""Those that every run has."""
 RESULTS = (
     "model dataset site position layer depth probe n_examples n_classes n_groups l2 accuracy "
     "accuracy_low accuracy_high balanced_accuracy f1 auroc log_loss majority_accuracy "
