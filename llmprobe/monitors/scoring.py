@@ -19,6 +19,8 @@ from llmprobe.extraction.stream import stream_states
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import whole_file
 from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
+from llmprobe.results.metrics import METRICS, Predictions
+from llmprobe.results.resampling import Resamples
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 
 
@@ -222,26 +224,21 @@ def _predicted(probe: SavedProbe, outputs: np.ndarray) -> str:
 
 
 def _how_right(probe: SavedProbe, outputs: np.ndarray, truth: np.ndarray) -> str:
-    """Return accuracy and AUROC, or R², of the rows that have a label."""
+    """Say accuracy and AUROC, or R², of the rows that have a label."""
     known = ~np.isnan(truth)
-    of = "" if known.all() else f" ({known.sum():,} with a label)"
     outputs, truth = outputs[known], truth[known]
-    if not probe.classes:
-        spread = ((truth - truth.mean()) ** 2).sum()
-        error = ((truth - outputs[:, 0]) ** 2).sum()
-        return f"R² {1 - error / spread:.3f}{of}" if spread else f"R² undefined: one label only{of}"
-    accuracy = (outputs.argmax(axis=1) == truth).mean()
-    return f"accuracy {accuracy:.3f}, AUROC {_auroc(outputs, truth)}{of}"
-
-
-def _auroc(probabilities: np.ndarray, truth: np.ndarray) -> str:
-    """Return that of the last of two classes; of more, the mean of those that are there."""
-    from sklearn.metrics import roc_auc_score
-
-    n_classes = probabilities.shape[1]
-    aurocs = [
-        roc_auc_score(truth == k, probabilities[:, k])
-        for k in range(1 if n_classes == 2 else 0, n_classes)
-        if 0 < (truth == k).sum() < len(truth)
-    ]
-    return f"{np.mean(aurocs):.3f}" if aurocs else "undefined (one class only)"
+    as_is = Resamples(len(truth), samples=1)
+    predictions = (
+        Predictions(truth.astype(int), outputs, as_is)
+        if probe.classes
+        else Predictions(truth, outputs[:, 0], as_is)
+    )
+    scores = {
+        METRICS[name].label: METRICS[name].estimate(predictions)
+        for name in (("accuracy", "auroc") if probe.classes else ("r2",))
+    }
+    said = (
+        f"{label} undefined (one class only)" if np.isnan(score) else f"{label} {score:.3f}"
+        for label, score in scores.items()
+    )
+    return ", ".join(said) + ("" if known.all() else f" ({known.sum():,} with a label)")

@@ -11,7 +11,7 @@ is all that a new one takes: its columns, interval, heatmap and place on the pag
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -133,14 +133,16 @@ class Metric:
             return self.chance(rows)
         return pd.Series(np.nan if self.chance is None else self.chance, index=rows.index)
 
-    def score(self, predictions: Predictions) -> dict[str, float]:
-        """Compute the metric and the ends of its interval, by column."""
+    def estimate(self, predictions: Predictions) -> float:
+        """Compute the metric of the examples as they are, NaN where it is not defined."""
         if self.compute is None:
             raise ValueError(f"{self.name} is not made of predictions alone.")
-        resamples = predictions.resamples
-        at_once = Predictions(predictions.truth, predictions.predicted, resamples.once)
-        estimate = float(self.compute(at_once)[0])
-        if self.interval is None:
+        return float(self.compute(replace(predictions, resamples=predictions.resamples.once))[0])
+
+    def score(self, predictions: Predictions) -> dict[str, float]:
+        """Compute the metric and the ends of its interval, by column."""
+        estimate, resamples = self.estimate(predictions), predictions.resamples
+        if self.compute is None or self.interval is None:
             return {self.name: estimate}
         resampled = self.compute(predictions)
         # Only the resamples that have all classes, as far as the metric needs them.
