@@ -252,6 +252,12 @@ def layer_names(curves: Sequence[Curve]) -> dict[int, str]:
     return {layer: str(layer) if len(of) > 1 else of.pop() for layer, of in names.items()}
 
 
+def main_metrics(curves: Sequence[Curve]) -> list[Metric]:
+    """Return the metrics that are a curve's main one, in the order in which tables show them."""
+    names = {curve.metric.name for curve in curves}
+    return [metric for name, metric in METRICS.items() if name in names]
+
+
 def same_layers(curves: Sequence[Curve]) -> bool:
     """Whether all models have as many layers, so that layers of one number stand at one depth."""
     return len({curve.layers[-1] for curve in curves if len(curve.rows)}) == 1
@@ -266,16 +272,12 @@ def difficulty(curves: Sequence[Curve]) -> dict[str, float]:
     are and how common; and being one number for all models, it compares them on equal terms. It
     tells nothing outside this set of models, and a concept that none reads has difficulty 1.
     """
-    return {
-        dataset: float(
-            np.clip(
-                1 - max((curve.score - curve.chance()) / (1 - curve.chance()) for curve in group),
-                0,
-                1,
-            )
-        )
-        for dataset, group in by_dataset(curves).items()
-    }
+    hardness = {}
+    for dataset, group in by_dataset(curves).items():
+        levels = [(curve.score - curve.chance()) / (1 - curve.chance()) for curve in group]
+        best = max((level for level in levels if not np.isnan(level)), default=np.nan)
+        hardness[dataset] = float(np.clip(1 - best, 0, 1))
+    return hardness
 
 
 def classes_from_text(value: Any) -> list[str]:

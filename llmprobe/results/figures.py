@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llmprobe.ground.registry import Registry
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmprobe.results.results import Results
 
 Draw = Callable[["Results"], "Figure | Mapping[str, Figure] | None"]
+D = TypeVar("D", bound=Draw)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ FIGURES: Registry[FigureKind] = Registry("figure", homes=["llmprobe.reporting.ch
 
 def figure(
     name: str, *, caption: str = "", alt: str = "", drawn_by_script: bool = False
-) -> Callable[[Draw], Draw]:
+) -> Callable[[D], D]:
     """Register a function of results as a figure; the options are `FigureKind`'s.
 
     Raises
@@ -55,8 +56,17 @@ def figure(
         There is another figure of that name.
     """
 
-    def register(draw: Draw) -> Draw:
+    def register(draw: D) -> D:
         FIGURES.add(name, FigureKind(name, draw, caption, alt, drawn_by_script))
         return draw
 
     return register
+
+
+def figure_kind(name: str) -> FigureKind | None:
+    """Return what a drawn figure is of, such as ``projection`` of ``projection_capitals``.
+
+    None for what is drawn outside the registry.
+    """
+    kinds = [kind for kind in FIGURES.values() if f"{name}_".startswith(f"{kind.name}_")]
+    return max(kinds, key=lambda kind: len(kind.name), default=None)

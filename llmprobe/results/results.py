@@ -59,7 +59,7 @@ class Results:
         heatmaps = import_module("llmprobe.reporting.charts.heatmaps")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        heatmaps.heatmap(self.table, metric).savefig(path, bbox_inches="tight")
+        heatmaps.heatmap(self.curves, metric).savefig(path, bbox_inches="tight")
         return path
 
     @staticmethod

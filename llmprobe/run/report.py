@@ -98,7 +98,7 @@ def report(out: Path) -> list[Path]:
     for note in run.notes:
         log.warning("%s", note)
     about = KINDS[kind_of(out)].describe(run)
-    figures = draw_figures(run.table, run.summary, run.predictions, run.learning_curve)
+    figures = draw_figures(run)
     own = {name: figure for name, (figure, _, _) in about.illustrations.items()}
     written = write_all(figures | own, out / "figures")
     _remove_other_figures(out / "figures", written)

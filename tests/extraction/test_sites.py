@@ -21,6 +21,7 @@ from llmprobe.datasets.include import include
 from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import LoadedModel
 from llmprobe.reporting.charts.panels import layer_label
+from llmprobe.results.curve import Curve
 
 TOY = '''
 import llmprobe
@@ -63,7 +64,10 @@ def test_a_site_of_ones_own_is_extracted_and_listed_where_the_others_are(
     assert ExtractConfig(site="block_input").site == "block_input"
     with pytest.raises(UserError, match="did you mean 'block_input'"):
         llmprobe.extract(folder, DATA, site="block_inputs")
-    assert layer_label(pd.DataFrame({"site": ["block_input"]})) == "layer (before block)"
+    assert (
+        layer_label([Curve(pd.DataFrame({"site": ["block_input"], "layer": [0]}), {})])
+        == "layer (before block)"
+    )
     assert "| `block_input` | 1 | What enters block *i*. |" in sites_table()
     assert main(["check", str(folder)]) == 0
     said = capsys.readouterr().out

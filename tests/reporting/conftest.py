@@ -152,8 +152,8 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def trial_page(trial: Results) -> Path:
     """The page of that run."""
     figures = {
-        "heatmap_accuracy": heatmap(trial.table),
-        "curves": curves(trial.table, trial.summary),
+        "heatmap_accuracy": heatmap(trial.curves),
+        "curves": curves(trial),
     }
     return write_page(trial.folder / "report.html", trial, figures)
 

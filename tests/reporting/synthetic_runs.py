@@ -78,6 +78,22 @@ def probed_run(
     return read_results(out)
 
 
+def results_of(
+    table: pd.DataFrame,
+    summary: pd.DataFrame,
+    predictions: pd.DataFrame | None = None,
+    learning_curve: pd.DataFrame | None = None,
+) -> Results:
+    """The results that tables of one's own are."""
+    none = pd.DataFrame()
+    return Results(
+        table,
+        summary,
+        none if predictions is None else predictions,
+        none if learning_curve is None else learning_curve,
+    )
+
+
 def write_page(path: Path, run: Results, figures: Mapping[str, Figure] | None = None) -> Path:
     """The page of a run, with few figures or none: drawing them all takes longer than a test."""
     command = "llmprobe run trial.yaml"

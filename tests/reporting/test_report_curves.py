@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from synthetic_runs import results_of
 
 from llmprobe.reporting.charts.curves import curves, learning_curves
 from llmprobe.reporting.charts.style import COLOURS
@@ -46,7 +47,7 @@ def legend_texts(figure: Figure) -> list[str]:
 
 def test_curves_show_the_table_and_its_intervals(two_by_two: Tables) -> None:
     results, summary = two_by_two
-    figure = curves(results, summary)
+    figure = curves(results_of(results, summary))
     for ax, dataset in zip(figure.axes, ["capitals", "coin_flip"], strict=True):
         assert ax.get_title(loc="left") == dataset
         for index, (model, colour) in enumerate(zip(MODELS, COLOURS, strict=False)):
@@ -70,7 +71,7 @@ def test_controls_are_thin_lines_of_the_colour_of_their_model(two_by_two: Tables
     results, summary = two_by_two
     results["random_weights_accuracy"] = 0.5 + results["layer"] / 100
     results["control_accuracy"] = 0.6 - results["layer"] / 100
-    figure = curves(results, summary)
+    figure = curves(results_of(results, summary))
     for model, colour in zip(MODELS, COLOURS, strict=False):
         rows = marked(results, model, "capitals")
         for column, style in (("random_weights_accuracy", "-"), ("control_accuracy", "--")):
@@ -83,7 +84,7 @@ def test_controls_are_thin_lines_of_the_colour_of_their_model(two_by_two: Tables
 def test_each_curve_bears_its_marks(two_by_two: Tables) -> None:
     results, summary = two_by_two
     summary["half_rise_depth"] = 0.21 + 0.1 * summary.index
-    ax = curves(results, summary).axes[0]
+    ax = curves(results_of(results, summary)).axes[0]
     for model, colour, shape in zip(MODELS, COLOURS, "os", strict=False):
         rows, row = marked(results, model, "capitals"), marked(summary, model, "capitals").iloc[0]
         accuracy = rows.set_index("layer")["accuracy"]
@@ -104,7 +105,7 @@ def test_each_curve_bears_its_marks(two_by_two: Tables) -> None:
 def test_marks_are_at_layers_where_the_axis_is_in_layers(tables: Callable[..., Tables]) -> None:
     results, summary = tables({"one": 12, "two": 12}, ["capitals"])
     summary["half_rise_depth"] = 0.25
-    figure = curves(results, summary)
+    figure = curves(results_of(results, summary))
     ax = figure.axes[0]
     np.testing.assert_array_equal(curve_of(ax, COLOURS[0]).get_xdata(), range(13))
     assert figure.get_supxlabel().startswith("layer")
@@ -117,7 +118,7 @@ def test_what_is_not_known_is_neither_drawn_nor_explained(two_by_two: Tables) ->
     results, summary = two_by_two
     results["control_accuracy"] = np.nan
     summary[["bag_of_words_accuracy", "jump_depth"]] = np.nan
-    figure = curves(results, summary)
+    figure = curves(results_of(results, summary))
     assert all(line.get_linestyle() != ":" for ax in figure.axes for line in ax.lines)
     assert all(line.get_marker() != "x" for ax in figure.axes for line in ax.lines)
     assert legend_texts(figure) == [*MODELS, "majority class", "best layer", "converging layer"]
@@ -125,7 +126,8 @@ def test_what_is_not_known_is_neither_drawn_nor_explained(two_by_two: Tables) ->
 
 def test_controls_of_many_models_do_not_hide_the_curves(tables: Callable[..., Tables]) -> None:
     for n_models, shown in ((4, True), (5, False)):
-        figure = curves(*tables({f"m{number}": 6 for number in range(n_models)}, ["d"]))
+        models = {f"m{number}": 6 for number in range(n_models)}
+        figure = curves(results_of(*tables(models, ["d"])))
         assert ("random labels" in legend_texts(figure)) == shown
         assert any(line.get_linewidth() == 0.6 for line in figure.axes[0].lines) == shown
 
@@ -135,7 +137,8 @@ def test_labels_that_are_numbers_are_drawn_by_their_score(two_by_two: Tables) ->
     numbers = results["dataset"] == "coin_flip"
     results.loc[numbers, "r2"] = np.where(results["layer"] == 1, -40, 0.3)[numbers]
     results.loc[numbers, "accuracy"] = np.nan
-    figure = curves(results, summary)
+    summary.loc[summary["dataset"] == "coin_flip", "main_score"] = "r2"
+    figure = curves(results_of(results, summary))
     first, second = figure.axes
     expected = marked(results, MODELS[0], "coin_flip")["r2"]
     np.testing.assert_array_equal(curve_of(second, COLOURS[0]).get_ydata(), expected)
@@ -146,25 +149,24 @@ def test_labels_that_are_numbers_are_drawn_by_their_score(two_by_two: Tables) ->
 def test_a_layer_without_a_score_is_a_gap(two_by_two: Tables) -> None:
     results, summary = two_by_two
     results.loc[results["layer"] == 4, "accuracy"] = np.nan
-    drawn = curve_of(curves(results, summary).axes[0], COLOURS[0]).get_ydata()
+    drawn = curve_of(curves(results_of(results, summary)).axes[0], COLOURS[0]).get_ydata()
     assert np.isnan(drawn).nonzero()[0].tolist() == [4]
 
 
 def test_forty_panels_are_legible(tables: Callable[..., Tables]) -> None:
     names = [f"a_dataset_with_a_very_long_name_that_goes_on_{number}" for number in range(40)]
     results, summary = tables({"organisation/" + "model" * 20: 99, "b": 60}, names)
-    figure = curves(results, summary)
+    figure = curves(results_of(results, summary))
     titles = [ax._left_title for ax in figure.axes]  # type: ignore[attr-defined]
     draw(figure)
+    assert_apart(figure, [*titles, *figure.legends[0].get_texts(), *numbers_at(figure.axes)])
     axes = [ax.get_window_extent() for ax in figure.axes]
-    assert_apart(figure, [*titles, *figure.legends[0].get_texts()])
-    assert_apart(figure, numbers_at(figure.axes))
     assert min(box.width for box in axes) > 1.1 * figure.dpi
     assert min(box.height for box in axes) > 0.7 * figure.dpi
 
 
 def test_learning_curves_end_at_the_score_with_all_groups(two_by_two: Tables) -> None:
-    _, summary = two_by_two
+    results, summary = two_by_two
     curve = pd.DataFrame(
         [
             {
@@ -178,7 +180,8 @@ def test_learning_curves_end_at_the_score_with_all_groups(two_by_two: Tables) ->
             for fraction in (0.5, 0.1)
         ]
     ).assign(r2=np.nan)
-    figure = learning_curves(curve, summary)
+    figure = learning_curves(results_of(results, summary, learning_curve=curve))
+    assert figure is not None
     for ax, dataset in zip(figure.axes, ["capitals", "coin_flip"], strict=True):
         for model, colour in zip(MODELS, COLOURS, strict=False):
             line, peak = curve_of(ax, colour), marked(summary, model, dataset).iloc[0]

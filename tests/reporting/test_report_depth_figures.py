@@ -10,16 +10,18 @@ import pytest
 from legible import assert_apart, assert_slanted_apart, draw, numbers_at
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
+from synthetic_runs import results_of
 
 from llmprobe.reporting.charts.depth import (
     depth_against_difficulty,
     depth_against_size,
     depth_scatter,
-    difficulty,
     rank_correlation,
 )
 from llmprobe.reporting.charts.style import COLOURS, paler
+from llmprobe.results.curve import curves_of, difficulty
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 Point = tuple[float, float, str]
@@ -53,7 +55,7 @@ def colour(index: int, pale: bool) -> str:
 
 def test_depths_are_those_of_the_summary(two_by_two: Tables) -> None:
     _, summary = two_by_two
-    (ax,) = depth_scatter(summary).axes
+    (ax,) = depth_scatter(results_of(*two_by_two)).axes
     models = list(summary["model"].unique())
     best, converged = set(), set()
     for row in summary.to_dict("records"):
@@ -68,7 +70,7 @@ def test_depths_are_those_of_the_summary(two_by_two: Tables) -> None:
 
 def test_each_point_of_the_depths_is_in_the_row_of_its_dataset(two_by_two: Tables) -> None:
     _, summary = two_by_two
-    (ax,) = depth_scatter(summary).axes
+    (ax,) = depth_scatter(results_of(*two_by_two)).axes
     names = [label.get_text() for label in ax.get_yticklabels()]
     models = list(summary["model"].unique())
     for row in summary.to_dict("records"):
@@ -80,8 +82,7 @@ def test_each_point_of_the_depths_is_in_the_row_of_its_dataset(two_by_two: Table
 
 
 def test_a_line_between_depths_is_as_pale_as_its_ends(two_by_two: Tables) -> None:
-    _, summary = two_by_two
-    (ax,) = depth_scatter(summary).axes
+    (ax,) = depth_scatter(results_of(*two_by_two)).axes
     drawn = {to_hex(lines.get_color()[0]) for lines in ax.collections}
     assert drawn == {colour(index, pale) for index in (0, 1) for pale in (False, True)}
     assert len(drawn) == 4
@@ -90,21 +91,29 @@ def test_a_line_between_depths_is_as_pale_as_its_ends(two_by_two: Tables) -> Non
 def test_difficulty_is_what_the_best_model_misses(tables: Callable[..., Tables]) -> None:
     results, summary = tables({"a": 4, "b": 4}, ["x", "y", "z"], n_classes=4, majority=0.4)
     summary["peak_accuracy"] = [0.7, 0.3, 1.0, 0.5, 0.35, np.nan]
-    assert difficulty(results, summary).round(6).to_dict() == {"x": 0.5, "y": 1.0, "z": 0.0}
+    hardness = difficulty(curves_of(results, summary))
+    assert {name: round(hard, 6) for name, hard in hardness.items()} == {"x": 0.5, "y": 1, "z": 0}
     results["majority_accuracy"] = np.nan  # not asked for: one of four classes
-    assert difficulty(results, summary)["x"] == pytest.approx(0.4)
-    summary.loc[summary["dataset"] == "x", "peak_accuracy"] = np.nan
-    summary["peak_r2"] = 0.8
-    assert difficulty(results, summary)["x"] == pytest.approx(0.2)
+    assert difficulty(curves_of(results, summary))["x"] == pytest.approx(0.4)
+    summary[["main_score", "peak_r2"]] = ["r2", 0.8]
+    assert difficulty(curves_of(results, summary))["x"] == pytest.approx(0.2)
 
 
-def test_depth_is_drawn_against_difficulty_with_intervals(two_by_two: Tables) -> None:
-    results, summary = with_half_rises(two_by_two)
-    (ax,) = depth_against_difficulty(results, summary).axes
-    hardness = difficulty(results, summary)
+def against_difficulty(tables: Tables) -> tuple[Figure, Axes, dict[str, float]]:
+    """The figure, its panel, and the difficulty of each dataset."""
+    results = results_of(*tables)
+    figure = depth_against_difficulty(results)
+    assert figure is not None
+    return figure, figure.axes[0], difficulty(results.curves)
+
+
+def test_depth_is_drawn_against_difficulty_with_intervals(tables: Callable[..., Tables]) -> None:
+    drawn_tables = with_half_rises(tables({"a": 30, "b": 18}, ["x", "y", "z"]))
+    _, ax, hardness = against_difficulty(drawn_tables)
+    _, summary = drawn_tables
     models = list(summary["model"].unique())
     drawn = {depth: (x, face) for x, depth, face in points(ax)}
-    assert len(drawn) == 4
+    assert len(drawn) == 6
     for row in summary.to_dict("records"):
         x, face = drawn[round(row["half_rise_depth"], 6)]
         assert x == pytest.approx(hardness[row["dataset"]], abs=0.01)
@@ -124,15 +133,13 @@ def test_correlation_with_difficulty_needs_five_datasets_that_are_read(
     tables: Callable[..., Tables],
 ) -> None:
     for n_datasets, said in ((5, False), (6, True)):  # the last one is not above chance
-        results, summary = with_half_rises(
-            tables({"a": 9}, [f"d{number}" for number in range(n_datasets)])
-        )
-        legend = depth_against_difficulty(results, summary).legends[0]
-        text = legend.get_texts()[0].get_text()
+        drawn = with_half_rises(tables({"a": 9}, [f"d{number}" for number in range(n_datasets)]))
+        figure, _, hardness = against_difficulty(drawn)
+        text = figure.legends[0].get_texts()[0].get_text()
         assert ("ρ" in text) == said
-    read = summary.iloc[:5]
-    hardness = difficulty(results, summary)[read["dataset"]].to_numpy()
-    rho, p = rank_correlation(hardness, read["half_rise_depth"].to_numpy())
+    read = drawn[1].iloc[:5]
+    hard = np.array([hardness[dataset] for dataset in read["dataset"]])
+    rho, p = rank_correlation(hard, read["half_rise_depth"].to_numpy())
     assert text == f"a: ρ = {rho:.2f}, p = {p:.2g}, n = 5".replace("-", "−")
 
 
@@ -158,11 +165,9 @@ def test_names_of_datasets_above_their_points_do_not_overlap(
     ]
     results, summary = with_half_rises(tables({"a": 20, "b": 10}, names))
     summary["peak_accuracy"] = 0.8 + np.arange(len(summary)) / 1e4
-    figure = depth_against_difficulty(results, summary)
-    (ax,) = figure.axes
+    figure, ax, _ = against_difficulty((results, summary))
     assert len(ax.texts) == n_datasets
     assert_slanted_apart(figure, ax.texts)
-    draw(figure)
     (legend,) = figure.legends
     for text in ax.texts:
         box = text.get_window_extent()
@@ -175,9 +180,8 @@ def test_names_of_datasets_above_their_points_do_not_overlap(
 def test_each_name_is_joined_to_the_difficulty_of_its_dataset(
     tables: Callable[..., Tables],
 ) -> None:
-    results, summary = with_half_rises(tables({"a": 20}, [f"d{number}" for number in range(6)]))
-    (ax,) = depth_against_difficulty(results, summary).axes
-    hardness = difficulty(results, summary)
+    names = [f"d{number}" for number in range(6)]
+    _, ax, hardness = against_difficulty(with_half_rises(tables({"a": 20}, names)))
     low, high = ax.get_xlim()
     for text in ax.texts:
         (leader,) = (
@@ -194,12 +198,13 @@ def test_each_name_is_joined_to_the_difficulty_of_its_dataset(
 def test_depth_is_drawn_against_size_with_a_line_for_each_dataset(
     tables: Callable[..., Tables],
 ) -> None:
-    _, summary = with_half_rises(tables({"big": 30, "small": 12, "mid": 18}, ["x", "y"]))
+    results, summary = with_half_rises(tables({"big": 30, "small": 12, "mid": 18}, ["x", "y"]))
     summary["parameters"] = summary["model"].map({"big": 7e9, "small": 1.35e8, "mid": 1.5e9})
     summary["peak_p_value"] = np.where(
         (summary["model"] == "mid") & (summary["dataset"] == "y"), 0.3, 0.01
     )
-    figure = depth_against_size(summary)
+    figure = depth_against_size(results_of(results, summary))
+    assert figure is not None
     for ax, dataset in zip(figure.axes, ["x", "y"], strict=True):
         assert ax.get_title(loc="left") == dataset
         assert ax.get_xscale() == "log"
@@ -219,13 +224,16 @@ def test_depth_is_drawn_against_size_with_a_line_for_each_dataset(
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["135M", "1.5B", "7B"]
 
 
-@pytest.mark.parametrize("n_datasets", [1, 2, 9, 40])
+@pytest.mark.parametrize("n_datasets", [1, 2, 40])
 def test_sizes_at_the_axis_do_not_overlap(tables: Callable[..., Tables], n_datasets: int) -> None:
     models = {f"m{number}": 8 + number for number in range(12)}
-    _, summary = with_half_rises(tables(models, [f"d{number}" for number in range(n_datasets)]))
+    results, summary = with_half_rises(
+        tables(models, [f"d{number}" for number in range(n_datasets)])
+    )
     summary["parameters"] = summary["model"].map(
         {model: 1.35e8 * 1.1**number for number, model in enumerate(models)}
     )
-    figure = depth_against_size(summary)
+    figure = depth_against_size(results_of(results, summary))
+    assert figure is not None
     draw(figure)
     assert_apart(figure, numbers_at(figure.axes))

@@ -14,17 +14,33 @@ import pytest
 from legible import draw
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from synthetic_runs import results_of
 
-from llmprobe.reporting.charts.figures import METRICS, draw_figures, write_all
+from llmprobe.reporting.charts.curves import curves, learning_curves
+from llmprobe.reporting.charts.depth import (
+    depth_against_difficulty,
+    depth_against_size,
+    depth_scatter,
+)
+from llmprobe.reporting.charts.figures import draw_figures, write_all
+from llmprobe.reporting.charts.heatmaps import heatmap
 from llmprobe.reporting.charts.panels import layer_ticks
-from llmprobe.reporting.charts.style import COLOURS, model_styles, png
+from llmprobe.reporting.charts.projections import projections
+from llmprobe.reporting.charts.style import COLOURS, model_styles, png, save
+from llmprobe.results.figures import FIGURES
+from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 NOT_ASKED_FOR = {
     "results": ["accuracy_low", "accuracy_high", "auroc", "control_accuracy", "selectivity"],
     "summary": ["bag_of_words_accuracy", "peak_p_value", "jump_layer", "converging_depth"],
 }
-HEATMAPS = {f"heatmap_{metric}" for metric in METRICS if metric != "r2"}
+HEATMAPS = {
+    f"heatmap_{metric}" for metric in ("accuracy", "balanced_accuracy", "auroc", "selectivity")
+}
+
+
+OF_MODELS = (curves, depth_scatter, depth_against_difficulty, depth_against_size, learning_curves)
 
 
 def predictions_of(results: pd.DataFrame) -> pd.DataFrame:
@@ -39,19 +55,19 @@ def learning_curve_of(summary: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(fraction=0.5, accuracy=0.6, r2=np.nan)
 
 
+def names(*tables: pd.DataFrame) -> set[str]:
+    return set(draw_figures(results_of(*tables)))
+
+
 def test_every_figure_that_there_are_numbers_for_is_drawn(tables: Callable[..., Tables]) -> None:
     results, summary = tables({"a": 8, "b": 5}, ["published/x", "y", "z"])
-    names = set(draw_figures(results, summary))
-    assert names == {*HEATMAPS, "heatmap_by_model", "curves", "depth"}
+    few = {*HEATMAPS, "heatmap_by_model", "curves", "depth"}
+    assert names(results, summary) == few
     summary["half_rise_depth"] = 0.4
-    assert set(draw_figures(results, summary)) - names == {"difficulty"}
     summary["parameters"] = summary["model"].map({"a": 1e8, "b": 2e8})
-    assert set(draw_figures(results, summary)) - names == {"difficulty", "size"}
-    more = draw_figures(results, summary, predictions_of(results), learning_curve_of(summary))
-    assert set(more) - names == {
-        "difficulty",
-        "size",
-        "learning_curve",
+    assert names(results, summary, predictions_of(results), learning_curve_of(summary)) == {
+        *few,
+        *("difficulty", "size", "learning_curve"),
         *(f"projection_{name}" for name in ("published-x", "y", "z")),
     }
 
@@ -61,86 +77,84 @@ def test_one_model_on_one_dataset_is_not_compared_with_itself(
 ) -> None:
     results, summary = tables({"a": 8}, ["x"])
     summary["half_rise_depth"] = 0.4
-    assert set(draw_figures(results, summary)) == {*HEATMAPS, "curves", "depth"}
+    assert names(results, summary) == {*HEATMAPS, "curves", "depth"}
 
 
 def test_a_run_without_places_of_examples_has_no_projections(two_by_two: Tables) -> None:
-    results, _ = two_by_two
-    places = predictions_of(results)
+    places = predictions_of(two_by_two[0])
     unplaced = places.assign(along=np.where(places["dataset"] == "capitals", np.nan, 0.3))
-    names = set(draw_figures(*two_by_two, unplaced))
-    assert "projection_coin_flip" in names
-    assert "projection_capitals" not in names
-    older = places.drop(columns=["along", "across"])
-    assert not any("projection" in name for name in draw_figures(*two_by_two, older))
-    assert "learning_curve" not in draw_figures(*two_by_two, None, places.head(0))
+    assert set(projections(results_of(*two_by_two, unplaced))) == {"coin_flip"}
+    assert not projections(results_of(*two_by_two, places.drop(columns=["along", "across"])))
+
+
+def test_figures_are_in_the_order_of_the_page() -> None:
+    on_page = [name for name, kind in FIGURES.items() if kind.caption]
+    assert [name for name in on_page if FIGURES[name].drawn_by_script] == [
+        *("heatmap_accuracy", "heatmap_r2", "curves"),
+    ]
+    assert [name for name in on_page if not FIGURES[name].drawn_by_script] == [
+        *("heatmap_by_model", "depth", "difficulty", "size", "learning_curve"),
+    ]
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("blocks", [0, 1, 12])
+@pytest.mark.parametrize("blocks", [0, 12])
 def test_what_was_not_asked_for_is_left_out(
     tables: Callable[..., Tables], tmp_path: Path, blocks: int
 ) -> None:
     results, summary = tables({"m": blocks}, ["d"])
     results[NOT_ASKED_FOR["results"]] = np.nan
     summary[NOT_ASKED_FOR["summary"]] = np.nan
-    figures = draw_figures(results, summary, predictions_of(results))
-    names = {path.stem for path in write_all(figures, tmp_path)}
-    assert names == {
+    figures = draw_figures(results_of(results, summary, predictions_of(results)))
+    assert {path.stem for path in write_all(figures, tmp_path)} == {
         *("heatmap_accuracy", "heatmap_balanced_accuracy", "curves", "depth", "projection_d"),
     }
 
 
-def test_files_are_the_same_each_time_and_keep_text(two_by_two: Tables, tmp_path: Path) -> None:
-    results, summary = two_by_two
-    tables = results, summary, predictions_of(results), learning_curve_of(summary)
-    first = write_all(draw_figures(*tables), tmp_path / "first")
-    second = write_all(draw_figures(*tables), tmp_path / "second")
-    assert {path.name for path in first} == {
-        f"{name}.{ending}" for name in draw_figures(*tables) for ending in ("png", "svg")
-    }
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-    svg = (tmp_path / "first" / "curves.svg").read_text()
-    assert re.search(r"<text[^>]*>capitals</text>", svg)
-    assert "dc:date" not in svg
-
-
-def test_names_are_shown_as_they_are(tables: Callable[..., Tables], tmp_path: Path) -> None:
-    results, summary = tables({"_m$a$": 3, "b": 2}, ["$x_1$ & <y>", "y", "z"])
+def test_files_are_the_same_each_time_and_show_names_as_they_are(
+    tables: Callable[..., Tables], tmp_path: Path
+) -> None:
+    table, summary = tables({"_m$a$": 3, "b": 2}, ["$x_1$ & <y>", "y", "z"])
     summary["half_rise_depth"] = 0.5
     summary["parameters"] = summary["model"].map({"_m$a$": 1e8, "b": 2e8})
-    figures = draw_figures(results, summary, None, learning_curve_of(summary))
-    write_all(figures, tmp_path)
-    for name in figures:
-        svg = (tmp_path / f"{name}.svg").read_text()
-        assert re.search(r"> ?\$x_1\$ &amp; &lt;y&gt;</text>", svg)
-        assert re.search(r"> ?_m\$a\$</text>", svg)
+    results = results_of(table, summary, learning_curve=learning_curve_of(summary))
+    for path in write_all(draw_figures(results), tmp_path):
+        if path.suffix == ".svg":
+            drawn = path.read_text()
+            assert re.search(r"<text[^>]*> ?\$x_1\$ &amp; &lt;y&gt;</text>", drawn)
+            assert re.search(r"> ?_m\$a\$</text>", drawn)
+            assert "dc:date" not in drawn
+    for path in save(curves(results), tmp_path / "again", "curves"):
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_name_may_have_characters_that_no_font_has(
     tables: Callable[..., Tables], tmp_path: Path
 ) -> None:
-    tables_of_it = tables({"模型 😀": 3}, ["\x07\u202e\n" + "数" * 10_000])
-    for path in write_all(draw_figures(*tables_of_it), tmp_path):
+    results = results_of(*tables({"模型 😀": 3}, ["\x07\u202e\n" + "数" * 10_000]))
+    figures = {"curves": curves(results), "heatmap": heatmap(results.curves)}
+    for path in write_all(figures, tmp_path):
         assert path.stat().st_size > 1000
-    svg = (tmp_path / "curves.svg").read_text()
-    assert "模型 😀</text>" in svg
-    assert ">???数" in svg
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert "模型 😀</text>" in drawn
+    assert ">???数" in drawn
 
 
 def test_a_model_has_the_same_colour_and_marker_in_every_figure(
     tables: Callable[..., Tables],
 ) -> None:
-    results, summary = tables({"a": 8, "b": 5, "c": 6}, ["x", "y", "z"])
+    table, summary = tables({"a": 8, "b": 5, "c": 6}, ["x", "y", "z"])
     summary["half_rise_depth"] = 0.4
     summary["parameters"] = summary["model"].map({"a": 1e8, "b": 2e8, "c": 4e8})
     # The first model is not the first of every table.
-    backwards = results.iloc[::-1]
-    figures = draw_figures(backwards, summary, None, learning_curve_of(summary.iloc[1:]))
-    for name in ("curves", "depth", "difficulty", "size", "learning_curve"):
-        legend = figures[name].legends[0]
+    backwards = table.iloc[::-1]
+    learning_curve = learning_curve_of(summary.iloc[1:])
+    results = results_of(backwards, summary, learning_curve=learning_curve)
+    for draw_one in OF_MODELS:
+        figure = draw_one(results)
+        assert figure is not None
+        legend = figure.legends[0]
         looks = {
             text.get_text().split(":")[0]: (to_hex(line.get_color()), line.get_marker())
             for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
@@ -148,15 +162,16 @@ def test_a_model_has_the_same_colour_and_marker_in_every_figure(
         assert [looks[model] for model in "abc"] == list(zip(COLOURS, "os^", strict=False))
 
 
-@pytest.mark.parametrize("name", ["curves", "depth", "difficulty", "size"])
+@pytest.mark.parametrize("draw_one", OF_MODELS[:4])
 def test_the_legend_names_every_model_and_covers_no_data(
-    tables: Callable[..., Tables], name: str
+    tables: Callable[..., Tables], draw_one: Callable[[Results], Figure | None]
 ) -> None:
     models = {f"organisation/model-{number}": 8 + number for number in range(10)}
     results, summary = tables(models, ["capitals", "_hidden_", "coin_flip"])
     summary["half_rise_depth"] = 0.4
     summary["parameters"] = summary["layers"] * 1e7
-    figure = draw_figures(results, summary)[name]
+    figure = draw_one(results_of(results, summary))
+    assert figure is not None
     draw(figure)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()][:10] == list(models)

@@ -73,7 +73,7 @@ def write(path: Path, tables: Tables, name: str = "quickstart", **options: Any) 
         config=f"name: {name}\nmodels: [a]\n",
         notes=options.pop("notes", ()),
     )
-    figures = draw_figures(*tables)
+    figures = draw_figures(run)
     page.write_report(path, run, figures, title=name, command=f"llmprobe report {name}", **options)
     return path.read_text(encoding="utf-8")
 
@@ -251,7 +251,7 @@ def test_page_is_the_same_each_time(html: str, two_by_two: Tables, tmp_path: Pat
 def test_a_number_that_was_not_asked_for_is_a_dash(two_by_two: Tables, tmp_path: Path) -> None:
     results, summary = two_by_two
     results[["accuracy_low", "accuracy_high", "auroc", "selectivity", "p_value"]] = np.nan
-    asked = ["model", "dataset", "layers", "n_examples", "peak_layer", "peak_accuracy"]
+    asked = "model dataset layers n_examples main_score peak_layer peak_accuracy".split()
     summary[[column for column in summary if column not in asked]] = np.nan
     words = Outline(write(tmp_path / "report.html", (results, summary))).words
     assert not re.search(r"\bnan\b", words, re.IGNORECASE)

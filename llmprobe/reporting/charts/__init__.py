@@ -1,1 +1,3 @@
-"""Figures."""
+"""Figures: a function each, which registers itself; the imports are in the order of the page."""
+
+from llmprobe.reporting.charts import heatmaps, depth, curves, projections  # noqa: F401, I001

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting.charts.panels import Grid, legend, same_layers
+from llmprobe.reporting.charts.panels import Grid, legend
 from llmprobe.reporting.charts.style import GREY, model_styles, styled
-from llmprobe.results.peaks import SCORE_NAMES, main_probe, main_score
+from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics, same_layers
+from llmprobe.results.figures import figure
+from llmprobe.results.results import Results
 
 _Style = Mapping[str, Any]
 
@@ -41,88 +42,92 @@ _MARKS: Mapping[str, _Style] = {
 """On a curve, the first on the axis; those without a marker of their own have the model's."""
 
 
+@figure(
+    "curves",
+    caption="The same scores as curves, with their 95 % intervals. Filled: the best layer; hollow: "
+    "the converging layer; cross: the jump layer; tick below: half of the rise.",
+    alt="Line chart: a panel for each dataset, a line for each model, the score over layers. "
+    "The tables below hold the same numbers.",
+    drawn_by_script=True,
+)
 @styled
-def curves(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Accuracy (or R²) over layers: a panel for each dataset, a line and band for each model.
+def curves(results: Results) -> Figure:
+    """Draw the main metric over layers: a panel for each dataset, a line and band for each model.
 
     The axis is the layer when all models have the same ones, else the relative depth. What is
     known of these is shown too: the majority class (dashed), a bag of words (dotted) and, as thin
     lines of the model's colour, the same architecture with random weights and the control task of
     random labels (Hewitt & Liang 2019), the latter two for at most ``MOST_CONTROLLED`` models. On
     each curve the best layer is filled, the converging layer hollow and the jump layer a cross; a
-    tick on the axis is the depth at half of the rise (``probing.depth``).
+    tick on the axis is the depth at half of the rise (``results.depth``).
     """
-    rows = main_probe(results)
-    datasets = list(rows["dataset"].unique())
-    styles = model_styles([*summary["model"], *rows["model"]])
-    found = summary.assign(peak_depth=summary["peak_layer"] / summary["layers"].clip(lower=1))
-    x = "layer" if same_layers(rows) else "depth"
-    grid = Grid.of(datasets)
+    styles, datasets = model_styles(by_model(results.curves)), by_dataset(results.curves)
+    x: Literal["layers", "depths"] = "layers" if same_layers(results.curves) else "depths"
+    grid = Grid.of(list(datasets))
     drawn: set[str] = set()
-    for ax, dataset in zip(grid.panels, datasets, strict=True):
-        here, known = (table[table["dataset"] == dataset] for table in (rows, found))
-        score = main_score(here)
-        drawn |= _draw_baselines(ax, known, score)
-        for model, style in styles.items():
-            layers = here[here["model"] == model].sort_values("layer")
-            if len(layers):
-                if len(styles) <= MOST_CONTROLLED:
-                    drawn |= _draw_controls(ax, layers, x, score, style)
-                _draw_curve(ax, layers, x, score, style)
-                drawn |= _mark_curve(ax, layers, x, score, known[known["model"] == model], style)
-    _name_scores(grid, [main_score(part) for _, part in rows.groupby("dataset")])
-    grid.over_layers(rows) if x == "layer" else grid.over_depth()
+    for ax, group in zip(grid.panels, datasets.values(), strict=True):
+        drawn |= _draw_baselines(ax, group, list(_BASELINES))
+        for curve in group:
+            style, places = styles[curve.model], getattr(curve, x)
+            if len(styles) <= MOST_CONTROLLED:
+                drawn |= _draw_controls(ax, curve, places, style)
+            _draw_curve(ax, curve, places, style)
+            drawn |= _mark_curve(ax, curve, places, style)
+    _name_scores(grid, results.curves)
+    grid.over_layers(results.curves) if x == "layers" else grid.over_depth()
     legend(grid.figure, styles, _explained(drawn))
     return grid.figure
 
 
-def _draw_baselines(ax: Axes, known: pd.DataFrame, score: str) -> set[str]:
-    """-> the names of those that are known"""
+def _draw_baselines(ax: Axes, group: Sequence[Curve], names: Sequence[str]) -> set[str]:
+    """Draw what needs no model on one dataset. -> the names of those that are known"""
     drawn = set()
-    for name, style in _BASELINES.items():
-        for level in _column(known, f"{name}_{score}").dropna().head(1):
-            ax.axhline(level, **style)
+    for name in names:
+        levels = [curve.number(f"{name}_{curve.metric.name}") for curve in group]
+        for level in [level for level in levels if not np.isnan(level)][:1]:
+            ax.axhline(level, **_BASELINES[name])
             drawn.add(name)
     return drawn
 
 
-def _draw_controls(ax: Axes, layers: pd.DataFrame, x: str, score: str, style: _Style) -> set[str]:
-    """-> the names of those that are known"""
+def _draw_controls(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> set[str]:
+    """Draw what the probe reads where there is no concept. -> the names of those that are known"""
     drawn = set()
     for name, thin in _CONTROLS.items():
-        control = _column(layers, f"{name}_{score}")
-        if control.notna().any():
-            ax.plot(layers[x], control, **thin, color=style["color"], alpha=0.8)
+        control = curve.column(f"{name}_{curve.metric.name}")
+        if np.isfinite(control).any():
+            ax.plot(x, control, **thin, color=style["color"], alpha=0.8)
             drawn.add(name)
     return drawn
 
 
-def _draw_curve(ax: Axes, layers: pd.DataFrame, x: str, score: str, style: _Style) -> None:
-    low, high = (_column(layers, f"{score}_{end}") for end in ("low", "high"))
-    ax.fill_between(layers[x], low, high, color=style["color"], alpha=0.15, linewidth=0)
-    ax.plot(layers[x], layers[score].astype(float), **{**style, "marker": ""})
+def _draw_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> None:
+    score, low, high = (curve.column(f"{curve.metric.name}{end}") for end in ("", "_low", "_high"))
+    ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    ax.plot(x, score, **{**style, "marker": ""})
 
 
-def _mark_curve(
-    ax: Axes, layers: pd.DataFrame, x: str, score: str, known: pd.DataFrame, style: _Style
-) -> set[str]:
-    """Where the curve jumps, rises, converges and is highest. -> the names of those that do"""
+def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> set[str]:
+    """Mark where the curve jumps, rises, converges and is highest. -> the names of those"""
     drawn = set()
-    depth = layers["depth"].to_numpy(float)
     for name, mark in _MARKS.items():
-        for at in _column(known, name).dropna().head(1):
-            place = [np.interp(at, depth, layers[of].to_numpy(float)) for of in (x, score)]
-            point = {**style, **mark, "linestyle": "none", "zorder": 3}
-            if name == "half_rise_depth":  # on a steep rise it would be hidden
-                ax.plot(place[0], 0, transform=ax.get_xaxis_transform(), **point)
-            else:
-                ax.plot(*place, **point)
-            drawn.add(name)
+        depth = curve.at_best("depth") if name == "peak_depth" else curve.number(name)
+        if np.isnan(depth):
+            continue
+        place, score = (
+            np.interp(depth, curve.depths, of) for of in (x, curve.column(curve.metric.name))
+        )
+        point = {**style, **mark, "linestyle": "none", "zorder": 3}
+        if name == "half_rise_depth":  # on a steep rise it would be hidden
+            ax.plot(place, 0, transform=ax.get_xaxis_transform(), **point)
+        else:
+            ax.plot(place, score, **point)
+        drawn.add(name)
     return drawn
 
 
 def _explained(drawn: set[str]) -> list[Line2D]:
-    """What the legend says of them beside the models."""
+    """Return what the legend says beside the models."""
     lines = {
         **{
             name: {**style, "color": style.get("color", GREY)} for name, style in _BASELINES.items()
@@ -136,53 +141,50 @@ def _explained(drawn: set[str]) -> list[Line2D]:
     return [Line2D([], [], **style) for name, style in lines.items() if name in drawn]
 
 
-def _name_scores(grid: Grid, scores: list[str]) -> None:
-    """What the vertical axis shows; R² far below 0 would leave no room for the rest."""
+def _name_scores(grid: Grid, shown: Sequence[Curve]) -> None:
+    """Name the vertical axis; scores far below 0, as R² has them, would leave no room for others"""
+    metrics = main_metrics(shown)
     for ax in grid.left:
-        ax.set_ylabel(" or ".join(name for score, name in SCORE_NAMES.items() if score in scores))
-    if "r2" in scores:
+        ax.set_ylabel(" or ".join(metric.label for metric in metrics))
+    if any(metric.interval == "below one" for metric in metrics):
         grid.panels[0].set_ylim(bottom=max(-1, grid.panels[0].get_ylim()[0]))
 
 
+@figure(
+    "learning_curve",
+    caption="The score at the best layer after training on a part of the groups.",
+    alt="Line chart: the score against the fraction of the training groups.",
+)
 @styled
-def learning_curves(curve: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Score at the best layer against the share of the training groups that probes learned from.
+def learning_curves(results: Results) -> Figure | None:
+    """Draw the score at the best layer against the share of training groups that probes saw.
 
     A panel for each dataset, a line for each model, whose last point is the score with all of the
-    training groups. A dashed line is the majority class.
-
-    Parameters
-    ----------
-    curve
-        A row for each model × dataset × layer × fraction, with its ``accuracy`` or ``r2``.
+    training groups. A dashed line is the majority class. None where no shares were asked for.
     """
-    datasets = list(curve["dataset"].unique())
-    styles = model_styles(summary["model"])
-    grid = Grid.of(datasets)
+    table = results.learning_curve
+    if table.empty:
+        return None
+    datasets = by_dataset(results.curves)
+    datasets = {name: datasets[name] for name in table["dataset"].unique() if name in datasets}
+    styles = model_styles(by_model(results.curves))
+    grid = Grid.of(list(datasets))
     drawn: set[str] = set()
-    scores = []
-    for ax, dataset in zip(grid.panels, datasets, strict=True):
-        here, known = (table[table["dataset"] == dataset] for table in (curve, summary))
-        scores.append(main_score(here))
-        drawn |= _draw_baselines(ax, known.drop(columns="bag_of_words_accuracy"), scores[-1])
-        for peak in known.to_dict("records"):
-            line = here[(here["model"] == peak["model"]) & (here["layer"] == peak["peak_layer"])]
-            line = line.sort_values("fraction")
+    for ax, (dataset, group) in zip(grid.panels, datasets.items(), strict=True):
+        drawn |= _draw_baselines(ax, group, ["majority"])
+        of_dataset = table[table["dataset"] == dataset]
+        for curve in group:
+            line = of_dataset[
+                (of_dataset["model"] == curve.model) & (of_dataset["layer"] == curve.layer)
+            ].sort_values("fraction")
             ax.plot(
                 [*line["fraction"], 1.0],
-                [*line[scores[-1]], peak[f"peak_{scores[-1]}"]],
-                **styles[peak["model"]],
+                [*line[curve.metric.name], curve.score],
+                **styles[curve.model],
             )
         ax.set_xlim(0, 1.04)
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    _name_scores(grid, scores)
+    _name_scores(grid, [curve for group in datasets.values() for curve in group])
     grid.figure.supxlabel("share of the training groups")
     legend(grid.figure, styles, _explained(drawn))
     return grid.figure
-
-
-def _column(table: pd.DataFrame, name: str) -> pd.Series:
-    """As numbers; NaN where that was not asked for."""
-    if name not in table:
-        return pd.Series(np.nan, index=table.index)
-    return table[name].astype(float)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from llmprobe.reporting.charts.panels import DEPTH, Grid, legend
 from llmprobe.reporting.charts.style import GREY, label, model_styles, paler, styled
-from llmprobe.results.peaks import chance_accuracy, main_probe
+from llmprobe.results.curve import SURE, Curve, by_dataset, by_model, difficulty
+from llmprobe.results.figures import figure
+from llmprobe.results.results import Results
 
 HALF_RISE = "depth at half of the rise"
 PERMUTATIONS = 9_999
@@ -24,30 +26,33 @@ MOST_SLANTED = 15
 """Names above a panel; more of them are upright."""
 
 
+@figure(
+    "depth",
+    caption="How deep each concept is read best (filled), and where its accuracy has converged "
+    "(hollow). Pale: no better than shuffled labels.",
+    alt="Dot chart: a row for each dataset, the relative depth of the best and of the converging "
+    "layer for each model. The summary table holds the same numbers.",
+)
 @styled
-def depth_scatter(summary: pd.DataFrame) -> Figure:
-    """Where each concept is read best (filled) and where its accuracy has converged (hollow).
+def depth_scatter(results: Results) -> Figure:
+    """Draw where each concept is read best (filled), and where its score has converged (hollow).
 
     A row for each dataset, a colour for each model, both at their relative depth, 0 … 1. Pale where
     the best layer is not better than the best one on shuffled labels (p > 0.05).
     """
-    styles, datasets = model_styles(summary["model"]), list(summary["dataset"].unique())
-    figure = Figure(figsize=(4.5, 0.7 + (0.14 + 0.09 * len(styles)) * len(datasets)))
-    ax = figure.subplots()
-    table = summary.assign(
-        best=summary["peak_layer"].astype(float) / summary["layers"].clip(lower=1).astype(float),
-        pale=_unsure(summary),
-    )
+    models, datasets = by_model(results.curves), list(by_dataset(results.curves))
+    styles = model_styles(models)
+    drawn = Figure(figsize=(4.5, 0.7 + (0.14 + 0.09 * len(styles)) * len(datasets)))
+    ax = drawn.subplots()
     for index, (model, style) in enumerate(styles.items()):
-        for pale, here in table[table["model"] == model].groupby("pale"):
-            y = here["dataset"].map(datasets.index).astype(float)
-            y += (index + 1) / (len(styles) + 1) - 0.5
-            converged = here["converging_depth"].astype(float)
-            colour = paler(style["color"]) if pale else style["color"]
-            point = {**style, "linestyle": "none", "clip_on": False, "color": colour}
-            ax.hlines(y, here["best"], converged, colour, linewidth=0.8)
+        aside = (index + 1) / (len(styles) + 1) - 0.5
+        for part, point in _by_pallor(models[model], style):
+            y = [datasets.index(curve.dataset) + aside for curve in part]
+            best = [curve.at_best("depth") for curve in part]
+            converged = [curve.number("converging_depth") for curve in part]
+            ax.hlines(y, best, converged, point["color"], linewidth=0.8)
             ax.plot(converged, y, **{**point, "markerfacecolor": "white"})
-            ax.plot(here["best"], y, **point)
+            ax.plot(best, y, **point)
     ax.set_xlim(0, 1)
     ax.set_ylim(len(datasets) - 0.5, -0.5)
     ax.set_yticks(range(len(datasets)), [label(name, 24) for name in datasets])
@@ -56,73 +61,68 @@ def depth_scatter(summary: pd.DataFrame) -> Figure:
     ax.tick_params(axis="y", which="both", length=0)
     ax.set_xlabel(DEPTH)
     marks = [_mark("best layer")]
-    if table["converging_depth"].notna().any():
+    if any(not np.isnan(curve.number("converging_depth")) for curve in results.curves):
         marks.append(_mark("converging layer", markerfacecolor="white"))
-    legend(figure, styles, [*marks, *_pale_mark(table["pale"])])
-    return figure
+    legend(drawn, styles, [*marks, *_pale_mark(results.curves)])
+    return drawn
 
 
-def difficulty(results: pd.DataFrame, summary: pd.DataFrame) -> pd.Series:
-    """How far the best of the models stays from a perfect score, by dataset, 0 … 1.
-
-    1 - (score - chance) / (1 - chance) of the best layer of the best model; R², whose chance is 0,
-    for labels that are numbers. It is measured and not declared, so facts, generated tasks and the
-    variants of one task, whatever their dial, lie on one axis; it allows for how many classes there
-    are and how common; and being one number for all models, it compares them on equal terms. It
-    tells nothing outside this set of models, and a concept that none reads has difficulty 1.
-    """
-    rows = main_probe(results).assign(chance=chance_accuracy)
-    chance = rows.groupby(["model", "dataset"])["chance"].first()
-    table = summary.join(chance, on=["model", "dataset"])
-    accuracy = table["peak_accuracy"].astype(float)
-    level = (accuracy - table["chance"]) / (1 - table["chance"])
-    if "peak_r2" in table:
-        level = level.fillna(table["peak_r2"].astype(float))
-    return (1 - level.groupby(table["dataset"], sort=False).max()).clip(0, 1)
-
-
+@figure(
+    "difficulty",
+    caption="Are harder concepts read deeper? Each point is a concept in a model: how far the best "
+    "model stays from a perfect score, and the depth of half the rise, with its interval.",
+    alt="Dot chart: depth of half the rise against the difficulty of each concept. The summary "
+    "table holds the same numbers.",
+)
 @styled
-def depth_against_difficulty(results: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Whether harder concepts are read deeper: a point for each model and dataset.
+def depth_against_difficulty(results: Results) -> Figure | None:
+    """Draw whether harder concepts are read deeper: a point for each model and dataset.
 
     Horizontally the ``difficulty`` of the dataset, which is named above it; vertically the depth at
     half of the rise, with its 95 % interval. Pale where the best layer is not better than the best
     one on shuffled labels (p > 0.05): the depth of such a rise is that of noise. Without these,
     the legend has Spearman's rank correlation of each model, where there are at least
     ``LEAST_CORRELATED`` datasets, with the share of ``PERMUTATIONS`` random orders that are as
-    correlated (two-sided).
+    correlated (two-sided). None where fewer than three datasets have a rise.
     """
-    hardness = difficulty(results, summary)
-    table = half_rises(summary)
-    table["hard"] = table["dataset"].map(hardness)
-    styles = model_styles(summary["model"])
-    few = table["dataset"].nunique() <= MOST_SLANTED
+    rising = _rising(results.curves)
+    datasets = by_dataset(rising)
+    if len(datasets) < 3:
+        return None
+    hardness, styles = difficulty(results.curves), model_styles(by_model(results.curves))
+    few = len(datasets) <= MOST_SLANTED
     width, height = (4.5, 3.8) if few and len(styles) <= 6 else (6.75, 4.8)
-    figure = Figure(figsize=(width, height))
-    ax = figure.subplots()
+    drawn = Figure(figsize=(width, height))
+    ax = drawn.subplots()
     for index, (model, style) in enumerate(styles.items()):
-        here = table[table["model"] == model]
+        group = [curve for curve in rising if curve.model == model]
         # Models share the difficulty of a dataset, and would hide each other.
         aside = min(0.006, 0.03 / len(styles)) * (index - (len(styles) - 1) / 2)
-        _draw_depths(ax, here["hard"] + aside, here, style)
-        sure = here[~here["pale"]]
+        places = {dataset: hard + aside for dataset, hard in hardness.items()}
+        _draw_half_rises(ax, places, group, style)
+        sure = [curve for curve in group if not curve.clearly_by_luck]
         if len(sure) >= LEAST_CORRELATED:
-            rho, p = rank_correlation(sure["hard"].to_numpy(), sure["depth"].to_numpy())
+            rho, p = rank_correlation(
+                np.array([hardness[curve.dataset] for curve in sure]),
+                np.array([curve.number("half_rise_depth") for curve in sure]),
+            )
             said = f": ρ = {rho:.2f}, p = {p:.2g}, n = {len(sure)}".replace("-", "−")
             style["label"] = label(model, 34) + ("" if np.isnan(rho) else said)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel=HALF_RISE)
     ax.set_xlabel("difficulty (0: the best model never errs, 1: it guesses)")
-    _name_above(ax, hardness[table["dataset"].unique()], inches=width - 1.6 if few else width - 0.8)
-    legend(figure, styles, _pale_mark(table["pale"]))
-    return figure
+    _name_above(
+        ax, {dataset: hardness[dataset] for dataset in datasets}, width - (1.6 if few else 0.8)
+    )
+    legend(drawn, styles, _pale_mark(rising))
+    return drawn
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Spearman's, and the share of random orders (``PERMUTATIONS`` and the given) as far from 0.
+    """Compute Spearman's, and the share of random orders (and the observed one) as far from 0.
 
-    Both NaN where all of ``x`` or of ``y`` are equal.
+    Both are NaN where all of ``x`` or of ``y`` are equal.
     """
-    ranks = np.stack([pd.Series(values).rank().to_numpy() for values in (x, y)])
+    ranks = rankdata(np.stack([x, y]), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     length = np.sqrt((ranks**2).sum(axis=1).prod())
     if length == 0:
@@ -132,27 +132,42 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(rho), float((1 + (abs(shuffled) >= abs(rho) - 1e-9).sum()) / (1 + PERMUTATIONS))
 
 
+@figure(
+    "size",
+    caption="How much of the network does a model of each size need? Parameters, and the depth of "
+    "half the rise, with its interval.",
+    alt="Line chart: a line for each dataset, the depth of half the rise against the number of "
+    "parameters. The summary table holds the same numbers.",
+)
 @styled
-def depth_against_size(summary: pd.DataFrame) -> Figure:
-    """How much of the network a model of each size needs: a panel for each dataset.
+def depth_against_size(results: Results) -> Figure | None:
+    """Draw how much of the network a model of each size needs: a panel for each dataset.
 
     Horizontally the number of parameters; vertically the depth at half of the rise, with its 95 %
     interval. A line joins the models of one dataset, those that read it: pale are models whose
-    best layer is not better than the best one on shuffled labels (p > 0.05).
+    best layer is not better than the best one on shuffled labels (p > 0.05). None where all models
+    are of one size.
     """
-    table = half_rises(summary).dropna(subset="parameters")
-    table["parameters"] = table["parameters"].astype(float)
-    styles, datasets = model_styles(summary["model"]), list(table["dataset"].unique())
-    grid = Grid.of(datasets)
-    for ax, dataset in zip(grid.panels, datasets, strict=True):
-        here = table[table["dataset"] == dataset].sort_values("parameters")
-        joined = here[~here["pale"]]
-        ax.plot(joined["parameters"], joined["depth"], color="#aaaaaa", linewidth=0.8, zorder=1)
-        for model, of_model in here.groupby("model"):
-            _draw_depths(ax, of_model["parameters"], of_model, styles[str(model)])
+    sized = [curve for curve in _rising(results.curves) if not np.isnan(_parameters(curve))]
+    sizes = {_parameters(curve) for curve in sized}
+    if len(sizes) < 2:
+        return None
+    styles, datasets = model_styles(by_model(results.curves)), by_dataset(sized)
+    grid = Grid.of(list(datasets))
+    for ax, group in zip(grid.panels, datasets.values(), strict=True):
+        group = sorted(group, key=_parameters)
+        sure = [curve for curve in group if not curve.clearly_by_luck]
+        ax.plot(
+            [_parameters(curve) for curve in sure],
+            [curve.number("half_rise_depth") for curve in sure],
+            color="#aaaaaa", linewidth=0.8, zorder=1,
+        )  # fmt: skip
+        for curve in group:
+            places = {curve.dataset: _parameters(curve)}
+            _draw_half_rises(ax, places, [curve], styles[curve.model])
     first = grid.panels[0]
     first.set_xscale("log")
-    ticks = _apart(table["parameters"].unique().tolist(), 0.04 + 0.1 * grid.columns)
+    ticks = _apart(sizes, 0.04 + 0.1 * grid.columns)
     first.set_xticks(ticks, [_size(parameters) for parameters in ticks], minor=False)
     first.minorticks_off()
     first.set_ylim(-0.03, 1.03)
@@ -160,41 +175,50 @@ def depth_against_size(summary: pd.DataFrame) -> Figure:
     for ax in grid.left:
         ax.set_ylabel(HALF_RISE if grid.columns < 3 else "depth")
     grid.figure.supxlabel("parameters")
-    legend(grid.figure, styles, _pale_mark(table["pale"]))
+    legend(grid.figure, styles, _pale_mark(sized))
     return grid.figure
 
 
-def half_rises(summary: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a half rise: its ``depth``, its interval ``low`` … ``high``, and ``pale``."""
-    names = {
-        "half_rise_depth": "depth",
-        "half_rise_depth_low": "low",
-        "half_rise_depth_high": "high",
-    }
-    found = summary.reindex(columns=list(names)).astype(float).rename(columns=names)
-    return summary.assign(**found, pale=_unsure(summary)).dropna(subset="depth")
+def _parameters(curve: Curve) -> float:
+    return curve.number("parameters")
 
 
-def _unsure(summary: pd.DataFrame) -> pd.Series:
-    return summary["peak_p_value"].astype(float) > 0.05
+def _rising(curves: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in curves if not np.isnan(curve.number("half_rise_depth"))]
 
 
-def _draw_depths(ax: Axes, x: pd.Series, rows: pd.DataFrame, style: dict[str, Any]) -> None:
-    """Points with the intervals of their depths."""
-    for pale, part in rows.groupby("pale"):
-        colour = paler(style["color"]) if pale else style["color"]
-        point = {**style, "linestyle": "none", "clip_on": False, "color": colour}
-        ax.vlines(x[part.index], part["low"], part["high"], colour, linewidth=0.8)
-        ax.plot(x[part.index], part["depth"], **point)
+def _by_pallor(
+    curves: Sequence[Curve], style: dict[str, Any]
+) -> Iterator[tuple[list[Curve], dict[str, Any]]]:
+    """Yield the curves that are above chance and those that are not, with their points' style."""
+    for pale in (False, True):
+        part = [curve for curve in curves if curve.clearly_by_luck == pale]
+        if part:
+            colour = paler(style["color"]) if pale else style["color"]
+            yield part, {**style, "linestyle": "none", "clip_on": False, "color": colour}
 
 
-def _name_above(ax: Axes, places: pd.Series, inches: float) -> None:
-    """Names above the panel, moved apart, with lines to their places; none if there is no room.
+def _draw_half_rises(
+    ax: Axes, places: Mapping[str, float], curves: Sequence[Curve], style: dict[str, Any]
+) -> None:
+    """Draw the depths at half of the rise, with their intervals, at the place of each dataset."""
+    for part, point in _by_pallor(curves, style):
+        x = [places[curve.dataset] for curve in part]
+        depth, low, high = (
+            [curve.number(f"half_rise_depth{end}") for curve in part]
+            for end in ("", "_low", "_high")
+        )
+        ax.vlines(x, low, high, point["color"], linewidth=0.8)
+        ax.plot(x, depth, **point)
+
+
+def _name_above(ax: Axes, places: Mapping[str, float], inches: float) -> None:
+    """Write names above the panel, moved apart, with lines to their places, if there is room.
 
     Parameters
     ----------
     places
-        The place of each name. [n], indexed by name
+        The place of each name on the axis.
     inches
         That the panel is wide, at least.
     """
@@ -204,12 +228,12 @@ def _name_above(ax: Axes, places: pd.Series, inches: float) -> None:
     room = 1 - gap * (len(places) - 1)
     if room < 0:
         return
-    places = places.sort_values(kind="stable")
-    shares = ax.transLimits.transform(np.column_stack([places, np.zeros(len(places))]))[:, 0]
+    names = sorted(places, key=lambda name: places[name])
+    shares = ax.transLimits.transform([(places[name], 0) for name in names])[:, 0]
     steps = gap * np.arange(len(places))
     # The nearest places (least squares) that keep their order and their distance.
     moved = np.clip(isotonic_regression(shares - steps).x, 0, room) + steps
-    for name, share, at in zip(places.index, shares, moved, strict=True):
+    for name, share, at in zip(names, shares, moved, strict=True):
         line: dict[str, Any] = {
             "transform": ax.transAxes,
             "linewidth": 0.5,
@@ -221,7 +245,7 @@ def _name_above(ax: Axes, places: pd.Series, inches: float) -> None:
         ax.text(
             at,
             height + 0.01,
-            label(str(name), 24),
+            label(name, 24),
             transform=ax.transAxes,
             rotation=45 if slanted else 90,
             rotation_mode="anchor",
@@ -230,8 +254,8 @@ def _name_above(ax: Axes, places: pd.Series, inches: float) -> None:
         )
 
 
-def _apart(values: Sequence[float], share: float) -> list[float]:
-    """Values that are a share of the range of all apart, in logarithms; the greatest is one."""
+def _apart(values: Iterable[float], share: float) -> list[float]:
+    """Return values that are a share of the range apart, in logarithms, among them the greatest."""
     descending = sorted(values, reverse=True)
     kept = descending[:1]
     for value in descending[1:]:
@@ -241,15 +265,16 @@ def _apart(values: Sequence[float], share: float) -> list[float]:
 
 
 def _size(parameters: float) -> str:
-    """``135M``, ``1.5B``."""
+    """Return a number of parameters as ``135M`` or ``1.5B``."""
     for unit, factor in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if parameters >= 0.9995 * factor:
             return f"{parameters / factor:.3g}{unit}"
     return f"{parameters:.0f}"
 
 
-def _pale_mark(pale: pd.Series) -> list[Line2D]:
-    return [_mark("pale: p > 0.05", color=paler(GREY))] if pale.any() else []
+def _pale_mark(curves: Sequence[Curve]) -> list[Line2D]:
+    pale = any(curve.clearly_by_luck for curve in curves)
+    return [_mark(f"pale: p > {SURE}", color=paler(GREY))] if pale else []
 
 
 def _mark(text: str, **style: Any) -> Line2D:

@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from llmprobe.reporting.charts.colour_scale import CHANCE_MAP, ColourScale, scored
-from llmprobe.reporting.charts.panels import (
-    DEPTH,
-    layer_label,
-    layer_ticks,
-    name_layers,
+from llmprobe.ground.errors import UserError
+from llmprobe.reporting.charts.colour_scale import CHANCE_MAP, ColourScale
+from llmprobe.reporting.charts.panels import DEPTH, layer_label, layer_ticks, name_layers
+from llmprobe.reporting.charts.style import label, styled
+from llmprobe.results.curve import (
+    Curve,
+    by_dataset,
+    by_model,
+    layer_names,
+    main_metrics,
     same_layers,
 )
-from llmprobe.reporting.charts.style import label, styled
-from llmprobe.results.peaks import layer_names
+from llmprobe.results.figures import figure
+from llmprobe.results.metrics import METRICS, Metric
+from llmprobe.results.results import Results
 
 _MOST_NUMBERS = 12
 """Layers of which each cell has room for its score."""
+_ALT = (
+    "Heatmap: a panel for each model, a row for each dataset, a column for each layer; colour is "
+    "the {}. The tables below hold the same numbers."
+)
+_ON_PAGE = {
+    "accuracy": "Accuracy of a probe on each layer. Blue is above chance, orange below it, hatched "
+    "not scored; the dot is the best layer of the row.",
+    "r2": "R² of a probe on each layer: 0 is what the mean of all labels reaches, orange is worse "
+    "than that; the dot is the best layer of the row.",
+}
+"""The captions of those heatmaps that the page has."""
 
 
 @styled
-def heatmap(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
-    """Scores as colours: a panel for each model, a row for each dataset, a column for each layer.
+def heatmap(curves: Sequence[Curve], metric: str = "accuracy") -> Figure:
+    """Draw scores as colours: a panel for each model, a row for each dataset, a column per layer.
 
     Colours are those of ``ColourScale``. A dot marks the best layer of each row, whose score and
     number (or name) stand at its right; hatched cells were not scored. With at most 12 layers,
@@ -40,153 +56,203 @@ def heatmap(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
 
     Parameters
     ----------
-    results
-        A row for each model × dataset × layer.
+    curves
+        Of those, the ones that have the metric are drawn.
     metric
-        ``accuracy`` (chance: the majority class), ``balanced_accuracy`` (1 / number of classes),
-        ``auroc`` (0.5), ``selectivity`` or ``r2`` (0). For selectivity, the marked layer is that
-        of the best accuracy or R².
+        A name in ``METRICS``, such as ``accuracy`` (chance: the majority class) or ``auroc`` (0.5).
+        For selectivity, the marked layer is the best one by accuracy or R².
+
+    Raises
+    ------
+    UserError
+        There is no such metric, or no curve has it.
     """
-    rows = scored(results, metric)
-    scale = ColourScale.of(rows, metric)
-    parts = [part for _, part in rows.groupby("model", sort=False)]
-    n_rows = [part["dataset"].nunique() for part in parts]
-    numbers = bool(rows["layer"].max() - rows["layer"].min() < _MOST_NUMBERS)
-    height = 1.0 + 0.45 * len(parts) + 0.18 * sum(n_rows)
-    names = layer_names(rows)
-    wide = (numbers or names) and rows["layer"].nunique() > _MOST_NUMBERS / 2
-    figure = Figure(figsize=(6.75 if wide else 4.5, height))
-    *panels, bar = figure.subplots(len(parts) + 1, 1, height_ratios=[*n_rows, 0.7])
-    for ax, part in zip(panels, parts, strict=True):
-        layers = range(int(part["layer"].min()), int(part["layer"].max()) + 1)
-        datasets = list(part["dataset"].unique())
-        level = part.pivot(index="dataset", columns="layer", values="level")
-        level = level.reindex(index=datasets, columns=list(layers))
+    kind = METRICS[metric]
+    curves = _coloured(curves, kind)
+    if not curves:
+        raise UserError(
+            f"no layer has a value of the metric {metric!r}, or its chance is not known"
+        )
+    scale, models, names = ColourScale.of(curves, kind), by_model(curves), layer_names(curves)
+    layers = {layer for curve in curves for layer in curve.layers}
+    numbers = max(layers) - min(layers) < _MOST_NUMBERS
+    wide = (numbers or names) and len(layers) > _MOST_NUMBERS / 2
+    height = 1.0 + 0.45 * len(models) + 0.18 * len(curves)
+    drawn = Figure(figsize=(6.75 if wide else 4.5, height))
+    *panels, bar = drawn.subplots(
+        len(models) + 1, 1, height_ratios=[*(len(group) for group in models.values()), 0.7]
+    )
+    for ax, (model, group) in zip(panels, models.items(), strict=True):
+        first = min(curve.layers[0] for curve in group)
+        last = max(curve.layers[-1] for curve in group)
+        level = np.full((len(group), last - first + 1), np.nan)
+        for row, curve in enumerate(group):
+            level[row, np.array(curve.layers) - first] = curve.levels(kind)
         ax.imshow(
-            np.ma.masked_invalid(level.to_numpy()),
+            np.ma.masked_invalid(level),
             cmap=CHANCE_MAP,
             norm=scale.norm,
             aspect="auto",
             interpolation="none",
-            extent=(layers[0] - 0.5, layers[-1] + 0.5, len(datasets) - 0.5, -0.5),
+            extent=(first - 0.5, last + 0.5, len(group) - 0.5, -0.5),
         )
         if numbers:
-            _write_scores(ax, part, datasets, scale)
-        _mark_best(ax, part.assign(row=part["dataset"]), "layer", datasets, scale, names, numbers)
-        _name_rows(ax, datasets, hatched=bool(level.isna().any(axis=None)))
+            for row, curve in enumerate(group):
+                _write_scores(ax, row, curve, scale)
+        for row, curve in enumerate(group):
+            _mark_best(ax, row, curve, "layers", scale, names, numbers)
+        _name_rows(ax, [curve.dataset for curve in group], hatched=bool(np.isnan(level).any()))
         _head(ax, metric)
-        ax.set_title(label(part["model"].iloc[0], 34))
-        ax.set_xticks(layer_ticks(layers[0], layers[-1]))
-    if names and same_layers(rows):
+        ax.set_title(label(model, 34))
+        ax.set_xticks(layer_ticks(first, last))
+    if names and same_layers(curves):
         for ax in panels[:-1]:
             ax.set_xticks([])
-        name_layers(figure, panels[-1:], names)
-    panels[-1].set_xlabel(layer_label(rows))
-    scale.draw(figure, bar)
-    return figure
+        name_layers(drawn, panels[-1:], names)
+    panels[-1].set_xlabel(layer_label(curves))
+    scale.draw(drawn, bar)
+    return drawn
+
+
+def _of_run(results: Results, metric: str) -> Figure | None:
+    found = _coloured(results.curves, METRICS[metric])
+    return heatmap(found, metric) if found else None
+
+
+for of, caption in _ON_PAGE.items():
+    figure(
+        f"heatmap_{of}",
+        caption=caption,
+        alt=_ALT.format(METRICS[of].label),
+        drawn_by_script=True,
+    )(partial(_of_run, metric=of))
+
+
+@figure("heatmap")
+def heatmaps(results: Results) -> Mapping[str, Figure]:
+    """Draw a heatmap of each other metric that has one, by its name."""
+    found = {
+        name: _of_run(results, name)
+        for name, metric in METRICS.items()
+        if metric.heatmap and name not in _ON_PAGE
+    }
+    return {name: drawn for name, drawn in found.items() if drawn is not None}
 
 
 @styled
-def heatmap_by_model(results: pd.DataFrame, metric: str = "accuracy") -> Figure:
-    """Scores as colours at relative depth: a panel for each dataset, a row for each model.
+def heatmap_by_model(curves: Sequence[Curve], metric: str = "accuracy") -> Figure:
+    """Draw scores as colours at relative depth: a panel for each dataset, a row for each model.
 
     So models of different numbers of layers stand beside each other: a cell reaches half-way to
     the layers before and after it. Colours, marks and parameters are those of ``heatmap``.
     """
-    rows = scored(results, metric)
-    scale = ColourScale.of(rows, metric)
-    models = list(rows["model"].unique())
-    parts = [part for _, part in rows.groupby("dataset", sort=False)]
-    columns = 1 if len(parts) < 4 else 2
-    n_rows, height = ceil(len(parts) / columns), 0.3 + 0.18 * len(models)
-    figure = Figure(figsize=(4.5 if columns == 1 else 6.75, 0.9 + height * n_rows))
-    layout = figure.add_gridspec(n_rows + 1, columns, height_ratios=[*[height] * n_rows, 0.13])
-    for index, part in enumerate(parts):
-        ax = figure.add_subplot(layout[divmod(index, columns)])
-        for row, model in enumerate(models):
-            _draw_row(ax, row, part[part["model"] == model].sort_values("layer"), scale)
-        _mark_best(ax, part.assign(row=part["model"]), "depth", models, scale, layer_names(rows))
+    kind = METRICS[metric]
+    curves = _coloured(curves, kind)
+    scale, names = ColourScale.of(curves, kind), layer_names(curves)
+    models, datasets = list(by_model(curves)), by_dataset(curves)
+    columns = 1 if len(datasets) < 4 else 2
+    n_rows, height = ceil(len(datasets) / columns), 0.3 + 0.18 * len(models)
+    drawn = Figure(figsize=(4.5 if columns == 1 else 6.75, 0.9 + height * n_rows))
+    layout = drawn.add_gridspec(n_rows + 1, columns, height_ratios=[*[height] * n_rows, 0.13])
+    for index, (dataset, group) in enumerate(datasets.items()):
+        ax = drawn.add_subplot(layout[divmod(index, columns)])
+        for curve in group:
+            _draw_row(ax, models.index(curve.model), curve, scale)
+        for curve in group:
+            _mark_best(ax, models.index(curve.model), curve, "depths", scale, names)
+        gaps = any(np.isnan(curve.levels(kind)).any() for curve in group)
         shown = models if index % columns == 0 else [""] * len(models)
-        _name_rows(
-            ax, shown, bool(part["score"].isna().any()) or part["model"].nunique() < len(models)
-        )
+        _name_rows(ax, shown, hatched=gaps or len(group) < len(models))
         _head(ax, metric)
-        ax.set_title(label(part["dataset"].iloc[0], 34 if columns == 1 else 24))
+        ax.set_title(label(dataset, 34 if columns == 1 else 24))
         ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5))
-        if index + columns < len(parts):
+        if index + columns < len(datasets):
             ax.set_xticks([])
         else:
             ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
             ax.set_xlabel(DEPTH)
-    scale.draw(figure, figure.add_subplot(layout[n_rows, :]))
-    return figure
+    scale.draw(drawn, drawn.add_subplot(layout[n_rows, :]))
+    return drawn
 
 
-def _draw_row(ax: Axes, row: int, layers: pd.DataFrame, scale: ColourScale) -> None:
-    """The layers of one model as cells between 0 and 1."""
-    depth = layers["depth"].to_list()
-    edges = [0.0, *((a + b) / 2 for a, b in pairwise(depth)), 1.0]
+@figure(
+    "heatmap_by_model",
+    caption="Models below each other, at relative depth: where each has what the others have.",
+    alt="Heatmap: a panel for each dataset, a row for each model, over relative depth; colour is "
+    "the score. The tables below hold the same numbers.",
+)
+def _by_model(results: Results) -> Figure | None:
+    for main in main_metrics(results.curves)[:1]:
+        scored = [curve for curve in results.curves if curve.has(main)]
+        if any(len(group) > 1 for group in by_dataset(scored).values()):
+            return heatmap_by_model(scored, main.name)
+    return None
+
+
+def _coloured(curves: Sequence[Curve], metric: Metric) -> list[Curve]:
+    """Return the curves that have a layer with a value of the metric and a known chance."""
+    return [curve for curve in curves if np.isfinite(curve.levels(metric)).any()]
+
+
+def _draw_row(ax: Axes, row: int, curve: Curve, scale: ColourScale) -> None:
+    """Draw the layers of one model as cells between 0 and 1."""
+    edges = [0.0, *((a + b) / 2 for a, b in pairwise(curve.depths)), 1.0]
     ax.pcolormesh(
-        edges[: len(depth) + 1],
+        edges[: len(curve.layers) + 1],
         [row - 0.5, row + 0.5],
-        np.ma.masked_invalid(layers[["level"]].to_numpy().T),
+        np.ma.masked_invalid(curve.levels(scale.metric)[None]),
         cmap=CHANCE_MAP,
         norm=scale.norm,
         rasterized=True,  # a path for each cell would make large files
     )
 
 
-def _write_scores(
-    ax: Axes, rows: pd.DataFrame, datasets: Sequence[str], scale: ColourScale
-) -> None:
-    for cell in rows.dropna(subset="score").to_dict("records"):
-        ax.text(
-            cell["layer"],
-            datasets.index(cell["dataset"]),
-            f"{cell['score']:.{scale.decimals}f}".replace("-", "−"),
-            color=scale.text_colour(cell["level"]),
-            ha="center",
-            va="center",
-            fontsize=6.5,
-        )
+def _write_scores(ax: Axes, row: int, curve: Curve, scale: ColourScale) -> None:
+    scores, levels = curve.column(scale.metric.name), curve.levels(scale.metric)
+    for layer, score, level in zip(curve.layers, scores, levels, strict=True):
+        if np.isfinite(score):
+            colour = scale.text_colour(level)
+            ax.text(
+                layer, row, scale.written(score), color=colour, ha="center", va="center",
+                fontsize=6.5,
+            )  # fmt: skip
 
 
 def _mark_best(
     ax: Axes,
-    rows: pd.DataFrame,
-    x: str,
-    order: Sequence[str],
+    row: int,
+    curve: Curve,
+    x: Literal["layers", "depths"],
     scale: ColourScale,
     names: Mapping[int, str],
     frame: bool = False,
 ) -> None:
-    """A dot or a frame at the marked layer, and its score and name at the right.
-
-    The column ``row`` says which of ``order`` a row belongs to.
-    """
-    for best in rows[rows["marked"]].to_dict("records"):
-        row, layer = order.index(best["row"]), int(best["layer"])
-        if frame:
-            box = Rectangle((layer - 0.5, row - 0.42), 1, 0.84, fill=False, clip_on=False)
-            box.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
-            ax.add_patch(box)
-        else:
-            dot: dict[str, Any] = {"color": "black", "markeredgecolor": "white", "markersize": 4}
-            ax.plot(best[x], row, "o", clip_on=False, **dot)
-        score = f"{best['score']:.{scale.decimals}f}".replace("-", "−")
-        ax.annotate(
-            f"{score} ({label(names.get(layer, str(layer)), 14)})",
-            (1, row),
-            (5, 0),
-            ax.get_yaxis_transform(),
-            "offset points",
-            va="center",
-            fontsize=7,
-        )
+    """Draw a dot or a frame at the best layer, and its score and name at the right."""
+    best = curve.best(scale.metric)
+    score = np.nan if best is None else curve.column(scale.metric.name)[best]
+    if best is None or np.isnan(score):
+        return
+    layer = curve.layers[best]
+    if frame:
+        box = Rectangle((layer - 0.5, row - 0.42), 1, 0.84, fill=False, clip_on=False)
+        box.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
+        ax.add_patch(box)
+    else:
+        dot: dict[str, Any] = {"color": "black", "markeredgecolor": "white", "markersize": 4}
+        ax.plot(getattr(curve, x)[best], row, "o", clip_on=False, **dot)
+    ax.annotate(
+        f"{scale.written(score)} ({label(names.get(layer, str(layer)), 14)})",
+        (1, row),
+        (5, 0),
+        ax.get_yaxis_transform(),
+        "offset points",
+        va="center",
+        fontsize=7,
+    )
 
 
 def _head(ax: Axes, metric: str) -> None:
-    """What stands at the right of the rows."""
+    """Write what stands at the right of the rows."""
     text = "at best layer" if metric == "selectivity" else "best (layer)"
     ax.annotate(text, (1, 1), (5, 5), "axes fraction", textcoords="offset points", fontsize=7)
 

@@ -8,14 +8,13 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from llmprobe.config.sites import axis_label
 from llmprobe.reporting.charts.style import label
-from llmprobe.results.peaks import layer_names
+from llmprobe.results.curve import Curve, layer_names
 
 DEPTH = "depth (layer / last layer)"
 
@@ -29,7 +28,7 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, names: Sequence[str]) -> Grid:
-        """Panels under their names."""
+        """Return a grid of panels under their names."""
         columns = {1: 1, 2: 2, 4: 2}.get(len(names), 3 if len(names) <= 9 else 4)
         width, panel_height = (4.5, 3.0) if columns == 1 else (6.75, 5.2 / columns)
         n_rows = ceil(len(names) / columns)
@@ -46,34 +45,34 @@ class Grid(NamedTuple):
 
     @property
     def left(self) -> Sequence[Axes]:
-        """The first panel of each row."""
+        """Return the first panel of each row."""
         return self.panels[:: self.columns]
 
     @property
     def bottom(self) -> Sequence[Axes]:
-        """The last panel of each column."""
+        """Return the last panel of each column."""
         return self.panels[-self.columns :]
 
     def over_depth(self) -> None:
-        """The horizontal axis is relative depth."""
+        """Let the horizontal axis be relative depth."""
         if self.columns > 2:
             self.panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         self.figure.supxlabel(DEPTH)
 
-    def over_layers(self, rows: pd.DataFrame) -> None:
-        """The horizontal axis is the layer of ``rows``, by name if layers have names."""
+    def over_layers(self, curves: Sequence[Curve]) -> None:
+        """Let the horizontal axis be the layer of ``curves``, by name if layers have names."""
+        layers = [layer for curve in curves for layer in curve.layers]
         most = 12 if self.columns == 1 else 6
-        ticks = layer_ticks(int(rows["layer"].min()), int(rows["layer"].max()), most)
-        self.panels[0].set_xticks(ticks)
-        if names := layer_names(rows):
+        self.panels[0].set_xticks(layer_ticks(min(layers), max(layers), most))
+        if names := layer_names(curves):
             name_layers(self.figure, self.bottom, names, 20 // self.columns)
-        self.figure.supxlabel(layer_label(rows))
+        self.figure.supxlabel(layer_label(curves))
 
 
 def legend(
     figure: Figure, models: Mapping[str, Mapping[str, Any]], others: Sequence[Line2D] = ()
 ) -> None:
-    """One legend above all panels, which makes room for it: the models, then ``others``.
+    """Draw one legend above all panels, and make room for it: the models, then ``others``.
 
     Parameters
     ----------
@@ -92,7 +91,7 @@ def legend(
 
 
 def _columns(labels: Sequence[str], inches: float) -> int:
-    """The most that fit beside each other, filled one after the other as matplotlib does."""
+    """Return how many labels fit beside each other, in columns as matplotlib fills them."""
     lengths = [len(text) for text in labels]
     for columns in range(len(labels), 1, -1):
         widest = [max(part) for part in np.array_split(lengths, columns)]
@@ -101,15 +100,10 @@ def _columns(labels: Sequence[str], inches: float) -> int:
     return 1
 
 
-def same_layers(rows: pd.DataFrame) -> bool:
-    """Whether all models have as many layers."""
-    return rows.groupby("model")["layer"].max().nunique() == 1
-
-
 def name_layers(
     figure: Figure, panels: Sequence[Axes], names: Mapping[int, str], most: int = 20
 ) -> None:
-    """Slanted names of about ``most`` layers in place of their numbers, and the room they take."""
+    """Write slanted names of about ``most`` layers for their numbers, and make room for them."""
     ticks = layer_ticks(min(names), max(names), most)
     labels = [label(names.get(layer, str(layer)), 20) for layer in ticks]
     for ax in panels:
@@ -117,15 +111,15 @@ def name_layers(
     figure.set_figheight(figure.get_figheight() + 0.04 * max(map(len, labels)))
 
 
-def layer_label(rows: pd.DataFrame) -> str:
-    """Return what stands along the layers of a table: what they are of."""
-    if layer_names(rows):
+def layer_label(curves: Sequence[Curve]) -> str:
+    """Return what stands along the layers of curves: what they are of."""
+    if layer_names(curves):
         return "probe point"
-    return axis_label(str(rows["site"].iloc[0]))
+    return axis_label(next(curve.site for curve in curves if len(curve.rows)))
 
 
 def layer_ticks(first: int, last: int, most: int = 12) -> list[int]:
-    """At most about ``most`` round layers from ``first``, with ``last`` in the place of a near one.
+    """Return about ``most`` round layers from ``first``; ``last`` takes the place of a near one.
 
     >>> layer_ticks(0, 30)
     [0, 5, 10, 15, 20, 25, 30]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting.charts.colour_scale import scored
 from llmprobe.reporting.charts.panels import legend
 from llmprobe.reporting.charts.style import label, model_style, styled
-from llmprobe.results.peaks import SCORE_NAMES, layer_names, main_score
+from llmprobe.results.curve import Curve, layer_names
+from llmprobe.results.figures import figure
+from llmprobe.results.results import Results
 
 PANELS = 5
 MOST_POINTS = 300
@@ -28,9 +30,28 @@ EDGE = 3.0
 """Root mean squares from the middle to where a panel ends."""
 
 
+@figure("projection")
+def projections(results: Results) -> Mapping[str, Figure]:
+    """Draw the strip of each dataset whose examples have places beside the probe, by its name."""
+    if not {"along", "across"} <= set(results.predictions):
+        return {}
+    placed = results.predictions.dropna(subset=["along", "across"])
+    drawn = {}
+    for dataset, of_dataset in placed.groupby("dataset", sort=False):
+        models = set(of_dataset["model"])
+        group = [
+            curve
+            for curve in results.curves
+            if curve.dataset == dataset and curve.model in models and curve.has(curve.metric)
+        ]
+        if group:
+            drawn[str(dataset)] = projection(group, of_dataset)
+    return drawn
+
+
 @styled
-def projection(results: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
-    """The examples of one dataset in the plane of the probe: a row for each model, five layers.
+def projection(curves: Sequence[Curve], predictions: pd.DataFrame) -> Figure:
+    """Draw the examples of one dataset in the plane of the probe: a row a model, five layers.
 
     Horizontally the distance from where the probe decides (the line, for two classes), vertically
     the place along the first principal component that is orthogonal to its direction, both
@@ -45,60 +66,62 @@ def projection(results: pd.DataFrame, predictions: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    results
-        A row for each model × layer of the dataset, for the scores above the panels.
+    curves
+        Of the dataset, one for each model, for the scores above the panels.
     predictions
         A row for each model × layer × example of the dataset: label, along, across.
     """
-    score = main_score(results)
-    rows = scored(results, score)
-    chosen = {str(model): _five(layers) for model, layers in rows.groupby("model", sort=False)}
+    metric = curves[0].metric
+    chosen = [_five(curve) for curve in curves]
     points, examples = _sample(predictions)
-    width = max(map(len, chosen.values()))
-    figure = Figure(figsize=(max(3.3, 0.6 + 1.23 * width), 0.5 + 1.42 * len(chosen)))
-    panels = figure.subplots(len(chosen), width, squeeze=False, sharex=True, sharey=True)
-    looks = _Classes(predictions["label"]) if score == "accuracy" else _Numbers(points["label"])
-    names = layer_names(rows)
-    for (model, layers), line in zip(chosen.items(), panels, strict=True):
-        line[0].set_ylabel(label(model, 20))
-        for ax in line[len(layers) :]:
+    width = max(map(len, chosen))
+    drawn = Figure(figsize=(max(3.3, 0.6 + 1.23 * width), 0.5 + 1.42 * len(chosen)))
+    panels = drawn.subplots(len(chosen), width, squeeze=False, sharex=True, sharey=True)
+    looks = (
+        _Numbers(points["label"])
+        if metric.target == "numbers"
+        else _Classes(predictions["label"], curves[0].classes)
+    )
+    names = layer_names(curves)
+    for curve, places, line in zip(curves, chosen, panels, strict=True):
+        line[0].set_ylabel(label(curve.model, 20))
+        for ax in line[len(places) :]:
             ax.remove()
-        for ax, at in zip(line, layers.to_dict("records"), strict=False):
-            here = points[(points["model"] == model) & (points["layer"] == at["layer"])]
+        for ax, place in zip(line, places, strict=False):
+            layer, score = curve.layers[place], curve.column(metric.name)[place]
             if looks.decide:
                 ax.axvline(0, color="black", linewidth=0.8, zorder=0)
-            looks.draw(ax, here)
-            name = label(names.get(at["layer"], f"layer {at['layer']}"), 13)
-            value = f"{SCORE_NAMES[score]} {at['score']:.2f}".replace("-", "−")
-            best = " (best)" if at["marked"] else ""
+            looks.draw(ax, points[(points["model"] == curve.model) & (points["layer"] == layer)])
+            name = label(names.get(layer, f"layer {layer}"), 13)
+            value = f"{metric.label} {score:.2f}".replace("-", "−")
+            best = " (best)" if place == curve.best(metric) else ""
             ax.set_title(f"{name}{best}\n{value}", fontweight="bold" if best else "normal")
     panels[0, 0].set(
         xlim=(-1.04 * EDGE, 1.04 * EDGE), ylim=(-1.04 * EDGE, 1.04 * EDGE), xticks=[], yticks=[]
     )
     shown = points["example"].nunique()
     sampled = f"{shown:,} of {examples:,} examples" if shown < examples else ""
-    figure.supxlabel("\n".join([looks.along, *([sampled] if sampled else [])]))
-    figure.supylabel(looks.across)
-    looks.explain(figure)
-    return figure
+    drawn.supxlabel("\n".join([looks.along, *([sampled] if sampled else [])]))
+    drawn.supylabel(looks.across)
+    looks.explain(drawn)
+    return drawn
 
 
-def _five(layers: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the layers that are shown, of a model's."""
-    layers = layers.sort_values("layer")
+def _five(curve: Curve) -> list[int]:
+    """Return the places among the layers of those that are shown."""
+    layers = np.array(curve.layers)
     if len(layers) <= PANELS:
-        return layers
-    layer = layers["layer"].to_numpy()
-    even = np.linspace(layer[0], layer[-1], PANELS)
-    shown = abs(layer[:, None] - even).argmin(axis=0)
-    for best in np.flatnonzero(layers["marked"]):
-        if best not in shown:
-            shown[1 + abs(shown[1:-1] - best).argmin()] = best
-    return layers.iloc[np.unique(shown)]
+        return list(range(len(layers)))
+    even = np.linspace(layers[0], layers[-1], PANELS)
+    shown = abs(layers[:, None] - even).argmin(axis=0)
+    best = curve.best(curve.metric)
+    if best is not None and best not in shown:
+        shown[1 + abs(shown[1:-1] - best).argmin()] = best
+    return [int(place) for place in np.unique(shown)]
 
 
 def _sample(predictions: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """-> the rows of the examples that are drawn, and the number of all examples"""
+    """Return the rows of the examples that are drawn, and the number of all examples."""
     examples = np.sort(predictions["example"].unique())
     drawn = examples
     if len(examples) > MOST_POINTS:
@@ -110,8 +133,11 @@ def _sample(predictions: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 class _Classes:
     """Points of classes, and the threshold between two."""
 
-    def __init__(self, labels: pd.Series) -> None:
-        found = sorted(labels.unique())
+    def __init__(self, labels: pd.Series, classes: Sequence[str]) -> None:
+        there = set(labels)
+        found = [name for name in classes if name in there]
+        if len(found) < len(there):  # An earlier version did not write the classes down.
+            found = sorted(there)
         kept = set(labels.value_counts().index[:MOST_CLASSES])
         # Of two, as in heatmaps, blue is the side of a high score.
         order = range(len(found)) if len(found) != 2 else (1, 0)

@@ -48,7 +48,7 @@ styled = matplotlib.style.context(_STYLE)
 
 
 def model_style(index: int) -> dict[str, Any]:
-    """Line of the model number ``index``: beyond eight, colours return with other markers."""
+    """Return the line of model number ``index``; beyond eight, colours return, other markers."""
     turn, index = divmod(index, len(COLOURS))
     return {
         "color": COLOURS[index],
@@ -60,24 +60,24 @@ def model_style(index: int) -> dict[str, Any]:
 
 
 def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The style of each model, by the order in which models first appear in ``names``."""
+    """Return the style of each model, by the order in which models first appear in ``names``."""
     return {name: model_style(index) for index, name in enumerate(dict.fromkeys(names))}
 
 
 def paler(colour: str) -> tuple[float, float, float]:
-    """A colour mixed with white, which hides what is beneath it as the colour itself does."""
+    """Return a colour mixed with white, which hides what is beneath it as the colour does."""
     red, green, blue = (0.35 * part + 0.65 for part in to_rgb(colour))
     return red, green, blue
 
 
 def label(name: str, width: int) -> str:
-    """A name that matplotlib shows as it is, without ``$mathematics$``."""
+    """Return a name that matplotlib shows as it is, without ``$mathematics$``."""
     return elide(name, width).replace("$", r"\$")
 
 
 @styled
 def png(figure: Figure, dpi: float = 200) -> bytes:
-    """The figure as the bytes of a PNG file; one that would be too large to draw is coarser."""
+    """Return a figure as the bytes of a PNG file; coarser where it would be too large to draw."""
     width, height = figure.get_size_inches()
     dpi = min(dpi, _MOST_PIXELS / max(width, height))
     return _saved(figure, format="png", dpi=dpi, metadata={"Software": None})
@@ -85,7 +85,7 @@ def png(figure: Figure, dpi: float = 200) -> bytes:
 
 @matplotlib.style.context([*_STYLE, _SVG])
 def svg(figure: Figure) -> bytes:
-    """The figure as the bytes of an SVG file, whose text stays text."""
+    """Return a figure as the bytes of an SVG file, whose text stays text."""
     return _saved(figure, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
 
 

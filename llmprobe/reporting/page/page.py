@@ -24,10 +24,10 @@ from llmprobe.reporting.page.assets import asset, template
 from llmprobe.reporting.page.compared import Compared
 from llmprobe.reporting.page.payload import as_json, descriptions, payload
 from llmprobe.reporting.page.pictures import (
-    DRAWN_BY_SCRIPT,
     MOST_FIGURE_BYTES,
     as_pictures,
     captioned,
+    drawn_by_script,
 )
 from llmprobe.reporting.page.tables import (
     Table,
@@ -157,8 +157,8 @@ def write_report(
         findings=[*findings, *([] if compared is None else compared.sentences())],
         cards=_cards(found, verdicts, data, run),
         illustrations=list(illustrated.values()),
-        pictures=[picture for name, picture in pictures.items() if name not in DRAWN_BY_SCRIPT],
-        plain_pictures=[picture for name, picture in pictures.items() if name in DRAWN_BY_SCRIPT],
+        pictures=[picture for name, picture in pictures.items() if not drawn_by_script(name)],
+        plain_pictures=[picture for name, picture in pictures.items() if drawn_by_script(name)],
         left_out_pictures=[*left_out, *left_out_here],
         left_out_files=left_out_files,
         heatmap_note=_HEATMAP_NOTE.format(

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from llmprobe.reporting.charts.figures import png, svg
+from llmprobe.reporting.charts.style import png, svg
+from llmprobe.results.figures import figure_kind
 
 MOST_FIGURE_BYTES = 1_500_000
 
@@ -25,8 +26,22 @@ class Picture(NamedTuple):
 
 
 def captioned(figures: Mapping[str, Figure]) -> dict[str, tuple[Figure, str, str]]:
-    """The figures of the tables with captions and text alternatives, in the order of the page."""
-    return {name: (figures[name], *said) for name, said in _CAPTIONS.items() if name in figures}
+    """Return the figures that have a caption, with it and their text alternative.
+
+    First stand those without which a page that runs no scripts would show nothing.
+    """
+    kinds = {name: figure_kind(name) for name in sorted(figures, key=drawn_by_script, reverse=True)}
+    return {
+        name: (figures[name], kind.caption, kind.alt)
+        for name, kind in kinds.items()
+        if kind is not None and kind.caption
+    }
+
+
+def drawn_by_script(name: str) -> bool:
+    """Whether the page's script draws a figure too, so it is for a page without scripts alone."""
+    kind = figure_kind(name)
+    return kind is not None and kind.drawn_by_script
 
 
 def as_pictures(
@@ -48,55 +63,3 @@ def as_pictures(
         source = f"data:image/{kind};base64,{b64encode(content).decode()}"
         pictures[name] = Picture(caption, alt, source, figure.get_figwidth())
     return pictures, left_out, size
-
-
-_HEATMAP_ALT = "Heatmap: a panel for each model, a row for each dataset, a column for each layer; "
-_CAPTIONS = {
-    "heatmap_accuracy": (
-        "Accuracy of a probe on each layer. Blue is above chance, orange below it, hatched not "
-        "scored; the dot is the best layer of the row.",
-        _HEATMAP_ALT + "colour is the accuracy. The tables below hold the same numbers.",
-    ),
-    "heatmap_r2": (
-        "R² of a probe on each layer: 0 is what the mean of all labels reaches, orange is worse "
-        "than that; the dot is the best layer of the row.",
-        _HEATMAP_ALT + "colour is the R². The tables below hold the same numbers.",
-    ),
-    "curves": (
-        "The same scores as curves, with their 95 % intervals. Filled: the best layer; hollow: the "
-        "converging layer; cross: the jump layer; tick below: half of the rise.",
-        "Line chart: a panel for each dataset, a line for each model, the score over layers. "
-        "The tables below hold the same numbers.",
-    ),
-    "heatmap_by_model": (
-        "Models below each other, at relative depth: where each has what the others have.",
-        "Heatmap: a panel for each dataset, a row for each model, over relative depth; colour is "
-        "the score. The tables below hold the same numbers.",
-    ),
-    "depth": (
-        "How deep each concept is read best (filled), and where its accuracy has converged "
-        "(hollow). Pale: no better than shuffled labels.",
-        "Dot chart: a row for each dataset, the relative depth of the best and of the converging "
-        "layer for each model. The summary table holds the same numbers.",
-    ),
-    "difficulty": (
-        "Are harder concepts read deeper? Each point is a concept in a model: how far the best "
-        "model stays from a perfect score, and the depth of half the rise, with its interval.",
-        "Dot chart: depth of half the rise against the difficulty of each concept. The summary "
-        "table holds the same numbers.",
-    ),
-    "size": (
-        "How much of the network does a model of each size need? Parameters, and the depth of "
-        "half the rise, with its interval.",
-        "Line chart: a line for each dataset, the depth of half the rise against the number of "
-        "parameters. The summary table holds the same numbers.",
-    ),
-    "learning_curve": (
-        "The score at the best layer after training on a part of the groups.",
-        "Line chart: the score against the fraction of the training groups.",
-    ),
-}
-"""Caption and text alternative of each figure that the page has, in its order."""
-
-DRAWN_BY_SCRIPT = ("heatmap_accuracy", "heatmap_r2", "curves")
-"""What the script draws too: the page shows these where scripts do not run."""
