@@ -31,7 +31,8 @@ def test_the_wheel_has_the_code_the_data_and_the_configs(wheel: Path) -> None:
     shipped = [path for kind in ("data/*.csv", "configs/*.yaml") for path in ROOT.glob(kind)]
     assert shipped
     assert {f"llmprobe/{path.relative_to(ROOT)}" for path in shipped} <= names
-    code = [path for path in (ROOT / "llmprobe").rglob("*") if path.suffix in (".py", ".jinja")]
+    kinds = (".py", ".jinja", ".yaml")
+    code = [path for path in (ROOT / "llmprobe").rglob("*") if path.suffix in kinds]
     assert {str(path.relative_to(ROOT)) for path in code} <= names
     assert "llmprobe/py.typed" in names
     assert not [name for name in names if name.startswith("tests/")]

@@ -1,6 +1,7 @@
 """Datasets that others published, by name.
 
-One more is a ``PublishedDataset`` with its ``KnownFile`` and parser, handed to ``register``.
+Those of llmprobe itself are data in ``sets.yaml``; one of your own is a ``PublishedDataset`` with
+its ``KnownFile`` and parser, handed to ``register``.
 """
 
 from llmprobe.datasets.published.entry import PublishedDataset, register
