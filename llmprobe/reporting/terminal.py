@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from textwrap import wrap
 
 import numpy as np
@@ -12,162 +11,137 @@ from rich.text import Text
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.charts.style import COLOURS
-from llmprobe.results.peaks import SCORE_NAMES, Peak, main_score, peaks
+from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics
+from llmprobe.results.metrics import METRICS
 
 WIDTH = 100
+NOT_ABOVE = "not above chance"
 _LONGEST_SPARKLINE = 32
-_UNICODE_BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
-
-
-def summary_table(
-    summary: pd.DataFrame,
-    results: pd.DataFrame,
-    models: Sequence[Mapping[str, str]] = (),
-    *,
-    unicode: bool = True,
-    permutations: int | None = None,
-) -> str:
-    """``summary_lines`` as plain text, in lines of at most 100 characters."""
-    lines = summary_lines(
-        summary, results, models, width=WIDTH, unicode=unicode, permutations=permutations
-    )
-    return "\n".join(line.plain for line in lines)
+_BARS = "▁▂▃▄▅▆▇█"
+_TO_ASCII = str.maketrans(f"–²{_BARS}", "-2_.:-=+*#")
+_COLUMNS = {"n": 6, "chance": 6, "words": 5, "score": 17, "layer": 7, "AUROC": 5}
+"""Their widths."""
+_BASELINES = ("chance", "words")
+_LEFT_OUT = ("AUROC", "words", "n", "chance")
+"""Columns that a narrow terminal lacks, the first first."""
+_NARROWEST = 4 + (17 + 2) + (7 + 2) + len(NOT_ABOVE)
+"""Columns of a line without a name of a dataset and what may be left out."""
 
 
 def summary_lines(
-    summary: pd.DataFrame,
-    results: pd.DataFrame,
+    curves: Sequence[Curve],
     models: Sequence[Mapping[str, str]] = (),
     *,
     width: int,
     unicode: bool = True,
-    permutations: int | None = None,
 ) -> list[Text]:
-    """The best layer of each model on each dataset, the best model in bold.
+    """Return the best layer of each model on each dataset, the best model in bold.
 
     Parameters
     ----------
-    summary, results
-        A row for each model × dataset, and for each model × dataset × layer.
+    curves
+        One for each model × dataset.
     models
         What is known of the models (``name``, ``precision``): stands under the table.
     width
         Most columns of a line; where it is narrow, some numbers are left out.
     unicode
         Whether the output can show more than ASCII.
-    permutations
-        Refits behind each p-value.
     """
-    ellipsis, missing = ("…", "–") if unicode else ("...", "-")
-    bars = _UNICODE_BARS if unicode else _ASCII_BARS
-    found = peaks(results, summary, permutations)
-    longest = max((len(peak.dataset) for peak in found), default=0)
+    ellipsis = "…" if unicode else "..."
+    longest = max((len(curve.dataset) for curve in curves), default=0)
     name_width = max(len("dataset"), min(24, longest, width - _NARROWEST))
-    columns = _that_fit(width - name_width - 4)
-    room = width - name_width - 4 - sum(_COLUMNS[name] + 2 for name in columns)
-    score = SCORE_NAMES[main_score(results)]
-
-    def plain(text: str) -> str:
-        return text if unicode else text.replace("²", "2").encode("ascii", "replace").decode()
-
-    def named(name: str, most: int) -> str:
-        return plain(elide(name, most, ellipsis))
-
+    columns, room = _that_fit(width - name_width - 4)
+    score = (main_metrics(curves) or [METRICS["accuracy"]])[0].label
     header = Text(f"  {'dataset':<{name_width}}", "dim")
-    for name in columns:
-        header.append(f"  {plain(score if name == 'accuracy' else name):>{_COLUMNS[name]}}")
+    for name, wide in columns.items():
+        header.append(f"  {score if name == 'score' else name:>{wide}}")
     lines = [header.append("  curve")]
-    best = {peak.dataset: peak.score for peak in sorted(found, key=lambda peak: peak.score)}
-    for model, its_peaks in groupby(found, key=lambda peak: peak.model):
-        lines.append(Text(named(model, width), "bold"))
-        for peak in its_peaks:
-            unsure = not (np.isnan(peak.score) or peak.above_chance)
-            line = Text(
-                f"  {named(peak.dataset, name_width):<{name_width}}", "dim" if unsure else ""
-            )
-            numbers = _numbers(peak, missing)
-            for name in columns:
-                style = "dim" if unsure or name in _BASELINES else ""
-                if name == "accuracy" and not unsure and peak.score == best[peak.dataset]:
+    best = {dataset: max(map(_score, group)) for dataset, group in by_dataset(curves).items()}
+    for model, group in by_model(curves).items():
+        lines.append(Text(elide(model, width, ellipsis), "bold"))
+        for curve in group:
+            unsure = not (np.isnan(curve.score) or curve.above_chance)
+            name = elide(curve.dataset, name_width, ellipsis)
+            line = Text(f"  {name:<{name_width}}", "dim" if unsure else "")
+            numbers = _numbers(curve)
+            for column, wide in columns.items():
+                style = "dim" if unsure or column in _BASELINES else ""
+                if column == "score" and not unsure and curve.score == best[curve.dataset]:
                     style = "bold"
-                line.append(f"  {numbers[name]:>{_COLUMNS[name]}}", style)
-            curve = sparkline(peak.curve, peak.chance, min(room, _LONGEST_SPARKLINE), bars)
+                line.append(f"  {numbers[column]:>{wide}}", style)
+            scores = curve.column(curve.metric.name)
+            bars = sparkline(scores, curve.chance(), min(room, _LONGEST_SPARKLINE))
             mark = f"  {NOT_ABOVE}" if unsure else ""
-            if not mark or len(curve) + len(mark) <= room:
+            if not mark or len(bars) + len(mark) <= room:
                 line.append("  ")
-                for bar in curve:
-                    line.append(bar, _colour(bar, bars))
+                for bar in bars:
+                    line.append(bar, _colour(bar))
             lines.append(line.append(mark, "yellow"))
             line.rstrip()
-    notes = [
-        f"{score}, AUROC: at the best layer (of all layers); words: bag of words, no model",
-        f"curve: {score} of the first to the last layer, from {bars[0]} chance to {bars[-1]} 1",
-    ]
     lines.append(Text())
-    for note in notes:
-        lines += [Text(plain(part), "dim") for part in wrap(note, width)]
+    for note in (
+        f"{score}, AUROC: at the best layer (of all layers); words: bag of words, no model",
+        f"curve: {score} of the first to the last layer, from {_BARS[0]} chance to {_BARS[-1]} 1",
+    ):
+        lines += [Text(part, "dim") for part in wrap(note, width)]
     for facts in models:
         if facts.get("precision"):
             note = f"{facts['name']}: {facts['precision']}"
-            lines.append(Text(named(note, width), "dim"))
+            lines.append(Text(elide(note, width, ellipsis), "dim"))
+    if not unicode:
+        for line in lines:
+            line.plain = line.plain.translate(_TO_ASCII).encode("ascii", "replace").decode()
     return lines
 
 
-NOT_ABOVE = "not above chance"
-_COLUMNS = {"n": 6, "chance": 6, "words": 5, "accuracy": 17, "layer": 7, "AUROC": 5}
-"""Their widths."""
-_BASELINES = ("chance", "words")
-_LEFT_OUT = ("AUROC", "words", "n", "chance")
-"""Columns that a narrow terminal lacks, the first first."""
-
-
-_NARROWEST = 4 + (17 + 2) + (7 + 2) + len(NOT_ABOVE)
-"""Columns of a line without a name of a dataset and what may be left out."""
-
-
-def _that_fit(room: int) -> list[str]:
-    """The columns beside which there is room for a short curve, or for words in its place."""
-    columns = list(_COLUMNS)
+def _that_fit(room: int) -> tuple[dict[str, int], int]:
+    """Return the columns beside which a short curve, or words in its place, have room, and that."""
+    columns = dict(_COLUMNS)
+    room -= sum(wide + 2 for wide in columns.values())
     for name in _LEFT_OUT:
-        if room - sum(_COLUMNS[name] + 2 for name in columns) < len(NOT_ABOVE):
-            columns.remove(name)
-    return columns
+        if room < len(NOT_ABOVE):
+            room += columns.pop(name) + 2
+    return columns, room
 
 
-def _colour(bar: str, bars: str) -> str:
-    """Grey at chance, and bluer with each third of the way to 1."""
-    share = bars.find(bar) / (len(bars) - 1)
+def _score(curve: Curve) -> float:
+    return -np.inf if np.isnan(curve.score) else curve.score
+
+
+def _colour(bar: str) -> str:
+    """Return grey at chance, and a blue that is stronger with each third of the way to 1."""
+    share = _BARS.find(bar) / (len(_BARS) - 1)
     return ("bright_black", COLOURS[6], f"bold {COLOURS[0]}")[min(int(share * 3), 2)]
 
 
-def _numbers(peak: Peak, missing: str) -> dict[str, str]:
+def _numbers(curve: Curve) -> dict[str, str]:
     def number(value: float, form: str = ".2f") -> str:
-        return missing if np.isnan(value) else format(value, form)
+        return "–" if np.isnan(value) else format(value, form)
 
-    interval = "" if np.isnan(peak.low) else f" [{peak.low:.2f}, {peak.high:.2f}]"
-    layer, blocks = (missing if n is None else str(n) for n in (peak.layer, peak.blocks))
+    interval = "" if np.isnan(curve.low) else f" [{curve.low:.2f}, {curve.high:.2f}]"
+    layer, blocks = ("–" if n is None else str(n) for n in (curve.layer, curve.blocks))
     return {
-        "n": number(peak.n_examples, ".0f"),
-        "chance": number(peak.chance),
-        "words": number(peak.bag_of_words),
-        "accuracy": number(peak.score) + interval,
+        "n": number(curve.number("n_examples"), ".0f"),
+        "chance": number(curve.chance()),
+        "words": number(curve.bag_of_words),
+        "score": number(curve.score) + interval,
         "layer": f"{layer}/{blocks}",
-        "AUROC": number(peak.auroc),
+        "AUROC": number(curve.at_best("auroc")),
     }
 
 
-def sparkline(scores: pd.Series, chance: float, width: int, bars: str = _UNICODE_BARS) -> str:
-    """Scores as bars from ``chance`` (the lowest, also for what is below it) to 1 (the highest).
+def sparkline(scores: np.ndarray, chance: float, width: int) -> str:
+    """Return scores as bars from ``chance`` (the lowest, also for what is below it) to 1.
 
     More scores than ``width`` are averaged in runs of neighbours; a missing score is a blank.
 
-    >>> sparkline(pd.Series([0.4, 0.5, 0.75, 1.0]), chance=0.5, width=32)
+    >>> sparkline(np.array([0.4, 0.5, 0.75, 1.0]), chance=0.5, width=32)
     '▁▁▅█'
     """
-    values = pd.Series(scores.to_numpy(dtype=float))
-    run = np.arange(len(values)) * min(width, len(values)) // max(1, len(values))
+    run = np.arange(len(scores)) * min(width, len(scores)) // max(1, len(scores))
     floor = 0.0 if np.isnan(chance) else chance
-    shares = ((values.groupby(run).mean() - floor) / (1 - floor)).clip(0, 1)
+    shares = ((pd.Series(scores).groupby(run).mean() - floor) / (1 - floor)).clip(0, 1)
     return "".join(
-        " " if np.isnan(share) else bars[round(share * (len(bars) - 1))] for share in shares
+        " " if np.isnan(share) else _BARS[round(share * (len(_BARS) - 1))] for share in shares
     )

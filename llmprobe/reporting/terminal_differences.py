@@ -10,7 +10,7 @@ from llmprobe.ground.text import elide
 from llmprobe.reporting.page.compared import sides, with_interval
 from llmprobe.reporting.page.tables import p_text
 from llmprobe.reporting.terminal import WIDTH
-from llmprobe.results.peaks import SCORE_NAMES
+from llmprobe.results.metrics import METRICS
 
 MOST_ROWS = 40
 _WIDTHS = (20, 6, 20)
@@ -19,7 +19,7 @@ _LONGEST_NAME = 20
 
 
 def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
-    """By how much the curves of each pair differ, in lines of at most 100 characters.
+    """Return by how much the curves of each pair differ, in lines of at most 100 characters.
 
     Pairs stand under what their curves have in common, a dataset or a model. Empty without pairs.
 
@@ -33,7 +33,7 @@ def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
     if differences.empty:
         return ""
     arrow, ellipsis, missing = ("→", "…", "–") if unicode else ("->", "...", "-")
-    score = SCORE_NAMES["accuracy" if differences["accuracy_a"].notna().any() else "r2"]
+    score = METRICS["accuracy" if differences["accuracy_a"].notna().any() else "r2"].label
     under: dict[str, list[tuple[str, Sequence[str]]]] = {}
     for row in differences.head(MOST_ROWS).to_dict("records"):
         common, a, b = sides(row)

@@ -132,22 +132,14 @@ def terminal_text(out: Path, width: int = 100, unicode: bool = True) -> Text:
     return KINDS[kind_of(out)].text(read_results(out, details=False), width, unicode)
 
 
-def summary_text(run: Results, width: int, unicode: bool, permutations: int | None = None) -> Text:
+def summary_text(run: Results, width: int, unicode: bool) -> Text:
     """Return the best layer of each model on each dataset as the lines of a short table."""
     from rich.text import Text
 
     from llmprobe.reporting.terminal import summary_lines
 
-    return Text("\n").join(
-        summary_lines(
-            run.summary,
-            run.table,
-            run.environment["models"],
-            width=width,
-            unicode=unicode,
-            permutations=permutations,
-        )
-    )
+    models = run.environment["models"]
+    return Text("\n").join(summary_lines(run.curves, models, width=width, unicode=unicode))
 
 
 def _remove_other_figures(folder: Path, written: Sequence[Path]) -> None:
@@ -181,11 +173,6 @@ def _describe_run(run: Results) -> Description:
     )
 
 
-def _text_of_run(run: Results, width: int, unicode: bool) -> Text:
-    config, _ = _config(run.folder)
-    return summary_text(run, width, unicode, None if config is None else config.probe.permutations)
-
-
 def _config(out: Path) -> tuple[RunConfig | None, list[str]]:
     """Return the config of a run folder, or what is wrong with it; neither where it is missing."""
     path = out / "config.yaml"
@@ -195,4 +182,4 @@ def _config(out: Path) -> tuple[RunConfig | None, list[str]]:
         return None, ["; ".join(str(error).splitlines())]
 
 
-KINDS.add(RUN, Kind(_describe_run, _text_of_run))
+KINDS.add(RUN, Kind(_describe_run, summary_text))

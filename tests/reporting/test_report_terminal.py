@@ -14,9 +14,17 @@ from rich.console import Console
 from rich.text import Text
 
 from llmprobe.ground.text import elide
-from llmprobe.reporting.terminal import NOT_ABOVE, sparkline, summary_lines, summary_table
+from llmprobe.reporting.terminal import NOT_ABOVE, sparkline, summary_lines
+from llmprobe.results.curve import curves_of
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def summary_table(
+    summary: pd.DataFrame, results: pd.DataFrame, models: Any = (), *, unicode: bool = True
+) -> str:
+    lines = summary_lines(curves_of(results, summary), models, width=100, unicode=unicode)
+    return "\n".join(line.plain for line in lines)
 
 
 def test_table_holds_the_peaks(two_by_two: Tables) -> None:
@@ -102,7 +110,8 @@ def test_what_is_not_above_chance_is_marked_in_words(two_by_two: Tables) -> None
     few = summary.assign(peak_p_value=0.1)
     marked = summary_table(few, results).count(NOT_ABOVE)
     assert marked == 4
-    assert summary_table(few, results, permutations=9).count(NOT_ABOVE) < marked
+    few["permutations"] = 9
+    assert summary_table(few, results).count(NOT_ABOVE) < marked
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -110,7 +119,7 @@ def test_a_terminal_of_any_width_has_whole_lines(tables: Callable[..., Tables], 
     models = {"smollm2-135m": 30, "organisation/" + "long-name" * 20: 126}
     results, summary = tables(models, ["capitals", "a_dataset_with_a_long_name", "coin_flip"])
     notes = [{"name": model, "precision": "4-bit weights " * 20} for model in models]
-    lines = summary_lines(summary, results, notes, width=width)
+    lines = summary_lines(curves_of(results, summary), notes, width=width)
     assert max(line.cell_len for line in lines) <= width
     for row, line in zip(summary.to_dict("records")[:3], lines[2:5], strict=True):
         assert f"{row['peak_accuracy']:.2f} [" in line.plain
@@ -121,7 +130,7 @@ def test_a_terminal_of_any_width_has_whole_lines(tables: Callable[..., Tables], 
 
 def test_colours_say_nothing_that_words_do_not(two_by_two: Tables) -> None:
     results, summary = two_by_two
-    lines = summary_lines(summary, results, width=100)
+    lines = summary_lines(curves_of(results, summary), width=100)
     coloured = colourful(lines, 100, color_system="truecolor")
     assert "\x1b[38;2;" in coloured
     stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
@@ -135,7 +144,7 @@ def test_the_best_model_of_each_dataset_is_bold(two_by_two: Tables) -> None:
     summary["peak_p_value"] = 0.01
     bold = {
         line.plain[span.start : span.end].split()[0]
-        for line in summary_lines(summary, results, width=100)
+        for line in summary_lines(curves_of(results, summary), width=100)
         for span in line.spans
         if span.style == "bold"
     }
@@ -162,7 +171,7 @@ def test_precision_stands_under_the_table(two_by_two: Tables) -> None:
     ],
 )
 def test_sparkline_goes_from_chance_to_one(scores: list[float], chance: float, line: str) -> None:
-    assert sparkline(pd.Series(scores, dtype=float), chance, width=32) == line
+    assert sparkline(np.array(scores, dtype=float), chance, width=32) == line
 
 
 @pytest.mark.parametrize(
