@@ -74,9 +74,14 @@ def test_what_the_recipes_add_is_there(
     assert set(results["probe"]) == {"sceptical"}
     assert set(results["site"]) == {"block_input"}
     assert results["sensitivity_high"].between(0, 1).all()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert '"sensitivity"' in page
+    assert "The best score of each curve." in page
+    for figure in ("best_scores", "heatmap_sensitivity"):
+        assert (out / "figures" / f"{figure}.svg").is_file()
     assert llmprobe("best", out).startswith("tiny-llama toy ")
 
 
 def test_every_thing_that_can_be_added_has_a_recipe() -> None:
-    assert {"sensitivity", "block_input", "sceptical", "best"} <= RECIPES.keys()
+    assert {"sensitivity", "best_scores", "block_input", "sceptical", "best"} <= RECIPES.keys()
     assert {"negations", "riddles"} <= RECIPES.keys()
