@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isnan
 from typing import Any, Literal
 
-import pandas as pd
-
-from llmprobe.results.peaks import Peak
+from llmprobe.results.curve import Curve
 
 Level = Literal["holds", "doubt", "chance", "unknown"]
 NO_RISE = 0.03
@@ -42,63 +40,65 @@ class Verdict:
         }[self.level]
 
 
-def verdict(
-    peak: Peak, layers: pd.DataFrame, random_weights: float, findings: Sequence[Mapping[str, Any]]
-) -> Verdict:
+def verdict(curve: Curve, findings: Sequence[Mapping[str, Any]]) -> Verdict:
     """Weigh one curve.
 
     Parameters
     ----------
-    layers
-        The rows of its layers in the results.
-    random_weights
-        Best score of the untrained network; NaN where that was not asked for.
+    curve
+        One model on one dataset.
     findings
         Of the dataset's checks: ``level`` and ``message``.
     """
-    if peak.layer is None or isnan(peak.score):
+    if curve.layer is None or isnan(curve.score):
         return Verdict("unknown", (), ())
-    numbers = bool(layers["accuracy"].isna().all())
+    numbers = curve.metric.target == "numbers"
     warnings = [
-        str(found["message"])
-        for found in findings
+        str(finding["message"])
+        for finding in findings
         # Of labels that are probed as numbers, too many classes are no fault.
-        if found.get("level") == "warning" and not (numbers and found.get("check") == "classes")
+        if finding.get("level") == "warning" and not (numbers and finding.get("check") == "classes")
     ]
     against = [
-        *_surface(peak, random_weights), *_below_chance(peak, layers), *_few(layers),
+        *_words(curve), *_untrained(curve), *_below_chance(curve), *_few(curve),
         *(f"In the dataset, {message}." for message in warnings),
     ]  # fmt: skip
-    reasons = list(_for(peak, random_weights))
-    if not peak.above_chance:
-        return Verdict("chance", tuple(against), tuple(reasons))
-    return Verdict("doubt" if against else "holds", tuple(against), tuple(reasons))
+    reasons = tuple(_for(curve))
+    if not curve.above_chance:
+        return Verdict("chance", tuple(against), reasons)
+    return Verdict("doubt" if against else "holds", tuple(against), reasons)
 
 
-def _surface(peak: Peak, random_weights: float) -> Iterator[str]:
-    """What reaches as much without the model, or without its training."""
-    for name, reached, meaning in (
-        ("A bag of words", peak.bag_of_words, "the texts’ surface"),
-        ("The untrained network", random_weights, "the tokens, not what training made of them"),
-    ):
-        if isnan(reached) or not peak.above_chance:
-            continue
-        rise = peak.score - peak.chance
-        if reached - peak.chance <= max(NO_RISE, rise / 4):
-            continue  # An interval that reaches down to chance says that examples are few.
-        least = peak.score if isnan(peak.low) else peak.low
-        if reached >= least:
-            yield f"{name} reaches {reached:.2f}: this curve may be {meaning}."
-        elif reached - peak.chance > rise / 2:
-            yield f"{name} reaches {reached:.2f}: more than half of the rise may be {meaning}."
+def _words(curve: Curve) -> Iterator[str]:
+    yield from _surface(curve, "A bag of words", curve.bag_of_words, "the texts’ surface")
 
 
-def _below_chance(peak: Peak, layers: pd.DataFrame) -> Iterator[str]:
-    """Layers far below chance: the sign of what a split tears apart.
+def _untrained(curve: Curve) -> Iterator[str]:
+    meaning = "the tokens, not what training made of them"
+    yield from _surface(curve, "The untrained network", curve.random_weights, meaning)
+
+
+def _surface(curve: Curve, name: str, reached: float, meaning: str) -> Iterator[str]:
+    """Yield a sentence where a baseline reaches as much without the model, or its training."""
+    if isnan(reached) or not curve.above_chance:
+        return
+    chance = curve.chance()
+    rise = curve.score - chance
+    if reached - chance <= max(NO_RISE, rise / 4):
+        return  # An interval that reaches down to chance says that examples are few.
+    least = curve.score if isnan(curve.low) else curve.low
+    if reached >= least:
+        yield f"{name} reaches {reached:.2f}: this curve may be {meaning}."
+    elif reached - chance > rise / 2:
+        yield f"{name} reaches {reached:.2f}: more than half of the rise may be {meaning}."
+
+
+def _below_chance(curve: Curve) -> Iterator[str]:
+    """Yield a sentence where layers are far below chance: the sign of what a split tears apart.
 
     A little below it is where cross-validation puts layers without any signal.
     """
-    below = layers["accuracy_high"].astype(float) < peak.chance - FAR_BELOW
+    below = curve.column("accuracy_high") < curve.chance() - FAR_BELOW
     if below.any():
         yield (
             f"{below.sum()} of {len(below)} layers are far below chance: texts that share "
@@ -106,26 +106,27 @@ def _below_chance(peak: Peak, layers: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _few(layers: pd.DataFrame) -> Iterator[str]:
-    groups = layers["n_groups"].max() if "n_groups" in layers else float("nan")
-    if pd.notna(groups) and groups < FEW_GROUPS:
+def _few(curve: Curve) -> Iterator[str]:
+    groups = curve.column("n_groups").max(initial=-1)
+    if 0 <= groups < FEW_GROUPS:
         yield f"Only {groups:,.0f} independent examples: other ones could give another curve."
 
 
-def _for(peak: Peak, random_weights: float) -> Iterator[str]:
-    if isnan(peak.p_value):
+def _for(curve: Curve) -> Iterator[str]:
+    """Yield what speaks for a curve, and what was not looked at."""
+    p, refits = curve.p_value, curve.permutations
+    if isnan(p):
         yield "no p-value was asked for"
-    elif peak.permutations is not None and peak.permutations < 19:
-        yield f"{peak.permutations} shuffles are too few for a p-value to say much"
-    elif peak.p_value <= 0.05:
-        done = "" if peak.permutations is None else f"{peak.permutations} refits, "
-        yield f"shuffled labels do not do as well ({done}p = {peak.p_value:.2g})"
+    elif refits is not None and refits < 19:
+        yield f"{refits} shuffles are too few for a p-value to say much"
+    elif curve.clearly_by_luck:
+        yield f"shuffled labels do as well in {p:.0%} of refits"
     else:
-        yield f"shuffled labels do as well in {peak.p_value:.0%} of refits"
-    if isnan(peak.bag_of_words):
+        number = "" if refits is None else f"{refits} refits, "
+        yield f"shuffled labels do not do as well ({number}p = {p:.2g})"
+    if isnan(curve.bag_of_words):
         yield "no bag of words to compare with"
-    elif not any(_surface(peak, float("nan"))):
-        yield f"words alone reach {peak.bag_of_words:.2f}"
-    wordless = replace(peak, bag_of_words=float("nan"))
-    if not isnan(random_weights) and not any(_surface(wordless, random_weights)):
-        yield f"the untrained network reaches {random_weights:.2f}"
+    elif not any(_words(curve)):
+        yield f"words alone reach {curve.bag_of_words:.2f}"
+    if not isnan(curve.random_weights) and not any(_untrained(curve)):
+        yield f"the untrained network reaches {curve.random_weights:.2f}"

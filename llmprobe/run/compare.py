@@ -117,7 +117,6 @@ def _describe(run: Results) -> Description:
     return Description(
         title=comparison.title,
         command=comparison.command(run.folder),
-        permutations=comparison.permutations,
         compared=Compared(
             found,
             {one.name: str(one.path) for one in comparison.runs},

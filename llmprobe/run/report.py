@@ -39,8 +39,6 @@ class Description:
     title: str
     command: str
     """What to type to make the folder again."""
-    permutations: int | None = None
-    """Refits behind each p-value, where that is known."""
     findings: Sequence[str] = ()
     """Sentences that stand before those about the best layers."""
     illustrations: Illustrations = field(default_factory=dict)
@@ -111,7 +109,6 @@ def report(out: Path) -> list[Path]:
         figures,
         title=about.title,
         command=about.command,
-        permutations=about.permutations,
         findings=about.findings,
         illustrations=about.illustrations,
         held_out=about.held_out,
@@ -165,7 +162,6 @@ def _describe_run(run: Results) -> Description:
     return Description(
         title=out.resolve().name if config is None else config.name,
         command=shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)]),
-        permutations=None if config is None else config.probe.permutations,
         compared=Compared(differences(run, same)),
         traces=traces_of_run(out),
         notes=notes,

@@ -105,7 +105,6 @@ def _describe(run: Results) -> Description:
     return Description(
         title=f"Sanity experiment: {what}",
         command=command(config, run.folder),
-        permutations=xor.PERMUTATIONS if isinstance(config, XorConfig) else None,
         findings=experiment.findings(run),
         illustrations=experiment.illustrations(run),
         held_out=isinstance(config, MnistConfig),

@@ -14,7 +14,7 @@ from synthetic_runs import MODELS
 
 from llmprobe.reporting.page.examples import REACH
 from llmprobe.reporting.page.page import headline
-from llmprobe.results.peaks import peaks
+from llmprobe.results.metrics import METRICS
 from llmprobe.results.results import Results
 
 Open = Callable[..., Opened]
@@ -134,7 +134,7 @@ def test_click_on_a_cell_opens_its_layer(
         low, high = row["accuracy_low"], row["accuracy_high"]
         assert scores["accuracy"] == f"{row['accuracy']:.2f} [{low:.2f}, {high:.2f}]"
         assert scores["AUROC"].startswith(f"{row['auroc']:.2f} [")
-        assert scores["p (shuffled labels)"] == f"{row['p_value']:.3f}"
+        assert scores["p"] == f"{row['p_value']:.3f}"
         assert page.page.input_value("#slider") == str(layer)
         counts = [int(text) for text in page.texts("#confusion td")]
         table = trial.predictions.query(
@@ -178,9 +178,9 @@ def test_metric_menu_colours_the_heatmap_by_that_score(
     assert page.page.locator(page.cell(1, 0, 3)).get_attribute("aria-label") == (
         f"large, capitals, layer 3 of 12: AUROC {row['auroc']:.2f}"
     )
-    best = layers_of(trial, "large")["auroc"]
-    shown = page.text(page.cell(1, 0, 13))
-    assert shown == f"{best.max():.2f} ({best.idxmax()})"
+    (curve,) = (c for c in trial.curves if (c.model, c.dataset) == ("large", "capitals"))
+    best = curve.best(METRICS["auroc"])
+    assert page.text(page.cell(1, 0, 13)) == f"{curve.column('auroc')[best]:.2f} ({best})"
     assert colours != page.page.locator("#heatmap [role=gridcell]").evaluate_all(
         "(cells) => cells.map((cell) => cell.style.background)"
     )
@@ -281,10 +281,10 @@ def test_click_on_a_finding_opens_its_best_layer(
     opened: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
     page = opened(trial_page, width)
-    for found in peaks(trial.table, trial.summary, 20):
-        page.page.click(f'button.plain[data-curve]:has-text("{headline(found)}")')
+    for curve in trial.curves:
+        page.page.click(f'button.plain[data-curve]:has-text("{headline(curve)}")')
         assert page.text("#layer-title") == (
-            f"{found.model}, {found.dataset}: layer {found.layer} of {found.blocks}"
+            f"{curve.model}, {curve.dataset}: layer {curve.layer} of {curve.blocks}"
         )
         assert page.page.locator("#layer-title").is_visible()
 

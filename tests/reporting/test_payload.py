@@ -21,7 +21,7 @@ from llmprobe.reporting.page import examples as drawn
 from llmprobe.reporting.page import payload
 from llmprobe.reporting.page.payload import as_json
 from llmprobe.reporting.verdicts import verdict
-from llmprobe.results.peaks import peaks
+from llmprobe.results.metrics import METRICS, Metric
 from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -36,10 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def data_of(run: Results) -> dict[str, Any]:
     """As the script reads it."""
-    found = peaks(run.table, run.summary)
-    rows = dict(list(run.table.groupby(["model", "dataset"])))
-    verdicts = [verdict(peak, rows[peak.model, peak.dataset], np.nan, ()) for peak in found]
-    data: dict[str, Any] = json.loads(as_json(payload.payload(run, found, verdicts)))
+    verdicts = [verdict(curve, ()) for curve in run.curves]
+    data: dict[str, Any] = json.loads(as_json(payload.payload(run, verdicts)))
     return data
 
 
@@ -48,10 +46,9 @@ def of_curve(table: pd.DataFrame, data: dict[str, Any], curve: dict[str, Any]) -
     return table[(table["model"] == model) & (table["dataset"] == dataset)]
 
 
-def bare(results: pd.DataFrame, summary: pd.DataFrame) -> Results:
-    nothing = pd.DataFrame(columns=["model", "dataset", "example"])
-    environment: dict[str, Any] = {"models": [], "datasets": []}
-    return Results(Path("run"), results, summary, nothing, nothing, nothing, environment, "", ())
+def bare(table: pd.DataFrame, summary: pd.DataFrame) -> Results:
+    """Results without predictions and examples."""
+    return Results(table, summary, pd.DataFrame(columns=["model", "dataset", "example"]))
 
 
 def octets(text: str) -> np.ndarray:
@@ -84,12 +81,22 @@ def test_curves_hold_the_scores_of_the_results(run: Results) -> None:
         assert curve["depths"] == pytest.approx(rows["depth"].to_list())
         for score in ("accuracy", "accuracy_low", "auroc", "log_loss"):
             assert curve["scores"][score] == pytest.approx(rows[score].to_list(), rel=1e-4)
-        assert curve["peak"] == row["peak_layer"].item()
-        assert curve["chance"] == row["majority_accuracy"].item()
-        assert curve["summary"].get("half_rise_depth", np.nan) == pytest.approx(
-            row["half_rise_depth"].item(), rel=1e-4, nan_ok=True
-        )
-        assert curve["verdict"]["level"] in ("holds", "doubt", "chance")
+        assert curve["layers"][curve["best"]["accuracy"]] == row["peak_layer"].item()
+        assert curve["chances"]["accuracy"] == row["majority_accuracy"].item()
+        assert curve["verdict"] in ("holds", "doubt", "chance")
+        places = {mark["mark"]: mark["place"] for mark in curve["marks"]}
+        depth, jump = row["half_rise_depth"].item(), row["jump_layer"].item()
+        assert places.get("half of the rise") == (None if np.isnan(depth) else f"depth {depth:.2f}")
+        assert places.get("jump") == (None if np.isnan(jump) else f"layer {jump:.0f}")
+
+
+def test_marks_stand_on_the_curve(run: Results) -> None:
+    data = data_of(run)
+    assert any(curve["marks"] for curve in data["curves"])
+    for curve in data["curves"]:
+        for mark in curve["marks"]:
+            on_it = np.interp(mark["depth"], curve["depths"], curve["scores"]["accuracy"])
+            assert mark["score"] == pytest.approx(on_it, abs=1e-4)
 
 
 def test_bytes_are_what_the_predictions_say_of_each_example(run: Results) -> None:
@@ -167,23 +174,19 @@ def test_what_is_not_known_is_null(tables: Callable[..., Tables]) -> None:
     results, summary = tables({"m": 3}, ["d"])
     results["accuracy"] = [0.5, np.nan, np.inf, 0.7]
     results["auroc"] = np.nan
-    data = data_of(bare(results, summary.assign(parameters=np.nan, jump_layer=np.nan)))
+    unknown = summary.assign(parameters=np.nan, jump_layer=np.nan, bag_of_words_accuracy=np.nan)
+    data = data_of(bare(results, unknown))
     (curve,) = data["curves"]
     assert curve["scores"]["accuracy"] == [0.5, None, None, 0.7]
     assert "auroc" not in curve["scores"]
     assert data["models"] == [{"name": "m", "parameters": None}]
-    assert "jump_layer" not in curve["summary"]
+    assert [mark["mark"] for mark in curve["marks"]] == ["converged"]
+    assert curve["half_rise"] is curve["bag_of_words"] is None
 
 
-def test_a_curve_without_a_row_in_the_summary_is_not_judged(
-    two_by_two: Tables,
-) -> None:
+def test_a_curve_without_layers_is_left_out(two_by_two: Tables) -> None:
     results, summary = two_by_two
-    *_, last = data_of(bare(results, summary.head(3)))["curves"]
-    assert (last["peak"], last["chance"], last["verdict"], last["against"]) == (
-        None, None, None, []
-    )  # fmt: skip
-    assert len(last["scores"]["accuracy"]) == 19
+    assert len(data_of(bare(results[results["dataset"] == "capitals"], summary))["curves"]) == 2
 
 
 def test_layers_of_a_network_have_names(network_tables: Callable[..., Tables]) -> None:
@@ -196,10 +199,10 @@ def test_layers_of_a_network_have_names(network_tables: Callable[..., Tables]) -
 def test_the_metric_of_numbers_is_r2(tables: Callable[..., Tables]) -> None:
     results, summary = tables({"m": 3}, ["d"])
     results = results.assign(r2=0.4, r2_low=0.3, r2_high=0.5, accuracy=np.nan)
-    data = data_of(bare(results, summary.assign(peak_r2=0.4, bag_of_words_r2=np.nan)))
-    assert data["metric"] == "r2"
-    assert data["curves"][0]["scores"]["r2"] == [0.4] * 4
-    assert data["curves"][0]["chance"] == 0
+    (curve,) = data_of(bare(results, summary.assign(main_score="r2", peak_r2=0.4)))["curves"]
+    assert curve["metric"] == "r2"
+    assert curve["scores"]["r2"] == [0.4] * 4
+    assert curve["chances"]["r2"] == 0
 
 
 def test_labels_that_are_numbers_have_points_and_no_classes() -> None:
@@ -215,10 +218,47 @@ def test_labels_that_are_numbers_have_points_and_no_classes() -> None:
     data = data_of(run)
     assert data["datasets"][0]["classes"] == []
     (curve,) = data["curves"]
-    assert curve["confusion"] is curve["calibration"] is None
+    assert not {"confusion", "calibration"} & set(curve)
     low, high = curve["points"]["values"]
     values = low + octets(curve["points"]["value"]) / 255 * (high - low)
     assert values == pytest.approx(results.predictions["score"], abs=0.003 * (high - low))
+
+
+def test_a_metric_of_ones_own_is_there_with_its_chance_and_best_layer(
+    run: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = Metric("toy", "Toy", "classes", chance=2.0, chance_name="as a toy", perfect=10.0,
+                 heatmap=True, form=".1f")  # fmt: skip
+    monkeypatch.setitem(METRICS._entries, "toy", toy)
+    data = data_of(replace(run, table=run.table.assign(toy=run.table["layer"] * 1.5)))
+    assert data["metrics"][-1] == {
+        "name": "toy", "label": "Toy", "form": ".1f", "heatmap": True, "chance_name": "as a toy",
+        "perfect": 10,
+    }  # fmt: skip
+    for curve in data["curves"]:
+        assert curve["scores"]["toy"] == [1.5 * layer for layer in curve["layers"]]
+        assert curve["chances"]["toy"] == 2
+        assert curve["best"]["toy"] == len(curve["layers"]) - 1
+
+
+def test_metrics_that_no_curve_has_are_not_there(run: Results) -> None:
+    names = [metric["name"] for metric in data_of(run)["metrics"]]
+    assert names == [name for name in METRICS if run.table.get(name, pd.Series()).notna().any()]
+    assert "r2" not in names
+
+
+def test_a_confusion_of_many_classes_is_not_shown(tmp_path: Path) -> None:
+    for n_classes, shown in ((payload.MOST_CONFUSED + 1, False), (payload.MOST_CONFUSED, True)):
+        (curve,) = data_of(large_run(tmp_path, {"m": 2}, 1, 60, n_classes))["curves"]
+        assert ("confusion" in curve) is shown
+        assert "calibration" in curve
+
+
+def test_without_classes_there_are_no_points(run: Results) -> None:
+    earlier = replace(run, summary=run.summary.assign(classes=np.nan))
+    data = data_of(earlier)
+    assert all("points" not in curve for curve in data["curves"])
+    assert all(dataset["examples"] is None for dataset in data["datasets"])
 
 
 def test_many_curves_have_their_main_scores_alone(
@@ -246,10 +286,8 @@ def test_of_many_examples_models_draw_the_same_ones(tmp_path: Path) -> None:
 
 def test_the_data_of_a_large_run_is_small(tmp_path: Path) -> None:
     run = large_run(tmp_path, {"a": 39, "b": 39, "c": 39}, datasets=10, n=2000)
-    found = peaks(run.table, run.summary)
-    verdicts = [verdict(peak, run.table.head(0), np.nan, ()) for peak in found]
-    data = payload.payload(run, found, verdicts)
-    assert len(as_json(data).encode()) < 7_500_000
+    data = data_of(run)
+    assert len(as_json(data)) < 7_500_000
     assert all("points" in curve and "confusion" in curve for curve in data["curves"])
 
 

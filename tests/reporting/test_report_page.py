@@ -7,7 +7,6 @@ import re
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from synthetic_runs import curve_of
 
 from llmprobe.reporting.charts.figures import draw_figures
 from llmprobe.reporting.page import page
 from llmprobe.reporting.page import tables as page_tables
-from llmprobe.results.peaks import Peak, peaks
+from llmprobe.results.curve import curves_of
 from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -85,88 +85,31 @@ def html(tables: Callable[..., Tables], tmp_path_factory: pytest.TempPathFactory
     return write(tmp_path_factory.mktemp("page") / "report.html", two_by_two)
 
 
-@pytest.fixture
-def peak(two_by_two: Tables) -> Peak:
-    return replace(
-        peaks(*two_by_two)[0],
-        **{"model": "gemma-3-270m", "dataset": "capitals", "layer": 13, "blocks": 18},
-        **{"score": 0.9, "low": 0.88, "high": 0.92, "chance": 0.5, "bag_of_words": 0.51},
-        p_value=float("nan"),
-    )
-
-
-def test_headline_says_where_how_well_and_against_what(peak: Peak) -> None:
-    assert page.headline(peak) == (
+def test_headline_says_where_how_well_and_against_what() -> None:
+    assert page.headline(curve_of()) == (
         "gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], "
         "chance 0.50, bag of words 0.51"
     )
-    assert page.headline(replace(peak, p_value=0.0099)).endswith("bag of words 0.51, p = 0.010")
-    assert page.headline(replace(peak, p_value=0.0002)).endswith(", p < 0.001")
+    assert page.headline(curve_of(peak_p_value=0.0099)).endswith("bag of words 0.51, p = 0.010")
+    assert page.headline(curve_of(peak_p_value=0.0002)).endswith(", p < 0.001")
 
 
-def test_headline_names_a_layer_that_has_a_name(peak: Peak) -> None:
-    of_a_network = replace(peak, model="trained", layer=8, blocks=9, layer_name="fc1_postact")
-    assert page.headline(of_a_network).startswith(
-        "trained: capitals is readable best at layer 8 (fc1_postact) of 9: 0.90"
+def test_headline_names_a_layer_that_has_a_name() -> None:
+    names = [f"point {layer}" for layer in range(19)]
+    assert page.headline(curve_of(layers={"layer_name": names})).startswith(
+        "gemma-3-270m: capitals is readable best at layer 13 (point 13) of 18: 0.90"
     )
 
 
-@pytest.mark.parametrize(
-    ("low", "p_value", "layers", "above"),
-    [
-        (0.49, np.nan, 1, False),
-        (0.51, np.nan, 1, True),
-        (0.51, np.nan, 31, False),  # The best of 31 is as high by luck.
-        (0.52, np.nan, 31, True),
-        (0.51, 0.2, 1, False),
-        (0.49, 0.01, 31, True),
-        (0.49, 1 / 20, 31, True),
-        (0.52, 1 / 10, 31, False),
-        (np.nan, np.nan, 31, True),
-    ],
-)
-def test_headline_says_when_the_peak_is_not_above_chance(
-    peak: Peak, low: float, p_value: float, layers: int, above: bool
-) -> None:
-    shown = replace(peak, score=0.53, low=low, p_value=p_value, curve=peak.curve.head(layers))
-    sentence = page.headline(shown)
+@pytest.mark.parametrize(("low", "above"), [(0.49, False), (0.51, True)])
+def test_headline_says_when_the_peak_is_not_above_chance(low: float, above: bool) -> None:
+    sentence = page.headline(curve_of(n_layers=1, score=0.53, low=low))
     assert ("not above chance" in sentence) is not above
     assert ("readable" in sentence) is above
 
 
-@pytest.mark.parametrize(
-    ("low", "p_value", "permutations", "above"),
-    [
-        (0.51, 1 / 10, 9, True),  # As small as it can be: the interval says it.
-        (0.49, 1 / 10, 9, False),
-        (0.51, 2 / 10, 9, False),
-        (0.51, 1 / 19, 18, True),
-        (0.49, 1 / 20, 19, True),
-        (0.51, 2 / 20, 19, False),
-        (0.51, 10 / 100, 99, False),
-    ],
-)
-def test_a_p_value_that_could_not_be_smaller_is_not_held_against_the_peak(
-    peak: Peak, low: float, p_value: float, permutations: int, above: bool
-) -> None:
-    one_layer = {"score": 0.53, "low": low, "curve": peak.curve.head(1)}
-    shown = replace(peak, **one_layer, p_value=p_value, permutations=permutations)
-    assert shown.above_chance is above
-
-
-def test_chance_without_the_majority_is_that_of_guessing(tables: Callable[..., Tables]) -> None:
-    results, summary = tables({"m": 3}, ["d"], n_classes=4, majority=0.6)
-    results["majority_accuracy"] = summary["majority_accuracy"] = np.nan
-    (found,) = peaks(results, summary)
-    assert found.chance == 0.25
-    assert "chance 0.25" in page.headline(found)
-    for low, above in ((0.3, True), (0.2, False)):
-        uncertain = replace(found, p_value=np.nan, low=low, curve=found.curve.head(1))
-        assert uncertain.above_chance is above
-
-
-def test_headline_of_what_was_not_scored_claims_nothing(peak: Peak) -> None:
-    unscored = replace(peak, layer=None, score=float("nan"))
+def test_headline_of_what_was_not_scored_claims_nothing() -> None:
+    unscored = curve_of(peak_layer=np.nan)
     assert page.headline(unscored) == "gemma-3-270m: capitals was not scored"
 
 
@@ -174,8 +117,8 @@ def test_page_shows_every_number(html: str, two_by_two: Tables) -> None:
     results, summary = two_by_two
     words = Outline(html).words
     assert "quickstart" in html[html.index("<h1>") : html.index("</h1>")]
-    for peak in peaks(results, summary):
-        assert page.headline(peak) in words
+    for curve in curves_of(results, summary):
+        assert page.headline(curve) in words
     cells = Counter(re.findall(r"<td>([^<]*)</td>", html))
     for metric in ("accuracy", "auroc", "log_loss"):
         for value, count in Counter(f"{value:.2f}" for value in results[metric]).items():
@@ -262,9 +205,13 @@ def test_the_untrained_network_of_numbers_is_in_the_summary(two_by_two: Tables) 
     results, summary = two_by_two
     results = results.assign(r2=results["accuracy"], accuracy=np.nan)
     summary = summary.assign(
-        peak_r2=0.6, bag_of_words_r2=0.1, random_weights_r2=0.123, random_weights_accuracy=np.nan
+        main_score="r2",
+        peak_r2=0.6,
+        bag_of_words_r2=0.1,
+        random_weights_r2=0.123,
+        random_weights_accuracy=np.nan,
     )
-    table = page_tables.summary_table(summary, peaks(results, summary), "r2", held_out=False)
+    table = page_tables.summary_table(curves_of(results, summary), held_out=False)
     assert {row[table.headers.index("random weights")] for row in table.rows} == {"0.12"}
     assert "R² there" in table.headers
 
@@ -315,11 +262,11 @@ def test_the_page_of_a_network_names_its_layers_and_speaks_of_no_language_model(
     for layer, name in zip(results["layer"], results["layer_name"], strict=True):
         assert f'<th scope="row">{layer}</th><td>{name}</td>' in of_network
     words = Outline(of_network).words
-    for row, peak in zip(summary.to_dict("records"), peaks(results, summary), strict=True):
-        name = results["layer_name"][row["peak_layer"]]
-        assert f"readable best at layer {row['peak_layer']} ({name}) of 9" in words
-        assert f"<td>{row['peak_layer']} ({name}) of 9</td>" in of_network
-        assert page.headline(peak) in words
+    for curve in curves_of(results, summary):
+        place = f"{curve.layer} ({results['layer_name'][curve.layer]}) of 9"
+        assert f"readable best at layer {place}" in page.headline(curve)
+        assert page.headline(curve) in words
+        assert f"<td>{place}</td>" in of_network
     assert "A probe point of the network: 0 is its input" in words
     assert '<th scope="col">point</th>' not in html
     for of_language_models in ("embedding", "residual stream", "okens"):

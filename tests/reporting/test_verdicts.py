@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from synthetic_runs import curve_of
 
 from llmprobe.reporting.verdicts import FEW_GROUPS, Verdict, verdict
-from llmprobe.results.peaks import Peak, peaks
 
-Tables = tuple[pd.DataFrame, pd.DataFrame]
 NAN = float("nan")
+RENAMED = {
+    **{"p_value": "peak_p_value", "layer": "peak_layer"},
+    **{name: f"{name}_accuracy" for name in ("bag_of_words", "random_weights")},
+}
+"""Property of a curve -> the column of the summary that has it."""
 
 
-@pytest.fixture
-def judge(tables: Callable[..., Tables]) -> Callable[..., Verdict]:
-    """The verdict on a peak of 0.90 [0.88, 0.92] that nothing speaks against, with changes."""
-    results, summary = tables({"m": 10}, ["d"])
-    found = replace(
-        peaks(results, summary)[0],
-        **{"score": 0.9, "low": 0.88, "high": 0.92, "chance": 0.5, "p_value": 0.01},
-        **{"bag_of_words": 0.52, "permutations": 99},
-    )
-
-    def judge(
-        random_weights: float = NAN,
-        layers: dict[str, Any] | None = None,
-        findings: Any = (),
-        **changes: Any,
-    ) -> Verdict:
-        of_layers = results.assign(**(layers or {}))
-        return verdict(replace(found, **changes), of_layers, random_weights, findings)
-
-    return judge
+def judge(findings: Any = (), **changes: Any) -> Verdict:
+    """The verdict on a curve of 0.90 [0.88, 0.92] that nothing speaks against, with changes."""
+    known = {"p_value": 0.01, "bag_of_words": 0.52, "permutations": 99} | changes
+    return verdict(curve_of(**{RENAMED.get(name, name): known[name] for name in known}), findings)
 
 
-Judge = Callable[..., Verdict]
-
-
-def test_what_nothing_speaks_against_holds_up(judge: Judge) -> None:
+def test_what_nothing_speaks_against_holds_up() -> None:
     said = judge(random_weights=0.6)
     assert (said.level, said.title, said.against) == ("holds", "holds up", ())
     assert said.reasons == (
@@ -52,13 +34,13 @@ def test_what_nothing_speaks_against_holds_up(judge: Judge) -> None:
     )
 
 
-def test_what_was_not_scored_has_no_reasons(judge: Judge) -> None:
-    for changes in ({"layer": None}, {"score": NAN}):
+def test_what_was_not_scored_has_no_reasons() -> None:
+    for changes in ({"layer": NAN}, {"peak_score": NAN, "peak_accuracy": NAN}):
         assert judge(**changes) == Verdict("unknown", (), ())
-    assert judge(layer=None).title == "not scored"
+    assert judge(layer=NAN).title == "not scored"
 
 
-def test_a_peak_that_is_not_above_chance_is_said_to_be_that(judge: Judge) -> None:
+def test_a_peak_that_is_not_above_chance_is_said_to_be_that() -> None:
     said = judge(p_value=0.4, bag_of_words=0.95, random_weights=0.95)
     assert (said.level, said.title) == ("chance", "not above chance")
     assert said.against == ()  # What reaches as much as nothing is no objection.
@@ -84,7 +66,7 @@ def test_a_peak_that_is_not_above_chance_is_said_to_be_that(judge: Judge) -> Non
     [("bag_of_words", "A bag of words"), ("random_weights", "The untrained network")],
 )
 def test_a_baseline_speaks_against_what_it_reaches(
-    judge: Judge, baseline: str, name: str, reached: float, low: float, words: str | None
+    baseline: str, name: str, reached: float, low: float, words: str | None
 ) -> None:
     said = judge(**{"bag_of_words": 0.5, "low": low, "p_value": 0.01} | {baseline: reached})
     if words is None:
@@ -95,30 +77,28 @@ def test_a_baseline_speaks_against_what_it_reaches(
         assert sentence.startswith(f"{name} reaches {reached:.2f}: {words}")
 
 
-def test_half_of_the_rise_is_counted_from_chance(judge: Judge) -> None:
+def test_half_of_the_rise_is_counted_from_chance() -> None:
     layers = {"accuracy_high": 0.95}
     assert judge(chance=0.8, bag_of_words=0.84, layers=layers).level == "holds"
     assert judge(chance=0.8, bag_of_words=0.86, layers=layers).level == "doubt"
 
 
 @pytest.mark.parametrize(("high", "against"), [(0.44, True), (0.46, False)])
-def test_layers_far_below_chance_are_a_sign_of_torn_groups(
-    judge: Judge, high: float, against: bool
-) -> None:
-    highs = np.full(11, 0.9)
+def test_layers_far_below_chance_are_a_sign_of_torn_groups(high: float, against: bool) -> None:
+    highs = np.full(19, 0.9)
     highs[:3] = high
     said = judge(layers={"accuracy_high": highs})
-    assert any("3 of 11 layers are far below chance" in one for one in said.against) is against
+    assert any("3 of 19 layers are far below chance" in one for one in said.against) is against
 
 
-def test_few_independent_examples_are_said(judge: Judge) -> None:
+def test_few_independent_examples_are_said() -> None:
     assert judge(layers={"n_groups": FEW_GROUPS}).level == "holds"
     said = judge(layers={"n_groups": FEW_GROUPS - 1})
     assert said.against == ("Only 49 independent examples: other ones could give another curve.",)
     assert judge(layers={"n_groups": NAN}).level == "holds"
 
 
-def test_warnings_of_the_dataset_stand_beside_its_curve(judge: Judge) -> None:
+def test_warnings_of_the_dataset_stand_beside_its_curve() -> None:
     said = judge(
         findings=[
             {"level": "warning", "check": "length", "message": "length alone reaches 0.81"},
@@ -129,7 +109,7 @@ def test_warnings_of_the_dataset_stand_beside_its_curve(judge: Judge) -> None:
     assert said.level == "doubt"
 
 
-def test_what_was_not_looked_at_is_said(judge: Judge) -> None:
+def test_what_was_not_looked_at_is_said() -> None:
     said = judge(p_value=NAN, bag_of_words=NAN)
     assert said.reasons == ("no p-value was asked for", "no bag of words to compare with")
     few = judge(permutations=9, p_value=0.1)
@@ -139,36 +119,28 @@ def test_what_was_not_looked_at_is_said(judge: Judge) -> None:
 
 
 @pytest.mark.parametrize("reached", [0.8, 0.95])
-def test_an_objection_is_not_also_a_reason(judge: Judge, reached: float) -> None:
+def test_an_objection_is_not_also_a_reason(reached: float) -> None:
     said = judge(bag_of_words=reached, random_weights=reached)
     assert len(said.against) == 2
     assert not [one for one in said.reasons if "words" in one or "untrained" in one]
 
 
-def test_r2_is_judged_from_0(tables: Callable[..., Tables]) -> None:
-    results, summary = tables({"m": 10}, ["d"])
-    r2 = results["accuracy"] - 0.3
-    results = results.assign(
-        accuracy=NAN, accuracy_low=NAN, accuracy_high=NAN, n_classes=0,
-        r2=r2, r2_low=r2 - 0.05, r2_high=r2 + 0.05,
-    )  # fmt: skip
-    summary = summary.assign(peak_r2=r2.max(), bag_of_words_r2=0.05)
-    (peak,) = peaks(results, summary)
-    assert isinstance(peak, Peak)
-    assert verdict(peak, results, NAN, ()).level == "holds"
-    surface = verdict(replace(peak, bag_of_words=r2.max()), results, NAN, ())
+def test_r2_is_judged_from_0() -> None:
+    r2 = {"accuracy": NAN, "accuracy_low": NAN, "accuracy_high": NAN, "n_classes": 0, "r2": 0.6}
+    of_numbers = {"layers": r2, "main_score": "r2", "score": 0.6, "peak_r2": 0.6}
+    assert judge(**of_numbers, bag_of_words_r2=0.05).level == "holds"
+    surface = judge(**of_numbers, bag_of_words_r2=0.6)
     assert surface.against[0].startswith("A bag of words reaches")
 
 
-def test_a_baseline_near_chance_is_no_objection_where_the_interval_reaches_down_to_it(
-    judge: Judge,
-) -> None:
+def test_a_baseline_near_chance_is_no_objection_where_the_interval_reaches_down_to_it() -> None:
     assert judge(low=0.51, bag_of_words=0.52, random_weights=0.52).against == ()
     assert len(judge(low=0.55, bag_of_words=0.62, random_weights=0.62).against) == 2
 
 
-def test_many_labels_are_a_fault_of_classes_and_not_of_numbers(judge: Judge) -> None:
+def test_many_labels_are_a_fault_of_classes_and_not_of_numbers() -> None:
     many = {"level": "warning", "check": "classes", "message": "94 distinct labels for 300 texts"}
+    of_numbers = {"main_score": "r2", "layers": {"r2": 0.9}, "peak_r2": 0.9}
     assert judge(findings=[many]).level == "doubt"
-    assert judge(findings=[many], layers={"accuracy": NAN}).level == "holds"
-    assert judge(findings=[many | {"check": "words"}], layers={"accuracy": NAN}).level == "doubt"
+    assert judge(findings=[many], **of_numbers).level == "holds"
+    assert judge(findings=[many | {"check": "words"}], **of_numbers).level == "doubt"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.page.tables import LONGEST_NAME, Table, number_text, p_text, whole_text
-from llmprobe.results.peaks import SCORE_NAMES
+from llmprobe.results.metrics import METRICS
 
 MOST_SENTENCES = 8
 MOST_ROWS = 500
@@ -71,7 +71,7 @@ def _sentence(row: Mapping[Any, Any]) -> str:
     metric, p = _metric(row), row["p_value"]
     scores = row[f"{metric}_b"], row[f"{metric}_a"]
     said = (
-        f"{common}: {SCORE_NAMES[metric]} {scores[0]:.2f} for {b}, {scores[1]:.2f} for {a}: "
+        f"{common}: {METRICS[metric].label} {scores[0]:.2f} for {b}, {scores[1]:.2f} for {a}: "
         f"{with_interval(row, 'difference')}, p {p_text(p) if p < 0.001 else f'= {p_text(p)}'}"
     )
     if p > _SURE:

@@ -7,11 +7,11 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
+from itertools import count
 from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ from llmprobe.reporting.page.tables import (
 )
 from llmprobe.reporting.trace.view import TraceView, shade_style
 from llmprobe.reporting.verdicts import Verdict, verdict
-from llmprobe.results.peaks import Peak, layer_names, main_probe, main_score, peaks
+from llmprobe.results.curve import Curve, layer_names
 from llmprobe.results.results import Results
 from llmprobe.results.trace import Trace
 
@@ -78,15 +78,14 @@ _CLASS_COLOURS = (
 
 
 class Card(NamedTuple):
-    """What was found about one model on one dataset, and whether to believe it."""
+    """One model on one dataset: its best layer, and whether to believe it."""
 
     about: str
     """What the dataset asks; may be empty."""
     sentence: str
     where: str
-    level: str
-    title: str
-    against: Sequence[str]
+    """At which depth half of the rise is there; may be empty."""
+    verdict: Verdict
     reasons: str
     curve: int | None
     """Its place among the curves of the script's data."""
@@ -99,7 +98,6 @@ def write_report(
     *,
     title: str,
     command: str,
-    permutations: int | None = None,
     findings: Sequence[str] = (),
     illustrations: Mapping[str, tuple[Figure, str, str]] | None = None,
     held_out: bool = False,
@@ -120,8 +118,6 @@ def write_report(
         The name of the run.
     command
         What to type to make the page again.
-    permutations
-        Refits behind each p-value: with fewer than 19, none is small enough to say much.
     findings
         Sentences that stand before those about the best layers.
     illustrations
@@ -133,17 +129,15 @@ def write_report(
     traces
         Shown token by token, in this order.
     """
-    results, summary = run.table, run.summary
-    found = peaks(results, summary, permutations)
-    verdicts = _verdicts(run, found)
-    data = payload(run, found, verdicts)
-    tables, left_out_tables = layer_tables(results)
+    checks = {facts.get("name"): facts.get("findings") for facts in run.environment["datasets"]}
+    verdicts = [verdict(curve, checks.get(curve.dataset) or []) for curve in run.curves]
+    tables, left_out_tables = layer_tables(run.table)
     files_in_page, left_out_files = _downloads(run, compared)
     illustrated, left_out, size = as_pictures(illustrations or {}, MOST_FIGURE_BYTES)
     pictures, left_out_here, _ = as_pictures(captioned(figures), MOST_FIGURE_BYTES - size)
     script = "\n".join(map(asset, (f"{name}.js" for name in _SCRIPTS)))
     scripts = [_closed(text) for text in (vega(), f"{{\n{script}\n}}")]
-    named = bool(layer_names(results))
+    named = bool(layer_names(run.curves))
     environment = {
         key: value for key, value in run.environment.items() if key not in ("models", "datasets")
     }
@@ -152,10 +146,10 @@ def write_report(
         style=Markup(asset("page.css") + (shade_style() if traces else "")),
         script_hashes=Markup(" ".join(map(_hash, scripts))),
         scripts=[Markup(text) for text in scripts],
-        data=Markup(as_json(data | {"files": files_in_page} | _colours())),
+        data=Markup(as_json(payload(run, verdicts) | {"files": files_in_page} | _colours())),
         notes=run.notes,
         findings=[*findings, *([] if compared is None else compared.sentences())],
-        cards=_cards(found, verdicts, data, run),
+        cards=_cards(run, verdicts),
         illustrations=list(illustrated.values()),
         pictures=[picture for name, picture in pictures.items() if not drawn_by_script(name)],
         plain_pictures=[picture for name, picture in pictures.items() if drawn_by_script(name)],
@@ -167,9 +161,9 @@ def write_report(
         ),
         named_layers=named,
         held_out=held_out,
-        summary_table=summary_table(summary, found, main_score(results), held_out),
+        summary_table=summary_table(run.curves, held_out),
         compared=[] if compared is None else compared.tables(),
-        cost_table=cost_table(summary),
+        cost_table=cost_table(run.summary),
         layer_tables=tables,
         left_out_tables=left_out_tables,
         traces=[TraceView(trace, *_TRACE_SIZE) for trace in traces],
@@ -194,26 +188,26 @@ def write_report(
     return path
 
 
-def headline(peak: Peak) -> str:
-    """What was found, in a sentence: where, how well, and against what.
+def headline(curve: Curve) -> str:
+    """Return a sentence about the best layer: where it is, how good, and against what.
 
     ``gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], chance 0.50``;
     in a plain network, ``layer 8 (fc1_postact) of 9``.
     """
-    if peak.layer is None or isnan(peak.score):
-        return f"{peak.model}: {peak.dataset} was not scored"
-    place = f"layer {layer_text(peak)}" + ("" if peak.blocks is None else f" of {peak.blocks}")
-    parts = [f"{peak.score:.2f}{interval_text(peak)}", f"chance {number_text(peak.chance)}"]
-    if not isnan(peak.bag_of_words):
-        parts.append(f"bag of words {peak.bag_of_words:.2f}")
-    if not isnan(peak.p_value):
-        parts.append(f"p = {p_text(peak.p_value)}" if peak.p_value >= 0.001 else "p < 0.001")
-    found = (
+    if curve.layer is None or isnan(curve.score):
+        return f"{curve.model}: {curve.dataset} was not scored"
+    place = f"layer {layer_text(curve)}" + ("" if curve.blocks is None else f" of {curve.blocks}")
+    parts = [f"{curve.score:.2f}{interval_text(curve)}", f"chance {number_text(curve.chance())}"]
+    if not isnan(curve.bag_of_words):
+        parts.append(f"bag of words {curve.bag_of_words:.2f}")
+    if not isnan(curve.p_value):
+        parts.append(f"p = {p_text(curve.p_value)}" if curve.p_value >= 0.001 else "p < 0.001")
+    verb = (
         f"is readable best at {place}"
-        if peak.above_chance
+        if curve.above_chance
         else f"is not above chance, even at its best layer ({place})"
     )
-    return f"{peak.model}: {peak.dataset} {found}: {', '.join(parts)}"
+    return f"{curve.model}: {curve.dataset} {verb}: {', '.join(parts)}"
 
 
 @cache
@@ -248,69 +242,34 @@ def _colours() -> dict[str, Any]:
     }
 
 
-def _verdicts(run: Results, found: Sequence[Peak]) -> list[Verdict]:
-    rows = dict(list(main_probe(run.table).groupby(["model", "dataset"])))
-    checks = {
-        dataset.get("name"): dataset.get("findings") or []
-        for dataset in run.environment["datasets"]
-    }
-    score = main_score(run.table)
-    untrained = run.summary[f"random_weights_{score}"].astype(float)
-    return [
-        verdict(
-            peak,
-            rows.get((peak.model, peak.dataset), run.table.head(0)),
-            random_weights,
-            checks.get(peak.dataset, []),
-        )
-        for peak, random_weights in zip(found, untrained, strict=True)
-    ]
-
-
-def _cards(
-    found: Sequence[Peak],
-    verdicts: Sequence[Verdict],
-    data: Mapping[str, Any],
-    run: Results,
-) -> list[Card]:
+def _cards(run: Results, verdicts: Sequence[Verdict]) -> list[Card]:
+    """Return a card for each curve; models of one dataset stand beside each other."""
     abouts = descriptions(run.environment["datasets"])
-    places = {
-        (data["models"][curve["model"]]["name"], data["datasets"][curve["dataset"]]["name"]): place
-        for place, curve in enumerate(data["curves"])
-    }
-    cards = [
-        Card(
-            about=abouts.get(peak.dataset, ""),
-            sentence=headline(peak),
-            where=_where(peak, row),
-            level=said.level,
-            title=said.title,
-            against=said.against,
-            reasons="; ".join(said.reasons).capitalize(),
-            curve=places.get((peak.model, peak.dataset)),
+    places, cards = count(), dict[str, list[Card]]()
+    for curve, outcome in zip(run.curves, verdicts, strict=True):
+        card = Card(
+            about=abouts.get(curve.dataset, ""),
+            sentence=headline(curve),
+            where=_where(curve),
+            verdict=outcome,
+            reasons="; ".join(outcome.reasons).capitalize(),
+            curve=next(places) if len(curve.rows) else None,
         )
-        for peak, said, row in zip(found, verdicts, run.summary.to_dict("records"), strict=True)
-    ]
-    # Models of one dataset stand beside each other.
-    datasets = list(dict.fromkeys(peak.dataset for peak in found))
-    order = sorted(range(len(found)), key=lambda place: datasets.index(found[place].dataset))
-    return [cards[place] for place in order]
+        cards.setdefault(curve.dataset, []).append(card)
+    return [card for group in cards.values() for card in group]
 
 
-def _where(peak: Peak, row: Mapping[Any, Any]) -> str:
-    """From where on it can be read."""
-    depth = row.get("half_rise_depth")
-    if not peak.above_chance or depth is None or pd.isna(depth) or peak.blocks is None:
+def _where(curve: Curve) -> str:
+    """Return a sentence about the depth from which on a dataset can be read; empty for none."""
+    depth, low, high = (curve.number(f"half_rise_depth{end}") for end in ("", "_low", "_high"))
+    if not curve.above_chance or isnan(depth) or curve.blocks is None:
         return ""
     if depth == 0:
         return "The first layer already has half of the rise from chance."
-    within = ""
-    if pd.notna(row.get("half_rise_depth_low")):
-        low, high = row["half_rise_depth_low"], row["half_rise_depth_high"]
-        within = f" [{low:.2f}, {high:.2f}]"
+    within = "" if isnan(low) else f" [{low:.2f}, {high:.2f}]"
     return (
         f"Half of the rise from chance is there at depth {depth:.2f}{within}, near layer "
-        f"{round(depth * peak.blocks)}."
+        f"{round(depth * curve.blocks)}."
     )
 
 

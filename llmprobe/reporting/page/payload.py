@@ -3,173 +3,207 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from llmprobe.reporting.page.examples import Drawn, examples_drawn, scores_by_layer
+from llmprobe.reporting.page.examples import ExampleSample, points, sample_examples
+from llmprobe.reporting.page.tables import number_text, whole_text
 from llmprobe.reporting.verdicts import Verdict
-from llmprobe.results.peaks import Peak, layer_names, main_probe, main_score
+from llmprobe.results.curve import Curve, by_model
+from llmprobe.results.metrics import METRICS
+from llmprobe.results.predictions import LayerScores, scores_by_layer
 from llmprobe.results.results import Results
 
 MOST_CELLS = 6000
 """Layers × curves up to which each has its confusion, its calibration and all of its scores."""
-_MAIN_SCORES = (
-    *("accuracy", "accuracy_low", "accuracy_high", "r2", "r2_low", "r2_high", "auroc"),
-    *("balanced_accuracy", "control_accuracy", "selectivity", "random_weights_accuracy", "p_value"),
-)
-_NAMES = ("model", "dataset", "site", "position", "probe", "layer_name")
+MOST_CONFUSED = 12
+"""Classes up to which a confusion matrix is shown."""
+MOST_CHARACTERS = 400
+"""Of a text on the page."""
+MARKS = {
+    "half_rise_depth": ("half of the rise", "△", "triangle-up"),
+    "jump_layer": ("jump", "◇", "diamond"),
+    "converging_layer": ("converged", "□", "square"),
+}
+"""Column of the summary -> what the curves call it, its sign in text, its shape for Vega."""
 
 
-def payload(run: Results, found: Sequence[Peak], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Models, datasets with their examples, and curves with their scores, points and peaks.
+def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Return the metrics, marks, models, datasets with their examples, and curves of a run.
 
     Arrays of small numbers are bytes in base64; ``NaN`` is null. Of many examples a random part is
     drawn, and listed besides are those that are hardest for some model.
+
+    Parameters
+    ----------
+    run
+        Its curves without any layer are left out.
+    verdicts
+        One for each curve of the run.
     """
-    rows = main_probe(run.table)
-    models, datasets = list(rows["model"].unique()), list(rows["dataset"].unique())
-    detailed = len(rows) <= MOST_CELLS
-    columns = [
-        column
-        for column in rows.columns
-        if column not in _NAMES
-        and rows[column].notna().any()
-        and (detailed or column in _MAIN_SCORES)
-    ]
-    scores = {
-        key: its
-        for key, table in _by_curve(run.predictions)
-        if (its := scores_by_layer(table)) is not None
-    }
-    drawn = examples_drawn(scores)
-    judged = {
-        (peak.model, peak.dataset): (peak, said, row)
-        for peak, said, row in zip(found, verdicts, run.summary.to_dict("records"), strict=True)
-    }
+    judged = [pair for pair in zip(run.curves, verdicts, strict=True) if len(pair[0].rows)]
+    curves = [curve for curve, _ in judged]
+    models = by_model(curves)
+    datasets = list(dict.fromkeys(curve.dataset for curve in curves))
+    scores = _scores(curves, run.predictions)
+    samples = sample_examples(scores)
+    detailed = sum(len(curve.rows) for curve in curves) <= MOST_CELLS
     abouts = descriptions(run.environment["datasets"])
-    curves = []
-    for key, layers in _by_curve(rows):
-        model, dataset = key
-        curve = {
-            "model": models.index(model),
-            "dataset": datasets.index(dataset),
-            **_layers(layers.sort_values("layer"), columns),
-            **(_judged(*judged[key]) if key in judged else _UNJUDGED),
-        }
-        its, points = scores.get(key), drawn.get(dataset)
-        if its is not None and len(its.score) != len(layers):
-            its = None  # Of another run, when one was stopped while writing.
-        if its is not None and points is not None and points.are_of(its):
-            curve["points"] = its.points(points.rows)
-            if detailed:
-                curve |= {"confusion": its.confusion(), "calibration": its.calibration()}
-        curves.append(curve)
     return {
-        "metric": main_score(rows),
+        "metrics": [
+            {key: getattr(metric, key) for key in _OF_A_METRIC}
+            for metric in METRICS.values()
+            if any(curve.has(metric) for curve in curves)
+        ],
+        "marks": [{"title": title, "sign": sign, "shape": shape} for title, sign, shape
+                  in MARKS.values()],
         "models": [
-            {"name": str(model), "parameters": _number(_first(run.summary, model, "parameters"))}
-            for model in models
+            {"name": model, "parameters": _number(group[0].number("parameters"))}
+            for model, group in models.items()
         ],
         "datasets": [
-            {"about": abouts.get(name, "")} | _dataset(str(name), drawn.get(name), run.examples)
+            {"about": abouts.get(name, "")} | _dataset(name, samples.get(name), run.examples)
             for name in datasets
         ],
-        "curves": curves,
+        "curves": [
+            {
+                "model": list(models).index(curve.model),
+                "dataset": datasets.index(curve.dataset),
+                **_curve(curve, verdict, detailed),
+                **_points(
+                    scores.get((curve.model, curve.dataset)), samples.get(curve.dataset), detailed
+                ),
+            }
+            for curve, verdict in judged
+        ],
+    }  # fmt: skip
+
+
+def _scores(
+    curves: Sequence[Curve], predictions: pd.DataFrame
+) -> dict[tuple[str, str], LayerScores]:
+    """Return what layers say of each example, of the curves of which that is known."""
+    if predictions.empty:
+        return {}
+    tables = dict(list(predictions.groupby(["model", "dataset"], sort=False)))
+    scores = {
+        key: scores_by_layer(curve, tables[key])
+        for curve in curves
+        if (key := (curve.model, curve.dataset)) in tables
     }
+    return {key: of_curve for key, of_curve in scores.items() if of_curve is not None}
+
+
+_OF_A_METRIC = "name label form heatmap chance_name perfect".split()
 
 
 def descriptions(datasets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What each dataset asks, where that is known."""
+    """Return what each dataset asks, by name; empty where that is not known."""
     return {str(facts.get("name")): str(facts.get("description") or "") for facts in datasets}
 
 
-def _by_curve(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """(model, dataset) and its rows."""
-    for (model, dataset), rows in table.groupby(["model", "dataset"], sort=False):
-        yield (str(model), str(dataset)), rows
+def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
+    """Return the layers of a curve, their scores, and what the curve is worth.
 
-
-def _layers(layers: pd.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
-    """What is known of each layer of a curve."""
+    Without details, metrics that are neither shown as colours nor of the protocol are left out.
+    """
+    metrics = [metric for metric in METRICS.values() if curve.has(metric)]
     return {
-        "layers": [int(layer) for layer in layers["layer"]],
-        "names": list(layer_names(layers).values()),
-        "depths": _numbers(layers["depth"]),
-        "scores": {column: _numbers(layers[column]) for column in columns},
+        "metric": curve.metric.name,
+        "layers": curve.layers,
+        "names": curve.names,
+        "depths": _numbers(curve.depths),
+        "scores": {
+            column: _numbers(values)
+            for metric in metrics
+            if detailed or metric.heatmap or metric.compute is None
+            for column in metric.columns
+            if np.isfinite(values := curve.column(column)).any()
+        },
+        "chances": {metric.name: _number(curve.chance(metric)) for metric in metrics},
+        "best": {metric.name: curve.best(metric) for metric in metrics},
+        "bag_of_words": _number(curve.bag_of_words),
+        "half_rise": _number(curve.number("half_rise_depth")),
+        "marks": [_mark(curve, name) for name in MARKS if np.isfinite(curve.number(name))],
+        "verdict": verdict.level,
+        "against": list(verdict.against),
     }
 
 
-_UNJUDGED: dict[str, Any] = {
-    "chance": None, "peak": None, "verdict": None, "against": [], "summary": {}
-}  # fmt: skip
-
-
-def _judged(peak: Peak, said: Verdict, row: Mapping[Any, Any]) -> dict[str, Any]:
-    """What is known of a curve as a whole."""
+def _mark(curve: Curve, name: str) -> dict[str, Any]:
+    """Return where a mark of the summary stands on a curve."""
+    value, is_depth = curve.number(name), name.endswith("depth")
+    depth = value if is_depth else value / max(curve.layers[-1], 1)
     return {
-        "chance": _number(peak.chance),
-        "peak": peak.layer,
-        "verdict": {"level": said.level, "title": said.title},
-        "against": list(said.against),
-        "summary": {name: _number(row[name]) for name in _MARKS if pd.notna(row.get(name))},
+        "mark": MARKS[name][0],
+        "depth": _number(depth),
+        "score": _number(np.interp(depth, curve.depths, curve.column(curve.metric.name))),
+        "place": f"depth {number_text(value)}" if is_depth else f"layer {whole_text(value)}",
     }
 
 
-_MARKS = (
-    *("jump_layer", "converging_layer", "half_rise_depth", "half_rise_depth_low"),
-    *("half_rise_depth_high", "bag_of_words_accuracy", "bag_of_words_r2", "majority_accuracy"),
-    *("random_weights_accuracy", "peak_p_value", "parameters", "layers"),
-)
+def _points(
+    scores: LayerScores | None, sample: ExampleSample | None, detailed: bool
+) -> dict[str, Any]:
+    """Return the points, confusion and calibration of a curve whose examples the page knows."""
+    if scores is None or sample is None or not sample.fits(scores):
+        return {}
+    of_curve: dict[str, Any] = {"points": points(scores, sample.rows)}
+    if detailed and 2 <= len(scores.classes) <= MOST_CONFUSED:
+        of_curve["confusion"] = scores.confusion().tolist()
+    if detailed and scores.classes:
+        of_curve["calibration"] = [
+            [[round(mean, 3), round(share, 3), n] for mean, share, n in layer]
+            for layer in scores.calibration()
+        ]
+    return of_curve
 
 
 def as_json(mapping: Mapping[str, Any]) -> str:
-    """JSON that can stand in a script element: no text in it can end that element."""
+    """Return JSON that can stand in a script element: no text in it can end that element."""
     text = json.dumps(mapping, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-MOST_CHARACTERS = 400
-"""Of a text on the page."""
-
-
-def _dataset(name: str, drawn: Drawn | None, examples: pd.DataFrame) -> dict[str, Any]:
-    """Its classes and the examples that are drawn or listed."""
-    if drawn is None:
+def _dataset(name: str, sample: ExampleSample | None, examples: pd.DataFrame) -> dict[str, Any]:
+    """Return the classes of a dataset and the examples that are drawn or listed."""
+    if sample is None:
         return {"name": name, "classes": [], "n": 0, "examples": None}
-    table = examples[examples["dataset"] == name].set_index("example")
-    here = table.reindex(drawn.examples)
     listed: dict[str, Any] = {
-        "number": drawn.examples.tolist(),
-        "label": drawn.labels.tolist(),
-        "drawn": drawn.n_drawn,
+        "number": sample.examples.tolist(),
+        "label": sample.labels.tolist(),
+        "drawn": sample.n_drawn,
     }
-    if len(table):
+    texts = examples[examples["dataset"] == name] if len(examples) else examples
+    if len(texts):
+        rows = texts.set_index("example").reindex(sample.examples)
         for column in ("text", "group"):
-            if here[column].notna().any():
-                listed[column] = [_clipped(value) for value in here[column]]
-        fields = [_mapping(value) for value in here["fields"]]
+            if rows[column].notna().any():
+                listed[column] = [_clipped(value) for value in rows[column]]
+        fields = [_mapping(value) for value in rows["fields"]]
         names = list(dict.fromkeys(key for record in fields for key in record))
         listed["fields"] = {
             key: [_clipped(record.get(key, "")) for record in fields] for key in names
         }
-    return {"name": name, "classes": drawn.classes, "n": drawn.n, "examples": listed}
+    return {"name": name, "classes": sample.scores.classes, "n": sample.n, "examples": listed}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    """What a cell of ``fields`` holds; nothing where it is damaged."""
+    """Return what a cell of ``fields`` holds; nothing where it is damaged."""
     try:
-        found = json.loads(value)
+        mapping = json.loads(value)
     except (TypeError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return mapping if isinstance(mapping, dict) else {}
 
 
 def _clipped(value: Any) -> str:
+    """Return a text without its middle, where it is long."""
     text = "" if value is None or value is pd.NA or value != value else str(value)
     # Half of a surrogate pair is no text that a file can hold.
     text = text.encode("utf-8", "replace").decode("utf-8")
@@ -179,18 +213,12 @@ def _clipped(value: Any) -> str:
     return f"{text[:half]} … [{len(text) - 2 * half:,} more characters] … {text[-half:]}"
 
 
-def _first(summary: pd.DataFrame, model: str, column: str) -> float:
-    values = summary.loc[summary["model"] == model, column].dropna()
-    return float(values.iloc[0]) if len(values) else float("nan")
-
-
-def _number(value: Any) -> float | int | None:
-    """To five digits; null for what is not a finite number."""
-    number = float(value)
-    if not np.isfinite(number):
+def _number(value: float) -> float | int | None:
+    """Round a number to five digits; what is not finite is null."""
+    if not np.isfinite(value):
         return None
-    return int(number) if number.is_integer() else float(f"{number:.5g}")
+    return int(value) if float(value).is_integer() else float(f"{value:.5g}")
 
 
-def _numbers(values: pd.Series) -> list[float | int | None]:
-    return [_number(value) for value in pd.to_numeric(values, errors="coerce")]
+def _numbers(values: np.ndarray) -> list[float | int | None]:
+    return [_number(value) for value in values]

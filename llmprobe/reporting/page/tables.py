@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from llmprobe.ground.text import elide
-from llmprobe.results.peaks import SCORE_NAMES, Peak, layer_names, main_score
+from llmprobe.results.curve import Curve
+from llmprobe.results.metrics import METRICS, Metric
 
 LONGEST_NAME = 32
 _MOST_LAYER_ROWS = 4000
@@ -22,54 +23,50 @@ class Table(NamedTuple):
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def without(self, optional: Sequence[str]) -> Table:
-        """Without those of the ``optional`` columns that say nothing in any row."""
-        keep = [
+    def without_empty(self, kept: Sequence[str] = ()) -> Table:
+        """Leave out the columns that say nothing in any row, but those that are ``kept``."""
+        places = [
             i
             for i, header in enumerate(self.headers)
-            if header not in optional or any(row[i] != "–" for row in self.rows)
+            if header in kept or any(row[i] != "–" for row in self.rows)
         ]
-        return Table(
-            self.caption,
-            [self.headers[i] for i in keep],
-            [[row[i] for i in keep] for row in self.rows],
-        )
+        rows = [[row[i] for i in places] for row in self.rows]
+        return Table(self.caption, [self.headers[i] for i in places], rows)
 
 
-def summary_table(
-    summary: pd.DataFrame, found: Sequence[Peak], metric: str, held_out: bool
-) -> Table:
-    """One row for each model × dataset; ``metric`` is what the best layer is the best by."""
+def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
+    """Return a row for each curve; whether its examples are a test set stands in the header."""
+    labels = {curve.metric.label for curve in curves}
+    score = f"{labels.pop() if len(labels) == 1 else 'score'} there"
     headers = (
-        *("model", "dataset", "test examples" if held_out else "examples"),
-        *("best layer", f"{SCORE_NAMES[metric]} there", "AUROC there", "p"),
-        *("chance", "bag of words", "random weights", "jump layer", "converging layer"),
-        "half-rise depth",
+        *("model", "dataset", "test examples" if held_out else "examples", "best layer", score),
+        *("AUROC there", "p", "chance", "bag of words", "random weights", "jump layer"),
+        *("converging layer", "half-rise depth"),
     )
     rows = [
         [
-            elide(peak.model, LONGEST_NAME),
-            elide(peak.dataset, LONGEST_NAME),
-            whole_text(peak.n_examples),
-            f"{layer_text(peak)} of {whole_text(peak.blocks)}",
-            number_text(peak.score) + interval_text(peak),
-            number_text(peak.auroc),
-            p_text(peak.p_value),
-            number_text(peak.chance),
-            number_text(peak.bag_of_words),
-            number_text(row[f"random_weights_{metric}"]),
-            whole_text(row["jump_layer"]),
-            whole_text(row["converging_layer"]),
-            number_text(row.get("half_rise_depth")),
+            elide(curve.model, LONGEST_NAME),
+            elide(curve.dataset, LONGEST_NAME),
+            whole_text(curve.number("n_examples")),
+            f"{layer_text(curve)} of {whole_text(curve.blocks)}",
+            number_text(curve.score) + interval_text(curve),
+            number_text(curve.at_best("auroc")),
+            p_text(curve.p_value),
+            number_text(curve.chance()),
+            number_text(curve.bag_of_words),
+            number_text(curve.random_weights),
+            whole_text(curve.number("jump_layer")),
+            whole_text(curve.number("converging_layer")),
+            number_text(curve.number("half_rise_depth")),
         ]
-        for peak, row in zip(found, summary.to_dict("records"), strict=True)
+        for curve in curves
     ]
     table = Table("The best layer of each model on each dataset", headers, rows)
-    return table.without(_OPTIONAL)
+    return table.without_empty(kept=(*headers[:5], "chance"))
 
 
 def cost_table(summary: pd.DataFrame) -> Table:
-    """What each model × dataset took, as far as it was counted."""
+    """Return what each model × dataset took, as far as it was counted."""
     columns = ("tokens", "unique_tokens", "seconds_extract", "seconds_probe")
     headers = ("model", "dataset", "tokens", "unique tokens", "seconds reading", "seconds probing")
     rows = [
@@ -79,75 +76,68 @@ def cost_table(summary: pd.DataFrame) -> Table:
         ]
         for row in summary.to_dict("records")
     ]
-    return Table("What it cost", headers, rows).without(headers)
+    return Table("What it cost", headers, rows).without_empty()
 
 
 def layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
-    """A table for each model × dataset × probe, and the captions of those that are too many."""
-    tables, left_out, n_rows = [], [], 0
-    score = main_score(results)
-    headers = ("layer", "point", SCORE_NAMES[score], "95 % interval", *_LAYER_HEADERS)
-    for (model, dataset, probe), layers in results.groupby(
-        ["model", "dataset", "probe"], sort=False
-    ):
+    """Return a table for each model × dataset × probe, and the captions of those beyond the most.
+
+    Columns are the metrics that any layer has, with the interval of the main one.
+    """
+    groups = list(results.groupby(["model", "dataset", "probe"], sort=False))
+    sizes = accumulate(len(rows) for _, rows in groups)
+    tables, left_out = [], []
+    for ((model, dataset, probe), rows), size in zip(groups, sizes, strict=True):
         caption = f"{model}, {dataset}, {probe} probe"
-        if n_rows + len(layers) > _MOST_LAYER_ROWS:
+        if size > _MOST_LAYER_ROWS:
             left_out.append(caption)
-            continue
-        n_rows += len(layers)
-        names = layer_names(layers)
-        rows = [
-            [
-                whole_text(row["layer"]),
-                elide(names.get(row["layer"], "–"), LONGEST_NAME),
-                number_text(row[score]),
-                f"{number_text(row[f'{score}_low'])} – {number_text(row[f'{score}_high'])}",
-                *(number_text(row.get(column)) for column in _LAYER_COLUMNS),
-                p_text(row["p_value"]),
-                number_text(row["l2"], ".3g"),
-            ]
-            for row in layers.sort_values("layer").to_dict("records")
-        ]
-        tables.append(Table(caption, headers, rows).without(_OPTIONAL))
+        else:
+            tables.append(_layer_table(caption, rows.sort_values("layer")))
     return tables, left_out
 
 
-_LAYER_COLUMNS = (
-    *("balanced_accuracy", "f1", "auroc", "log_loss", "brier", "ece", "rank_correlation"),
-    *("control_accuracy", "control_r2", "selectivity", "random_weights_accuracy", "code_length"),
-    "compression",
-)
-_LAYER_HEADERS = (
-    *("balanced accuracy", "F1", "AUROC", "log loss", "Brier", "ECE", "rank correlation"),
-    *("random labels", "random labels’ R²", "selectivity", "random weights"),
-    *("description length (kbit)", "compression", "p", "L2 penalty"),
-)
+def _layer_table(caption: str, rows: pd.DataFrame) -> Table:
+    main = METRICS[rows["main_score"].iloc[0]]
+    metrics = [main, *(metric for metric in METRICS.values() if metric.name != main.name)]
+    headers = ["layer", "point", *(metric.label for metric in metrics)]
+    headers.insert(3, "95 % interval")
+    cells = []
+    for row in rows.to_dict("records"):
+        name = row.get("layer_name")
+        interval = " – ".join(metric_text(main, row.get(f"{main.name}_{end}"))
+                              for end in ("low", "high"))  # fmt: skip
+        scores = [metric_text(metric, row.get(metric.name)) for metric in metrics]
+        point = "–" if pd.isna(name) else elide(name, LONGEST_NAME)
+        cells.append([whole_text(row["layer"]), point, scores[0], interval, *scores[1:]])
+    return Table(caption, headers, cells).without_empty(kept=headers[2:4])
 
 
-_OPTIONAL = (
-    "point", *_LAYER_HEADERS, "bag of words", "AUROC there", "jump layer", "converging layer",
-    "half-rise depth",
-)  # fmt: skip
-"""Columns that are left out where they say nothing."""
+def layer_text(curve: Curve) -> str:
+    """Return the number of the best layer, and in a plain network its name."""
+    name = curve.layer_name
+    return whole_text(curve.layer) + ("" if name is None else f" ({elide(name, LONGEST_NAME)})")
 
 
-def layer_text(peak: Peak) -> str:
-    """Its number, and in a plain network its name."""
-    name = peak.layer_name
-    return whole_text(peak.layer) + ("" if name is None else f" ({elide(name, LONGEST_NAME)})")
+def interval_text(curve: Curve) -> str:
+    """Return the 95 % interval of the best score, empty where there is none."""
+    return "" if pd.isna(curve.low) else f" [{curve.low:.2f}, {curve.high:.2f}]"
 
 
-def interval_text(peak: Peak) -> str:
-    return "" if isnan(peak.low) else f" [{peak.low:.2f}, {peak.high:.2f}]"
+def metric_text(metric: Metric, value: Any) -> str:
+    """Return a value as its metric is written."""
+    return p_text(value) if metric.form == "p" else number_text(value, metric.form)
 
 
 def number_text(value: float | None, form: str = ".2f") -> str:
+    """Return a number in a format, a dash where there is none."""
     return "–" if pd.isna(value) else format(value, form)
 
 
 def whole_text(value: float | None) -> str:
+    """Return a number without decimals, a dash where there is none."""
     return number_text(value, ",.0f")
 
 
 def p_text(value: float | None) -> str:
+    """Return a p-value, a dash where there is none."""
     return "< 0.001" if pd.notna(value) and value < 0.001 else number_text(value, ".3f")

@@ -144,18 +144,20 @@ async function drawClouds(changed) {
   }
 }
 
+function scoreBeside(curve) {
+  return `${metrics.get(curve.metric).label} ${scoreText(curve, curve.metric, placeBeside(curve))}`;
+}
+
 function titleCloud(curve) {
-  const at = placeBeside(curve), value = curve.scores[data.metric]?.[at];
   fill(`cloud-title-${curve.model}`,
     element("strong", {}, element("bdi", {}, data.models[curve.model].name)),
-    ` ${layerTitle(curve, at)}: ${METRICS[data.metric].name} ${number(value)}`);
+    ` ${layerTitle(curve, placeBeside(curve))}: ${scoreBeside(curve)}`);
 }
 
 function sayCloud(curve) {
-  const at = placeBeside(curve);
   place(`cloud-${curve.model}`).setAttribute("aria-label",
-    `Examples of ${data.datasets[curve.dataset].name} at ${layerTitle(curve, at)} of ${data.models[curve.model].name} ` +
-    `as points: along the probe’s direction and across it. ${METRICS[data.metric].name} ${number(curve.scores[data.metric]?.[at])}.`);
+    `Examples of ${data.datasets[curve.dataset].name} at ${layerTitle(curve, placeBeside(curve))} of ${data.models[curve.model].name} ` +
+    `as points: along the probe’s direction and across it. ${scoreBeside(curve)}.`);
 }
 
 function moveCloud(model, moves) {

@@ -1,14 +1,20 @@
 // The heatmap: a table for each model, a cell for each layer; a click or an arrow key opens one.
 
-/** The colour of a score: from chance (the middle) to perfect. */
+/** A score as the share of the way from chance (0) to perfect (1). */
+function levelOf(curve, metric, value) {
+  const chance = curve.chances[metric] ?? 0;
+  return (value - chance) / (metrics.get(metric).perfect - chance);
+}
+
+function ramp() {
+  return data.ramps[isDark() ? "dark" : "light"];
+}
+
 function colourOf(curve, metric, at) {
-  const value = curve.scores[metric]?.[at];
-  if (value === null || value === undefined) return null;
-  const chance = chanceOf(curve, metric);
-  const level = (value - chance) / (1 - chance);
-  const ramp = isDark() ? data.ramps.dark : data.ramps.light;
-  const index = Math.round(((Math.max(-1, Math.min(1, level)) + 1) / 2) * (ramp.length - 1));
-  return ramp[index];
+  const value = curve.scores[metric]?.[at] ?? null;
+  if (value === null) return null;
+  const level = Math.max(-1, Math.min(1, levelOf(curve, metric, value)));
+  return ramp()[Math.round(((level + 1) / 2) * (ramp().length - 1))];
 }
 
 const MOST_NUMBERED = 12;
@@ -19,21 +25,16 @@ function inkOn(colour) {
   return 0.3 * red + 0.59 * green + 0.11 * blue < 140 ? "#fff" : "#000";
 }
 
-function bestPlace(curve, metric) {
-  if (metric === data.metric && curve.peak !== null) return peakPlace(curve);
-  const values = (curve.scores[metric] ?? []).map((value) => value ?? -Infinity);
-  return values.indexOf(Math.max(...values));
-}
-
 function ordered(rows) {
+  const best = (curve) => curve.best[state.metric];
   const keys = {
-    given: null,
-    depth: (curve) => curve.summary?.half_rise_depth ?? 2,
+    given: () => 0,
+    depth: (curve) => curve.half_rise ?? 2,
     peak: (curve) => curve.depths[peakPlace(curve)] ?? 2,
-    score: (curve) => -(curve.scores[state.metric]?.[bestPlace(curve, state.metric)] ?? -2),
+    score: (curve) => -(curve.scores[state.metric]?.[best(curve)] ?? -2),
   };
   const key = keys[state.order];
-  return key ? [...rows].sort((a, b) => key(a) - key(b)) : rows;
+  return [...rows].sort((a, b) => key(a) - key(b));
 }
 
 function drawHeatmap() {
@@ -57,15 +58,14 @@ function heatmapTable(model, rows) {
       element("span", {}, shown ? (names ? short(names[at], 18) : String(layer)) : ""));
   });
   const body = rows.map((curve) => {
-    const best = bestPlace(curve, state.metric);
-    const value = curve.scores[state.metric]?.[best];
+    const best = curve.best[state.metric] ?? null;
     const dataset = data.datasets[curve.dataset].name;
     const cells = layers.map((layer) => cell(curve, curve.layers.indexOf(layer), best));
     return element("tr", {},
       element("th", { scope: "row", title: dataset }, element("bdi", {}, short(dataset, 24))),
       ...cells,
       element("td", { class: "best" },
-        value === null || value === undefined ? "–" : `${number(value)} (${curve.layers[best]})`));
+        best === null ? "–" : `${scoreText(curve, state.metric, best)} (${curve.layers[best]})`));
   });
   return element("div", { class: "scroll", role: "region", tabindex: "-1", "aria-label": `Heatmap of ${model.name}` },
     element("table", { class: "heatmap", role: "grid", style: `--layers: ${layers.length}` },
@@ -79,14 +79,14 @@ function heatmapTable(model, rows) {
 function cell(curve, at, best) {
   const colour = at < 0 ? null : colourOf(curve, state.metric, at);
   if (colour === null) return element("td", { class: "unscored", "aria-label": "not scored" });
-  const value = curve.scores[state.metric][at], numbered = curve.layers.length <= MOST_NUMBERED;
-  const said = `${data.models[curve.model].name}, ${data.datasets[curve.dataset].name}, ` +
-    `${layerTitle(curve, at)}: ${METRICS[state.metric].name} ${number(value)}`;
+  const value = scoreText(curve, state.metric, at), numbered = curve.layers.length <= MOST_NUMBERED;
+  const title = `${data.models[curve.model].name}, ${data.datasets[curve.dataset].name}, ` +
+    `${layerTitle(curve, at)}: ${metrics.get(state.metric).label} ${value}`;
   const open = () => change({ model: curve.model, dataset: curve.dataset, at });
   const made = element("td", {
-    role: "gridcell", tabindex: "-1", "aria-label": said, title: said, style: `background: ${colour}`,
+    role: "gridcell", tabindex: "-1", "aria-label": title, title, style: `background: ${colour}`,
     onclick: open, onkeydown: moveInGrid, class: numbered ? (at === best ? "numbered best-cell" : "numbered") : at === best ? "peak" : null,
-  }, numbered ? element("span", { style: `color: ${inkOn(colour)}` }, number(value)) : null);
+  }, numbered ? element("span", { style: `color: ${inkOn(colour)}` }, value) : null);
   made.opens = open;
   made.curve = curve;
   made.at = at;
@@ -131,23 +131,21 @@ function moveInGrid(event) {
 }
 
 function drawScale() {
-  const ramp = isDark() ? data.ramps.dark : data.ramps.light;
-  const lowest = Math.min(-0.2, ...curves.flatMap((curve) => (curve.scores[state.metric] ?? [])
-    .filter((value) => value !== null)
-    .map((value) => (value - chanceOf(curve, state.metric)) / (1 - chanceOf(curve, state.metric)))));
-  const from = Math.max(-1, lowest);
-  const shown = ramp.slice(Math.floor(((from + 1) / 2) * (ramp.length - 1)));
-  const chances = curves.map((curve) => chanceOf(curve, state.metric));
+  const { name, label, chance_name: chance, perfect } = metrics.get(state.metric);
+  const levels = curves.flatMap((curve) => (curve.scores[name] ?? []).filter((value) => value !== null)
+    .map((value) => levelOf(curve, name, value)));
+  const from = Math.max(-1, Math.min(-0.2, ...levels));
+  const shown = ramp().slice(Math.floor(((from + 1) / 2) * (ramp().length - 1)));
+  const chances = curves.map((curve) => curve.chances[name] ?? null).filter((value) => value !== null);
   const low = Math.min(...chances), high = Math.max(...chances);
-  const zero = state.metric === "selectivity" || state.metric === "r2";
-  const anchor = zero ? "0" : low === high ? `chance ${number(low)}` : `chance (${number(low)} to ${number(high)})`;
-  const left = (-from / (1 - from)) * 100;
+  const left = `left: ${(-from / (1 - from)) * 100}%`;
   fill("scale",
     element("span", { class: "bar", style: `background: linear-gradient(to right, ${shown.join(", ")})` },
-      element("i", { style: `left: ${left}%` })),
+      element("i", { style: left })),
     element("span", { class: "marks" },
-      element("b", { style: `left: ${left}%` }, anchor), element("b", { style: "left: 100%" }, "1")),
-    element("span", { class: "soft" }, METRICS[state.metric].name));
+      element("b", { style: left }, low === high ? `${chance} ${number(low)}` : `${chance} (${number(low)} to ${number(high)})`),
+      element("b", { style: "left: 100%" }, String(perfect))),
+    element("span", { class: "soft" }, label));
 }
 
 part(["metric", "order", "theme"], drawHeatmap);

@@ -18,23 +18,11 @@ function drawLayer() {
   drawCalibration(curve);
 }
 
-const SHOWN = [
-  ["accuracy", "accuracy", true], ["r2", "R²", true], ["balanced_accuracy", "balanced accuracy", true],
-  ["auroc", "AUROC", true], ["f1", "F1", true], ["log_loss", "log loss", true], ["brier", "Brier score", true],
-  ["ece", "calibration error (ECE)", true], ["rank_correlation", "rank correlation", true],
-  ["p_value", "p (shuffled labels)", false], ["majority_accuracy", "chance (majority class)", false],
-  ["control_accuracy", "on random labels", false], ["control_r2", "on random labels, R²", false],
-  ["selectivity", "selectivity", false], ["random_weights_accuracy", "untrained network", false],
-  ["compression", "compression (description length)", false], ["l2", "L2 penalty", false],
-];
-
 function scoreTable(curve, at) {
-  const rows = SHOWN.filter(([key]) => (curve.scores[key]?.[at] ?? null) !== null).map(([key, name, interval]) => {
-    const value = curve.scores[key][at];
-    const low = curve.scores[`${key}_low`]?.[at], high = curve.scores[`${key}_high`]?.[at];
-    const shown = key === "p_value" ? pValue(value) : key === "l2" ? String(Number(value.toPrecision(3))) : number(value);
-    const within = interval && low !== null && low !== undefined ? ` [${number(low)}, ${number(high)}]` : "";
-    return element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, shown + within));
+  const rows = data.metrics.filter(({ name }) => (curve.scores[name]?.[at] ?? null) !== null).map(({ name, label, form }) => {
+    const [low, high] = ["low", "high"].map((end) => curve.scores[`${name}_${end}`]?.[at] ?? null);
+    const within = low === null ? "" : ` [${written(low, form)}, ${written(high, form)}]`;
+    return element("tr", {}, element("th", { scope: "row" }, label), element("td", {}, scoreText(curve, name, at) + within));
   });
   return captioned("Scores, with 95 % intervals", {}, element("tbody", {}, ...rows));
 }

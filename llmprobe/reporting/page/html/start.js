@@ -16,8 +16,8 @@ function download(name) {
 
 choice("dataset", data.datasets.map((dataset) => dataset.name), "dataset");
 choice("model", data.models.map((model) => model.name), "model");
-const metrics = Object.keys(METRICS).filter((metric) => curves.some((curve) => curve.scores[metric]?.some((value) => value !== null)));
-place("metric").append(...metrics.map((metric) => element("option", { value: metric, selected: metric === data.metric }, METRICS[metric].name)));
+const coloured = data.metrics.filter((metric) => metric.heatmap);
+place("metric").append(...coloured.map(({ name, label }) => element("option", { value: name, selected: name === state.metric }, label)));
 place("metric").addEventListener("change", (event) => change({ metric: event.target.value }));
 place("order").addEventListener("change", (event) => change({ order: event.target.value }));
 place("order").closest("label").hidden = data.datasets.length < 2;
@@ -36,8 +36,8 @@ for (const button of document.querySelectorAll("button[data-curve]")) {
 }
 
 document.documentElement.classList.add("scripted");
-const height = (curve) => curve.scores[data.metric]?.[peakPlace(curve)] ?? -1;
-const [first] = [...curves].sort((a, b) => (b.verdict?.level === "holds") - (a.verdict?.level === "holds") || a.dataset - b.dataset || height(b) - height(a));
+const height = (curve) => curve.scores[curve.metric]?.[peakPlace(curve)] ?? -1;
+const [first] = [...curves].sort((a, b) => (b.verdict === "holds") - (a.verdict === "holds") || a.dataset - b.dataset || height(b) - height(a));
 Object.assign(state, { model: first.model, dataset: first.dataset, at: peakPlace(first), theme: isDark() });
 for (const { draw } of parts) draw(Object.keys(state));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change({ theme: isDark() }));

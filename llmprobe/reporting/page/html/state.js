@@ -2,9 +2,10 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const curves = data.curves;
+const metrics = new Map(data.metrics.map((metric) => [metric.name, metric]));
 const state = {
   dataset: 0, model: 0, at: 0, // `at` is a place in the curve's list of layers
-  metric: data.metric, order: "given", example: null,
+  metric: curves[0].metric, order: "given", example: null,
 };
 const parts = [];
 
@@ -43,8 +44,23 @@ function nearest(curve, depth) {
   return gaps.indexOf(Math.min(...gaps));
 }
 
+/** The place of the best layer by the score that the curve is judged by. */
 function peakPlace(curve) {
-  return Math.max(0, curve.layers.indexOf(curve.peak));
+  return curve.best[curve.metric] ?? 0;
+}
+
+/** A score of a curve at a place, as its metric is written. */
+function scoreText(curve, metric, at) {
+  return written(curve.scores[metric]?.[at] ?? null, metrics.get(metric).form);
+}
+
+/** A number in a format of Python (.2f, .3g, .1%), or as a p-value. */
+function written(value, form) {
+  if (value === null) return "–";
+  if (form === "p") return value < 0.001 ? "< 0.001" : number(value, 3);
+  const digits = Number(/\d+/.exec(form)?.[0] ?? 2);
+  if (form.endsWith("g")) return String(Number(value.toPrecision(digits)));
+  return form.endsWith("%") ? `${number(100 * value, digits)} %` : number(value, digits);
 }
 
 function layerTitle(curve, at) {
@@ -80,10 +96,6 @@ function number(value, digits = 2) {
   return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
 }
 
-function pValue(value) {
-  return value === null || value === undefined ? "–" : value < 0.001 ? "< 0.001" : value.toFixed(3);
-}
-
 /** A line of a model's colour, and its name. */
 function modelKey(model) {
   return element("span", { class: "class" },
@@ -117,22 +129,4 @@ function classColour(index) {
 
 function modelColour(index) {
   return data.colours[index % data.colours.length];
-}
-
-const METRICS = {
-  accuracy: { name: "accuracy", interval: true },
-  r2: { name: "R²", interval: true },
-  balanced_accuracy: { name: "balanced accuracy", interval: true },
-  auroc: { name: "AUROC", interval: true },
-  selectivity: { name: "selectivity", interval: false },
-};
-
-/** What a probe that has learned nothing scores. */
-function chanceOf(curve, metric) {
-  if (metric === "accuracy") return curve.chance ?? 0;
-  if (metric === "auroc") return 0.5;
-  if (metric === "balanced_accuracy") {
-    return 1 / Math.max(1, curve.scores.n_classes?.[0] ?? data.datasets[curve.dataset].classes.length);
-  }
-  return 0;
 }
