@@ -41,11 +41,6 @@ class Comparison(Section):
         more = len(names) - MOST_NAMES
         return " · ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
-    @property
-    def permutations(self) -> int:
-        """The fewest permutations that any of the runs had."""
-        return min(int(run.config["probe"]["permutations"]) for run in self.runs)
-
     def command(self, out: Path) -> str:
         """Return what to type to compare again."""
         words = ["llmprobe", "compare", *(str(run.path) for run in self.runs), "--out", str(out)]
