@@ -7,12 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 DRAWN = """() => document.documentElement.classList.contains("scripted")
     && document.getElementById("curve-chart").view
     && [...document.querySelectorAll(".cloud > div")].every((holder) => holder.view)"""
 """Whether the script has drawn all that it draws at first."""
+RESET = """() => {
+    for (const one of document.querySelectorAll("#example-rows [aria-pressed=true]")) one.click();
+    for (const select of document.querySelectorAll("select")) {
+        select.selectedIndex = 0;
+        select.dispatchEvent(new Event("change"));
+    }
+    const search = document.getElementById("search");
+    search.value = "";
+    search.dispatchEvent(new Event("input"));
+    document.getElementById("peak").click();
+    document.activeElement.blur();
+    scrollTo(0, 0);
+}"""
 OWN = ("file:", "data:", "blob:")
 
 
@@ -39,6 +52,29 @@ class Opened:
         self.page.goto(path.resolve().as_uri())
         if scripted:
             self.page.wait_for_function(DRAWN)
+
+    @classmethod
+    def open(
+        cls, browser: Browser, path: Path, width: int, *, scripted: bool = True, **options: Any
+    ) -> Opened:
+        """Open a page in a window of its own, which by default asks for less motion."""
+        options = {"reduced_motion": "reduce", "java_script_enabled": scripted} | options
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(15_000)
+        made = cls(context, context.new_page())
+        made.goto(path, scripted)
+        return made
+
+    def reset(self) -> None:
+        """Put the controls back to how they are when the page opens, with the first dataset."""
+        self.page.emulate_media(media="screen", color_scheme="light", reduced_motion="reduce")
+        self.page.evaluate(RESET)
+
+    def assert_quiet(self) -> None:
+        """Whether the page complained about nothing and asked nobody for anything, until now."""
+        complaints, self.complaints[:] = self.complaints[:], []
+        assert complaints == []
+        assert self.left_the_page() == []
 
     def left_the_page(self) -> list[str]:
         return [url for url in self.requests if not url.startswith(OWN)]

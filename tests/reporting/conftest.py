@@ -158,7 +158,7 @@ def trial_page(trial: Results) -> Path:
     return write_page(trial.folder / "report.html", trial, figures)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium, where it is installed; CI has to have it."""
     path = shutil.which("chromium")
@@ -176,21 +176,43 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def opened(browser: Browser) -> Iterator[Callable[..., Opened]]:
     """Opens a page at some width; at the end, it must have kept quiet and to itself."""
-    all_of_them = []
+    pages = []
 
-    def open_page(
-        path: Path, width: int = 1400, *, scripted: bool = True, **options: Any
-    ) -> Opened:
-        options = {"reduced_motion": "reduce", "java_script_enabled": scripted} | options
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        context.set_default_timeout(15_000)
-        made = Opened(context, context.new_page())
-        all_of_them.append(made)
-        made.goto(path, scripted)
-        return made
+    def open_page(path: Path, width: int = 1400, **options: Any) -> Opened:
+        pages.append(Opened.open(browser, path, width, **options))
+        return pages[-1]
 
     yield open_page
-    for made in all_of_them:
-        made.context.close()
-    assert [line for made in all_of_them for line in made.complaints] == []
-    assert [url for made in all_of_them for url in made.left_the_page()] == []
+    for page in pages:
+        page.context.close()
+        page.assert_quiet()
+
+
+@pytest.fixture(scope="package")
+def kept(browser: Browser) -> Iterator[Callable[[Path, int], Opened]]:
+    """The pages that tests share, by their path and width."""
+    pages: dict[tuple[Path, int], Opened] = {}
+
+    def page_of(path: Path, width: int) -> Opened:
+        if (path, width) not in pages:
+            pages[path, width] = Opened.open(browser, path, width)
+        return pages[path, width]
+
+    yield page_of
+    for page in pages.values():
+        page.context.close()
+
+
+@pytest.fixture
+def shown(kept: Callable[[Path, int], Opened]) -> Iterator[Callable[..., Opened]]:
+    """As ``opened``, but of each path and width one page, whose controls begin anew."""
+    used = []
+
+    def show(path: Path, width: int = 1400) -> Opened:
+        used.append(kept(path, width))
+        used[-1].reset()
+        return used[-1]
+
+    yield show
+    for page in used:
+        page.assert_quiet()

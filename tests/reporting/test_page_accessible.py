@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browsing import Opened
@@ -84,8 +85,8 @@ def test_tab_reaches_every_control_and_shows_where_it_is(
     assert seen.count("SUMMARY") == page.page.locator("summary").count()
 
 
-def test_everything_can_be_done_with_keys(opened: Open, trial_page: Path) -> None:
-    page = opened(trial_page)
+def test_everything_can_be_done_with_keys(shown: Open, trial_page: Path) -> None:
+    page = shown(trial_page)
     page.page.locator("#slider").press("Home")
     assert page.page.input_value("#slider") == "0"
     page.page.locator("#slider").press("ArrowRight")
@@ -102,13 +103,13 @@ def test_everything_can_be_done_with_keys(opened: Open, trial_page: Path) -> Non
     assert page.page.locator("details").first.get_attribute("open") is not None
 
 
-def test_controls_and_pictures_have_names(opened: Open, trial_page: Path) -> None:
-    assert opened(trial_page).page.evaluate(UNNAMED) == []
+def test_controls_and_pictures_have_names(opened: Open, shown: Open, trial_page: Path) -> None:
+    assert shown(trial_page).page.evaluate(UNNAMED) == []
     assert opened(trial_page, scripted=False).page.locator("img:not([alt])").count() == 0
 
 
-def test_points_and_curves_say_what_they_show(opened: Open, trial_page: Path) -> None:
-    page = opened(trial_page)
+def test_points_and_curves_say_what_they_show(shown: Open, trial_page: Path) -> None:
+    page = shown(trial_page)
     page.choose("model", "0")
     page.slide(3)
     said = page.page.get_attribute("#cloud-0", "aria-label") or ""
@@ -118,8 +119,8 @@ def test_points_and_curves_say_what_they_show(opened: Open, trial_page: Path) ->
     assert "large, best 1.00 at layer" in curves
 
 
-def test_headings_go_down_one_level_at_a_time(opened: Open, trial_page: Path) -> None:
-    headings = opened(trial_page).page.locator(":is(h1, h2, h3, h4, h5, h6):visible")
+def test_headings_go_down_one_level_at_a_time(shown: Open, trial_page: Path) -> None:
+    headings = shown(trial_page).page.locator(":is(h1, h2, h3, h4, h5, h6):visible")
     levels = headings.evaluate_all("(all) => all.map((one) => Number(one.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -127,9 +128,9 @@ def test_headings_go_down_one_level_at_a_time(opened: Open, trial_page: Path) ->
 
 
 def test_names_of_elements_are_unique_and_what_refers_to_one_finds_it(
-    opened: Open, trial_page: Path
+    shown: Open, trial_page: Path
 ) -> None:
-    page = opened(trial_page).page
+    page = shown(trial_page).page
     names = page.locator("[id]").evaluate_all("(all) => all.map((one) => one.id)")
     assert len(names) == len(set(names))
     referred = page.locator("[for]").evaluate_all(
@@ -138,8 +139,8 @@ def test_names_of_elements_are_unique_and_what_refers_to_one_finds_it(
     assert set(referred) <= set(names)
 
 
-def test_heatmap_is_a_grid_of_rows_with_one_stop(opened: Open, trial_page: Path) -> None:
-    snapshot = opened(trial_page).page.locator("#heatmap").aria_snapshot()
+def test_heatmap_is_a_grid_of_rows_with_one_stop(shown: Open, trial_page: Path) -> None:
+    snapshot = shown(trial_page).page.locator("#heatmap").aria_snapshot()
     for line in (
         'grid "small"',
         'rowheader "capitals"',
@@ -151,10 +152,10 @@ def test_heatmap_is_a_grid_of_rows_with_one_stop(opened: Open, trial_page: Path)
     assert snapshot.count("[selected]") == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_what_is_behind_it(
-    opened: Open, trial_page: Path, scheme: str
-) -> None:
-    page = opened(trial_page, color_scheme=scheme)
-    page.page.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
-    assert page.page.evaluate(FAINT) == []
+def test_text_stands_out_from_what_is_behind_it(opened: Open, trial_page: Path) -> None:
+    page = opened(trial_page).page
+    page.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
+    schemes: tuple[Any, ...] = ("light", "dark")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate(FAINT) == []

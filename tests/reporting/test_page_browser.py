@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,8 @@ both_widths = pytest.mark.parametrize("width", [1400, 400])
 
 
 @pytest.fixture
-def wide(opened: Open, trial_page: Path) -> Opened:
-    return opened(trial_page)
+def wide(shown: Open, trial_page: Path) -> Opened:
+    return shown(trial_page)
 
 
 def layers_of(trial: Results, model: str, dataset: str = "capitals") -> pd.DataFrame:
@@ -47,9 +48,10 @@ def peak(trial: Results, model: str, dataset: str = "capitals") -> int:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @both_widths
 def test_page_opens_and_fits_the_window(
-    opened: Open, trial_page: Path, width: int, scheme: str
+    shown: Open, trial_page: Path, width: int, scheme: Any
 ) -> None:
-    page = opened(trial_page, width, color_scheme=scheme)
+    page = shown(trial_page, width)
+    page.page.emulate_media(color_scheme=scheme)
     assert page.overflow() == 0
     assert page.page.locator("#clouds canvas").count() == len(MODELS)
     assert page.page.locator("#curve-chart canvas").count() == 1
@@ -57,9 +59,9 @@ def test_page_opens_and_fits_the_window(
 
 @both_widths
 def test_slider_moves_the_points_to_where_the_predictions_have_them(
-    opened: Open, trial_page: Path, trial: Results, width: int
+    shown: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
-    page = opened(trial_page, width)
+    page = shown(trial_page, width)
     page.choose("model", "0")
     step = 2 * REACH / 255
     for layer in (0, 3, 6):
@@ -77,21 +79,20 @@ def test_slider_moves_the_points_to_where_the_predictions_have_them(
             assert page.text(f"#cloud-title-{number}").startswith(f"{model} layer {its_layer} of")
 
 
-def test_points_glide_unless_less_motion_is_asked_for(opened: Open, trial_page: Path) -> None:
-    still, moving = opened(trial_page), opened(trial_page, reduced_motion="no-preference")
-    for page in (still, moving):
-        page.slide(0)
-        page.slide(12)
-    there = still.points(1)
-    still.slide(0)
-    start = still.points(1)
-    assert start != there
-    moving.page.wait_for_function(
+def test_points_glide_unless_less_motion_is_asked_for(wide: Opened) -> None:
+    places = {}
+    for layer in (12, 0):
+        wide.slide(layer)
+        places[layer] = wide.points(1)
+    assert places[0] != places[12]
+    wide.page.emulate_media(reduced_motion="no-preference")
+    wide.slide(12)
+    wide.page.wait_for_function(
         "(wanted) => wanted.every(({ i, x }, k) => Math.abs("
         "document.getElementById('cloud-1').view.data('points')[k].x - x) < 1e-9)",
-        arg=there,
+        arg=places[12],
     )
-    on_the_way = moving.page.evaluate(
+    on_the_way = wide.page.evaluate(
         """async (wanted) => {
             const slider = document.getElementById("slider");
             slider.value = 0;
@@ -103,7 +104,7 @@ def test_points_glide_unless_less_motion_is_asked_for(opened: Open, trial_page: 
             }
             return seen.size;
         }""",
-        start[0]["x"],
+        places[0][0]["x"],
     )
     assert on_the_way > 2
 
@@ -122,9 +123,9 @@ def test_hovering_a_point_shows_its_text_and_what_is_said_of_it(
 
 @both_widths
 def test_click_on_a_cell_opens_its_layer(
-    opened: Open, trial_page: Path, trial: Results, width: int
+    shown: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
-    page = opened(trial_page, width)
+    page = shown(trial_page, width)
     for number, dataset, layer in ((1, "coin_flip", 5), (0, "capitals", 2)):
         model = list(MODELS)[number]
         page.page.click(page.cell(number, int(dataset == "coin_flip"), layer))
@@ -144,8 +145,8 @@ def test_click_on_a_cell_opens_its_layer(
 
 
 @both_widths
-def test_arrow_keys_walk_through_the_heatmap(opened: Open, trial_page: Path, width: int) -> None:
-    page = opened(trial_page, width)
+def test_arrow_keys_walk_through_the_heatmap(shown: Open, trial_page: Path, width: int) -> None:
+    page = shown(trial_page, width)
     page.page.click(page.cell(0, 0, 2))
     for key, title in {
         "ArrowRight": "small, capitals: layer 3 of 6",
@@ -167,9 +168,9 @@ def test_arrow_keys_walk_through_the_heatmap(opened: Open, trial_page: Path, wid
 
 @both_widths
 def test_metric_menu_colours_the_heatmap_by_that_score(
-    opened: Open, trial_page: Path, trial: Results, width: int
+    shown: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
-    page = opened(trial_page, width)
+    page = shown(trial_page, width)
     colours = page.page.locator("#heatmap [role=gridcell]").evaluate_all(
         "(cells) => cells.map((cell) => cell.style.background)"
     )
@@ -233,9 +234,9 @@ def test_examples_show_the_answer_at_the_open_layer(wide: Opened, trial: Results
 
 @both_widths
 def test_search_keeps_the_examples_that_have_the_words(
-    opened: Open, trial_page: Path, trial: Results, width: int
+    shown: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
-    page = opened(trial_page, width)
+    page = shown(trial_page, width)
     texts = trial.examples.query("dataset == 'capitals'").set_index("example")["text"]
     page.page.fill("#search", "OSLO")
     page.choose("sort", "number")
@@ -278,9 +279,9 @@ def test_play_goes_through_the_layers_to_the_last(wide: Opened) -> None:
 
 @both_widths
 def test_click_on_a_finding_opens_its_best_layer(
-    opened: Open, trial_page: Path, trial: Results, width: int
+    shown: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
-    page = opened(trial_page, width)
+    page = shown(trial_page, width)
     for curve in trial.curves:
         page.page.click(f'button.plain[data-curve]:has-text("{headline(curve)}")')
         assert page.text("#layer-title") == (
@@ -335,18 +336,20 @@ def test_reload_begins_anew(wide: Opened) -> None:
     assert first.startswith(list(MODELS)[int(shown["model"])])
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_printed_page_is_dark_on_white_and_has_no_controls_to_press(
-    opened: Open, trial_page: Path, scheme: str
+    opened: Open, trial_page: Path
 ) -> None:
-    page = opened(trial_page, 720, color_scheme=scheme)
-    page.page.emulate_media(media="print")
-    assert not page.page.is_visible("#play")
-    assert page.overflow() == 0
-    colours = page.page.evaluate(
-        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
-    )
-    assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    page = opened(trial_page, 720)
+    schemes: tuple[Any, ...] = ("light", "dark")
+    for scheme in schemes:
+        page.page.emulate_media(media="print", color_scheme=scheme)
+        assert not page.page.is_visible("#play")
+        assert page.overflow() == 0
+        colours = page.page.evaluate(
+            "(({ color, backgroundColor }) => [color, backgroundColor])"
+            "(getComputedStyle(document.body))"
+        )
+        assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
 
 
 def test_without_scripts_the_page_still_has_figures_findings_and_tables(

@@ -26,10 +26,10 @@ def large_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_page_of_a_large_run_is_small_and_says_what_it_left_out(
-    opened: Open, large_page: Path
+    shown: Open, large_page: Path
 ) -> None:
     assert large_page.stat().st_size < 10_000_000
-    page = opened(large_page)
+    page = shown(large_page)
     drawn = len(page.points(0))
     assert 500 < drawn < 2000
     assert f"{drawn} of 2,000 examples, drawn at random" in page.text("#legend")
@@ -45,8 +45,8 @@ def test_page_of_a_large_run_is_small_and_says_what_it_left_out(
 
 
 @pytest.mark.parametrize("width", [1400, 400])
-def test_page_of_a_large_run_fits_the_window(opened: Open, large_page: Path, width: int) -> None:
-    assert opened(large_page, width).overflow() == 0
+def test_page_of_a_large_run_fits_the_window(shown: Open, large_page: Path, width: int) -> None:
+    assert shown(large_page, width).overflow() == 0
 
 
 def test_page_of_a_run_too_large_for_points_shows_the_rest(opened: Open, tmp_path: Path) -> None:

@@ -99,10 +99,8 @@ def assert_nothing_ran(page: Opened) -> None:
 
 
 @pytest.mark.parametrize("width", [1400, 400])
-def test_names_and_texts_of_any_kind_show_as_text(
-    opened: Open, evil_page: Path, width: int
-) -> None:
-    page = opened(evil_page, width)
+def test_names_and_texts_of_any_kind_show_as_text(shown: Open, evil_page: Path, width: int) -> None:
+    page = shown(evil_page, width)
     assert_nothing_ran(page)
     assert page.overflow() == 0
     for shown in (PWN, IMAGE, DATASETS["capitals"]):
@@ -120,8 +118,8 @@ def test_names_and_texts_of_any_kind_show_as_text(
             assert len(shown) < 500
 
 
-def test_controls_work_on_names_of_any_kind(opened: Open, evil_page: Path) -> None:
-    page = opened(evil_page)
+def test_controls_work_on_names_of_any_kind(shown: Open, evil_page: Path) -> None:
+    page = shown(evil_page)
     page.page.locator("button.plain[data-curve]").nth(1).click()
     title = page.text("#layer-title")
     page.page.click(page.cell(0, 0, 2))
@@ -142,8 +140,8 @@ def test_controls_work_on_names_of_any_kind(opened: Open, evil_page: Path) -> No
     assert_nothing_ran(page)
 
 
-def test_tooltips_show_names_and_texts_as_text(opened: Open, evil_page: Path) -> None:
-    page = opened(evil_page)
+def test_tooltips_show_names_and_texts_as_text(shown: Open, evil_page: Path) -> None:
+    page = shown(evil_page)
     page.choose("dataset", "0")
     number = page.hover(0)
     tip = page.page.locator("#tip")
@@ -155,8 +153,8 @@ def test_tooltips_show_names_and_texts_as_text(opened: Open, evil_page: Path) ->
     assert_nothing_ran(page)
 
 
-def test_curves_are_drawn_for_every_model_whatever_its_name(opened: Open, evil_page: Path) -> None:
-    page = opened(evil_page)
+def test_curves_are_drawn_for_every_model_whatever_its_name(shown: Open, evil_page: Path) -> None:
+    page = shown(evil_page)
     page.choose("dataset", "0")
     lines = page.page.evaluate(
         """() => {
