@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from llmprobe.config.schema import file_name
 from llmprobe.ground.registry import Registry
 
 if TYPE_CHECKING:
@@ -61,6 +62,18 @@ def figure(
         return draw
 
     return register
+
+
+def draw_figures(results: Results) -> dict[str, Figure]:
+    """Draw every figure that the results have numbers for, by name."""
+    figures: dict[str, Figure] = {}
+    for name, kind in FIGURES.items():
+        drawn = kind.draw(results)
+        if isinstance(drawn, Mapping):
+            figures |= {f"{name}_{file_name(of)}": one for of, one in drawn.items()}
+        elif drawn is not None:
+            figures[name] = drawn
+    return figures
 
 
 def figure_kind(name: str) -> FigureKind | None:

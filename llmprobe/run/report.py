@@ -14,6 +14,7 @@ from llmprobe.config.schema import RunConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.registry import Registry
 from llmprobe.results.differences import differences
+from llmprobe.results.figures import draw_figures
 from llmprobe.results.folder import lacks, read_results
 from llmprobe.results.results import Results
 from llmprobe.results.trace import Trace, traces_of_run
@@ -89,7 +90,7 @@ def report(out: Path) -> list[Path]:
     UserError
         ``out`` is not a run folder, or nothing in it can be shown.
     """
-    from llmprobe.reporting.charts.figures import draw_figures, write_all
+    from llmprobe.reporting.charts.style import write_all
     from llmprobe.reporting.page.page import write_report
 
     run = read_results(out)

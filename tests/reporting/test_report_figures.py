@@ -22,12 +22,11 @@ from llmprobe.reporting.charts.depth import (
     depth_against_size,
     depth_scatter,
 )
-from llmprobe.reporting.charts.figures import draw_figures, write_all
 from llmprobe.reporting.charts.heatmaps import heatmap
 from llmprobe.reporting.charts.panels import layer_ticks
 from llmprobe.reporting.charts.projections import projections
-from llmprobe.reporting.charts.style import COLOURS, model_styles, png, save
-from llmprobe.results.figures import FIGURES
+from llmprobe.reporting.charts.style import COLOURS, model_styles, png, save, write_all
+from llmprobe.results.figures import FIGURES, draw_figures
 from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -211,8 +210,5 @@ def test_ticks_are_round_and_end_at_the_last_layer(last: int, ticks: list[int]) 
 
 
 def test_figures_need_no_pyplot() -> None:
-    code = (
-        "import sys, llmprobe.reporting.charts.figures; "
-        "sys.exit('matplotlib.pyplot' in sys.modules)"
-    )
+    code = "import sys, llmprobe.reporting.charts; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

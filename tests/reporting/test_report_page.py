@@ -18,10 +18,10 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic_runs import curve_of
 
-from llmprobe.reporting.charts.figures import draw_figures
 from llmprobe.reporting.page import page
 from llmprobe.reporting.page import tables as page_tables
 from llmprobe.results.curve import curves_of
+from llmprobe.results.figures import draw_figures
 from llmprobe.results.results import Results
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]

@@ -21,19 +21,19 @@ _Style = Mapping[str, Any]
 MOST_CONTROLLED = 4
 """Models; the controls of more would hide the curves."""
 
-_BASELINES: Mapping[str, _Style] = {
+_BASELINES: dict[str, _Style] = {
     "majority": {"label": "majority class", "color": GREY, "linestyle": "--", "linewidth": 1},
     "bag_of_words": {"label": "bag of words", "color": "black", "linestyle": ":", "linewidth": 1},
 }
 """Of a dataset: what needs no model."""
 
-_CONTROLS: Mapping[str, _Style] = {
+_CONTROLS: dict[str, _Style] = {
     "random_weights": {"label": "random weights", "linestyle": "-", "linewidth": 0.6},
     "control": {"label": "random labels", "linestyle": (0, (3, 1.5, 1, 1.5)), "linewidth": 0.6},
 }
 """Of a model: what the same probe reads where there is no concept, at each layer."""
 
-_MARKS: Mapping[str, _Style] = {
+_MARKS: dict[str, _Style] = {
     "half_rise_depth": {"label": "half of the rise", "marker": "|", "markersize": 14},
     "jump_depth": {"label": "jump layer", "marker": "x", "markersize": 4},
     "converging_depth": {"label": "converging layer", "markerfacecolor": "white"},
@@ -128,16 +128,9 @@ def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> se
 
 def _explained(drawn: set[str]) -> list[Line2D]:
     """Return what the legend says beside the models."""
-    lines = {
-        **{
-            name: {**style, "color": style.get("color", GREY)} for name, style in _BASELINES.items()
-        },
-        **{name: {**style, "color": GREY} for name, style in _CONTROLS.items()},
-        **{
-            name: {"marker": "o", **style, "markersize": 4, "color": GREY, "linestyle": "none"}
-            for name, style in reversed(list(_MARKS.items()))
-        },
-    }
+    lines = {name: {"color": GREY, **style} for name, style in (_BASELINES | _CONTROLS).items()}
+    for name, style in reversed(_MARKS.items()):
+        lines[name] = {"marker": "o", **style, "markersize": 4, "color": GREY, "linestyle": "none"}
     return [Line2D([], [], **style) for name, style in lines.items() if name in drawn]
 
 

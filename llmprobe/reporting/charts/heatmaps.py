@@ -96,13 +96,12 @@ def heatmap(curves: Sequence[Curve], metric: str = "accuracy") -> Figure:
             interpolation="none",
             extent=(first - 0.5, last + 0.5, len(group) - 0.5, -0.5),
         )
-        if numbers:
-            for row, curve in enumerate(group):
-                _write_scores(ax, row, curve, scale)
         for row, curve in enumerate(group):
+            if numbers:
+                _write_scores(ax, row, curve, scale)
             _mark_best(ax, row, curve, "layers", scale, names, numbers)
-        _name_rows(ax, [curve.dataset for curve in group], hatched=bool(np.isnan(level).any()))
-        _head(ax, metric)
+        datasets = [curve.dataset for curve in group]
+        _name_rows(ax, datasets, metric, hatched=bool(np.isnan(level).any()))
         ax.set_title(label(model, 34))
         ax.set_xticks(layer_ticks(first, last))
     if names and same_layers(curves):
@@ -162,8 +161,7 @@ def heatmap_by_model(curves: Sequence[Curve], metric: str = "accuracy") -> Figur
             _mark_best(ax, models.index(curve.model), curve, "depths", scale, names)
         gaps = any(np.isnan(curve.levels(kind)).any() for curve in group)
         shown = models if index % columns == 0 else [""] * len(models)
-        _name_rows(ax, shown, hatched=gaps or len(group) < len(models))
-        _head(ax, metric)
+        _name_rows(ax, shown, metric, hatched=gaps or len(group) < len(models))
         ax.set_title(label(dataset, 34 if columns == 1 else 24))
         ax.set(xlim=(0, 1), ylim=(len(models) - 0.5, -0.5))
         if index + columns < len(datasets):
@@ -228,9 +226,8 @@ def _mark_best(
     frame: bool = False,
 ) -> None:
     """Draw a dot or a frame at the best layer, and its score and name at the right."""
-    best = curve.best(scale.metric)
-    score = np.nan if best is None else curve.column(scale.metric.name)[best]
-    if best is None or np.isnan(score):
+    best, scores = curve.best(scale.metric), curve.column(scale.metric.name)
+    if best is None or np.isnan(scores[best]):
         return
     layer = curve.layers[best]
     if frame:
@@ -241,7 +238,7 @@ def _mark_best(
         dot: dict[str, Any] = {"color": "black", "markeredgecolor": "white", "markersize": 4}
         ax.plot(getattr(curve, x)[best], row, "o", clip_on=False, **dot)
     ax.annotate(
-        f"{scale.written(score)} ({label(names.get(layer, str(layer)), 14)})",
+        f"{scale.written(scores[best])} ({label(names.get(layer, str(layer)), 14)})",
         (1, row),
         (5, 0),
         ax.get_yaxis_transform(),
@@ -251,13 +248,8 @@ def _mark_best(
     )
 
 
-def _head(ax: Axes, metric: str) -> None:
-    """Write what stands at the right of the rows."""
-    text = "at best layer" if metric == "selectivity" else "best (layer)"
-    ax.annotate(text, (1, 1), (5, 5), "axes fraction", textcoords="offset points", fontsize=7)
-
-
-def _name_rows(ax: Axes, names: Sequence[str], hatched: bool) -> None:
+def _name_rows(ax: Axes, names: Sequence[str], metric: str, hatched: bool) -> None:
+    """Write what stands at the left of the rows, and what the numbers at their right are."""
     if hatched:
         ax.patch.set(facecolor="white", edgecolor="#bbbbbb", hatch="//////")
     ax.set_yticks(range(len(names)), [label(name, 22) for name in names], fontsize=7)
@@ -265,3 +257,5 @@ def _name_rows(ax: Axes, names: Sequence[str], hatched: bool) -> None:
     ax.grid(which="minor", axis="y", color="white", linewidth=1)
     ax.tick_params(axis="y", which="both", length=0)
     ax.spines[:].set_visible(False)
+    text = "at best layer" if metric == "selectivity" else "best (layer)"
+    ax.annotate(text, (1, 1), (5, 5), "axes fraction", textcoords="offset points", fontsize=7)
