@@ -11,10 +11,13 @@ from legible import assert_apart
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.patches import Rectangle
+from synthetic_runs import results_of
 
+from llmprobe.ground.errors import UserError
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
-from llmprobe.reporting.charts.heatmaps import heatmap, heatmap_by_model
+from llmprobe.reporting.charts.heatmaps import heatmap, heatmap_by_model, heatmaps
 from llmprobe.results.curve import Curve, curves_of
+from llmprobe.results.metrics import METRICS, Metric
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 LONG = [f"a_dataset_with_a_very_long_name_that_goes_on_{number}" for number in range(40)]
@@ -248,6 +251,31 @@ def test_only_one_probe_is_shown(two_by_two: Tables) -> None:
         for table in (both, results)
     )
     np.testing.assert_array_equal(shown, expected)
+
+
+def test_an_error_of_ones_own_is_darker_the_lower_it_is(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    results["error"] = 1 - results["accuracy"]
+    METRICS.add("error", Metric("error", "error", chance=0.5, perfect=0.0, heatmap=True))
+    try:
+        figure = heatmaps(results_of(results, summary))["error"]
+    finally:
+        METRICS.remove("error")
+    shown, expected = (
+        one.axes[0].images[0].get_array()
+        for one in (figure, heatmap(curves_of(results, summary), "accuracy"))
+    )
+    np.testing.assert_allclose(shown, expected)
+    bar = figure.axes[-1]
+    np.testing.assert_allclose(bar.get_xticks(), (np.array(ticks(bar), float) - 0.5) / -0.5)
+    assert bar.get_xlabel() == "error"
+
+
+def test_what_no_layer_has_is_no_heatmap(two_by_two: Tables) -> None:
+    with pytest.raises(UserError, match="no layer has a value of the metric 'r2'"):
+        heatmap(curves_of(*two_by_two), "r2")
+    with pytest.raises(UserError, match="did you mean 'accuracy'"):
+        heatmap(curves_of(*two_by_two), "acuracy")
 
 
 def cells(ax: Axes, row: int) -> tuple[np.ndarray, np.ndarray]:
