@@ -1,4 +1,4 @@
-"""What a page says of curves side by side: by how much they differ, and of runs, in what."""
+"""Curves side by side, as the page shows them: by how much they differ, and runs in what."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pandas as pd
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.page.tables import LONGEST_NAME, Table, number_text, p_text, whole_text
+from llmprobe.results.curve import SURE
 from llmprobe.results.metrics import METRICS
 
 MOST_SENTENCES = 8
 MOST_ROWS = 500
-_SURE = 0.05
 
 
 class Compared(NamedTuple):
@@ -26,37 +26,37 @@ class Compared(NamedTuple):
     runs: Mapping[str, str] = MappingProxyType({})
     """Name of each run -> its folder; empty where all are of one run."""
     differs: Mapping[str, Sequence[str]] = MappingProxyType({})
-    """What is not the same in all runs -> its value in each."""
+    """What is not the same in all runs -> the value of each run."""
 
     def sentences(self) -> list[str]:
-        """How the curves of each pair differ; none where pairs are too many to read."""
+        """Return how the curves of each pair differ, a sentence each; none for too many pairs."""
         rows = self.differences.to_dict("records")
         return [_sentence(row) for row in rows] if len(rows) <= MOST_SENTENCES else []
 
     def tables(self) -> list[Table]:
-        """How curves differ, if any are of the same examples, and how runs do."""
+        """Return how curves differ, if any are of the same examples, and how runs do."""
         pairs = self.differences.head(MOST_ROWS).to_dict("records")
         left_out = len(self.differences) - len(pairs)
         more = f"; {left_out:,} more pairs are in differences.csv" if left_out else ""
-        found = [Table(_PAIRS + more, _HEADERS, [_row(row) for row in pairs])] if pairs else []
+        tables = [Table(_PAIRS + more, _HEADERS, [_row(row) for row in pairs])] if pairs else []
         if not self.runs:
-            return found
+            return tables
         runs = [["folder", *self.runs.values()]]
         runs += [
             [what, *(value or "–" for value in values)] for what, values in self.differs.items()
         ]
-        return [*found, Table("What differs between the runs", ("", *self.runs), runs)]
+        return [*tables, Table("What differs between the runs", ("", *self.runs), runs)]
 
 
 def sides(row: Mapping[Any, Any]) -> tuple[str, str, str]:
-    """What two curves have in common, and what each is called beside it."""
+    """Return the model or dataset that two curves share, and what each is called beside it."""
     if row["model_a"] != row["model_b"]:
         return row["dataset_a"], row["model_a"], row["model_b"]
     return row["model_a"], row["dataset_a"], row["dataset_b"]
 
 
 def with_interval(row: Mapping[Any, Any], name: str) -> str:
-    """``+0.19 [+0.16, +0.22]``; a dash where there is none."""
+    """Return ``+0.19 [+0.16, +0.22]`` of a column; a dash where there is no value."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     interval = "" if isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
     return number_text(value, "+.2f") + interval
@@ -70,20 +70,20 @@ def _sentence(row: Mapping[Any, Any]) -> str:
     common, a, b = (elide(name, LONGEST_NAME) for name in sides(row))
     metric, p = _metric(row), row["p_value"]
     scores = row[f"{metric}_b"], row[f"{metric}_a"]
-    said = (
+    sentence = (
         f"{common}: {METRICS[metric].label} {scores[0]:.2f} for {b}, {scores[1]:.2f} for {a}: "
         f"{with_interval(row, 'difference')}, p {p_text(p) if p < 0.001 else f'= {p_text(p)}'}"
     )
-    if p > _SURE:
-        said += ", no clear difference"
+    if p > SURE:
+        sentence += ", no clear difference"
     low, high = row["depth_difference_low"], row["depth_difference_high"]
     if low > 0 or high < 0:
         by = abs(row["depth_difference"])
-        said += (
+        sentence += (
             f"; half of the rise comes {'later' if low > 0 else 'earlier'} in {b}, by {by:.2f} of "
             "depth"
         )
-    return said
+    return sentence
 
 
 def _row(row: Mapping[Any, Any]) -> list[str]:

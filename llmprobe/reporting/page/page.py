@@ -1,4 +1,4 @@
-"""One self-contained page: what was found, where to look, every number, how to make it again."""
+"""One self-contained page: findings, where to look, every number, how to make it again."""
 
 from __future__ import annotations
 
@@ -83,10 +83,13 @@ class Card(NamedTuple):
     about: str
     """What the dataset asks; may be empty."""
     sentence: str
+    """The headline."""
     where: str
     """At which depth half of the rise is there; may be empty."""
     verdict: Verdict
+    """What to think of it."""
     reasons: str
+    """What speaks for it, and what was not looked at."""
     curve: int | None
     """Its place among the curves of the script's data."""
 
@@ -111,9 +114,9 @@ def write_report(
     path
         Where the page goes.
     run
-        The tables, and what they came from.
+        Tables, and what they came from.
     figures
-        Of the tables, by name.
+        Those of the run, by the names of their files.
     title
         The name of the run.
     command
@@ -212,7 +215,7 @@ def headline(curve: Curve) -> str:
 
 @cache
 def vega() -> str:
-    """The script of Vega and Vega-Lite, which draw the plots."""
+    """Return the script of Vega and Vega-Lite, which draw the plots."""
     import vl_convert
 
     script: str = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]
@@ -220,17 +223,17 @@ def vega() -> str:
 
 
 def _closed(script: str) -> str:
-    """A script in which nothing ends its element, as a browser that parses the page reads it."""
+    """Return a script in which nothing ends the element that holds it."""
     return re.sub(r"<(/script|!--)", r"\\x3c\1", script.replace("\r\n", "\n"), flags=re.IGNORECASE)
 
 
 def _hash(script: str) -> str:
-    """What allows this script and no other to run."""
+    """Return what allows this script and no other to run."""
     return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
 
 
 def _colours() -> dict[str, Any]:
-    """Of classes and models, and of scores from the worst over chance to the best."""
+    """Return those of classes and models, and of scores from the worst over chance to the best."""
     steps = [i / 64 for i in range(65)]
     maps = {"light": CHANCE_MAP, "dark": _DARK_MAP}
     return {
@@ -274,7 +277,7 @@ def _where(curve: Curve) -> str:
 
 
 def _downloads(run: Results, compared: Compared | None) -> tuple[dict[str, str], list[str]]:
-    """The tables as CSV, and the names of those that are too large."""
+    """Return the tables as CSV, and the names of those that are too large."""
     tables = {"results.csv": run.table, "summary.csv": run.summary}
     if compared is not None:
         tables["differences.csv"] = compared.differences

@@ -111,6 +111,7 @@ def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
     Without details, metrics that are neither shown as colours nor of the protocol are left out.
     """
     metrics = [metric for metric in METRICS.values() if curve.has(metric)]
+    coloured = [metric for metric in metrics if metric.heatmap]
     return {
         "metric": curve.metric.name,
         "layers": curve.layers,
@@ -123,8 +124,8 @@ def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
             for column in metric.columns
             if np.isfinite(values := curve.column(column)).any()
         },
-        "chances": {metric.name: _number(curve.chance(metric)) for metric in metrics},
-        "best": {metric.name: curve.best(metric) for metric in metrics},
+        "chances": {metric.name: _number(curve.chance(metric)) for metric in coloured},
+        "best": {metric.name: curve.best(metric) for metric in coloured},
         "bag_of_words": _number(curve.bag_of_words),
         "half_rise": _number(curve.number("half_rise_depth")),
         "marks": [_mark(curve, name) for name in MARKS if np.isfinite(curve.number(name))],

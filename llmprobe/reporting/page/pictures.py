@@ -1,4 +1,4 @@
-"""Figures as images of the page, with what they say to those who see them and those who do not."""
+"""Figures as images of the page, with their captions and text alternatives."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def drawn_by_script(name: str) -> bool:
 def as_pictures(
     figures: Mapping[str, tuple[Figure, str, str]], most_bytes: int
 ) -> tuple[dict[str, Picture], list[str], int]:
-    """The figures as images in the smaller of two formats.
+    """Return the figures as images, each in the smaller of two formats.
 
     -> those that go into ``most_bytes``, the names of the others, and the bytes that are used
     """
