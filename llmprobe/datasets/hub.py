@@ -6,9 +6,9 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -87,26 +87,33 @@ def table_from_hub(config: DatasetConfig, download: bool = True) -> tuple[pd.Dat
         There is no such dataset, subset, split or revision; it may not be read, or not without
         running code that comes with it.
     """
-    assert config.hub is not None
     with quiet():
-        if config.hub.startswith(("/", ".", "~")):
-            return _prepared(config, _folder(config.hub)), config.hub
-        if not _ID.fullmatch(config.hub):
-            raise UserError(f"hub {config.hub!r}: an id on the Hugging Face Hub is owner/name")
-        commit = latest_commit(config) if download else None
-        if commit is not None:
-            return _prepared(
-                config, f"hf://datasets/{config.hub}", commit
-            ), f"{config.hub}@{commit}"
+        try:
+            return _table_and_origin(config, download)
+        except UserError:
+            raise
+        except Exception as error:
+            raise problem(config, error) from None
+
+
+def _table_and_origin(config: DatasetConfig, download: bool) -> tuple[pd.DataFrame, str]:
+    import datasets
+
+    hub = str(config.hub)
+    if hub.startswith(("/", ".", "~")):
+        folder = existing(hub)
+        if folder is None or not folder.is_dir():
+            raise UserError(f"{hub}: no such folder")
+        return _table(config, datasets.load_dataset_builder(str(folder), config.subset)), hub
+    if not _ID.fullmatch(hub):
+        raise UserError(f"hub {hub!r}: an id on the Hugging Face Hub is owner/name")
+    commit = latest_commit(config) if download else None
+    if commit is None:
         with offline():
-            return _cached(config, download)
-
-
-def _folder(hub: str) -> str:
-    path = existing(hub)
-    if path is None or not path.is_dir():
-        raise UserError(f"{hub}: {'no such folder' if path is None else 'not a folder'}")
-    return str(path)
+            builder = _cached_builder(config, download)
+            return _table(config, builder), f"{hub}@{builder.hash}"
+    builder = datasets.load_dataset_builder(f"hf://datasets/{hub}", config.subset, revision=commit)
+    return _table(config, builder), f"{hub}@{commit}"
 
 
 def latest_commit(config: DatasetConfig) -> str | None:
@@ -140,58 +147,35 @@ def latest_commit(config: DatasetConfig) -> str | None:
     return info.sha
 
 
-def _prepared(config: DatasetConfig, path: str, commit: str | None = None) -> pd.DataFrame:
-    """Read one split; every split of the subset that is not in the cache is downloaded."""
+def _cached_builder(config: DatasetConfig, download: bool) -> datasets.DatasetBuilder:
+    """Find the cache of ``datasets``, of the latest commit unless ``config`` says which."""
     import datasets
 
-    try:
-        builder = datasets.load_dataset_builder(path, config.subset, revision=commit)
-    except Exception as error:
-        _raise_for_subset(config, path, commit)
-        raise problem(config, error) from None
-    return _table(config, builder)
-
-
-def _cached(config: DatasetConfig, download: bool) -> tuple[pd.DataFrame, str]:
-    """Read from the cache of ``datasets``, the latest commit unless ``config`` says which."""
-    import datasets
-
-    assert config.hub is not None
     why = "the Hugging Face Hub cannot be reached" if download else "would be downloaded first"
     try:
         builder = datasets.load_dataset_builder(f"hf://datasets/{config.hub}", config.subset)
-    except ValueError as error:
-        # Several subsets are in the cache, or others than the wanted one.
-        listed = re.search(r"in the cache: \[?([^\]\n]*)", str(error))
-        known = listed[1].replace("'", "") if listed else "none"
-        if config.subset is None:
-            first = known.split(", ")[0]
-            raise UserError(f"{config.hub}: say which subset, as in `subset: {first}`; "
-                            f"on this disk: {known}") from None  # fmt: skip
-        raise NotOnDiskError(f"{config.hub}: subset {config.subset!r} is not on this disk (there: "
-                        f"{known}), and {why}") from None  # fmt: skip
-    except OSError:
-        raise NotOnDiskError(f"{config.hub}: not on this disk, and {why}") from None
-    commit = str(builder.hash)
-    if config.revision not in (None, commit):
+    except (OSError, ValueError) as error:
+        # Several subsets may be in the cache, or others than the wanted one.
+        known = _subsets_in(error)
+        if known and config.subset is None:
+            raise _which_subset(config, known) from None
+        lack = f"subset {config.subset!r} is not on this disk (there: {known})"
+        raise NotOnDiskError(
+            f"{config.hub}: {lack if known else 'not on this disk'}, and {why}"
+        ) from None
+    if config.revision not in (None, builder.hash):
         raise NotOnDiskError(
             f"{config.hub}: revision {config.revision!r} is not on this disk (there: commit "
-            f"{commit}), and {why}"
+            f"{builder.hash}), and {why}"
         )
-    return _table(config, builder), f"{config.hub}@{commit}"
+    return builder
 
 
 def _table(config: DatasetConfig, builder: datasets.DatasetBuilder) -> pd.DataFrame:
-    """Return the table of the wanted split."""
-    assert config.hub is not None
-    try:
-        builder.download_and_prepare()
-        split = _split(config.split, list(builder.info.splits or ()), config.hub)
-        return as_table(builder.as_dataset(split))
-    except UserError:
-        raise
-    except Exception as error:
-        raise problem(config, error) from None
+    """Read one split; every split of the subset that is not in the cache is downloaded."""
+    builder.download_and_prepare()
+    split = _split(config.split, list(builder.info.splits or ()), str(config.hub))
+    return as_table(builder.as_dataset(split))
 
 
 def _split(wanted: str | None, splits: list[str], where: str) -> str:
@@ -208,20 +192,17 @@ def _split(wanted: str | None, splits: list[str], where: str) -> str:
     return wanted
 
 
-def _raise_for_subset(config: DatasetConfig, path: str, commit: str | None) -> None:
-    """Raise ``UserError`` when it is the subset that is missing or unknown."""
-    import datasets
+def _subsets_in(error: Exception) -> str:
+    """Return the subsets that ``datasets`` lists when one is missing or unknown, or nothing."""
+    listed = re.search(r"(?:available configs|Available|in the cache): \[?([^\]\n]*)", str(error))
+    return listed[1].replace("'", "") if listed else ""
 
-    try:
-        subsets = datasets.get_dataset_config_names(path, revision=commit)
-    except Exception:
-        return  # Nothing can be read, and the first error says why.
-    known = ", ".join(subsets)
-    if config.subset is None and len(subsets) > 1:
-        raise UserError(f"{config.hub}: say which subset, as in `subset: {subsets[0]}`; "
-                        f"subsets: {known}")  # fmt: skip
-    if config.subset is not None and config.subset not in subsets:
-        raise UserError(f"{config.hub}: no subset {config.subset!r}; subsets: {known}")
+
+def _which_subset(config: DatasetConfig, known: str) -> UserError:
+    wanted = f"no subset {config.subset!r}"
+    if config.subset is None:
+        wanted = f"say which subset, as in `subset: {known.split(', ')[0]}`"
+    return UserError(f"{config.hub}: {wanted}; subsets: {known}")
 
 
 def problem(config: DatasetConfig, error: Exception) -> Exception:
@@ -230,6 +211,8 @@ def problem(config: DatasetConfig, error: Exception) -> Exception:
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     if disk_is_full(cause):
         return cause
+    if known := _subsets_in(error):
+        return _which_subset(config, known)
     reason = first_line(cause)
     where = config.hub
     if "gated" in str(error):
@@ -273,18 +256,11 @@ def quiet() -> Iterator[None]:
     import datasets
     from huggingface_hub import utils
 
-    libraries: tuple[Any, ...] = (datasets, utils)
-    verbosities = [library.logging.get_verbosity() for library in libraries]
-    shown = [library for library in libraries if not library.are_progress_bars_disabled()]
-    hidden = [] if sys.stderr.isatty() else shown
-    for library in libraries:
-        library.logging.set_verbosity(logging.CRITICAL)
-    for library in hidden:
-        library.disable_progress_bars()
-    try:
+    with ExitStack() as afterwards:
+        for library in (datasets, utils):
+            afterwards.callback(library.logging.set_verbosity, library.logging.get_verbosity())
+            library.logging.set_verbosity(logging.CRITICAL)
+            if not sys.stderr.isatty() and not library.are_progress_bars_disabled():
+                afterwards.callback(library.enable_progress_bars)
+                library.disable_progress_bars()
         yield
-    finally:
-        for library in hidden:
-            library.enable_progress_bars()
-        for library, verbosity in zip(libraries, verbosities, strict=True):
-            library.logging.set_verbosity(verbosity)

@@ -188,7 +188,7 @@ OFFLINE: list[tuple[dict[str, Any], list[str]]] = [
         EASY | {"subset": "x"},
         ["NotOnDiskError", f"not on this disk (there: easy, hard), {UNREACHABLE}"],
     ),
-    ({"hub": "lab/subsets"}, ["UserError", "as in `subset: easy`; on this disk: easy, hard"]),
+    ({"hub": "lab/subsets"}, ["UserError", "as in `subset: easy`; subsets: easy, hard"]),
     ({"hub": "lab/unknown"}, ["NotOnDiskError", f"not on this disk, {UNREACHABLE}"]),
 ]
 
