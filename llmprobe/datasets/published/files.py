@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from llmprobe.ground.errors import NotOnDiskError, UserError
+from llmprobe.ground.errors import NotOnDiskError, UserError, first_line
 from llmprobe.ground.files import cache_folder, sha256, size, whole_file, write_text
 
 log = logging.getLogger(__name__)
@@ -227,86 +227,65 @@ def _hub_cache(file: KnownFile) -> Path | None:
 
 
 def _download(file: KnownFile, where: str) -> Path:
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
     about = f"about {size(file.size)}" if file.size else "of unknown size"
     log.info(
         "%s: downloading %s (%s) from %s; licence: %s",
         where, file.name, about, file.url, file.licence,
     )  # fmt: skip
-    if file.hub:
-        path = _from_hub(file, where)
-        try:
+    errors = (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, ValueError, *_UNREACHABLE)
+    try:
+        if file.hub:
+            path = _from_hub(*file.hub, file.revision)
             _check_sent(file, path, where)
-        except UserError:
-            # The link in the snapshot, and the content that it points to.
-            for part in (path.resolve(), path):
-                part.unlink(missing_ok=True)
-            raise
-    else:
-        path = _cache(file)
-        with whole_file(path) as partial:
-            _receive(file, partial, where)
-            _check_sent(file, partial, where)
+        else:
+            path = _cache(file)
+            with whole_file(path) as partial:
+                with urllib.request.urlopen(file.url, timeout=_SECONDS) as answer:
+                    partial.write_bytes(answer.read())
+                _check_sent(file, partial, where)
+    except errors as error:
+        # huggingface_hub's own words are a paragraph about its cache.
+        reason = first_line(error.__cause__ or error)
+        raise _not_on_disk(file, where, f"its server cannot be reached ({reason})") from None
     if file.sha256 is None:
         write_text(_record(file), f"{sha256(path)}\n")
     return path
 
 
-def _receive(file: KnownFile, path: Path, where: str) -> None:
-    """Write what the server sends to ``path``."""
-    try:
-        with urllib.request.urlopen(file.url, timeout=_SECONDS) as answer, path.open("wb") as out:
-            while part := answer.read(1 << 20):
-                out.write(part)
-            promised = answer.headers.get("Content-Length")
-            if promised is not None and out.tell() != int(promised):
-                raise ConnectionError(f"{out.tell()} of {promised} bytes arrived")
-    except _UNREACHABLE as error:
-        raise _not_on_disk(file, where, _unreachable(file, error)) from None
-
-
-def _from_hub(file: KnownFile, where: str) -> Path:
+def _from_hub(dataset: str, path: str, revision: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
-    assert file.hub is not None
-    dataset, path = file.hub
-    errors = (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, ValueError, *_UNREACHABLE)
-    try:
-        # Forced, since what its cache has was found wanting; and without a network, the other way
-        # tries for half a minute before it says so. It then raises ValueError from the cause.
-        downloaded = hf_hub_download(
-            dataset, path, repo_type="dataset", revision=file.revision,
-            endpoint=os.environ.get("HF_ENDPOINT"), force_download=True,
-        )  # fmt: skip
-    except errors as error:
-        raise _not_on_disk(file, where, _unreachable(file, error)) from None
+    # Forced, since what its cache has was found wanting; and without a network, the other way
+    # tries for half a minute before it says so. It then raises ValueError from the cause.
+    downloaded = hf_hub_download(
+        dataset, path, repo_type="dataset", revision=revision,
+        endpoint=os.environ.get("HF_ENDPOINT"), force_download=True,
+    )  # fmt: skip
     return Path(downloaded)
 
 
 def _check_sent(file: KnownFile, path: Path, where: str) -> None:
+    """Delete what was sent, and raise ``UserError``, when it has other content than expected."""
     expected, whose = _expected(file)
     digest = sha256(path)
     if expected not in (None, digest):
+        # In the Hub's cache the link in the snapshot, and the content that it points to.
+        for part in (path.resolve(), path):
+            part.unlink(missing_ok=True)
         raise UserError(
             f"{where}: what {file.url} sent has sha256 {digest}, expected {expected} {whose}; "
             "nothing was kept"
         )
 
 
-def _unreachable(file: KnownFile, error: Exception) -> str:
-    # huggingface_hub's own words are a paragraph about its cache.
-    cause = error.__cause__ or error
-    reason = str(getattr(cause, "reason", "") or cause).strip() or type(cause).__name__
-    return f"{file.url} cannot be reached ({reason.splitlines()[0]})"
-
-
 def _not_on_disk(file: KnownFile, where: str, why: str) -> NotOnDiskError:
     copy = _users_copy(file)
-    place = f"{copy}, where there is none"
-    if copy is None:
-        place = f"{file.collection}/{file.name} in a folder that LLMPROBE_DATA names"
-    source = "it" if file.url in why else file.url
+    place = f"{file.collection}/{file.name} in a folder that LLMPROBE_DATA names"
+    if copy is not None:
+        place = f"{copy}, where there is none"
     return NotOnDiskError(
-        f"{where}: {file.name} is not on this disk and {why}; a copy of {source} can be put at "
+        f"{where}: {file.name} is not on this disk and {why}; a copy of {file.url} can be put at "
         f"{place}"
     )
