@@ -56,21 +56,18 @@ _BESIDES = (
 
 def known_datasets() -> str:
     """List every dataset known by name, in families: its dial, or whether it is on this disk."""
-    order = list(_FAMILIES)
-    families: dict[str, list[Entry]] = {}
-    for entry in sorted(REGISTRY.values(), key=lambda entry: entry.name):
-        families.setdefault(entry.family, []).append(entry)
-    blocks = []
-    for family in sorted(families, key=lambda f: (order.index(f) if f in order else 99, f)):
-        entries = families[family]
-        rows = [
-            # Without the codes of the labels, which `show` has.
-            (entry.name, _dial(entry) or _place(entry), re.sub(r" \(\d\)", "", entry.summary))
-            for entry in entries
-        ]
-        blocks.append("\n".join([_FAMILIES.get(family, family), *_columns(rows)]))
-    blocks.append("\n".join(_wrapped(_BESIDES)))
-    return "\n\n".join(blocks)
+    families: dict[str, list[tuple[str, ...]]] = {family: [] for family in _FAMILIES}
+    for name, entry in sorted(REGISTRY.items()):
+        # Without the codes of the labels, which `show` has.
+        question = re.sub(r" \(\d\)", "", entry.summary)
+        state = f"dial: {entry.dial}" if entry.dial else _place(entry)
+        families.setdefault(entry.family, []).append((name, state, question))
+    blocks = [
+        "\n".join([_FAMILIES.get(family, family), *_columns(rows)])
+        for family, rows in families.items()
+        if rows
+    ]
+    return "\n\n".join([*blocks, "\n".join(_wrapped(_BESIDES))])
 
 
 def show(config: DatasetConfig, surface: Surface | None = None) -> str:
@@ -139,10 +136,6 @@ def describe(
     for number, finding in enumerate(_findings(read)):
         lines += _wrapped(finding, f"{'' if number else 'checks':<{_KEY}}", _KEY + 9)
     return "\n".join([*lines, "", *_example_table(dataset)])
-
-
-def _dial(entry: Entry) -> str:
-    return f"dial: {entry.dial}" if entry.dial else ""
 
 
 def _place(entry: Entry) -> str:
