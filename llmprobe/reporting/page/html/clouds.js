@@ -73,48 +73,28 @@ function tipOf(curve, i) {
 }
 
 function cloudSpec(curve, size) {
-  const dataset = data.datasets[curve.dataset], { classes } = dataset, reach = 3.3;
-  const [x, y] = positions(curve, placeBeside(curve));
-  const rows = Array.from({ length: dataset.examples.drawn }, (_, i) => pointRow(curve, placeBeside(curve), i, x, y));
-  const numbers = dataset.examples.label.map(Number);
-  const colour = classes.length
-    ? { name: "colour", type: "ordinal", domain: classes.map((_, i) => i), range: classes.map((_, i) => classColour(i)) }
-    : { name: "colour", type: "linear", domain: [Math.min(...numbers), Math.max(...numbers)], range: { scheme: "viridis" } };
-  const binary = classes.length === 2;
-  const xTitle = binary ? `← ${short(classes[0], 14)}   probe   ${short(classes[1], 14)} →`
+  const { classes, examples } = data.datasets[curve.dataset], many = examples.drawn > 800;
+  const [x, y] = positions(curve, placeBeside(curve)), domain = classes.map((_, i) => i);
+  const rows = Array.from({ length: examples.drawn }, (_, i) => pointRow(curve, placeBeside(curve), i, x, y));
+  const xTitle = classes.length === 2 ? `← ${short(classes[0], 14)}   probe   ${short(classes[1], 14)} →`
     : classes.length ? "scores of the classes, first component" : "← less   probe   more →";
-  const axis = { ticks: false, labels: false, grid: false, titlePadding: 4 };
-  return {
-    $schema: "https://vega.github.io/schema/vega/v6.json", width: size, height: size, padding: 4,
-    data: [{ name: "points", values: rows }],
-    scales: [
-      { name: "x", domain: [-reach, reach], range: "width", clamp: true },
-      { name: "y", domain: [-reach, reach], range: "height", clamp: true },
-      colour,
-      { name: "shape", type: "ordinal", domain: classes.map((_, i) => i), range: classes.map((_, i) => SHAPES[i % SHAPES.length]) },
-    ],
-    axes: [
-      { scale: "x", orient: "bottom", title: xTitle, ...axis },
-      { scale: "y", orient: "left", title: classes.length > 2 ? "second component" : "widest direction across", ...axis },
-    ],
-    marks: [
-      ...(binary ? [{ type: "rule", encode: { enter: {
-        x: { scale: "x", value: 0 }, y: { value: 0 }, y2: { signal: "height" },
-        stroke: { value: css("--soft") }, strokeDash: { value: [4, 3] } } } }] : []),
-      { type: "symbol", from: { data: "points" }, encode: {
-        enter: {
-          fill: { scale: "colour", field: "class" }, fillOpacity: { value: rows.length > 800 ? 0.55 : 0.75 },
-          shape: classes.length ? { scale: "shape", field: "class" } : { value: "circle" },
-          size: { value: rows.length > 800 ? 18 : 32 }, cursor: { value: "pointer" }, stroke: { value: css("--ink") },
-        },
-        update: {
-          x: { scale: "x", field: "x" }, y: { scale: "y", field: "y" },
-          strokeWidth: [{ test: "datum.chosen", value: 2.5 }, { value: 0 }],
-          zindex: [{ test: "datum.chosen", value: 1 }, { value: 0 }],
-          tooltip: { signal: "datum" },
-        } } },
-    ],
+  const axis = (field, title) => ({ field, type: "quantitative", scale: { domain: [-3.3, 3.3], clamp: true },
+    axis: { title, ticks: false, labels: false, grid: false, titlePadding: 4 } });
+  const points = {
+    data: { name: "points", values: rows },
+    mark: { type: "point", filled: true, fillOpacity: many ? 0.55 : 0.75, size: many ? 18 : 32, stroke: css("--ink"), cursor: "pointer", tooltip: { content: "data" } },
+    encoding: {
+      x: axis("x", xTitle), y: axis("y", classes.length > 2 ? "second component" : "widest direction across"),
+      strokeWidth: { condition: { test: "datum.chosen", value: 2.5 }, value: 0 },
+      order: { condition: { test: "datum.chosen", value: 1 }, value: 0 },
+      ...(classes.length ? {
+        fill: { field: "class", type: "nominal", scale: { domain, range: domain.map(classColour) }, legend: null },
+        shape: { field: "class", type: "nominal", scale: { domain, range: domain.map((i) => SHAPES[i % SHAPES.length]) }, legend: null },
+      } : { fill: { field: "class", type: "quantitative", scale: { scheme: "viridis", zero: false, nice: false }, legend: null }, shape: { value: "circle" } }),
+    },
   };
+  const threshold = { data: { values: [{ x: 0 }] }, mark: { type: "rule", color: css("--soft"), strokeDash: [4, 3] }, encoding: { x: { field: "x", type: "quantitative" } } };
+  return { width: size, height: size, padding: 4, view: { stroke: null }, layer: classes.length === 2 ? [threshold, points] : [points] };
 }
 
 async function drawClouds(changed) {
