@@ -17,7 +17,7 @@ function config() {
 }
 
 /** Draw a Vega or Vega-Lite specification in an element, in the place of what was there. */
-async function chart(id, spec, said, tooltip = showTip) {
+async function chart(id, spec, description, tooltip = showTip) {
   const holder = place(id);
   const turn = (holder.turn = (holder.turn ?? 0) + 1);
   const drawing = element("div");
@@ -32,7 +32,7 @@ async function chart(id, spec, said, tooltip = showTip) {
   views.set(id, view);
   holder.view = view;
   holder.setAttribute("role", "img");
-  holder.setAttribute("aria-label", said);
+  holder.setAttribute("aria-label", description);
   holder.replaceChildren(drawing);
   return view;
 }
@@ -43,7 +43,7 @@ function showTip(handler, event, item, value) {
     tip.hidden = true;
     return;
   }
-  const lines = typeof value === "object" ? Object.entries(value).map(([key, its]) => `${key}: ${its}`) : [String(value)];
+  const lines = typeof value === "object" ? Object.entries(value).map(([key, text]) => `${key}: ${text}`) : [String(value)];
   tip.replaceChildren(...lines.map((line) => element("div", {}, element("bdi", {}, line))));
   tip.hidden = false;
   const { clientX: x, clientY: y } = event;

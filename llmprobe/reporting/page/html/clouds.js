@@ -27,8 +27,8 @@ function positions(curve, at) {
   return [read("along"), read("across")];
 }
 
-/** What is said of an example at a layer: the predicted class, and the probability of the right one. */
-function saidOf(curve, at, i) {
+/** The answer for an example at a layer: the predicted class, and the probability of the right one. */
+function answerOf(curve, at, i) {
   const dataset = data.datasets[curve.dataset], { points } = curve;
   const m = dataset.examples.number.length, label = dataset.examples.label[i];
   const right = bytes(points, "right")[at * m + i] / 255;
@@ -54,19 +54,19 @@ function pointRow(curve, at, i, x, y) {
 }
 
 /** The probability of the right answer; of more than two classes, an upper bound where it is wrong. */
-function rightOf(curve, said) {
-  const bound = !said.correct && data.datasets[curve.dataset].classes.length > 2;
-  return (bound ? "≤ " : "") + number(said.right);
+function rightOf(curve, answer) {
+  const bound = !answer.correct && data.datasets[curve.dataset].classes.length > 2;
+  return (bound ? "≤ " : "") + number(answer.right);
 }
 
 function tipOf(curve, i) {
   const examples = data.datasets[curve.dataset].examples, at = placeBeside(curve);
-  const said = saidOf(curve, at, i);
+  const answer = answerOf(curve, at, i);
   const lines = {};
   if (examples.text) lines.text = short(examples.text[i], 160);
   lines.label = examples.label[i];
-  lines.predicted = said.predicted;
-  if (said.correct !== null) lines["probability of the right answer"] = rightOf(curve, said);
+  lines.predicted = answer.predicted;
+  if (answer.correct !== null) lines["probability of the right answer"] = rightOf(curve, answer);
   if (examples.group) lines.group = examples.group[i];
   lines.example = examples.number[i];
   return lines;
@@ -117,7 +117,7 @@ async function drawClouds(changed) {
     const tip = (handler, event, item, value) => showTip(handler, event, item, value?.i === undefined ? null : tipOf(curve, value.i));
     const view = await chart(`cloud-${model}`, cloudSpec(curve, Math.min(330, place("cloud-part").clientWidth - 34)), "", tip);
     if (!view) return;
-    sayCloud(curve);
+    describeCloud(curve);
     view.addEventListener("click", (_, item) => {
       if (item?.datum?.i !== undefined) change({ example: data.datasets[state.dataset].examples.number[item.datum.i] });
     });
@@ -134,7 +134,7 @@ function titleCloud(curve) {
     ` ${layerTitle(curve, placeBeside(curve))}: ${scoreBeside(curve)}`);
 }
 
-function sayCloud(curve) {
+function describeCloud(curve) {
   place(`cloud-${curve.model}`).setAttribute("aria-label",
     `Examples of ${data.datasets[curve.dataset].name} at ${layerTitle(curve, placeBeside(curve))} of ${data.models[curve.model].name} ` +
     `as points: along the probe’s direction and across it. ${scoreBeside(curve)}.`);
@@ -144,7 +144,7 @@ function moveCloud(model, moves) {
   const curve = curveOf(model, state.dataset), holder = place(`cloud-${model}`), { view } = holder;
   titleCloud(curve);
   if (!view) return;
-  sayCloud(curve);
+  describeCloud(curve);
   const rows = view.data("points"), [x, y] = positions(curve, placeBeside(curve));
   const from = rows.map((row) => [row.x, row.y]);
   const began = performance.now();

@@ -68,17 +68,17 @@ function markRows(shown, metric, x) {
 function baselineRules(shown, { name, chance_name: chance }) {
   const level = shown[0].chances[name] ?? null, words = shown[0].metric === name ? shown[0].bag_of_words : null;
   const rules = [
-    { level, said: `${chance} ${number(level)}`, dash: [6, 4] },
-    { level: words, said: `bag of words ${number(words)}`, dash: [2, 3] },
+    { level, label: `${chance} ${number(level)}`, dash: [6, 4] },
+    { level: words, label: `bag of words ${number(words)}`, dash: [2, 3] },
   ].filter((rule) => rule.level !== null);
   const highest = Math.max(...rules.map((rule) => rule.level));
-  return rules.flatMap(({ level, said, dash }, i) => {
+  return rules.flatMap(({ level, label, dash }, i) => {
     const above = rules.length < 2 ? false : rules[0].level === rules[1].level ? i === 1 : level === highest;
     return [
     { data: { values: [{ level }] }, mark: { type: "rule", strokeDash: dash, color: css("--soft") },
       encoding: { x: null, color: { value: css("--soft") }, y: { field: "level", type: "quantitative" } } },
-    { data: { values: [{ level, said }] }, mark: { type: "text", align: "right", baseline: above ? "bottom" : "top", dy: above ? -3 : 3, dx: -4, fontSize: 11 },
-      encoding: { x: { value: { expr: "width" } }, color: { value: css("--soft") }, y: { field: "level", type: "quantitative" }, text: { field: "said" } } },
+    { data: { values: [{ level, label }] }, mark: { type: "text", align: "right", baseline: above ? "bottom" : "top", dy: above ? -3 : 3, dx: -4, fontSize: 11 },
+      encoding: { x: { value: { expr: "width" } }, color: { value: css("--soft") }, y: { field: "level", type: "quantitative" }, text: { field: "label" } } },
     ];
   });
 }

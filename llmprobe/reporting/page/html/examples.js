@@ -23,7 +23,7 @@ function measures() {
 /** The last layer that predicts something else than the one before it; -1 if none does. */
 function lastFlip(curve, i) {
   for (let at = curve.layers.length - 1; at > 0; at -= 1) {
-    if (saidOf(curve, at, i).predicted !== saidOf(curve, at - 1, i).predicted) return at;
+    if (answerOf(curve, at, i).predicted !== answerOf(curve, at - 1, i).predicted) return at;
   }
   return -1;
 }
@@ -47,35 +47,35 @@ function textOf(i) {
   return [examples.text?.[i], examples.group?.[i], examples.label[i], ...fields].join("\n").toLowerCase();
 }
 
-let found = null;
+let measured = null;
 
 function drawExamples() {
-  found = measures();
-  place("example-part").hidden = !found;
-  if (!found) return;
+  measured = measures();
+  place("example-part").hidden = !measured;
+  if (!measured) return;
   const { examples, n } = data.datasets[state.dataset];
   place("example-title").replaceChildren(element("bdi", {}, data.datasets[state.dataset].name));
-  place("sort-gap").hidden = found.shown.length < 2;
+  place("sort-gap").hidden = measured.shown.length < 2;
   place("example-note").textContent = (examples.number.length < n
     ? `${examples.number.length.toLocaleString("en")} of ${n.toLocaleString("en")} examples are on this page: a random part and the hardest ones; predictions.parquet in the run’s folder has all. ` : "")
     + (data.datasets[state.dataset].classes.length
       ? "Lines: the probability of the right answer from the first layer to the last, by probes that did not see the example; " + (data.datasets[state.dataset].classes.length > 2
         ? "where another class is predicted, at most this." : "above the middle it is answered rightly.")
       : "Lines: how close the prediction is, from the first layer to the last; at the bottom it is two standard deviations off.");
-  fill("line-models", ...(found.shown.length > 1 ? found.shown.map((curve) => modelKey(curve.model)) : []));
+  fill("line-models", ...(measured.shown.length > 1 ? measured.shown.map((curve) => modelKey(curve.model)) : []));
   drawRows();
 }
 
 function drawRows() {
-  if (!found) return;
+  if (!measured) return;
   const search = list.search.trim().toLowerCase();
-  const rows = found.rows.filter((row) => !search || textOf(row.i).includes(search)).sort(SORTS[list.sort]);
+  const rows = measured.rows.filter((row) => !search || textOf(row.i).includes(search)).sort(SORTS[list.sort]);
   const pages = Math.max(1, Math.ceil(rows.length / ROWS));
   list.page = Math.min(list.page, pages - 1);
   const { examples, classes } = data.datasets[state.dataset];
   const focused = document.activeElement.closest("tr[data-example]")?.dataset.example;
   const head = ["example", ...(examples.text ? ["text"] : []), ...(examples.group ? ["group"] : []), "label",
-    `${short(data.models[found.own.model].name, 24)} at the open layer`, ...(classes.length ? ["probability of its label"] : []), "by layer"];
+    `${short(data.models[measured.own.model].name, 24)} at the open layer`, ...(classes.length ? ["probability of its label"] : []), "by layer"];
   fill("example-rows",
     element("thead", {}, element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, ...rows.slice(list.page * ROWS, (list.page + 1) * ROWS).map((row) => exampleRow(row.i))));
@@ -86,8 +86,8 @@ function drawRows() {
 }
 
 function exampleRow(i) {
-  const { examples, classes } = data.datasets[state.dataset], at = placeBeside(found.own);
-  const said = saidOf(found.own, at, i), chosen = examples.number[i] === state.example;
+  const { examples, classes } = data.datasets[state.dataset], at = placeBeside(measured.own);
+  const answer = answerOf(measured.own, at, i), chosen = examples.number[i] === state.example;
   const fields = Object.entries(examples.fields ?? {}).filter(([, values]) => values[i] !== "")
     .map(([key, values]) => `${key}: ${values[i]}`).join(" · ");
   const choose = () => change({ example: chosen ? null : examples.number[i] });
@@ -97,23 +97,23 @@ function exampleRow(i) {
       fields ? element("div", { class: "soft fields" }, element("bdi", {}, fields)) : null) : null,
     examples.group ? element("td", {}, element("bdi", {}, short(examples.group[i], 24))) : null,
     element("td", {}, element("bdi", {}, short(examples.label[i], 24))),
-    element("td", { class: said.correct === false ? "miss" : null }, element("bdi", {}, short(said.predicted, 24)), said.correct === false ? " ✗" : said.correct ? " ✓" : ""),
-    classes.length ? element("td", {}, rightOf(found.own, said)) : null,
+    element("td", { class: answer.correct === false ? "miss" : null }, element("bdi", {}, short(answer.predicted, 24)), answer.correct === false ? " ✗" : answer.correct ? " ✓" : ""),
+    classes.length ? element("td", {}, rightOf(measured.own, answer)) : null,
     element("td", {}, lineOf(i)));
 }
 
 /** A small line for each model, over relative depth. */
 function lineOf(i) {
   const width = 130, height = 30, y = (value) => (1 - value) * (height - 4) + 2;
-  const lines = found.shown.map((curve) => {
-    const points = curve.layers.map((_, at) => `${(2 + (curve.depths[at] ?? 0) * (width - 4)).toFixed(1)},${y(found.right(curve, at, i)).toFixed(1)}`);
-    return element("polyline", { points: points.join(" "), fill: "none", stroke: modelColour(curve.model), "stroke-width": curve === found.own ? 1.8 : 1 });
+  const lines = measured.shown.map((curve) => {
+    const points = curve.layers.map((_, at) => `${(2 + (curve.depths[at] ?? 0) * (width - 4)).toFixed(1)},${y(measured.right(curve, at, i)).toFixed(1)}`);
+    return element("polyline", { points: points.join(" "), fill: "none", stroke: modelColour(curve.model), "stroke-width": curve === measured.own ? 1.8 : 1 });
   });
-  const own = found.own, at = placeBeside(own);
-  const values = own.layers.map((_, layer) => number(found.right(own, layer, i)));
+  const own = measured.own, at = placeBeside(own);
+  const values = own.layers.map((_, layer) => number(measured.right(own, layer, i)));
   return element("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": `by layer: ${values.join(", ")}` },
     element("line", { x1: 0, x2: width, y1: height / 2, y2: height / 2, class: "middle" }), ...lines,
-    element("circle", { cx: (2 + (own.depths[at] ?? 0) * (width - 4)).toFixed(1), cy: y(found.right(own, at, i)).toFixed(1), r: 2.6, fill: modelColour(own.model) }));
+    element("circle", { cx: (2 + (own.depths[at] ?? 0) * (width - 4)).toFixed(1), cy: y(measured.right(own, at, i)).toFixed(1), r: 2.6, fill: modelColour(own.model) }));
 }
 
 place("sort").addEventListener("change", (event) => { Object.assign(list, { sort: event.target.value, page: 0 }); drawRows(); });

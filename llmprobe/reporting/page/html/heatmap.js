@@ -106,27 +106,27 @@ function markCell() {
 }
 
 function moveInGrid(event) {
-  const here = event.currentTarget;
-  const row = [...here.parentElement.children];
+  const from = event.currentTarget;
+  const row = [...from.parentElement.children];
   const rows = [...place("heatmap").querySelectorAll("tbody tr")];
-  const column = row.indexOf(here), line = rows.indexOf(here.parentElement);
+  const column = row.indexOf(from), line = rows.indexOf(from.parentElement);
   const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
-  let there = null;
+  let to = null;
   if (step) {
-    const cellsThere = [...(rows[line + step[0]]?.children ?? [])];
+    const others = [...(rows[line + step[0]]?.children ?? [])];
     // Of a model with fewer layers, the place at the same depth.
     const share = (column - 1) / Math.max(1, row.length - 3);
-    const target = step[0] && cellsThere.length !== row.length
-      ? 1 + Math.round(share * (cellsThere.length - 3)) : column + step[1];
-    there = cellsThere[target];
-  } else if (event.key === "Home") there = row.find((other) => other.opens);
-  else if (event.key === "End") there = row.findLast((other) => other.opens);
-  else if (event.key === "Enter" || event.key === " ") there = here;
+    const target = step[0] && others.length !== row.length
+      ? 1 + Math.round(share * (others.length - 3)) : column + step[1];
+    to = others[target];
+  } else if (event.key === "Home") to = row.find((other) => other.opens);
+  else if (event.key === "End") to = row.findLast((other) => other.opens);
+  else if (event.key === "Enter" || event.key === " ") to = from;
   else return;
   event.preventDefault();
-  if (there?.opens) {
-    there.opens();
-    there.focus();
+  if (to?.opens) {
+    to.opens();
+    to.focus();
   }
 }
 

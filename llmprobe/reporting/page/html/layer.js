@@ -42,8 +42,8 @@ function confusionTable(curve, at) {
     const total = Math.max(1, row.reduce((sum, count) => sum + count, 0));
     return element("tr", {},
       element("th", { scope: "row" }, element("bdi", {}, short(classes[truth], 14))),
-      ...row.map((count, said) => element("td", {
-        class: said === truth ? "right" : null, style: `--share: ${(count / total).toFixed(3)}`,
+      ...row.map((count, predicted) => element("td", {
+        class: predicted === truth ? "right" : null, style: `--share: ${(count / total).toFixed(3)}`,
       }, count.toLocaleString("en"))));
   });
   return captioned("Confusion: label (rows) and prediction (columns)", { class: "confusion" },
