@@ -75,6 +75,8 @@ def test_an_old_run_has_the_numbers_that_it_had(old: Path) -> None:
         written = pd.read_csv(old / "run" / f"{name}.csv")
         table = getattr(run, "table" if name == "results" else name)
         pd.testing.assert_frame_equal(table[list(written)], written, check_dtype=False)
+    assert [len(curve.classes) for curve in run.curves] == [2, 3]
+    assert all(curve.permutations for curve in run.curves)
     assert len(run.predictions) == 2 * 3 * 24
     assert set(run.examples["dataset"]) == {"two", "three"}
     assert [model["name"] for model in run.environment["models"]] == ["tiny"]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
+from llmprobe.config.load import parsed_yaml
 from llmprobe.config.schema import RunConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.errors import UserError
@@ -96,9 +97,8 @@ def write_results(out: Path, results: Results) -> None:
         if name in AS_TEXT:
             write_text(out / f"{name}.csv", table.to_csv(index=False))
     probes = {
-        out / "probes" / model / f"{file_name(dataset)}.safetensors": probe
+        _probe_path(out, probe.facts["model"], probe.facts["dataset"]): probe
         for probe in results.probes
-        for model, dataset in [(probe.facts["model"], probe.facts["dataset"])]
     }
     # Like the tables, they are those of this config that are finished; parts keep the others.
     remove_others(out / "probes", "*/*.safetensors", probes)
@@ -128,11 +128,18 @@ def read_results(out: Path, details: bool = True) -> Results:
     predictions, learning_curve, examples = (
         _detail(out, name, details, notes) for name in ("predictions", "learning_curve", "examples")
     )
+    written = [set(rows) for rows in (table, summary, predictions)]
+    table, summary = _completed(out, table, summary)
     absent = {
         column
-        for name, rows in (("results", table), ("summary", summary), ("predictions", predictions))
-        for column in columns_of(name)
-        if column not in rows and column not in ("main_score", "peak_score")  # Both follow.
+        for name, known, rows in zip(
+            ("results", "summary", "predictions"),
+            written,
+            (table, summary, predictions),
+            strict=True,
+        )
+        for column in set(columns_of(name)) - known
+        if column not in rows or rows[column].isna().all()
     }
     if absent:
         verb = "is" if len(absent) == 1 else "are"
@@ -140,7 +147,6 @@ def read_results(out: Path, details: bool = True) -> Results:
             f"{out}: another version of llmprobe made it, so {listed(sorted(absent))} {verb} not "
             "known; run the config again, which extracts only what is not in the cache"
         )
-    table, summary = _completed(table, summary)
     table, summary = _of_both(out, table, summary, notes)
     try:
         environment = read_environment(out)
@@ -290,7 +296,9 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_parquet(partial, index=False)
 
 
-def _completed(table: pd.DataFrame, summary: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _completed(
+    out: Path, table: pd.DataFrame, summary: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Add the columns that an earlier version did not write, with what is known of them."""
     more = [column for column in columns_of("results") if column not in table]
     table = table.assign(**dict.fromkeys(more, np.nan))
@@ -303,7 +311,33 @@ def _completed(table: pd.DataFrame, summary: pd.DataFrame) -> tuple[pd.DataFrame
         is_number = summary["peak_accuracy"].isna() & summary["peak_r2"].notna()
         summary["main_score"] = np.where(is_number, "r2", "accuracy")
         summary["peak_score"] = summary["peak_accuracy"].fillna(summary["peak_r2"])
+    if "permutations" in more:
+        table["permutations"] = summary["permutations"] = _permutations(out)
+    if "classes" in more:
+        curves = zip(summary["model"], summary["dataset"], strict=True)
+        summary["classes"] = [_classes(_probe_path(out, *curve)) for curve in curves]
     return table, summary
+
+
+def _permutations(out: Path) -> float:
+    """Return how many shuffles of labels the config of a run asks for, NaN where it has none."""
+    try:
+        return float(parsed_yaml(out / "config.yaml")["probe"]["permutations"])
+    except (UserError, LookupError, TypeError, ValueError):
+        return np.nan
+
+
+def _classes(probe: Path) -> str | float:
+    """Return the classes of a saved probe as the summary has them, NaN where it cannot be read."""
+    try:
+        classes = [str(name) for name in load_probe(probe).classes]
+    except UserError:
+        return np.nan
+    return json.dumps(classes) if classes else ""
+
+
+def _probe_path(out: Path, model: str, dataset: str) -> Path:
+    return out / "probes" / model / f"{file_name(dataset)}.safetensors"
 
 
 def _detail(out: Path, name: str, wanted: bool, notes: list[str]) -> pd.DataFrame:
