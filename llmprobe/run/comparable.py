@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
-from llmprobe.config.schema import DatasetConfig, ModelConfig, RunConfig
+from llmprobe.config.schema import DatasetConfig, ModelConfig, RunConfig, Section
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.text import listed
+from llmprobe.ground.text import flatten, listed
+from llmprobe.results.folder import TABLES
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
 from llmprobe.run.parts import KEYS_WITHOUT_EFFECT
@@ -21,14 +21,16 @@ from llmprobe.run.parts import KEYS_WITHOUT_EFFECT
 Facts = dict[str, Any]
 """What a config says of a model or a dataset, beside the defaults."""
 Kind = Literal["model", "dataset"]
-
-MUST_AGREE = {
-    "extract": ("site", "position", "chat_template"),
-    "probe": ("kind", "folds", "l2", "controls", "seed"),
+SECTIONS: Mapping[Kind, type[ModelConfig] | type[DatasetConfig]] = {
+    "model": ModelConfig,
+    "dataset": DatasetConfig,
 }
+
+MUST_AGREE = (
+    *("extract.site", "extract.position", "extract.chat_template"),
+    *("probe.kind", "probe.folds", "probe.l2", "probe.controls", "probe.seed"),
+)
 """Settings without which curves of the same examples do not mean the same."""
-FRAMES = ("table", "summary", "predictions", "examples", "learning_curve")
-"""The tables of `Results` that say of which dataset a row is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,87 +60,82 @@ class ComparedRun:
         return cls(name, config, run, known)
 
     def renamed(self, kind: Kind, new: Mapping[str, str]) -> ComparedRun:
-        """Give other names to some of its models or datasets, in its tables too."""
-        tables: dict[str, Any] = {}
-        for table in FRAMES:
-            frame: pd.DataFrame = getattr(self.run, table)
-            if kind in frame:  # Examples are of no model.
-                tables[table] = frame.assign(**{kind: frame[kind].replace(new)})
-        many = f"{kind}s"
-        named = [
-            {**facts, "name": new.get(facts.get("name", ""), facts.get("name", ""))}
-            for facts in self.run.environment[many]
+        """Give other names to its models or datasets, in its tables too."""
+        frames = {table: getattr(self.run, table) for table in TABLES.values()}
+        tables: dict[str, Any] = {
+            table: frame.assign(**{kind: frame[kind].replace(new)})
+            for table, frame in frames.items()
+            if kind in frame  # Examples are of no model.
+        }
+        environment = {**self.run.environment}
+        environment[f"{kind}s"] = [
+            {**facts, "name": new.get(facts["name"], facts["name"])}
+            for facts in environment[f"{kind}s"]
         ]
-        run = replace(self.run, **tables, environment={**self.run.environment, many: named})
-        facts_of = {new.get(name, name): facts for name, facts in self.known[kind].items()}
-        return replace(self, run=run, known={**self.known, kind: facts_of})
+        run = replace(self.run, **tables, environment=environment)
+        known = {new[name]: facts for name, facts in self.known[kind].items()}
+        return replace(self, run=run, known={**self.known, kind: known})
 
     def examples(self, dataset: str) -> pd.DataFrame:
         """Return text, label, group and fold of each example in order, if all that is known."""
-        tables = [
+        texts, folds = (
             table[table["dataset"] == dataset].drop_duplicates("example").set_index("example")
             for table in (self.run.examples, self.run.predictions)
-        ]
-        return (
-            tables[0][["text", "label", "group"]].join(tables[1]["fold"], how="inner").sort_index()
         )
+        return texts[["text", "label", "group"]].join(folds["fold"], how="inner").sort_index()
+
+    def settings(self, section: str) -> Facts:
+        """Return what the config says in ``extract`` or ``probe``, beside the defaults."""
+        return _facts(getattr(self.config, section), section)
+
+    def all_facts(self) -> dict[str, str]:
+        """Write all that may not be the same in another run, such as ``{"probe.folds": "5"}``."""
+        config = self.config.model_dump(mode="json", include={"extract", "probe"})
+        config["probe"]["controls"].sort()  # Their order says nothing.
+        for section, settings in config.items():
+            config[section] = without(settings, *KEYS_WITHOUT_EFFECT[section])
+        facts = {f"{kind}s": ", ".join(known) for kind, known in self.known.items()}
+        for kind, known in self.known.items():
+            defaults = {
+                key: field.get_default(call_default_factory=True)
+                for key, field in SECTIONS[kind].model_fields.items()
+                if not field.is_required()
+            }
+            for name, beside_defaults in known.items():
+                facts |= {f"{name}: {key}": of for key, of in (defaults | beside_defaults).items()}
+        facts |= flatten(config)
+        facts |= without(self.run.environment, "models", "datasets", "date")
+        return {what: plain(value) for what, value in facts.items()}
 
 
-class Differing(NamedTuple):
-    """Something that is not the same in all runs."""
-
-    what: str
-    values: Sequence[str]
-    """One for each run, empty where it has none."""
-
-    def by_run(self, runs: Sequence[str]) -> str:
-        """Say which runs have which value: ``5 in a, 10 in b and c``."""
-        having: dict[str, list[str]] = {}
-        for name, value in zip(runs, self.values, strict=True):
-            if value:
-                having.setdefault(value, []).append(name)
-        return ", ".join(f"{value} in {listed(names)}" for value, names in having.items())
+def by_run(runs: Sequence[str], values: Sequence[str]) -> str:
+    """Say which runs have which value: ``5 in a, 10 in b and c``; an empty value is none."""
+    having: dict[str, list[str]] = {}
+    for name, value in zip(runs, values, strict=True):
+        if value:
+            having.setdefault(value, []).append(name)
+    return ", ".join(f"{value} in {listed(names)}" for value, names in having.items())
 
 
-def incompatibilities(members: Sequence[ComparedRun]) -> list[str]:
-    """Say why curves of these runs do not mean the same, a clause each."""
+def what_differs(members: Sequence[ComparedRun]) -> dict[str, list[str]]:
+    """Return what is not the same in these runs, allowed or not, beside what they found.
+
+    The value of each run, empty where it has none, by what it is a value of.
+    """
+    facts = [member.all_facts() for member in members]
+    values = {what: [of_run.get(what, "") for of_run in facts] for what in each_once(facts)}
+    return {what: of_runs for what, of_runs in values.items() if len({*of_runs} - {""}) > 1}
+
+
+def incompatibilities(members: Sequence[ComparedRun]) -> Iterator[str]:
+    """Yield why curves of these runs do not mean the same, a clause each."""
     runs = [member.name for member in members]
-    found = [
-        f"{differing.what} is {differing.by_run(runs)}"
-        for section, keys in MUST_AGREE.items()
-        for differing in _settings(members, section, keys)
-    ]
+    for what, values in what_differs(members).items():
+        if what in MUST_AGREE:
+            yield f"{what} is {by_run(runs, values)}"
     for dataset in each_once(member.known["dataset"] for member in members):
         first, *others = (member for member in members if dataset in member.known["dataset"])
-        found += filter(None, (_unlike(dataset, first, other) for other in others))
-    return found
-
-
-def what_differs(members: Sequence[ComparedRun]) -> list[Differing]:
-    """List what is not the same in these runs, allowed or not, beside what they found."""
-    found = [
-        Differing("models", [", ".join(member.known["model"]) for member in members]),
-        Differing("datasets", [", ".join(member.known["dataset"]) for member in members]),
-    ]
-    kinds: tuple[tuple[Kind, type[ModelConfig] | type[DatasetConfig]], ...] = (
-        ("model", ModelConfig),
-        ("dataset", DatasetConfig),
-    )
-    for kind, section in kinds:
-        for name in each_once(member.known[kind] for member in members):
-            facts = [member.known[kind].get(name) for member in members]
-            for key in each_once(filter(None, facts)):
-                field = section.model_fields.get(key)
-                default = "" if field is None else field.get_default(call_default_factory=True)
-                values = ["" if one is None else plain(one.get(key, default)) for one in facts]
-                found.append(Differing(f"{name}: {key}", values))
-    for section_name in MUST_AGREE:
-        found += _settings(members, section_name)
-    environments = [member.run.environment for member in members]
-    for key in each_once(environments):
-        if key not in ("models", "datasets", "date"):
-            found.append(Differing(key, [plain(one.get(key, "")) for one in environments]))
-    return [one for one in found if len(set(filter(None, one.values))) > 1]
+        yield from filter(None, (_unlike(dataset, first, other) for other in others))
 
 
 def plain(value: Any) -> str:
@@ -152,7 +149,7 @@ def plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def without(facts: Facts, *keys: str) -> Facts:
+def without(facts: Mapping[str, Any], *keys: str) -> Facts:
     """Return all facts but some."""
     return {key: value for key, value in facts.items() if key not in keys}
 
@@ -162,8 +159,9 @@ def each_once(mappings: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(mappings)))
 
 
-def _facts(config: ModelConfig | DatasetConfig, kind: Kind) -> Facts:
-    return config.model_dump(mode="json", exclude_defaults=True, exclude=KEYS_WITHOUT_EFFECT[kind])
+def _facts(config: Section, section: str) -> Facts:
+    excluded = KEYS_WITHOUT_EFFECT[section]
+    return config.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
 
 
 def _loaded(probes: Path) -> dict[str, str]:
@@ -176,18 +174,6 @@ def _loaded(probes: Path) -> dict[str, str]:
         found = {"dtype": facts.get("dtype", ""), "digest": facts.get("revision", "")[:12]}
         return {key: value for key, value in found.items() if value}
     return {}
-
-
-def _settings(
-    members: Sequence[ComparedRun], section: str, keys: Iterable[str] | None = None
-) -> Iterator[Differing]:
-    sections = [getattr(member.config, section) for member in members]
-    for key in keys or type(sections[0]).model_fields:
-        values = [getattr(one, key) for one in sections]
-        if key == "controls":  # Their order says nothing.
-            values = [sorted(value) for value in values]
-        if key not in KEYS_WITHOUT_EFFECT[section] and any(value != values[0] for value in values):
-            yield Differing(f"{section}.{key}", [plain(value) for value in values])
 
 
 def _unlike(dataset: str, a: ComparedRun, b: ComparedRun) -> str:
@@ -205,16 +191,11 @@ def _unlike(dataset: str, a: ComparedRun, b: ComparedRun) -> str:
     asked, other_asked = a.known["dataset"][dataset], b.known["dataset"][dataset]
     reworded = asked != other_asked and without(asked, "perturb") == without(other_asked, "perturb")
     for column in mine.columns[1:] if reworded else mine.columns:
-        other = unequal(mine[column], theirs[column])
-        if other.any():
+        one, other = (table[column].reset_index(drop=True) for table in (mine, theirs))
+        unequal = mine.index[(one != other) & ~(one.isna() & other.isna())]
+        if len(unequal):
             return (
-                f"the {column} of {other.sum():,} of {len(other):,} examples of {dataset} differs "
-                f"between {a.name} and {b.name}, first of example {mine.index[other][0]}"
+                f"the {column} of {len(unequal):,} of {len(mine):,} examples of {dataset} differs "
+                f"between {a.name} and {b.name}, first of example {unequal[0]}"
             )
     return ""
-
-
-def unequal(a: pd.Series, b: pd.Series) -> np.ndarray:
-    """Find where two columns differ; to be missing in both is no difference. [n]"""
-    found: np.ndarray = (a.to_numpy() != b.to_numpy()) & ~(a.isna() & b.isna()).to_numpy()
-    return found.astype(bool)

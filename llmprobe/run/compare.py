@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,34 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
+from pydantic import Field
 
-from llmprobe.config.load import load_config
-from llmprobe.config.schema import RunConfig
+from llmprobe.config.load import load_config, parsed_yaml, validated
+from llmprobe.config.schema import RunConfig, Section
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import whole_file, write_text
 from llmprobe.ground.text import elide
 from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
-from llmprobe.results.folder import (
-    claim,
-    lacks,
-    read_results,
-    read_table,
-    write_results,
-)
+from llmprobe.results.folder import claim, lacks, read_results, read_table, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.comparable import (
     ComparedRun,
-    Differing,
+    by_run,
     each_once,
     incompatibilities,
     plain,
     what_differs,
-)
-from llmprobe.run.comparison_config import (
-    Comparison,
-    ComparisonConfig,
-    RunRecord,
-    load,
 )
 from llmprobe.run.report import KINDS, Description, Kind, kind_of, summary_text
 from llmprobe.run.side_by_side import disambiguate_names, merged
@@ -56,6 +46,47 @@ MOST_INCOMPATIBILITIES = 8
 
 LONGEST_LINE = 400
 """Characters of what is said about runs in the terminal; names can be of any length."""
+
+MOST_NAMES = 6
+"""In a title."""
+
+
+class RunRecord(Section):
+    """A run as it was when it was compared."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+
+
+class Comparison(Section):
+    """Runs that stand side by side."""
+
+    runs: list[RunRecord] = Field(min_length=2)
+    anyway: bool
+    """Whether they do in spite of what the notes say."""
+    differs: dict[str, list[str]]
+    """What is not the same in all runs -> its value in each."""
+    notes: list[str]
+    """What a reader must know about the runs, a sentence each."""
+
+    @property
+    def title(self) -> str:
+        """Return the names of the runs: ``a · b · c``."""
+        names = [run.name for run in self.runs]
+        more = len(names) - MOST_NAMES
+        return " · ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+    def command(self, out: Path) -> str:
+        """Return what to type to compare again."""
+        words = ["llmprobe", "compare", *(str(run.path) for run in self.runs), "--out", str(out)]
+        return shlex.join(words + ["--anyway"] * self.anyway)
+
+
+class ComparisonConfig(Section):
+    """The whole config.yaml in the folder of a comparison."""
+
+    compare: Comparison
 
 
 def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
@@ -91,7 +122,7 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
             for member in members
         ],
         anyway=anyway,
-        differs={one.what: list(one.values) for one in what_differs(members)},
+        differs=what_differs(members),
         notes=notes,
     )
     members = disambiguate_names(members)
@@ -135,11 +166,8 @@ def _text(run: Results, width: int, unicode: bool) -> Text:
     comparison, found, notes = _read(run.folder)
     names = [one.name for one in comparison.runs]
     lines = [
-        *(f"{name}: {one.path}" for name, one in zip(names, comparison.runs, strict=True)),
-        *(
-            f"{what}: {Differing(what, values).by_run(names)}"
-            for what, values in comparison.differs.items()
-        ),
+        *(f"{one.name}: {one.path}" for one in comparison.runs),
+        *(f"{what}: {by_run(names, values)}" for what, values in comparison.differs.items()),
         *(f"note: {note}" for note in (*run.notes, *notes)),
     ]
     about = "\n".join(
@@ -155,7 +183,8 @@ def _text(run: Results, width: int, unicode: bool) -> Text:
 
 def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
     """Return what was compared, the differences if they are there, and the notes on both."""
-    comparison = load(out)
+    path = out / "config.yaml"
+    comparison = validated(ComparisonConfig, parsed_yaml(path), str(path)).compare
     path, notes = out / "differences.parquet", list(comparison.notes)
     try:
         found = read_table(out, "differences")
@@ -209,7 +238,7 @@ def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
 
 def _incomparable(members: Sequence[ComparedRun], anyway: bool) -> list[str]:
     """Say why curves do not mean the same, a sentence each; raise ``UserError`` unless anyway."""
-    found = incompatibilities(members)
+    found = list(incompatibilities(members))
     if not found or anyway:
         return [f"Not comparable: {one}." for one in found]
     more = len(found) - MOST_INCOMPATIBILITIES
@@ -224,16 +253,17 @@ def _incomparable(members: Sequence[ComparedRun], anyway: bool) -> list[str]:
 def _environment(members: Sequence[ComparedRun]) -> dict[str, Any]:
     """Merge what is known of models, datasets, versions and hardware, by run where they differ."""
     environments = [member.run.environment for member in members]
-    found: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
     for key in each_once(environments):
         values = [one.get(key, "") for one in environments]
         if key in ("models", "datasets"):
             by_name = {facts["name"]: facts for value in values for facts in value}
-            order = each_once([facts["name"] for facts in value] for value in values)
-            found[key] = [by_name[name] for name in order]
+            environment[key] = list(by_name.values())
         elif all(value == values[0] for value in values):
-            found[key] = values[0]
+            environment[key] = values[0]
         else:
-            said = zip(members, values, strict=True)
-            found[key] = "; ".join(f"{member.name}: {plain(value)}" for member, value in said)
-    return found
+            environment[key] = "; ".join(
+                f"{member.name}: {plain(value)}"
+                for member, value in zip(members, values, strict=True)
+            )
+    return environment

@@ -9,20 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from llmprobe.config.schema import Section
 from llmprobe.ground.text import flatten
 from llmprobe.results.columns import columns_of
-from llmprobe.run.comparable import (
-    FRAMES,
-    ComparedRun,
-    Facts,
-    Kind,
-    each_once,
-    plain,
-    unequal,
-    without,
-)
-from llmprobe.run.parts import KEYS_WITHOUT_EFFECT
+from llmprobe.results.folder import TABLES
+from llmprobe.run.comparable import ComparedRun, Facts, Kind, each_once, plain, without
 
 SELF_EXPLAINING = {
     "id", "revision", "dtype", "quantization", "weights", "kind", "site", "position", "template"
@@ -32,7 +22,6 @@ WHERE = ("name", "path", "hub", "text", "label", "group", "encoding", "delimiter
 """Keys of a dataset that say where it comes from, not what is done to it."""
 SHORT = r"[\w ./,+-]{,40}"
 """What can stand behind a name, in tables and in the names of files."""
-Frames = dict[str, Any]
 
 
 def disambiguate_names(members: Sequence[ComparedRun]) -> list[ComparedRun]:
@@ -45,24 +34,19 @@ def disambiguate_names(members: Sequence[ComparedRun]) -> list[ComparedRun]:
     return _renamed(members, "model", _same_answers, _how_it_is_read)
 
 
-def merged(members: Sequence[ComparedRun]) -> Frames:
+def merged(members: Sequence[ComparedRun]) -> dict[str, Any]:
     """Put the tables of all runs together, by name; what two runs have stands there once."""
-    order = {
-        name: i for i, name in enumerate(each_once(member.known["model"] for member in members))
-    }
+    models = each_once(member.known["model"] for member in members)
     frames = {}
-    for table in FRAMES:
-        parts: dict[Any, pd.DataFrame] = {}
-        for member in members:
-            frame: pd.DataFrame = getattr(member.run, table)
-            keys = [key for key in ("model", "dataset") if key in frame]
-            for place, rows in frame.groupby(keys, sort=False):
-                parts.setdefault(place, rows)
-        places = list(parts)
-        if table != "examples":  # A model's curves stand together, whatever run they are of.
-            places.sort(key=lambda place: order.get(place[0], len(order)))
-        empty = pd.DataFrame(columns=columns_of("results" if table == "table" else table))
-        frames[table] = pd.concat([parts[place] for place in places] or [empty], ignore_index=True)
+    for table in TABLES.values():
+        parts = [getattr(member.run, table).assign(run=i) for i, member in enumerate(members)]
+        rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        curve = [key for key in ("model", "dataset") if key in rows]
+        rows = rows[rows["run"] == rows.groupby(curve)["run"].transform("min")]
+        if "model" in rows:  # A model's curves stand together, whatever run they are of.
+            place = rows["model"].map({model: i for i, model in enumerate(models)})
+            rows = rows.loc[place.sort_values(kind="stable").index]
+        frames[table] = rows.drop(columns="run").reset_index(drop=True)
     return frames
 
 
@@ -78,12 +62,11 @@ def _renamed(
         for member in members:
             if name not in member.known[kind]:
                 continue
-            for meaning in meanings:
-                if all(same(other, member, name) for other in meaning):
-                    meaning.append(member)
-                    break
-            else:
-                meanings.append([member])
+            alike = (m for m in meanings if all(same(other, member, name) for other in m))
+            meaning = next(alike, None)
+            if meaning is None:
+                meanings.append(meaning := [])
+            meaning.append(member)
         firsts = [meaning[0] for meaning in meanings]
         ends = _ends([facts(one, name) for one in firsts], [one.name for one in firsts])
         for meaning, end in zip(meanings, ends, strict=True):
@@ -117,10 +100,8 @@ def _said(key: str, value: Any) -> str:
 
 
 def _same_examples(a: ComparedRun, b: ComparedRun, dataset: str) -> bool:
-    mine, theirs = a.examples(dataset), b.examples(dataset)
-    return mine.index.equals(theirs.index) and not any(
-        unequal(mine[column], theirs[column]).any() for column in ("text", "label", "group")
-    )
+    mine, theirs = (run.examples(dataset).drop(columns="fold").astype(object) for run in (a, b))
+    return mine.equals(theirs)
 
 
 def _what_is_done(member: ComparedRun, dataset: str) -> Facts:
@@ -128,31 +109,22 @@ def _what_is_done(member: ComparedRun, dataset: str) -> Facts:
 
 
 def _same_answers(a: ComparedRun, b: ComparedRun, model: str) -> bool:
-    shared = [
-        (mine, theirs)
-        for dataset in a.known["dataset"]
-        if dataset in b.known["dataset"]
-        for mine, theirs in [(_answers(a, model, dataset), _answers(b, model, dataset))]
-        if not mine.empty and not theirs.empty
-    ]
+    mine, theirs = _answers(a, model), _answers(b, model)
+    shared = mine.keys() & theirs.keys()
     if not shared:
         return _how_it_is_read(a, model) == _how_it_is_read(b, model)
-    return all(mine.equals(theirs) for mine, theirs in shared)
+    return all(mine[dataset].equals(theirs[dataset]) for dataset in shared)
 
 
-def _answers(member: ComparedRun, model: str, dataset: str) -> pd.DataFrame:
+def _answers(member: ComparedRun, model: str) -> dict[Any, pd.DataFrame]:
+    """Return the predictions of a model in one order, by dataset."""
     table = member.run.predictions
-    rows = table[(table["model"] == model) & (table["dataset"] == dataset)]
-    rows = rows.sort_values(["layer", "example"], ignore_index=True)
-    return rows[columns_of("predictions")]
+    rows = table[table["model"] == model].reindex(columns=columns_of("predictions"))
+    rows = rows.sort_values(["layer", "example"])
+    return {name: of.reset_index(drop=True) for name, of in rows.groupby("dataset")}
 
 
 def _how_it_is_read(member: ComparedRun, model: str) -> Facts:
     """Collect what a model's answers depend on; which weights they are shows in its revision."""
     facts = without(member.known["model"][model], "digest")
-    for section in ("extract", "probe"):
-        config: Section = getattr(member.config, section)
-        facts[section] = config.model_dump(
-            mode="json", exclude_defaults=True, exclude=KEYS_WITHOUT_EFFECT[section]
-        )
-    return facts
+    return facts | {section: member.settings(section) for section in ("extract", "probe")}
