@@ -43,13 +43,13 @@ def parts_of_table(table: pd.DataFrame, config: DatasetConfig, where: str) -> di
     """
     table = table.set_axis([str(column) for column in table.columns], axis=1)
     columns = list(table.columns)
-    text = _column("text", config.text, columns, where)
-    label = _column("label", config.label, columns, where)
+    text = find_column("text", config.text, columns, where)
+    label = find_column("label", config.label, columns, where)
     for column in (text, label):
         _check_cells(table[column], column, where, nan_is_none=column == label)
     groups = None
     if config.group is not None:
-        values = table[_column("group", config.group, columns, where)].astype(object)
+        values = table[find_column("group", config.group, columns, where)].astype(object)
         # A row without a group is a group of its own.
         alone = pd.Series([f"row {i + 1}" for i in range(len(table))], index=table.index)
         groups = values.where(values.notna(), alone).astype(str).to_numpy(str)
@@ -72,13 +72,19 @@ def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFram
         The column is missing or not clear, or a row of it has no text.
     """
     table = table.set_axis([str(column) for column in table.columns], axis=1)
-    column = _column("text", text, list(table.columns), where)
+    column = find_column("text", text, list(table.columns), where)
     _check_cells(table[column], column, where, nan_is_none=False)
     return table.drop(columns=column).assign(text=[str(value) for value in table[column]])
 
 
-def _column(key: str, wanted: str | None, columns: Sequence[str], where: str) -> str:
-    """Return the column called ``wanted``, or the only one with a usual name."""
+def find_column(key: str, wanted: str | None, columns: Sequence[str], where: str) -> str:
+    """Return the column called ``wanted``, or the only one with a usual name for ``key``.
+
+    Raises
+    ------
+    UserError
+        There is no such column, or there are several with a usual name.
+    """
     known = ", ".join(columns[:20]) + (" …" if len(columns) > 20 else "") or "none"
     if wanted is not None:
         if wanted not in columns:

@@ -13,10 +13,10 @@ import pyarrow
 
 from llmprobe.config.load import validated
 from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
-from llmprobe.datasets.from_table import unlabelled
+from llmprobe.datasets.from_table import find_column, unlabelled
 from llmprobe.datasets.tables import read_table
 from llmprobe.extraction.stream import stream_states
-from llmprobe.ground.errors import UserError, suggestion
+from llmprobe.ground.errors import UserError, first_line
 from llmprobe.ground.files import whole_file
 from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
 from llmprobe.results.metrics import METRICS, Predictions
@@ -119,7 +119,7 @@ def score_file(
     truth = None if label is None else _truth(table, label, probe, where)
     names = _new_columns(probe)
     for name in names:
-        if name in map(str, table.columns):
+        if name in table.columns:
             raise UserError(f"{where}: has a column {name!r} already, which would be written; "
                             "rename it")  # fmt: skip
     outputs = score_texts(reader, values, layer, where, file.name)
@@ -147,7 +147,7 @@ def write_scored(table: pd.DataFrame, out: Path) -> None:
             try:
                 table.to_parquet(partial, index=False)
             except (pyarrow.ArrowException, TypeError, ValueError) as error:
-                reason = (str(error).splitlines() or ["mixed values"])[0]
+                reason = first_line(error)
                 raise UserError(f"--out {out}: {reason}; a .jsonl file can hold it") from None
         elif out.suffix == ".jsonl":
             table.to_json(partial, orient="records", lines=True, force_ascii=False)
@@ -184,12 +184,10 @@ def _new_values(probe: SavedProbe, outputs: np.ndarray) -> list[Any]:
 
 def _truth(table: pd.DataFrame, label: str, probe: SavedProbe, where: str) -> np.ndarray:
     """Return numbers of classes, or labels that are numbers; NaN for a row without one. [n]"""
-    names = [str(column) for column in table.columns]
-    if label not in names:
-        raise UserError(f"{where}: no column {label!r} (label); {suggestion(label, names)}")
+    cells = table[find_column("label", label, list(table.columns), where)]
     numbers = {_plain(known): number for number, known in enumerate(probe.classes)}
     truth = np.full(len(table), np.nan)
-    for row, cell in enumerate(table.iloc[:, names.index(label)].tolist()):
+    for row, cell in enumerate(cells.tolist()):
         if pd.api.types.is_scalar(cell) and pd.isna(cell):
             continue
         try:
@@ -227,18 +225,15 @@ def _how_right(probe: SavedProbe, outputs: np.ndarray, truth: np.ndarray) -> str
     """Say accuracy and AUROC, or R², of the rows that have a label."""
     known = ~np.isnan(truth)
     outputs, truth = outputs[known], truth[known]
-    as_is = Resamples(len(truth), samples=1)
-    predictions = (
-        Predictions(truth.astype(int), outputs, as_is)
-        if probe.classes
-        else Predictions(truth, outputs[:, 0], as_is)
-    )
-    scores = {
-        METRICS[name].label: METRICS[name].estimate(predictions)
-        for name in (("accuracy", "auroc") if probe.classes else ("r2",))
-    }
-    said = (
+    once = Resamples(len(truth), samples=1)
+    if probe.classes:
+        metrics = [METRICS["accuracy"], METRICS["auroc"]]
+        predictions = Predictions(truth.astype(int), outputs, once)
+    else:
+        metrics, predictions = [METRICS["r2"]], Predictions(truth, outputs[:, 0], once)
+    scores = {metric.label: metric.estimate(predictions) for metric in metrics}
+    words = (
         f"{label} undefined (one class only)" if np.isnan(score) else f"{label} {score:.3f}"
         for label, score in scores.items()
     )
-    return ", ".join(said) + ("" if known.all() else f" ({known.sum():,} with a label)")
+    return ", ".join(words) + ("" if known.all() else f" ({known.sum():,} with a label)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from llmprobe.extraction.capture import Capture
@@ -34,17 +33,15 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
         A text is too long or has no tokens; a state is not finite.
     """
     width, position = max(len(probe.classes), 1), extractor.config.position
-
-    def read(layer: int, states: np.ndarray) -> np.ndarray:
-        return probe.outputs(states, layer)
-
     traces = []
     with Capture(extractor.model, extractor.config.site) as capture:
         layers = list(capture.layers)
         for number, text in enumerate(texts, start=1):
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
             tokens = tokenise_new(extractor, [text], where, position="last").ids[0]
-            outputs = read_every_token(capture, tokens, width, read)
+            outputs = read_every_token(
+                capture, tokens, width, lambda layer, states: probe.outputs(states, layer)
+            )
             # A probe of the first token answers there.
             answer = outputs[layers.index(probe.best_layer), 0 if position == "first" else -1]
             column = 1 if width == 2 else int(answer.argmax())
@@ -137,17 +134,13 @@ def probes_of_run(
         raise UserError(f"{run}: has no saved probes (probes/MODEL/DATASET.safetensors), which "
                         "`llmprobe run` leaves")  # fmt: skip
     probes = [(str(path), load_probe(path)) for path in paths]
+    chosen = probes
     for kind, wanted in (("model", models), ("dataset", datasets)):
         known = {str(probe.facts.get(kind)) for _, probe in probes}
         for name in wanted:
             if name not in known:
                 raise UserError(f"{run}: no probe of {kind} {name!r}; {suggestion(name, known)}")
-    chosen = [
-        (path, probe)
-        for path, probe in probes
-        if (not models or probe.facts["model"] in models)
-        and (not datasets or probe.facts["dataset"] in datasets)
-    ]
+        chosen = [one for one in chosen if not wanted or one[1].facts[kind] in wanted]
     if not chosen:
         raise UserError(f"{run}: no probe of these models on these datasets")
     return chosen
