@@ -135,12 +135,11 @@ class Run:
         try:
             for extractor, dataset, is_control in self._work():
                 place = extractor.model_config.id, dataset.name
-                config = self.config.probe
-                if is_control:
-                    config = config.model_copy(update=ACCURACY_ONLY)
-                    untrained[place], *_ = probe_part(self.out, extractor, dataset, config, extract)
-                    continue
+                config = self.config.probe.model_copy(update=ACCURACY_ONLY if is_control else {})
                 results, part, is_new = probe_part(self.out, extractor, dataset, config, extract)
+                if is_control:
+                    untrained[place] = results
+                    continue
                 control = untrained.get(place)
                 parts.append(results if control is None else _beside(results, control))
                 self._trace(extractor, dataset, results, part, extract)
@@ -214,7 +213,8 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
     try:
         log_findings(dataset, refuse=True)
-        _check_folds(dataset, config)
+        probe = config.probe.model_copy(update=ACCURACY_ONLY)
+        build_tasks(dataset.labels, units(dataset.groups, dataset.texts), probe, dataset.name)
     except UserError as error:
         if n is None or dataset.groups is None:
             raise
@@ -225,11 +225,6 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
         ) from None
     if config.extract.position.startswith("span:"):
         dataset.span_ends(config.extract.position.removeprefix("span:"))
-
-
-def _check_folds(dataset: ConceptDataset, config: RunConfig) -> None:
-    whole = units(dataset.groups, dataset.texts)
-    build_tasks(dataset.labels, whole, config.probe.model_copy(update=ACCURACY_ONLY), dataset.name)
 
 
 def _untrained(model: ModelConfig) -> ModelConfig:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmprobe.config.load import load_config, parsed_yaml
-from llmprobe.config.schema import RunConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.registry import Registry
 from llmprobe.results.differences import differences
@@ -152,31 +151,26 @@ def _remove_other_figures(folder: Path, written: Sequence[Path]) -> None:
 def _describe_run(run: Results) -> Description:
     from llmprobe.reporting.page.compared import Compared
 
-    out = run.folder
-    config, notes = _config(out)
-    if config is not None:
-        notes += lacks(run, config)
+    out, path, config = run.folder, run.folder / "config.yaml", None
+    notes: list[str] = []
+    try:
+        if path.is_file():
+            config = load_config(path)
+            notes += lacks(run, config)
+    except UserError as error:
+        notes.append("; ".join(str(error).splitlines()))
     for note in notes:
         log.warning("%s", note)
     datasets = [] if config is None else config.datasets
     same = wordings((dataset.title, dataset.model_dump(mode="json")) for dataset in datasets)
     return Description(
         title=out.resolve().name if config is None else config.name,
-        command=shlex.join(["llmprobe", "run", str(out / "config.yaml"), "--out", str(out)]),
+        command=shlex.join(["llmprobe", "run", str(path), "--out", str(out)]),
         compared=Compared(differences(run, same)),
         traces=traces_of_run(out),
         notes=notes,
         page=config is None or config.report.html,
     )
-
-
-def _config(out: Path) -> tuple[RunConfig | None, list[str]]:
-    """Return the config of a run folder, or what is wrong with it; neither where it is missing."""
-    path = out / "config.yaml"
-    try:
-        return (load_config(path) if path.is_file() else None), []
-    except UserError as error:
-        return None, ["; ".join(str(error).splitlines())]
 
 
 KINDS.add(RUN, Kind(_describe_run, summary_text))
