@@ -301,7 +301,7 @@ def test_intervals_hold_the_estimate_and_stay_in_range(seed: int, n_classes: int
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     found = score(y, probabilities, Resamples(30, rng.integers(0, 12, 30), seed))
     assert set(found) == {m + end for m in SCORES for end in ("", "_low", "_high")}
-    for name in METRICS:
+    for name in SCORES:
         assert 0 <= found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
         assert name == "log_loss" or found[f"{name}_high"] <= 1
 
