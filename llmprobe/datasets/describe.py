@@ -142,11 +142,10 @@ def _place(entry: Entry) -> str:
     """Whether a published dataset is on this disk, or what there is to download."""
     if not isinstance(entry.build, PublishedDataset):
         return ""
-    missing = [file for file in entry.build.files if not is_here(file)]
-    if not missing:
+    sizes = [file.size for file in entry.build.files if not is_here(file)]
+    if not sizes:
         return "here"
-    known = [file.size for file in missing if file.size is not None]
-    return f"download {size(sum(known))}" if len(known) == len(missing) else "download"
+    return "download" if None in sizes else f"download {size(sum(filter(None, sizes)))}"
 
 
 def _size(dataset: ConceptDataset) -> str:
@@ -226,16 +225,13 @@ def _examples(dataset: ConceptDataset) -> list[int]:
     classes = dataset.classes
     if len(classes) > _EXAMPLES:
         classes = classes[np.linspace(0, len(classes) - 1, _EXAMPLES).astype(int)]
-    of_class = [np.flatnonzero(dataset.labels == label) for label in classes]
-    each = _EXAMPLES // len(classes)
     # From equal stretches of its rows; each class elsewhere in them, so that subjects differ.
-    spread = [
-        [
-            int(rows[int((turn + (i + 0.5) / len(classes)) / min(each, len(rows)) * len(rows))])
-            for turn in range(min(each, len(rows)))
-        ]
-        for i, rows in enumerate(of_class)
-    ]
+    spread = []
+    for i, label in enumerate(classes):
+        rows = np.flatnonzero(dataset.labels == label)
+        turns = np.arange(min(_EXAMPLES // len(classes), len(rows)))
+        places = (turns + (i + 0.5) / len(classes)) / len(turns) * len(rows)
+        spread.append(rows[places.astype(int)].tolist())
     return [row for turn in zip_longest(*spread) for row in turn if row is not None]
 
 

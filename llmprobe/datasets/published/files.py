@@ -149,8 +149,7 @@ def fetch(file: KnownFile, dataset: str = "") -> Path:
     OSError
         The cache cannot be written.
     """
-    path = _path_on_disk(file)
-    if path is not None:
+    if path := _path_on_disk(file):
         return path
     where = f"dataset {dataset or file.collection!r}"
     if not may_download():
@@ -166,8 +165,8 @@ def fetch(file: KnownFile, dataset: str = "") -> Path:
     folder = _cache(file).parent
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{file.name}.lock"):
-        path = _path_on_disk(file)  # By now perhaps through another process.
-        return path if path is not None else _download(file, where)
+        # By now it may be there through another process.
+        return _path_on_disk(file) or _download(file, where)
 
 
 def _users_copy(file: KnownFile) -> Path | None:
