@@ -441,6 +441,12 @@ def test_every_split_of_a_hub_dataset_is_read(
         assert dataset.version == files_of(name)[0].revision
 
 
+def test_a_group_that_is_no_column_is_not_taken_for_no_groups(put: Put) -> None:
+    put(files_of("jin2024/stsa")[0], b"1 fine\n0 dull\n")
+    with pytest.raises(KeyError, match="film"):
+        replace(published_sets()["jin2024/stsa"], group="film")()
+
+
 # --- What can be wrong with a file (one with a known digest is what it should be) -------------
 
 

@@ -80,7 +80,9 @@ class PublishedDataset:
         template = self.prompts[options.pop("prompts")] if "prompts" in options else self.template
         table = self.parser(*(fetch(file, self.name) for file in files), **options)
         labels = table["label"]
-        groups = self.group(table) if callable(self.group) else table.get(self.group)
+        groups = table[self.group] if isinstance(self.group, str) else None
+        if callable(self.group):
+            groups = self.group(table)
         return ConceptDataset(
             name=self.name,
             texts=table["text"].tolist(),
