@@ -18,6 +18,7 @@ from llmprobe.config.schema import RunConfig, Section
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import whole_file, write_text
 from llmprobe.ground.text import elide
+from llmprobe.reporting.description import Description
 from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
 from llmprobe.results.folder import claim, lacks, read_results, read_table, write_results
 from llmprobe.results.results import Results
@@ -29,7 +30,7 @@ from llmprobe.run.comparable import (
     plain,
     what_differs,
 )
-from llmprobe.run.report import KINDS, Description, Kind, kind_of, summary_text
+from llmprobe.run.report import KINDS, Kind, kind_of, summary_text
 from llmprobe.run.side_by_side import disambiguate_names, merged
 from llmprobe.run.wordings import wordings
 

@@ -4,54 +4,28 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmprobe.config.load import load_config, parsed_yaml
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.registry import Registry
+from llmprobe.reporting.description import Description
 from llmprobe.results.differences import differences
 from llmprobe.results.figures import draw_figures
 from llmprobe.results.folder import lacks, read_results
 from llmprobe.results.results import Results
-from llmprobe.results.trace import Trace, traces_of_run
+from llmprobe.results.trace import traces_of_run
 from llmprobe.run.wordings import wordings
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.text import Text
-
-    from llmprobe.reporting.page.compared import Compared
 
 log = logging.getLogger(__name__)
 
 RUN = "run"
-Illustrations = Mapping[str, "tuple[Figure, str, str]"]
-"""Name -> a figure, its caption, and what it shows in words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """What a report says of a run folder beside its tables."""
-
-    title: str
-    command: str
-    """What to type to make the folder again."""
-    findings: Sequence[str] = ()
-    """Sentences that stand before those about the best layers."""
-    illustrations: Illustrations = field(default_factory=dict)
-    """Figures of this kind of folder alone."""
-    held_out: bool = False
-    """Whether the scored examples are a test set, in the place of folds."""
-    compared: Compared | None = None
-    """How curves of the same examples differ."""
-    traces: Sequence[Trace] = ()
-    notes: Sequence[str] = ()
-    """What a reader must know beside what is wrong with the tables, a sentence each."""
-    page: bool = True
-    """Whether there is to be one."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +77,8 @@ def report(out: Path) -> list[Path]:
     if not about.page:
         (out / "report.html").unlink(missing_ok=True)
         return written
-    page = write_report(
-        out / "report.html",
-        replace(run, notes=(*run.notes, *about.notes)),
-        figures,
-        title=about.title,
-        command=about.command,
-        findings=about.findings,
-        illustrations=about.illustrations,
-        held_out=about.held_out,
-        compared=about.compared,
-        traces=about.traces,
-    )
+    run = replace(run, notes=(*run.notes, *about.notes))
+    page = write_report(out / "report.html", run, figures, about)
     return [*written, page]
 
 

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
+from llmprobe.reporting.description import Description, Illustrations
 from llmprobe.results.folder import claim, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.environment import environment
-from llmprobe.run.report import KINDS, Description, Illustrations, Kind
+from llmprobe.run.report import KINDS, Kind
 from llmprobe.sanity import image_findings, xor
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
 from llmprobe.sanity.image_networks import plan_of, run_network

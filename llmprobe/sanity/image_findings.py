@@ -14,9 +14,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from llmprobe.ground.text import listed
 from llmprobe.probing.tasks import MOST_CODED
 from llmprobe.reporting.charts.style import COLOURS, GREY, model_style, styled
+from llmprobe.reporting.description import Illustrations
 from llmprobe.results.differences import sign_flip_p_value
 from llmprobe.results.results import Results
-from llmprobe.run.report import Illustrations
 from llmprobe.sanity.image_networks import EVERY
 from llmprobe.sanity.images import MNIST_CONTENT
 from llmprobe.sanity.networks import LAYERS

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.style import COLOURS, GREY, styled
+from llmprobe.reporting.description import Illustrations
 from llmprobe.results.results import Results
-from llmprobe.run.report import Illustrations
 from llmprobe.sanity.xor import OUTCOMES, Xor, best_line, regress, sample, train_all
 from llmprobe.sanity.xor_network import CORNERS, XOR, hidden, loss, predict
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
+from llmprobe.reporting.description import Description
 from llmprobe.reporting.page.page import write_report
 from llmprobe.results.curve import Curve
 from llmprobe.results.folder import examples_of, read_results, write_results
@@ -98,7 +99,7 @@ def results_of(
 def write_page(path: Path, run: Results, figures: Mapping[str, Figure] | None = None) -> Path:
     """The page of a run, with few figures or none: drawing them all takes longer than a test."""
     command = "llmprobe run trial.yaml"
-    return write_report(path, run, figures or {}, title="trial", command=command)
+    return write_report(path, run, figures or {}, Description(title="trial", command=command))
 
 
 def environment(models: Sequence[str], datasets: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic_runs import curve_of
 
+from llmprobe.reporting.description import Description
 from llmprobe.reporting.page import page
 from llmprobe.reporting.page import tables as page_tables
 from llmprobe.results.curve import curves_of
@@ -74,7 +75,9 @@ def write(path: Path, tables: Tables, name: str = "quickstart", **options: Any) 
         notes=options.pop("notes", ()),
     )
     figures = draw_figures(run)
-    page.write_report(path, run, figures, title=name, command=f"llmprobe report {name}", **options)
+    page.write_report(
+        path, run, figures, Description(title=name, command=f"llmprobe report {name}", **options)
+    )
     return path.read_text(encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ from llmprobe.ground.files import write_text
 from llmprobe.ground.text import flatten
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.style import COLOURS
+from llmprobe.reporting.description import Description
 from llmprobe.reporting.page.assets import asset, template
 from llmprobe.reporting.page.compared import Compared
 from llmprobe.reporting.page.payload import as_json, descriptions, payload
@@ -43,7 +44,6 @@ from llmprobe.reporting.trace.view import TraceView, shade_style
 from llmprobe.reporting.verdicts import Verdict, verdict
 from llmprobe.results.curve import Curve, layer_names
 from llmprobe.results.results import Results
-from llmprobe.results.trace import Trace
 
 _MOST_FILE_BYTES = 1_000_000
 _TRACE_SIZE = 40, 50
@@ -95,17 +95,7 @@ class Card(NamedTuple):
 
 
 def write_report(
-    path: Path,
-    run: Results,
-    figures: Mapping[str, Figure],
-    *,
-    title: str,
-    command: str,
-    findings: Sequence[str] = (),
-    illustrations: Mapping[str, tuple[Figure, str, str]] | None = None,
-    held_out: bool = False,
-    compared: Compared | None = None,
-    traces: Sequence[Trace] = (),
+    path: Path, run: Results, figures: Mapping[str, Figure], about: Description
 ) -> Path:
     """Write the page to ``path``: it loads nothing, so it can be mailed or archived as one file.
 
@@ -117,26 +107,15 @@ def write_report(
         Tables, and what they came from.
     figures
         Those of the run, by the names of their files.
-    title
-        The name of the run.
-    command
-        What to type to make the page again.
-    findings
-        Sentences that stand before those about the best layers.
-    illustrations
-        Name → figure, caption, text alternative: shown before all others.
-    held_out
-        Whether the examples of the results are a test set, in the place of folds.
-    compared
-        How curves of the same examples differ, and the runs where the tables are of several.
-    traces
-        Shown token by token, in this order.
+    about
+        What the page says beside them; its illustrations stand before all other figures.
     """
+    compared = about.compared
     checks = {facts.get("name"): facts.get("findings") for facts in run.environment["datasets"]}
     verdicts = [verdict(curve, checks.get(curve.dataset) or []) for curve in run.curves]
     tables, left_out_tables = layer_tables(run.table)
     files_in_page, left_out_files = _downloads(run, compared)
-    illustrated, left_out, size = as_pictures(illustrations or {}, MOST_FIGURE_BYTES)
+    illustrated, left_out, size = as_pictures(about.illustrations, MOST_FIGURE_BYTES)
     pictures, left_out_here, _ = as_pictures(captioned(figures), MOST_FIGURE_BYTES - size)
     script = "\n".join(map(asset, (f"{name}.js" for name in _SCRIPTS)))
     scripts = [_closed(text) for text in (vega(), f"{{\n{script}\n}}")]
@@ -145,13 +124,13 @@ def write_report(
         key: value for key, value in run.environment.items() if key not in ("models", "datasets")
     }
     page = template("page.html.jinja").render(
-        title=title,
-        style=Markup(asset("page.css") + (shade_style() if traces else "")),
+        title=about.title,
+        style=Markup(asset("page.css") + (shade_style() if about.traces else "")),
         script_hashes=Markup(" ".join(map(_hash, scripts))),
         scripts=[Markup(text) for text in scripts],
         data=Markup(as_json(payload(run, verdicts) | {"files": files_in_page} | _colours())),
         notes=run.notes,
-        findings=[*findings, *([] if compared is None else compared.sentences())],
+        findings=[*about.findings, *([] if compared is None else compared.sentences())],
         cards=_cards(run, verdicts),
         illustrations=list(illustrated.values()),
         pictures=[picture for name, picture in pictures.items() if not drawn_by_script(name)],
@@ -163,13 +142,13 @@ def write_report(
             last="the output" if named else "the last block",
         ),
         named_layers=named,
-        held_out=held_out,
-        summary_table=summary_table(run.curves, held_out),
+        held_out=about.held_out,
+        summary_table=summary_table(run.curves, about.held_out),
         compared=[] if compared is None else compared.tables(),
         cost_table=cost_table(run.summary),
         layer_tables=tables,
         left_out_tables=left_out_tables,
-        traces=[TraceView(trace, *_TRACE_SIZE) for trace in traces],
+        traces=[TraceView(trace, *_TRACE_SIZE) for trace in about.traces],
         models_table=_facts_table(
             "Models, and how their weights were held", "model", run.environment["models"],
             ("source", "licence", "precision"),
@@ -183,7 +162,7 @@ def write_report(
             [(key, str(value)) for key, value in flatten(environment)],
         ),
         config=run.config,
-        command=command,
+        command=about.command,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half of a surrogate pair, in a name, is no text that a file can hold.
