@@ -90,20 +90,17 @@ class ComparedRun:
 
     def all_facts(self) -> dict[str, str]:
         """Write all that may not be the same in another run, such as ``{"probe.folds": "5"}``."""
-        config = self.config.model_dump(mode="json", include={"extract", "probe"})
-        config["probe"]["controls"].sort()  # Their order says nothing.
-        for section, settings in config.items():
-            config[section] = without(settings, *KEYS_WITHOUT_EFFECT[section])
+        without_effect = {section: KEYS_WITHOUT_EFFECT[section] for section in ("extract", "probe")}
+        settings = self.config.model_dump(
+            mode="json", include=set(without_effect), exclude=without_effect
+        )
+        settings["probe"]["controls"].sort()  # Their order says nothing.
         facts = {f"{kind}s": ", ".join(known) for kind, known in self.known.items()}
         for kind, known in self.known.items():
-            defaults = {
-                key: field.get_default(call_default_factory=True)
-                for key, field in SECTIONS[kind].model_fields.items()
-                if not field.is_required()
-            }
             for name, beside_defaults in known.items():
-                facts |= {f"{name}: {key}": of for key, of in (defaults | beside_defaults).items()}
-        facts |= flatten(config)
+                values = _defaults(kind) | beside_defaults
+                facts |= {f"{name}: {key}": value for key, value in values.items()}
+        facts |= flatten(settings)
         facts |= without(self.run.environment, "models", "datasets", "date")
         return {what: plain(value) for what, value in facts.items()}
 
@@ -162,6 +159,15 @@ def each_once(mappings: Iterable[Iterable[str]]) -> list[str]:
 def _facts(config: Section, section: str) -> Facts:
     excluded = KEYS_WITHOUT_EFFECT[section]
     return config.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
+
+
+def _defaults(kind: Kind) -> Facts:
+    fields = SECTIONS[kind].model_fields.items()
+    return {
+        key: field.get_default(call_default_factory=True)
+        for key, field in fields
+        if not field.is_required()
+    }
 
 
 def _loaded(probes: Path) -> dict[str, str]:
