@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field
 
 from llmprobe.config.load import load_config, parsed_yaml, validated
-from llmprobe.config.schema import RunConfig, Section
+from llmprobe.config.schema import Section
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import whole_file, write_text
 from llmprobe.ground.text import elide
@@ -204,24 +204,22 @@ def _members(runs: Sequence[Path]) -> list[ComparedRun]:
             f"compare takes two run folders or more, and {len(runs)} was given; one alone is drawn "
             "by `llmprobe report`"
         )
-    found: list[tuple[RunConfig, Results]] = []
+    members: list[ComparedRun] = []
     for i, run in enumerate(runs):
         if run.resolve() in [other.resolve() for other in runs[:i]]:
             raise UserError(f"{run}: given twice; a run does not differ from itself")
         tables = read_results(run)
         if (kind := kind_of(run)) in OTHER_KINDS:
             raise UserError(f"{run}: not a run of language models but {OTHER_KINDS[kind]}")
-        found.append((load_config(run / "config.yaml"), tables))
+        config = load_config(run / "config.yaml")
+        members.append(ComparedRun.of(config.name, config, tables))
     ways_to_name = (
-        [config.name for config, _ in found],
+        [member.name for member in members],
         [run.resolve().name for run in runs],
         [str(run) for run in runs],
     )
     names = next(way for way in ways_to_name if len(set(way)) == len(way))
-    return [
-        ComparedRun.of(name, config, tables)
-        for name, (config, tables) in zip(names, found, strict=True)
-    ]
+    return [replace(member, name=name) for member, name in zip(members, names, strict=True)]
 
 
 def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
