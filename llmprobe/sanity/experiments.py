@@ -18,8 +18,9 @@ from llmprobe.results.folder import claim, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.environment import environment
 from llmprobe.run.report import KINDS, Kind
-from llmprobe.sanity import image_findings, xor
+from llmprobe.sanity import xor
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
+from llmprobe.sanity.image_findings import image_figures, image_findings, image_text
 from llmprobe.sanity.image_networks import plan_of, run_network
 from llmprobe.sanity.images import load_images, settled
 from llmprobe.sanity.xor_figures import xor_figures
@@ -28,8 +29,6 @@ from llmprobe.sanity.xor_figures import xor_figures
 class Experiment(NamedTuple):
     """What is said of the run folder of an experiment."""
 
-    point: str
-    """A probe point that only the tables of this experiment have."""
     findings: Callable[[Results], list[str]]
     illustrations: Callable[[Results], Illustrations]
     text: Callable[[Results], str]
@@ -37,20 +36,11 @@ class Experiment(NamedTuple):
 
 
 EXPERIMENTS = {
-    "xor": Experiment("hidden", xor.xor_findings, xor_figures, xor.xor_text),
-    "convnet": Experiment(
-        "fc1_postact",
-        image_findings.convnet_findings,
-        image_findings.convnet_figures,
-        image_findings.convnet_text,
-    ),
-    "bypass": Experiment(
-        "entry",
-        image_findings.bypass_findings,
-        image_findings.bypass_figures,
-        image_findings.bypass_text,
-    ),
+    "xor": Experiment(xor.xor_findings, xor_figures, xor.xor_text),
+    "mnist": Experiment(image_findings, image_figures, image_text),
 }
+OWN_POINTS = {"xor": "hidden", "convnet": "fc1_postact", "bypass": "entry"}
+"""A probe point that only the tables of one network have."""
 
 
 def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
@@ -120,13 +110,13 @@ def _text(run: Results, _width: int, unicode: bool) -> Text:
 def _experiment_of(run: Results) -> tuple[SanityConfig, Experiment]:
     """Return what a run folder is of; raise ``UserError`` where its tables are of another."""
     config = load(run.folder)
-    experiment = EXPERIMENTS["xor" if isinstance(config, XorConfig) else config.network]
-    if experiment.point not in set(run.table.get("layer_name", ())):
+    network = "xor" if isinstance(config, XorConfig) else config.network
+    if OWN_POINTS[network] not in set(run.table.get("layer_name", ())):
         raise UserError(
             f"{run.folder}: results.parquet and summary.parquet are not those of config.yaml; do "
             f"the experiment again: {command(config, run.folder)}"
         )
-    return config, experiment
+    return config, EXPERIMENTS[config.sanity]
 
 
 KINDS.add("sanity", Kind(_describe, _text))

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
+from torch.optim.lr_scheduler import ExponentialLR
 
 from llmprobe.api import probe_network
 from llmprobe.extraction.network import NetworkStates
@@ -29,9 +30,9 @@ from llmprobe.sanity.networks import (
     UNITS,
     BypassNetwork,
     convnet,
-    section_3_5_optimizer,
+    section_3_5_schedule,
     train,
-)
+)  # fmt: skip
 
 VERSION = 2
 """Raise when the same images and settings would give other numbers."""
@@ -56,9 +57,8 @@ class Plan:
     about: str
     """The network in words."""
     build: Callable[[], nn.Module]
-    optimizer: Callable[[nn.Module], Optimizer]
-    decay: float
-    """What the learning rate is multiplied with after each epoch."""
+    schedule: Callable[[nn.Module], ExponentialLR]
+    """The optimizer, and its learning rate from epoch to epoch."""
     moments: Mapping[int, str]
     """The number of a step before which the network is probed -> what the tables call it then."""
     points: Sequence[str]
@@ -78,8 +78,7 @@ def plan_convnet(images: Images, config: MnistConfig) -> Plan:
     return Plan(
         about=f"convnet (training: {epochs} epochs, learning rate {learning_rate:g})",
         build=lambda: convnet(height, width, images.classes),
-        optimizer=lambda network: section_3_5_optimizer(network, learning_rate),
-        decay=0.95,
+        schedule=lambda network: section_3_5_schedule(network, learning_rate),
         moments={0: "untrained", epochs * -(-n // BATCH): "trained"},
         points=CONVNET_POINTS,
         images=(min(n, fitted), min(m, QUICK_IMAGES[1]) if config.quick else m),
@@ -89,25 +88,17 @@ def plan_convnet(images: Images, config: MnistConfig) -> Plan:
 
 def plan_bypass(images: Images) -> Plan:
     """Plan what section 5.1 describes, with Adam, in some 1,600 steps."""
-    features = images.train[0].size
+    features, numbers = images.train[0].size, range(EVERY, LAYERS + 1, EVERY)
+    dense = [f"{'bypassed' if number <= LAYERS // 2 else 'rest'}.{number}" for number in numbers]
     return Plan(
         about=f"{LAYERS} dense layers, of which a connection skips {LAYERS // 2}",
         build=lambda: BypassNetwork(features, images.classes),
-        optimizer=lambda network: Adam(network.parameters(), lr=1e-4),
-        decay=1.0,
+        schedule=lambda network: ExponentialLR(Adam(network.parameters(), lr=1e-4), 1.0),
         moments={step: f"step {step}" for step in BYPASS_STEPS},
-        points=bypass_points(),
+        points=["input", "entry", *dense, "logits"],
         images=(BYPASS_IMAGES, BYPASS_IMAGES),
         description_length=False,
     )
-
-
-def bypass_points() -> list[str]:
-    """Name the input, the entry, every fourth dense layer, and the logits."""
-    half = LAYERS // 2
-    numbers = range(EVERY, LAYERS + 1, EVERY)
-    dense = [f"{'bypassed' if number <= half else 'rest'}.{number}" for number in numbers]
-    return ["input", "entry", *dense, "logits"]
 
 
 def run_network(images: Images, config: MnistConfig, out: Path, progress: bool = True) -> Results:
@@ -145,35 +136,20 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
 
     if not all(path.is_file() for path in weights.values()):
         train(
-            network,
-            images.train,
-            images.train_labels,
-            plan.optimizer(network),
-            max(plan.moments),
-            decay=plan.decay,
-            seed=config.seed,
-            before_step=keep,
-            progress=progress,
-        )
+            network, images, plan.schedule(network), max(plan.moments),
+            seed=config.seed, before_step=keep, progress=progress,
+        )  # fmt: skip
 
     def probe(model: str) -> Results:
         network.load_state_dict(load_file(weights[model]))
+        # Where the network's device lacks the float64 that probes compute in, on the CPU.
+        probe_device = "cpu" if device.type == "mps" else str(device)
         results = probe_network(
-            network,
-            inputs,
-            labels,
-            plan.points,
-            test=test,
-            model=model,
-            dataset=images.name,
-            controls=("majority",),
-            permutations=0,
-            description_length=plan.description_length,
-            # Where the network's device lacks the float64 that probes compute in, on the CPU.
-            device="cpu" if device.type == "mps" else str(device),
-            seed=config.seed,
+            network, inputs, labels, plan.points,
+            test=test, model=model, dataset=images.name, controls=("majority",), permutations=0,
+            description_length=plan.description_length, device=probe_device, seed=config.seed,
             progress=progress,
-        )
+        )  # fmt: skip
         accuracy = _accuracy(network, images)
         for end, value in zip(("", "_low", "_high"), accuracy, strict=True):
             results.summary[f"network_accuracy{end}"] = value

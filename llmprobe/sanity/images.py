@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +23,6 @@ from llmprobe.ground.files import existing
 
 if TYPE_CHECKING:
     import datasets
-
-Labelled = tuple[np.ndarray, np.ndarray]
-"""Grey values, uint8 [n, height, width], and class numbers, integers [n]."""
 
 MNIST_CONTENT = "a8e4da5caae9401b5fc19cebd8931262a7c56eb2b1ce44db151a3db14a7c14c9"
 """``Images.content_hash`` of MNIST as published, wherever it was read from."""
@@ -103,13 +99,13 @@ class Images:
             )
         fitted, scored = _drawn(self.train_labels, train), _drawn(self.test_labels, test)
         n_of = np.bincount(self.train_labels[fitted], minlength=self.classes)
-        for label in np.unique(self.train_labels):
-            if n_of[label] < FEWEST_OF_A_CLASS:
-                raise UserError(
-                    f"{self.name}: class {label} has {n_of[label]} of the {len(fitted):,} "
-                    f"training images on which probes are fitted; {FEWEST_OF_A_CLASS} or more of "
-                    "each class are needed"
-                )
+        scarcest = min(np.unique(self.train_labels), key=lambda label: n_of[label])
+        if n_of[scarcest] < FEWEST_OF_A_CLASS:
+            raise UserError(
+                f"{self.name}: class {scarcest} has {n_of[scarcest]} of the {len(fitted):,} "
+                f"training images on which probes are fitted; {FEWEST_OF_A_CLASS} or more of each "
+                "class are needed"
+            )
         return (
             np.concatenate([self.train[fitted], self.test[scored]]),
             np.concatenate([self.train_labels[fitted], self.test_labels[scored]]),
@@ -167,12 +163,11 @@ def load_images(data: str = "auto") -> Images:
     data = settled(data)
     if data == "digits":
         return _digits()
-    if data == "mnist":
-        own = _own_mnist()
-        return _from_hub(*MNIST_ON_HUB) if own is None else _from_folder(own, "mnist")
-    folder = existing(data)
+    folder = _own_mnist() if data == "mnist" else existing(data)
     if folder is not None:
-        return _from_folder(folder, folder.name)
+        return _from_folder(folder, "mnist" if data == "mnist" else folder.name)
+    if data == "mnist":
+        return _from_hub(*MNIST_ON_HUB)
     name = data.removeprefix("hub:")
     if re.fullmatch(r"[^/\s.~][^/\s]*/[^/\s]+", name):
         return _from_hub(name)
@@ -192,31 +187,22 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     UserError
         The file cannot be read, is not such a file, or is shorter or longer than its header says.
     """
+    magic = bytes([0, 0, 8, dimensions])
     try:
         content = path.read_bytes()
         # By its first bytes and not its name: browsers unpack a file and keep the .gz.
         content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read: {reason}") from None
-    start, magic = 4 + 4 * dimensions, bytes([0, 0, 8, dimensions])
-    if not content.startswith(magic) or len(content) < start:
-        begins = f"begins with the bytes {content[:4].hex(' ')}" if content else "is empty"
+        if not content.startswith(magic):
+            raise ValueError(f"it begins with {content[:4].hex(' ') or 'nothing'}")
+        sizes = np.frombuffer(content, ">u4", dimensions, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + sizes.nbytes).reshape(sizes)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         kind = "labels" if dimensions == 1 else "images"
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: {begins}; an IDX file of {kind}, which begins with {magic.hex(' ')}, was "
-            "expected (the files may be swapped)"
-        )
-    # As Python's integers, since the product of damaged sizes overflows NumPy's.
-    sizes = [int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4)]
-    expected = start + math.prod(sizes)
-    if len(content) != expected or 0 in sizes:
-        shape = " × ".join(map(str, sizes))
-        raise UserError(
-            f"{path}: damaged: {len(content):,} bytes, and by its header {expected:,} "
-            f"({shape} values)"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
+            f"{path}: cannot be read as an IDX file of {kind}, which begins with "
+            f"{magic.hex(' ')}: {reason}"
+        ) from None
 
 
 def _digits() -> Images:
@@ -224,19 +210,16 @@ def _digits() -> Images:
     from sklearn.model_selection import train_test_split
 
     bundled = load_digits()
-    pixels, labels = bundled.images.astype(np.uint8), bundled.target
-    chosen, held_out = train_test_split(
-        np.arange(len(labels)), test_size=1 / 3, stratify=labels, random_state=0
-    )
-    return _images(
-        "digits",
-        (pixels[chosen], labels[chosen]),
-        (pixels[held_out], labels[held_out]),
+    train, test, train_labels, test_labels = train_test_split(
+        bundled.images.astype(np.uint8), bundled.target,
+        test_size=1 / 3, stratify=bundled.target, random_state=0,
+    )  # fmt: skip
+    source = (
         "scikit-learn's load_digits, which is the test set of Optical Recognition of Handwritten "
-        "Digits (Alpaydin and Kaynak 1998, UCI Machine Learning Repository)",
-        "CC BY 4.0",
-        white=16,
+        "Digits (Alpaydin and Kaynak 1998, UCI Machine Learning Repository)"
     )
+    arrays = train, train_labels, test, test_labels
+    return _images("digits", arrays, source, "CC BY 4.0", white=16)
 
 
 def _own_mnist() -> Path | None:
@@ -252,22 +235,15 @@ def _from_folder(folder: Path, name: str) -> Images:
     arrays = []
     for file in IDX_FILES:
         # Gzipped or not; some write a dot for the hyphen before idx.
-        path = next(iter(sorted(folder.glob(f"{file.replace('-idx', '?idx')}*"))), None)
+        path = min(folder.glob(f"{file.replace('-idx', '?idx')}*"), default=None)
         if path is None:
             raise UserError(
                 f"{folder}: no file {file}; .gz at the end, and a dot for the hyphen before idx, "
                 "are right too"
             )
         arrays.append(read_idx(path, 3 if "images" in file else 1))
-    train, train_labels, test, test_labels = arrays
-    return _images(
-        name,
-        (train, train_labels),
-        (test, test_labels),
-        f"IDX files in {folder}",
-        "not stated in the files",
-        where=str(folder),
-    )
+    licence = "not stated in the files"
+    return _images(name, arrays, f"IDX files in {folder}", licence, where=str(folder))
 
 
 def _from_hub(name: str, revision: str | None = None) -> Images:
@@ -296,22 +272,17 @@ def _from_hub(name: str, revision: str | None = None) -> Images:
                 "with a folder mnist of them, or --data digits"
             )
         raise problem from None
-    train, test = (
-        _decoded(split, f"{name}, {which}")
-        for split, which in zip(splits, ("train", "test"), strict=True)
+    source = f"huggingface.co/datasets/{name}, " + (
+        f"commit {commit[:7]}" if commit else "from the cache"
     )
-    return _images(
-        name.split("/")[1],
-        train,
-        test,
-        f"huggingface.co/datasets/{name}, {f'commit {commit[:7]}' if commit else 'from the cache'}",
-        splits[0].info.license or "as the dataset's card says",
-        where=name,
-    )
+    licence = splits[0].info.license or "as the dataset's card says"
+    train, test = splits
+    arrays = [*_decoded(train, f"{name}, train"), *_decoded(test, f"{name}, test")]
+    return _images(name.split("/")[1], arrays, source, licence, where=name)
 
 
-def _decoded(split: datasets.Dataset, where: str) -> Labelled:
-    """Return the images of a split as grey pixels, and their labels."""
+def _decoded(split: datasets.Dataset, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images of a split as grey pixels [n, height, width], and their labels [n]."""
     import datasets
 
     labels = np.asarray(split["label"][:] if "label" in split.column_names else [])
@@ -337,28 +308,29 @@ def _decoded(split: datasets.Dataset, where: str) -> Labelled:
 
 
 def _images(
-    name: str,
-    train: Labelled,
-    test: Labelled,
-    source: str,
-    licence: str,
-    *,
-    where: str = "",
-    white: int = 255,
-) -> Images:
-    """Check what was read, and scale it: 0 becomes -0.5 and ``white`` 0.5."""
-    for problem in _problems(train, test):
+    name: str, arrays: Sequence[np.ndarray], source: str, licence: str, *,
+    where: str = "", white: int = 255,
+) -> Images:  # fmt: skip
+    """Check what was read, and scale it: 0 becomes -0.5 and ``white`` 0.5.
+
+    Parameters
+    ----------
+    arrays
+        Training images and labels, test images and labels: grey values, uint8 [n, height, width],
+        and class numbers, integers [n].
+    """
+    train, train_labels, test, test_labels = arrays
+    for problem in _problems(train, train_labels, test, test_labels):
         raise UserError(f"{where or name}: {problem}")
     scaled = (np.arange(white + 1) / white - 0.5).astype(np.float32)
-    (train_pixels, train_labels), (test_pixels, test_labels) = train, test
     images = Images(
-        name=name,
-        train=scaled[train_pixels][:, np.newaxis],
-        train_labels=train_labels.astype(np.int64),
-        test=scaled[test_pixels][:, np.newaxis],
-        test_labels=test_labels.astype(np.int64),
-        source=source,
-        licence=licence,
+        name,
+        scaled[train][:, np.newaxis],
+        train_labels.astype(np.int64),
+        scaled[test][:, np.newaxis],
+        test_labels.astype(np.int64),
+        source,
+        licence,
     )
     if images.content_hash == MNIST_CONTENT:
         return replace(
@@ -372,25 +344,27 @@ def _images(
     return images
 
 
-def _problems(train: Labelled, test: Labelled) -> Iterator[str]:
+def _problems(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
+) -> Iterator[str]:
     """Yield what keeps images and labels from being those of an experiment."""
-    for split, (pixels, labels) in (("training", train), ("test", test)):
-        if len(pixels) != len(labels):
-            yield (
-                f"{len(pixels):,} {split} images but {len(labels):,} labels; each image should "
-                "have one"
-            )
-        if labels.min() < 0:
-            yield f"{split} image {labels.argmin()} has no label ({labels.min()})"
-    size, test_size = (" × ".join(map(str, pixels.shape[1:])) for pixels, _ in (train, test))
+    for split, n, m in (
+        ("training", len(train), len(train_labels)),
+        ("test", len(test), len(test_labels)),
+    ):
+        if n != m:
+            yield f"{n:,} {split} images but {m:,} labels; each image should have one"
+        if not n:
+            yield f"no {split} images"
+    size, test_size = (" × ".join(map(str, pixels.shape[1:])) for pixels in (train, test))
     if size != test_size:
         yield f"training images of {size} pixels and test images of {test_size}; one size is needed"
-    if min(train[0].shape[1:]) < SMALLEST_SIDE:
+    if min(train.shape[1:]) < SMALLEST_SIDE:
         yield f"images of {size} pixels; the network needs {SMALLEST_SIDE} or more on each side"
-    classes = np.unique(train[1])
-    if classes[-1] >= MOST_CLASSES:
-        yield f"training label {classes[-1]}; class numbers below {MOST_CLASSES:,} were expected"
+    classes = np.unique(train_labels)
+    for label in classes[(classes < 0) | (classes >= MOST_CLASSES)]:
+        yield f"training label {label}; class numbers from 0 to {MOST_CLASSES - 1} were expected"
     if len(classes) == 1:
         yield f"every training label is {classes[0]}; a probe needs at least two classes"
-    for label in np.setdiff1d(test[1], classes):
+    for label in np.setdiff1d(test_labels, classes):
         yield f"test label {label} is not among the training labels"

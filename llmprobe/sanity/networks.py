@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 from torch.optim.lr_scheduler import ExponentialLR
 
 from llmprobe.ground.progress import Progress
+from llmprobe.sanity.images import Images
 
 CONVNET_POINTS = (
     *("input", "conv1_preact", "conv1_postact", "conv1_postpool", "conv2_preact", "conv2_postact"),
@@ -62,19 +63,18 @@ def convnet(height: int, width: int, classes: int = 10) -> nn.Sequential:
     return network
 
 
-def section_3_5_optimizer(network: nn.Module, learning_rate: float = 0.01) -> Optimizer:
-    """Build gradient descent of momentum 0.9, and 5e-4 · ½ ‖w‖² on parameters of dense layers."""
-    of_dense = {
-        id(values)
-        for part in network.modules()
-        if isinstance(part, nn.Linear)
-        for values in part.parameters()
-    }
+def section_3_5_schedule(network: nn.Module, learning_rate: float = 0.01) -> ExponentialLR:
+    """Build gradient descent of momentum 0.9, and 5e-4 · ½ ‖w‖² on parameters of dense layers.
+
+    After each epoch the learning rate is multiplied with 0.95.
+    """
+    decayed = {nn.Linear: 5e-4, nn.Conv2d: 0.0}
     parameters: list[dict[str, Any]] = [
-        {"params": [values], "weight_decay": 5e-4 if id(values) in of_dense else 0.0}
-        for values in network.parameters()
+        {"params": list(part.parameters()), "weight_decay": decayed[type(part)]}
+        for part in network.modules()
+        if type(part) in decayed
     ]
-    return SGD(parameters, lr=learning_rate, momentum=0.9)
+    return ExponentialLR(SGD(parameters, lr=learning_rate, momentum=0.9), 0.95)
 
 
 class BypassNetwork(nn.Module):
@@ -111,34 +111,28 @@ def _dense(numbers: range) -> nn.Sequential:
 
 def train(
     network: nn.Module,
-    images: np.ndarray,
-    labels: np.ndarray,
-    optimizer: Optimizer,
+    images: Images,
+    schedule: ExponentialLR,
     steps: int,
     *,
-    decay: float = 1.0,
     seed: int = 0,
     before_step: Callable[[int], object] = lambda _: None,
     progress: bool = True,
 ) -> None:
-    """Minimise the cross-entropy, on the device that holds the network.
+    """Minimise the cross-entropy on the training images, on the device that holds the network.
 
     Parameters
     ----------
-    images
-        [n, 1, height, width]
-    labels
-        Class numbers, each with an output of the network. [n]
-    decay
-        What the learning rate is multiplied with after each epoch.
+    schedule
+        The optimizer, and its learning rate from epoch to epoch.
     seed
         Of the order of the images, and of dropout.
     before_step
         Is told the number of each step before it, and of the one that would come after the last.
     """
-    device = next(network.parameters()).device
-    x, y = torch.from_numpy(images), torch.from_numpy(labels)
-    schedule, order = ExponentialLR(optimizer, decay), np.random.default_rng(seed)
+    device, optimizer = next(network.parameters()).device, schedule.optimizer
+    x, y = torch.from_numpy(images.train), torch.from_numpy(images.train_labels)
+    order = np.random.default_rng(seed)
     # Dropout draws from torch's own stream of random numbers.
     with torch.random.fork_rng(), Progress("training", steps, shown=progress) as bar:
         torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmprobe.api import probe_network
-from llmprobe.sanity import image_findings, image_networks, networks
+from llmprobe.sanity import image_networks, networks
 
 NAMES = (
     "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
@@ -46,7 +46,6 @@ def make_cheap(patch: pytest.MonkeyPatch) -> None:
         return probe_network(*arguments, **{**options, "description_length": False, "l2": 100.0})
 
     patch.setattr(image_networks, "probe_network", probed)
-    for module in (image_findings, image_networks, networks):
+    for module in (image_networks, networks):
         patch.setattr(module, "LAYERS", 8)
-    patch.setattr(image_findings, "HALF", 4)
     patch.setattr(image_networks, "BYPASS_STEPS", (0, 2))

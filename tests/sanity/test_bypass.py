@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from llmprobe.results.results import Results
-from llmprobe.sanity import image_findings, image_networks
+from llmprobe.sanity import image_networks
 from llmprobe.sanity.config import MnistConfig
-from llmprobe.sanity.image_findings import bypass_figure, bypass_findings, bypass_text, errors
+from llmprobe.sanity.image_findings import error_figure, errors, image_findings, image_text
 from llmprobe.sanity.image_networks import run_network
 from llmprobe.sanity.images import Images, load_images
 from llmprobe.sanity.networks import LAYERS, BypassNetwork
@@ -28,8 +28,7 @@ CONFIG = MnistConfig(data="digits", network="bypass")
 def _small() -> Iterator[None]:
     """Fewer points, steps and images."""
     patch = pytest.MonkeyPatch()
-    for module in (image_networks, image_findings):
-        patch.setattr(module, "EVERY", EVERY)
+    patch.setattr(image_networks, "EVERY", EVERY)
     patch.setattr(image_networks, "BYPASS_STEPS", STEPS)
     patch.setattr(image_networks, "BYPASS_IMAGES", 300)
     yield
@@ -49,7 +48,7 @@ def results(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Results
 @pytest.fixture(scope="module")
 def error(results: Results) -> pd.DataFrame:
     """Of each point, in %; a column for each step."""
-    return errors(results.table).pivot(index="layer_name", columns="model", values="error")
+    return errors(results).pivot(index="layer_name", columns="model", values="error")
 
 
 def test_the_network_computes_what_its_weights_say() -> None:
@@ -111,29 +110,28 @@ def test_a_second_run_gives_the_same_numbers(
     np.testing.assert_allclose(again["log_loss"], first["log_loss"], rtol=1e-4)
 
 
-def test_the_figure_draws_the_table(results: Results) -> None:
-    (ax,) = bypass_figure(results.table).axes
-    table = errors(results.table).set_index("layer_name")
-    halves = ({32: "bypassed.32", 64: "bypassed.64"}, {96: "rest.96", 128: "rest.128"})
-    drawn = product(("step 0", "step 200"), halves)
-    for line, (step, half) in zip(ax.lines, drawn, strict=True):
-        at = table[table["model"] == step]["error"]
-        np.testing.assert_array_equal(line.get_xdata(), list(half))
-        np.testing.assert_allclose(line.get_ydata(), at[list(half.values())])
-    assert [note.get_text() for note in ax.texts] == ["step 0", "step 200"]
+def test_the_figure_draws_the_table_and_shades_the_bypassed_half(
+    results: Results, error: pd.DataFrame
+) -> None:
+    (ax,) = error_figure(results).axes
+    drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 7]
+    names = results.table["layer_name"].unique()
+    for step in STEPS:
+        expected = error.loc[names, f"step {step}"]
+        assert any(np.allclose(line, expected) for line in drawn)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == list(names)
     shaded = ax.patches[0].get_extents().transformed(ax.transData.inverted())
-    assert (shaded.x0, shaded.x1) == pytest.approx((0.5, 64.5))
+    assert (shaded.x0, shaded.x1) == pytest.approx((1.5, 3.5))
 
 
 def test_words_state_the_numbers_in_100_columns(results: Results, error: pd.DataFrame) -> None:
-    findings = bypass_findings(results)
     trained = error["step 200"]
-    assert findings[1].startswith("Step 200: ")
-    for name in ("input", "bypassed.64", "rest.96", "rest.128"):
-        assert f"{trained[name]:.1f} %" in findings[1]
-    lines = bypass_text(results).splitlines()
+    (sentence,) = (text for text in image_findings(results) if text.startswith("Step 200: "))
+    for name in ("input", "bypassed.32", "bypassed.64", "rest.96", "rest.128", "logits"):
+        assert f"{trained[name]:.2f} % at {name}" in sentence
+    lines = image_text(results).split("\n\n")[0].splitlines()
     assert all(len(line) <= 100 and line.isascii() for line in lines)
-    assert lines[0].split() == ["test", "error,", "%", "step", "0", "step", "200"]
-    for line in lines[1:]:
-        name, *numbers = line.split()
-        assert numbers == [f"{value:.1f}" for value in error.loc[name]]
+    assert lines[0].split() == ["step", "0", "step", "200"]
+    for line in lines[2:]:
+        name, *numbers = line.replace("[", "").replace("]", "").replace(",", "").split()
+        assert numbers[::3] == [f"{value:.2f}" for value in error.loc[name]]

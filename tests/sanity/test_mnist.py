@@ -20,13 +20,13 @@ from llmprobe.sanity import experiments, image_networks
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.image_findings import (
     clear_changes,
-    convnet_figure,
-    convnet_findings,
+    error_figure,
     errors,
+    image_findings,
 )
 from llmprobe.sanity.image_networks import plan_convnet, run_network
 from llmprobe.sanity.images import load_images
-from llmprobe.sanity.networks import CONVNET_POINTS, convnet, section_3_5_optimizer, train
+from llmprobe.sanity.networks import CONVNET_POINTS, convnet, section_3_5_schedule, train
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +45,10 @@ def summary(run: Results) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def error(results: pd.DataFrame) -> pd.DataFrame:
+def error(run: Results) -> pd.DataFrame:
     """Of each point, in %; columns trained and untrained."""
     return (
-        errors(results)
+        errors(run)
         .pivot(index="layer_name", columns="model", values="error")
         .loc[[*CONVNET_POINTS]]
     )
@@ -128,9 +128,9 @@ def test_saved_probes_score_the_networks_states(digits: Path, results: pd.DataFr
     assert (predicted == images.test_labels).mean() == pytest.approx(row["accuracy"])
 
 
-def test_the_figure_draws_the_table(results: pd.DataFrame, summary: pd.DataFrame) -> None:
-    above, below = convnet_figure(results, summary).axes
-    table = errors(results)
+def test_the_figure_draws_the_table(run: Results) -> None:
+    above, below = error_figure(run).axes
+    table = errors(run)
     for ax, column in ((above, "error"), (below, "kbit")):
         drawn = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 10]
         for model in ("untrained", "trained"):
@@ -139,14 +139,12 @@ def test_the_figure_draws_the_table(results: pd.DataFrame, summary: pd.DataFrame
     assert [tick.get_text() for tick in below.get_xticklabels()] == [*CONVNET_POINTS]
 
 
-def test_the_papers_numbers_stand_beside_mnist_alone(
-    results: pd.DataFrame, summary: pd.DataFrame
-) -> None:
+def test_the_papers_numbers_stand_beside_mnist_alone(run: Results) -> None:
     def words(mnist: bool) -> str:
-        figure = convnet_figure(results, summary, mnist)
+        figure = error_figure(run, mnist)
         return " ".join(note.get_text() for note in figure.axes[0].texts)
 
-    assert "paper: the network 0.7 %" in words(mnist=True)
+    assert "paper: the network\n0.7 %" in words(mnist=True)
     assert "paper" not in words(mnist=False)
 
 
@@ -173,7 +171,7 @@ def test_a_change_is_clear_by_an_exact_test_on_the_same_images() -> None:
 
 
 def test_what_clearly_falls_and_rises_is_told(run: Results) -> None:
-    findings = convnet_findings(run)
+    findings = image_findings(run)
     untrained = next(s for s in findings if s.startswith("Untrained"))
     _, rises = untrained.split("clearly falls at ")[1].split("; it clearly rises at ")
     assert "logits" in rises
@@ -181,14 +179,13 @@ def test_what_clearly_falls_and_rises_is_told(run: Results) -> None:
     assert "8 × 8" in findings[0]
     data = [{"name": "digits", "source": "IDX files in digits"}]
     of_a_folder = replace(run, environment={**run.environment, "datasets": data})
-    assert convnet_findings(of_a_folder) == findings[1:]
+    assert image_findings(of_a_folder) == findings[1:]
 
 
-def test_an_error_of_none_is_drawn_all_the_same(
-    results: pd.DataFrame, summary: pd.DataFrame
-) -> None:
-    perfect = results.assign(accuracy=1.0, accuracy_high=1.0)
-    figure = convnet_figure(perfect, summary.assign(network_accuracy=1.0))
+def test_an_error_of_none_is_drawn_all_the_same(run: Results) -> None:
+    table = run.table.assign(accuracy=1.0, accuracy_high=1.0)
+    summary = run.summary.assign(network_accuracy=1.0)
+    figure = error_figure(replace(run, table=table, summary=summary))
     figure.canvas.draw()
     drawn = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 10]
     assert any(np.allclose(line, 50 / 599) for line in drawn)
@@ -247,7 +244,7 @@ def test_the_large_network_has_the_papers_sizes() -> None:
 
 def test_only_dense_layers_are_decayed() -> None:
     network = convnet(8, 8)
-    optimizer = section_3_5_optimizer(network)
+    optimizer = section_3_5_schedule(network).optimizer
     decay = {
         id(values): group["weight_decay"]
         for group in optimizer.param_groups
@@ -259,13 +256,14 @@ def test_only_dense_layers_are_decayed() -> None:
 
 def test_training_is_reproducible_and_tells_of_each_step() -> None:
     images = load_images("digits")
+    few = replace(images, train=images.train[:100], train_labels=images.train_labels[:100])
 
     def once() -> tuple[list[int], torch.Tensor]:
         torch.manual_seed(0)
         network, told = convnet(8, 8), []
         train(
-            network, images.train[:100], images.train_labels[:100],
-            section_3_5_optimizer(network), 4, seed=1, before_step=told.append, progress=False,
+            network, few, section_3_5_schedule(network), 4,
+            seed=1, before_step=told.append, progress=False,
         )  # fmt: skip
         return told, nn.utils.parameters_to_vector(network.parameters())
 

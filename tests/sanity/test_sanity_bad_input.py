@@ -21,7 +21,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.results.folder import read_results
 from llmprobe.sanity import experiments, image_networks
 from llmprobe.sanity.config import MnistConfig
-from llmprobe.sanity.image_findings import convnet_findings
+from llmprobe.sanity.image_findings import image_findings
 from llmprobe.sanity.images import _images, settled
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES
@@ -75,13 +75,16 @@ def cut(file: str) -> Callable[[Path], Any]:
 
 BAD_FOLDERS: list[tuple[Callable[[Path], Any], str]] = [
     (lambda f: (f / TEST_LABELS).unlink(), f"no file {TEST_LABELS}"),
-    (cut(TRAIN_IMAGES), f"{TRAIN_IMAGES}: damaged: 1,935 bytes, and by its header 1,936"),
-    (emptied(TEST_IMAGES), f"{TEST_IMAGES}: is empty"),
+    (cut(TRAIN_IMAGES), f"{TRAIN_IMAGES}: cannot be read as an IDX file of images, which begins"),
+    (emptied(TEST_IMAGES), f"{TEST_IMAGES}: cannot be read as an IDX file"),
     (
         lambda f: (f / TRAIN_LABELS).write_bytes(b"PK\3\4zip"),
-        f"{TRAIN_LABELS}: begins with the bytes 50 4b",
+        "which begins with 00 00 08 01: it begins with 50 4b",
     ),
-    (lambda f: (f / TRAIN_LABELS).write_bytes((f / TRAIN_IMAGES).read_bytes()), "may be swapped"),
+    (
+        lambda f: (f / TRAIN_LABELS).write_bytes((f / TRAIN_IMAGES).read_bytes()),
+        f"{TRAIN_LABELS}: cannot be read as an IDX file of labels",
+    ),
     (
         lambda f: (f / TRAIN_LABELS).write_bytes((f / TEST_LABELS).read_bytes()),
         "30 training images but 24 labels",
@@ -192,9 +195,9 @@ def test_an_incomplete_mnist_of_the_users_is_not_passed_over(
 
 def test_class_numbers_that_would_fill_the_memory_are_refused() -> None:
     # Labels of IDX files end at 255, those of the Hub do not.
-    part = np.zeros((2, 8, 8), np.uint8), np.array([1, 10**9])
-    with pytest.raises(UserError, match="training label 1000000000; class numbers below 1,000 "):
-        _images("x", part, part, "", "")
+    half = np.zeros((2, 8, 8), np.uint8), np.array([1, 10**9])
+    with pytest.raises(UserError, match="training label 1000000000; class numbers from 0 to 999 "):
+        _images("x", [*half, *half], "", "")
 
 
 @pytest.mark.parametrize("network", ["convnet", "bypass"])
@@ -319,7 +322,7 @@ def test_without_the_source_of_its_data_an_experiment_is_told_and_that_is_noted(
     (folder / "environment.json").write_text(json.dumps(facts | {"datasets": datasets}))
     run = read_results(folder)
     assert bool(run.notes) == (datasets != [])
-    assert convnet_findings(run) == convnet_findings(read_results(done / "convnet"))
+    assert image_findings(run) == image_findings(read_results(done / "convnet"))
 
 
 @pytest.mark.parametrize("command", ["run", "probe", "validate"])
