@@ -38,7 +38,6 @@ LEARNED = 1e-4
 """A mean squared error at the corners below this counts as learned."""
 SAME = 1e-2
 """Losses and outputs that are closer than this count as the same."""
-FRAMES = 6
 PERMUTATIONS = 100
 SAMPLE, SPREAD = 400, 0.2
 """Points that are probed, since four cannot be cross-validated: so many, uniform in squares that
@@ -96,22 +95,10 @@ class Xor:
     @cached_property
     def field_error(self) -> np.ndarray:
         """The largest distance from |x − y| in the unit square, a grid of 101 × 101. [seeds]"""
-        axis = np.linspace(0, 1, 101)
-        grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+        grid = np.mgrid[0:1:101j, 0:1:101j].reshape(2, -1).T
         distance = np.abs(predict(grid, self.trained) - np.abs(grid[:, 0] - grid[:, 1]))
         largest: np.ndarray = distance.max(axis=-1)
         return largest
-
-    @cached_property
-    def frame_steps(self) -> np.ndarray:
-        """Steps from 0 to the one where the shown network has learned, between which its hidden
-        corners move equally far. [FRAMES]
-        """
-        states = hidden(CORNERS, self.path[: int(np.argmax(loss(self.path) < LEARNED)) + 1])
-        moves = np.sqrt((np.diff(states, axis=0) ** 2).sum(axis=(1, 2)))
-        way = np.append(0, np.cumsum(moves))
-        inner = np.searchsorted(way, np.linspace(0, way[-1], FRAMES)[1:-1])
-        return np.concatenate([[0], inner, [len(states) - 1]])
 
 
 @cache
@@ -126,22 +113,15 @@ def train_all() -> Xor:
 def probe_xor(progress: bool = True) -> Results:
     """Probe the first network that learns, before (``untrained``) and after it (``trained``)."""
     points, labels = sample()
-    path = train_all().path
-    return Results.concatenate(
-        [
-            probe_network(
-                network(weights),
-                torch.from_numpy(points).float(),
-                labels,
-                model=model,
-                dataset="xor",
-                progress=progress,
-                permutations=PERMUTATIONS,
-                description_length=True,
-            )
-            for model, weights in (("untrained", path[0]), ("trained", path[-1]))
-        ]
-    )
+    inputs, path = torch.from_numpy(points).float(), train_all().path
+
+    def probe(model: str, weights: np.ndarray) -> Results:
+        return probe_network(
+            network(weights), inputs, labels, model=model, dataset="xor", progress=progress,
+            permutations=PERMUTATIONS, description_length=True,
+        )  # fmt: skip
+
+    return Results.concatenate([probe("untrained", path[0]), probe("trained", path[-1])])
 
 
 def sample() -> tuple[np.ndarray, np.ndarray]:
@@ -174,51 +154,46 @@ def best_line(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 def separable(weights: np.ndarray) -> np.ndarray:
     """Whether a line separates the hidden corners of each network. [seeds, 3, 2] -> [seeds]"""
-    separated = []
-    for plane in hidden(CORNERS, weights):
-        fit = fit_many(plane, XOR[:, None], l2=NEARLY_NO_PENALTY)
-        separated.append((((plane @ fit.coef + fit.intercept)[:, 0] > 0) == XOR).all())
-    return np.array(separated)
+    return np.array([best_line(plane)[1] == len(CORNERS) for plane in hidden(CORNERS, weights)])
 
 
 def xor_findings(run: Results) -> list[str]:
     """Say what was found, the linear models first."""
-    xor = train_all()
+    xor, accuracy = train_all(), _accuracies(run)
     n, count, others = len(xor.losses), xor.count, ~xor.learned
-    accuracy = _accuracies(run.table)
-    planes = CORNERS, *hidden(CORNERS, xor.path[[0, -1]])
-    on_input, untrained_right, trained_right = (best_line(plane)[1] for plane in planes)
     before, after = separable(xor.start), separable(xor.trained)
-    exactly = ", exactly those that learn" if (after == xor.learned).all() else ""
-    halves = sorted({f"{value:.2f}" for value in regress(CORNERS)})
+    on_input, right_before, right_after = (
+        best_line(plane)[1] for plane in (CORNERS, *hidden(CORNERS, xor.path[[0, -1]]))
+    )
     linear = np.abs(predict(CORNERS, xor.linear, relu=False) - CORNERS.sum(axis=1) / 3)
     return [
-        f"Linear regression predicts {' or '.join(halves)} at the four corners.",
+        f"Linear regression predicts {regress(CORNERS).mean():.2f} at each of the four corners.",
         f"Without the ReLU, {(linear.max(axis=1) < SAME).sum()} of {n} networks end as "
         f"(x + y)/3, with a mean squared error of {loss(xor.linear, relu=False).mean():.2f} "
         "(0.5 everywhere has 0.25, but takes a bias).",
         f"With the ReLU, seed {xor.seed}, the first that learns, is after {STEPS:,} steps of "
-        f"gradient descent {rescaled(xor.trained[xor.seed])}, which is |x − y| to within "
-        f"{_rounded_up(xor.field_error[xor.seed])} in the whole unit square.",
+        f"gradient descent {rescaled(xor.trained[xor.seed])}. In the whole unit square it is at "
+        f"most {xor.field_error[xor.seed]:.5f} away from |x − y|.",
         "At the corners any ReLU(x − βy) + ReLU(y − γx) with β and γ of 1 or more would do; "
         "from these starts, steps this small end close to 1, where (1, 1) no longer activates "
         "a unit.",
-        f"On the inputs no line has more than {on_input} of the 4 corners on their right side. "
-        f"On the hidden states of this network the best line has {untrained_right} before "
-        f"training and {trained_right} after it.",
+        f"On the inputs no line has more than {on_input} of the 4 corners on their right side. On "
+        f"the hidden states of this network the best line has {right_before} before training and "
+        f"{right_after} after it.",
         f"A probe on {SAMPLE} points around the corners has an accuracy of "
-        f"{accuracy['trained']['input']:.2f} on the inputs (chance is 0.50; below it, since with "
+        f"{accuracy['trained', 'input']:.2f} on the inputs (chance is 0.50; below it, since with "
         "nothing to read a probe leans to what the scored fold has less of), "
-        f"{accuracy['trained']['hidden_preact']:.2f} before the trained ReLU and "
-        f"{accuracy['trained']['hidden']:.2f} after it; after the ReLU of the untrained network it "
-        f"has {accuracy['untrained']['hidden']:.2f}.",
-        f"{count['learned']} of {n} seeds learn, each |x − y| to within "
-        f"{_rounded_up(xor.field_error[xor.learned].max())}. Of the others, "
+        f"{accuracy['trained', 'hidden_preact']:.2f} before the trained ReLU and "
+        f"{accuracy['trained', 'hidden']:.2f} after it; after the ReLU of the untrained network it "
+        f"has {accuracy['untrained', 'hidden']:.2f}.",
+        f"{count['learned']} of {n} seeds learn, each at most "
+        f"{xor.field_error[xor.learned].max():.5f} away from |x − y|. Of the others, "
         f"{count['one corner']} answer 1 at only one of (1, 0) and (0, 1), {count['linear']} "
         f"end as (x + y)/3, as if without the ReLU, and {count['silent']} answer 0 at every "
         f"corner; {(xor.dead[others] > 0).sum()} of these {others.sum()} have a dead unit, or two.",
         f"A line separates the hidden corners of {before.sum()} of the {n} networks before "
-        f"training and of {after.sum()} after it{exactly}.",
+        f"training and of {after.sum()} after it"
+        f"{', exactly those that learn' if (after == xor.learned).all() else ''}.",
     ]
 
 
@@ -226,49 +201,54 @@ def xor_text(run: Results) -> str:
     """Write weights, predictions and probes in lines of at most 100 columns."""
     xor = train_all()
     shown, count = xor.trained[xor.seed], xor.count
-    models = {
-        "linear regression": regress(CORNERS),
-        "without the ReLU": predict(CORNERS, xor.linear[xor.seed], relu=False),
-        "with the ReLU": predict(CORNERS, shown),
-    }
-    corners = "".join(f"{f'({x:.0f}, {y:.0f})':>9}" for x, y in CORNERS)
-    lines = [
-        f"seed {xor.seed}     {formula(shown)}",
-        f"rescaled   {rescaled(shown)}",
-        "by hand    ReLU(x − y) + ReLU(y − x) = |x − y|",
-        "",
-        f"{'prediction':<20}{corners}   mean squared error",
-        f"{'XOR':<20}" + "".join(f"{label:>9}" for label in XOR),
-    ]
-    for name, predicted in models.items():
-        # Adding 0 turns a −0 that rounding leaves into 0.
-        numbers = "".join(f"{value + 0.0:9.2f}" for value in predicted.round(2))
-        lines.append(f"{name:<20}{numbers}{((predicted - XOR) ** 2).mean():21.2f}")
-    lines += ["", f"{'probe accuracy':<16}" + "".join(f"{name:>15}" for name in POINTS)]
-    for model, accuracy in _accuracies(run.table).items():
-        lines.append(f"{model:<16}" + "".join(f"{accuracy[name]:15.2f}" for name in POINTS))
-    lines += [
-        "",
-        f"Of {len(xor.losses)} seeds, {count['learned']} learn, {count['one corner']} miss one "
-        f"corner, {count['linear']} end as (x + y)/3, {count['silent']} answer 0 at every corner.",
-    ]
-    return "\n".join(lines)
+    predictions = pd.DataFrame(
+        {
+            "linear regression": regress(CORNERS),
+            "without the ReLU": predict(CORNERS, xor.linear[xor.seed], relu=False),
+            "with the ReLU": predict(CORNERS, shown),
+        },
+        index=[f"({x:.0f}, {y:.0f})" for x, y in CORNERS],
+    ).T
+    error = ((predictions - XOR) ** 2).mean(axis=1)
+    # Adding 0 turns a −0 that rounding leaves into 0.
+    table = predictions.assign(**{"mean squared error": error}).round(2) + 0.0
+    return "\n".join(
+        [
+            f"seed {xor.seed}     {formula(shown)}",
+            f"rescaled   {rescaled(shown)}",
+            "by hand    ReLU(x − y) + ReLU(y − x) = |x − y|",
+            "",
+            "prediction (XOR: 0, 1, 1, 0)",
+            _lines(table),
+            "",
+            "probe accuracy",
+            _lines(_accuracies(run).unstack()[list(POINTS)].loc[["untrained", "trained"]]),
+            "",
+            f"Of {len(xor.losses)} seeds, {count['learned']} learn, {count['one corner']} miss one "
+            f"corner, {count['linear']} end as (x + y)/3, {count['silent']} answer 0 at every "
+            "corner.",
+        ]
+    )
 
 
-def _accuracies(results: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return the accuracy of each model at each point."""
-    return {
-        str(model): dict(zip(rows["layer_name"], rows["accuracy"], strict=True))
-        for model, rows in results.groupby("model", sort=False)
-    }
+def _lines(table: pd.DataFrame) -> str:
+    """Write a table in columns wide enough to be read apart."""
+    table = table.rename_axis(index=None, columns=None)
+    return table.to_string(float_format="{:.2f}".format, col_space=8)
+
+
+def _accuracies(run: Results) -> pd.Series[float]:
+    """Return accuracies by model and probe point."""
+    return run.table.set_index(["model", "layer_name"])["accuracy"]
 
 
 def formula(weights: np.ndarray) -> str:
     """Write weights [3, 2] as ``1.16·ReLU(0.86x − 0.86y) + …``."""
-    return " + ".join(
-        f"{out:.2f}·ReLU({_term(x, 'x')} {'−' if y < 0 else '+'} {_term(abs(y), 'y')})"
+    units = [
+        f"{out:.2f}·ReLU({x:.2f}x {'-' if y < 0 else '+'} {abs(y):.2f}y)"
         for (x, y), out in zip(weights[:2], weights[2], strict=True)
-    )
+    ]
+    return " + ".join(units).replace("-", "−")
 
 
 def rescaled(weights: np.ndarray) -> str:
@@ -278,13 +258,3 @@ def rescaled(weights: np.ndarray) -> str:
         (plus, up), (minus, down) = (("x", x), ("y", y)) if x > y else (("y", y), ("x", x))
         units.append(f"{out * up:.2f}·ReLU({plus} − {-down / up:.2f}{minus})")
     return " + ".join(sorted(units, key=lambda unit: "ReLU(y" in unit))
-
-
-def _term(weight: float, name: str) -> str:
-    return f"{weight:.2f}{name}".replace("-", "−")
-
-
-def _rounded_up(value: float) -> str:
-    """Round up to one digit: a bound that holds."""
-    unit = 10 ** np.floor(np.log10(value))
-    return f"{np.ceil(value / unit) * unit:.1g}"
