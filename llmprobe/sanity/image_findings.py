@@ -113,30 +113,25 @@ def image_text(run: Results) -> str:
 
 def image_figures(run: Results) -> Illustrations:
     """Draw the errors, and the description lengths where there are some."""
-    mnist, coded = _is_mnist(run), run.table["code_length"].notna().any()
-    caption = (
+    mnist = any(data.get("content") == MNIST_CONTENT for data in run.environment["datasets"])
+    coded = run.table["code_length"].notna().any()
+    bypassed = run.table["layer_name"].str.startswith(BYPASSED).any()
+    sentences = {
         "Test error of a linear probe at points of the network, with its 95 % interval; dashed: of "
-        "the trained network itself. "
-    )
-    if mnist:
-        caption += "Dotted: what Alain & Bengio (2016) report. "
-    if coded:
-        caption += (
-            "Below: the bits (kbit: 1,024) in which linear probes, refitted on the test labels "
-            "sent so far, send the next ones (Voita & Titov 2020). "
-        )
-    if run.table["layer_name"].str.startswith(BYPASSED).any():
-        caption += "A connection leads past the dense layers on grey. "
-    else:
-        caption += (
-            "Each point is computed from the one before, so it cannot tell more about the class; "
-            "what changes is how much of it a linear classifier can use. "
-        )
+        "the trained network itself.": True,
+        "Dotted: what Alain & Bengio (2016) report.": mnist,
+        "Below: the bits (kbit: 1,024) in which linear probes, refitted on the test labels sent so "
+        "far, send the next ones (Voita & Titov 2020).": coded,
+        "A connection leads past the dense layers on grey.": bypassed,
+        "Each point is computed from the one before, so it cannot tell more about the class; what "
+        "changes is how much of it a linear classifier can use.": not bypassed,
+    }
+    caption = " ".join(sentence for sentence, holds in sentences.items() if holds)
     alt = (
         f"Line chart: test error in percent{' and description length in kilobits' if coded else ''}"
         " over the points of the network, a line for each moment of training."
     )
-    return {"errors": (error_figure(run, mnist), caption.rstrip(), alt)}
+    return {"errors": (error_figure(run, mnist), caption, alt)}
 
 
 @styled
@@ -189,10 +184,6 @@ def _landmarks(names: Sequence[str]) -> list[str]:
     """Return the first and the last point, and those of each numbered part such as ``rest.``."""
     parts = [list(part) for _, part in groupby(names, lambda name: name.rpartition(".")[0])]
     return list(dict.fromkeys(name for part in parts for name in (part[0], part[-1])))
-
-
-def _is_mnist(run: Results) -> bool:
-    return any(data.get("content") == MNIST_CONTENT for data in run.environment["datasets"])
 
 
 def _is_of_digits(run: Results) -> bool:

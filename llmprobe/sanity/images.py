@@ -332,16 +332,12 @@ def _images(
         source,
         licence,
     )
-    if images.content_hash == MNIST_CONTENT:
-        return replace(
-            images,
-            source=f"{source}; the content is that of the canonical MNIST files",
-            licence="none stated by its authors; often given as CC BY-SA 3.0, on the Hub as MIT",
-        )
-    if name == "mnist":
-        not_it = "the content is not that of the canonical MNIST files"
-        return replace(images, source=f"{source}; {not_it}")
-    return images
+    canonical = images.content_hash == MNIST_CONTENT
+    if canonical:
+        licence = "none stated by its authors; often given as CC BY-SA 3.0, on the Hub as MIT"
+    if canonical or name == "mnist":
+        source += f"; the content is {'' if canonical else 'not '}that of the canonical MNIST files"
+    return replace(images, source=source, licence=licence)
 
 
 def _problems(

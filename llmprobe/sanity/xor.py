@@ -154,7 +154,11 @@ def best_line(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 def separable(weights: np.ndarray) -> np.ndarray:
     """Whether a line separates the hidden corners of each network. [seeds, 3, 2] -> [seeds]"""
-    return np.array([best_line(plane)[1] == len(CORNERS) for plane in hidden(CORNERS, weights)])
+    separated = []
+    for plane in hidden(CORNERS, weights):
+        fit = fit_many(plane, XOR[:, None], l2=NEARLY_NO_PENALTY)
+        separated.append((((plane @ fit.coef + fit.intercept)[:, 0] > 0) == XOR).all())
+    return np.array(separated)
 
 
 def xor_findings(run: Results) -> list[str]:

@@ -15,8 +15,6 @@ from llmprobe.reporting.charts.panels import Grid, legend
 from llmprobe.reporting.charts.style import COLOURS, GREY, styled
 from llmprobe.reporting.description import Illustrations
 from llmprobe.results.results import Results
-from llmprobe.reporting.description import Illustrations
-from llmprobe.results.results import Results
 from llmprobe.sanity.xor import LEARNED, OUTCOMES, SAME, Xor, best_line, regress, sample, train_all
 from llmprobe.sanity.xor_network import CORNERS, XOR, hidden, loss, predict
 
@@ -50,26 +48,24 @@ def xor_figures(_: Results) -> Illustrations:
             _fields(xor),
             "The outputs over the plane of the inputs; numbers are those at the four corners. Only "
             "the network with the ReLU is low at (0, 0) and (1, 1) and high at (1, 0) and (0, 1).",
-            "Three colour fields. Linear regression is 0.5 everywhere. The network without the "
-            "ReLU rises in one direction, along x + y. The network with the ReLU is a valley along "
-            "x = y that rises to both sides.",
+            "Three colour fields: linear regression is 0.5 everywhere, the network without the "
+            "ReLU rises along x + y, and the network with the ReLU is a valley along x = y.",
         ),
         "hidden_plane": (
             _hidden_plane(xor),
             f"Where the hidden layer of seed {xor.seed} puts the four corners. Before training the "
             f"best line has {before} of them on their right sides; after it (0, 0) and (1, 1) fall "
             f"on one point, and a line has {after}.",
-            "Two scatter plots of the hidden plane. Before training the corners of both classes "
-            "are mixed. After training both corners of class 0 lie at the origin and those of "
-            "class 1 on one axis each, with a line between.",
+            "Two scatter plots of the hidden plane. Before training the classes are mixed; after "
+            "it class 0 is at the origin and class 1 on the axes, with a line between.",
         ),
         "training": (
             _training(xor),
             f"The hidden plane of seed {xor.seed} during training: the grey outline is the square "
             "of the inputs, which folds until (0, 0) and (1, 1) meet. Below, the loss; dots are "
             "the frames.",
-            f"A row of {FRAMES} small plots in which a quadrilateral folds into a "
-            f"corner, above a loss curve that falls from {loss(xor.path[0]):.2f} to 0.",
+            f"{FRAMES} small plots in which a quadrilateral folds into a corner, above a loss "
+            f"curve that falls from {loss(xor.path[0]):.2f} to 0.",
         ),
         "seeds": (
             _seeds(xor),
