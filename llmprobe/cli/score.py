@@ -34,12 +34,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def score(options: argparse.Namespace) -> None:
     """Print the scored table or write it, and sum it up on stderr."""
     from llmprobe.monitors.new_texts import ReadingOptions
-    from llmprobe.monitors.scoring import require_writable, score_file, write_scored
-    from llmprobe.results.folder import claim
+    from llmprobe.monitors.scoring import require_writable_file, score_file, write_scored
+    from llmprobe.results.folder import require_writable_folder
 
     if options.out is not None:
-        require_writable(options.out, options.file)
-        claim(options.out.parent)
+        require_writable_file(options.out, options.file)
+        require_writable_folder(options.out.parent)
     scored = score_file(
         options.probe, options.file, text=options.text, label=options.label,
         layer=options.layer, encoding=options.encoding, delimiter=options.delimiter,

@@ -34,7 +34,7 @@ def trace(options: argparse.Namespace) -> None:
     from llmprobe.reporting.terminal import WIDTH
     from llmprobe.reporting.trace.files import write_trace
     from llmprobe.reporting.trace.terminal import trace_lines
-    from llmprobe.results.folder import claim
+    from llmprobe.results.folder import require_writable_folder
 
     reading = ReadingOptions(
         template=options.template,
@@ -50,7 +50,7 @@ def trace(options: argparse.Namespace) -> None:
         width, most_layers = WIDTH, sys.maxsize
     unicode = console.encoding.startswith("utf")
     for made in trace_probes(probes, options.texts, reading):
-        claim(out)
+        require_writable_folder(out)
         page, *_ = write_trace(made, out)
         for line in trace_lines(made, width, most_layers, page.name, unicode):
             console.print(line, soft_wrap=True)

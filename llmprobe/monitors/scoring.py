@@ -155,7 +155,7 @@ def write_scored(table: pd.DataFrame, out: Path) -> None:
             table.to_csv(partial, index=False, sep="\t" if out.suffix == ".tsv" else ",")
 
 
-def require_writable(out: Path, file: Path) -> None:
+def require_writable_file(out: Path, file: Path) -> None:
     """Raise ``UserError`` before the work unless ``out`` is a new table of a known kind."""
     if out.suffix not in TABLE_SUFFIXES:
         raise UserError(f"--out {out}: should end in {', '.join(TABLE_SUFFIXES)}")

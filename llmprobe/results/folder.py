@@ -64,7 +64,7 @@ class Part:
             _write_table(self.folder / f"{name}.parquet", getattr(results, TABLES[name]))
 
 
-def claim(out: Path) -> None:
+def require_writable_folder(out: Path) -> None:
     """Make a folder, and find out that it cannot be written before hours of work, not after.
 
     Raises
@@ -171,7 +171,7 @@ def read_results(out: Path, details: bool = True) -> Results:
     )
 
 
-def lacks(results: Results, config: RunConfig) -> Iterator[str]:
+def missing_curves(results: Results, config: RunConfig) -> Iterator[str]:
     """Yield a sentence for each thing that the config of a run folder asks for and it lacks."""
     folder = results.folder
     wanted = [

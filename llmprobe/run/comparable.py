@@ -20,8 +20,8 @@ from llmprobe.run.parts import KEYS_WITHOUT_EFFECT
 
 Facts = dict[str, Any]
 """What a config says of a model or a dataset, beside the defaults."""
-Kind = Literal["model", "dataset"]
-SECTIONS: Mapping[Kind, type[ModelConfig] | type[DatasetConfig]] = {
+Dimension = Literal["model", "dataset"]
+SECTIONS: Mapping[Dimension, type[ModelConfig] | type[DatasetConfig]] = {
     "model": ModelConfig,
     "dataset": DatasetConfig,
 }
@@ -41,7 +41,7 @@ class ComparedRun:
     """Different from the others'."""
     config: RunConfig
     run: Results
-    known: Mapping[Kind, Mapping[str, Facts]]
+    known: Mapping[Dimension, Mapping[str, Facts]]
     """What is known of the models and the datasets of its curves, by their names in the tables."""
 
     @classmethod
@@ -52,14 +52,14 @@ class ComparedRun:
             for model in config.models
         }
         datasets = {dataset.title: _facts(dataset, "dataset") for dataset in config.datasets}
-        asked: dict[Kind, dict[str, Facts]] = {"model": models, "dataset": datasets}
-        known: dict[Kind, Mapping[str, Facts]] = {
+        asked: dict[Dimension, dict[str, Facts]] = {"model": models, "dataset": datasets}
+        known: dict[Dimension, Mapping[str, Facts]] = {
             kind: {name: facts.get(name, {}) for name in run.summary[kind].unique()}
             for kind, facts in asked.items()
         }
         return cls(name, config, run, known)
 
-    def renamed(self, kind: Kind, new: Mapping[str, str]) -> ComparedRun:
+    def renamed(self, kind: Dimension, new: Mapping[str, str]) -> ComparedRun:
         """Give other names to its models or datasets, in its tables too."""
         frames = {table: getattr(self.run, table) for table in TABLES.values()}
         tables: dict[str, Any] = {
@@ -161,7 +161,7 @@ def _facts(config: Section, section: str) -> Facts:
     return config.model_dump(mode="json", exclude_defaults=True, exclude=excluded)
 
 
-def _defaults(kind: Kind) -> Facts:
+def _defaults(kind: Dimension) -> Facts:
     fields = SECTIONS[kind].model_fields.items()
     return {
         key: field.get_default(call_default_factory=True)

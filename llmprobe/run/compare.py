@@ -20,7 +20,13 @@ from llmprobe.ground.files import whole_file, write_text
 from llmprobe.ground.text import elide
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
-from llmprobe.results.folder import claim, lacks, read_results, read_table, write_results
+from llmprobe.results.folder import (
+    missing_curves,
+    read_results,
+    read_table,
+    require_writable_folder,
+    write_results,
+)
 from llmprobe.results.results import Results
 from llmprobe.run.comparable import (
     ComparedRun,
@@ -30,7 +36,7 @@ from llmprobe.run.comparable import (
     plain,
     what_differs,
 )
-from llmprobe.run.report import KINDS, Kind, kind_of, summary_text
+from llmprobe.run.report import FOLDER_KINDS, FolderKind, kind_of, summary_text
 from llmprobe.run.side_by_side import disambiguate_names, merged
 from llmprobe.run.wordings import wordings
 
@@ -112,7 +118,7 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
     _require_own_folder(out, runs)
     notes = _incomparable(members, anyway)
     for member in members:
-        notes += [*member.run.notes, *lacks(member.run, member.config)]
+        notes += [*member.run.notes, *missing_curves(member.run, member.config)]
     comparison = Comparison(
         runs=[
             RunRecord(
@@ -133,7 +139,7 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
     )
     if found.empty:
         comparison.notes.append("No two curves are of the same examples, so none are compared.")
-    claim(out)
+    require_writable_folder(out)
     config = ComparisonConfig(compare=comparison).model_dump(mode="json")
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_results(out, replace(results, config=text))
@@ -195,7 +201,7 @@ def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
     return comparison, found, notes
 
 
-KINDS.add("compare", Kind(_describe, _text))
+FOLDER_KINDS.add("compare", FolderKind(_describe, _text))
 
 
 def _members(runs: Sequence[Path]) -> list[ComparedRun]:

@@ -29,7 +29,7 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.tasks import build_tasks
-from llmprobe.results.folder import Part, claim, examples_of, write_results
+from llmprobe.results.folder import Part, examples_of, require_writable_folder, write_results
 from llmprobe.results.results import Results
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.run.environment import dataset_facts, environment, model_facts
@@ -125,7 +125,7 @@ class Run:
                 "several processes share `llmprobe extract` only; launch that, then start "
                 "`llmprobe probe` with the same config by itself"
             )
-        claim(self.out)
+        require_writable_folder(self.out)
         if not (self.out / "results.parquet").exists():  # Else it is the config of those.
             write_text(self.out / "config.yaml", self.config.to_yaml())
         parts: list[Results] = []

@@ -15,7 +15,7 @@ from llmprobe.ground.registry import Registry
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import differences
 from llmprobe.results.figures import draw_figures
-from llmprobe.results.folder import lacks, read_results
+from llmprobe.results.folder import missing_curves, read_results
 from llmprobe.results.results import Results
 from llmprobe.results.trace import traces_of_run
 from llmprobe.run.wordings import wordings
@@ -29,7 +29,7 @@ RUN = "run"
 
 
 @dataclass(frozen=True)
-class Kind:
+class FolderKind:
     """A kind of run folder: what a report says of it, and what the terminal does."""
 
     describe: Callable[[Results], Description]
@@ -37,19 +37,19 @@ class Kind:
     """From tables without details, the most columns, and whether there is more than ASCII."""
 
 
-KINDS: Registry[Kind] = Registry(
+FOLDER_KINDS: Registry[FolderKind] = Registry(
     "kind of run folder", homes=["llmprobe.run.compare", "llmprobe.sanity.experiments"]
 )
 """By the key that config.yaml has in a folder of that kind; ``run`` where it has none of them."""
 
 
 def kind_of(out: Path) -> str:
-    """Return the key of ``KINDS`` for a run folder, ``run`` where its config cannot be read."""
+    """Return the key of ``FOLDER_KINDS`` for a folder, ``run`` where its config cannot be read."""
     try:
         config = parsed_yaml(out / "config.yaml")
     except UserError:
         return RUN
-    return next((kind for kind in KINDS if isinstance(config, dict) and kind in config), RUN)
+    return next((kind for kind in FOLDER_KINDS if isinstance(config, dict) and kind in config), RUN)
 
 
 def report(out: Path) -> list[Path]:
@@ -69,7 +69,7 @@ def report(out: Path) -> list[Path]:
     run = read_results(out)
     for note in run.notes:
         log.warning("%s", note)
-    about = KINDS[kind_of(out)].describe(run)
+    about = FOLDER_KINDS[kind_of(out)].describe(run)
     figures = draw_figures(run)
     own = {name: figure for name, (figure, _, _) in about.illustrations.items()}
     written = write_all(figures | own, out / "figures")
@@ -90,7 +90,7 @@ def terminal_text(out: Path, width: int = 100, unicode: bool = True) -> Text:
     UserError
         ``out`` is not a run folder, or nothing in it can be shown.
     """
-    return KINDS[kind_of(out)].text(read_results(out, details=False), width, unicode)
+    return FOLDER_KINDS[kind_of(out)].text(read_results(out, details=False), width, unicode)
 
 
 def summary_text(run: Results, width: int, unicode: bool) -> Text:
@@ -120,7 +120,7 @@ def _describe_run(run: Results) -> Description:
     try:
         if path.is_file():
             config = load_config(path)
-            notes += lacks(run, config)
+            notes += missing_curves(run, config)
     except UserError as error:
         notes.append("; ".join(str(error).splitlines()))
     for note in notes:
@@ -137,4 +137,4 @@ def _describe_run(run: Results) -> Description:
     )
 
 
-KINDS.add(RUN, Kind(_describe_run, summary_text))
+FOLDER_KINDS.add(RUN, FolderKind(_describe_run, summary_text))

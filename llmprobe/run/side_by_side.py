@@ -12,7 +12,7 @@ import pandas as pd
 from llmprobe.ground.text import flatten
 from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import TABLES
-from llmprobe.run.comparable import ComparedRun, Facts, Kind, each_once, plain, without
+from llmprobe.run.comparable import ComparedRun, Dimension, Facts, each_once, plain, without
 
 SELF_EXPLAINING = {
     "id", "revision", "dtype", "quantization", "weights", "kind", "site", "position", "template"
@@ -52,7 +52,7 @@ def merged(members: Sequence[ComparedRun]) -> dict[str, Any]:
 
 def _renamed(
     members: Sequence[ComparedRun],
-    kind: Kind,
+    kind: Dimension,
     same: Callable[[ComparedRun, ComparedRun, str], bool],
     facts: Callable[[ComparedRun, str], Facts],
 ) -> list[ComparedRun]:

@@ -14,10 +14,10 @@ from rich.text import Text
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.reporting.description import Description, Illustrations
-from llmprobe.results.folder import claim, write_results
+from llmprobe.results.folder import require_writable_folder, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.environment import environment
-from llmprobe.run.report import KINDS, Kind
+from llmprobe.run.report import FOLDER_KINDS, FolderKind
 from llmprobe.sanity import xor
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
 from llmprobe.sanity.image_findings import image_figures, image_findings, image_text
@@ -53,7 +53,7 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
         cannot be used.
     """
     if isinstance(config, XorConfig):
-        claim(out)
+        require_writable_folder(out)
         results = xor.probe_xor(progress)
         network = "2-2-1, without biases, mean squared error"
         data = {"name": "xor", "source": "the four corners of the unit square", "licence": "none"}
@@ -119,4 +119,4 @@ def _experiment_of(run: Results) -> tuple[SanityConfig, Experiment]:
     return config, EXPERIMENTS[config.sanity]
 
 
-KINDS.add("sanity", Kind(_describe, _text))
+FOLDER_KINDS.add("sanity", FolderKind(_describe, _text))

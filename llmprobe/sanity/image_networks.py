@@ -17,7 +17,7 @@ from llmprobe.api import probe_network
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.ground.files import whole_file
 from llmprobe.models.devices import resolve_device
-from llmprobe.results.folder import claim
+from llmprobe.results.folder import require_writable_folder
 from llmprobe.results.intervals import unit_interval
 from llmprobe.results.results import Results
 from llmprobe.run.parts import RESULTS_VERSION, part_of, probed_once
@@ -117,7 +117,7 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
     device = resolve_device(config.device, "--device")
     plan = plan_of(images, config)
     inputs, labels, test = images.for_probes(*plan.images)
-    claim(out)
+    require_writable_folder(out)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = plan.build().to(device)

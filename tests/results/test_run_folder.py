@@ -14,7 +14,13 @@ from llmprobe import UserError
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.results.folder import claim, examples_of, read_environment, read_table, write_results
+from llmprobe.results.folder import (
+    examples_of,
+    read_environment,
+    read_table,
+    require_writable_folder,
+    write_results,
+)
 from llmprobe.results.results import Results
 
 ENVIRONMENT = {"python": "3.12.4", "models": [{"name": "net", "precision": "float32"}]}
@@ -75,8 +81,8 @@ def test_examples_have_their_fields_as_text_and_what_is_missing_is_empty(
 
 
 def test_a_folder_is_claimed_before_there_is_anything_to_write(tmp_path: Path) -> None:
-    claim(tmp_path / "runs" / "mine")
+    require_writable_folder(tmp_path / "runs" / "mine")
     assert not list((tmp_path / "runs" / "mine").iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--out .*file: cannot be written: it is a file"):
-        claim(tmp_path / "file")
+        require_writable_folder(tmp_path / "file")

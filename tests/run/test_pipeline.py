@@ -24,7 +24,7 @@ from llmprobe.config.load import load_config
 from llmprobe.config.schema import RunConfig
 from llmprobe.extraction.extract import Extractor
 from llmprobe.reporting.trace.files import write_trace
-from llmprobe.results.folder import lacks, read_results
+from llmprobe.results.folder import missing_curves, read_results
 from llmprobe.run import parts
 from llmprobe.run.pipeline import Run
 from llmprobe.run.report import report, terminal_text
@@ -593,13 +593,13 @@ def test_what_a_run_has_not_finished_is_said(toy: Toy, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         toy.run("probe.learning_curve=[0.5]")
     config = load_config(toy.out / "config.yaml")
-    (said,) = lacks(read_results(toy.out), config)
+    (said,) = missing_curves(read_results(toy.out), config)
     assert said.endswith(
         "not finished: of 2 curves, it lacks tiny-llama on second; run the config again to go on"
     )
     for name in ("examples", "learning_curve"):
         (toy.out / f"{name}.parquet").unlink()
-    _, *absent = lacks(read_results(toy.out), config)
+    _, *absent = missing_curves(read_results(toy.out), config)
     assert ["examples.parquet: missing" in absent[0], "learning_curve.parquet" in absent[1]] == [
         True, True
     ]  # fmt: skip
