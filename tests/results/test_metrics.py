@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -351,3 +353,25 @@ def test_names_of_groups_do_not_matter() -> None:
 def test_groups_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="groups has 3 entries for n = 4 examples"):
         Resamples(4, np.arange(3))
+
+
+def test_every_metric_has_its_line_in_the_documentation() -> None:
+    docs = Path(__file__).parents[2].joinpath("docs", "probing.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `(\w+)` \| ([^|]+) \| (\w+) \| (yes|no) \| ([^|]+) \| (yes|no) \|$",
+                       docs, re.MULTILINE)  # fmt: skip
+    said = {"_majority": "of the majority", "_fair_guess": "1 / classes"}
+    assert lines == [
+        (
+            metric.name,
+            metric.label,
+            metric.target,
+            "yes" if metric.interval else "no",
+            "–"
+            if metric.chance is None
+            else said[metric.chance.__name__]
+            if callable(metric.chance)
+            else f"{metric.chance:g}",
+            "yes" if metric.heatmap else "no",
+        )
+        for metric in METRICS.values()
+    ]
