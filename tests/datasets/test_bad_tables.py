@@ -122,7 +122,7 @@ TSV: Cases = {
 
 JSONL: Cases = {
     "empty jsonl": ("\n", "the file is empty"),
-    "gzip": (gzip.compress(b"{}"), "is a gzip archive, not text"),
+    "gzip": (gzip.compress(b"{}", mtime=0), "is a gzip archive, not text"),
     "syntax": (6 * "\n" + '{"text": "b" "label": 1}', "line 7 is not JSON: Expecting ','"),
     "array": ('[{"text": "a"},\n{"text": "b"}]', "line 1 is not JSON: Expecting value; write"),
     "list": ('{"text": "a"}\n["b", 1]\n', "line 2: not a JSON object; write one per line"),
