@@ -27,7 +27,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """``once("name", fill)``: a folder that one of the processes fills for all of them."""
+    """``once("name", fill)``: a folder that one of the processes fills for all of them.
+
+    Another process may be reading it: a test that changes it takes a copy.
+    """
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,22 +207,27 @@ def test_the_page_says_what_the_images_are_and_how_to_do_it_again(digits: Path) 
     assert "fc1_postact" in page
 
 
-def test_report_draws_the_folder_again(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page, figure = digits / "report.html", digits / "figures" / "errors.png"
+def test_report_draws_the_folder_again(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(digits, tmp_path / "mnist")
+    page, figure = folder / "report.html", folder / "figures" / "errors.png"
+    assert main(["report", str(folder)]) == 0
     before = page.read_bytes(), figure.read_bytes()
     page.unlink()
     figure.unlink()
-    assert main(["report", str(digits)]) == 0
+    assert main(["report", str(folder)]) == 0
     assert (page.read_bytes(), figure.read_bytes()) == before
     assert "conv1_postact" in capsys.readouterr().out
 
 
 def test_what_is_finished_is_not_done_again(
-    digits: Path, results: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    digits: Path, tmp_path: Path, results: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = shutil.copytree(digits, tmp_path / "mnist")
     for work in ("train", "probe_network"):
         monkeypatch.setattr(image_networks, work, lambda *_, **__: pytest.fail("done again"))
-    again = run_network(load_images("digits"), MnistConfig(data="digits"), digits, progress=False)
+    again = run_network(load_images("digits"), MnistConfig(data="digits"), folder, progress=False)
     columns = ["accuracy", "code_length"]
     assert again.table[columns].equals(results[columns])
 
