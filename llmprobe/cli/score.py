@@ -24,6 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: CSV to stdout")
     parser.add_argument("--encoding", help="of a text file that is not UTF-8")
     parser.add_argument("--delimiter", help="between cells, if neither a comma nor a .tsv's tab")
+    parser.add_argument("--quoting", help="minimal, or none: quotation marks are characters")
     parser.add_argument(
         "--model", help="a name, id or folder to use although its files are not the probe's own"
     )
@@ -43,7 +44,7 @@ def score(options: argparse.Namespace) -> None:
     scored = score_file(
         options.probe, options.file, text=options.text, label=options.label,
         layer=options.layer, encoding=options.encoding, delimiter=options.delimiter,
-        options=ReadingOptions(
+        quoting=options.quoting, options=ReadingOptions(
             options.model, options.template, options.too_long, options.trust_remote_code
         ),
     )  # fmt: skip

@@ -168,6 +168,10 @@ class DatasetConfig(Section):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """The character between the cells of a .csv or .tsv file, if it is neither a comma nor a
     tab."""
+    quoting: Literal["minimal", "none"] | None = None
+    """What quotation marks are in a .csv or .tsv file. ``minimal``: around a cell they are not part
+    of it, and it may have delimiters and line breaks. ``none``: they are characters like others.
+    By default what fits the file."""
     perturb: PerturbConfig | None = None
     """A change of the texts, before they are put into the template."""
     template: str | None = None
@@ -229,7 +233,7 @@ class DatasetConfig(Section):
             raise ValueError("options belong to a known dataset, not to a file")
         for keys, belongs, there in (
             (("text", "label", "group"), "names a column of a file", self.is_own),
-            (("encoding", "delimiter"), "belongs to a file", self.path is not None),
+            (("encoding", "delimiter", "quoting"), "belongs to a file", self.path is not None),
             (("subset", "revision"), "belongs to a dataset on the Hub", self.hub is not None),
             (("split",), "belongs to a dataset on the Hub or a folder", self.is_own),
         ):

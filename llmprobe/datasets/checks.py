@@ -8,6 +8,7 @@ opposite labels stand on both sides of a split.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -47,7 +48,7 @@ def check(dataset: ConceptDataset) -> list[Finding]:
     Random labels give no warning, but for one or two in a thousand datasets.
     """
     numbers = dataset.labels.dtype.kind == "f"
-    findings = [*_repeats(dataset), *_groups(dataset)]
+    findings = [*_joined_lines(dataset), *_repeats(dataset), *_groups(dataset)]
     if not numbers:
         findings += [*_classes(dataset), *_majority(dataset)]
     # A copy of a text would count as evidence of its own.
@@ -79,6 +80,21 @@ def log_findings(dataset: ConceptDataset, refuse: bool = False) -> None:
 def _are_scores(dataset: ConceptDataset) -> bool:
     """Whether there are too many distinct labels for them to be classes."""
     return len(dataset.classes) > max(2, len(dataset) / _TEXTS_PER_LABEL)
+
+
+def _joined_lines(dataset: ConceptDataset) -> Iterator[Finding]:
+    """Yield a finding of texts with lines of a table in them, which end or begin with a label."""
+    classes = dataset.classes
+    label = r"-?\d+(?:\.\d+)?"
+    if classes.dtype.kind not in "iuf":
+        label = "|".join(re.escape(str(name)) for name in classes[:100])
+    row = re.compile(rf"[\t,;|](?:{label})\r?\n|\n(?:{label})[\t,;|]\S")
+    rows = [i for i, text in enumerate(dataset.texts) if "\n" in text and row.search(text)]
+    if rows:
+        yield Finding("warning", "lines", f"{len(rows):,} of {len(dataset):,} texts hold line "
+                      "breaks, delimiters and labels, as if lines of a table were joined: "
+                      f"{quoted_text(dataset, rows[0])}; if quotation marks did that, say "
+                      "`quoting: none`")  # fmt: skip
 
 
 def _repeats(dataset: ConceptDataset) -> Iterator[Finding]:

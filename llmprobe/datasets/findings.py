@@ -24,7 +24,7 @@ class Finding:
     level: Level
     """"error": cannot be probed; "warning": scores will mislead; "note": to keep in mind."""
     check: str
-    """Which check says so: "repeats", "classes", "majority", "groups", "length", "words",
+    """Which check says so: "lines", "repeats", "classes", "majority", "groups", "length", "words",
     "pairs"."""
     message: str
     """A sentence with numbers, without the dataset's name."""

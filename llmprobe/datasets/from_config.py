@@ -52,7 +52,7 @@ def _dataset_of_ones_own(config: DatasetConfig) -> ConceptDataset:
         elif is_saved(path) and not (config.text or config.label or config.group):
             return replace(ConceptDataset.load(path), name=config.title)
         else:
-            table = read_table(path, config.encoding, config.delimiter)
+            table = read_table(path, config.encoding, config.delimiter, config.quoting)
     return ConceptDataset(**parts_of_table(table, config, where))
 
 

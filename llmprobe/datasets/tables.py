@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import logging
+import re
 import sys
 from collections import Counter
 from io import BytesIO, StringIO
@@ -17,6 +19,8 @@ import pyarrow.parquet
 
 from llmprobe.config.schema import TABLE_SUFFIXES
 from llmprobe.ground.errors import UserError, first_line
+
+log = logging.getLogger(__name__)
 
 _DELIMITERS = ",\t;|"
 _MARKS = {  # UTF-32's begins with UTF-16's.
@@ -34,9 +38,15 @@ _MAGIC = {
 }
 """What a file is that begins like this, in lower or upper case."""
 
+_NEEDS_QUOTES = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
+"""A cell that a program wrote which quotes cells, and doubles the marks inside them."""
+
 
 def read_table(
-    path: Path, encoding: str | None = None, delimiter: str | None = None
+    path: Path,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quoting: str | None = None,
 ) -> pd.DataFrame:
     """Read a .csv, .tsv, .jsonl or .parquet file, a row for each example.
 
@@ -50,6 +60,10 @@ def read_table(
         Of a text file; by default UTF-8, or what a byte order mark says.
     delimiter
         Between the cells of a row; by default a comma, in a .tsv file a tab.
+    quoting
+        ``"minimal"``: quotation marks around a cell are not part of it, and it may have delimiters
+        and line breaks. ``"none"``: they are characters like others. By default what fits the
+        file; where both do and give other rows, a warning says which was taken.
 
     Raises
     ------
@@ -64,6 +78,8 @@ def read_table(
         raise UserError(f"{path}: cannot read {kind}; known: {', '.join(TABLE_SUFFIXES)}")
     if delimiter is not None and suffix not in (".csv", ".tsv"):
         raise UserError(f"{path}: delimiter belongs to .csv and .tsv files")
+    if quoting is not None and suffix not in (".csv", ".tsv"):
+        raise UserError(f"{path}: quoting belongs to .csv and .tsv files")
     if encoding is not None and suffix == ".parquet":
         raise UserError(f"{path}: encoding belongs to text files")
     try:
@@ -77,7 +93,8 @@ def read_table(
         if suffix == ".jsonl":
             table = _json_lines(text, path)
         else:
-            table = _separated(text, path, delimiter or ("\t" if suffix == ".tsv" else ","))
+            delimiter = delimiter or ("\t" if suffix == ".tsv" else ",")
+            table = _separated(text, path, delimiter, quoting)
     if len(table) == 0:
         raise UserError(f"{path}: no rows below the header")
     return table
@@ -133,7 +150,7 @@ def _text(content: bytes, path: Path, encoding: str | None) -> str:
     return text
 
 
-def _separated(text: str, path: Path, delimiter: str) -> pd.DataFrame:
+def _separated(text: str, path: Path, delimiter: str, quoting: str | None) -> pd.DataFrame:
     """Read the table in a .csv or .tsv file."""
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise UserError(f"{path}: delimiter {delimiter!r} cannot part cells; "
@@ -143,35 +160,101 @@ def _separated(text: str, path: Path, delimiter: str) -> pd.DataFrame:
     if delimiter not in beginning and other:
         raise UserError(f"{path}: the header has no {delimiter!r} but {other!r}; "
                         f"say `delimiter: {json.dumps(other)}`")  # fmt: skip
-    header, *rows = _cells(text, path, delimiter)
+    if quoting is None:
+        header, *rows = _cells_as_fits(text, path, delimiter)
+    else:
+        header, *rows = _cells(text, path, delimiter, quoting)
     named = [place for place, name in enumerate(header) if name]
     _each_once([header[place] for place in named], path)
     columns = {header[place]: _typed([cells[place] for cells in rows]) for place in named}
     return pd.DataFrame(columns, index=range(len(rows)))
 
 
-def _cells(text: str, path: Path, delimiter: str) -> list[list[str]]:
+def _cells_as_fits(text: str, path: Path, delimiter: str) -> list[list[str]]:
+    """Return the cells of the header and of each row, with quotation marks as fits the file.
+
+    Marks that are parts of texts (GLUE's files have such) can join the lines between two of them
+    into one cell. That they are is taken to be so where every line has its cells without them, and
+    what joined lines have in some column is what other lines have there.
+    """
+    try:
+        quoted, error = _cells(text, path, delimiter, "minimal"), None
+    except UserError as refusal:
+        quoted, error = [], refusal
+    if error is None and len(quoted) == sum(1 for line in text.splitlines() if line):
+        return quoted
+    try:
+        plain = _cells(text, path, delimiter, "none")
+    except UserError:
+        plain = []
+    if error is not None:
+        # With commas inside texts, cells that agree in number by chance are no rarity.
+        if not plain or delimiter != "\t" or _is_quoted(plain):
+            raise error
+        log.warning("%s: read with `quoting: none`, since there are quotation marks that do not "
+                    "enclose a cell", path)  # fmt: skip
+        return plain
+    if len(plain) <= len(quoted) or plain[0] != quoted[0]:
+        return quoted
+    whole = set(map(tuple, quoted))
+    row = next(i for i, cells in enumerate(plain) if tuple(cells) not in whole)
+    both = "%s: from row %d on, quotation marks either enclose cells that hold line breaks and "\
+           "delimiters (%d rows) or are part of texts (%d rows); the %s is taken, with "\
+           "`quoting: %s`; say that, or `quoting: %s`"  # fmt: skip
+    counts = path, row, len(quoted) - 1, len(plain) - 1
+    if _is_quoted(plain) or not _lines_fit(plain, whole):
+        log.warning(both, *counts, "first", "minimal", "none")
+        return quoted
+    log.warning(both, *counts, "second", "none", "minimal")
+    return plain
+
+
+def _is_quoted(plain: list[list[str]]) -> bool:
+    """Whether a cell, with its quotation marks, is as a program writes one that needs them."""
+    return any(_NEEDS_QUOTES.fullmatch(cell) for row in plain for cell in row)
+
+
+def _lines_fit(plain: list[list[str]], whole: set[tuple[str, ...]]) -> bool:
+    """Whether lines that quotation marks would join have the usual cells in some column.
+
+    Numbers as all others are, or cells that lines have which are rows (``whole``) anyway.
+    """
+    joined = [row for row in plain[1:] if tuple(row) not in whole]
+    others = [row for row in plain[1:] if tuple(row) in whole]
+    for place in range(len(plain[0])):
+        numbers = pd.to_numeric(pd.Series([row[place] for row in plain[1:]]), errors="coerce")
+        if numbers.notna().all() or {r[place] for r in joined} <= {r[place] for r in others}:
+            return True
+    return False
+
+
+def _cells(text: str, path: Path, delimiter: str, quoting: str) -> list[list[str]]:
     """Return the cells of the header and of each row that is not blank."""
     rows: list[list[str]] = []
     line = 1
+    marks = quoting != "none"
+    needs = f"a text with a {delimiter!r} needs quotation marks, and " if marks else ""
     # The limit counts for the process, and its message names no row.
     limit = csv.field_size_limit(sys.maxsize)
     try:
         # A line may end in any way; inside quotation marks it stays as it is.
-        reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(
+            StringIO(text, newline=""), delimiter=delimiter, strict=True,
+            quoting=csv.QUOTE_MINIMAL if marks else csv.QUOTE_NONE,
+        )  # fmt: skip
         for cells in reader:
             if cells and rows and len(cells) != len(rows[0]):
                 raise UserError(
                     f"{path}: row {len(rows)} (line {line}): {len(cells)} cells, and the header "
-                    f"has {len(rows[0])}; a text with a {delimiter!r} needs quotation marks, and "
-                    f"an empty cell its {delimiter!r}"
+                    f"has {len(rows[0])}; {needs}an empty cell its {delimiter!r}"
                 )
             rows += [cells] if cells else []
             line = reader.line_num + 1
     except csv.Error:
         place = f"row {len(rows)} (line {line})" if rows else "the header"
         raise UserError(f"{path}: {place}: a quotation mark opens and does not close, or stands "
-                        "inside quotation marks and is not written twice") from None  # fmt: skip
+                        "inside quotation marks and is not written twice; if it is a character "
+                        "like others, say `quoting: none`") from None  # fmt: skip
     finally:
         csv.field_size_limit(limit)
     return rows

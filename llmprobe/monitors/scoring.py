@@ -82,6 +82,7 @@ def score_file(
     layer: int | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
+    quoting: str | None = None,
     options: ReadingOptions | None = None,
 ) -> ScoredTexts:
     """Score each text of a .csv, .tsv, .jsonl or .parquet file with the probe at ``path``.
@@ -112,9 +113,9 @@ def score_file(
     reader = NewTextReader(probe, str(path), options)
     where = str(file)
     columns = {"path": file, "name": "texts", "encoding": encoding, "delimiter": delimiter,
-               "template": reader.options.template}  # fmt: skip
+               "quoting": quoting, "template": reader.options.template}  # fmt: skip
     config = validated(DatasetConfig, columns, where)
-    table = read_table(file, config.encoding, config.delimiter)
+    table = read_table(file, config.encoding, config.delimiter, config.quoting)
     values = unlabelled(table, text, where)
     truth = None if label is None else _truth(table, label, probe, where)
     names = _new_columns(probe)

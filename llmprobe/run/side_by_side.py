@@ -18,7 +18,7 @@ SELF_EXPLAINING = {
     "id", "revision", "dtype", "quantization", "weights", "kind", "site", "position", "template"
 }  # fmt: skip
 """Settings whose value says what is set."""
-WHERE = ("name", "path", "hub", "text", "label", "group", "encoding", "delimiter")
+WHERE = ("name", "path", "hub", "text", "label", "group", "encoding", "delimiter", "quoting")
 """Keys of a dataset that say where it comes from, not what is done to it."""
 SHORT = r"[\w ./,+-]{,40}"
 """What can stand behind a name, in tables and in the names of files."""

@@ -90,6 +90,23 @@ def test_errors_come_first_and_notes_last() -> None:
     assert levels == ["error", "warning", "warning"]
 
 
+@pytest.mark.parametrize(
+    ("joined", "labels"),
+    [
+        ('a film\t0\nanother film\t1\nthe last"', [0, 1]),
+        ("a film,0.5\nanother film", [0.25, 0.5]),
+        ("a film\nbad\tanother film", ["bad", "good"]),
+    ],
+)
+def test_lines_of_a_table_inside_a_text_are_named(joined: str, labels: list[Any]) -> None:
+    texts = sentences(40)
+    assert found(made([*texts[1:], "One, two\n0 or 1\tgood"], labels * 20), "lines") is None
+    finding = found(made([*texts[1:], joined], labels * 20), "lines")
+    assert finding is not None
+    assert "1 of 40 texts hold line breaks, delimiters and labels" in finding.message
+    assert "`quoting: none`" in finding.message
+
+
 def test_repeats_are_counted_with_an_example() -> None:
     finding = found(made(["a", "b", "a", "a", "b", "c"], [0, 1, 0, 0, 1, 0]), "repeats")
     assert finding is not None

@@ -41,7 +41,7 @@ def written(path: Path) -> Path:
 def read(path: Path, **options: str) -> ConceptDataset:
     """What is in a file, before anything is said of how well it can be probed."""
     config = DatasetConfig.model_validate({"path": path, **options})
-    table = read_table(path, config.encoding, config.delimiter)
+    table = read_table(path, config.encoding, config.delimiter, config.quoting)
     return ConceptDataset(**parts_of_table(table, config, str(path)))
 
 
@@ -181,6 +181,57 @@ def test_columns_without_a_name_are_left_out(load) -> None:
 def test_a_text_may_be_long(load) -> None:
     long = 1_000_000 * "x"
     assert load(f"text,label\n{long},0\nb,1\n").texts[0] == long
+
+
+GLUE = "".join(
+    f"{start}a film {i} of many{end}\t{i % 2}\n"
+    for i, (start, end) in enumerate([("", ""), ('"', ""), ("", ""), ("", '"'), ("", "")] * 4)
+)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_no_row_is_lost_between_quotation_marks_that_are_part_of_texts(
+    load, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = f"text\tlabel\n{GLUE}"
+    content = content.replace("\t", ",") if suffix == "csv" else content
+    dataset = load(content, f"my.{suffix}")
+    assert dataset.texts[:4] == [
+        "a film 0 of many", '"a film 1 of many', "a film 2 of many", 'a film 3 of many"'
+    ]  # fmt: skip
+    assert len(dataset) == 20
+    assert "from row 2 on" in caplog.text
+    assert "(12 rows)" in caplog.text
+    assert "(20 rows); the second is taken, with `quoting: none`" in caplog.text
+    caplog.clear()
+    assert load(content, f"my.{suffix}", quoting="none").texts == dataset.texts
+    assert len(load(content, f"my.{suffix}", quoting="minimal")) == 12
+    assert caplog.text == ""
+
+
+def test_a_tsv_with_a_stray_quotation_mark_is_read_and_a_csv_refused(
+    load, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = 'text\tlabel\n"so be it" , he said\t0\nb "c" d\t1\n"e\t1\n'
+    assert load(content, "my.tsv").texts == ['"so be it" , he said', 'b "c" d', '"e']
+    assert "read with `quoting: none`" in caplog.text
+    csv = content.replace(" ,", "").replace("\t", ",")
+    with pytest.raises(UserError, match="say `quoting: none`"):
+        load(csv)
+    assert load(csv, quoting="none").texts[2] == '"e'
+    # Marks that are written twice are those of a program that quotes.
+    with pytest.raises(UserError, match="row 2"):
+        load('text\tlabel\n"so ""be"" it"\t0\n"e\t1\n', "my.tsv")
+
+
+def test_cells_that_hold_line_breaks_and_delimiters_are_named_where_both_readings_fit(
+    load, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "".join(f"text {i},{'yes' if i % 2 else 'no'}\n" for i in range(9))
+    dataset = load(f'text,label\n{rows}"Hello, dear\nfriend",no\n')
+    assert dataset.texts[9] == "Hello, dear\nfriend"
+    assert "from row 10 on, quotation marks" in caplog.text
+    assert "the first is taken, with `quoting: minimal`" in caplog.text
 
 
 def test_reading_leaves_the_limits_of_others_alone(load) -> None:
