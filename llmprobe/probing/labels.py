@@ -86,14 +86,15 @@ def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: i
 
 
 def control_folds(
-    groups: np.ndarray | None, labels: np.ndarray, folds: int, seed: int
+    groups: np.ndarray | None, labels: np.ndarray, y: np.ndarray, folds: int, seed: int
 ) -> np.ndarray:
     """Return folds of a control task, with each group on both sides where it can be. -> [n] int
 
     The control asks what a probe can memorise about a group from some of its rows. Folds of whole
-    groups would leave it nothing to go by: no random label could be predicted, and selectivity
-    would be accuracy minus chance by construction. So the rows of a group go to different folds,
-    as many as it fills, as evenly as can be; so do the rows of each label.
+    groups would leave it nothing to go by: no random label could be predicted. So the rows of a
+    group go to different folds, as many as it fills, as evenly as can be; so do the rows of each
+    random label, and among them those of each label of the concept, which is scored on the same
+    folds.
 
     Parameters
     ----------
@@ -101,15 +102,43 @@ def control_folds(
         [n]; None, or a group of one row, can be in one fold only.
     labels
         One of ``control_labels``: the same in all of a group. [n]
+    y
+        The labels of the concept. [n]
     """
     rng = np.random.default_rng(seed)
     group_of = group_indices(groups, len(labels))
-    place = rng.permutation(int(group_of.max()) + 1)
+    mean = np.bincount(group_of, y) / np.bincount(group_of)
+    place = np.argsort(np.lexsort((rng.random(len(mean)), mean)))
     fold_of = np.empty(len(labels), dtype=int)
-    # Each label's rows, and in them each group's, are one run, dealt out in turn.
-    order = np.lexsort((rng.random(len(labels)), place[group_of], labels))
+    # Each label's rows, in them each group's, and groups of like labels, are dealt out in turn.
+    order = np.lexsort((rng.random(len(labels)), y, place[group_of], labels))
     fold_of[order] = np.arange(len(labels)) % folds
     return fold_of
+
+
+def opposite_labels(targets: np.ndarray, groups: np.ndarray | None) -> bool:
+    """Whether rows of a group are less alike in their labels than rows of different groups.
+
+    So are the true and the false statement about one city. A probe that has some rows of a group
+    in training then expects the other label for the rest: on splits that tear groups apart, it is
+    below chance. Pairs of a group correlate at 0 if labels have nothing to do with groups, give or
+    take 1 / sqrt(pairs); below by two of those, or more, is opposite.
+
+    Parameters
+    ----------
+    targets
+        The labels as numbers, of more than two classes one row each. [1 or C, n]
+    """
+    group_of = group_indices(groups, targets.shape[1])
+    pairs = (np.bincount(group_of) * (np.bincount(group_of) - 1)).sum() / 2
+    if not pairs:
+        return False
+    centred = targets - targets.mean(axis=1, keepdims=True)
+    of_groups = np.stack([np.bincount(group_of, row) for row in centred])
+    correlation = (
+        ((of_groups**2).sum() - (centred**2).sum()) / 2 / pairs / centred.var(axis=1).sum()
+    )
+    return bool(correlation <= -2 / np.sqrt(pairs))
 
 
 def portions(

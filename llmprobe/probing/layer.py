@@ -45,6 +45,8 @@ class LayerFit:
     least out-of-fold loss; equal scores are told apart by that loss. [1 + permutations]"""
     control_score: float
     """Mean score on control labels, or NaN."""
+    beside_control: float
+    """Mean score of the concept on the splits of those, or NaN."""
     code_length: float
     """Length of the online code, in nats, or NaN."""
     learning_curve: np.ndarray
@@ -57,8 +59,8 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     kind, loss, n = tasks.kind, tasks.loss, int(tasks.scored.sum())
     all_are_scored = n == len(tasks.scored)
     labellings = (tasks.observed, *tasks.shuffled) if all_are_scored or tasks.shuffled else ()
-    inner, tested, control, online = _search_each(
-        design, tasks, tasks.inner, labellings, tasks.control, tasks.online
+    inner, tested, control, beside, online = _search_each(
+        design, tasks, tasks.inner, labellings, tasks.control, tasks.beside_control, tasks.online
     )
     l2 = inner.l2 if tasks.inner else np.full(tasks.n_folds, tasks.penalties[0])
     mean_loss = tested.loss / n
@@ -95,6 +97,7 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
         if labellings
         else np.full(1, np.nan),
         control_score=float(control.score.mean()) if tasks.control else np.nan,
+        beside_control=float(beside.score.mean()) if tasks.beside_control else np.nan,
         code_length=_code_length(float(online.loss[0]), tasks) if tasks.online else np.nan,
         learning_curve=np.asarray(scores[1:]),
     )

@@ -48,7 +48,7 @@ def results_table(
     table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
     table["majority_accuracy"] = _majority(tasks, config)
     table[f"control_{metric}"] = [fit.control_score for fit in fits]
-    table["selectivity"] = table[metric] - table[f"control_{metric}"]
+    table["selectivity"] = [fit.beside_control - fit.control_score for fit in fits]
     table["p_value"] = p_values(np.stack([fit.statistic for fit in fits]))
     if tasks.online:
         table["code_length"] = [fit.code_length / np.log(2) / 1024 for fit in fits]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,13 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.groups import group_indices
 from llmprobe.ground.errors import UserError
 from llmprobe.probing.kinds import ProbeKind
-from llmprobe.probing.labels import control_folds, control_labels, portions, shuffled_labels
+from llmprobe.probing.labels import (
+    control_folds,
+    control_labels,
+    opposite_labels,
+    portions,
+    shuffled_labels,
+)
 from llmprobe.probing.losses import Loss
 from llmprobe.probing.search import PENALTIES, ProbingTask
 from llmprobe.probing.splits import assign_folds, inner_folds
@@ -61,6 +67,9 @@ class ProbingTasks:
     """Choices of a penalty like that of ``observed``, with shuffled labels."""
     control: tuple[ProbingTask, ...]
     """Choices of a penalty with a random label for each group."""
+    beside_control: tuple[ProbingTask, ...]
+    """Those with the labels themselves, on the splits of each control task; none where groups hold
+    opposite labels, which turn them round there."""
     online: tuple[ProbingTask, ...]
     """The online code: none or one."""
     subsets: np.ndarray
@@ -124,6 +133,7 @@ def build_tasks(
         except UserError as error:
             raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
         inner = tuple(_choice(targets, fold, units, seed) for fold in within.T)
+    control = _control(y, classes, units, config) if "random_labels" in config.controls else ()
     return ProbingTasks(
         kind=kind,
         loss=kind.loss(len(classes)),
@@ -135,7 +145,8 @@ def build_tasks(
         inner=inner,
         observed=_split(targets, fold_of),
         shuffled=_shuffled(y, classes, units, config, where, None if test is None else fold_of),
-        control=_control(y, classes, units, config) if "random_labels" in config.controls else (),
+        control=control,
+        beside_control=_beside_control(targets, units, control, where),
         online=_online(targets, classes, units, fold_of, seed) if config.description_length else (),
         subsets=_subsets(config.learning_curve, fold_of, group_indices(units, n), seed),
     )
@@ -273,11 +284,27 @@ def _control(
 ) -> tuple[ProbingTask, ...]:
     """Return control tasks: a random label for each group, groups on both sides of splits."""
     drawn = control_labels(y, units, CONTROL_DRAWS, config.seed).T
-    folds = (control_folds(units, column, config.folds, config.seed) for column in drawn)
+    folds = (control_folds(units, column, y, config.folds, config.seed) for column in drawn)
     return tuple(
         ProbingTask.cross_validated(_targets(column, classes), fold_of)
         for column, fold_of in zip(drawn, folds, strict=True)
     )
+
+
+def _beside_control(
+    targets: np.ndarray,
+    units: np.ndarray | None,
+    control: tuple[ProbingTask, ...],
+    where: str,
+) -> tuple[ProbingTask, ...]:
+    """Return the concept on the splits of each control task; none where that asks the opposite."""
+    if control and opposite_labels(targets, units):
+        log.warning(
+            "%s: selectivity is empty: groups hold opposite labels, which put the concept below "
+            "chance on the splits of its control task, where a group stands on both sides", where,
+        )  # fmt: skip
+        return ()
+    return tuple(replace(task, targets=targets) for task in control)
 
 
 def _online(

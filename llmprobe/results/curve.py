@@ -160,6 +160,21 @@ class Curve:
         return self.number(f"random_weights_{self.metric.name}")
 
     @property
+    def controls(self) -> dict[str, np.ndarray]:
+        """Return the layers' scores of what a curve is compared with, NaN where not known.
+
+        ``random_weights``: of the untrained network. ``random_labels`` and ``same_splits``: of the
+        control task and of the concept on the splits of that, whose difference is selectivity;
+        where this is empty, so are they.
+        """
+        control, beyond = self.column(f"control_{self.metric.name}"), self.column("selectivity")
+        return {
+            "random_weights": self.column(f"random_weights_{self.metric.name}"),
+            "random_labels": np.where(np.isnan(beyond), np.nan, control),
+            "same_splits": control + beyond,
+        }
+
+    @property
     def p_value(self) -> float:
         """Return the p-value of the best layer against the best one of each shuffle of labels."""
         return self.number("peak_p_value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from llmprobe.probing.labels import (
     ONLINE_FRACTIONS,
     control_folds,
     control_labels,
+    opposite_labels,
     portions,
     shuffled_labels,
 )
@@ -179,14 +181,19 @@ def test_every_control_task_is_as_likely() -> None:
 @pytest.mark.parametrize("of", ["two", "four"])
 def test_control_folds_spread_each_group_and_class(of: str, by: str) -> None:
     groups = GROUPS[by]
-    labels = control_labels(LABELS[of], groups, 1, seed=0)[:, 0]
-    fold_of = control_folds(groups, labels, 5, seed=0)
+    y = LABELS[of]
+    labels = control_labels(y, groups, 1, seed=0)[:, 0]
+    fold_of = control_folds(groups, labels, y, 5, seed=0)
     for rows in [labels == label for label in set(labels)] + [np.full(240, True)]:
         assert np.ptp(np.bincount(fold_of[rows], minlength=5)) <= 1
     for group in [] if groups is None else np.unique(groups):
         assert np.ptp(np.bincount(fold_of[groups == group], minlength=5)) <= 1
-    assert (fold_of == control_folds(groups, labels, 5, seed=0)).all()
-    assert (fold_of != control_folds(groups, labels, 5, seed=1)).any()
+    if groups is None:
+        for label, of_concept in product(set(labels), set(y)):
+            rows = (labels == label) & (y == of_concept)
+            assert np.ptp(np.bincount(fold_of[rows], minlength=5)) <= 1
+    assert (fold_of == control_folds(groups, labels, y, 5, seed=0)).all()
+    assert (fold_of != control_folds(groups, labels, y, 5, seed=1)).any()
 
 
 def test_what_a_group_is_can_be_memorised_over_control_folds() -> None:
@@ -194,10 +201,42 @@ def test_what_a_group_is_can_be_memorised_over_control_folds() -> None:
     groups = GROUPS["pairs"]
     assert groups is not None
     labels = control_labels(LABELS["two"], groups, 1, seed=0)[:, 0]
-    fold_of = control_folds(groups, labels, 5, seed=0)
+    fold_of = control_folds(groups, labels, LABELS["two"], 5, seed=0)
     for row in range(240):
         mates = (groups == groups[row]) & (fold_of != fold_of[row])
         assert set(labels[mates]) == {labels[row]}
+
+
+@pytest.mark.parametrize(
+    ("of_a_group", "opposite"),
+    [
+        ([0, 1], True),
+        ([0, 1, 2], True),
+        ([0, 0, 0, 0, 0, 1, 1, 1, 1, 1], True),
+        ([-1.5, 1.5], True),
+        ([0, 0, 0, 0], False),
+        ([0], False),
+    ],
+)
+def test_labels_that_come_as_one_of_each_in_groups_are_opposite(
+    of_a_group: list[float], opposite: bool
+) -> None:
+    groups = np.repeat(np.arange(40), len(of_a_group))
+    y = np.tile(of_a_group, 40) + (
+        0.0 if opposite else np.repeat(np.arange(40) % 2, groups.size // 40)
+    )
+    targets = np.stack([y == k for k in np.unique(y)]) if len(np.unique(y)) == 3 else y[None]
+    assert opposite_labels(targets.astype(float), groups) == opposite
+    assert not opposite_labels(targets.astype(float), None)
+
+
+def test_labels_that_are_free_inside_groups_are_seldom_called_opposite() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.sort(rng.integers(0, 40, 200))
+    found = [
+        opposite_labels(rng.integers(0, 2, (1, 200)).astype(float), groups) for _ in range(400)
+    ]
+    assert np.mean(found) < 0.05
 
 
 @pytest.mark.parametrize("by", GROUPS)

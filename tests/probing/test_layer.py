@@ -190,6 +190,28 @@ def test_a_control_can_be_memorised_only_where_groups_have_several_rows() -> Non
     assert abs(answers(X, y, None, **asked).control_score - 0.5) < 0.1
 
 
+def test_the_concept_is_scored_on_the_splits_of_its_control_task() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(60), 5)
+    identity = rng.normal(size=(60, 80))[group] + 0.1 * rng.normal(size=(300, 80))
+    of_group = (np.arange(60) % 2)[group]
+    free = rng.integers(0, 2, 300)
+    readable = np.column_stack([rng.normal(size=(300, 20)), 5.0 * free])
+    asked = {"controls": ("random_labels",)}
+    tasks = tasks_of(of_group, group, **asked)
+    for control, beside in zip(tasks.control, tasks.beside_control, strict=True):
+        assert (control.scored_by == beside.scored_by).all()
+        assert (control.train == beside.train).all()
+        assert (beside.targets == tasks.targets).all()
+    # What tells groups apart, memorises a label of groups as it does random ones.
+    memorised = answers(identity, of_group, group, **asked)
+    assert memorised.control_score > 0.95
+    assert abs(memorised.beside_control - memorised.control_score) < 0.05
+    found = answers(readable, free, group, **asked)
+    assert found.beside_control > 0.95
+    assert abs(found.control_score - 0.5) < 0.1
+
+
 def test_ridge_predicts_numbers_in_their_own_units() -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 10))

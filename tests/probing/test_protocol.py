@@ -145,6 +145,19 @@ def test_options_are_those_of_the_config() -> None:
     assert results.summary["bag_of_words_accuracy"].isna().all()
 
 
+def test_selectivity_is_empty_and_says_why_where_groups_hold_opposite_labels(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rng = np.random.default_rng(0)
+    y, cities = np.tile([0, 1], 60), np.repeat(np.arange(60), 2)
+    X = rng.normal(size=(60, 30))[cities] + 0.1 * rng.normal(size=(120, 30))
+    options = {"permutations": 0, "description_length": False, "progress": False}
+    row = llmprobe.probe_layers({0: X}, y, cities, **options).table.iloc[0]
+    assert row["control_accuracy"] > 0.75
+    assert np.isnan(row["selectivity"])
+    assert "selectivity is empty: groups hold opposite labels" in caplog.text
+
+
 def test_the_bag_of_words_reads_the_texts_and_only_them() -> None:
     layers, y, groups = planted()
     told = [f"number {i} is {'odd' if i % 2 else 'even'}" for i in range(120)]

@@ -74,11 +74,28 @@ def test_controls_are_thin_lines_of_the_colour_of_their_model(two_by_two: Tables
     figure = curves(results_of(results, summary))
     for model, colour in zip(MODELS, COLOURS, strict=False):
         rows = marked(results, model, "capitals")
-        for column, style in (("random_weights_accuracy", "-"), ("control_accuracy", "--")):
-            line = line_at(figure.axes[0], colour, linestyle=style, linewidth=0.6)
+        thin = [line for line in figure.axes[0].lines if line.get_linewidth() == 0.6]
+        of_model = [line for line in thin if to_hex(line.get_color()) == colour]
+        expected = (
+            rows["random_weights_accuracy"],
+            rows["control_accuracy"],
+            rows["control_accuracy"] + rows["selectivity"],
+        )
+        for line, scores in zip(of_model, expected, strict=True):
             np.testing.assert_array_equal(line.get_xdata(), rows["depth"])
-            np.testing.assert_array_equal(line.get_ydata(), rows[column])
-    assert {"random weights", "random labels"} <= set(legend_texts(figure))
+            np.testing.assert_array_equal(line.get_ydata(), scores)
+    assert {
+        "random weights",
+        "a random label for each group, groups split",
+        "the concept on the same splits",
+    } <= set(legend_texts(figure))
+
+
+def test_a_control_without_its_concept_is_not_drawn(two_by_two: Tables) -> None:
+    results, summary = two_by_two
+    results["selectivity"] = np.nan
+    figure = curves(results_of(results, summary))
+    assert not [line for line in figure.axes[0].lines if line.get_linewidth() == 0.6]
 
 
 def test_each_curve_bears_its_marks(two_by_two: Tables) -> None:
@@ -128,7 +145,7 @@ def test_controls_of_many_models_do_not_hide_the_curves(tables: Callable[..., Ta
     for n_models, shown in ((4, True), (5, False)):
         models = {f"m{number}": 6 for number in range(n_models)}
         figure = curves(results_of(*tables(models, ["d"])))
-        assert ("random labels" in legend_texts(figure)) == shown
+        assert ("the concept on the same splits" in legend_texts(figure)) == shown
         assert any(line.get_linewidth() == 0.6 for line in figure.axes[0].lines) == shown
 
 

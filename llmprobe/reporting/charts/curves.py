@@ -29,9 +29,19 @@ _BASELINES: dict[str, _Style] = {
 
 _CONTROLS: dict[str, _Style] = {
     "random_weights": {"label": "random weights", "linestyle": "-", "linewidth": 0.6},
-    "control": {"label": "random labels", "linestyle": (0, (3, 1.5, 1, 1.5)), "linewidth": 0.6},
+    "random_labels": {
+        "label": "a random label for each group, groups split",
+        "linestyle": (0, (3, 1.5, 1, 1.5)),
+        "linewidth": 0.6,
+    },
+    "same_splits": {
+        "label": "the concept on the same splits",
+        "linestyle": (0, (6, 2)),
+        "linewidth": 0.6,
+    },
 }
-"""Of a model: what the same probe reads where there is no concept, at each layer."""
+"""Of a model, at each layer: what the same probe reads without training, or without a concept
+beside what it reads of the concept on those splits."""
 
 _MARKS: dict[str, _Style] = {
     "half_rise_depth": {"label": "half of the rise", "marker": "|", "markersize": 14},
@@ -56,10 +66,11 @@ def curves(results: Results) -> Figure:
 
     The axis is the layer when all models have the same ones, else the relative depth. What is
     known of these is shown too: the majority class (dashed), a bag of words (dotted) and, as thin
-    lines of the model's colour, the same architecture with random weights and the control task of
-    random labels (Hewitt & Liang 2019), the latter two for at most ``MOST_CONTROLLED`` models. On
-    each curve the best layer is filled, the converging layer hollow and the jump layer a cross; a
-    tick on the axis is the depth at half of the rise (``results.depth``).
+    lines of the model's colour, the same architecture with random weights, and the control task of
+    random labels (Hewitt & Liang 2019) with the concept on the splits of that task, these for at
+    most ``MOST_CONTROLLED`` models. On each curve the best layer is filled, the converging layer
+    hollow and the jump layer a cross; a tick on the axis is the depth at half of the rise
+    (``results.depth``).
     """
     styles, datasets = model_styles(by_model(results.curves)), by_dataset(results.curves)
     x: Literal["layers", "depths"] = "layers" if same_layers(results.curves) else "depths"
@@ -91,12 +102,11 @@ def _draw_baselines(ax: Axes, group: Sequence[Curve], names: Sequence[str]) -> s
 
 
 def _draw_controls(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> set[str]:
-    """Draw what the probe reads where there is no concept. -> the names of those that are known"""
+    """Draw what a curve is compared with at each layer. -> the names of those that are known"""
     drawn = set()
-    for name, thin in _CONTROLS.items():
-        control = curve.column(f"{name}_{curve.metric.name}")
+    for name, control in curve.controls.items():
         if np.isfinite(control).any():
-            ax.plot(x, control, **thin, color=style["color"], alpha=0.8)
+            ax.plot(x, control, **_CONTROLS[name], color=style["color"], alpha=0.8)
             drawn.add(name)
     return drawn
 

@@ -15,7 +15,7 @@ async function drawCurves() {
     return {
       model: data.models[curve.model].name, index: curve.model, at, layer, depth: curve.depths[at], name: layerTitle(curve, at),
       score: value(name), low: value(`${name}_low`), high: value(`${name}_high`),
-      control: value(`control_${name}`), untrained: value(`random_weights_${name}`),
+      untrained: value(`random_weights_${name}`), ...controlled(value(`control_${name}`), value("selectivity")),
       open: curve === current() && at === state.at,
     };
   }).filter((row) => row.score !== null));
@@ -28,7 +28,7 @@ async function drawCurves() {
     { field: "low", title: "95 % from", format: ".3f" }, { field: "high", title: "to", format: ".3f" }];
   const layers = [
     { mark: { type: "area", opacity: 0.18 }, encoding: { y: { field: "low", ...yAxis }, y2: { field: "high" } } },
-    ...dashed(rows, "untrained", [6, 3], yAxis), ...dashed(rows, "control", [1, 3], yAxis),
+    ...dashed(rows, "untrained", [6, 3], yAxis), ...dashed(rows, "control", [1, 3], yAxis), ...dashed(rows, "beside", [8, 2, 1, 2], yAxis),
     { mark: { type: "line", strokeWidth: 2 }, encoding: { y: { field: "score", ...yAxis } } },
     { mark: { type: "point", filled: true, opacity: 1, cursor: "pointer" },
       encoding: { y: { field: "score", ...yAxis }, tooltip, size: { condition: { test: "datum.open", value: 140 }, value: 26 } } },
@@ -51,6 +51,12 @@ async function drawCurves() {
     if (item?.datum?.at !== undefined) change({ model: item.datum.index, at: item.datum.at });
   });
   drawCautions(shown, marks, metric, rows);
+}
+
+/** The control task, and the concept on its splits, which stand beside each other or not at all. */
+function controlled(control, selectivity) {
+  const known = control !== null && selectivity !== null;
+  return { control: known ? control : null, beside: known ? control + selectivity : null };
 }
 
 function dashed(rows, field, strokeDash, yAxis) {
@@ -98,7 +104,8 @@ function drawCautions(shown, marks, { name }, rows) {
   const has = (key) => rows.some((row) => row[key] !== null);
   place("curve-note").textContent = "Bands are 95 % intervals."
     + (has("untrained") ? " Long dashes: the same architecture, untrained." : "")
-    + (has("control") ? " Dots: the same probe on random labels, one for each group, whose rows stand on both sides of its splits: what it can memorise about groups. The curve itself cannot gain by that, since its groups are never split." : "")
+    + (has("control") ? " Dots: the same probe on random labels, one for each group, with the rows of a group on both sides of its splits: what it can memorise about groups. Dash-dots: the concept on the same splits; it is that less the dots which is the selectivity. The curve itself has no group on both sides." : "")
+    + (shown.some((curve) => curve.scores[`control_${name}`] && !curve.scores.selectivity) ? " Selectivity is empty where groups hold opposite labels, which put the concept below chance on the splits of random labels." : "")
     + (shown[0].metric === name ? " Half of the rise: from chance to the best layer. Jump: the first rise by a tenth. Converged: after the last change of 3 % (Jin et al. 2024)." : "")
     + " Click a point to open its layer.";
 }
