@@ -146,6 +146,7 @@ def portions(
     n: int,
     seed: int,
     fractions: Sequence[float] = ONLINE_FRACTIONS,
+    order: int = 0,
 ) -> np.ndarray:
     """Return the portion of an online code in which each row is sent. -> [n] int, 0 … without gaps
 
@@ -159,12 +160,14 @@ def portions(
         Rows that share one are in one portion. [n], or None
     fractions
         Of the groups, rising; what comes after the last one is a portion too.
+    order
+        Which of the random orders of the groups.
     """
     group_of = group_indices(groups, n)
     n_groups = int(group_of.max()) + 1
     # Rounded first: 0.07 * 100 is a little over 7.
     ends = np.ceil(np.round(np.multiply(fractions, n_groups), 9)).astype(int)
-    place = np.random.default_rng([seed, _PORTIONS]).permutation(n_groups)[group_of]
+    place = np.random.default_rng([seed, _PORTIONS, order]).permutation(n_groups)[group_of]
     portion_of: np.ndarray = np.searchsorted(np.unique([*ends, n_groups]), place, side="right")
     return portion_of
 

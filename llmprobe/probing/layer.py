@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmprobe.probing.fit_many import Design, ManyFits
+from llmprobe.probing.online_code import code_lengths
 from llmprobe.probing.probe_plane import probe_plane
 from llmprobe.probing.search import BestPenalties, ProbingTask, search
 from llmprobe.probing.tasks import ProbingTasks
@@ -47,8 +48,8 @@ class LayerFit:
     """Mean score on control labels, or NaN."""
     beside_control: float
     """Mean score of the concept on the splits of those, or NaN."""
-    code_length: float
-    """Length of the online code, in nats, or NaN."""
+    code_lengths: np.ndarray
+    """Length of the online code in each order of the groups, in nats. [orders]"""
     learning_curve: np.ndarray
     """Score after training on each fraction of the training groups. [fractions]"""
 
@@ -98,7 +99,7 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
         else np.full(1, np.nan),
         control_score=float(control.score.mean()) if tasks.control else np.nan,
         beside_control=float(beside.score.mean()) if tasks.beside_control else np.nan,
-        code_length=_code_length(float(online.loss[0]), tasks) if tasks.online else np.nan,
+        code_lengths=code_lengths(online.loss, tasks) if tasks.online else np.empty(0),
         learning_curve=np.asarray(scores[1:]),
     )
 
@@ -149,12 +150,3 @@ def _predictions(logits: Tensor, tasks: ProbingTasks) -> np.ndarray:
         values = torch.softmax(values, dim=1)
     predicted: np.ndarray = values.numpy()
     return predicted
-
-
-def _code_length(loss: float, tasks: ProbingTasks) -> float:
-    """Return the nats of an online code whose portions after the first one have ``loss``.
-
-    The penalty's number and a uniform code of the first portion come on top.
-    """
-    first = int(tasks.online[0].train[0].sum())
-    return float(np.log(len(tasks.penalties)) + first * np.log(len(tasks.classes)) + loss)

@@ -11,6 +11,7 @@ import pandas as pd
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
 from llmprobe.probing.layer import LayerFit
+from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tasks import ProbingTasks
 from llmprobe.results.columns import result_columns
 from llmprobe.results.depth import concept_depth, peak_index
@@ -51,10 +52,13 @@ def results_table(
     table["selectivity"] = [fit.beside_control - fit.control_score for fit in fits]
     table["p_value"] = p_values(np.stack([fit.statistic for fit in fits]))
     if tasks.online:
-        table["code_length"] = [fit.code_length / np.log(2) / 1024 for fit in fits]
-        coded = tasks.online[0].used.sum()
-        uniform = coded * np.log2(len(tasks.classes)) / 1024
-        table["compression"] = uniform / table["code_length"]
+        with_states = np.stack([fit.code_lengths for fit in fits])
+        without = code_lengths_without_states(tasks)
+        table["code_length"] = with_states.mean(axis=1) / np.log(2) / 1024
+        table["compression"] = without.mean() / with_states.mean(axis=1)
+        by_order = without / with_states
+        table["compression_range_low"] = by_order.min(axis=1)
+        table["compression_range_high"] = by_order.max(axis=1)
     return table.reindex(columns=result_columns())
 
 

@@ -41,6 +41,9 @@ penalty of a sum over examples changes little with their number.)"""
 MOST_CODED = 5000
 """Labels that the online code encodes: of more examples, a random part."""
 
+CODE_ORDERS = 5
+"""Orders of the groups in which the labels are sent, each an online code of its own."""
+
 
 @dataclass(frozen=True)
 class ProbingTasks:
@@ -71,7 +74,7 @@ class ProbingTasks:
     """Those with the labels themselves, on the splits of each control task; none where groups hold
     opposite labels, which turn them round there."""
     online: tuple[ProbingTask, ...]
-    """The online code: none or one."""
+    """The online codes: one for each order in which groups are sent; none for numbers."""
     subsets: np.ndarray
     """Training rows of the learning curve, for each fraction and fold. [fractions, folds, n]"""
 
@@ -314,23 +317,25 @@ def _online(
     fold_of: np.ndarray,
     seed: int,
 ) -> tuple[ProbingTask, ...]:
-    """Return the online code: a probe on portions 0 … j encodes the labels of portion j + 1.
+    """Return online codes: a probe on portions 0 … j encodes the labels of portion j + 1.
 
     Its probabilities are mixed with a uniform guess, as one more example of each class would do:
     otherwise a class that has not yet been seen costs any number of bits.
     """
-    if not len(classes):
-        return ()
     rows = _some(np.flatnonzero(fold_of >= 0), MOST_CODED, units, seed)
-    portion_of = np.full(len(fold_of), -1)
-    portion_of[rows] = portions(None if units is None else units[rows], len(rows), seed)
-    seen = np.bincount(portion_of[rows]).cumsum()
-    if len(seen) < 2:
-        return ()
-    doubt = len(classes) / (seen[np.maximum(portion_of - 1, 0)] + len(classes))
-    train = (portion_of <= np.arange(portion_of.max())[:, None]) & (portion_of >= 0)
-    scored_by = np.where(portion_of > 0, portion_of - 1, -1)
-    return (ProbingTask(targets, train, scored_by, doubt.astype(np.float32)),)
+    codes = []
+    for order in range(CODE_ORDERS if len(classes) else 0):
+        portion_of = np.full(len(fold_of), -1)
+        groups = None if units is None else units[rows]
+        portion_of[rows] = portions(groups, len(rows), seed, order=order)
+        seen = np.bincount(portion_of[rows]).cumsum()
+        if len(seen) < 2:
+            return ()
+        doubt = len(classes) / (seen[np.maximum(portion_of - 1, 0)] + len(classes))
+        train = (portion_of <= np.arange(portion_of.max())[:, None]) & (portion_of >= 0)
+        scored_by = np.where(portion_of > 0, portion_of - 1, -1)
+        codes.append(ProbingTask(targets, train, scored_by, doubt.astype(np.float32)))
+    return tuple(codes)
 
 
 def _subsets(

@@ -336,6 +336,8 @@ for of_protocol in (
     Metric("random_weights_accuracy", "random weights", "classes"),
     Metric("code_length", "description length (kbit)", "classes"),
     Metric("compression", "compression", "classes"),
+    Metric("compression_range_low", "compression, range from", "classes"),
+    Metric("compression_range_high", "compression, range to", "classes"),
     Metric("p_value", "p", form="p"),
     Metric("l2", "L2 penalty", form=".3g"),
 ):

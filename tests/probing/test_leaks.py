@@ -101,7 +101,7 @@ def test_no_problem_is_scored_on_a_unit_that_it_was_fitted_on(of: str) -> None:
     )
     assert len(tasks.inner) == 5
     assert len(tasks.shuffled) == 10
-    assert len(tasks.online) == (of != "numbers")
+    assert bool(tasks.online) == (of != "numbers")
     each_task = [*tasks.inner, tasks.observed, *tasks.shuffled, *tasks.online]
     for subset in (tasks.train, *tasks.subsets):
         each_task.append(ProbingTask(tasks.targets, subset, tasks.fold_of))

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 import llmprobe
 from llmprobe.config.probe_kinds import PROBE_KINDS
+from llmprobe.probing import tasks as tasks_module
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import portions
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
@@ -277,15 +278,21 @@ def test_mass_mean_probes_choose_the_nearest_class_mean(n_classes: int, signal: 
     assert found.loss[0] == pytest.approx(total, rel=1e-3)
 
 
-def plain_code_length(X: np.ndarray, y: np.ndarray, portion_of: np.ndarray) -> float:
-    """Bits: which penalty, the first portion by a uniform code, the rest by what came before."""
+def plain_code_length(X: np.ndarray | None, y: np.ndarray, portion_of: np.ndarray) -> float:
+    """Bits: which penalty, the first portion by a uniform code, the rest by what came before.
+
+    Without X, what came before is the shares of the classes.
+    """
     n_classes = y.max() + 1
     totals = []
-    for l2 in PENALTIES:
+    for l2 in PENALTIES if X is not None else PENALTIES[:1]:
         total = 0.0
         for portion in range(1, portion_of.max() + 1):
             train, test = portion_of < portion, portion_of == portion
-            p = plain_probabilities(X, y, train, test, l2)[np.arange(test.sum()), y[test]]
+            if X is None:
+                p = np.array([(y[train] == label).mean() for label in y[test]])
+            else:
+                p = plain_probabilities(X, y, train, test, l2)[np.arange(test.sum()), y[test]]
             # A uniform guess has the weight of one more example of each class.
             mixed = (train.sum() * p + 1) / (train.sum() + n_classes)
             total -= np.log2(mixed).sum()
@@ -298,38 +305,51 @@ def plain_code_length(X: np.ndarray, y: np.ndarray, portion_of: np.ndarray) -> f
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("signal", [0, 3, None], ids=["none", "strong", "separable"])
 def test_the_code_length_is_that_of_a_plain_loop(
-    signal: float | None, n_classes: int, grouped: bool
+    signal: float | None, n_classes: int, grouped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    n_orders = 1 if signal is None else 2
+    monkeypatch.setattr(tasks_module, "CODE_ORDERS", n_orders)
     X, latent = planted(signal, 120, 12)
     y = classes(latent, n_classes)
     groups = np.arange(120) // 2 if grouped else None
     results = llmprobe.probe_layers(
         {0: X}, y, groups, l2="auto", permutations=0, controls=(), progress=False
     )
-    expected = plain_code_length(X, y, portions(groups, 120, seed=0))
+    orders = [portions(groups, 120, 0, order=order) for order in range(n_orders)]
+    coded, uncoded = (
+        np.array([plain_code_length(states, y, portion_of) for portion_of in orders])
+        for states in (X, None)
+    )
     row = results.table.iloc[0]
-    assert row["code_length"] * 1024 == pytest.approx(expected, rel=1e-3)
-    assert row["compression"] == pytest.approx(120 * np.log2(n_classes) / expected, rel=1e-3)
+    assert row["code_length"] * 1024 == pytest.approx(coded.mean(), rel=1e-3)
+    assert row["compression"] == pytest.approx(uncoded.mean() / coded.mean(), rel=1e-3)
+    ends = row[["compression_range_low", "compression_range_high"]].tolist()
+    by_order = uncoded / coded
+    assert ends == pytest.approx([by_order.min(), by_order.max()], rel=1e-3)
 
 
-def test_random_labels_cannot_be_compressed_and_separable_ones_can() -> None:
-    compression = []
-    for seed in range(5):
-        X, latent = planted(None, 400, 10, seed)
-        y = classes(latent, 2)
-        shuffled = np.random.default_rng(seed).permutation(y)
-        for labels in (y, shuffled):
-            table = llmprobe.probe_layers(
-                {0: X}, labels, l2="auto", permutations=0, controls=(), progress=False
-            ).table
-            compression.append(table["compression"].item())
-    assert min(compression[::2]) > 2
-    assert max(compression[1::2]) < 1.05
-    assert min(compression[1::2]) > 0.9
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.03])
+def test_random_labels_cannot_be_compressed_and_separable_ones_can(share: float) -> None:
+    X, latent = planted(None, 600, 10)
+    separable = (latent > np.quantile(latent, 1 - share)).astype(int)
+    shuffled = np.random.default_rng(0).permutation(separable)
+    read, random = (
+        llmprobe.probe_layers(
+            {0: X}, labels, l2="auto", permutations=0, controls=(), progress=False
+        ).table.iloc[0]
+        for labels in (separable, shuffled)
+    )
+    assert read["compression"] > 1.5
+    assert random["compression"] == pytest.approx(1, abs=0.03)
+    for row in (read, random):
+        assert row["compression_range_low"] < row["compression"] < row["compression_range_high"]
 
 
-def test_a_class_that_was_not_seen_before_costs_a_bounded_number_of_bits() -> None:
+def test_a_class_that_was_not_seen_before_costs_a_bounded_number_of_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A probe that has never seen a class would by itself find it next to impossible."""
+    monkeypatch.setattr(tasks_module, "CODE_ORDERS", 1)
     X, _ = planted(0, 120, 12)
     portion_of = portions(None, 120, seed=0)
     y = np.zeros(120, dtype=int)

@@ -378,14 +378,14 @@ def test_the_code_is_that_of_the_test_rows_alone(of: str, share: float) -> None:
 def test_each_label_is_encoded_with_the_doubt_of_the_rows_seen_before_it(with_test: bool) -> None:
     _, y, groups = planted("three classes")
     test = held_out() if with_test else None
-    (task,) = build_tasks(y, groups, ProbeConfig(l2=1.0), "here", test).online
-    assert task.doubt is not None
-    encoded = np.flatnonzero(task.scored_by >= 0)
-    seen = task.train.sum(axis=1)[task.scored_by[encoded]]
-    assert len(set(seen)) > 3
-    assert task.doubt[encoded] == pytest.approx(3 / (seen + 3))
-    # The first portion is seen by all, and encoded by none.
-    assert len(encoded) + task.train[0].sum() == (N if test is None else test.sum())
+    for task in build_tasks(y, groups, ProbeConfig(l2=1.0), "here", test).online:
+        assert task.doubt is not None
+        encoded = np.flatnonzero(task.scored_by >= 0)
+        seen = task.train.sum(axis=1)[task.scored_by[encoded]]
+        assert len(set(seen)) > 3
+        assert task.doubt[encoded] == pytest.approx(3 / (seen + 3))
+        # The first portion is seen by all, and encoded by none.
+        assert len(encoded) + task.train[0].sum() == (N if test is None else test.sum())
 
 
 @pytest.mark.parametrize("with_test", [True, False])
@@ -397,13 +397,14 @@ def test_the_code_of_many_labels_is_of_a_part_in_whole_groups(
     options = {**QUICK, "description_length": True}
     whole = probe(X, y, test, groups, l2=10.0, **options).table.iloc[0]
     monkeypatch.setattr(tasks_module, "MOST_CODED", 302)
-    (task,) = build_tasks(y, groups, ProbeConfig(l2=10.0, **options), "here", test).online
-    assert task.used.sum() == 300
-    assert set(np.bincount(groups, task.used)) == {0, 4}
-    assert test is None or not (task.used & ~test).any()
+    for task in build_tasks(y, groups, ProbeConfig(l2=10.0, **options), "here", test).online:
+        assert task.used.sum() == 300
+        assert set(np.bincount(groups, task.used)) == {0, 4}
+        assert test is None or not (task.used & ~test).any()
     part = probe(X, y, test, groups, l2=10.0, **options).table.iloc[0]
     assert part["compression"] == pytest.approx(whole["compression"], rel=0.25)
-    assert part["code_length"] * part["compression"] == pytest.approx(300 / 1024)
+    # Without states the labels, half of them of each class, take about a bit each.
+    assert part["code_length"] * part["compression"] == pytest.approx(300 / 1024, rel=0.06)
     assert part["accuracy"] == whole["accuracy"]
 
 
