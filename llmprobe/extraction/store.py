@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.files import sha256 as file_sha256
 from llmprobe.ground.files import whole_file, write_text
 
@@ -85,6 +86,7 @@ class Store:
                 f"{len(paths)} files; do all processes see the same cache folder?"
             )
         manifest = {
+            **UNSIGNED,
             "layout": layout,
             "shards": [
                 {"file": path.name, "bytes": path.stat().st_size, "sha256": _claimed_digest(path)}
@@ -92,19 +94,22 @@ class Store:
             ],
             **facts,
         }
-        write_text(self.folder / MANIFEST, json.dumps(manifest))
+        write_text(self.folder / MANIFEST, signed(json.dumps(manifest).encode()).decode())
         return manifest
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of a complete and undamaged extraction, else None.
 
-        A shard that is missing or damaged is named in a warning.
+        What is damaged, or missing beside the manifest, is named in a warning.
         """
         try:
-            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = json.loads(read_back(self.folder / MANIFEST))
             paths = [self.folder / shard["file"] for shard in manifest["shards"]]
             stamps = [_make_stamp(i, manifest["layout"]) for i in range(len(paths))]
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s); it is made again", self.folder / MANIFEST, error)
             return None
         on_disk = {path: _read_stamp(path) for path in _whole(paths)}
         damaged = [p for p, stamp in zip(paths, stamps, strict=True) if on_disk.get(p) != stamp]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,8 +18,9 @@ import pyarrow
 from llmprobe.config.load import parsed_yaml
 from llmprobe.config.schema import RunConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.ground.digests import read_back, recorded, written_together
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.files import disk_is_full, whole_file, write_text
+from llmprobe.ground.files import disk_is_full, write_text
 from llmprobe.ground.text import listed
 from llmprobe.results.columns import columns_of
 from llmprobe.results.results import Results
@@ -48,20 +50,25 @@ class Part:
     def load(self) -> Results | None:
         """Read the results; None unless they are there, whole, readable and of this version."""
         try:
+            if not {PROBES, FOLD0_PROBES, *map(_table_file, OF_A_PART)} <= set(
+                recorded(self.folder)
+            ):
+                return None
             tables: dict[str, Any] = {
                 TABLES[name]: read_table(self.folder, name) for name in OF_A_PART
             }
             probes, fold0 = ((load_probe(self.folder / name),) for name in (PROBES, FOLD0_PROBES))
-        except UserError:
+        except (UserError, ValueError):
             return None
         return Results(**tables, probes=probes, fold0_probes=fold0)
 
     def save(self, results: Results) -> None:
         """Write probes and tables; without any of them the part does not count."""
-        results.probes[0].save(self.folder / PROBES)
-        results.fold0_probes[0].save(self.folder / FOLD0_PROBES)
-        for name in OF_A_PART:
-            _write_table(self.folder / f"{name}.parquet", getattr(results, TABLES[name]))
+        with written_together(self.folder) as new:
+            results.probes[0].save(new(PROBES))
+            results.fold0_probes[0].save(new(FOLD0_PROBES))
+            for name in OF_A_PART:
+                getattr(results, TABLES[name]).to_parquet(new(_table_file(name)), index=False)
 
 
 def require_writable_folder(out: Path) -> None:
@@ -85,25 +92,26 @@ def require_writable_folder(out: Path) -> None:
 
 def write_results(out: Path, results: Results) -> None:
     """Write all that results hold into a folder, in place of those of an earlier config."""
-    write_text(out / "config.yaml", results.config)
-    write_text(out / "environment.json", json.dumps(results.environment, indent=2))
-    for name, field in TABLES.items():
-        table: pd.DataFrame = getattr(results, field)
-        if table.empty:  # One may be left of another config.
-            for path in out.glob(f"{name}.*"):
-                path.unlink()
-            continue
-        _write_table(out / f"{name}.parquet", table)
-        if name in AS_TEXT:
-            write_text(out / f"{name}.csv", table.to_csv(index=False))
-    probes = {
-        _probe_path(out, probe.facts["model"], probe.facts["dataset"]): probe
-        for probe in results.probes
-    }
-    # Like the tables, they are those of this config that are finished; parts keep the others.
-    remove_others(out / "probes", "*/*.safetensors", probes)
-    for path, probe in probes.items():
-        probe.save(path)
+    with written_together(out) as new:
+        write_text(new("config.yaml"), results.config)
+        write_text(new("environment.json"), json.dumps(results.environment, indent=2))
+        for name, field in TABLES.items():
+            table: pd.DataFrame = getattr(results, field)
+            if table.empty:  # One may be left of another config.
+                for path in out.glob(f"{name}.*"):
+                    path.unlink()
+                continue
+            table.to_parquet(new(_table_file(name)), index=False)
+            if name in AS_TEXT:
+                write_text(out / f"{name}.csv", table.to_csv(index=False))
+        probes = {
+            _probe_path(out, probe.facts["model"], probe.facts["dataset"]): probe
+            for probe in results.probes
+        }
+        # Like the tables, they are those of this config that are finished; parts keep the others.
+        remove_others(out / "probes", "*/*.safetensors", probes)
+        for path, probe in probes.items():
+            probe.save(new(path.relative_to(out).as_posix()))
 
 
 def read_results(out: Path, details: bool = True) -> Results:
@@ -154,10 +162,12 @@ def read_results(out: Path, details: bool = True) -> Results:
         notes.append(str(error))
         environment = {"models": [], "datasets": []}
     path, config = out / "config.yaml", ""
-    if path.is_file():
-        config = path.read_text(encoding="utf-8", errors="replace")
-    else:
+    try:
+        config = whole_config(out).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         notes.append(f"{path}: missing, so what the run was asked for is not known")
+    except UserError as error:
+        notes.append(str(error))
     return Results(
         table,
         summary,
@@ -189,7 +199,7 @@ def missing_curves(results: Results, config: RunConfig) -> Iterator[str]:
         ("examples", True, "the texts of the examples are not shown"),
         ("learning_curve", bool(config.probe.learning_curve), "learning curves are not shown"),
     ):
-        path = folder / f"{name}.parquet"
+        path = folder / _table_file(name)
         if asked and not path.exists():
             yield f"{path}: missing, so {shown}; run the config again"
 
@@ -222,9 +232,9 @@ def read_table(folder: Path, name: str, any_version: bool = False) -> pd.DataFra
     UserError
         It is missing, damaged, or of another version.
     """
-    path = folder / f"{name}.parquet"
+    path = folder / _table_file(name)
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(BytesIO(read_back(path)))
     except FileNotFoundError:
         raise UserError(
             f"{path}: missing; the run has no results yet, and the command that started it goes on "
@@ -241,6 +251,24 @@ def read_table(folder: Path, name: str, any_version: bool = False) -> pd.DataFra
     return table
 
 
+def whole_config(out: Path) -> Path:
+    """Return where the config of a run folder is, if it is there.
+
+    Raises
+    ------
+    UserError
+        It is not as it was written.
+    """
+    path = out / "config.yaml"
+    try:
+        read_back(path)
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    except OSError:
+        pass  # Whoever reads it says what it means that it is not there.
+    return path
+
+
 def read_environment(out: Path) -> dict[str, Any]:
     """Read what the results of a run folder may depend on beside the config.
 
@@ -253,7 +281,7 @@ def read_environment(out: Path) -> dict[str, Any]:
     """
     path = out / "environment.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads(read_back(path))
         for kind, things in (("models", facts["models"]), ("datasets", facts.get("datasets", []))):
             facts[kind] = [{**thing, "name": str(thing["name"])} for thing in things]
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -291,9 +319,8 @@ def examples_of(datasets: Sequence[ConceptDataset]) -> pd.DataFrame:
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    with whole_file(path) as partial:
-        table.to_parquet(partial, index=False)
+def _table_file(name: str) -> str:
+    return f"{name}.parquet"
 
 
 def _completed(
@@ -343,7 +370,7 @@ def _probe_path(out: Path, model: str, dataset: str) -> Path:
 def _detail(out: Path, name: str, wanted: bool, notes: list[str]) -> pd.DataFrame:
     """Read a table that a page can do without; why it is empty goes to the notes."""
     empty = pd.DataFrame(columns=columns_of(name))
-    path = out / f"{name}.parquet"
+    path = out / _table_file(name)
     if not wanted:
         return empty
     if not path.exists():

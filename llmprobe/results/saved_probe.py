@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 from scipy.special import softmax  # type: ignore[import-untyped]
 
+from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import whole_file
 from llmprobe.results.depth import peak_index
@@ -147,8 +148,9 @@ class SavedProbe:
         return predicted
 
     def save(self, path: str | Path) -> Path:
-        """Write one .safetensors file, whole or not at all."""
+        """Write one .safetensors file, whole or not at all; equal probes give equal bytes."""
         header = {
+            **UNSIGNED,
             "format": FORMAT,
             "classes": json.dumps(self.classes, default=str),
             "facts": json.dumps(dict(self.facts)),
@@ -160,7 +162,7 @@ class SavedProbe:
             for layer in self.layers
         }
         with whole_file(Path(path)) as partial:
-            save_file(tensors, partial, header)
+            partial.write_bytes(signed(_with_sorted_header(save(tensors, header))))
         return Path(path)
 
 
@@ -176,24 +178,39 @@ def load_probe(path: str | Path) -> SavedProbe:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     try:
-        with safe_open(path, framework="numpy") as opened:
-            header = opened.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise UserError(f"{path}: a safetensors file, but not one of a saved probe")
-            tensors: dict[str, dict[int, np.ndarray]] = {"coef": {}, "intercept": {}}
-            for key in opened.keys():  # noqa: SIM118
-                name, _, layer = key.partition(".")
-                tensors[name][int(layer)] = opened.get_tensor(key)
-            probe = SavedProbe(
-                **tensors,
-                classes=tuple(json.loads(header["classes"])),
-                facts=dict(json.loads(header["facts"])),
-                scores=dict(json.loads(header["scores"])),
-            )
-            _require_whole(probe)
-            return probe
+        content = read_back(path)
+        arrays = load(content)
+        header = _header(content).get("__metadata__") or {}
+        if header.get("format") != FORMAT:
+            raise UserError(f"{path}: a safetensors file, but not one of a saved probe")
+        tensors: dict[str, dict[int, np.ndarray]] = {"coef": {}, "intercept": {}}
+        for key, array in arrays.items():
+            name, _, layer = key.partition(".")
+            tensors[name][int(layer)] = array
+        probe = SavedProbe(
+            **tensors,
+            classes=tuple(json.loads(header["classes"])),
+            facts=dict(json.loads(header["facts"])),
+            scores=dict(json.loads(header["scores"])),
+        )
+        _require_whole(probe)
+        return probe
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a saved probe, or damaged ({error})") from None
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """Return the header of a safetensors file: 8 bytes with its length, then JSON."""
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """Return a safetensors file with its header in order: the library's differs between runs."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(_header(content), sort_keys=True, ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def _require_whole(probe: SavedProbe) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from llmprobe.config.schema import file_name
+from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import write_text
 from llmprobe.results.saved_probe import load_probe
@@ -77,11 +78,12 @@ class Trace:
             The entry is no trace.
         """
         try:
+            entry = {key: value for key, value in entry.items() if key not in UNSIGNED}
             if "trace" in entry:  # Version 0.1.0 kept the title of an example beside its trace.
                 entry = {**entry["trace"], "title": entry["title"]}
             trace = Trace(**{**entry, "scores": np.array(entry["scores"], dtype=float)})
             whole = trace.scores.shape == (len(trace.layers), len(trace.tokens))
-        except (TypeError, ValueError, LookupError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise UserError(f"not a trace: {error}") from None
         if not whole or trace.best_layer not in trace.layers:
             raise UserError("not a trace: its layers, tokens and scores do not fit each other")
@@ -89,8 +91,12 @@ class Trace:
 
 
 def write_traces(path: Path, traces: Trace | Sequence[Trace]) -> None:
-    """Write one trace, or a list of them, as a JSON file for ``read_traces``."""
-    write_text(path, json.dumps(traces, default=Trace.to_json))
+    """Write one trace, or a list of them, as a JSON file for ``read_traces``.
+
+    One, which is read by itself, has the digest of its file inside.
+    """
+    content = {**UNSIGNED, **traces.to_json()} if isinstance(traces, Trace) else traces
+    write_text(path, signed(json.dumps(content, default=Trace.to_json).encode()).decode())
 
 
 def read_traces(path: Path) -> list[Trace]:
@@ -104,7 +110,7 @@ def read_traces(path: Path) -> list[Trace]:
     if path.is_dir():
         return [trace for file in sorted(path.glob("*.json")) for trace in read_traces(file)]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_back(path))
         entries = [content] if isinstance(content, dict) else content
         return [Trace.from_json(entry) for entry in entries]
     except (OSError, ValueError, TypeError, UserError) as error:

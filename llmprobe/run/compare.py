@@ -15,8 +15,9 @@ from pydantic import Field
 
 from llmprobe.config.load import load_config, parsed_yaml, validated
 from llmprobe.config.schema import Section
+from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.files import whole_file, write_text
+from llmprobe.ground.files import write_text
 from llmprobe.ground.text import elide
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
@@ -25,6 +26,7 @@ from llmprobe.results.folder import (
     read_results,
     read_table,
     require_writable_folder,
+    whole_config,
     write_results,
 )
 from llmprobe.results.results import Results
@@ -143,8 +145,8 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
     config = ComparisonConfig(compare=comparison).model_dump(mode="json")
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_results(out, replace(results, config=text))
-    with whole_file(out / "differences.parquet") as partial:
-        found.to_parquet(partial, index=False)
+    with written_together(out) as new:
+        found.to_parquet(new("differences.parquet"), index=False)
     write_text(out / "differences.csv", found.to_csv(index=False))
 
 
@@ -190,7 +192,7 @@ def _text(run: Results, width: int, unicode: bool) -> Text:
 
 def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
     """Return what was compared, the differences if they are there, and the notes on both."""
-    path = out / "config.yaml"
+    path = whole_config(out)
     comparison = validated(ComparisonConfig, parsed_yaml(path), str(path)).compare
     path, notes = out / "differences.parquet", list(comparison.notes)
     try:
@@ -217,7 +219,7 @@ def _members(runs: Sequence[Path]) -> list[ComparedRun]:
         tables = read_results(run)
         if (kind := kind_of(run)) in OTHER_KINDS:
             raise UserError(f"{run}: not a run of language models but {OTHER_KINDS[kind]}")
-        config = load_config(run / "config.yaml")
+        config = load_config(whole_config(run))
         members.append(ComparedRun.of(config.name, config, tables))
     ways_to_name = (
         [member.name for member in members],

@@ -10,6 +10,7 @@ from typing import Any
 from llmprobe.config.schema import ProbeConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
+from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.models.source import is_local
@@ -112,5 +113,6 @@ def trace_part(
     except UserError:
         traces = trace_examples(extractor, dataset, results, examples) if extract else []
     if traces:  # What failed may succeed another time.
-        write_traces(path, traces)
+        with written_together(part.folder) as new:
+            write_traces(new(path.name), traces)
     return traces

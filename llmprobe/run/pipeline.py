@@ -22,6 +22,7 @@ from llmprobe.datasets.include import include
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
+from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
@@ -127,7 +128,8 @@ class Run:
             )
         require_writable_folder(self.out)
         if not (self.out / "results.parquet").exists():  # Else it is the config of those.
-            write_text(self.out / "config.yaml", self.config.to_yaml())
+            with written_together(self.out) as new:
+                write_text(new("config.yaml"), self.config.to_yaml())
         parts: list[Results] = []
         self._traces = []
         untrained: dict[tuple[str, str], Results] = {}
@@ -162,7 +164,8 @@ class Run:
             config=self.config.to_yaml(),
         )
         write_results(self.out, results)
-        write_traces(self.out / EXAMPLE_TRACES, self._traces)
+        with written_together(self.out) as new:
+            write_traces(new(EXAMPLE_TRACES), self._traces)
 
     def _trace(
         self,

@@ -15,7 +15,7 @@ from llmprobe.ground.registry import Registry
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import differences
 from llmprobe.results.figures import draw_figures
-from llmprobe.results.folder import missing_curves, read_results
+from llmprobe.results.folder import missing_curves, read_results, whole_config
 from llmprobe.results.results import Results
 from llmprobe.results.trace import traces_of_run
 from llmprobe.run.wordings import wordings
@@ -119,10 +119,11 @@ def _describe_run(run: Results) -> Description:
     notes: list[str] = []
     try:
         if path.is_file():
-            config = load_config(path)
+            config = load_config(whole_config(out))
             notes += missing_curves(run, config)
     except UserError as error:
         notes.append("; ".join(str(error).splitlines()))
+    notes = [note for note in notes if note not in run.notes]
     for note in notes:
         log.warning("%s", note)
     datasets = [] if config is None else config.datasets

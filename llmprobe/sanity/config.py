@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from llmprobe.config.load import parsed_yaml, validated
 from llmprobe.config.schema import Section, Seed
 from llmprobe.ground.errors import UserError, suggestion
+from llmprobe.results.folder import whole_config
 
 
 class XorConfig(Section):
@@ -55,7 +56,7 @@ def load(out: Path) -> SanityConfig:
     UserError
         It is missing or damaged.
     """
-    path = out / "config.yaml"
+    path = whole_config(out)
     raw = parsed_yaml(path)
     name = str(raw.get("sanity", "")) if isinstance(raw, dict) else ""
     kind = KINDS.get(name)

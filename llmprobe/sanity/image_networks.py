@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ExponentialLR
 
 from llmprobe.api import probe_network
 from llmprobe.extraction.network import NetworkStates
-from llmprobe.ground.files import whole_file
+from llmprobe.ground.digests import read_back, written_together
 from llmprobe.models.devices import resolve_device
 from llmprobe.results.folder import require_writable_folder
 from llmprobe.results.intervals import unit_interval
@@ -41,6 +41,9 @@ PROBE_IMAGES = 20_000
 """Training images that the convnet's probes are fitted on at most, unless more are asked for."""
 QUICK_IMAGES = 1500, 1000
 """Training and test images for the probes of a quick run."""
+
+WEIGHTS = "network.safetensors"
+"""The file of a part with the network's weights at that moment."""
 
 EVERY = 4
 """Of the network with a bypass, every so many layers are probed."""
@@ -127,21 +130,21 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
         "moments": list(plan.moments), "points": list(plan.points),
     }  # fmt: skip
     parts = {model: part_of(out, model, key) for model in plan.moments.values()}
-    weights = {model: part.folder / "network.safetensors" for model, part in parts.items()}
+    weights = {model: part.folder / WEIGHTS for model, part in parts.items()}
 
     def keep(step: int) -> None:
         if step in plan.moments:
-            with whole_file(weights[plan.moments[step]]) as path:
-                save_file(network.state_dict(), path)
+            with written_together(parts[plan.moments[step]].folder) as new:
+                save_file(network.state_dict(), new(WEIGHTS))
 
-    if not all(path.is_file() for path in weights.values()):
+    if not all(map(_is_whole, weights.values())):
         train(
             network, images, plan.schedule(network), max(plan.moments),
             seed=config.seed, before_step=keep, progress=progress,
         )  # fmt: skip
 
     def probe(model: str) -> Results:
-        network.load_state_dict(load_file(weights[model]))
+        network.load_state_dict(load(read_back(weights[model])))
         # Where the network's device lacks the float64 that probes compute in, on the CPU.
         probe_device = "cpu" if device.type == "mps" else str(device)
         results = probe_network(
@@ -158,6 +161,14 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
     return Results.concatenate(
         [probed_once(part, partial(probe, model))[0] for model, part in parts.items()]
     )
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_back(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def plan_of(images: Images, config: MnistConfig) -> Plan:

@@ -15,6 +15,7 @@ import pytest
 from llmprobe import UserError
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.ground.digests import DIGESTS
 from llmprobe.probing.protocol import probe_layers
 from llmprobe.results.folder import examples_of, read_results, write_results
 from llmprobe.results.results import Results
@@ -59,7 +60,9 @@ def table(run: Results, name: str) -> pd.DataFrame:
 
 
 def change(path: Path, how: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Change a table, and say that the change is meant."""
     how(pd.read_parquet(path)).to_parquet(path, index=False)
+    (path.parent / DIGESTS).unlink(missing_ok=True)
 
 
 def test_a_whole_run_is_read_without_a_note(whole: Path) -> None:
@@ -103,6 +106,46 @@ def test_a_damaged_table_is_named_and_all_others_are_read(
         else:
             assert table(run, name).empty
             assert set(table(run, name).columns) <= set(expected.columns)
+
+
+CHANGED = "(it is not as it was written; if the change is yours, remove digests.json)"
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"{name}.parquet" for name in DETAILS), "config.yaml", "environment.json"]
+)
+def test_a_file_with_other_content_is_named_and_not_read(out: Path, name: str) -> None:
+    path = out / name
+    if path.suffix == ".parquet":
+        rows = pd.read_parquet(path)
+        rows.iloc[::-1].to_parquet(path, index=False)
+    else:
+        path.write_text(path.read_text().replace("net", "not"))
+    run = read_results(out)
+    assert run.notes == (f"{path}: missing or damaged {CHANGED}; run the config again",)
+    assert run.config == ("" if name == "config.yaml" else "name: net\n")
+    assert run.environment == ({"models": [], "datasets": []} if path.suffix == ".json" else FACTS)
+    (out / DIGESTS).unlink()
+    assert read_results(out).notes == ()
+
+
+def test_a_table_of_another_run_is_not_read(whole: Path, out: Path) -> None:
+    results = read_results(whole)
+    other = replace(results, table=results.table.assign(accuracy=0.5))
+    write_results(out.parent / "other", other)
+    shutil.copy(out.parent / "other" / "results.parquet", out)
+    with pytest.raises(
+        UserError, match=r"results.parquet: missing or damaged .it is not as it was"
+    ):
+        read_results(out)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_without_whole_digests_nothing_is_taken_for_whole(out: Path, content: bytes | None) -> None:
+    path = out / DIGESTS
+    path.write_bytes(path.read_bytes().replace(b"1", b"2") if content is None else content)
+    with pytest.raises(UserError, match=r"digests.json is damaged; remove it to read files un"):
+        read_results(out)
 
 
 @pytest.mark.parametrize("name", ["results", "summary"])
@@ -191,12 +234,14 @@ def test_a_damaged_environment_is_named(out: Path, content: str | None) -> None:
 
 
 def test_an_environment_of_an_earlier_version_has_no_datasets(out: Path) -> None:
+    (out / DIGESTS).unlink()
     (out / "environment.json").write_text(json.dumps({"models": [{"name": "net"}]}))
     assert read_results(out).environment == {"models": [{"name": "net"}], "datasets": []}
 
 
 def test_a_config_is_shown_as_it_is_and_missed_if_it_is_not_there(out: Path) -> None:
     path = out / "config.yaml"
+    (out / DIGESTS).unlink()
     path.write_bytes(b"name: caf\xe9\n")
     assert read_results(out).config == "name: caf\ufffd\n"
     path.unlink()

@@ -150,6 +150,7 @@ def other_folds(out: Path) -> None:
     table = pd.read_parquet(out / "predictions.parquet")
     table["fold"] = table["fold"].where(table["example"] != 3, 1 - table["fold"])
     table.to_parquet(out / "predictions.parquet")
+    (out / "digests.json").unlink()
 
 
 FLIPPED = examples("cities").labels.copy()
@@ -410,6 +411,11 @@ def test_an_unfinished_run_is_compared_as_far_as_it_is(tmp_path: Path) -> None:
     config = yaml.safe_load((runs[1] / "config.yaml").read_text())
     config["datasets"].append({"name": "rivers"})
     (runs[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(
+        UserError, match=r"b/config.yaml: missing or damaged .it is not as it was w"
+    ):
+        compare(runs, tmp_path / "both")
+    (runs[1] / "digests.json").unlink()
     compare(runs, tmp_path / "both")
     assert notes_of(tmp_path / "both") == [
         f"{runs[1]}: not finished: of 2 curves, it lacks large on rivers; run the config again to "
@@ -536,6 +542,7 @@ def test_lines_are_at_most_100_wide_and_names_are_text(tmp_path: Path) -> None:
         for table in ("results", "summary", "predictions", "examples"):
             path = run / f"{table}.parquet"
             pd.read_parquet(path).assign(dataset=evil).to_parquet(path)
+        (run / "digests.json").unlink()
     compare(runs, tmp_path / "both")
     text = terminal_text(tmp_path / "both").plain
     assert max(map(len, text.splitlines())) <= 100

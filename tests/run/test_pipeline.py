@@ -115,7 +115,7 @@ def test_a_run_folder_has_the_files_of_the_contract(finished: Toy) -> None:
     found = {name for name in files(finished.out) if not name.startswith("parts/")}
     figures = {name for name in found if name.startswith("figures/")}
     assert found - figures == {
-        "config.yaml", "environment.json", "report.html", "predictions.parquet",
+        "config.yaml", "digests.json", "environment.json", "report.html", "predictions.parquet",
         "examples.parquet", "example_traces.json",
         "results.parquet", "results.csv", "summary.parquet", "summary.csv",
         "probes/tiny-llama/first.safetensors", "probes/tiny-llama/second.safetensors",
@@ -572,6 +572,7 @@ def test_a_report_needs_no_config(
 ) -> None:
     toy.run()
     (toy.out / "config.yaml").unlink()
+    (toy.out / "digests.json").unlink()
     if content is not None:
         (toy.out / "config.yaml").write_text(content)
     caplog.clear()

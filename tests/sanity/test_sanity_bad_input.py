@@ -294,6 +294,7 @@ def test_a_config_that_is_none_is_not_reported(
     folder = tmp_path / "run"
     shutil.copytree(done / "convnet", folder)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "digests.json").unlink()
     fails("report", folder, said=(str(folder / "config.yaml"), said))
 
 
@@ -308,6 +309,7 @@ def test_tables_of_another_experiment_are_not_reported(
     shutil.copytree(done / into, folder)
     for file in ("results.parquet", "summary.parquet"):
         shutil.copy(done / other / file, folder / file)
+    (folder / "digests.json").unlink()
     said = ("summary.parquet are not those of config.yaml", "llmprobe sanity", str(folder))
     fails("report", folder, said=said)
 
@@ -320,6 +322,7 @@ def test_without_the_source_of_its_data_an_experiment_is_told_and_that_is_noted(
     shutil.copytree(done / "convnet", folder)
     facts = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps(facts | {"datasets": datasets}))
+    (folder / "digests.json").unlink()
     run = read_results(folder)
     assert bool(run.notes) == (datasets != [])
     assert image_findings(run) == image_findings(read_results(done / "convnet"))
