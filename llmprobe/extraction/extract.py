@@ -33,6 +33,7 @@ from llmprobe.extraction.tokens import (
     require_usable_tokens,
     tokenise,
 )
+from llmprobe.ground.errors import foreign_errors
 from llmprobe.ground.files import cache_folder, digest, existing, require_space
 from llmprobe.ground.progress import Progress
 from llmprobe.models.devices import dtype_name, resolve_device, resolve_dtype
@@ -181,15 +182,23 @@ class Extractor:
         return describe_cost(planner, next(planner.plans()), model)
 
     def planner(self, texts: TokenisedTexts, model: LoadedModel | Architecture) -> Planner:
-        """Return what plans these texts, within the config's budget."""
+        """Return what plans these texts, within the config's budget.
+
+        Raises
+        ------
+        UserError
+            A size in the model's config.json is none.
+        """
         module: Any = model.module
         n_layers = len(SITES[self.config.site].layers(model.n_blocks))
-        shape = ModelShape.of(
-            module.config, active_weights(module), model.n_blocks, n_layers, model.dtype
-        )
+        with foreign_errors(f"model {self.model_config.id!r}: its config.json cannot be used"):
+            shape = ModelShape.of(
+                module.config, active_weights(module), model.n_blocks, n_layers, model.dtype
+            )
+            tree = tree_can_run(module)
         budget = None if self.config.batch_tokens == "auto" else self.config.batch_tokens
         machine = machine_of(model.device)
-        return Planner(texts, shape, machine, budget, model.causal, tree_can_run(module))
+        return Planner(texts, shape, machine, budget, model.causal, tree)
 
     def _span_ends(self, dataset: ConceptDataset) -> list[int] | None:
         kind, _, field = self.config.position.partition(":")

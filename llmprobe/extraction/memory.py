@@ -11,14 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, out_of_memory
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Part = TypeVar("Part", bound=Sequence[Any])
-
-_TORCH_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 class Budget:
@@ -93,12 +91,3 @@ class Budget:
         log.warning("out of memory with %s; going on with at most %d tokens at a time", what,
                     self.tokens)  # fmt: skip
         return None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python could not get the memory that it asked for, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        message in str(error) for message in _TORCH_MESSAGES
-    )

@@ -29,6 +29,7 @@ from llmprobe.extraction.prefix_tree import MOST_MULTIPLIED, PrefixTree, multipl
 from llmprobe.extraction.tokens import Text, TokenisedTexts
 from llmprobe.extraction.tree import common
 from llmprobe.extraction.workers import Workers
+from llmprobe.ground.errors import foreign_errors, out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,11 @@ class Sample:
         # Of several, the last one in the tree, which has most before it.
         self.longest = max(self.chosen, key=lambda i: (len(wanted[i].tokens), wanted[i]))
         alone = PaddedBatches(capture, texts.reading, Budget(1), masked=False)
-        with Workers(capture.model, len(self.chosen)) as workers:
+        problem = f"model {capture.model.name!r} cannot be run on a text alone"
+        with (
+            foreign_errors(problem, out_of_memory),
+            Workers(capture.model, len(self.chosen)) as workers,
+        ):
             tasks = [workers.submit(alone, [wanted[i]]) for i in self.chosen]
             self.states = torch.cat([task.result().result() for task in tasks], dim=1).float()
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from llmprobe.extraction.tree import shared_with_previous
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, foreign_errors, out_of_memory
 from llmprobe.models.loading import LoadedModel, text_config
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,12 @@ def tokenise(
             f"{where}: extract.position {position!r} needs a fast tokenizer, and this model's does "
             "not tell which characters a token stands for"
         )
-    # A rendered chat has its special tokens in the text already.
-    encoded = tokenizer(
-        rendered, add_special_tokens=not chat_template, truncation=False, padding=False,
-        return_offsets_mapping=span_ends is not None, verbose=False,
-    )  # fmt: skip
+    with foreign_errors(f"{where}: the model's tokenizer fails on its texts", out_of_memory):
+        # A rendered chat has its special tokens in the text already.
+        encoded = tokenizer(
+            rendered, add_special_tokens=not chat_template, truncation=False, padding=False,
+            return_offsets_mapping=span_ends is not None, verbose=False,
+        )  # fmt: skip
     bos = tokenizer.bos_token_id
     ids: list[list[int]] = []
     read: list[int] = []
@@ -158,16 +159,17 @@ def as_chats(tokenizer: Any, texts: Sequence[str]) -> list[str]:
     Raises
     ------
     UserError
-        The tokenizer has no chat template.
+        The tokenizer has no chat template, or one that refuses a text or is no template.
     """
     if not tokenizer.chat_template:
         raise UserError("extract.chat_template: this model's tokenizer has no chat template")
-    return [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
-        for text in texts
-    ]
+    with foreign_errors("extract.chat_template: this model's chat template cannot be used"):
+        return [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+            for text in texts
+        ]
 
 
 def _shift(text: str, rendered: str, begins: int) -> int | None:

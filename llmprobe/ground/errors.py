@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from llmprobe.ground.files import disk_is_full
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+"""What torch says then."""
+
+_LONGEST_REASON = 300
+"""Characters of another library's message that stand in one of ours."""
 
 
 class UserError(Exception):
@@ -18,8 +27,47 @@ class NotOnDiskError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of an error's message, or its class where it says nothing.
+
+    A line that ends with a colon goes on, and a long one is cut.
+    """
+    line, *more = (str(error).strip() or type(error).__name__).splitlines()
+    if more and line.endswith(":"):
+        line = f"{line} {more[0].strip()}"
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}…"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python could not get the memory that it asked for, on any device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+@contextmanager
+def foreign_errors(
+    problem: str, unless: Callable[[BaseException], bool] = disk_is_full
+) -> Iterator[None]:
+    """Raise as a ``UserError`` whatever a library raises of damaged or hostile input.
+
+    No library promises what that is: besides ``OSError`` and ``ValueError`` there are errors of its
+    own, of Python's arithmetic and attributes, and panics of Rust, which are no ``Exception``.
+
+    Parameters
+    ----------
+    problem
+        Begins the message: what was read, by its name, and what could not be done with it.
+    unless
+        Whether an error is not the input's, and passes as it is.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if unless(error):
+            raise
+        raise UserError(f"{problem}: {first_line(error)}") from error
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
-from safetensors import SafetensorError
 
-from llmprobe.ground.errors import UserError, first_line
+from llmprobe.ground.errors import foreign_errors, out_of_memory
 from llmprobe.ground.files import cache_folder, disk_is_full, require_space
 
 log = logging.getLogger(__name__)
@@ -78,14 +77,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 @contextmanager
 def user_errors(problem: str) -> Iterator[None]:
     """Raise what transformers raises for damaged files as a ``UserError`` that begins so."""
-    damaged = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError)
-    try:
-        with _quiet():
-            yield
-    except damaged as error:
-        if disk_is_full(error) or "out of memory" in str(error):
-            raise
-        raise UserError(f"{problem}: {first_line(error)}") from None
+    with _quiet(), foreign_errors(problem, lambda e: disk_is_full(e) or out_of_memory(e)):
+        yield
 
 
 @contextmanager

@@ -119,7 +119,8 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
     Raises
     ------
     UserError
-        They differ, so that layers of this model would be mislabelled.
+        They differ, so that layers of this model would be mislabelled; or they are not one state
+        for each token.
     """
     read, returned, output = _run_recorded(model, blocks, input_ids, output_hidden_states=True)
     own = output.hidden_states
@@ -131,6 +132,14 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
         )
     last = returned[blocks[-1]][0]
     states = [*(read[block][0] for block in blocks), last]
+    # Some modules flatten the batch. Gemma 3n's blocks pass on several streams.
+    several = [list(s.shape) for s in states if s.numel() != input_ids.numel() * s.shape[-1]]
+    if several:
+        raise UserError(
+            f"{type(model).__name__}: its blocks pass on states of shape {several[0]} for "
+            f"{input_ids.numel()} tokens; layers can be read where each token has one state, "
+            "[texts, tokens, width]"
+        )
     # Mamba's list leaves out what enters block 1, but holds the last block's output raw as well.
     skipped = int(not same(states[0], own[0]))
     for i in range(len(blocks)):

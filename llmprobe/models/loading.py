@@ -21,6 +21,7 @@ from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.gguf import user_errors
 from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
 from llmprobe.models.placement import fitting, held_on, placement, scratch_folder
+from llmprobe.models.private import default_implementations
 from llmprobe.models.quantised import bitsandbytes_config, compute_by_token, require_bitsandbytes
 from llmprobe.models.source import ModelSource, locate
 from llmprobe.models.sublayers import Sublayers, find_sublayers
@@ -142,6 +143,9 @@ def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
     """Load the tokenizer in ``source``; raise ``UserError`` when there is none."""
     from transformers import AutoTokenizer
 
+    # It reads the model's configuration too, of which what is wrong would be said of the tokenizer.
+    with user_errors(f"model {config.id!r} cannot be loaded"):
+        _configuration(config, source)
     with user_errors(f"model {config.id!r}: no usable tokenizer"):
         return AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=config.trust_remote_code
@@ -165,7 +169,7 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
         torch.cuda.set_device(device)
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(source, config)
-    with fitting(config, device):
+    with fitting(config, device), user_errors(f"model {config.id!r} cannot be loaded"):
         module = _load_module(config, source, dtype, device).eval()
         held = held_on(module)
         spread = "disk" in held or len(held) > 1
@@ -226,17 +230,17 @@ class Architecture:
 
 def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
     """Return the shape of a model, without its weights."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModel
 
-    trust = {"trust_remote_code": config.trust_remote_code}
-    with user_errors(f"model {config.id!r} cannot be loaded"), torch.device("meta"):
-        described = AutoConfig.from_pretrained(source.folder, **trust)
-        module = AutoModel.from_config(described, **trust)
-    text = text_config(described)
-    causal = getattr(text, "is_decoder", False) or type(text) not in MODEL_FOR_MASKED_LM_MAPPING
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    return Architecture(module, int(text.num_hidden_layers), device, dtype, causal)
+    with user_errors(f"model {config.id!r} cannot be loaded"):
+        described = _configuration(config, source)
+        with torch.device("meta"):
+            module = AutoModel.from_config(described, trust_remote_code=config.trust_remote_code)
+        text = text_config(described)
+        causal = getattr(text, "is_decoder", False) or type(text) not in MODEL_FOR_MASKED_LM_MAPPING
+        return Architecture(module, int(text.num_hidden_layers), device, dtype, causal)
 
 
 def _load_module(
@@ -246,55 +250,59 @@ def _load_module(
     from transformers import AutoModel
 
     where = f"model {config.id!r}"
-    with user_errors(f"{where} cannot be loaded"):
-        architecture = _configuration(config, source)
-        quantised = config.quantization != "none" or hasattr(architecture, "quantization_config")
-        shares = placement(config, source, architecture, dtype, device)
-        options: dict[str, Any] = {
-            "dtype": dtype, "trust_remote_code": config.trust_remote_code
-        }  # fmt: skip
-        folder, scratch = source.folder, None
-        if config.weights == "random":
-            with torch.random.fork_rng():
-                torch.manual_seed(config.seed)
-                module = AutoModel.from_config(architecture, **options)
-            if shares is None and not quantised:
-                return module.to(device)  # type: ignore[no-any-return]
-            # Only what is in files can be quantised or spread.
-            scratch = scratch_folder()
-            folder = Path(scratch.name) / "random"
-            require_space(folder, module.num_parameters() * dtype.itemsize, "random weights")
-            module.save_pretrained(folder)
-            del module
-        if shares is not None:
-            scratch = scratch or scratch_folder()
-            options |= {"device_map": "auto", "max_memory": shares, "offload_folder": scratch.name}
-        elif quantised or device.type != "cpu":
-            options["device_map"] = {"": device}
-        if config.quantization != "none":
-            options["quantization_config"] = bitsandbytes_config(config.quantization, dtype)
-        # Those that do not fit are refused below, by name; transformers would only log them.
-        module, loaded = AutoModel.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
-            **options,
-        )  # fmt: skip
-        _require_weights(f"{where}: its files", module, loaded)
-        if scratch is not None:
-            weakref.finalize(module, scratch.cleanup)
-        if any(getattr(module, f"is_loaded_in_{bits}bit", False) for bits in (4, 8)):
-            compute_by_token(module, where)
+    architecture = _configuration(config, source)
+    quantised = config.quantization != "none" or hasattr(architecture, "quantization_config")
+    shares = placement(config, source, architecture, dtype, device)
+    options: dict[str, Any] = {
+        "dtype": dtype, "trust_remote_code": config.trust_remote_code
+    }  # fmt: skip
+    folder, scratch = source.folder, None
+    if config.weights == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            module = AutoModel.from_config(architecture, **options)
+        if shares is None and not quantised:
+            return module.to(device)  # type: ignore[no-any-return]
+        # Only what is in files can be quantised or spread.
+        scratch = scratch_folder()
+        folder = Path(scratch.name) / "random"
+        require_space(folder, module.num_parameters() * dtype.itemsize, "random weights")
+        module.save_pretrained(folder)
+        del module
+    if shares is not None:
+        scratch = scratch or scratch_folder()
+        options |= {"device_map": "auto", "max_memory": shares, "offload_folder": scratch.name}
+    elif quantised or device.type != "cpu":
+        options["device_map"] = {"": device}
+    if config.quantization != "none":
+        options["quantization_config"] = bitsandbytes_config(config.quantization, dtype)
+    # Those that do not fit are refused below, by name; transformers would only log them.
+    module, loaded = AutoModel.from_pretrained(
+        folder, config=architecture, use_safetensors=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, **options,
+    )  # fmt: skip
+    _require_weights(f"{where}: its files", module, loaded)
+    if scratch is not None:
+        weakref.finalize(module, scratch.cleanup)
+    if any(getattr(module, f"is_loaded_in_{bits}bit", False) for bits in (4, 8)):
+        compute_by_token(module, where)
     assert isinstance(module, nn.Module)
     return module
 
 
 def _configuration(config: ModelConfig, source: ModelSource) -> Any:
-    """Return the model's own configuration; raise ``UserError`` when it cannot be probed so."""
+    """Return the model's own configuration; raise ``UserError`` when it cannot be probed so.
+
+    What it says of implementations is left out: they can be code from the Hub, and what the states
+    are would depend on which packages are installed.
+    """
     from transformers import AutoConfig
 
     where = f"model {config.id!r}"
     architecture = AutoConfig.from_pretrained(
         source.folder, trust_remote_code=config.trust_remote_code
     )
+    default_implementations(architecture)
     if architecture.is_encoder_decoder:
         raise UserError(f"{where} is an encoder-decoder; only single stacks are probed")
     if hasattr(architecture, "quantization_config"):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from llmprobe.config.schema import ModelConfig
-from llmprobe.ground.errors import UserError, first_line
+from llmprobe.ground.errors import UserError, first_line, out_of_memory
 from llmprobe.ground.files import cache_folder, size
 from llmprobe.ground.launch import launched
 from llmprobe.models.quantised import BYTES
@@ -141,7 +141,7 @@ def fitting(config: ModelConfig, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError, AttributeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error):
+        if out_of_memory(error):
             helps = ["a smaller model"]
             if config.quantization == "none":
                 helps.insert(0, "quantization: int8 or nf4")

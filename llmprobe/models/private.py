@@ -12,6 +12,16 @@ from typing import Any
 import torch
 
 
+def default_implementations(config: Any) -> None:
+    """Let a configuration and its parts name no implementation of attention and experts.
+
+    transformers has a public way to choose one for a model, and none to choose what it would take
+    by default.
+    """
+    for name in ("_attn_implementation", "_experts_implementation"):
+        setattr(config, name, None)
+
+
 @contextmanager
 def _implementation(before: str | None, name: str, choose: Callable[[str], None]) -> Iterator[None]:
     """Choose another implementation for as long as the block lasts; None has no choice."""

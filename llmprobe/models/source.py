@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmprobe.config.schema import ModelConfig
-from llmprobe.ground.errors import UserError, suggestion
+from llmprobe.ground.errors import UserError, foreign_errors, suggestion
 from llmprobe.ground.files import disk_is_full, existing, sha256, size
 from llmprobe.models.gguf import converted, converted_folder
 from llmprobe.models.packaged import PACKAGED, fetch
@@ -46,6 +46,7 @@ def check(config: ModelConfig) -> None:
     if path is not None and not path.is_dir() and path.suffix != ".gguf":
         raise UserError(f"{where}: is not a folder or a .gguf file")
     if path is not None and path.is_dir():
+        _require_base_weights(path, where)
         if not (path / "config.json").is_file():
             raise UserError(f"{where}: the folder has no config.json, so it is not a model")
         if config.weights == "pretrained" and not _has_weights(path):
@@ -116,10 +117,37 @@ def _has_weights(folder: Path) -> bool:
     if not index.is_file():
         return any(folder.glob("*.safetensors"))
     try:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError):
+        return all((folder / name).is_file() for name in _indexed(index))
+    except UserError:
         return False
-    return all((folder / name).is_file() for name in files)
+
+
+def _require_base_weights(folder: Path, where: str) -> None:
+    """Raise ``UserError`` for an adapter, and for an index of other files than safetensors.
+
+    transformers adds an adapter to the weights beside it if peft is installed, and not otherwise.
+    """
+    adapters = sorted(file.name for file in folder.glob("adapter_*"))
+    if adapters:
+        raise UserError(
+            f"{where}: has an adapter ({adapters[0]}), and adapters are not read yet; merge it "
+            "into the weights (peft's merge_and_unload), or take the folder without its adapter_* "
+            "files for the base model"
+        )
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in _indexed(index):
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise UserError(
+                    f"{where}: {index.name} names {name!r:.100} as weights; allowed: .safetensors "
+                    "files beside it (other formats can run code when read)"
+                )
+
+
+def _indexed(index: Path) -> list[str]:
+    """Return the names of the files in an index of weights."""
+    with foreign_errors(f"{index}: not an index of weights"):
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted(set(map(str, files)))
 
 
 def _digest(folder: Path) -> str:
@@ -164,4 +192,5 @@ def _hub(config: ModelConfig) -> ModelSource:
         raise UserError(
             f"{where}: not on this disk, and the Hugging Face Hub cannot be reached{hint}"
         ) from None
+    _require_base_weights(Path(folder), where)
     return ModelSource(Path(folder), Path(folder).name)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import shutil
 import socket
 from collections import namedtuple
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,18 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def configured(model: Path, key: str, value: Any) -> None:
+    """Give a model's config.json another value."""
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+
+
+def indexed(model: Path, weights: str | None) -> None:
+    """Give a model an index that names a file of weights, or none."""
+    index = {"metadata": {}, "weight_map": {"norm.weight": weights} if weights else []}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not there": (shutil.rmtree, "does not exist"),
     "no model": (lambda m: (m / "config.json").unlink(), "no config.json, so it is not a model"),
@@ -199,6 +213,27 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda m: [path.unlink() for path in m.glob("tokenizer*")], "no usable tokenizer",
     ),
     "tokenizer cut": (lambda m: cut_in_half(m / "tokenizer.json"), "no usable tokenizer"),
+    "adapter": (
+        lambda m: (m / "adapter_config.json").write_text("{}"), "has an adapter (adapter_config",
+    ),
+    "index of pickles": (lambda m: indexed(m, "model.bin"), "names 'model.bin' as weights"),
+    "index elsewhere": (
+        lambda m: indexed(m, "../other.safetensors"), "names '../other.safetensors' as weights",
+    ),
+    "index no index": (lambda m: indexed(m, None), "not an index of weights"),
+    **{
+        f"config {key} {value}": (partial(configured, key=key, value=value), words)
+        for key, value, words in (
+            ("vocab_size", 0, "cannot be loaded"),
+            ("vocab_size", "many", "cannot be loaded: Validation error for field 'vocab_size'"),
+            ("hidden_size", -1, "cannot be loaded"),
+            ("dtype", 1.5, "cannot be loaded"),
+            ("id2label", 1.5, "cannot be loaded"),
+            ("text_config", {"a": 1}, "cannot be loaded"),
+            ("quantization_config", "x", "cannot be loaded"),
+            ("num_experts_per_tok", "x", "its config.json cannot be used"),
+        )
+    },
 }  # fmt: skip
 
 
@@ -207,7 +242,34 @@ def test_a_damaged_model_is_named(tmp_path: Path, model: Path, fails, what: str)
     damage, words = DAMAGES[what]
     damage(model)
     config = write_config(tmp_path / "c.yaml", model, write_table(tmp_path / "my.csv"))
-    fails("run", config, f"model '{model}'", words)
+    fails("run", config, str(model), words)
+
+
+TEMPLATES = {
+    "{% if %}": "Expected an expression",
+    "{{ messages[0]": "unexpected end of template",
+    "{{ raise_exception('roles must alternate') }}": "roles must alternate",
+    "{{ chat.first.name }}": "'chat' is undefined",
+    "{{ 1 / 0 }}": "division by zero",
+    "{{ messages | sorted }}": "No filter named 'sorted'",
+    "{{ messages.__class__.__mro__ }}": "is unsafe",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "maximum recursion depth",
+    "{% include '/etc/passwd' %}": "no loader",
+    "{{ 'a' * 99999999999999 }}": "Memory",
+    "{{ '\\ud800' }}": "the model's tokenizer fails on its texts",
+}
+"""Chat templates that are none, or refuse a text, and what is said of them."""
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_chat_template_that_fails_is_said(
+    tmp_path: Path, model: Path, fails, template: str
+) -> None:
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    table = write_table(tmp_path / "my.csv")
+    config = write_config(tmp_path / "c.yaml", model, table, extract={"chat_template": True})
+    fails("extract", config, TEMPLATES[template])
 
 
 @pytest.mark.parametrize("what", ["config cut", "config unknown", "no tokenizer"])

@@ -14,10 +14,9 @@ from tiny import WORDS
 from llmprobe.config.schema import ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.memory import out_of_memory
 from llmprobe.extraction.plan import PADDED, PREFIX_TREE
 from llmprobe.extraction.runner import Planner
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, out_of_memory
 
 # Texts that share nothing, and texts that share most of their tokens.
 APART = [" ".join([word, *WORDS[i : i + 3]]) for i, word in enumerate(WORDS)]

@@ -69,6 +69,21 @@ def test_blocks_that_the_model_does_not_return_are_refused(tiny_model: Callable[
         verify_blocks(model.module, model.blocks[:2], IDS)
 
 
+def test_blocks_that_pass_on_several_streams_are_refused() -> None:
+    import transformers as hf
+
+    torch.manual_seed(0)
+    config = hf.Gemma3nTextConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8,
+        num_key_value_heads=1, intermediate_size=16, vocab_size_per_layer_input=40,
+        hidden_size_per_layer_input=8, laurel_rank=8, num_kv_shared_layers=0,
+        layer_types=["full_attention"] * 2, activation_sparsity_pattern=[0.0] * 2,
+    )  # fmt: skip
+    model = hf.AutoModel.from_config(config).eval()
+    with pytest.raises(UserError, match=r"states of shape \[4, 1, 8, 16\] for 8 tokens"):
+        verify_blocks(model, find_blocks(model, IDS), IDS)
+
+
 def test_what_stands_after_the_last_block_is_known(tiny_model: Callable[..., Path]) -> None:
     model = load_model(ModelConfig(id=str(tiny_model("llama")), dtype="float32"))
     assert model.final_norm == "LlamaRMSNorm"

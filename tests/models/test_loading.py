@@ -96,3 +96,15 @@ def test_weights_that_do_not_fit_the_config_are_one_clear_sentence(
     )
     with pytest.raises(UserError, match=f"^model .*: {re.escape(said)}$"):
         load_model(ModelConfig(id=str(folder)))
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_a_kernel_that_a_model_names_is_not_loaded(
+    tiny_model: Callable[..., Path], tmp_path: Path, key: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_model("llama"), tmp_path / "model"))
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: "someone/kernel"}))
+    config = ModelConfig(id=str(folder))
+    for model in (load_model(config), load_architecture(config, locate(config))):
+        assert model.module.config._attn_implementation == "sdpa"
