@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from llmprobe.cli.command import add_out, add_reading, command
@@ -29,6 +30,7 @@ def trace(options: argparse.Namespace) -> None:
     """Print each trace as a heatmap, and write its files."""
     from rich.console import Console
 
+    from llmprobe.ground.lease import lease
     from llmprobe.monitors.new_texts import ReadingOptions
     from llmprobe.monitors.tracing import probes_of_run, trace_folder, trace_probes
     from llmprobe.reporting.terminal import WIDTH
@@ -49,9 +51,10 @@ def trace(options: argparse.Namespace) -> None:
     if not console.is_terminal:
         width, most_layers = WIDTH, sys.maxsize
     unicode = console.encoding.startswith("utf")
-    for made in trace_probes(probes, options.texts, reading):
-        require_writable_folder(out)
-        page, *_ = write_trace(made, out)
-        for line in trace_lines(made, width, most_layers, page.name, unicode):
-            console.print(line, soft_wrap=True)
-        print(f"\ntrace    {page} (and .json, .png, .svg)\n", flush=True)
+    with nullcontext() if options.out else lease(out.parent):
+        for made in trace_probes(probes, options.texts, reading):
+            require_writable_folder(out)
+            page, *_ = write_trace(made, out)
+            for line in trace_lines(made, width, most_layers, page.name, unicode):
+                console.print(line, soft_wrap=True)
+            print(f"\ntrace    {page} (and .json, .png, .svg)\n", flush=True)

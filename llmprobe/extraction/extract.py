@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
-from filelock import FileLock, Timeout
 
 from llmprobe.config.schema import ExtractConfig, ModelConfig, file_name
 from llmprobe.config.sites import SITES
@@ -35,6 +32,7 @@ from llmprobe.extraction.tokens import (
 )
 from llmprobe.ground.errors import foreign_errors
 from llmprobe.ground.files import cache_folder, digest, existing, require_space
+from llmprobe.ground.lease import lease
 from llmprobe.ground.progress import Progress
 from llmprobe.models.devices import dtype_name, resolve_device, resolve_dtype
 from llmprobe.models.loading import (
@@ -155,7 +153,7 @@ class Extractor:
         facts = world.agree(store.manifest() if world.leader else None)
         if facts is None:
             store.folder.mkdir(parents=True, exist_ok=True)
-            with _lock(store.folder) if world.leader else nullcontext() as waited:
+            with lease(store.folder, wait=True) as waited:
                 # The one that was waited for may have made it.
                 facts = world.agree(store.manifest() if waited else None)
                 facts = facts or self._fill(store, dataset, self.key(dataset), world, progress)
@@ -261,22 +259,3 @@ class Extractor:
                 "row_of": plan.row_of,
             })  # fmt: skip
         return world.agree(facts)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold a folder alone for one extraction; yield whether another process was waited for.
-
-    The lock ends with its process, however that ends.
-    """
-    lock, waited = FileLock(folder / ".lock"), False
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        waited = True
-        log.info("%s: another process is extracting this; waiting for it", folder.name)
-        lock.acquire()
-    try:
-        yield waited
-    finally:
-        lock.release()

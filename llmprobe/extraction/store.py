@@ -53,11 +53,8 @@ class Store:
         """Return the whole shards of a layout that are on disk, by their index.
 
         One whose bytes are not those that were written, or that is of another extraction, is named
-        in a warning and removed, as is what a killed process left. The caller has the folder's
-        lock.
+        in a warning and removed. The caller has the folder's lease.
         """
-        for litter in self.folder.glob(".*.partial"):
-            litter.unlink()
         paths = sorted(self.folder.glob("shard-*.safetensors"))
         whole, shards = set(_whole(paths)), dict[int, Path]()
         for path in paths:
@@ -86,7 +83,6 @@ class Store:
                 f"{len(paths)} files; do all processes see the same cache folder?"
             )
         manifest = {
-            **UNSIGNED,
             "layout": layout,
             "shards": [
                 {"file": path.name, "bytes": path.stat().st_size, "sha256": _claimed_digest(path)}
@@ -94,7 +90,8 @@ class Store:
             ],
             **facts,
         }
-        write_text(self.folder / MANIFEST, signed(json.dumps(manifest).encode()).decode())
+        text = json.dumps(UNSIGNED | manifest)
+        write_text(self.folder / MANIFEST, signed(text.encode()).decode())
         return manifest
 
     def manifest(self) -> dict[str, Any] | None:
@@ -106,6 +103,7 @@ class Store:
             manifest = json.loads(read_back(self.folder / MANIFEST))
             paths = [self.folder / shard["file"] for shard in manifest["shards"]]
             stamps = [_make_stamp(i, manifest["layout"]) for i in range(len(paths))]
+            facts = {key: value for key, value in manifest.items() if key not in UNSIGNED}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -115,7 +113,7 @@ class Store:
         damaged = [p for p, stamp in zip(paths, stamps, strict=True) if on_disk.get(p) != stamp]
         for path in damaged:
             log.warning("%s is missing or damaged; the extraction is not complete", path)
-        return None if damaged else dict(manifest)
+        return None if damaged else facts
 
     def layer(self, index: int, manifest: Mapping[str, Any]) -> np.ndarray:
         """Return the states of one layer in the dataset's order. -> [n, d] float32"""

@@ -72,6 +72,14 @@ def whole_file(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left of whole files in a folder, and two levels below it."""
+    name = f".*.{8 * '[0-9a-f]'}.partial"
+    for places in ("", "*/", "*/*/"):
+        for litter in folder.glob(places + name):
+            litter.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with whole_file(path) as partial:

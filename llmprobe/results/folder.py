@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
@@ -21,6 +22,7 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.digests import read_back, recorded, written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import disk_is_full, write_text
+from llmprobe.ground.lease import lease
 from llmprobe.ground.text import listed
 from llmprobe.results.columns import columns_of
 from llmprobe.results.results import Results
@@ -88,6 +90,20 @@ def require_writable_folder(out: Path) -> None:
             raise
         reason = "it is a file" if out.is_file() else error.strerror
         raise UserError(f"--out {out}: cannot be written: {reason}") from None
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Make a folder, and have it alone while the block lasts.
+
+    Raises
+    ------
+    UserError
+        It cannot be made or written, or another process works there.
+    """
+    require_writable_folder(out)
+    with lease(out):
+        yield
 
 
 def write_results(out: Path, results: Results) -> None:

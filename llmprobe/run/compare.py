@@ -22,10 +22,10 @@ from llmprobe.ground.text import elide
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
 from llmprobe.results.folder import (
+    claimed,
     missing_curves,
     read_results,
     read_table,
-    require_writable_folder,
     whole_config,
     write_results,
 )
@@ -141,13 +141,13 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
     )
     if found.empty:
         comparison.notes.append("No two curves are of the same examples, so none are compared.")
-    require_writable_folder(out)
     config = ComparisonConfig(compare=comparison).model_dump(mode="json")
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    write_results(out, replace(results, config=text))
-    with written_together(out) as new:
-        found.to_parquet(new("differences.parquet"), index=False)
-    write_text(out / "differences.csv", found.to_csv(index=False))
+    with claimed(out):
+        write_results(out, replace(results, config=text))
+        with written_together(out) as new:
+            found.to_parquet(new("differences.parquet"), index=False)
+        write_text(out / "differences.csv", found.to_csv(index=False))
 
 
 def _describe(run: Results) -> Description:
@@ -236,7 +236,8 @@ def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
         if run.resolve() in (out.resolve(), *out.resolve().parents):
             where = "is one of the runs" if run.resolve() == out.resolve() else f"is inside {run}"
             raise UserError(f"--out {out}: {where}; give the comparison a folder of its own")
-    if out.is_dir() and any(out.iterdir()) and kind_of(out) != "compare":
+    holds = [path for path in out.iterdir() if path.name[0] != "."] if out.is_dir() else []
+    if holds and kind_of(out) != "compare":
         raise UserError(
             f"--out {out}: holds something that is not a comparison; give a new folder, or that of "
             "an earlier comparison to replace it"

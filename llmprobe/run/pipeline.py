@@ -30,7 +30,7 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.tasks import build_tasks
-from llmprobe.results.folder import Part, examples_of, require_writable_folder, write_results
+from llmprobe.results.folder import Part, claimed, examples_of, write_results
 from llmprobe.results.results import Results
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.run.environment import dataset_facts, environment, model_facts
@@ -119,14 +119,18 @@ class Run:
         Raises
         ------
         UserError
-            An extraction is missing and ``extract`` is false; several processes were launched.
+            An extraction is missing and ``extract`` is false; several processes were launched;
+            another process works in the folder.
         """
         if launched() > 1:
             raise UserError(
                 "several processes share `llmprobe extract` only; launch that, then start "
                 "`llmprobe probe` with the same config by itself"
             )
-        require_writable_folder(self.out)
+        with claimed(self.out):
+            return self._probe(extract)
+
+    def _probe(self, extract: bool) -> Results:
         if not (self.out / "results.parquet").exists():  # Else it is the config of those.
             with written_together(self.out) as new:
                 write_text(new("config.yaml"), self.config.to_yaml())

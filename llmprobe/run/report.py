@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from llmprobe.config.load import load_config, parsed_yaml
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.lease import lease
 from llmprobe.ground.registry import Registry
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import differences
 from llmprobe.results.figures import draw_figures
-from llmprobe.results.folder import missing_curves, read_results, whole_config
+from llmprobe.results.folder import missing_curves, read_results, require_run, whole_config
 from llmprobe.results.results import Results
 from llmprobe.results.trace import traces_of_run
 from llmprobe.run.wordings import wordings
@@ -61,8 +62,14 @@ def report(out: Path) -> list[Path]:
     Raises
     ------
     UserError
-        ``out`` is not a run folder, or nothing in it can be shown.
+        ``out`` is not a run folder, nothing in it can be shown, or another process works there.
     """
+    require_run(out)
+    with lease(out):
+        return _report(out)
+
+
+def _report(out: Path) -> list[Path]:
     from llmprobe.reporting.charts.style import write_all
     from llmprobe.reporting.page.page import write_report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from rich.text import Text
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.reporting.description import Description, Illustrations
-from llmprobe.results.folder import require_writable_folder, write_results
+from llmprobe.results.folder import claimed, write_results
 from llmprobe.results.results import Results
 from llmprobe.run.environment import environment
 from llmprobe.run.report import FOLDER_KINDS, FolderKind
@@ -49,25 +49,37 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
     Raises
     ------
     UserError
-        The folder cannot be written, the images cannot be read or do not suffice, or the device
-        cannot be used.
+        The folder cannot be written, another process works there, the images cannot be read or do
+        not suffice, or the device cannot be used.
     """
     if isinstance(config, XorConfig):
-        require_writable_folder(out)
-        results = xor.probe_xor(progress)
-        network = "2-2-1, without biases, mean squared error"
-        data = {"name": "xor", "source": "the four corners of the unit square", "licence": "none"}
-    else:
-        # Before the images, which may have to be downloaded.
-        resolve_device(config.device, "--device")
-        config = config.model_copy(update={"data": settled(config.data)})
-        images = load_images(config.data)
+        with claimed(out):
+            results = xor.probe_xor(progress)
+            data = {
+                "name": "xor",
+                "source": "the four corners of the unit square",
+                "licence": "none",
+            }
+            _write(out, config, results, "2-2-1, without biases, mean squared error", data)
+        return
+    # Before the images, which may have to be downloaded.
+    resolve_device(config.device, "--device")
+    config = config.model_copy(update={"data": settled(config.data)})
+    images = load_images(config.data)
+    plan = plan_of(images, config)
+    images.for_probes(*plan.images)  # What is wrong with them is said before there is a folder.
+    with claimed(out):
         results = run_network(images, config, out, progress)
-        network = plan_of(images, config).about
         data = {
             "name": images.name, "source": images.source, "licence": images.licence, "version": "",
             "content": images.content_hash,
         }  # fmt: skip
+        _write(out, config, results, plan.about, data)
+
+
+def _write(
+    out: Path, config: SanityConfig, results: Results, network: str, data: Mapping[str, str]
+) -> None:
     models = [
         {"name": str(model), "source": f"{network}, {model}", "licence": "", "precision": "float32"}
         for model in results.summary["model"]

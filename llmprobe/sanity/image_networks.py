@@ -17,7 +17,6 @@ from llmprobe.api import probe_network
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.ground.digests import read_back, written_together
 from llmprobe.models.devices import resolve_device
-from llmprobe.results.folder import require_writable_folder
 from llmprobe.results.intervals import unit_interval
 from llmprobe.results.results import Results
 from llmprobe.run.parts import RESULTS_VERSION, part_of, probed_once
@@ -107,20 +106,19 @@ def plan_bypass(images: Images) -> Plan:
 def run_network(images: Images, config: MnistConfig, out: Path, progress: bool = True) -> Results:
     """Train a network on images, and probe it at the moments of its plan.
 
-    Weights and results of each moment are kept in ``out``; what is found there is not done again.
+    Weights and results of each moment are kept in ``out``, a folder that the caller has alone; what
+    is found there is not done again.
     The summary has the network's own accuracy on all test images too, with its 95 % interval
     (``network_accuracy``).
 
     Raises
     ------
     UserError
-        The device cannot be used, the images do not suffice for probes, or ``out`` cannot be
-        written.
+        The device cannot be used, or the images do not suffice for probes.
     """
     device = resolve_device(config.device, "--device")
     plan = plan_of(images, config)
     inputs, labels, test = images.for_probes(*plan.images)
-    require_writable_folder(out)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = plan.build().to(device)

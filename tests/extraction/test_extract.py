@@ -314,12 +314,6 @@ def test_a_manifest_is_of_all_shards_each_once(tmp_path: Path) -> None:
     assert store.manifest() == manifest
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".shard-00000-00.safetensors.12345678.partial").write_bytes(b"half")
-    assert Store(tmp_path).shards("layout") == {}
-    assert not list(tmp_path.iterdir())
-
-
 def test_what_is_wrong_in_large_slices_only_is_found(tiny_model: Callable[..., Path]) -> None:
     """GPT-Neo's windows go by the order of keys, so only a slice beyond them is wrong."""
     one = extractor(tiny_model("gpt_neo", bos=True))

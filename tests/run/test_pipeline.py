@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -640,6 +641,51 @@ raise SystemExit(main(sys.argv[2:]))
         assert ("the run has no results yet" if code else "lacks tiny-llama on second") in said
     assert set(toy.tables()["results"]["dataset"]) == {"first"}
     assert "first is readable best at layer" in (toy.out / "report.html").read_text()
+
+
+def test_the_same_work_gives_the_same_bytes(toy: Toy) -> None:
+    """But for recorded times, which are in the summary and the environment alone."""
+    toy.run()
+    first = {name: (toy.out / name).read_bytes() for name in files(toy.out)}
+    toy.out = toy.folder / "again"
+    shutil.rmtree(os.environ["LLMPROBE_CACHE"])
+    toy.run()
+    again = {name: (toy.out / name).read_bytes() for name in files(toy.out)}
+    assert first.keys() == again.keys()
+    timed = ("summary.parquet", "summary.csv", "environment.json", "digests.json")
+    assert {
+        name for name in first if first[name] != again[name] and not name.endswith(timed)
+    } == set()
+
+
+def test_of_two_commands_in_a_folder_the_second_is_refused(
+    toy: Toy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run()
+    hold = (
+        "import sys; from pathlib import Path; from llmprobe.ground.lease import lease\n"
+        "with lease(Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", hold, str(toy.out)]
+    before = files(toy.out)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        probe = str(toy.out / "probes" / "tiny-llama" / "first.safetensors")
+        for words in (
+            ["run", str(toy.config), "--out", str(toy.out)],
+            ["probe", str(toy.config), "--out", str(toy.out)],
+            ["report", str(toy.out)],
+            ["trace", str(toy.out), "--text", "coin is red"],
+            ["trace", probe, "--text", "coin is red"],
+            ["sanity", "xor", "--out", str(toy.out)],
+        ):
+            capsys.readouterr()
+            assert main(words) == 2, words
+            assert "another process works here, since " in capsys.readouterr().err
+        process.communicate("")
+    assert files(toy.out) == before
 
 
 def test_the_resolved_config_reads_as_yaml(finished: Toy) -> None:
