@@ -17,7 +17,9 @@ BOTH_WAYS = {"bert", "roberta"}
 """Of these, a token's state depends on the tokens to its right."""
 
 
-def save_tokenizer(folder: Path, *, bos: bool = False, left: bool = False) -> None:
+def save_tokenizer(
+    folder: Path, *, bos: bool = False, eos: bool = False, left: bool = False
+) -> None:
     """A word-level tokenizer over ``WORDS``; ``left`` pads as Llama's and Gemma's do."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -28,9 +30,10 @@ def save_tokenizer(folder: Path, *, bos: bool = False, left: bool = False) -> No
     vocabulary = {word: i for i, word in enumerate(["<unk>", "<s>", "</s>", "<pad>", *WORDS])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
-    if bos:
+    if bos or eos:
         tokenizer.post_processor = TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+            single=f"{'<s> ' * bos}$A{' </s>' * eos}",
+            special_tokens=[(name, vocabulary[name]) for name in ("<s>", "</s>")],
         )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -291,9 +291,9 @@ class ExtractConfig(Section):
     ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0.
     Or a site of one's own, see docs/design.md."""
     position: str = "last"
-    """Which token: ``last``, ``first``, ``mean`` (of all but special tokens), or ``span:FIELD``,
-    the last token of the text that filled FIELD of the template, or of a field's value where it
-    stands in the text."""
+    """Which token: ``last`` or ``first`` (of those that the tokenizer did not add, such as BOS and
+    EOS), ``mean`` (of all but special tokens), or ``span:FIELD``, the last token of the text that
+    filled FIELD of the template, or of a field's value where it stands in the text."""
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """The most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
     chat_template: bool = False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from llmprobe.config.sites import SITES
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.runner import TOLERANCE, Sample
-from llmprobe.extraction.tokens import tokenise
+from llmprobe.extraction.tokens import added_tokens, tokenise
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import dtype_name
 from llmprobe.models.loading import LoadedModel
@@ -56,7 +57,6 @@ def _facts(model: LoadedModel, missing: Mapping[str, str]) -> dict[str, str]:
     """Return what was found in a model."""
     kinds = sorted({type(block).__name__ for block in model.blocks})
     stored = f", {model.quantised:.0%} of them quantised" if model.quantised else ""
-    adds_bos = model.tokenizer("a")["input_ids"][:1] == [model.tokenizer.bos_token_id]
     facts = {
         "model": f"{type(model.module).__name__}, {model.parameters:,} parameters{stored}, "
         f"{dtype_name(model.dtype)} on {model.device}{' and others' if model.spread else ''}",
@@ -64,7 +64,7 @@ def _facts(model: LoadedModel, missing: Mapping[str, str]) -> dict[str, str]:
         "each is the model's own hidden state, bit for bit",
         "then": f"{model.final_norm}, left out of the last layer",
         "tokenizer": f"{type(model.tokenizer).__name__}, "
-        f"{'begins a text with ' + repr(model.tokenizer.bos_token) if adds_bos else 'adds no BOS'}",
+        f"{_added(model.tokenizer)}",
         "looks ahead": "no: a state depends on nothing to its right" if model.causal
         else "yes: texts are never cut, padding is masked",
     }  # fmt: skip
@@ -77,6 +77,14 @@ def _facts(model: LoadedModel, missing: Mapping[str, str]) -> dict[str, str]:
     if not math.isnan(error):
         facts["sum"] = f"before + attention + mlp = after, to {error:.1e} at most"
     return facts
+
+
+def _added(tokenizer: Any) -> str:
+    """Say which tokens a tokenizer adds to a text; no position but a span's reads them."""
+    before, after = added_tokens(tokenizer)
+    names = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
+    begins = f"begins a text with {' '.join(names[:before])!r}" if before else "adds no BOS"
+    return begins + (f" and ends it with {' '.join(names[-after:])!r}" if after else "")
 
 
 def _comparisons(extractor: Extractor, sites: Sequence[str]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from llmprobe.extraction.tokens import (
     TokenisedTexts,
     as_chats,
     model_window,
+    require_distinct_states,
     require_usable_tokens,
     tokenise,
 )
@@ -48,7 +49,7 @@ from llmprobe.models.source import ModelSource, locate
 
 log = logging.getLogger(__name__)
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Raise when the same key would give other states, so that older extractions are not used."""
 
 
@@ -126,7 +127,7 @@ class Extractor:
         """Return the activations if they are on this disk, complete and undamaged."""
         store = Store(self.folder(dataset))
         facts = store.manifest()
-        return None if facts is None else Activations(dataset, facts | self.origin, store)
+        return None if facts is None else self._activations(dataset, facts, store)
 
     def extract(
         self, dataset: ConceptDataset, *, cache: bool = True, progress: bool = True
@@ -148,7 +149,7 @@ class Extractor:
             scratch = TemporaryDirectory(prefix="llmprobe-")
             store = Store(Path(scratch.name))
             facts = self._fill(store, dataset, {}, World(alone=True), progress)
-            return Activations(dataset, facts | self.origin, store, scratch)
+            return self._activations(dataset, facts, store, scratch)
         world, store = World(), Store(self.folder(dataset))
         facts = world.agree(store.manifest() if world.leader else None)
         if facts is None:
@@ -157,7 +158,7 @@ class Extractor:
                 # The one that was waited for may have made it.
                 facts = world.agree(store.manifest() if waited else None)
                 facts = facts or self._fill(store, dataset, self.key(dataset), world, progress)
-        return Activations(dataset, facts | self.origin, store)
+        return self._activations(dataset, facts, store)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
         """Return the dataset's texts as this model reads them."""
@@ -175,7 +176,9 @@ class Extractor:
     def estimate(self, dataset: ConceptDataset) -> str:
         """Return what extraction will cost, by the tokenizer and the model's configuration."""
         model = load_architecture(self.model_config, self.source)
-        texts = self.tokens(dataset, load_tokenizer(self.source, self.model_config), model.module)
+        tokenizer = load_tokenizer(self.source, self.model_config)
+        texts = self.tokens(dataset, tokenizer, model.module)
+        self._distinct_states(dataset, texts, model.causal, tokenizer)
         planner = self.planner(texts, model)
         return describe_cost(planner, next(planner.plans()), model)
 
@@ -198,6 +201,28 @@ class Extractor:
         machine = machine_of(model.device)
         return Planner(texts, shape, machine, budget, model.causal, tree)
 
+    def _distinct_states(
+        self, dataset: ConceptDataset, texts: TokenisedTexts, causal: bool, tokenizer: Any
+    ) -> int:
+        """Return how many different states there are; refuse one for texts that differ."""
+        if len(set(dataset.texts)) == 1:
+            return 1
+        where = f"{self.model_config.name} on {dataset.name}"
+        return require_distinct_states(texts, causal, tokenizer, where)
+
+    def _activations(
+        self, dataset: ConceptDataset, facts: dict[str, Any], store: Store, scratch: Any = None
+    ) -> Activations:
+        """Return the activations in a store; warn where most texts share their state."""
+        states, texts = facts["distinct_states"], len(set(dataset.texts))
+        if states * 2 < texts:
+            log.warning(
+                "%s on %s: position %s reads only %d different states of %d different texts, at "
+                "every layer; a probe cannot tell apart those that share one",
+                facts["model"], dataset.name, facts["position"], states, texts,
+            )  # fmt: skip
+        return Activations(dataset, facts | self.origin, store, scratch)
+
     def _span_ends(self, dataset: ConceptDataset) -> list[int] | None:
         kind, _, field = self.config.position.partition(":")
         return dataset.span_ends(field) if kind == "span" else None
@@ -215,6 +240,7 @@ class Extractor:
         began = time.monotonic()
         texts = self.tokens(dataset, model.tokenizer, model.module)
         require_usable_tokens(texts, dataset.name, model)
+        n_states = self._distinct_states(dataset, texts, model.causal, model.tokenizer)
         planner = self.planner(texts, model)
         with Capture(model, self.config.site) as capture:
             checked = verified_plan(planner, capture) if world.leader else None
@@ -254,6 +280,7 @@ class Extractor:
                 "check": difference,
                 "tokens": texts.n_tokens,
                 "unique_tokens": texts.n_unique_tokens,
+                "distinct_states": n_states,
                 "computed_tokens": plan.cost.tokens,
                 "seconds": round(time.monotonic() - began, 3),
                 "row_of": plan.row_of,

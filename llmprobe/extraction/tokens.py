@@ -98,7 +98,8 @@ def tokenise(
     window
         The model's longest input in tokens, None for no limit.
     position
-        ``last``, ``first``, ``mean``, or ``span:…`` for the token in which the span ends.
+        ``last`` or ``first`` of the tokens that the tokenizer did not add, ``mean``, or ``span:…``
+        for the token in which the span ends.
     span_ends
         For a span, the index of its last character in each text. [texts]
     too_long
@@ -126,13 +127,17 @@ def tokenise(
             return_offsets_mapping=span_ends is not None, verbose=False,
         )  # fmt: skip
     bos = tokenizer.bos_token_id
+    # What a chat template writes is there to be read, but for the BOS.
+    before, after = (0, 0) if chat_template else added_tokens(tokenizer)
     ids: list[list[int]] = []
     read: list[int] = []
     for row, tokens in enumerate(map(list, encoded["input_ids"])):
-        if not tokens:
-            raise UserError(f"{where}: example {row} gives no tokens: {texts[row]!r}")
         doubled = bos is not None and tokens[:2] == [bos, bos]
-        index = 0 if position == "first" else len(tokens) - 1 - doubled
+        first = max(before, int(chat_template and tokens[:1] == [bos]))
+        last = len(tokens) - 1 - doubled - after
+        if last < first:
+            raise UserError(f"{where}: example {row} gives no tokens: {texts[row]!r}")
+        index = first if position == "first" else last
         if span_ends is not None:
             shift = _shift(texts[row], rendered[row], begins)
             offsets = encoded["offset_mapping"][row]
@@ -151,6 +156,16 @@ def tokenise(
     special = frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - meanings)
     tokenised = TokenisedTexts(ids, special, read, position == "mean")
     return _fit_window(tokenised, window, position, too_long, where)
+
+
+def added_tokens(tokenizer: Any) -> tuple[int, int]:
+    """Return how many tokens a tokenizer adds before each text, and how many after it."""
+    own = tokenizer("a", add_special_tokens=False)["input_ids"]
+    every = tokenizer("a")["input_ids"]
+    n = len(every) - len(own)
+    places = (start for start in range(n + 1) if every[start : start + len(own)] == own)
+    before = next(places, 0)
+    return before, n - before
 
 
 def as_chats(tokenizer: Any, texts: Sequence[str]) -> list[str]:
@@ -213,12 +228,34 @@ def _fit_window(
         cut[row] = head + tokens[first_kept:]
         if read[row] >= first_kept:
             read[row] -= len(tokens) - window
-        elif position != "first" and not (head and read[row] == 0):
+        elif position == "first":
+            read[row] = len(head)
+        elif not (head and read[row] == 0):
             raise UserError(
                 f"{where}: example {row}: cutting its {len(tokens)} tokens to the last {window} "
                 "would drop the token that is probed"
             )
     return replace(texts, ids=cut, read=read)
+
+
+def require_distinct_states(texts: TokenisedTexts, causal: bool, tokenizer: Any, where: str) -> int:
+    """Return how many different states are read, by the tokens that each depends on.
+
+    Raises
+    ------
+    UserError
+        It is one for texts that differ, so that no layer can tell them apart.
+    """
+    states = set(texts.texts(cut=causal))
+    if len(states) == 1 and len(texts.ids) > 1:
+        (text,) = states
+        token = tokenizer.decode([text.tokens[text.read]], skip_special_tokens=False)
+        raise UserError(
+            f"{where}: every layer has one state for all {len(texts.ids):,} texts, since each is "
+            f"read at {token!r} with the same tokens before it; set another extract.position, or "
+            "see whether the template or chat template has the text"
+        )
+    return len(states)
 
 
 def require_usable_tokens(texts: TokenisedTexts, where: str, model: LoadedModel) -> None:

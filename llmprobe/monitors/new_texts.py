@@ -16,6 +16,7 @@ from llmprobe.datasets.templates import fill
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.tokens import (
     TokenisedTexts,
+    added_tokens,
     model_window,
     require_usable_tokens,
     tokenise,
@@ -108,7 +109,8 @@ class NewTextReader:
         UserError
             The model cannot be found or loaded; it is not the one that the probe was fitted on.
         """
-        revision = self.probe.facts.get("revision")
+        facts = self.probe.facts
+        revision = facts.get("revision")
         name = self.extractor.model_config.id
         if revision and self.extractor.source.identity != revision:
             message = (
@@ -118,6 +120,13 @@ class NewTextReader:
                 raise UserError(f"{message}; fit it again with `llmprobe run`")
             log.warning("%s; its scores hold only if the weights are the same", message)
         model = self.extractor.model
+        before, after = added_tokens(model.tokenizer)
+        moved = {"first": before, "last": after}.get(self.extractor.config.position)
+        if moved and not self.extractor.config.chat_template and not facts.get("real_tokens"):
+            raise UserError(
+                f"{self.where}: an older version fitted it at a token that the tokenizer adds, and "
+                "which says nothing of the text alone; fit it again with `llmprobe run`"
+            )
         last = self.probe.layers[-1]
         width = self.probe.coef[last].shape[1]
         if (last, width) != (len(model.blocks), model.hidden_size):

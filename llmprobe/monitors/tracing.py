@@ -38,12 +38,14 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
         layers = list(capture.layers)
         for number, text in enumerate(texts, start=1):
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
-            tokens = tokenise_new(extractor, [text], where, position="last").ids[0]
+            # A probe of the first token answers there.
+            at = "first" if position == "first" else "last"
+            tokenised = tokenise_new(extractor, [text], where, position=at)
+            (tokens,), (read,) = tokenised.ids, tokenised.read
             outputs = read_every_token(
                 capture, tokens, width, lambda layer, states: probe.outputs(states, layer)
             )
-            # A probe of the first token answers there.
-            answer = outputs[layers.index(probe.best_layer), 0 if position == "first" else -1]
+            answer = outputs[layers.index(probe.best_layer), read]
             column = 1 if width == 2 else int(answer.argmax())
             traces.append(
                 Trace(

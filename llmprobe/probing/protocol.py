@@ -70,7 +70,7 @@ def probe(
                "site": facts["site"], "position": facts["position"]},
         origin={**{name: facts[name] for name in HOW_READ if name in facts},
                 "template": dataset.filled, "perturbation": dataset.perturbation,
-                "dataset_sha256": dataset.content_hash},
+                "dataset_sha256": dataset.content_hash, "real_tokens": True},
         progress=progress,
     )  # fmt: skip
     results.summary["parameters"] = facts["parameters"]
@@ -192,6 +192,8 @@ def probe_states(
             raise UserError(f"test: {test.dtype} numbers; expected true or false for each row")
     unit_of = units(groups, texts)
     tasks = build_tasks(labels, unit_of, config, names["dataset"], test)
+    if isinstance(states, Arrays) and states.is_constant:
+        raise UserError("layers: all rows are the same, in every layer; nothing tells them apart")
     scored = tasks.scored
     of_scored = None if unit_of is None else unit_of[scored]
     resamples = Resamples(len(tasks.truth), of_scored, config.seed)

@@ -53,6 +53,11 @@ class Arrays:
         """Return the numbers of the layers, in rising order."""
         return sorted(self.of_layer)
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all rows are the same, in every layer."""
+        return all(bool((X[:1] == X).all()) for X in self.of_layer.values())
+
     def layer(self, index: int) -> np.ndarray:
         """Return the states of a layer in an order and type that torch takes silently. [n, d]"""
         X = self.of_layer[index]

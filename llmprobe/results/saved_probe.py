@@ -50,7 +50,8 @@ class SavedProbe:
     """The labels, sorted; empty for continuous labels."""
     facts: Mapping[str, Any]
     """Where the probe came from: model, dataset, site, position, kind, template, perturbation, and
-    those of ``HOW_READ``. A probe of an older version, or of arrays, lacks some."""
+    those of ``HOW_READ``; ``real_tokens``, that the first and the last token are none that the
+    tokenizer adds. A probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
 

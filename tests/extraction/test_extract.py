@@ -143,6 +143,59 @@ def test_states_that_are_not_finite_are_refused_with_layer_and_example(
     assert int(str(error.value).split("example ")[1].split()[0]) in with_red
 
 
+@pytest.mark.parametrize(
+    ("position", "texts", "token"),
+    [
+        ("first", ["the red", "the blue", "the green"], "the"),
+        ("last", ["Quito", "Oslo", "Rome"], "<unk>"),
+        ("span:text", ["red", "blue", "green"], "city"),
+    ],
+)
+def test_one_state_for_texts_that_differ_is_refused_and_its_token_named(
+    position: str, texts: list[str], token: str, tiny_model: Callable[..., Path]
+) -> None:
+    spans = {"text": [(0, 4)] * 3} if "span" in position else {}
+    texts = [f"city of {text}" for text in texts] if spans else texts
+    data = ConceptDataset("x", texts, np.array([0, 1, 1]), spans=spans)
+    one = extractor(tiny_model("llama", bos=True), position=position)
+    for refuse in (one.estimate, one.extract):
+        with pytest.raises(UserError, match="every layer has one state for all 3") as error:
+            refuse(data)
+        assert f"read at {token!r}" in str(error.value)
+    # A model that looks ahead reads the rest of the text too.
+    both_ways = extractor(tiny_model("bert", bos=True), position=position)
+    if position != "last":
+        assert both_ways.extract(data, cache=False).facts["distinct_states"] == 3
+
+
+def test_a_chat_template_that_drops_the_text_is_refused(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model("llama"), tmp_path / "tiny"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}one two{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"read at 'two' .* whether the template or chat template"):
+        extractor(folder, chat_template=True).extract(dataset())
+
+
+def test_texts_that_share_a_few_states_are_warned_of_also_when_found_again(
+    tiny_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"{first} {second}" for first in WORDS[:2] for second in WORDS[:10]]
+    data = ConceptDataset("x", texts, np.arange(20) % 2)
+    for _ in range(2):
+        caplog.clear()
+        extractor(tiny_model("llama"), position="first").extract(data)
+        assert "reads only 2 different states of 20 different texts" in caplog.text
+    caplog.clear()
+    # Layer 0 at the last of equal tokens is one state, which is normal.
+    ends = ConceptDataset("x", [f"{text} still" for text in texts], np.arange(20) % 2)
+    states = extractor(tiny_model("llama")).extract(ends, cache=False)
+    assert len(np.unique(states.layer(0), axis=0)) == 1
+    assert "WARNING" not in caplog.text
+
+
 def test_a_mean_over_no_real_token_is_refused(tiny_model: Callable[..., Path]) -> None:
     data = ConceptDataset("x", ["red", "</s>"], np.array([0, 1]))
     with pytest.raises(UserError, match="example 1 has only special tokens"):

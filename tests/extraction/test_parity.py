@@ -116,8 +116,8 @@ def expected_states(model: LoadedModel, site: str, data: ConceptDataset) -> dict
         states = plain_states(model, site, text)
         # A word is a token; before them stands the BOS, which is special, or nothing.
         words = states[:, -len(text.split()) :]
-        rows["last"].append(states[:, -1])
-        rows["first"].append(states[:, 0])
+        rows["last"].append(words[:, -1])
+        rows["first"].append(words[:, 0])
         rows["mean"].append(words.mean(axis=1))
         rows["span:word"].append(words[:, :2][:, -1])
     return {position: np.stack(states) for position, states in rows.items()}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import save_tokenizer
 
-from llmprobe.extraction.tokens import TokenisedTexts, _fit_window, tokenise
+from llmprobe.extraction.tokens import TokenisedTexts, _fit_window, added_tokens, tokenise
 from llmprobe.ground.errors import UserError
 
 CHAT = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}</s>"
@@ -87,10 +87,48 @@ def read_words(tokenizer: Any, texts: list[str], **options: Any) -> list[str]:
 def test_the_token_that_is_read_is_the_last_one_that_is_run(tokenizer: Any) -> None:
     texts = ["red green", "<s> red green blue", "red"]
     assert read_words(tokenizer, texts) == ["green", "blue", "red"]
-    assert read_words(tokenizer, texts, position="first") == ["<s>"] * 3
+    assert read_words(tokenizer, texts, position="first") == ["red", "red", "red"]
     ends = [2, 6, 2]
     span = {"position": "span:x", "span_ends": ends}
     assert read_words(tokenizer, texts, **span) == ["red"] * 3
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("eos", [False, True])
+def test_no_token_that_the_tokenizer_added_is_the_first_or_the_last(
+    bos: bool, eos: bool, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    save_tokenizer(tmp_path, bos=bos, eos=eos)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert added_tokens(tokenizer) == (bos, eos)
+    texts = ["red green", "blue", "<s> one two </s>", "Quito"]
+    last = ["green", "blue", "</s>", "<unk>"]
+    assert read_words(tokenizer, texts) == last
+    assert read_words(tokenizer, texts, position="mean") == last
+    first = ["red", "blue", "one" if bos else "<s>", "<unk>"]
+    assert read_words(tokenizer, texts, position="first") == first
+    options = {"window": 4, "too_long": "cut_left"}
+    long = ["one two three four five six"]
+    kept = {0: "three", 1: "four", 2: "five"}[bos + eos]
+    assert read_words(tokenizer, long, position="first", **options) == [kept]
+    assert read_words(tokenizer, long, **options) == ["six"]
+    (run,) = tokenise(tokenizer, ["red"], window=None).texts(cut=False)
+    assert words(tokenizer, list(run.tokens)) == ["<s>"] * bos + ["red"] + ["</s>"] * eos
+
+
+def test_a_text_without_tokens_of_its_own_is_the_users_error(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match="example 1 gives no tokens: '<s>'"):
+        tokenise(tokenizer, ["red", "<s>"], window=None)
+
+
+def test_the_last_token_of_a_chat_is_the_templates_and_the_first_is_not_bos(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHAT
+    read = {p: read_words(tokenizer, ["red green"], chat_template=True, position=p)
+            for p in ("last", "first")}  # fmt: skip
+    tokenizer.chat_template = None
+    assert read == {"last": ["</s>"], "first": ["red"]}
 
 
 def test_a_span_is_found_again_in_a_chat(tokenizer: Any) -> None:

@@ -63,8 +63,7 @@ def labels_of(kind: str, n: int) -> np.ndarray:
 def test_scores_at_the_probes_own_token_are_those_of_the_extracted_states(
     kind: str, position: str, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # With a beginning-of-text token, all first states are equal.
-    model = tiny_model("llama", bos=position == "last")
+    model = tiny_model("llama", bos=True, eos=True)
     dataset = toy_dataset(tmp_path)
     dataset = replace(dataset, labels=labels_of(kind, len(dataset)))
     probe_kind = "ridge" if kind == "ridge" else "logistic"
@@ -72,7 +71,7 @@ def test_scores_at_the_probes_own_token_are_those_of_the_extracted_states(
     chosen = [0, 7, 21]
     traces = llmprobe.trace(probe, [dataset.texts[i] for i in chosen])
     for i, trace in zip(chosen, traces, strict=True):
-        words = "".join(trace.tokens).removeprefix("<s>").split()
+        words = "".join(trace.tokens).removeprefix("<s>").removesuffix("</s>").split()
         assert words == dataset.texts[i].split()
         assert trace.layers == activations.layers
         assert (trace.best_layer, trace.position) == (probe.best_layer, position)
@@ -85,9 +84,24 @@ def test_scores_at_the_probes_own_token_are_those_of_the_extracted_states(
             expected = p[:, column]
         else:
             assert trace.label is None
-        at = 0 if position == "first" else -1
+        at = 1 if position == "first" else -2
         np.testing.assert_allclose(trace.scores[:, at], expected, rtol=1e-3, atol=1e-4)
         assert np.ptp(trace.scores, axis=1).max() > 0.01  # not one column for all tokens
+
+
+@pytest.mark.parametrize("position", ["last", "first", "mean"])
+def test_a_probe_of_a_token_that_the_tokenizer_added_is_not_read_at_another(
+    position: str, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = tiny_model("llama", bos=True, eos=True)
+    probe, _ = fit(model, toy_dataset(tmp_path), position=position)
+    assert probe.facts["real_tokens"]
+    old = replace(probe, facts={k: v for k, v in probe.facts.items() if k != "real_tokens"})
+    if position == "mean":
+        assert llmprobe.trace(old, TEXT)
+        return
+    with pytest.raises(UserError, match="an older version fitted it at a token that the tokeni"):
+        llmprobe.trace(old, TEXT)
 
 
 def test_a_text_is_put_into_the_template_of_the_probes_own(model: Path, tmp_path: Path) -> None:
@@ -119,9 +133,9 @@ def test_a_template_in_a_template_is_remembered_whole(tmp_path: Path) -> None:
 def test_texts_that_had_been_perturbed_are_said(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    probe, _ = fit(model, toy_dataset(tmp_path, perturb="case"))
+    probe, _ = fit(model, toy_dataset(tmp_path, perturb="prefix_noise"))
     llmprobe.trace(probe, TEXT)
-    assert "the texts of toy were changed (case) before the probe saw them" in caplog.text
+    assert "the texts of toy were changed (prefix_noise) before the probe saw them" in caplog.text
 
 
 def test_everything_that_decides_how_texts_are_read_is_remembered(

@@ -223,6 +223,7 @@ RIGHT = {
         ({"layers": {True: np.zeros((40, 3))}}, "layers: key True"),
         ({"labels": np.asarray(["a", 1] * 20, dtype=object)}, "labels: of types that have no"),
         ({"groups": np.asarray(["a", 1] * 20, dtype=object)}, "groups: of types that have no"),
+        ({}, "layers: all rows are the same, in every layer"),
         ({"folds": 1}, "folds"),
         ({"fold": 3}, "folds"),
     ],
