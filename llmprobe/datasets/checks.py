@@ -28,7 +28,7 @@ from llmprobe.datasets.findings import (
     quoted,
     quoted_text,
 )
-from llmprobe.datasets.groups import group_indices, units
+from llmprobe.datasets.groups import group_indices
 from llmprobe.datasets.shortcut_words import Words, pairs, single_words
 from llmprobe.ground.errors import UserError
 
@@ -52,7 +52,7 @@ def check(dataset: ConceptDataset) -> list[Finding]:
     if not numbers:
         findings += [*_classes(dataset), *_majority(dataset)]
     # A copy of a text would count as evidence of its own.
-    first = np.unique(np.array(dataset.texts, dtype=object), return_index=True)[1]
+    first = np.unique(np.array(dataset.plain_texts, dtype=object), return_index=True)[1]
     if len(np.unique(dataset.labels[first])) > 1:
         distinct = dataset.take(np.sort(first))
         findings += _length_of_numbers(distinct) if numbers else _length(distinct)
@@ -99,7 +99,7 @@ def _joined_lines(dataset: ConceptDataset) -> Iterator[Finding]:
 
 def _repeats(dataset: ConceptDataset) -> Iterator[Finding]:
     rows_of: dict[str, list[int]] = {}
-    for row, text in enumerate(dataset.texts):
+    for row, text in enumerate(dataset.plain_texts):
         rows_of.setdefault(text, []).append(row)
     n, repeats = len(dataset), len(dataset) - len(rows_of)
     if not repeats:
@@ -167,7 +167,7 @@ def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
         yield Finding("warning", "classes", f"{len(classes):,} distinct labels for {n:,} texts "
                       f"leave {n / len(classes):.1f} to each{hint}")  # fmt: skip
         return
-    unit_of = group_indices(units(dataset.groups, dataset.texts), n)
+    unit_of = group_indices(dataset.units, n)
     independent = (contingency(unit_of, y) > 0).sum(axis=0)
     few = np.flatnonzero(independent < _FEW)
     if not len(few):

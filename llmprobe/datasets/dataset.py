@@ -6,14 +6,17 @@ one of its methods here is called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from llmprobe.datasets.groups import joined, plain
 from llmprobe.datasets.spans import Spans, span_ends
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
@@ -105,6 +108,23 @@ class ConceptDataset:
     def classes(self) -> np.ndarray:
         """Return the distinct labels, sorted; the last of two is the positive class."""
         return np.unique(self.labels)
+
+    @cached_property
+    def plain_texts(self) -> list[str]:
+        """Return what counts when texts are compared, see ``groups.plain``. [n]"""
+        ends: Iterable[tuple[int, ...]] = repeat(())
+        if self.spans:
+            stops = ([stop for _, stop in places] for places in self.spans.values())
+            ends = zip(*stops, strict=True)
+        return [plain(text, places) for text, places in zip(self.texts, ends, strict=False)]
+
+    @property
+    def units(self) -> np.ndarray | None:
+        """Return what a split must keep whole: rows of one group or with one text. [n] int
+
+        None without groups when no text repeats either.
+        """
+        return joined(self.groups, self.plain_texts)
 
     @property
     def content_hash(self) -> str:

@@ -178,7 +178,7 @@ def _words(dataset: ConceptDataset, surface: Surface) -> str:
         return ""
     try:
         some = dataset.sample(_MOST_READ)
-        accuracy = surface(some.texts, some.labels, some.groups)
+        accuracy = surface(some.texts, some.labels, some.units)
     except UserError:  # Too few to be split.
         return ""
     of = f" ({len(some):,} of the texts)" if len(some) < len(dataset) else ""

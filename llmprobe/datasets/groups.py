@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+_LINK = re.compile(r"(?:https?://|www\.)\S+")
+_END = re.compile(r"(?:[.,;:?…。！？]|(?<!\d)!)+(?=\s*$)")
+"""Punctuation at the end of a text; behind a digit, "!" is an operator."""
 
 
 def units(groups: np.ndarray | None, texts: Sequence[str] | None) -> np.ndarray | None:
     """Return what a split must keep whole: rows of one group or with one text. [n] int
 
-    Joined along chains too, so a text that stands in two groups makes one unit of both. Where no
-    text does, the units are the groups, numbered in sorted order. None without groups when no
-    text repeats either.
+    Texts are one when ``plain`` makes the same of them. Joined along chains too, so a text that
+    stands in two groups makes one unit of both. Where no text does, the units are the groups,
+    numbered in sorted order. None without groups when no text repeats either.
     """
-    if texts is None:
+    return joined(groups, None if texts is None else [plain(text) for text in texts])
+
+
+def plain(text: str, ends: Iterable[int] = ()) -> str:
+    """Return a text without case, links, runs of space and punctuation at its end.
+
+    Brackets, operators and digits count. What has nothing else, such as a link alone, stays.
+    ``ends``: where in the text others end, which a template put there.
+    """
+    for end in sorted(ends, reverse=True):
+        text = _END.sub("", text[:end]) + text[end:]
+    line = " ".join(_LINK.sub(" ", text).split()).casefold()
+    return _END.sub("", line).rstrip() or " ".join(text.split())
+
+
+def joined(groups: np.ndarray | None, values: Sequence[str] | None) -> np.ndarray | None:
+    """Return what rows that share a group or a value belong to, along chains too. [n] int
+
+    Numbered in the sorted order of the groups. None without groups when no value repeats either.
+    """
+    if values is None:
         return None if groups is None else group_indices(groups, len(groups))
-    if groups is None and len(set(texts)) == len(texts):
+    if groups is None and len(set(values)) == len(values):
         return None
-    group_of = group_indices(groups, len(texts))
-    parent = list(range(len(texts)))
+    group_of = group_indices(groups, len(values))
+    parent = list(range(len(values)))
 
     def root(group: int) -> int:
         while parent[group] != group:
@@ -27,8 +52,8 @@ def units(groups: np.ndarray | None, texts: Sequence[str] | None) -> np.ndarray 
         return group
 
     first: dict[str, int] = {}
-    for group, text in zip(group_of.tolist(), texts, strict=True):
-        one, other = root(group), root(first.setdefault(text, group))
+    for group, value in zip(group_of.tolist(), values, strict=True):
+        one, other = root(group), root(first.setdefault(value, group))
         # The smaller number is the root, so that units keep the groups' order.
         parent[max(one, other)] = min(one, other)
     return np.unique([root(group) for group in group_of.tolist()], return_inverse=True)[1]

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
-from llmprobe.datasets.groups import units
+from llmprobe.datasets.groups import joined
 from llmprobe.ground.errors import UserError
 from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
 from llmprobe.probing.losses import Logistic, Loss, Softmax
@@ -93,8 +93,8 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         unit = np.append(0, (rows[1:] != rows[:-1]).any(axis=1).cumsum())
         if groups is not None:
             check_consistent_length(X, groups)
-            joined = units(np.asarray(groups)[used], unit[of_row].astype(str).tolist())
-            unit = unit if joined is None else joined[kept]
+            unit_of_row = joined(np.asarray(groups)[used], unit[of_row].astype(str).tolist())
+            unit = unit if unit_of_row is None else unit_of_row[kept]
         return rows, y[kept], weight, unit
 
     def _set(self, coef: np.ndarray, intercept: np.ndarray) -> None:

@@ -63,7 +63,7 @@ def probe(
     results = probe_states(
         activations,
         dataset.labels,
-        dataset.groups,
+        dataset.units,
         texts=dataset.texts,
         config=config or ProbeConfig(),
         names={"model": facts["model"], "dataset": dataset.name,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmprobe.datasets.groups import units
+from llmprobe.datasets.groups import joined, plain
 from llmprobe.results.curve import Curve
 from llmprobe.results.depth import rise_depth
 from llmprobe.results.metrics import majority_accuracy, resampled_r2
@@ -213,9 +213,10 @@ def _resamples(tables: list[pd.DataFrame], rows: np.ndarray) -> Resamples:
     """Draw resamples of what belongs together in any wording: by a group, or by an equal text."""
     whole = None
     for table in tables:
-        for values in (table.loc[rows, "group"], table.loc[rows, "text"]):
+        for column, same in (("group", str), ("text", plain)):
+            values = table.loc[rows, column]
             if values.notna().all():
-                whole = units(whole, [str(value) for value in values])
+                whole = joined(whole, [same(str(value)) for value in values])
     return Resamples(len(rows), whole)
 
 

@@ -17,7 +17,6 @@ from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_config import dataset_from_config
-from llmprobe.datasets.groups import units
 from llmprobe.datasets.include import include
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
@@ -221,7 +220,7 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     try:
         log_findings(dataset, refuse=True)
         probe = config.probe.model_copy(update=ACCURACY_ONLY)
-        build_tasks(dataset.labels, units(dataset.groups, dataset.texts), probe, dataset.name)
+        build_tasks(dataset.labels, dataset.units, probe, dataset.name)
     except UserError as error:
         if n is None or dataset.groups is None:
             raise

@@ -48,7 +48,7 @@ def pairs(n: int = 60) -> tuple[list[str], list[int], list[str]]:
     places = ["north", "south", "east", "west"]
     texts, labels, subjects = [], [], []
     for i, subject in enumerate(SUBJECTS[:n]):
-        texts += [f"{subject} is in the {places[i % 4]}.", f"{subject} is in the {places[i % 3]}!"]
+        texts += [f"{subject} is in the {places[i % 4]}.", f"{subject} is in the {places[i % 3]} now."]
         labels += [1, 0] if i % 2 else [0, 1]
         subjects += [subject, subject]
     return texts, labels, subjects
@@ -112,6 +112,12 @@ def test_repeats_are_counted_with_an_example() -> None:
     assert finding is not None
     assert finding.level == "warning"
     assert "3 of 6 texts repeat another: 'a' occurs 3 times; copies stay" in finding.message
+
+
+def test_copies_that_differ_in_what_units_ignore_are_repeats() -> None:
+    finding = found(made(["A  b.", "a b", "c", "d"], [0, 0, 1, 1]), "repeats")
+    assert finding is not None
+    assert "1 of 4 texts repeat another: 'A b.' occurs 2 times" in finding.message
 
 
 def test_a_text_with_two_labels_is_named() -> None:
@@ -305,7 +311,7 @@ def test_pairs_without_groups_are_found() -> None:
     fields = pd.DataFrame(columns)
     finding = found(made(texts, labels, fields=fields), "pairs")
     assert finding is not None
-    assert "'bab is in the north.' and 'bab is in the north!'" in finding.message
+    assert "'bab is in the north.' and 'bab is in the north now.'" in finding.message
     assert "% have as many of each label; use `group: who`" in finding.message
     without = found(made(texts, labels), "pairs")
     assert without is not None
@@ -364,7 +370,7 @@ def test_examples_are_shown_without_the_template() -> None:
     dataset = templated(made(texts, labels), "An instruction of more than fifty characters: {text}")
     finding = found(dataset, "pairs")
     assert finding is not None
-    assert "'bab is in the north.' and 'bab is in the north!'" in finding.message
+    assert "'bab is in the north.' and 'bab is in the north now.'" in finding.message
 
 
 def test_the_twins_that_are_shown_have_opposite_labels() -> None:

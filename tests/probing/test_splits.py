@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from llmprobe import UserError
-from llmprobe.datasets.groups import units
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.groups import joined, units
+from llmprobe.datasets.registry import REGISTRY
+from llmprobe.datasets.templates import templated
 from llmprobe.probing.splits import assign_folds, inner_folds
 
 
@@ -180,6 +183,10 @@ def test_too_few_for_choosing_a_penalty_is_an_error_that_says_so() -> None:
         (None, None, None),
         (None, ["a", "b", "c"], None),
         (None, ["a", "b", "a", "c"], [0, 1, 0, 2]),
+        (None, ["A  b.", "a b", "a b?", "c"], [0, 0, 0, 1]),
+        (None, ["see https://x.y/z it", "see it", "www.x.y see it…"], [0, 0, 0]),
+        (None, ["https://x.y", "https://x.z"], None),
+        (None, ["( a )", "( a", "[ a ]", "a + b", "a - b", "a b", "a 1", "a 2", "5!", "5"], None),
         (["z", "y", "z"], None, [1, 0, 1]),
         (["z", "y", "z"], ["a", "b", "c"], [1, 0, 1]),
         (["z", "y", "z"], ["a", "b", "a"], [1, 0, 1]),
@@ -194,6 +201,37 @@ def test_rows_that_share_a_group_or_a_text_are_one_unit(
     found = units(None if groups is None else np.asarray(groups), texts)
     assert (found is None) == (expected is None)
     assert found is None or found.tolist() == expected
+
+
+def test_a_copy_inside_a_template_is_one_unit_with_its_like() -> None:
+    texts = ["Lima is in Peru.", "Lima is in  Peru", "Bern is in Peru"]
+    dataset = ConceptDataset("x", texts, np.array([0, 1, 1]))
+    assert dataset.units is not None
+    asked = templated(dataset, "True? {text} Answer:")
+    assert asked.units is not None
+    assert asked.units.tolist() == dataset.units.tolist() == [0, 0, 1]
+
+
+def test_the_names_of_groups_stay_as_they_are() -> None:
+    found = units(np.array(["C", "c", "c."]), ["one", "two", "three"])
+    assert found is not None
+    assert found.tolist() == [0, 1, 2]
+
+
+GENERATED = {
+    name: entry.build
+    for name, entry in REGISTRY.items()
+    if entry.family in ("reasoning", "facts") and name != "reasoning_gym"
+}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_generated_dataset_has_as_many_units_as_different_texts(name: str) -> None:
+    options = {"n": 3000} if "n" in REGISTRY[name].options else {}
+    dataset = GENERATED[name](**options)
+    exact = joined(dataset.groups, dataset.texts)
+    assert (dataset.units is None) == (exact is None)
+    assert exact is None or dataset.units.max() == exact.max()
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=40))

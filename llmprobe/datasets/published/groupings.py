@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from llmprobe.datasets.groups import units
+from llmprobe.datasets.groups import joined
 
 
 def number_pair(table: pd.DataFrame) -> pd.Series:
@@ -22,7 +22,7 @@ def translation(table: pd.DataFrame) -> pd.Series:
     """
     words = table["text"].str.extract(r"word '(.+?)' (?:means|does not mean) '(.+)'\.$")
     words = words.fillna({0: table["text"], 1: table["text"]})
-    return pd.Series(units(words[0].to_numpy(), words[1].tolist()), index=table.index)
+    return pd.Series(joined(words[0].to_numpy(), words[1].tolist()), index=table.index)
 
 
 def city_pair(table: pd.DataFrame) -> pd.Series:
