@@ -9,6 +9,7 @@ A simulation is a function of the number of draws that returns a Markdown table.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import sys
@@ -25,6 +26,7 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tasks import build_tasks
+from llmprobe.results.depth import above_half, half_depths
 
 Result = TypeVar("Result")
 
@@ -99,6 +101,43 @@ def compression(draws: int) -> str:
     return markdown(
         ["positives", "compression, mean", "95 % of draws", "against a uniform code"], rows
     )
+
+
+# ------------------------------------------------------------------------------------------ depths
+
+
+def simulated_depths(n: int, n_layers: int, seed: int) -> list[tuple[float, ...]]:
+    """Return truth, low end, estimate and high end of where a curve stays above half: from, to.
+
+    n answers are right independently, with a chance that rises from .5 to .9 and falls again.
+    """
+    depths = np.linspace(0, 1, n_layers)
+    truth = 0.5 + 0.2 * (np.tanh((depths - 0.3) / 0.12) - np.tanh((depths - 0.7) / 0.12))
+    draw = np.random.default_rng([seed, n, n_layers])
+    right = draw.random((n, n_layers)) < truth
+    resampled = draw.multinomial(n, np.full(n, 1 / n), size=300) @ right / n
+    curve = right.mean(axis=0)
+    found = half_depths(curve, resampled, depths, 0.5, int(curve.argmax()))
+    true_ends = above_half(truth, depths, 0.5, int(truth.argmax()))
+    names = ("stays_above_half_depth", "falls_below_half_depth")
+    return [
+        (float(end), *(found[f"{name}{which}"] for which in ("_low", "", "_high")))
+        for name, end in zip(names, true_ends, strict=True)
+    ]
+
+
+@simulation(draws=1_000)
+def depths(draws: int) -> str:
+    """Depths between which a curve is above half of its rise, and how often the interval covers."""
+    rows = []
+    for n, n_layers in itertools.product((200, 500), (12, 24, 48)):
+        ends = np.array(each(simulated_depths, [(n, n_layers, i) for i in range(draws)]))
+        truth, low, estimate, high = np.moveaxis(ends, 2, 0)  # [draws, from and to]
+        covered = ((low <= truth) & (truth <= high)).mean(axis=0)
+        error = np.abs(estimate - truth).mean(axis=0)
+        cells = (f"{100 * share:.0f} %, {by:.3f}" for share, by in zip(covered, error, strict=True))
+        rows.append((f"{n} examples, {n_layers} layers", *cells))
+    return markdown(["", "from: covered, mean error", "to: covered, mean error"], rows)
 
 
 # --------------------------------------------------------------------------------- the command line

@@ -14,7 +14,7 @@ from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tasks import ProbingTasks
 from llmprobe.results.columns import result_columns
-from llmprobe.results.depth import concept_depth, peak_index
+from llmprobe.results.depth import concept_depth, half_depths, peak_index
 from llmprobe.results.metrics import majority_accuracy, resampled_r2
 from llmprobe.results.resampling import Resamples
 
@@ -98,7 +98,8 @@ def depths(
     """The best layer, and at which depths the curve gets there."""
     metric = main_metric(tasks)
     curve = table[metric].to_numpy()
-    peak = table.iloc[peak_index(curve, table["log_loss"].to_numpy())]
+    place = peak_index(curve, table["log_loss"].to_numpy())
+    peak = table.iloc[place]
     predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
     if len(tasks.classes):
         baseline = majority_accuracy(tasks.truth)
@@ -106,11 +107,10 @@ def depths(
     else:
         baseline = 0.0
         resampled = resampled_r2(tasks.truth, predicted[..., 0], resamples)
-    depths = concept_depth(
-        curve, resampled, table["layer"].to_list(), table["depth"].to_list(), baseline
-    )
-    if metric != "accuracy":  # Jin et al. define theirs for accuracies.
-        depths = {name: value for name, value in depths.items() if "rise" in name}
+    depth_of = table["depth"].to_list()
+    depths = half_depths(curve, resampled, depth_of, baseline, place)
+    if metric == "accuracy":  # Jin et al. define theirs for accuracies.
+        depths |= concept_depth(curve, resampled, table["layer"].to_list(), depth_of)
     return {
         "n_examples": int(peak["n_examples"]),
         "peak_layer": int(peak["layer"]),

@@ -39,7 +39,8 @@ def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
         common, a, b = sides(row)
         pair = f"  {elide(a, _LONGEST_NAME, ellipsis)} {arrow} {elide(b, _LONGEST_NAME, ellipsis)}"
         p = p_text(row["p_value"]).replace("< ", "<")
-        numbers = [with_interval(row, "difference"), p, with_interval(row, "depth_difference")]
+        depths = with_interval(row, "stays_above_half_depth_difference")
+        numbers = [with_interval(row, "difference"), p, depths]
         numbers = [number.replace("–", missing) for number in numbers]
         under.setdefault(common, []).append((pair, numbers))
     heading = f"a {arrow} b: b minus a"
@@ -49,7 +50,7 @@ def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
         cells = (f"{number:>{room}}" for number, room in zip(numbers, _WIDTHS, strict=True))
         return "  ".join([f"{pair:<{width}}", *cells])
 
-    lines = [line(heading, (score, "p", "half-rise depth"))]
+    lines = [line(heading, (score, "p", "above half from"))]
     for common, rows in under.items():
         lines.append(elide(common, WIDTH, ellipsis))
         lines += [line(*row) for row in rows]
@@ -58,7 +59,7 @@ def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
     lines += [
         "",
         f"{score}: each at its own best layer, [95 % interval]; p: of no difference, by group",
-        "half-rise depth: where half the rise is reached, from 0 (first layer) to 1 (last layer)",
+        "above half from: the depth (0 to 1) from which a curve stays above half of its rise",
     ]
     text = "\n".join(lines)
     return text if unicode else text.encode("ascii", "replace").decode()

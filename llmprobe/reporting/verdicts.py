@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any, Literal
 
-from llmprobe.results.curve import Curve
+from llmprobe.results.curve import SURE, Curve
 
 Level = Literal["holds", "doubt", "chance", "unknown"]
 NO_RISE = 0.03
@@ -119,7 +119,7 @@ def _for(curve: Curve) -> Iterator[str]:
         yield "no p-value was asked for"
     elif refits is not None and refits < 19:
         yield f"{refits} shuffles are too few for a p-value to say much"
-    elif curve.clearly_by_luck:
+    elif p > SURE:
         yield f"shuffled labels do as well in {p:.0%} of refits"
     else:
         number = "" if refits is None else f"{refits} refits, "

@@ -16,7 +16,7 @@ _OF_A_LAYER = (
 """The first columns of the results; those of the other metrics follow."""
 _DEPTHS = (
     *("converging_layer", "jump_layer", "converging_depth", "jump_depth"),
-    *("half_rise_depth", "full_rise_depth"),
+    *("stays_above_half_depth", "falls_below_half_depth"),
 )
 _OF_A_CURVE = (
     *("model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer"),

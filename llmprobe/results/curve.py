@@ -210,9 +210,19 @@ class Curve:
         return self.score - widened * (self.score - self.low) > self.chance()
 
     @property
-    def clearly_by_luck(self) -> bool:
-        """Whether shuffled labels do as well in more than 5 % of refits; False without any."""
-        return self.p_value > SURE
+    def falls_again(self) -> bool:
+        """Whether the curve is below half of its rise again after its best layer."""
+        return not np.isnan(self.number("falls_below_half_depth"))
+
+    def shown(self, depth: str) -> float:
+        """Return a depth or layer of the summary where it says what the curve does, else NaN.
+
+        A curve that is not above chance has none, since its rise is noise. Where the concept is
+        gone again, nothing has converged, and a jump may be that of another rise.
+        """
+        of_jin = depth.startswith(("jump", "converging"))
+        hidden = not self.above_chance or (of_jin and self.falls_again)
+        return np.nan if hidden else self.number(depth)
 
 
 def curves_of(table: pd.DataFrame, summary: pd.DataFrame) -> list[Curve]:

@@ -1,12 +1,12 @@
 """Concept depth: where on the way through the network a concept becomes readable.
 
-Curves are accuracies over layers [..., layers], the first layer first; of many curves at once,
+Curves are scores over layers [..., layers], the first layer first; of many curves at once,
 such as resampled ones, the depths come as one array [...].
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -14,8 +14,8 @@ import numpy as np
 NORMAL = NormalDist()
 JUMP = 1.1
 CONVERGED = 0.03
-HALF_RISE = 0.5
-FULL_RISE = 0.95
+HALF = 0.5
+"""The share of the rise from the baseline to the peak above which a curve has to stay."""
 ROUNDING = 1e-9
 """So that a ratio which is exactly at a threshold counts whichever way it was rounded."""
 
@@ -25,25 +25,14 @@ def concept_depth(
     resampled: np.ndarray,
     layers: np.ndarray | Sequence[int],
     depths: np.ndarray | Sequence[float],
-    baseline: float,
 ) -> dict[str, float]:
-    """Compute four depths of a curve, with 95 % intervals: ``half_rise_depth_low``, ….
+    """Compute the depths of Jin et al. 2024, with 95 % intervals: ``jump_layer_low``, ….
 
-    ``half_rise_depth``, ``full_rise_depth``: where half and 95 % of the rise are reached
-    (`rise_depth`), whatever the number of layers. ``converging_layer``, ``converging_depth``,
-    ``jump_layer``, ``jump_depth``: of Jin et al. 2024. They compare neighbouring layers, so they
-    depend on how many there are.
-
-    The peak of a noisy curve is too high, being the largest of many noisy numbers. Half the rise
-    hardly feels it, but 95 % of the rise is reached late, and noise of 3 % makes a curve converge
-    late. Since a resample has that noise once more, intervals are bias-corrected percentiles
-    (Efron 1981). On simulated curves (200 or 500 examples, 12 to 48 layers) they covered the
-    half-rise depth of the noiseless curve 91 to 97 % of the time, but that of the full rise 58 to
-    91 %, and its converging layer anywhere from 0 % (48 layers) to 100 %: for the latter two they
-    show how unsure the estimate is, no more.
-
-    An interval always includes its estimate; it is NaN when there is none, or when more than half
-    of the resamples have none.
+    ``converging_layer``, ``converging_depth``, ``jump_layer``, ``jump_depth``. They compare
+    neighbouring layers, so they depend on how many there are, and noise of 3 % makes a curve
+    converge late. On simulated curves (200 or 500 examples, 12 to 48 layers) the interval covered
+    the converging layer of the noiseless curve anywhere from 0 % (48 layers) to 100 % of the time:
+    it shows how unsure the estimate is, no more.
 
     Parameters
     ----------
@@ -53,25 +42,44 @@ def concept_depth(
         The same in each resample. [B, L]
     layers, depths
         Number and depth (0 to 1, increasing) of each. [L]
-    baseline
-        Accuracy without knowledge of the concept, such as the majority's.
     """
     both = np.vstack([curve, resampled])
     found = {}
     for name, index in (("converging", converging_layer(both)), ("jump", jump_layer(both))):
         found[f"{name}_layer"] = _pick(layers, np.asarray(index))
         found[f"{name}_depth"] = _pick(depths, np.asarray(index))
-    for name, share in (("half_rise", HALF_RISE), ("full_rise", FULL_RISE)):
-        found[f"{name}_depth"] = np.asarray(rise_depth(both, depths, baseline, share))
-    return {
-        name + end: value
-        for name, (estimate, *others) in found.items()
-        for end, value in zip(
-            ("", "_low", "_high"),
-            (float(estimate), *_interval(float(estimate), np.array(others))),
-            strict=True,
-        )
-    }
+    return _with_intervals(found)
+
+
+def half_depths(
+    curve: np.ndarray,
+    resampled: np.ndarray,
+    depths: np.ndarray | Sequence[float],
+    baseline: float,
+    peak: int,
+) -> dict[str, float]:
+    """Compute between which depths a curve stays above half of its rise, with 95 % intervals.
+
+    ``stays_above_half_depth``, ``falls_below_half_depth``: see `above_half`. In a resample the
+    rise is that to the same peak, and what does not fall again counts as falling at the last layer.
+
+    Parameters
+    ----------
+    curve
+        Scores. [L]
+    resampled
+        The same in each resample. [B, L]
+    depths
+        From 0 to 1, increasing. [L]
+    baseline
+        Score without knowledge of the concept, such as the majority's accuracy.
+    peak
+        The place of the best layer.
+    """
+    both = np.vstack([curve, resampled])
+    start, end = (np.asarray(ends) for ends in above_half(both, depths, baseline, peak))
+    end[1:] = np.where(np.isfinite(start[1:]) & np.isnan(end[1:]), depths[-1], end[1:])
+    return _with_intervals({"stays_above_half_depth": start, "falls_below_half_depth": end})
 
 
 def peak_index(curve: np.ndarray | Sequence[float], losses: np.ndarray | Sequence[float]) -> int:
@@ -104,29 +112,41 @@ def converging_layer(accuracies: np.ndarray | Sequence[float]) -> np.ndarray | f
     return _scalar(np.minimum(last_change + 1, last).astype(float))
 
 
-def rise_depth(
-    accuracies: np.ndarray | Sequence[float],
+def above_half(
+    curve: np.ndarray | Sequence[float],
     depths: np.ndarray | Sequence[float],
     baseline: float,
-    share: float = HALF_RISE,
-) -> np.ndarray | float:
-    """Return the depth at which the curve first reaches a share of its rise from baseline to peak.
+    peak: int,
+) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """Return the depths between which a curve stays above half of its rise, around its peak.
 
-    Between layers the curve is a straight line, so more layers give the same depth. The first
-    layer's depth if that is there already; NaN when the peak isn't above the baseline.
+    The rise is from the baseline to the peak. Of the places where the curve crosses half of it,
+    they are the last one before the peak and the first one after it, between layers by a straight
+    line, so that more layers give the same depths. The first is the first layer's depth where the
+    curve is above half from there on; the second is NaN where it does not fall below half again.
+    Both are NaN when the peak isn't above the baseline.
     """
-    curve, depth = np.asarray(accuracies, float), np.asarray(depths, float)
-    rise = curve.max(axis=-1) - baseline
-    goal = baseline + share * rise
-    after = (curve >= goal[..., None] - ROUNDING).argmax(axis=-1)
-    before = np.maximum(after - 1, 0)
+    curve, depth = np.asarray(curve, float), np.asarray(depths, float)
+    rise = curve[..., peak] - baseline
+    half = (baseline + HALF * rise)[..., None]
+    before = _falls_below(curve[..., peak::-1], depth[peak::-1], half)
+    after = _falls_below(curve[..., peak:], depth[peak:], half)
+    rises = rise > ROUNDING
+    start = np.where(rises, np.where(np.isnan(before), depth[0], before), np.nan)
+    return _scalar(start), _scalar(np.where(rises, after, np.nan))
+
+
+def _falls_below(curve: np.ndarray, depth: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Return the depth at which a curve that begins above a level first falls below it, or NaN."""
+    below = curve < level - ROUNDING
+    after = np.maximum(below.argmax(axis=-1), min(1, len(depth) - 1))
     start, end = (
-        np.take_along_axis(curve, at[..., None], axis=-1)[..., 0] for at in (before, after)
+        np.take_along_axis(curve, at[..., None], axis=-1)[..., 0] for at in (after - 1, after)
     )
-    step = np.where(after > 0, end - start, 1)
-    way = np.where(after > 0, np.minimum((goal - start) / step, 1), 0)
-    reached = depth[before] + way * (depth[after] - depth[before])
-    return _scalar(np.where(rise > ROUNDING, reached, np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        way = np.clip((start - level[..., 0]) / (start - end), 0, 1)
+    crossing = depth[after - 1] + way * (depth[after] - depth[after - 1])
+    return np.where(below.any(axis=-1), crossing, np.nan)
 
 
 def _ratios(accuracies: np.ndarray | Sequence[float]) -> np.ndarray:
@@ -143,6 +163,24 @@ def _pick(values: np.ndarray | Sequence[float], index: np.ndarray) -> np.ndarray
     """Return the values at indices some of which are NaN."""
     there = np.isfinite(index)
     return np.where(there, np.asarray(values)[np.where(there, index, 0).astype(int)], np.nan)
+
+
+def _with_intervals(found: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return each depth and its interval, from estimates followed by resampled ones [1 + B].
+
+    Since a resample has the curve's noise once more, intervals are bias-corrected percentiles
+    (Efron 1981). An interval always includes its estimate; it is NaN when there is none, or when
+    more than half of the resamples have none.
+    """
+    return {
+        name + end: value
+        for name, (estimate, *others) in found.items()
+        for end, value in zip(
+            ("", "_low", "_high"),
+            (float(estimate), *_interval(float(estimate), np.array(others))),
+            strict=True,
+        )
+    }
 
 
 def _interval(estimate: float, resampled: np.ndarray) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from llmprobe.datasets.groups import joined, plain
 from llmprobe.results.curve import Curve
-from llmprobe.results.depth import rise_depth
+from llmprobe.results.depth import above_half
 from llmprobe.results.metrics import majority_accuracy, resampled_r2
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
@@ -35,9 +35,9 @@ def differences(results: Results, wordings: Mapping[str, str] | None = None) -> 
       (`difference_interval`).
     - ``p_value``: of no difference, by `sign_flip_p_value` over groups. Of this pair alone: of 20
       pairs that don't differ, one is expected at 0.05.
-    - ``half_rise_depth_a``, ``half_rise_depth_b``, ``depth_difference``: where half the rise is
-      reached (`depth.rise_depth`), and by how much later in b, with its interval. The latter is
-      missing where the p-value of a best layer is above 0.05: what does not rise has no depth.
+    - ``stays_above_half_depth_a``, ``…_b``, ``…_difference``: from where on each stays above half
+      of its rise (`depth.above_half`), and by how much later b does, with its interval. The latter
+      is missing where a curve is not above chance: what does not rise has no depth.
     - ``agreement``, ``only_a``, ``only_b``: the share of examples that both get right or both get
       wrong, and the numbers of those that one alone gets right. Missing for labels that are
       numbers.
@@ -181,7 +181,7 @@ class _Measured:
     resampled: np.ndarray
     """The score in each resample. [B]"""
     depths: np.ndarray
-    """In each resample, where half the rise is reached. [B]"""
+    """In each resample, from where on it stays above half of its rise. [B]"""
 
     @classmethod
     def of(cls, curve: Curve, answers: _Answers, resamples: Resamples) -> _Measured:
@@ -194,7 +194,7 @@ class _Measured:
             truth = answers.labels.astype(float)
             merits = 1 - (answers.numbers[:, best] - truth) ** 2 / truth.var()
             curves, baseline = resampled_r2(truth, answers.numbers, resamples), 0.0
-        depths = np.asarray(rise_depth(curves, curve.depths, baseline))
+        depths = np.asarray(above_half(curves, curve.depths, baseline, best)[0])
         return cls(curve, merits, curves[:, best], depths)
 
     @property
@@ -204,9 +204,9 @@ class _Measured:
 
     @property
     def depth(self) -> tuple[float, float, float]:
-        """Return the depth of half the rise, with its interval."""
-        low, high = (self.curve.number(f"half_rise_depth_{end}") for end in ("low", "high"))
-        return self.curve.number("half_rise_depth"), low, high
+        """Return the depth from which on it stays above half of its rise, with its interval."""
+        low, high = (self.curve.number(f"stays_above_half_depth_{end}") for end in ("low", "high"))
+        return self.curve.number("stays_above_half_depth"), low, high
 
 
 def _resamples(tables: list[pd.DataFrame], rows: np.ndarray) -> Resamples:
@@ -226,7 +226,7 @@ def _compared(a: _Measured, b: _Measured, resamples: Resamples) -> dict[str, Any
     row: dict[str, Any] = {"n_examples": len(gains), "difference": b.score[0] - a.score[0]}
     for end, measured in (("a", a), ("b", b)):
         curve = measured.curve
-        for name in ("model", "dataset", "parameters", "peak_layer", "half_rise_depth"):
+        for name in ("model", "dataset", "parameters", "peak_layer", "stays_above_half_depth"):
             row[f"{name}_{end}"] = curve.summary[name]
         row[f"{curve.metric.name}_{end}"] = curve.score
     row["difference_low"], row["difference_high"] = difference_interval(
@@ -239,11 +239,10 @@ def _compared(a: _Measured, b: _Measured, resamples: Resamples) -> dict[str, Any
     elif by_group.any():
         by_group *= STEPS / np.abs(by_group).sum()
     row["p_value"] = sign_flip_p_value(np.rint(by_group).astype(int))
-    if not (a.curve.clearly_by_luck or b.curve.clearly_by_luck):
-        row["depth_difference"] = b.depth[0] - a.depth[0]
-        row["depth_difference_low"], row["depth_difference_high"] = difference_interval(
-            a.depth, b.depth, a.depths, b.depths
-        )
+    if a.curve.above_chance and b.curve.above_chance:
+        ends = difference_interval(a.depth, b.depth, a.depths, b.depths)
+        for end, value in zip(("", "_low", "_high"), (b.depth[0] - a.depth[0], *ends), strict=True):
+            row[f"stays_above_half_depth_difference{end}"] = value
     return row
 
 
@@ -259,7 +258,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 DIFFERENCE_COLUMNS = [
     "model_a", "dataset_a", "model_b", "dataset_b", "parameters_a", "parameters_b", "n_examples",
     "peak_layer_a", "peak_layer_b", "accuracy_a", "accuracy_b", "r2_a", "r2_b", "difference",
-    "difference_low", "difference_high", "p_value", "half_rise_depth_a", "half_rise_depth_b",
-    "depth_difference", "depth_difference_low", "depth_difference_high", "agreement", "only_a",
-    "only_b",
+    "difference_low", "difference_high", "p_value", "stays_above_half_depth_a",
+    "stays_above_half_depth_b", "stays_above_half_depth_difference",
+    "stays_above_half_depth_difference_low", "stays_above_half_depth_difference_high", "agreement",
+    "only_a", "only_b",
 ]  # fmt: skip

@@ -196,7 +196,8 @@ def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
     comparison = validated(ComparisonConfig, parsed_yaml(path), str(path)).compare
     path, notes = out / "differences.parquet", list(comparison.notes)
     try:
-        found = read_table(out, "differences")
+        # Columns that an earlier version did not write are empty.
+        found = read_table(out, "differences").reindex(columns=DIFFERENCE_COLUMNS)
     except UserError:
         found = pd.DataFrame(columns=DIFFERENCE_COLUMNS)
         notes.append(f"{path}: missing or damaged; to make it again: {comparison.command(out)}")

@@ -215,8 +215,12 @@ def _large_curve(
         **{"main_score": "accuracy", "peak_score": accuracy[peak], "permutations": 20},
         "classes": json.dumps([str(label) for label in range(n_classes)]),
         **{"peak_accuracy": accuracy[peak], "converging_layer": peak // 2, "jump_layer": peak // 3},
-        **{"converging_depth": 0.4, "jump_depth": 0.3, "half_rise_depth": 0.35},
-        **{"half_rise_depth_low": 0.3, "half_rise_depth_high": 0.4, "majority_accuracy": chance},
+        **{"converging_depth": 0.4, "jump_depth": 0.3, "stays_above_half_depth": 0.35},
+        **{
+            "stays_above_half_depth_low": 0.3,
+            "stays_above_half_depth_high": 0.4,
+            "majority_accuracy": chance,
+        },
         **{"bag_of_words_accuracy": chance + 0.05, "random_weights_accuracy": np.nan},
         **{"seconds_extract": 41.2, "seconds_probe": 7.5, "tokens": 12000, "unique_tokens": 3100},
     }

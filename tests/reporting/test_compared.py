@@ -12,16 +12,23 @@ from llmprobe.reporting.terminal_differences import MOST_ROWS as MOST_LINES
 from llmprobe.reporting.terminal_differences import difference_table
 from llmprobe.results.differences import DIFFERENCE_COLUMNS
 
+
+def depths(difference: float, low: float, high: float) -> dict[str, float]:
+    """By how much of the depth b is later above half of its rise, as it stands in a row."""
+    name = "stays_above_half_depth_difference"
+    return {name: difference, f"{name}_low": low, f"{name}_high": high}
+
+
 PAIR: dict[str, Any] = {
     "model_a": "small", "dataset_a": "cities", "model_b": "large", "dataset_b": "cities",
     "accuracy_a": 0.7, "accuracy_b": 0.89, "difference": 0.19, "difference_low": 0.16,
-    "difference_high": 0.22, "p_value": 0.0004, "half_rise_depth_a": 0.4,
-    "half_rise_depth_b": 0.25, "depth_difference": -0.15, "depth_difference_low": -0.2,
-    "depth_difference_high": -0.1, "agreement": 0.7, "only_a": 17, "only_b": 1746,
+    "difference_high": 0.22, "p_value": 0.0004, "stays_above_half_depth_a": 0.4,
+    "stays_above_half_depth_b": 0.25, "agreement": 0.7, "only_a": 17, "only_b": 1746,
+    **depths(-0.15, -0.2, -0.1),
 }  # fmt: skip
 REWORDED = {
-    "model_b": "small", "dataset_b": "cities (typos)", "p_value": 0.31, "depth_difference": np.nan,
-    "depth_difference_low": np.nan, "depth_difference_high": np.nan,
+    "model_b": "small", "dataset_b": "cities (typos)", "p_value": 0.31,
+    **depths(np.nan, np.nan, np.nan),
 }  # fmt: skip
 
 
@@ -37,7 +44,7 @@ def compared(differences: pd.DataFrame) -> Compared:
 def test_lines_say_what_is_common_and_what_differs() -> None:
     lines = difference_table(pairs({}, REWORDED, {"dataset_a": "rivers"})).splitlines()
     header, cities, by_model, small, by_wording, rivers, *_ = lines
-    assert header.split()[-3:] == ["p", "half-rise", "depth"]
+    assert header.split()[-3:] == ["above", "half", "from"]
     assert (cities, small, rivers) == ("cities", "small", "rivers")
     assert by_model.split(maxsplit=3)[:3] == ["small", "→", "large"]
     assert "+0.19 [+0.16, +0.22]  <0.001  -0.15 [-0.20, -0.10]" in by_model
@@ -74,26 +81,25 @@ def test_what_is_too_much_is_counted() -> None:
     assert len(compared(many.head(MOST_SENTENCES)).sentences()) == MOST_SENTENCES
 
 
-def test_a_sentence_says_the_scores_how_sure_they_differ_and_what_comes_earlier() -> None:
+def test_a_sentence_says_the_scores_how_sure_they_differ_and_what_comes_depths() -> None:
     by_model, by_wording, later = compared(
         pairs(
             {},
             REWORDED,
-            {
-                "depth_difference": 0.1, "depth_difference_low": 0.05,
-                "depth_difference_high": 0.3, "p_value": 0.02,
-            },
+            depths(0.1, 0.05, 0.3) | {"p_value": 0.02},
         )
     ).sentences()  # fmt: skip
     assert by_model == (
         "cities: accuracy 0.89 for large, 0.70 for small: +0.19 [+0.16, +0.22], p < 0.001; "
-        "half of the rise comes earlier in large, by 0.15 of depth"
+        "large stays above half of its rise from 0.15 of depth earlier on"
     )
     assert by_wording == (
         "small: accuracy 0.89 for cities (typos), 0.70 for cities: +0.19 [+0.16, +0.22], "
         "p = 0.310, no clear difference"
     )
-    assert later.endswith("p = 0.020; half of the rise comes later in large, by 0.10 of depth")
+    assert later.endswith(
+        "p = 0.020; large stays above half of its rise from 0.10 of depth later on"
+    )
 
 
 def test_of_labels_that_are_numbers_r2_is_said() -> None:

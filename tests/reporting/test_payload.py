@@ -85,9 +85,16 @@ def test_curves_hold_the_scores_of_the_results(run: Results) -> None:
         assert curve["chances"]["accuracy"] == row["majority_accuracy"].item()
         assert curve["verdict"] in ("holds", "doubt", "chance")
         places = {mark["mark"]: mark["place"] for mark in curve["marks"]}
-        depth, jump = row["half_rise_depth"].item(), row["jump_layer"].item()
-        assert places.get("half of the rise") == (None if np.isnan(depth) else f"depth {depth:.2f}")
-        assert places.get("jump") == (None if np.isnan(jump) else f"layer {jump:.0f}")
+        read, stays = curve["verdict"] != "chance", row["falls_below_half_depth"].isna().item()
+        for name, mark, there in (
+            ("stays_above_half_depth", "above half from here", read),
+            ("falls_below_half_depth", "below half from here", read),
+            ("jump_layer", "jump", read and stays),
+            ("converging_layer", "converged", read and stays),
+        ):
+            value = row[name].item()
+            place = f"depth {value:.2f}" if name.endswith("depth") else f"layer {value:.0f}"
+            assert places.get(mark) == (place if there and np.isfinite(value) else None)
 
 
 def test_marks_stand_on_the_curve(run: Results) -> None:
@@ -181,7 +188,7 @@ def test_what_is_not_known_is_null(tables: Callable[..., Tables]) -> None:
     assert "auroc" not in curve["scores"]
     assert data["models"] == [{"name": "m", "parameters": None}]
     assert [mark["mark"] for mark in curve["marks"]] == ["converged"]
-    assert curve["half_rise"] is curve["bag_of_words"] is None
+    assert curve["stays_above_half"] is curve["bag_of_words"] is None
 
 
 def test_a_curve_without_layers_is_left_out(two_by_two: Tables) -> None:

@@ -100,7 +100,8 @@ def test_a_control_without_its_concept_is_not_drawn(two_by_two: Tables) -> None:
 
 def test_each_curve_bears_its_marks(two_by_two: Tables) -> None:
     results, summary = two_by_two
-    summary["half_rise_depth"] = 0.21 + 0.1 * summary.index
+    summary["stays_above_half_depth"] = 0.21 + 0.1 * summary.index
+    summary["falls_below_half_depth"] = np.nan
     ax = curves(results_of(results, summary)).axes[0]
     for model, colour, shape in zip(MODELS, COLOURS, "os", strict=False):
         rows, row = marked(results, model, "capitals"), marked(summary, model, "capitals").iloc[0]
@@ -114,21 +115,34 @@ def test_each_curve_bears_its_marks(two_by_two: Tables) -> None:
             point = line_at(ax, colour, **looks)
             assert point.get_xdata()[0] == pytest.approx(layer / row["layers"])
             assert point.get_ydata()[0] == pytest.approx(accuracy[layer])
-        tick = line_at(ax, colour, marker="|")
-        assert (tick.get_xdata()[0], tick.get_ydata()[0]) == (row["half_rise_depth"], 0)
-        assert tick.get_transform() == ax.get_xaxis_transform()
+        start = line_at(ax, colour, marker=">")
+        assert (start.get_xdata()[0], start.get_ydata()[0]) == (row["stays_above_half_depth"], 0)
+        assert start.get_transform() == ax.get_xaxis_transform()
+
+
+def test_a_curve_that_comes_down_has_no_layers_of_jin_and_one_by_luck_no_depths(
+    two_by_two: Tables,
+) -> None:
+    results, summary = two_by_two
+    summary["stays_above_half_depth"], summary["falls_below_half_depth"] = 0.3, 0.6
+    read, by_luck = curves(results_of(results, summary)).axes
+    for colour in COLOURS[:2]:
+        assert line_at(read, colour, marker="<").get_xdata()[0] == 0.6
+    shapes = [{line.get_marker() for line in ax.lines} - {"None", ""} for ax in (read, by_luck)]
+    assert shapes == [{">", "<", "o", "s"}, {"o", "s"}]
+    assert not [line for line in read.lines if line.get_markerfacecolor() == "white"]
 
 
 def test_marks_are_at_layers_where_the_axis_is_in_layers(tables: Callable[..., Tables]) -> None:
     results, summary = tables({"one": 12, "two": 12}, ["capitals"])
-    summary["half_rise_depth"] = 0.25
+    summary["stays_above_half_depth"] = 0.25
     figure = curves(results_of(results, summary))
     ax = figure.axes[0]
     np.testing.assert_array_equal(curve_of(ax, COLOURS[0]).get_xdata(), range(13))
     assert figure.get_supxlabel().startswith("layer")
     peak = line_at(ax, COLOURS[0], marker="o", markerfacecolor=COLOURS[0])
     assert peak.get_xdata()[0] == pytest.approx(summary["peak_layer"].iloc[0])
-    assert line_at(ax, COLOURS[0], marker="|").get_xdata()[0] == pytest.approx(3)
+    assert line_at(ax, COLOURS[0], marker=">").get_xdata()[0] == pytest.approx(3)
 
 
 def test_what_is_not_known_is_neither_drawn_nor_explained(two_by_two: Tables) -> None:

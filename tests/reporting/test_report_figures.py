@@ -62,7 +62,7 @@ def test_every_figure_that_there_are_numbers_for_is_drawn(tables: Callable[..., 
     results, summary = tables({"a": 8, "b": 5}, ["published/x", "y", "z"])
     few = {*HEATMAPS, "heatmap_by_model", "curves", "depth"}
     assert names(results, summary) == few
-    summary["half_rise_depth"] = 0.4
+    summary["stays_above_half_depth"] = 0.4
     summary["parameters"] = summary["model"].map({"a": 1e8, "b": 2e8})
     assert names(results, summary, predictions_of(results), learning_curve_of(summary)) == {
         *few,
@@ -75,7 +75,7 @@ def test_one_model_on_one_dataset_is_not_compared_with_itself(
     tables: Callable[..., Tables],
 ) -> None:
     results, summary = tables({"a": 8}, ["x"])
-    summary["half_rise_depth"] = 0.4
+    summary["stays_above_half_depth"] = 0.4
     assert names(results, summary) == {*HEATMAPS, "curves", "depth"}
 
 
@@ -114,7 +114,7 @@ def test_files_are_the_same_each_time_and_show_names_as_they_are(
     tables: Callable[..., Tables], tmp_path: Path
 ) -> None:
     table, summary = tables({"_m$a$": 3, "b": 2}, ["$x_1$ & <y>", "y", "z"])
-    summary["half_rise_depth"] = 0.5
+    summary["stays_above_half_depth"] = 0.5
     summary["parameters"] = summary["model"].map({"_m$a$": 1e8, "b": 2e8})
     results = results_of(table, summary, learning_curve=learning_curve_of(summary))
     for path in write_all(draw_figures(results), tmp_path):
@@ -144,7 +144,7 @@ def test_a_model_has_the_same_colour_and_marker_in_every_figure(
     tables: Callable[..., Tables],
 ) -> None:
     table, summary = tables({"a": 8, "b": 5, "c": 6}, ["x", "y", "z"])
-    summary["half_rise_depth"] = 0.4
+    summary["stays_above_half_depth"] = 0.4
     summary["parameters"] = summary["model"].map({"a": 1e8, "b": 2e8, "c": 4e8})
     # The first model is not the first of every table.
     backwards = table.iloc[::-1]
@@ -167,7 +167,7 @@ def test_the_legend_names_every_model_and_covers_no_data(
 ) -> None:
     models = {f"organisation/model-{number}": 8 + number for number in range(10)}
     results, summary = tables(models, ["capitals", "_hidden_", "coin_flip"])
-    summary["half_rise_depth"] = 0.4
+    summary["stays_above_half_depth"] = 0.4
     summary["parameters"] = summary["layers"] * 1e7
     figure = draw_one(results_of(results, summary))
     assert figure is not None

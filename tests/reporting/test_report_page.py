@@ -116,6 +116,36 @@ def test_headline_of_what_was_not_scored_claims_nothing() -> None:
     assert page.headline(unscored) == "gemma-3-270m: capitals was not scored"
 
 
+def depths(curve_is: str = "above chance", **ends: float) -> str:
+    """The sentence of a curve with these ends, each within 0.1."""
+    within = {
+        f"{name}{end}": depth + by
+        for name, depth in ends.items()
+        for end, by in (("", 0), ("_low", -0.1), ("_high", 0.1))
+    }
+    low = 0.88 if curve_is == "above chance" else 0.4
+    return page.depth_sentence(curve_of(low=low, **within))
+
+
+def test_a_sentence_says_from_which_depth_on_a_concept_is_readable() -> None:
+    assert depths(stays_above_half_depth=0.31) == (
+        "From depth 0.31 [0.21, 0.41] (near layer 6) on it stays above half of its rise from "
+        "chance."
+    )
+    assert depths(stays_above_half_depth=0.0).startswith("From the first layer on it stays above")
+    assert depths() == depths("by luck", stays_above_half_depth=0.31) == ""
+
+
+def test_a_sentence_says_that_a_concept_comes_and_goes() -> None:
+    assert depths(stays_above_half_depth=0.31, falls_below_half_depth=0.6) == (
+        "It comes and goes: above half of its rise from chance only from depth 0.31 [0.21, 0.41] "
+        "(near layer 6) to depth 0.60 [0.50, 0.70] (near layer 11)."
+    )
+    assert " only from the first layer to depth 0.60 " in depths(
+        stays_above_half_depth=0, falls_below_half_depth=0.6
+    )
+
+
 def test_page_shows_every_number(html: str, two_by_two: Tables) -> None:
     results, summary = two_by_two
     words = Outline(html).words
@@ -343,7 +373,7 @@ def test_findings_and_illustrations_come_first_and_as_text(
     in_order = [
         "The network makes 0.7 % of errors.", f"{EVIL} & more", "smollm2-135m: capitals",
         *(f"Plane {number}." for number in range(4)), "Accuracy of a probe on each layer.",
-        "How deep each concept",
+        "Where each concept can be read",
     ]  # fmt: skip
     places = [outline.words.index(said) for said in in_order]
     assert places == sorted(places)

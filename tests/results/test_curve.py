@@ -62,6 +62,27 @@ def test_a_p_value_that_could_not_be_smaller_is_not_held_against_the_best_layer(
     assert of_one.above_chance is above
 
 
+DEPTHS = {"jump_layer": 1, "converging_depth": 0.9, "stays_above_half_depth": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("low", "falls", "shown"),
+    [
+        (0.51, np.nan, {*DEPTHS}),
+        (0.51, 0.6, {"stays_above_half_depth", "falls_below_half_depth"}),  # It is gone again.
+        (0.49, np.nan, set()),  # The interval reaches chance: without permutations, that decides.
+        (0.49, 0.6, set()),
+    ],
+)
+def test_a_depth_is_shown_only_of_a_rise_that_it_fits(
+    low: float, falls: float, shown: set[str]
+) -> None:
+    one = curve({"accuracy_low": low}, 1, **DEPTHS, falls_below_half_depth=falls)
+    known = (*DEPTHS, "falls_below_half_depth")
+    assert {name for name in known if np.isfinite(one.shown(name))} == shown
+    assert [one.number(name) for name in DEPTHS] == list(DEPTHS.values())
+
+
 def test_chance_without_the_majority_is_that_of_guessing() -> None:
     guessed = {"majority_accuracy": np.nan, "n_classes": 4}
     assert curve(guessed).chance() == 0.25

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, norm
 
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.results.depth import rise_depth
+from llmprobe.results.depth import above_half
 from llmprobe.results.differences import (
     DIFFERENCE_COLUMNS,
     difference_interval,
@@ -78,7 +78,7 @@ def tables(*parts: Results, texts: dict[str, list[str]] | None = None) -> Tables
 
 @pytest.fixture(scope="module")
 def two_models() -> Tables:
-    return tables(probed("small", "cities", 0.4, 1), probed("large", "cities", 1.6, 2))
+    return tables(probed("small", "cities", 0.8, 1), probed("large", "cities", 1.6, 2))
 
 
 def right_at_best(two: Tables, model: str) -> np.ndarray:
@@ -103,8 +103,13 @@ def test_a_row_counts_what_one_gets_right_and_the_other_does_not(two_models: Tab
     assert row["difference"] == pytest.approx(b.mean() - a.mean())
     assert (row["only_a"], row["only_b"]) == ((a & ~b).sum(), (b & ~a).sum())
     assert row["agreement"] == pytest.approx((a == b).mean())
-    assert [row["half_rise_depth_a"], row["half_rise_depth_b"]] == list(summary["half_rise_depth"])
-    assert row["depth_difference"] == row["half_rise_depth_b"] - row["half_rise_depth_a"]
+    assert [row["stays_above_half_depth_a"], row["stays_above_half_depth_b"]] == list(
+        summary["stays_above_half_depth"]
+    )
+    assert (
+        row["stays_above_half_depth_difference"]
+        == row["stays_above_half_depth_b"] - row["stays_above_half_depth_a"]
+    )
     assert row["difference_low"] < row["difference"] < row["difference_high"]
 
 
@@ -117,18 +122,20 @@ def test_both_curves_are_resampled_alike_and_by_group(two_models: Tables) -> Non
         layers = results[results["model"] == row["model"]].set_index("layer")
         best = layers.loc[row["peak_layer"]]
         estimates.append((best["accuracy"], best["accuracy_low"], best["accuracy_high"]))
-        depths.append([row[f"half_rise_depth{end}"] for end in ("", "_low", "_high")])
+        depths.append([row[f"stays_above_half_depth{end}"] for end in ("", "_low", "_high")])
         own = predictions[predictions["model"] == row["model"]].assign(
             right=lambda rows: rows["label"] == rows["predicted"]
         )
         right = own.pivot_table(index="example", columns="layer", values="right")
         curves = resamples.means(right.to_numpy())
         resampled.append(curves[:, row["peak_layer"]])
-        resampled_depths.append(rise_depth(curves, layers["depth"].to_numpy(), 0.5))
+        resampled_depths.append(
+            above_half(curves, layers["depth"].to_numpy(), 0.5, row["peak_layer"])[0]
+        )
     (found,) = compared(*two_models).to_dict("records")
     for name, (a, b), both in (
         ("difference", estimates, resampled),
-        ("depth_difference", depths, resampled_depths),
+        ("stays_above_half_depth_difference", depths, resampled_depths),
     ):
         expected = difference_interval(tuple(a), tuple(b), *both)
         apart = difference_interval(tuple(a), tuple(b), both[0], both[1][::-1])
@@ -156,10 +163,10 @@ def test_swapping_the_models_swaps_the_signs(two_models: Tables) -> None:
     results, summary, predictions, examples = two_models
     (one,) = compared(*two_models).to_dict("records")
     (other,) = compared(results, summary[::-1], predictions, examples).to_dict("records")
-    for name in ("model", "peak_layer", "accuracy", "half_rise_depth", "only"):
+    for name in ("model", "peak_layer", "accuracy", "stays_above_half_depth", "only"):
         assert one[f"{name}_a"] == other[f"{name}_b"]
         assert one[f"{name}_b"] == other[f"{name}_a"]
-    for name in ("difference", "depth_difference"):
+    for name in ("difference", "stays_above_half_depth_difference"):
         assert one[name] == -other[name]
         assert one[f"{name}_low"] == pytest.approx(-other[f"{name}_high"])
         assert one[f"{name}_high"] == pytest.approx(-other[f"{name}_low"])
@@ -273,12 +280,12 @@ def test_p_of_labels_that_are_numbers_is_of_the_gain_in_squared_error() -> None:
 def test_what_does_not_rise_has_no_difference_of_depth(two_models: Tables, flat: int) -> None:
     results, summary, predictions, examples = two_models
     for p, there in ((0.01, True), (np.nan, True), (0.3, False)):
-        tested = summary.assign(peak_p_value=0.01)
+        tested = summary.assign(peak_p_value=0.01, permutations=100)
         tested.loc[flat, "peak_p_value"] = p
         (row,) = compared(results, tested, predictions, examples).to_dict("records")
         for end in ("", "_low", "_high"):
-            assert np.isfinite(row[f"depth_difference{end}"]) == there
-        assert np.isfinite([row["half_rise_depth_a"], row["difference_low"]]).all()
+            assert np.isfinite(row[f"stays_above_half_depth_difference{end}"]) == there
+        assert np.isfinite([row["stays_above_half_depth_a"], row["difference_low"]]).all()
 
 
 @pytest.mark.parametrize(

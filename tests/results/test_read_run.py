@@ -158,7 +158,9 @@ def test_without_results_or_summary_there_is_nothing_to_show(out: Path, name: st
         read_results(out)
 
 
-@pytest.mark.parametrize(("name", "column"), [("results", "ece"), ("summary", "half_rise_depth")])
+@pytest.mark.parametrize(
+    ("name", "column"), [("results", "ece"), ("summary", "stays_above_half_depth")]
+)
 def test_columns_of_another_version_are_missing_numbers(out: Path, name: str, column: str) -> None:
     change(out / f"{name}.parquet", lambda rows: rows.drop(columns=column))
     run = read_results(out)

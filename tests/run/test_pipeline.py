@@ -410,7 +410,7 @@ def test_a_damaged_part_is_probed_again(toy: Toy) -> None:
 
 @pytest.mark.parametrize(
     ("table", "column"),
-    [("predictions", "fold"), ("results", "ece"), ("summary", "half_rise_depth"),
+    [("predictions", "fold"), ("results", "ece"), ("summary", "stays_above_half_depth"),
      ("learning_curve", "r2")],
 )  # fmt: skip
 def test_a_part_of_another_version_is_probed_again(toy: Toy, table: str, column: str) -> None:

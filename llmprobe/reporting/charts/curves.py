@@ -44,18 +44,20 @@ _CONTROLS: dict[str, _Style] = {
 beside what it reads of the concept on those splits."""
 
 _MARKS: dict[str, _Style] = {
-    "half_rise_depth": {"label": "half of the rise", "marker": "|", "markersize": 14},
+    "stays_above_half_depth": {"label": "above half from here", "marker": ">", "markersize": 4},
+    "falls_below_half_depth": {"label": "below half from here", "marker": "<", "markersize": 4},
     "jump_depth": {"label": "jump layer", "marker": "x", "markersize": 4},
     "converging_depth": {"label": "converging layer", "markerfacecolor": "white"},
     "peak_depth": {"label": "best layer"},
 }
-"""On a curve, the first on the axis; those without a marker of their own have the model's."""
+"""On a curve, the first two on the axis; those without a marker have the model's."""
 
 
 @figure(
     "curves",
     caption="The same scores as curves, with their 95 % intervals. Filled: the best layer; hollow: "
-    "the converging layer; cross: the jump layer; tick below: half of the rise.",
+    "the converging layer; cross: the jump layer; arrowheads below: between them a curve stays "
+    "above half of its rise.",
     alt="Line chart: a panel for each dataset, a line for each model, the score over layers. "
     "The tables below hold the same numbers.",
     drawn_by_script=True,
@@ -69,8 +71,8 @@ def curves(results: Results) -> Figure:
     lines of the model's colour, the same architecture with random weights, and the control task of
     random labels (Hewitt & Liang 2019) with the concept on the splits of that task, these for at
     most ``MOST_CONTROLLED`` models. On each curve the best layer is filled, the converging layer
-    hollow and the jump layer a cross; a tick on the axis is the depth at half of the rise
-    (``results.depth``).
+    hollow and the jump layer a cross; arrowheads on the axis are the depths between which it stays
+    above half of its rise (``results.depth``), all as far as `Curve.shown` gives them.
     """
     styles, datasets = model_styles(by_model(results.curves)), by_dataset(results.curves)
     x: Literal["layers", "depths"] = "layers" if same_layers(results.curves) else "depths"
@@ -121,14 +123,14 @@ def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> se
     """Mark where the curve jumps, rises, converges and is highest. -> the names of those"""
     drawn = set()
     for name, mark in _MARKS.items():
-        depth = curve.at_best("depth") if name == "peak_depth" else curve.number(name)
+        depth = curve.at_best("depth") if name == "peak_depth" else curve.shown(name)
         if np.isnan(depth):
             continue
         place, score = (
             np.interp(depth, curve.depths, of) for of in (x, curve.column(curve.metric.name))
         )
         point = {**style, **mark, "linestyle": "none", "zorder": 3}
-        if name == "half_rise_depth":  # on a steep rise it would be hidden
+        if name.endswith("half_depth"):  # on a steep rise it would be hidden
             ax.plot(place, 0, transform=ax.get_xaxis_transform(), **point)
         else:
             ax.plot(place, score, **point)

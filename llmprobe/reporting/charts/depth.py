@@ -14,31 +14,37 @@ from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from llmprobe.reporting.charts.panels import DEPTH, Grid, legend
 from llmprobe.reporting.charts.style import GREY, label, model_styles, paler, styled
-from llmprobe.results.curve import SURE, Curve, by_dataset, by_model, difficulty
+from llmprobe.results.curve import Curve, by_dataset, by_model, difficulty
 from llmprobe.results.figures import figure
 from llmprobe.results.results import Results
 
-HALF_RISE = "depth at half of the rise"
+STAYS = "stays_above_half_depth"
+ABOVE_HALF = "depth from which it stays above half"
 PERMUTATIONS = 9_999
 LEAST_CORRELATED = 5
 """Concepts: of fewer, no order would be surprising."""
 MOST_SLANTED = 15
 """Names above a panel; more of them are upright."""
+_END: dict[str, Any] = {"marker": "|", "markersize": 6}
+"""Of a line where a curve stays above half of its rise."""
 
 
 @figure(
     "depth",
-    caption="How deep each concept is read best (filled), and where its accuracy has converged "
-    "(hollow). Pale: no better than shuffled labels.",
-    alt="Dot chart: a row for each dataset, the relative depth of the best and of the converging "
-    "layer for each model. The summary table holds the same numbers.",
+    caption="Where each concept can be read: a line where the score stays above half of its rise "
+    "from chance, with an end where it falls again; the dot is the best layer. Pale: not above "
+    "chance.",
+    alt="Dot chart: a row for each dataset, the relative depth of the best layer and the depths "
+    "between which the score stays above half of its rise, for each model. The summary table holds "
+    "the same numbers.",
 )
 @styled
 def depth_scatter(results: Results) -> Figure:
-    """Draw where each concept is read best (filled), and where its score has converged (hollow).
+    """Draw where each concept is read best (a dot), and where it can be read (a line).
 
-    A row for each dataset, a colour for each model, both at their relative depth, 0 … 1. Pale where
-    the best layer is not better than the best one on shuffled labels (p > 0.05).
+    The line is where the score stays above half of its rise; it has an end where it falls again.
+    A row for each dataset, a colour for each model, at relative depths, 0 … 1. Pale, and without a
+    line, where the best layer is not above chance.
     """
     models, datasets = by_model(results.curves), list(by_dataset(results.curves))
     styles = model_styles(models)
@@ -49,9 +55,13 @@ def depth_scatter(results: Results) -> Figure:
         for part, point in _by_pallor(models[model], style):
             y = [datasets.index(curve.dataset) + aside for curve in part]
             best = [curve.at_best("depth") for curve in part]
-            converged = [curve.number("converging_depth") for curve in part]
-            ax.hlines(y, best, converged, point["color"], linewidth=0.8)
-            ax.plot(converged, y, **{**point, "markerfacecolor": "white"})
+            starts = [curve.shown(STAYS) for curve in part]
+            falls = [curve.shown("falls_below_half_depth") for curve in part]
+            ends = [curve.depths[-1] if np.isnan(fall) else fall
+                    for curve, fall in zip(part, falls, strict=True)]  # fmt: skip
+            ax.hlines(y, starts, ends, point["color"], linewidth=1)
+            for of_span in (starts, falls):
+                ax.plot(of_span, y, **{**point, **_END})
             ax.plot(best, y, **point)
     ax.set_xlim(0, 1)
     ax.set_ylim(len(datasets) - 0.5, -0.5)
@@ -61,8 +71,8 @@ def depth_scatter(results: Results) -> Figure:
     ax.tick_params(axis="y", which="both", length=0)
     ax.set_xlabel(DEPTH)
     marks = [_mark("best layer")]
-    if any(not np.isnan(curve.number("converging_depth")) for curve in results.curves):
-        marks.append(_mark("converging layer", markerfacecolor="white"))
+    if any(not np.isnan(curve.shown(STAYS)) for curve in results.curves):
+        marks.append(_mark("above half of its rise", **_END, linestyle="-", linewidth=1))
     legend(drawn, styles, [*marks, *_pale_mark(results.curves)])
     return drawn
 
@@ -70,20 +80,21 @@ def depth_scatter(results: Results) -> Figure:
 @figure(
     "difficulty",
     caption="Are harder concepts read deeper? Each point is a concept in a model: how far the best "
-    "model stays from a perfect score, and the depth of half the rise, with its interval.",
-    alt="Dot chart: depth of half the rise against the difficulty of each concept. The summary "
-    "table holds the same numbers.",
+    "model stays from a perfect score, and the depth from which it stays above half of its rise, "
+    "with its interval.",
+    alt="Dot chart: the depth from which the score stays above half of its rise, against the "
+    "difficulty of each concept. The summary table holds the same numbers.",
 )
 @styled
 def depth_against_difficulty(results: Results) -> Figure | None:
     """Draw whether harder concepts are read deeper: a point for each model and dataset.
 
-    Horizontally the ``difficulty`` of the dataset, which is named above it; vertically the depth at
-    half of the rise, with its 95 % interval. Pale where the best layer is not better than the best
-    one on shuffled labels (p > 0.05): the depth of such a rise is that of noise. Without these,
-    the legend has Spearman's rank correlation of each model, where there are at least
-    ``LEAST_CORRELATED`` datasets, with the share of ``PERMUTATIONS`` random orders that are as
-    correlated (two-sided). None where fewer than three datasets have a rise.
+    Horizontally the ``difficulty`` of the dataset, which is named above it; vertically the depth
+    from which the score stays above half of its rise, with its 95 % interval. Pale where the best
+    layer is not above chance: the depth of such a rise is that of noise. Without these, the legend
+    has Spearman's rank correlation of each model, where there are at least ``LEAST_CORRELATED``
+    datasets, with the share of ``PERMUTATIONS`` random orders that are as correlated (two-sided).
+    None where fewer than three datasets have a rise.
     """
     rising = _rising(results.curves)
     datasets = by_dataset(rising)
@@ -99,16 +110,16 @@ def depth_against_difficulty(results: Results) -> Figure | None:
         # Models share the difficulty of a dataset, and would hide each other.
         aside = min(0.006, 0.03 / len(styles)) * (index - (len(styles) - 1) / 2)
         places = {dataset: hard + aside for dataset, hard in hardness.items()}
-        _draw_half_rises(ax, places, group, style)
-        sure = [curve for curve in group if not curve.clearly_by_luck]
+        _draw_starts(ax, places, group, style)
+        sure = [curve for curve in group if curve.above_chance]
         if len(sure) >= LEAST_CORRELATED:
             rho, p = rank_correlation(
                 np.array([hardness[curve.dataset] for curve in sure]),
-                np.array([curve.number("half_rise_depth") for curve in sure]),
+                np.array([curve.number(STAYS) for curve in sure]),
             )
             said = f": ρ = {rho:.2f}, p = {p:.2g}, n = {len(sure)}".replace("-", "−")
             style["label"] = label(model, 34) + ("" if np.isnan(rho) else said)
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel=HALF_RISE)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel=ABOVE_HALF)
     ax.set_xlabel("difficulty (0: the best model never errs, 1: it guesses)")
     _name_above(
         ax, {dataset: hardness[dataset] for dataset in datasets}, width - (1.6 if few else 0.8)
@@ -134,19 +145,19 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 @figure(
     "size",
-    caption="How much of the network does a model of each size need? Parameters, and the depth of "
-    "half the rise, with its interval.",
-    alt="Line chart: a line for each dataset, the depth of half the rise against the number of "
-    "parameters. The summary table holds the same numbers.",
+    caption="How much of the network does a model of each size need? Parameters, and the depth "
+    "from which the score stays above half of its rise, with its interval.",
+    alt="Line chart: a line for each dataset, the depth from which the score stays above half of "
+    "its rise against the number of parameters. The summary table holds the same numbers.",
 )
 @styled
 def depth_against_size(results: Results) -> Figure | None:
     """Draw how much of the network a model of each size needs: a panel for each dataset.
 
-    Horizontally the number of parameters; vertically the depth at half of the rise, with its 95 %
-    interval. A line joins the models of one dataset, those that read it: pale are models whose
-    best layer is not better than the best one on shuffled labels (p > 0.05). None where all models
-    are of one size.
+    Horizontally the number of parameters; vertically the depth from which the score stays above
+    half of its rise, with its 95 % interval. A line joins the models of one dataset, those that
+    read it: pale are models whose best layer is not above chance. None where all models are of one
+    size.
     """
     sized = [curve for curve in _rising(results.curves) if not np.isnan(_parameters(curve))]
     sizes = {_parameters(curve) for curve in sized}
@@ -156,15 +167,15 @@ def depth_against_size(results: Results) -> Figure | None:
     grid = Grid.of(list(datasets))
     for ax, group in zip(grid.panels, datasets.values(), strict=True):
         group = sorted(group, key=_parameters)
-        sure = [curve for curve in group if not curve.clearly_by_luck]
+        sure = [curve for curve in group if curve.above_chance]
         ax.plot(
             [_parameters(curve) for curve in sure],
-            [curve.number("half_rise_depth") for curve in sure],
+            [curve.number(STAYS) for curve in sure],
             color="#aaaaaa", linewidth=0.8, zorder=1,
         )  # fmt: skip
         for curve in group:
             places = {curve.dataset: _parameters(curve)}
-            _draw_half_rises(ax, places, [curve], styles[curve.model])
+            _draw_starts(ax, places, [curve], styles[curve.model])
     first = grid.panels[0]
     first.set_xscale("log")
     ticks = _apart(sizes, 0.04 + 0.1 * grid.columns)
@@ -173,7 +184,7 @@ def depth_against_size(results: Results) -> Figure | None:
     first.set_ylim(-0.03, 1.03)
     first.margins(x=0.15)
     for ax in grid.left:
-        ax.set_ylabel(HALF_RISE if grid.columns < 3 else "depth")
+        ax.set_ylabel(ABOVE_HALF if grid.columns < 3 else "depth")
     grid.figure.supxlabel("parameters")
     legend(grid.figure, styles, _pale_mark(sized))
     return grid.figure
@@ -184,7 +195,7 @@ def _parameters(curve: Curve) -> float:
 
 
 def _rising(curves: Sequence[Curve]) -> list[Curve]:
-    return [curve for curve in curves if not np.isnan(curve.number("half_rise_depth"))]
+    return [curve for curve in curves if not np.isnan(curve.number(STAYS))]
 
 
 def _by_pallor(
@@ -192,21 +203,20 @@ def _by_pallor(
 ) -> Iterator[tuple[list[Curve], dict[str, Any]]]:
     """Yield the curves that are above chance and those that are not, with their points' style."""
     for pale in (False, True):
-        part = [curve for curve in curves if curve.clearly_by_luck == pale]
+        part = [curve for curve in curves if curve.above_chance != pale]
         if part:
             colour = paler(style["color"]) if pale else style["color"]
             yield part, {**style, "linestyle": "none", "clip_on": False, "color": colour}
 
 
-def _draw_half_rises(
+def _draw_starts(
     ax: Axes, places: Mapping[str, float], curves: Sequence[Curve], style: dict[str, Any]
 ) -> None:
-    """Draw the depths at half of the rise, with their intervals, at the place of each dataset."""
+    """Draw from where on curves stay above half, with intervals, at the place of each dataset."""
     for part, point in _by_pallor(curves, style):
         x = [places[curve.dataset] for curve in part]
         depth, low, high = (
-            [curve.number(f"half_rise_depth{end}") for curve in part]
-            for end in ("", "_low", "_high")
+            [curve.number(f"{STAYS}{end}") for curve in part] for end in ("", "_low", "_high")
         )
         ax.vlines(x, low, high, point["color"], linewidth=0.8)
         ax.plot(x, depth, **point)
@@ -273,8 +283,8 @@ def _size(parameters: float) -> str:
 
 
 def _pale_mark(curves: Sequence[Curve]) -> list[Line2D]:
-    pale = any(curve.clearly_by_luck for curve in curves)
-    return [_mark(f"pale: p > {SURE}", color=paler(GREY))] if pale else []
+    pale = not all(curve.above_chance for curve in curves)
+    return [_mark("pale: not above chance", color=paler(GREY))] if pale else []
 
 
 def _mark(text: str, **style: Any) -> Line2D:

@@ -76,12 +76,12 @@ def _sentence(row: Mapping[Any, Any]) -> str:
     )
     if p > SURE:
         sentence += ", no clear difference"
-    low, high = row["depth_difference_low"], row["depth_difference_high"]
+    low, high = (row[f"{_DEPTH}_difference_{end}"] for end in ("low", "high"))
     if low > 0 or high < 0:
-        by = abs(row["depth_difference"])
+        by = abs(row[f"{_DEPTH}_difference"])
         sentence += (
-            f"; half of the rise comes {'later' if low > 0 else 'earlier'} in {b}, by {by:.2f} of "
-            "depth"
+            f"; {b} stays above half of its rise from {by:.2f} of depth "
+            f"{'later' if low > 0 else 'earlier'} on"
         )
     return sentence
 
@@ -89,8 +89,7 @@ def _sentence(row: Mapping[Any, Any]) -> str:
 def _row(row: Mapping[Any, Any]) -> list[str]:
     metric = _metric(row)
     scores, depths = (
-        " → ".join(number_text(row[f"{name}_{end}"]) for end in "ab")
-        for name in (metric, "half_rise_depth")
+        " → ".join(number_text(row[f"{name}_{end}"]) for end in "ab") for name in (metric, _DEPTH)
     )
     return [
         *(elide(name, LONGEST_NAME) for name in sides(row)),
@@ -98,14 +97,15 @@ def _row(row: Mapping[Any, Any]) -> list[str]:
         with_interval(row, "difference"),
         p_text(row["p_value"]),
         depths,
-        with_interval(row, "depth_difference"),
+        with_interval(row, f"{_DEPTH}_difference"),
         number_text(row["agreement"]),
         " and ".join(whole_text(row[f"only_{end}"]) for end in "ab"),
     ]
 
 
+_DEPTH = "stays_above_half_depth"
 _PAIRS = "Curves of the same examples, a and b, each at its own best layer"
 _HEADERS = (
-    "of", "a", "b", "score", "b − a [95 %]", "p", "half-rise depth", "b − a [95 %]", "agreement",
+    "of", "a", "b", "score", "b − a [95 %]", "p", "above half from", "b − a [95 %]", "agreement",
     "right in one alone",
 )  # fmt: skip

@@ -85,7 +85,7 @@ class Card(NamedTuple):
     sentence: str
     """The headline."""
     where: str
-    """At which depth half of the rise is there; may be empty."""
+    """At which depths it stays above half of its rise; may be empty."""
     verdict: Verdict
     """What to think of it."""
     reasons: str
@@ -192,6 +192,23 @@ def headline(curve: Curve) -> str:
     return f"{curve.model}: {curve.dataset} {verb}: {', '.join(parts)}"
 
 
+def depth_sentence(curve: Curve) -> str:
+    """Return a sentence about the depths at which a concept can be read; empty for none.
+
+    ``From depth 0.31 [0.25, 0.40] (near layer 6) on it stays above half of its rise from chance.``
+    """
+    start = curve.shown("stays_above_half_depth")
+    if isnan(start) or curve.blocks is None:
+        return ""
+    whence = _place(curve, "stays_above_half_depth") if start > 0 else "the first layer"
+    if curve.falls_again:
+        return (
+            f"It comes and goes: above half of its rise from chance only from {whence} to "
+            f"{_place(curve, 'falls_below_half_depth')}."
+        )
+    return f"From {whence} on it stays above half of its rise from chance."
+
+
 @cache
 def vega() -> str:
     """Return the script of Vega and Vega-Lite, which draw the plots."""
@@ -232,7 +249,7 @@ def _cards(run: Results, verdicts: Sequence[Verdict]) -> list[Card]:
         card = Card(
             about=abouts.get(curve.dataset, ""),
             sentence=headline(curve),
-            where=_where(curve),
+            where=depth_sentence(curve),
             verdict=outcome,
             reasons="; ".join(outcome.reasons).capitalize(),
             curve=next(places) if len(curve.rows) else None,
@@ -241,18 +258,11 @@ def _cards(run: Results, verdicts: Sequence[Verdict]) -> list[Card]:
     return [card for group in cards.values() for card in group]
 
 
-def _where(curve: Curve) -> str:
-    """Return a sentence about the depth from which on a dataset can be read; empty for none."""
-    depth, low, high = (curve.number(f"half_rise_depth{end}") for end in ("", "_low", "_high"))
-    if not curve.above_chance or isnan(depth) or curve.blocks is None:
-        return ""
-    if depth == 0:
-        return "The first layer already has half of the rise from chance."
+def _place(curve: Curve, name: str) -> str:
+    """Return ``depth 0.31 [0.25, 0.40] (near layer 9)``."""
+    depth, low, high = (curve.number(f"{name}{end}") for end in ("", "_low", "_high"))
     within = "" if isnan(low) else f" [{low:.2f}, {high:.2f}]"
-    return (
-        f"Half of the rise from chance is there at depth {depth:.2f}{within}, near layer "
-        f"{round(depth * curve.blocks)}."
-    )
+    return f"depth {depth:.2f}{within} (near layer {round(depth * (curve.blocks or 0))})"
 
 
 def _downloads(run: Results, compared: Compared | None) -> tuple[dict[str, str], list[str]]:

@@ -24,7 +24,8 @@ MOST_CONFUSED = 12
 MOST_CHARACTERS = 400
 """Of a text on the page."""
 MARKS = {
-    "half_rise_depth": ("half of the rise", "△", "triangle-up"),
+    "stays_above_half_depth": ("above half from here", "▷", "triangle-right"),
+    "falls_below_half_depth": ("below half from here", "◁", "triangle-left"),
     "jump_layer": ("jump", "◇", "diamond"),
     "converging_layer": ("converged", "□", "square"),
 }
@@ -127,8 +128,8 @@ def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
         "chances": {metric.name: _number(curve.chance(metric)) for metric in coloured},
         "best": {metric.name: curve.best(metric) for metric in coloured},
         "bag_of_words": _number(curve.bag_of_words),
-        "half_rise": _number(curve.number("half_rise_depth")),
-        "marks": [_mark(curve, name) for name in MARKS if np.isfinite(curve.number(name))],
+        "stays_above_half": _number(curve.shown("stays_above_half_depth")),
+        "marks": [_mark(curve, name) for name in MARKS if np.isfinite(curve.shown(name))],
         "verdict": verdict.level,
         "against": list(verdict.against),
     }

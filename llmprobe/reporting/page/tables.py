@@ -41,7 +41,7 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
     headers = (
         *("model", "dataset", "test examples" if held_out else "examples", "best layer", score),
         *("AUROC there", "p", "chance", "bag of words", "random weights", "jump layer"),
-        *("converging layer", "half-rise depth"),
+        *("converging layer", "above half from", "above half to"),
     )
     rows = [
         [
@@ -55,9 +55,10 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
             number_text(curve.chance()),
             number_text(curve.bag_of_words),
             number_text(curve.random_weights),
-            whole_text(curve.number("jump_layer")),
-            whole_text(curve.number("converging_layer")),
-            number_text(curve.number("half_rise_depth")),
+            whole_text(curve.shown("jump_layer")),
+            whole_text(curve.shown("converging_layer")),
+            number_text(curve.shown("stays_above_half_depth")),
+            number_text(curve.shown("falls_below_half_depth")),
         ]
         for curve in curves
     ]

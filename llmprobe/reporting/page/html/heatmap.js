@@ -29,7 +29,7 @@ function ordered(rows) {
   const best = (curve) => curve.best[state.metric];
   const keys = {
     given: () => 0,
-    depth: (curve) => curve.half_rise ?? 2,
+    depth: (curve) => curve.stays_above_half ?? 2,
     peak: (curve) => curve.depths[peakPlace(curve)] ?? 2,
     score: (curve) => -(curve.scores[state.metric]?.[best(curve)] ?? -2),
   };
