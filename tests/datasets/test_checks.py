@@ -48,7 +48,10 @@ def pairs(n: int = 60) -> tuple[list[str], list[int], list[str]]:
     places = ["north", "south", "east", "west"]
     texts, labels, subjects = [], [], []
     for i, subject in enumerate(SUBJECTS[:n]):
-        texts += [f"{subject} is in the {places[i % 4]}.", f"{subject} is in the {places[i % 3]} now."]
+        texts += [
+            f"{subject} is in the {places[i % 4]}.",
+            f"{subject} is in the {places[i % 3]} now.",
+        ]
         labels += [1, 0] if i % 2 else [0, 1]
         subjects += [subject, subject]
     return texts, labels, subjects

@@ -115,9 +115,10 @@ def test_each_curve_bears_its_marks(two_by_two: Tables) -> None:
             point = line_at(ax, colour, **looks)
             assert point.get_xdata()[0] == pytest.approx(layer / row["layers"])
             assert point.get_ydata()[0] == pytest.approx(accuracy[layer])
-        start = line_at(ax, colour, marker=">")
-        assert (start.get_xdata()[0], start.get_ydata()[0]) == (row["stays_above_half_depth"], 0)
-        assert start.get_transform() == ax.get_xaxis_transform()
+        span = line_at(ax, colour, marker="|")
+        assert span.get_xdata() == pytest.approx([row["stays_above_half_depth"], 1])
+        assert span.get_markevery() == [0]  # It has no end where the curve does not fall.
+        assert span.get_transform() == ax.get_xaxis_transform()
 
 
 def test_a_curve_that_comes_down_has_no_layers_of_jin_and_one_by_luck_no_depths(
@@ -127,9 +128,9 @@ def test_a_curve_that_comes_down_has_no_layers_of_jin_and_one_by_luck_no_depths(
     summary["stays_above_half_depth"], summary["falls_below_half_depth"] = 0.3, 0.6
     read, by_luck = curves(results_of(results, summary)).axes
     for colour in COLOURS[:2]:
-        assert line_at(read, colour, marker="<").get_xdata()[0] == 0.6
+        assert line_at(read, colour, marker="|").get_xdata() == pytest.approx([0.3, 0.6])
     shapes = [{line.get_marker() for line in ax.lines} - {"None", ""} for ax in (read, by_luck)]
-    assert shapes == [{">", "<", "o", "s"}, {"o", "s"}]
+    assert shapes == [{"|", "o", "s"}, {"o", "s"}]
     assert not [line for line in read.lines if line.get_markerfacecolor() == "white"]
 
 
@@ -142,7 +143,7 @@ def test_marks_are_at_layers_where_the_axis_is_in_layers(tables: Callable[..., T
     assert figure.get_supxlabel().startswith("layer")
     peak = line_at(ax, COLOURS[0], marker="o", markerfacecolor=COLOURS[0])
     assert peak.get_xdata()[0] == pytest.approx(summary["peak_layer"].iloc[0])
-    assert line_at(ax, COLOURS[0], marker=">").get_xdata()[0] == pytest.approx(3)
+    assert line_at(ax, COLOURS[0], marker="|").get_xdata()[0] == pytest.approx(3)
 
 
 def test_what_is_not_known_is_neither_drawn_nor_explained(two_by_two: Tables) -> None:

@@ -71,13 +71,15 @@ def test_depths_are_those_of_the_summary(two_by_two: Tables) -> None:
             ends |= {(depth, own) for depth in span if not np.isnan(depth)}
             spans.add((span[0], 1.0 if np.isnan(span[1]) else span[1]))
     assert len(spans) == 2
-    assert {(x, edge) for x, _, edge in points(ax, face=False) if not np.isnan(x)} == best | ends
-    drawn = {
-        tuple(segment[:, 0].round(6))
-        for lines in ax.collections
-        for segment in lines.get_segments()
-        if len(segment)
+    lines = [line for line in ax.lines if line.get_marker() == "|"]
+    drawn = {tuple(line.get_xdata().round(6)) for line in lines}
+    ended = {
+        (round(x, 6), to_hex(line.get_color()))
+        for line in lines
+        for x in line.get_xdata()[: 2 if line.get_markevery() is None else 1]
     }
+    dots = {(x, edge) for x, _, edge in points(ax) if (x, edge) in best}
+    assert (dots, ended) == (best, ends)
     assert drawn == spans
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from llmprobe.reporting.charts.panels import Grid, legend
+from llmprobe.reporting.charts.panels import SPAN, SPAN_NAME, Grid, draw_span, legend
 from llmprobe.reporting.charts.style import GREY, model_styles, styled
 from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics, same_layers
 from llmprobe.results.figures import figure
@@ -44,20 +44,19 @@ _CONTROLS: dict[str, _Style] = {
 beside what it reads of the concept on those splits."""
 
 _MARKS: dict[str, _Style] = {
-    "stays_above_half_depth": {"label": "above half from here", "marker": ">", "markersize": 4},
-    "falls_below_half_depth": {"label": "below half from here", "marker": "<", "markersize": 4},
     "jump_depth": {"label": "jump layer", "marker": "x", "markersize": 4},
     "converging_depth": {"label": "converging layer", "markerfacecolor": "white"},
     "peak_depth": {"label": "best layer"},
 }
-"""On a curve, the first two on the axis; those without a marker have the model's."""
+"""On a curve; those without a marker have the model's."""
+_SPAN = "span"
 
 
 @figure(
     "curves",
     caption="The same scores as curves, with their 95 % intervals. Filled: the best layer; hollow: "
-    "the converging layer; cross: the jump layer; arrowheads below: between them a curve stays "
-    "above half of its rise.",
+    "the converging layer; cross: the jump layer; lines below: where a curve stays above "
+    "half of its rise.",
     alt="Line chart: a panel for each dataset, a line for each model, the score over layers. "
     "The tables below hold the same numbers.",
     drawn_by_script=True,
@@ -71,8 +70,8 @@ def curves(results: Results) -> Figure:
     lines of the model's colour, the same architecture with random weights, and the control task of
     random labels (Hewitt & Liang 2019) with the concept on the splits of that task, these for at
     most ``MOST_CONTROLLED`` models. On each curve the best layer is filled, the converging layer
-    hollow and the jump layer a cross; arrowheads on the axis are the depths between which it stays
-    above half of its rise (``results.depth``), all as far as `Curve.shown` gives them.
+    hollow and the jump layer a cross; lines at the axis are where it stays above half of its rise
+    (``results.depth``), all as far as `Curve.shown` gives them.
     """
     styles, datasets = model_styles(by_model(results.curves)), by_dataset(results.curves)
     x: Literal["layers", "depths"] = "layers" if same_layers(results.curves) else "depths"
@@ -80,12 +79,15 @@ def curves(results: Results) -> Figure:
     drawn: set[str] = set()
     for ax, group in zip(grid.panels, datasets.values(), strict=True):
         drawn |= _draw_baselines(ax, group, list(_BASELINES))
-        for curve in group:
+        for row, curve in enumerate(group):
             style, places = styles[curve.model], getattr(curve, x)
             if len(styles) <= MOST_CONTROLLED:
                 drawn |= _draw_controls(ax, curve, places, style)
             _draw_curve(ax, curve, places, style)
             drawn |= _mark_curve(ax, curve, places, style)
+            height = 0.02 + row * min(0.03, 0.2 / len(group))
+            if draw_span(ax, curve, places, height, style, transform=ax.get_xaxis_transform()):
+                drawn.add(_SPAN)
     _name_scores(grid, results.curves)
     grid.over_layers(results.curves) if x == "layers" else grid.over_depth()
     legend(grid.figure, styles, _explained(drawn))
@@ -120,7 +122,7 @@ def _draw_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> No
 
 
 def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> set[str]:
-    """Mark where the curve jumps, rises, converges and is highest. -> the names of those"""
+    """Mark where the curve jumps, converges and is highest. -> the names of those"""
     drawn = set()
     for name, mark in _MARKS.items():
         depth = curve.at_best("depth") if name == "peak_depth" else curve.shown(name)
@@ -129,11 +131,7 @@ def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> se
         place, score = (
             np.interp(depth, curve.depths, of) for of in (x, curve.column(curve.metric.name))
         )
-        point = {**style, **mark, "linestyle": "none", "zorder": 3}
-        if name.endswith("half_depth"):  # on a steep rise it would be hidden
-            ax.plot(place, 0, transform=ax.get_xaxis_transform(), **point)
-        else:
-            ax.plot(place, score, **point)
+        ax.plot(place, score, **{**style, **mark, "linestyle": "none", "zorder": 3})
         drawn.add(name)
     return drawn
 
@@ -143,6 +141,7 @@ def _explained(drawn: set[str]) -> list[Line2D]:
     lines = {name: {"color": GREY, **style} for name, style in (_BASELINES | _CONTROLS).items()}
     for name, style in reversed(_MARKS.items()):
         lines[name] = {"marker": "o", **style, "markersize": 4, "color": GREY, "linestyle": "none"}
+    lines[_SPAN] = {"label": SPAN_NAME, "color": GREY, **SPAN}
     return [Line2D([], [], **style) for name, style in lines.items() if name in drawn]
 
 

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from llmprobe.reporting.charts.panels import DEPTH, Grid, legend
+from llmprobe.reporting.charts.panels import DEPTH, SPAN, SPAN_NAME, Grid, draw_span, legend
 from llmprobe.reporting.charts.style import GREY, label, model_styles, paler, styled
 from llmprobe.results.curve import Curve, by_dataset, by_model, difficulty
 from llmprobe.results.figures import figure
@@ -25,8 +25,6 @@ LEAST_CORRELATED = 5
 """Concepts: of fewer, no order would be surprising."""
 MOST_SLANTED = 15
 """Names above a panel; more of them are upright."""
-_END: dict[str, Any] = {"marker": "|", "markersize": 6}
-"""Of a line where a curve stays above half of its rise."""
 
 
 @figure(
@@ -55,13 +53,8 @@ def depth_scatter(results: Results) -> Figure:
         for part, point in _by_pallor(models[model], style):
             y = [datasets.index(curve.dataset) + aside for curve in part]
             best = [curve.at_best("depth") for curve in part]
-            starts = [curve.shown(STAYS) for curve in part]
-            falls = [curve.shown("falls_below_half_depth") for curve in part]
-            ends = [curve.depths[-1] if np.isnan(fall) else fall
-                    for curve, fall in zip(part, falls, strict=True)]  # fmt: skip
-            ax.hlines(y, starts, ends, point["color"], linewidth=1)
-            for of_span in (starts, falls):
-                ax.plot(of_span, y, **{**point, **_END})
+            for curve, place in zip(part, y, strict=True):
+                draw_span(ax, curve, curve.depths.tolist(), place, point)
             ax.plot(best, y, **point)
     ax.set_xlim(0, 1)
     ax.set_ylim(len(datasets) - 0.5, -0.5)
@@ -72,7 +65,7 @@ def depth_scatter(results: Results) -> Figure:
     ax.set_xlabel(DEPTH)
     marks = [_mark("best layer")]
     if any(not np.isnan(curve.shown(STAYS)) for curve in results.curves):
-        marks.append(_mark("above half of its rise", **_END, linestyle="-", linewidth=1))
+        marks.append(_mark(SPAN_NAME, **SPAN))
     legend(drawn, styles, [*marks, *_pale_mark(results.curves)])
     return drawn
 

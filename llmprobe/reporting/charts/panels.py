@@ -19,6 +19,11 @@ from llmprobe.results.curve import Curve, layer_names
 DEPTH = "depth (layer / last layer)"
 
 
+SPAN: dict[str, Any] = {"marker": "|", "markersize": 6, "linestyle": "-", "linewidth": 1}
+"""The line where a curve is above half of its rise, and its ends."""
+SPAN_NAME = "above half of its rise"
+
+
 class Grid(NamedTuple):
     """Panels of the same axes, one for each name, in rows of up to four."""
 
@@ -128,3 +133,19 @@ def layer_ticks(first: int, last: int, most: int = 12) -> list[int]:
     step = next((s for s in (1, 2, 5, 10, 20, 50) if span / s <= most), max(1, span))
     ticks = [layer for layer in range(first, last) if layer % step == 0 and last - layer > step / 2]
     return [*ticks, last]
+
+
+def draw_span(
+    ax: Axes, curve: Curve, x: Sequence[float], y: float, style: Mapping[str, Any], **where: Any
+) -> bool:
+    """Draw a line where a curve stays above half of its rise, with an end where it falls again.
+
+    x: the places of the layers. -> whether it is known
+    """
+    start, fall = (curve.shown(f"{name}_half_depth") for name in ("stays_above", "falls_below"))
+    if np.isnan(start):
+        return False
+    stays = np.isnan(fall)
+    ends = np.interp([start, curve.depths[-1] if stays else fall], curve.depths, x)
+    ax.plot(ends, [y, y], **{**style, **SPAN, **where}, markevery=[0] if stays else None)
+    return True
