@@ -127,7 +127,7 @@ def extractor(model: Model, dtype: str) -> Extractor:
         module, device = causal(model, dtype).model, torch.device(model.device)
         example = example_input(module, device)
         blocks = find_blocks(module, example)
-        made._model = LoadedModel(
+        made._loaded.model = LoadedModel(
             name=model.title, module=module, blocks=blocks, tokenizer=model.tokenizer,
             device=device, dtype=module.dtype, causal=True,
             final_norm=verify_blocks(module, blocks, example),

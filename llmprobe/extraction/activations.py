@@ -23,6 +23,13 @@ class Activations:
     """The files of the hidden states."""
     keep_alive: Any = field(default=None, repr=False)
     """Holds the temporary folder of an extraction that is not cached."""
+    embeddings: Activations | None = field(default=None, repr=False)
+    """The mean of the embeddings of each text's tokens, where that was extracted too."""
+
+    @property
+    def token_embeddings(self) -> np.ndarray | None:
+        """The mean of the embeddings of each text's tokens, where it is known. [n, d], or None"""
+        return None if self.embeddings is None else self.embeddings.layer(0)
 
     @property
     def layers(self) -> list[int]:

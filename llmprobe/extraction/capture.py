@@ -25,6 +25,10 @@ Reader = Callable[[int, Tensor], Tensor]
 rows that are kept, ``[rows, d]``."""
 
 
+class _AllIsRead(Exception):  # noqa: N818 - no error
+    """Ends a forward pass of which the rest is not wanted."""
+
+
 class Capture:
     """Hooks at one site of every block, for as long as the ``with`` block lasts.
 
@@ -37,11 +41,17 @@ class Capture:
     """
 
     layers: range
-    """Numbers of the layers that the site has."""
+    """Numbers of the layers that are read."""
 
-    def __init__(self, model: LoadedModel, site: str) -> None:
+    def __init__(self, model: LoadedModel, site: str, last: int | None = None) -> None:
+        """Prepare to read every layer of the site, or with ``last`` those up to that one.
+
+        The model then stops there: with ``last`` 0 it embeds the tokens and runs no block.
+        """
         self.model, self.site = model, SITES[site]
-        self.layers = self.site.layers(model.n_blocks)
+        layers = self.site.layers(model.n_blocks)
+        self.layers = layers if last is None else range(layers.start, last + 1)
+        self._stops_early = last is not None
         self._width = model.hidden_size
         self._reading = threading.local()
         self._handles: list[Any] = []
@@ -50,7 +60,7 @@ class Capture:
         modules = self.model.site(self.site.name)
         if self.site.has_layer_0:
             self._hook_input(modules[0], 0)
-        for layer, module in enumerate(modules, start=1):
+        for layer, module in enumerate(modules[: self.layers[-1]], start=1):
             (self._hook_input if self.site.reads == "input" else self._hook_output)(module, layer)
         return self
 
@@ -67,6 +77,8 @@ class Capture:
         self._reading.current = (buffer, reader, shape)
         try:
             yield
+        except _AllIsRead:
+            pass
         finally:
             self._reading.current = None
 
@@ -94,6 +106,8 @@ class Capture:
             )
         index = layer - self.layers.start
         buffer[index] = reader(index, states.reshape(*shape, -1))
+        if self._stops_early and layer == self.layers[-1]:
+            raise _AllIsRead
 
 
 @dataclass(frozen=True)

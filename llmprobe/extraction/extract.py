@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +33,7 @@ from llmprobe.extraction.tokens import (
     require_usable_tokens,
     tokenise,
 )
-from llmprobe.ground.errors import foreign_errors
+from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import cache_folder, digest, existing, require_space
 from llmprobe.ground.lease import lease
 from llmprobe.ground.progress import Progress
@@ -59,20 +61,32 @@ class Extractor:
     def __init__(self, model: ModelConfig, config: ExtractConfig | None = None) -> None:
         self.config = config or ExtractConfig()
         self.model_config = model
-        self._source: ModelSource | None = None
-        self._model: LoadedModel | None = None
+        self.last_layer: int | None = None
+        """The layer after which the model is left; None runs all of it."""
+        self._loaded = _Loaded()
+
+    @property
+    def token_embeddings(self) -> Extractor:
+        """The extraction of the mean of the embeddings of each text's tokens, its only layer.
+
+        It is layer 0 at ``position: mean`` of the same model in memory, none of whose blocks runs.
+        """
+        other = copy(self)
+        other.config = self.config.model_copy(update={"site": "residual", "position": "mean"})
+        other.last_layer = 0
+        return other
 
     @property
     def source(self) -> ModelSource:
         """Where the model's files are; downloads them on first use."""
-        self._source = self._source or locate(self.model_config)
-        return self._source
+        self._loaded.source = self._loaded.source or locate(self.model_config)
+        return self._loaded.source
 
     @property
     def model(self) -> LoadedModel:
         """The model in memory; loads it on first use."""
-        self._model = self._model or load_model(self.model_config, self.source)
-        return self._model
+        self._loaded.model = self._loaded.model or load_model(self.model_config, self.source)
+        return self._loaded.model
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -82,7 +96,7 @@ class Extractor:
         path = None if model.id in PACKAGED else existing(model.id)
         return {
             "model_id": str(path or model.id),
-            "revision": self._source.identity if self._source else "",
+            "revision": self._loaded.source.identity if self._loaded.source else "",
             "weights": model.weights,
             "seed": model.seed,
             "quantization": model.quantization,
@@ -112,6 +126,8 @@ class Extractor:
             "chat_template": config.chat_template,
             "too_long": config.too_long,
         }
+        if self.last_layer is not None:
+            key["last_layer"] = self.last_layer
         if model.weights == "random":
             # What a seed gives depends on how the library initialises.
             key |= {"seed": model.seed, "init": [torch.__version__, transformers.__version__]}
@@ -123,11 +139,32 @@ class Extractor:
         name = f"{self.model_config.name}-{file_name(dataset.name)}-{ending}"
         return cache_folder() / "activations" / name
 
-    def find(self, dataset: ConceptDataset) -> Activations | None:
-        """Return the activations if they are on this disk, complete and undamaged."""
+    def find(self, dataset: ConceptDataset, *, embeddings: bool = False) -> Activations | None:
+        """Return the activations if they are on this disk, complete and undamaged.
+
+        With ``embeddings`` those of the tokens have to be there too, and come along.
+        """
         store = Store(self.folder(dataset))
         facts = store.manifest()
-        return None if facts is None else self._activations(dataset, facts, store)
+        beside = self.token_embeddings.find(dataset) if embeddings else None
+        if facts is None or (embeddings and beside is None):
+            return None
+        return replace(self._activations(dataset, facts, store), embeddings=beside)
+
+    def extract_with_embeddings(
+        self, dataset: ConceptDataset, *, cache: bool = True, progress: bool = True
+    ) -> Activations:
+        """Return the activations of ``dataset``, and beside them the mean token embeddings.
+
+        Where texts have no embeddings, all their tokens being special ones, a warning says so.
+        """
+        activations = self.extract(dataset, cache=cache, progress=progress)
+        try:
+            beside = self.token_embeddings.extract(dataset, cache=cache, progress=False)
+        except UserError as error:
+            log.warning("no token embeddings to compare with: %s", error)
+            beside = None
+        return replace(activations, embeddings=beside)
 
     def extract(
         self, dataset: ConceptDataset, *, cache: bool = True, progress: bool = True
@@ -191,12 +228,14 @@ class Extractor:
             A size in the model's config.json is none.
         """
         module: Any = model.module
-        n_layers = len(SITES[self.config.site].layers(model.n_blocks))
+        layers = SITES[self.config.site].layers(model.n_blocks)
+        n_layers = len(layers) if self.last_layer is None else self.last_layer + 1 - layers.start
         with foreign_errors(f"model {self.model_config.id!r}: its config.json cannot be used"):
             shape = ModelShape.of(
                 module.config, active_weights(module), model.n_blocks, n_layers, model.dtype
             )
-            tree = tree_can_run(module)
+            # The tree needs the keys and values of all blocks, which a model that is left lacks.
+            tree = self.last_layer is None and tree_can_run(module)
         budget = None if self.config.batch_tokens == "auto" else self.config.batch_tokens
         machine = machine_of(model.device)
         return Planner(texts, shape, machine, budget, model.causal, tree)
@@ -242,7 +281,7 @@ class Extractor:
         require_usable_tokens(texts, dataset.name, model)
         n_states = self._distinct_states(dataset, texts, model.causal, model.tokenizer)
         planner = self.planner(texts, model)
-        with Capture(model, self.config.site) as capture:
+        with Capture(model, self.config.site, self.last_layer) as capture:
             checked = verified_plan(planner, capture) if world.leader else None
             way, difference = world.agree(checked and (checked[0].way, checked[1]))
             plan = checked[0] if checked else planner.plan(way)
@@ -254,8 +293,9 @@ class Extractor:
             if world.leader:
                 rows = sum(len(plan.rows(i)) for i in missing)
                 require_space(store.folder, rows * planner.shape.row_bytes + 2**20, label)
-                cost = describe_cost(planner, plan, model)
-                log.info("%s on %s: %s", model.name, dataset.name, cost)
+                if self.last_layer is None:  # Else it is next to nothing.
+                    cost = describe_cost(planner, plan, model)
+                    log.info("%s on %s: %s", model.name, dataset.name, cost)
             executor = ShardExecutor(plan, capture, dataset.name, world.size)
             shown, n_rows = progress and world.leader, sum(len(plan.rows(i)) for i in mine)
             with Progress(f"{label} with {model.name}", n_rows, shown=shown) as bar:
@@ -269,7 +309,7 @@ class Extractor:
                 "key": key,
                 "model": model.name,
                 "parameters": model.parameters,
-                "layers": model.n_blocks,
+                "layers": capture.layers[-1],
                 "hidden_size": model.hidden_size,
                 "shape": [len(dataset), len(capture.layers), model.hidden_size],
                 "site": self.config.site,
@@ -286,3 +326,11 @@ class Extractor:
                 "row_of": plan.row_of,
             })  # fmt: skip
         return world.agree(facts)
+
+
+@dataclass
+class _Loaded:
+    """What is known and in memory of a model, shared by the extractions from it."""
+
+    source: ModelSource | None = None
+    model: LoadedModel | None = None

@@ -67,6 +67,24 @@ def test_layer_0_is_what_enters_block_1_and_not_the_bare_embedding(
     assert np.allclose(states[5], (token + place).detach(), atol=1e-6)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+def test_token_embeddings_are_the_mean_of_layer_0_and_run_no_block(
+    architecture: str, tiny_model: Callable[..., Path]
+) -> None:
+    folder = tiny_model(architecture, bos=True)
+    data = dataset()
+    expected = extractor(folder, position="mean").extract(data, cache=False).layer(0)
+    one = extractor(folder, position="first")
+    one.model.blocks[0].register_forward_hook(lambda *_: pytest.fail("a block has run"))
+    activations = one.token_embeddings.extract(data)
+    assert activations.layers == [0]
+    assert np.allclose(activations.layer(0), expected, atol=1e-6)
+    assert one.find(data) is None
+    found = one.token_embeddings.find(data)
+    assert found is not None
+    np.testing.assert_array_equal(found.layer(0), activations.layer(0))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
 def test_only_a_model_that_looks_both_ways_is_given_a_mask(
@@ -280,7 +298,7 @@ def test_a_chat_template_that_changes_what_is_read_changes_the_key(
         template.write_text(day + " {% for m in messages %}{{ m['content'] }}{% endfor %}")
         one = extractor(folder, chat_template=True)
         # Only what is rendered is to tell the days apart, not the template's file.
-        one._source = replace(one.source, identity="the same")
+        one._loaded.source = replace(one.source, identity="the same")
         keys.append(one.folder(dataset()))
     assert keys[0] == keys[2] != keys[1]
 

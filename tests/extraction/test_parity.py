@@ -209,7 +209,7 @@ def test_an_extraction_takes_a_way_that_is_right_for_the_model(
 ) -> None:
     data = dataset(CORPORA["one instruction"])
     one = Extractor(ModelConfig(id=architecture))
-    one._model = loaded(architecture)
+    one._loaded.model = loaded(architecture)
     activations = one.extract(data, cache=False)
     assert activations.facts["way"] == ways(architecture)[0 if architecture in WITHOUT_TREE else -1]
     assert activations.facts["check"] < 1e-5
