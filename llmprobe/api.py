@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -24,6 +25,8 @@ from llmprobe.probing import protocol
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import Trace
+
+log = logging.getLogger(__name__)
 
 
 def extract(
@@ -66,7 +69,8 @@ def extract(
     elif dtype != "auto":
         model = validated(ModelConfig, {**model.model_dump(), "dtype": dtype}, f"model {model.id}")
     config = validated(ExtractConfig, options, "extract")
-    return Extractor(model, config).extract(dataset, cache=cache, progress=progress)
+    extractor = Extractor(model, config)
+    return extractor.extract_with_embeddings(dataset, cache=cache, progress=progress)
 
 
 def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
@@ -300,4 +304,7 @@ def _config(options: dict[str, Any], where: str) -> ProbeConfig:
             f"{where}: controls: random_weights needs states of its own, which `llmprobe run` "
             'makes; here, probe those of ModelConfig(id=…, weights="random")'
         )
+    asked = "token_embeddings" in options.get("controls", ())
+    if asked and where in ("probe_layers", "probe_network", "ProbeCallback"):
+        log.warning("%s: controls: token_embeddings needs texts that a model has read", where)
     return config

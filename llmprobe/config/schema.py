@@ -342,13 +342,13 @@ class ProbeConfig(Section):
     l2: Penalty | Literal["auto"] = "auto"
     """The penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto`` chooses inside each training fold.
     """
-    controls: tuple[Literal["majority", "bag_of_words", "random_labels", "random_weights"], ...] = (
-        "majority",
-        "bag_of_words",
-        "random_labels",
-    )
+    controls: tuple[
+        Literal["majority", "bag_of_words", "token_embeddings", "random_labels", "random_weights"],
+        ...,
+    ] = ("majority", "bag_of_words", "token_embeddings", "random_labels")
     """What scores are compared with. ``majority``: the most frequent class. ``bag_of_words``: what
-    the surface of the text gives away. ``random_labels``: what a probe memorises about groups.
+    the surface of the text gives away. ``token_embeddings``: what the mean of the model's
+    embeddings of the tokens does. ``random_labels``: what a probe memorises about groups.
     ``random_weights``: the same architecture untrained, which doubles the extraction."""
     permutations: int = Field(default=100, ge=0)
     """The number of refits on shuffled labels; the smallest p-value is 1 / (permutations + 1)."""

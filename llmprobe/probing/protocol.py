@@ -26,6 +26,7 @@ from llmprobe.results.columns import columns_of
 from llmprobe.results.metrics import score
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
+from llmprobe.results.rivals import rival_columns
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class DatasetStates(States, Protocol):
     @property
     def facts(self) -> Mapping[str, Any]:
         """What is known of the extraction: model, site, position, tokens, seconds, …"""
+
+    @property
+    def token_embeddings(self) -> np.ndarray | None:
+        """The mean of the embeddings of each text's tokens, where it is known. [n, d], or None"""
 
 
 def probe(
@@ -71,6 +76,7 @@ def probe(
         origin={**{name: facts[name] for name in HOW_READ if name in facts},
                 "template": dataset.filled, "perturbation": dataset.perturbation,
                 "dataset_sha256": dataset.content_hash, "real_tokens": True},
+        embeddings=activations.token_embeddings,
         progress=progress,
     )  # fmt: skip
     results.summary["parameters"] = facts["parameters"]
@@ -179,9 +185,16 @@ def probe_states(
     config: ProbeConfig,
     names: Mapping[str, str],
     origin: Mapping[str, Any],
+    embeddings: np.ndarray | None = None,
     progress: bool,
 ) -> Results:
-    """What ``probe_layers`` does, of states that need not all be in memory."""
+    """What ``probe_layers`` does, of states that need not all be in memory.
+
+    Parameters
+    ----------
+    embeddings
+        The mean of the embeddings of each row's tokens, a rival of the layers. [n, d], or None
+    """
     began = time.monotonic()
     layers = states.layers
     if groups is not None:
@@ -201,6 +214,10 @@ def probe_states(
     answer = partial(_fit, tasks=tasks, resamples=resamples, device=_device(config.device))
     answers = each_layer(states, answer, label, progress)
     fits, scores = [answer[0] for answer in answers], [answer[1] for answer in answers]
+    embedded = None
+    if embeddings is not None and "token_embeddings" in config.controls:
+        bare = partial(probe_layer, tasks=tasks.bare, device=_device(config.device))
+        embedded = each_layer(Arrays({0: embeddings}), bare, label, False)[0].predicted
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
             log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)
@@ -214,11 +231,16 @@ def probe_states(
         "main_score": metric,
         "permutations": len(tasks.shuffled),
         "layers": int(layers[-1]),
-        **tables.baselines(tasks, config, texts),
+        "majority_accuracy": tables.majority(tasks, config),
         "peak_p_value": tables.p_values(np.max([fit.statistic for fit in fits], axis=0)[None])[0],
         "seconds_probe": round(time.monotonic() - began, 3),
     }
     summary["peak_score"] = summary[f"peak_{metric}"]
+    predictions = tables.predictions(layers, fits, labels, tasks, names)
+    rivals = tables.surface(tasks, config, texts, unit_of, embedded, names)
+    best = predictions[predictions["layer"] == summary["peak_layer"]]
+    classes = tasks.classes.astype(str).tolist()
+    summary |= rival_columns(rivals, best, metric, classes, resamples)
     curve = [
         {**names, "layer": layer, "fraction": fraction, metric: value}
         for layer, fit in zip(layers, fits, strict=True)
@@ -241,8 +263,9 @@ def probe_states(
     return Results(
         table,
         pd.DataFrame([summary]).reindex(columns=columns_of("summary")),
-        tables.predictions(layers, fits, labels, tasks, names),
+        predictions,
         pd.DataFrame(curve, columns=columns_of("learning_curve")),
+        rivals,
         (kept,),
         (fold0,),
     )

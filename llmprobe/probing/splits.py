@@ -7,6 +7,16 @@ import numpy as np
 from llmprobe.datasets.groups import group_indices
 from llmprobe.ground.errors import UserError
 
+INNER_FOLDS = 4
+"""Folds of a training set in which a penalty is chosen."""
+
+ENOUGH = 5000
+"""Rows that tell penalties apart: no more are trained on, nor scored, to choose one. (The best
+penalty of a sum over examples changes little with their number.)"""
+
+_SOME = 5
+"""The stream of random numbers for parts of rows; labels.py and tasks.py have the others."""
+
 
 def assign_folds(
     labels: np.ndarray,
@@ -75,7 +85,7 @@ def inner_folds(
     groups: np.ndarray | None,
     fold_of: np.ndarray,
     seed: int,
-    folds: int = 4,
+    folds: int = INNER_FOLDS,
     *,
     stratify: bool = True,
 ) -> np.ndarray:
@@ -92,6 +102,16 @@ def inner_folds(
             y[train], train_groups, folds, seed, where, stratify=stratify
         )
     return inner
+
+
+def some_units(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
+    """Return the rows, or of more than ``most`` so many in random whole units, at least one."""
+    if len(rows) <= most:
+        return rows
+    unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
+    place = np.random.default_rng([seed, _SOME]).permutation(int(unit_of.max()) + 1)[unit_of]
+    some: np.ndarray = rows[(np.bincount(place).cumsum()[place] <= most) | (place == 0)]
+    return some
 
 
 def _table(rows: np.ndarray, columns: np.ndarray, n_rows: int, n_columns: int) -> np.ndarray:

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import ProbeConfig
-from llmprobe.probing.baselines import bag_of_words_accuracy, bag_of_words_r2
+from llmprobe.probing.baselines import bag_of_words
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tasks import ProbingTasks
-from llmprobe.results.columns import result_columns
+from llmprobe.results.columns import CURVE, columns_of, result_columns
 from llmprobe.results.depth import concept_depth, half_depths, peak_index
 from llmprobe.results.metrics import majority_accuracy, resampled_r2
 from llmprobe.results.resampling import Resamples
@@ -47,7 +47,7 @@ def results_table(
     table["main_score"] = metric
     table["permutations"] = len(tasks.shuffled)
     table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
-    table["majority_accuracy"] = _majority(tasks, config)
+    table["majority_accuracy"] = majority(tasks, config)
     table[f"control_{metric}"] = [fit.control_score for fit in fits]
     table["selectivity"] = [fit.beside_control - fit.control_score for fit in fits]
     table["p_value"] = p_values(np.stack([fit.statistic for fit in fits]))
@@ -72,24 +72,55 @@ def p_values(statistics: np.ndarray) -> np.ndarray:
     return p
 
 
-def _majority(tasks: ProbingTasks, config: ProbeConfig) -> float:
+def majority(tasks: ProbingTasks, config: ProbeConfig) -> float:
+    """Return the share of the most frequent class, NaN where it was not asked for."""
     asked = "majority" in config.controls and len(tasks.classes)
     return majority_accuracy(tasks.truth) if asked else np.nan
 
 
-def baselines(
-    tasks: ProbingTasks, config: ProbeConfig, texts: Sequence[str] | None
-) -> dict[str, float]:
-    """What needs no layer."""
-    found = {"majority_accuracy": _majority(tasks, config)}
+def surface(
+    tasks: ProbingTasks,
+    config: ProbeConfig,
+    texts: Sequence[str] | None,
+    units: np.ndarray | None,
+    embedded: np.ndarray | None,
+    names: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return the rivals that read the surface of the texts: a row for each × scored example.
+
+    Parameters
+    ----------
+    units
+        What no split may separate. [n], or None
+    embedded
+        Out-of-fold predictions from the token embeddings, [m, C or 1], where those are known.
+    """
+    predicted = {}
     if "bag_of_words" in config.controls and texts is not None:
-        name, baseline = (
-            ("bag_of_words_accuracy", bag_of_words_accuracy)
-            if len(tasks.classes)
-            else ("bag_of_words_r2", bag_of_words_r2)
+        numbers = not len(tasks.classes)
+        of_all = bag_of_words(
+            texts, tasks.y, tasks.fold_of, units, numbers=numbers, seed=config.seed
         )
-        found[name] = baseline(texts, tasks.y, tasks.fold_of)
-    return found
+        predicted["bag_of_words"] = of_all[tasks.scored]
+    if embedded is not None:
+        predicted["token_embeddings"] = embedded
+    rows = [pd.DataFrame(columns=columns_of("rivals"))]
+    for rival, values in predicted.items():
+        answers = {"example": np.flatnonzero(tasks.scored), **_answers(values, tasks)}
+        rows.append(pd.DataFrame(answers).assign(rival=rival, **_of_curve(names)))
+    return pd.concat(rows[1:] or rows, ignore_index=True)[columns_of("rivals")]
+
+
+def _of_curve(names: Mapping[str, str]) -> dict[str, str]:
+    return {name: names[name] for name in CURVE}
+
+
+def _answers(values: np.ndarray, tasks: ProbingTasks) -> dict[str, np.ndarray]:
+    """Return what is predicted, as text, and its score, from predictions [..., C or 1]. [...]"""
+    if not len(tasks.classes):
+        return {"predicted": values[..., 0].astype(str), "score": values[..., 0]}
+    score = values[..., 1] if values.shape[-1] == 2 else values.max(axis=-1)
+    return {"predicted": tasks.classes.astype(str)[values.argmax(axis=-1)], "score": score}
 
 
 def depths(
@@ -130,26 +161,20 @@ def predictions(
     n_layers, rows = len(layers), np.flatnonzero(tasks.scored)
     n = len(rows)
     values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]
-    if len(tasks.classes):
-        predicted = tasks.classes.astype(str)[values.argmax(axis=2)]
-        score = values[..., 1] if values.shape[2] == 2 else values.max(axis=2)
-    else:
-        score = values[..., 0]
-        predicted = score.astype(str)
+    answers = _answers(values, tasks)
     # Where there is one direction, its sign says which class is on which side.
     arbitrary = (0, 1) if len(tasks.classes) > 2 else (1,)
     places = _turned_alike(np.stack([fit.probe_plane for fit in fits]), arbitrary)
     return pd.DataFrame(
         {
-            "model": names["model"],
-            "dataset": names["dataset"],
+            **_of_curve(names),
             "layer": np.repeat(layers, n),
             "example": np.tile(rows, n_layers),
             "fold": np.tile(tasks.fold_of[rows], n_layers),
             # As text, so that tables of datasets with different kinds of labels go together.
             "label": np.tile(labels[rows].astype(str), n_layers),
-            "predicted": predicted.ravel(),
-            "score": score.ravel(),
+            "predicted": answers["predicted"].ravel(),
+            "score": answers["score"].ravel(),
             "along": places[..., 0].ravel(),
             "across": places[..., 1].ravel(),
         }

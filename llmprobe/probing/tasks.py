@@ -21,22 +21,18 @@ from llmprobe.probing.labels import (
 )
 from llmprobe.probing.losses import Loss
 from llmprobe.probing.search import PENALTIES, ProbingTask
-from llmprobe.probing.splits import assign_folds, inner_folds
+from llmprobe.probing.splits import ENOUGH, assign_folds, inner_folds, some_units
 
 log = logging.getLogger(__name__)
 
 CONTROL_DRAWS = 5
 """Random labellings whose mean is the control accuracy."""
 
-_SUBSETS, _SOME = 4, 5
-"""Streams of random numbers: of the learning curve, of parts of rows; labels.py has the others."""
+_SUBSETS = 4
+"""The stream of random numbers of the learning curve; labels.py and splits.py have the others."""
 
 MOST_FRACTIONS = 10
 """Different labels with fractions that may still be classes."""
-
-ENOUGH = 5000
-"""Rows that tell penalties apart: no more are trained on, nor scored, to choose one. (The best
-penalty of a sum over examples changes little with their number.)"""
 
 MOST_CODED = 5000
 """Labels that the online code encodes: of more examples, a random part."""
@@ -89,6 +85,13 @@ class ProbingTasks:
         """Return class indices or numbers of the scored rows. [m]"""
         truth: np.ndarray = self.y[self.scored]
         return truth
+
+    @property
+    def bare(self) -> ProbingTasks:
+        """Return what out-of-fold predictions need: no shuffled, control or encoded labels."""
+        return replace(
+            self, shuffled=(), control=(), beside_control=(), online=(), subsets=self.subsets[:0]
+        )
 
     @property
     def n_folds(self) -> int:
@@ -224,21 +227,11 @@ def _choice(
     train = np.zeros((folds, len(fold_of)), dtype=bool)
     for fold in range(folds):
         rows = np.flatnonzero((fold_of != fold) & (fold_of >= 0))
-        train[fold, _some(rows, ENOUGH, units, seed)] = True
-    rows = _some(np.flatnonzero((fold_of >= 0) & (fold_of < folds)), ENOUGH, units, seed)
+        train[fold, some_units(rows, ENOUGH, units, seed)] = True
+    rows = some_units(np.flatnonzero((fold_of >= 0) & (fold_of < folds)), ENOUGH, units, seed)
     scored_by = np.full(len(fold_of), -1)
     scored_by[rows] = fold_of[rows]
     return ProbingTask(targets, train, scored_by)
-
-
-def _some(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
-    """Return the rows, or of more than ``most`` so many in random whole units, at least one."""
-    if len(rows) <= most:
-        return rows
-    unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
-    place = np.random.default_rng([seed, _SOME]).permutation(int(unit_of.max()) + 1)[unit_of]
-    some: np.ndarray = rows[(np.bincount(place).cumsum()[place] <= most) | (place == 0)]
-    return some
 
 
 def _shuffled(
@@ -322,7 +315,7 @@ def _online(
     Its probabilities are mixed with a uniform guess, as one more example of each class would do:
     otherwise a class that has not yet been seen costs any number of bits.
     """
-    rows = _some(np.flatnonzero(fold_of >= 0), MOST_CODED, units, seed)
+    rows = some_units(np.flatnonzero(fold_of >= 0), MOST_CODED, units, seed)
     codes = []
     for order in range(CODE_ORDERS if len(classes) else 0):
         portion_of = np.full(len(fold_of), -1)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.charts.style import COLOURS
+from llmprobe.reporting.verdicts import is_matched
 from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics
 from llmprobe.results.metrics import METRICS
 
@@ -72,7 +73,7 @@ def summary_lines(
                 line.append(f"  {numbers[column]:>{wide}}", style)
             scores = curve.column(curve.metric.name)
             bars = sparkline(scores, curve.chance(), min(room, _LONGEST_SPARKLINE))
-            mark = f"  {NOT_ABOVE}" if unsure else ""
+            mark = f"  {NOT_ABOVE}" if unsure else _matched(curve)
             if not mark or len(bars) + len(mark) <= room:
                 line.append("  ")
                 for bar in bars:
@@ -80,7 +81,10 @@ def summary_lines(
             lines.append(line.append(mark, "yellow"))
             line.rstrip()
     lines.append(Text())
+    inverted = [curve.dataset for curve in curves if curve.is_inverted("bag_of_words")]
+    below = f"words below chance are no floor: {', '.join(dict.fromkeys(inverted))}"
     for note in (
+        *([below] if inverted else []),
         f"{score}, AUROC: at the best layer (of all layers); words: bag of words, no model",
         f"curve: {score} of the first to the last layer, from {_BARS[0]} chance to {_BARS[-1]} 1",
     ):
@@ -105,6 +109,13 @@ def _that_fit(room: int) -> tuple[dict[str, int], int]:
     return columns, room
 
 
+def _matched(curve: Curve) -> str:
+    """Return which reading of the surface does as well as the curve; empty for none."""
+    names = {"bag_of_words": "words", "token_embeddings": "tokens"}
+    as_well = [name for rival, name in names.items() if is_matched(curve, rival)]
+    return f"  not above {as_well[0]}" if as_well else ""
+
+
 def _score(curve: Curve) -> float:
     return -np.inf if np.isnan(curve.score) else curve.score
 
@@ -124,7 +135,7 @@ def _numbers(curve: Curve) -> dict[str, str]:
     return {
         "n": number(curve.number("n_examples"), ".0f"),
         "chance": number(curve.chance()),
-        "words": number(curve.bag_of_words),
+        "words": number(curve.rival("bag_of_words")),
         "score": number(curve.score) + interval,
         "layer": f"{layer}/{blocks}",
         "AUROC": number(curve.at_best("auroc")),

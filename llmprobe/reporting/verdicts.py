@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any, Literal
 
-from llmprobe.results.curve import SURE, Curve
+from llmprobe.results.curve import FAR_BELOW, SURE, Curve
 
 Level = Literal["holds", "doubt", "chance", "unknown"]
 NO_RISE = 0.03
 """What a baseline without any signal may be above chance by luck."""
-FAR_BELOW = 0.05
 FEW_GROUPS = 50
 """Independent examples below which one draw of them is much unlike another."""
 
@@ -60,7 +59,7 @@ def verdict(curve: Curve, findings: Sequence[Mapping[str, Any]]) -> Verdict:
         if finding.get("level") == "warning" and not (numbers and finding.get("check") == "classes")
     ]
     against = [
-        *_words(curve), *_untrained(curve), *_below_chance(curve), *_few(curve),
+        *_surface(curve), *_below_chance(curve), *_few(curve),
         *(f"In the dataset, {message}." for message in warnings),
     ]  # fmt: skip
     reasons = tuple(_for(curve))
@@ -69,28 +68,54 @@ def verdict(curve: Curve, findings: Sequence[Mapping[str, Any]]) -> Verdict:
     return Verdict("doubt" if against else "holds", tuple(against), reasons)
 
 
-def _words(curve: Curve) -> Iterator[str]:
-    yield from _surface(curve, "A bag of words", curve.bag_of_words, "the texts’ surface")
+_SURFACE = {
+    "bag_of_words": ("A bag of words", "words alone reach", "the texts’ surface"),
+    "token_embeddings": (
+        "The mean token embedding",
+        "the mean token embedding reaches",
+        "which tokens there are, not what the network makes of them",
+    ),
+    "random_weights": (
+        "The untrained network",
+        "the untrained network reaches",
+        "the tokens, not what training made of them",
+    ),
+}
+"""Of each rival: its name, how a sentence about it begins, and what a curve that it reaches may
+be."""
 
 
-def _untrained(curve: Curve) -> Iterator[str]:
-    meaning = "the tokens, not what training made of them"
-    yield from _surface(curve, "The untrained network", curve.random_weights, meaning)
+def is_matched(curve: Curve, rival: str) -> bool:
+    """Whether a curve above chance is not clearly better than a rival that is above chance too.
 
-
-def _surface(curve: Curve, name: str, reached: float, meaning: str) -> Iterator[str]:
-    """Yield a sentence where a baseline reaches as much without the model, or its training."""
+    By the paired interval of their difference. A rival that is hardly above chance explains
+    nothing, however wide the interval: it says that examples are few.
+    """
+    reached, chance = curve.rival(rival), curve.chance()
     if isnan(reached) or not curve.above_chance:
-        return
-    chance = curve.chance()
-    rise = curve.score - chance
-    if reached - chance <= max(NO_RISE, rise / 4):
-        return  # An interval that reaches down to chance says that examples are few.
-    least = curve.score if isnan(curve.low) else curve.low
-    if reached >= least:
-        yield f"{name} reaches {reached:.2f}: this curve may be {meaning}."
-    elif reached - chance > rise / 2:
-        yield f"{name} reaches {reached:.2f}: more than half of the rise may be {meaning}."
+        return False
+    if reached - chance <= max(NO_RISE, (curve.score - chance) / 4):
+        return False
+    return curve.gain_over(rival)[1] <= 0
+
+
+def _surface(curve: Curve) -> Iterator[str]:
+    """Yield a sentence for each rival that explains a curve, or more than half of its rise."""
+    for rival, (name, _, meaning) in _SURFACE.items():
+        reached, chance = curve.rival(rival), curve.chance()
+        if is_matched(curve, rival):
+            yield (
+                f"{name} reaches {reached:.2f}: this curve may be {meaning}; its best layer is "
+                f"better by {_gain_text(curve, rival)} only."
+            )
+        elif curve.above_chance and reached - chance > max(NO_RISE, (curve.score - chance) / 2):
+            yield f"{name} reaches {reached:.2f}: more than half of the rise may be {meaning}."
+
+
+def _gain_text(curve: Curve, rival: str) -> str:
+    """Return how much better a curve is than a rival, with the interval where there is one."""
+    gain, low, high = curve.gain_over(rival)
+    return f"{gain:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low < high else "")
 
 
 def _below_chance(curve: Curve) -> Iterator[str]:
@@ -124,9 +149,18 @@ def _for(curve: Curve) -> Iterator[str]:
     else:
         number = "" if refits is None else f"{refits} refits, "
         yield f"shuffled labels do not do as well ({number}p = {p:.2g})"
-    if isnan(curve.bag_of_words):
+    if isnan(curve.rival("bag_of_words")):
         yield "no bag of words to compare with"
-    elif not any(_words(curve)):
-        yield f"words alone reach {curve.bag_of_words:.2f}"
-    if not isnan(curve.random_weights) and not any(_untrained(curve)):
-        yield f"the untrained network reaches {curve.random_weights:.2f}"
+    explained = tuple(_surface(curve))
+    for rival, (name, begins, _) in _SURFACE.items():
+        reached = curve.rival(rival)
+        if isnan(reached) or any(line.startswith(name) for line in explained):
+            continue
+        line = f"{begins} {reached:.2f}"
+        if curve.is_inverted(rival):
+            yield (
+                f"{line}, below chance: they go with the other label in other groups, so they are "
+                "no floor for the curve"
+            )
+        else:
+            yield f"{line}, {_gain_text(curve, rival)} less"

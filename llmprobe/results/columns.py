@@ -7,6 +7,9 @@ from llmprobe.results.metrics import METRICS
 CURVE = ("model", "dataset")
 """What tells curves apart."""
 
+RIVALS = ("bag_of_words", "token_embeddings", "random_weights")
+"""What reads the same texts without the trained network."""
+
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
@@ -21,10 +24,17 @@ _DEPTHS = (
 _OF_A_CURVE = (
     *("model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer"),
     *("peak_accuracy", "peak_p_value", *_DEPTHS[:4], "majority_accuracy"),
-    *("bag_of_words_accuracy", "random_weights_accuracy", "seconds_extract", "seconds_probe"),
-    *("tokens", "unique_tokens"),
+    *(
+        "bag_of_words_accuracy",
+        "random_weights_accuracy",
+        "seconds_extract",
+        "seconds_probe",
+        "tokens",
+        "unique_tokens",
+    ),
     *(f"{name}{end}" for name in _DEPTHS for end in ("", "_low", "_high")),
-    *("peak_r2", "bag_of_words_r2", "random_weights_r2"),
+    *("peak_r2", *(f"{rival}_{metric}" for metric in ("accuracy", "r2") for rival in RIVALS)),
+    *(f"gain_over_{rival}{end}" for rival in RIVALS for end in ("", "_low", "_high")),
     *("main_score", "peak_score", "permutations", "classes"),
 )
 _OF_AN_EXAMPLE = (
@@ -45,6 +55,7 @@ def columns_of(table: str) -> list[str]:
         "results": result_columns(),
         "summary": list(dict.fromkeys(_OF_A_CURVE)),
         "predictions": list(_OF_AN_EXAMPLE),
+        "rivals": "model dataset rival example predicted score".split(),
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
         "examples": "dataset example text label group fields".split(),
     }.get(table, [])

@@ -17,6 +17,8 @@ from llmprobe.results.metrics import METRICS, Metric
 
 SURE = 0.05
 """A p-value that is at most this counts as above chance, or as a difference."""
+FAR_BELOW = 0.05
+"""A little below chance is where cross-validation puts what has no signal; this is more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,15 +151,33 @@ class Curve:
         """Return the upper end of the 95 % interval of the score."""
         return self.at_best(f"{self.metric.name}_high")
 
-    @property
-    def bag_of_words(self) -> float:
-        """Return what a bag of words scores without any model, NaN where it was not asked for."""
-        return self.number(f"bag_of_words_{self.metric.name}")
+    def rival(self, name: str) -> float:
+        """Return what a rival scores without the trained network, NaN where it was not asked for.
 
-    @property
-    def random_weights(self) -> float:
-        """Return the best score of the untrained network, NaN where it was not asked for."""
-        return self.number(f"random_weights_{self.metric.name}")
+        ``bag_of_words``, ``token_embeddings`` or ``random_weights``, of which it is the best layer.
+        """
+        return self.number(f"{name}_{self.metric.name}")
+
+    def gain_over(self, rival: str) -> tuple[float, float, float]:
+        """Return the score minus that of a rival on the same examples, and its 95 % interval.
+
+        NaN where there is no rival. A run of an earlier version has no interval: its ends are the
+        difference itself.
+        """
+        gain = self.score - self.rival(rival)
+        low, high = (self.number(f"gain_over_{rival}_{end}") for end in ("low", "high"))
+        return gain, gain if np.isnan(low) else low, gain if np.isnan(high) else high
+
+    def is_inverted(self, rival: str) -> bool:
+        """Whether a rival is below chance by more than luck, so that it is no floor.
+
+        Its features then go with one label in training and with the other one in the fold.
+        """
+        if self.metric.target == "numbers":
+            return False
+        chance, n = self.chance(), self.at_best("n_groups")
+        luck = 2 * np.sqrt(chance * (1 - chance) / n)
+        return bool(self.rival(rival) < chance - np.nanmax([luck, FAR_BELOW]))
 
     @property
     def controls(self) -> dict[str, np.ndarray]:

@@ -33,12 +33,13 @@ TABLES = {
     "summary": "summary",
     "predictions": "predictions",
     "learning_curve": "learning_curve",
+    "rivals": "rivals",
     "examples": "examples",
 }
 """The file of each table, without its suffix, and the field of `Results` that holds it."""
 AS_TEXT = ("results", "summary", "learning_curve")
 """Tables that are written as CSV too."""
-OF_A_PART = ("results", "summary", "predictions", "learning_curve")
+OF_A_PART = ("results", "summary", "predictions", "learning_curve", "rivals")
 PROBES, FOLD0_PROBES = "probes.safetensors", "blind_probes.safetensors"
 
 
@@ -149,8 +150,9 @@ def read_results(out: Path, details: bool = True) -> Results:
     notes: list[str] = []
     require_run(out)
     table, summary = (read_table(out, name, any_version=True) for name in ("results", "summary"))
-    predictions, learning_curve, examples = (
-        _detail(out, name, details, notes) for name in ("predictions", "learning_curve", "examples")
+    predictions, learning_curve, rivals, examples = (
+        _detail(out, name, details, notes)
+        for name in ("predictions", "learning_curve", "rivals", "examples")
     )
     written = [set(rows) for rows in (table, summary, predictions)]
     table, summary = _completed(out, table, summary)
@@ -189,6 +191,7 @@ def read_results(out: Path, details: bool = True) -> Results:
         summary,
         predictions,
         learning_curve,
+        rivals,
         examples=examples,
         environment=environment,
         config=config,

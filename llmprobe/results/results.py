@@ -30,6 +30,10 @@ class Results:
     the example lies beside the probe (``probing.probe_plane``)."""
     learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each layer × fraction of the training groups, where those were asked for."""
+    rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row for each rival of a curve × scored example: what it answers out-of-fold, as in the
+    predictions. Rivals are a bag of words, the mean of the token embeddings and the best layer of
+    the untrained network."""
     probes: tuple[SavedProbe, ...] = ()
     """For each model × dataset, the probes of all layers, fitted on all examples or, with a
     test set, on all others. Not read back with a run folder: ``load_probe`` reads each."""
@@ -65,12 +69,13 @@ class Results:
     @staticmethod
     def concatenate(parts: Sequence[Results]) -> Results:
         """Return the rows and probes of all parts."""
-        table, summary, predictions, learning_curve = (
-            pd.concat([getattr(part, name) for part in parts], ignore_index=True)
-            for name in ("table", "summary", "predictions", "learning_curve")
-        )
+        names = ("table", "summary", "predictions", "learning_curve", "rivals")
+        tables: dict[str, Any] = {
+            name: pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+            for name in names
+        }
         probes, fold0_probes = (
             tuple(probe for part in parts for probe in getattr(part, name))
             for name in ("probes", "fold0_probes")
         )
-        return Results(table, summary, predictions, learning_curve, probes, fold0_probes)
+        return Results(**tables, probes=probes, fold0_probes=fold0_probes)

@@ -76,7 +76,13 @@ def probe_part(
         raise not_extracted
 
     def compute() -> Results:
-        activations = extractor.extract(dataset) if extract else extractor.find(dataset)
+        embeddings = "token_embeddings" in config.controls
+        if not extract:
+            activations = extractor.find(dataset, embeddings=embeddings)
+        elif embeddings:
+            activations = extractor.extract_with_embeddings(dataset)
+        else:
+            activations = extractor.extract(dataset)
         if activations is None:
             raise not_extracted
         return probe(activations, config)

@@ -11,12 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ModelConfig, RunConfig
 from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_config import dataset_from_config
+from llmprobe.datasets.groups import units
 from llmprobe.datasets.include import include
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
@@ -29,8 +33,11 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.tasks import build_tasks
+from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import Part, claimed, examples_of, write_results
+from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
+from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.run.environment import dataset_facts, environment, model_facts
 from llmprobe.run.parts import probe_part, trace_part
@@ -87,8 +94,12 @@ class Run:
 
     def extract(self) -> Iterator[Activations]:
         """Yield the activations of every model on every dataset, extracted into the cache."""
-        for extractor, dataset, _ in self._work():
-            yield extractor.extract(dataset)
+        embeddings = "token_embeddings" in self.config.probe.controls
+        for extractor, dataset, is_control in self._work():
+            if embeddings and not is_control:
+                yield extractor.extract_with_embeddings(dataset)
+            else:
+                yield extractor.extract(dataset)
 
     def estimates(self) -> Iterator[str]:
         """Yield what each extraction would cost, a line each. Downloads nothing."""
@@ -146,7 +157,9 @@ class Run:
                     untrained[place] = results
                     continue
                 control = untrained.get(place)
-                parts.append(results if control is None else _beside(results, control))
+                if control is not None:
+                    results = _beside(results, control, dataset, self.config.probe.seed)
+                parts.append(results)
                 self._trace(extractor, dataset, results, part, extract)
                 began = time.monotonic()
                 if is_new and began >= due:
@@ -238,13 +251,32 @@ def _untrained(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"weights": "random", "name": f"{model.name}-random"})
 
 
-def _beside(part: Results, control: Results) -> Results:
-    """Add the accuracies of the untrained control to the results of a part."""
+def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int) -> Results:
+    """Add the untrained control to the results of a part: its scores, and its best layer's answers.
+
+    Parameters
+    ----------
+    seed
+        That of the resamples of groups.
+    """
+    (curve,) = part.curves
     table, summary = part.table.copy(), part.summary.copy()
     table["random_weights_accuracy"] = control.table["accuracy"].to_numpy()
-    for metric in ("accuracy", "r2"):
-        summary[f"random_weights_{metric}"] = control.summary[f"peak_{metric}"].to_numpy()
-    return replace(part, table=table, summary=summary)
+    ours, theirs = (
+        results.predictions[results.predictions["layer"] == results.curves[0].layer]
+        for results in (part, control)
+    )
+    rivals = theirs.assign(rival="random_weights", model=curve.model)[columns_of("rivals")]
+    unit_of = units(dataset.units, dataset.texts)
+    examples = np.sort(ours["example"].to_numpy())
+    resamples = Resamples(len(examples), None if unit_of is None else unit_of[examples], seed)
+    gains = rival_columns(rivals, ours, curve.metric.name, curve.classes, resamples)
+    return replace(
+        part,
+        table=table,
+        summary=summary.assign(**gains),
+        rivals=pd.concat([part.rivals, rivals], ignore_index=True),
+    )
 
 
 def default_out(config: RunConfig) -> Path:

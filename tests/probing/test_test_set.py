@@ -24,7 +24,7 @@ from llmprobe.probing.fit_many import Design, fit_many, fit_many_multinomial
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
 from llmprobe.probing.search import ProbingTask, search
-from llmprobe.probing.splits import inner_folds
+from llmprobe.probing.splits import inner_folds, some_units
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import threads
 
@@ -452,13 +452,13 @@ def test_of_many_rows_the_penalty_is_chosen_with_enough(
 
 def test_the_rows_that_choose_a_penalty_are_some_of_all_the_folds_rows() -> None:
     rows = np.flatnonzero(np.random.default_rng(0).random(3000) < 0.5)
-    some = tasks_module._some(rows, 200, None, 0)
+    some = some_units(rows, 200, None, 0)
     assert len(set(some)) == len(some) == 200
     assert set(some) <= set(rows)
     # Spread out, not the first ones: a mean is this far off less than once in 10,000 times.
     assert abs(some.mean() - rows.mean()) < 4 * rows.std() / 200**0.5
-    assert set(tasks_module._some(rows, 200, None, 1)) != set(some)
-    np.testing.assert_array_equal(tasks_module._some(rows, len(rows), None, 0), rows)
+    assert set(some_units(rows, 200, None, 1)) != set(some)
+    np.testing.assert_array_equal(some_units(rows, len(rows), None, 0), rows)
 
 
 @pytest.mark.parametrize(

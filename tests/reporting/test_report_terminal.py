@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 from rich.text import Text
+from synthetic_runs import curve_of
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.terminal import NOT_ABOVE, sparkline, summary_lines
@@ -186,3 +187,16 @@ def test_sparkline_goes_from_chance_to_one(scores: list[float], chance: float, l
 )
 def test_long_names_keep_both_ends(text: str, width: int, short: str) -> None:
     assert elide(text, width) == short
+
+
+def test_a_curve_that_words_reach_is_marked_and_words_below_chance_are_named() -> None:
+    reached = curve_of(bag_of_words_accuracy=0.89, gain_over_bag_of_words_low=-0.01)
+    inverted = curve_of(dataset="companies", bag_of_words_accuracy=0.2)
+    one, other = (
+        "\n".join(line.plain for line in summary_lines([curve], width=100))
+        for curve in (reached, inverted)
+    )
+    assert "not above words" in one
+    assert "no floor" not in one
+    assert "not above words" not in other
+    assert "words below chance are no floor: companies" in other

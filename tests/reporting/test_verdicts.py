@@ -9,11 +9,12 @@ import pytest
 from synthetic_runs import curve_of
 
 from llmprobe.reporting.verdicts import FEW_GROUPS, Verdict, verdict
+from llmprobe.results.columns import RIVALS
 
 NAN = float("nan")
 RENAMED = {
     **{"p_value": "peak_p_value", "layer": "peak_layer"},
-    **{name: f"{name}_accuracy" for name in ("bag_of_words", "random_weights")},
+    **{name: f"{name}_accuracy" for name in RIVALS},
 }
 """Property of a curve -> the column of the summary that has it."""
 
@@ -29,8 +30,8 @@ def test_what_nothing_speaks_against_holds_up() -> None:
     assert (said.level, said.title, said.against) == ("holds", "holds up", ())
     assert said.reasons == (
         "shuffled labels do not do as well (99 refits, p = 0.01)",
-        "words alone reach 0.52",
-        "the untrained network reaches 0.60",
+        "words alone reach 0.52, 0.38 less",
+        "the untrained network reaches 0.60, 0.30 less",
     )
 
 
@@ -48,33 +49,50 @@ def test_a_peak_that_is_not_above_chance_is_said_to_be_that() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reached", "low", "words"),
+    ("reached", "least_gain", "words"),
     [
-        (0.52, 0.88, None),
-        (0.69, 0.88, None),
-        (0.71, 0.88, "more than half of the rise may be"),
-        (0.87, 0.88, "more than half of the rise may be"),
-        (0.88, 0.88, "this curve may be"),
-        (0.95, 0.88, "this curve may be"),
-        (0.89, NAN, "more than half of the rise may be"),
-        (0.90, NAN, "this curve may be"),
-        (NAN, 0.88, None),
+        (0.52, 0.3, None),
+        (0.69, 0.1, None),
+        (0.71, 0.1, "more than half of the rise may be"),
+        (0.89, 0.001, "more than half of the rise may be"),
+        (0.87, -0.01, "this curve may be"),
+        (0.95, -0.1, "this curve may be"),
+        (0.89, None, "more than half of the rise may be"),
+        (0.90, None, "this curve may be"),
+        (NAN, None, None),
     ],
 )
 @pytest.mark.parametrize(
-    ("baseline", "name"),
-    [("bag_of_words", "A bag of words"), ("random_weights", "The untrained network")],
+    ("rival", "name"),
+    [
+        ("bag_of_words", "A bag of words"),
+        ("token_embeddings", "The mean token embedding"),
+        ("random_weights", "The untrained network"),
+    ],
 )
-def test_a_baseline_speaks_against_what_it_reaches(
-    baseline: str, name: str, reached: float, low: float, words: str | None
+def test_a_rival_speaks_against_what_it_reaches_by_the_paired_interval(
+    rival: str, name: str, reached: float, least_gain: float | None, words: str | None
 ) -> None:
-    said = judge(**{"bag_of_words": 0.5, "low": low, "p_value": 0.01} | {baseline: reached})
+    known = {"bag_of_words": 0.5, "p_value": 0.01} | {rival: reached}
+    if least_gain is not None:
+        gains = {"": 0.9 - reached, "_low": least_gain, "_high": 0.5}
+        known |= {f"gain_over_{rival}{end}": gain for end, gain in gains.items()}
+    said = judge(**known)
     if words is None:
         assert (said.level, said.against) == ("holds", ())
     else:
         assert said.level == "doubt"
         (sentence,) = said.against
         assert sentence.startswith(f"{name} reaches {reached:.2f}: {words}")
+
+
+def test_words_that_are_below_chance_are_called_no_floor() -> None:
+    said = judge(bag_of_words=0.31)
+    assert said.level == "holds"
+    assert said.reasons[1].startswith("words alone reach 0.31, below chance")
+    assert "no floor" in said.reasons[1]
+    few = judge(bag_of_words=0.42, layers={"n_groups": 100})
+    assert "no floor" not in few.reasons[1]
 
 
 def test_half_of_the_rise_is_counted_from_chance() -> None:
@@ -134,8 +152,9 @@ def test_r2_is_judged_from_0() -> None:
 
 
 def test_a_baseline_near_chance_is_no_objection_where_the_interval_reaches_down_to_it() -> None:
-    assert judge(low=0.51, bag_of_words=0.52, random_weights=0.52).against == ()
-    assert len(judge(low=0.55, bag_of_words=0.62, random_weights=0.62).against) == 2
+    gains = {f"gain_over_{rival}_low": -0.02 for rival in RIVALS}
+    assert judge(**gains, bag_of_words=0.52, random_weights=0.52).against == ()
+    assert len(judge(**gains, bag_of_words=0.62, random_weights=0.62).against) == 2
 
 
 def test_many_labels_are_a_fault_of_classes_and_not_of_numbers() -> None:

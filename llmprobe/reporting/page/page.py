@@ -180,8 +180,9 @@ def headline(curve: Curve) -> str:
         return f"{curve.model}: {curve.dataset} was not scored"
     place = f"layer {layer_text(curve)}" + ("" if curve.blocks is None else f" of {curve.blocks}")
     parts = [f"{curve.score:.2f}{interval_text(curve)}", f"chance {number_text(curve.chance())}"]
-    if not isnan(curve.bag_of_words):
-        parts.append(f"bag of words {curve.bag_of_words:.2f}")
+    for rival in ("bag_of_words", "token_embeddings"):
+        if not isnan(curve.rival(rival)):
+            parts.append(f"{rival.replace('_', ' ')} {curve.rival(rival):.2f}")
     if not isnan(curve.p_value):
         parts.append(f"p = {p_text(curve.p_value)}" if curve.p_value >= 0.001 else "p < 0.001")
     verb = (

@@ -127,7 +127,7 @@ def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
         },
         "chances": {metric.name: _number(curve.chance(metric)) for metric in coloured},
         "best": {metric.name: curve.best(metric) for metric in coloured},
-        "bag_of_words": _number(curve.bag_of_words),
+        "bag_of_words": _number(curve.rival("bag_of_words")),
         "stays_above_half": _number(curve.shown("stays_above_half_depth")),
         "marks": [_mark(curve, name) for name in MARKS if np.isfinite(curve.shown(name))],
         "verdict": verdict.level,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from llmprobe.ground.text import elide
+from llmprobe.results.columns import RIVALS
 from llmprobe.results.curve import Curve
 from llmprobe.results.metrics import METRICS, Metric
 
@@ -40,8 +41,8 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
     score = f"{labels.pop() if len(labels) == 1 else 'score'} there"
     headers = (
         *("model", "dataset", "test examples" if held_out else "examples", "best layer", score),
-        *("AUROC there", "p", "chance", "bag of words", "random weights", "jump layer"),
-        *("converging layer", "above half from", "above half to"),
+        *("AUROC there", "p", "chance", "bag of words", "token embeddings", "random weights"),
+        *("jump layer", "converging layer", "above half from", "above half to"),
     )
     rows = [
         [
@@ -53,8 +54,7 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
             number_text(curve.at_best("auroc")),
             p_text(curve.p_value),
             number_text(curve.chance()),
-            number_text(curve.bag_of_words),
-            number_text(curve.random_weights),
+            *(number_text(curve.rival(rival)) for rival in RIVALS),
             whole_text(curve.shown("jump_layer")),
             whole_text(curve.shown("converging_layer")),
             number_text(curve.shown("stays_above_half_depth")),

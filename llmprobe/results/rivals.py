@@ -1,0 +1,89 @@
+"""Rivals of a curve: what reads the same texts without the trained network, compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.results.differences import difference_interval
+from llmprobe.results.metrics import METRICS, Metric, Predictions
+from llmprobe.results.resampling import Resamples
+
+
+def rival_columns(
+    rivals: pd.DataFrame,
+    predictions: pd.DataFrame,
+    metric: str,
+    classes: Sequence[str],
+    resamples: Resamples,
+) -> dict[str, float]:
+    """Return what the summary says of each rival: its score, and how much better the curve is.
+
+    ``gain_over_RIVAL`` is the score of the curve minus that of the rival on the same examples, both
+    out-of-fold, with the 95 % interval of `difference_interval` over shared resamples of groups.
+
+    Parameters
+    ----------
+    rivals
+        Out-of-fold answers of one or more rivals on one dataset.
+    predictions
+        Those of the curve's best layer.
+    metric
+        The main metric: its name.
+    classes
+        As text, in the order of the probes; empty for labels that are numbers.
+    resamples
+        Of the examples in their order.
+    """
+    ours = predictions.sort_values("example")
+    b = _measured(METRICS[metric], _predictions(ours, classes, resamples))
+    columns: dict[str, float] = {}
+    for rival, rows in rivals.groupby("rival", sort=False):
+        theirs = rows.sort_values("example").assign(label=ours["label"].to_numpy())
+        answers = _predictions(theirs, classes, resamples)
+        a = _measured(METRICS[metric], answers)
+        if len(classes):
+            columns[f"{rival}_accuracy"] = METRICS["accuracy"].estimate(answers)
+        low, high = difference_interval(a[0], b[0], a[1], b[1])
+        gain = f"gain_over_{rival}"
+        columns |= {
+            f"{rival}_{metric}": a[0][0],
+            gain: b[0][0] - a[0][0],
+            f"{gain}_low": low,
+            f"{gain}_high": high,
+        }
+    return columns
+
+
+def _measured(
+    metric: Metric, answers: Predictions
+) -> tuple[tuple[float, float, float], np.ndarray]:
+    """Return a score with the ends of its interval, and the score in each resample [B]."""
+    if metric.compute is None:
+        raise ValueError(f"{metric.name} is not made of predictions alone.")
+    estimate, low, high = (metric.score(answers)[name] for name in metric.columns)
+    return (estimate, low, high), metric.compute(answers)
+
+
+def _predictions(
+    answers: pd.DataFrame, classes: Sequence[str], resamples: Resamples
+) -> Predictions:
+    """Return answers as what metrics are computed of.
+
+    Of more than two classes only the predicted one has its probability; the others share the rest.
+    """
+    score = answers["score"].to_numpy(float)
+    if not len(classes):
+        return Predictions(answers["label"].to_numpy(float), score, resamples)
+    truth, chosen = (
+        pd.Index(classes).get_indexer(pd.Index(answers[column].astype(str)))
+        for column in ("label", "predicted")
+    )
+    if len(classes) == 2:
+        return Predictions(truth, np.column_stack([1 - score, score]), resamples)
+    of_others = (1 - score) / (len(classes) - 1)
+    probabilities = np.repeat(of_others[:, None], len(classes), axis=1)
+    probabilities[np.arange(len(score)), chosen] = score
+    return Predictions(truth, probabilities, resamples)
