@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from llmprobe.config.load import validated
 from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.hub import as_table
+from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import whole_file
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _KEY = b"llmprobe"
 """Under which the file keeps what is known of the dataset as a whole."""
+
+_OWN = next(iter(UNSIGNED)).encode()
+"""What stands in the file where that is damaged."""
 
 _NESTED = "nested"
 """Fields of lists and mappings, which the file keeps as JSON."""
@@ -104,16 +109,18 @@ def save(dataset: ConceptDataset, path: Path) -> None:
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise UserError(f"{path}: cannot be saved: {' '.join(str(error).split())}") from None
     known = {fact: getattr(dataset, fact) for fact in _FACTS}
-    facts = json.dumps({**known, _NESTED: nested})
+    facts = json.dumps({**UNSIGNED, **known, _NESTED: nested})
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: facts})
     with whole_file(path) as partial:
         pq.write_table(table, partial)
+        partial.write_bytes(signed(partial.read_bytes()))
 
 
 def is_saved(path: Path) -> bool:
     """Whether ``path`` is a file that ``save`` wrote."""
     try:
-        return _KEY in (pq.read_schema(path).metadata or {})
+        metadata = pq.read_schema(path).metadata or {}
+        return _KEY in metadata or any(_OWN in value for value in metadata.values())
     except (OSError, pa.ArrowException):
         return False
 
@@ -131,8 +138,10 @@ def saved_parts(path: Path) -> dict[str, Any]:
     if not is_saved(path):
         raise UserError(f"{path}: not a dataset that llmprobe saved")
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(BytesIO(read_back(path)))
         facts = json.loads(table.schema.metadata[_KEY])
+        for entry in UNSIGNED:  # Earlier versions wrote none.
+            facts.pop(entry, None)
         nested = facts.pop(_NESTED)
         # Whole numbers with gaps stay whole.
         frame = table.to_pandas(integer_object_nulls=True)
