@@ -141,6 +141,14 @@ class PerturbConfig(Section):
         return self
 
 
+class DropConfig(Section):
+    """Examples that are left out of a dataset."""
+
+    unlabelled: bool = False
+    """Whether to leave out those without a label: an empty one, -1, or a word that means none, such
+    as "N/A" or "unlabeled"."""
+
+
 class DatasetConfig(Section):
     """A dataset that is known by name, a file of one's own, or one on the Hub."""
 
@@ -172,6 +180,8 @@ class DatasetConfig(Section):
     """What quotation marks are in a .csv or .tsv file. ``minimal``: around a cell they are not part
     of it, and it may have delimiters and line breaks. ``none``: they are characters like others.
     By default what fits the file."""
+    drop: DropConfig = DropConfig()
+    """Examples that are left out, e.g. ``{unlabelled: true}``."""
     perturb: PerturbConfig | None = None
     """A change of the texts, before they are put into the template."""
     template: str | None = None

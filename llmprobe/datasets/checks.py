@@ -30,7 +30,9 @@ from llmprobe.datasets.findings import (
 )
 from llmprobe.datasets.groups import group_indices
 from llmprobe.datasets.shortcut_words import Words, pairs, single_words
+from llmprobe.datasets.unlabelled import without_label
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def check(dataset: ConceptDataset) -> list[Finding]:
     numbers = dataset.labels.dtype.kind == "f"
     findings = [*_joined_lines(dataset), *_repeats(dataset), *_groups(dataset)]
     if not numbers:
-        findings += [*_classes(dataset), *_majority(dataset)]
+        findings += [*_unlabelled(dataset), *_classes(dataset), *_majority(dataset)]
     # A copy of a text would count as evidence of its own.
     first = np.unique(np.array(dataset.plain_texts, dtype=object), return_index=True)[1]
     if len(np.unique(dataset.labels[first])) > 1:
@@ -183,6 +185,20 @@ def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
         others = f" ({len(few):,} classes have fewer than {_FEW})" if len(few) > 1 else ""
         yield Finding("warning", "classes", f"class {name} has {count} independent {what}{others}, "
                       "hardly enough for every fold to have some")  # fmt: skip
+
+
+def _unlabelled(dataset: ConceptDataset) -> Iterator[Finding]:
+    """Yield a finding of labels that by convention mean that there is none.
+
+    Of -1 and one other it is taken for a class, like 1 and 0.
+    """
+    classes = dataset.classes
+    names = classes[without_label(classes)]
+    if len(names) and len(classes) - len(names) > 1:
+        n = int(np.isin(dataset.labels, names).sum())
+        yield Finding("warning", "unlabelled", f"{n:,} of {len(dataset):,} texts are labelled "
+                      f"{listed([*map(label_text, names)])}, which by convention means that they "
+                      "have no label; if so, say `drop: {unlabelled: true}`")  # fmt: skip
 
 
 def _majority(dataset: ConceptDataset) -> Iterator[Finding]:

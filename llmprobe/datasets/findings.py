@@ -24,8 +24,8 @@ class Finding:
     level: Level
     """"error": cannot be probed; "warning": scores will mislead; "note": to keep in mind."""
     check: str
-    """Which check says so: "lines", "repeats", "classes", "majority", "groups", "length", "words",
-    "pairs"."""
+    """Which check says so: "lines", "repeats", "unlabelled", "classes", "majority", "groups",
+    "length", "words", "pairs", "copies", "surface"."""
     message: str
     """A sentence with numbers, without the dataset's name."""
 

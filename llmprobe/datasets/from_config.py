@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
 from llmprobe.datasets import registry
 from llmprobe.datasets.conversions import is_saved
@@ -14,6 +16,7 @@ from llmprobe.datasets.perturb import perturbed
 from llmprobe.datasets.published.files import may_download
 from llmprobe.datasets.tables import read_table
 from llmprobe.datasets.templates import templated
+from llmprobe.datasets.unlabelled import without_label
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing
 
@@ -28,6 +31,8 @@ def dataset_from_config(config: DatasetConfig) -> ConceptDataset:
 def untemplated_dataset(config: DatasetConfig) -> ConceptDataset:
     """Return the dataset, perturbed as ``config`` says, but neither in a template nor sampled."""
     dataset = _dataset_of_ones_own(config) if config.is_own else _known_dataset(config)
+    if config.drop.unlabelled and len(dataset.classes) > 1:
+        dataset = dataset.take(np.flatnonzero(~without_label(dataset.labels)))
     return dataset if config.perturb is None else perturbed(dataset, config.perturb)
 
 

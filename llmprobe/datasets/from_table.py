@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig
+from llmprobe.datasets.unlabelled import without_label
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
+
+log = logging.getLogger(__name__)
 
 LONGEST = 1_000_000
 """Characters in one text. No model reads more; a file read in the wrong way soon has more."""
@@ -38,15 +42,23 @@ def parts_of_table(table: pd.DataFrame, config: DatasetConfig, where: str) -> di
     Raises
     ------
     UserError
-        A column is missing; a row has no text or label, or one that is a list, infinite, or longer
-        than ``LONGEST``; labels of two kinds, or one class spelled in two ways.
+        A column is missing; no row has a label; a row has no text or label, or one that is a list,
+        infinite, or longer than ``LONGEST``; labels of two kinds, or one class spelled in two ways.
     """
     table = table.set_axis([str(column) for column in table.columns], axis=1)
     columns = list(table.columns)
     text = find_column("text", config.text, columns, where)
     label = find_column("label", config.label, columns, where)
-    for column in (text, label):
-        _check_cells(table[column], column, where, nan_is_none=column == label)
+    _check_cells(table[text], text, where, nan_is_none=False)
+    if config.drop.unlabelled:
+        none = without_label(table[label])
+        if none.all():
+            raise UserError(f"{where}: column {label!r}: no row has a label")
+        table = table[~none].reset_index(drop=True)
+        if none.any():
+            log.info("%s: %d of %d rows have no label and are left out", where, none.sum(),
+                     len(none))  # fmt: skip
+    _check_cells(table[label], label, where, nan_is_none=True)
     groups = None
     if config.group is not None:
         values = table[find_column("group", config.group, columns, where)].astype(object)
@@ -116,6 +128,8 @@ def _check_cells(cells: pd.Series, column: str, where: str, nan_is_none: bool) -
             missing.append(row)
     if missing:
         others = f"; rows without one: {len(missing)}" if len(missing) > 1 else ""
+        if nan_is_none:
+            others += "; `drop: {unlabelled: true}` leaves them out"
         raise UserError(f"{where}: row {missing[0]}: no value in column {column!r}{others}")
 
 

@@ -162,6 +162,25 @@ def test_the_majority_rate_is_always_told_and_warned_of_when_high() -> None:
     assert "'False', 73.5 % of the texts: an accuracy of 0.735" in uneven.message
 
 
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        ([-1, 0, 1], "-1"),
+        (["N/A", "a", "b"], "'N/A'"),
+        (["unlabelled", "a", "b"], "'unlabelled'"),
+        ([-1, 1, 1], None),
+        (["none", "some", "some"], None),
+        ([0, 1, 2], None),
+    ],
+)
+def test_labels_that_mean_none_are_named(labels: list[Any], name: str | None) -> None:
+    finding = found(made(sentences(60), labels * 20), "unlabelled")
+    assert (finding is None) == (name is None)
+    if finding:
+        assert f"20 of 60 texts are labelled {name}, which by convention" in finding.message
+        assert "`drop: {unlabelled: true}`" in finding.message
+
+
 def test_small_classes_are_warned_of() -> None:
     labels = ["a"] * 60 + ["b"] * 60 + ["c"] * 7 + ["d"] * 3
     finding = found(made(sentences(130), labels), "classes")

@@ -6,6 +6,7 @@ import csv
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ def written(path: Path) -> Path:
     return path
 
 
-def read(path: Path, **options: str) -> ConceptDataset:
+def read(path: Path, **options: Any) -> ConceptDataset:
     """What is in a file, before anything is said of how well it can be probed."""
     config = DatasetConfig.model_validate({"path": path, **options})
     table = read_table(path, config.encoding, config.delimiter, config.quoting)
@@ -49,7 +50,7 @@ def read(path: Path, **options: str) -> ConceptDataset:
 def load(tmp_path: Path):
     """``load(content)``: the dataset in a .csv file with this text or these bytes."""
 
-    def load(content: str | bytes, name: str = "my.csv", **options: str) -> ConceptDataset:
+    def load(content: str | bytes, name: str = "my.csv", **options: Any) -> ConceptDataset:
         path = tmp_path / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return read(path, **options)
@@ -71,6 +72,22 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, suffix: str) -> Non
 def test_the_label_is_no_field_and_the_group_is_one(tmp_path: Path) -> None:
     dataset = read(written(tmp_path / "my.jsonl"), group="city")
     assert set(dataset.fields.columns) == {"city", "note"}
+
+
+@pytest.mark.parametrize("none", ["", "-1", "N/A", "unlabeled", "nan", " - "])
+def test_rows_without_a_label_are_left_out_where_that_is_asked_for(load, none: str) -> None:
+    content = f"text,label,g\na,0,x\nb,{none},x\nc,1,y\nd,2,y\n"
+    dataset = load(content, drop={"unlabelled": True}, group="g")
+    assert dataset.texts == ["a", "c", "d"]
+    assert dataset.labels.tolist() == [0, 1, 2]
+    assert dataset.groups.tolist() == ["x", "y", "y"]
+    with pytest.raises(UserError, match="no row has a label"):
+        load(f"text,label\na,{none}\nb,{none}\n", drop={"unlabelled": True})
+
+
+def test_a_label_that_is_missing_is_refused_with_the_key_that_drops_it(load) -> None:
+    with pytest.raises(UserError, match=r"row 2: no value .* `drop: \{unlabelled: true\}`"):
+        load("text,label\na,0\nb,\nc,1\n")
 
 
 def test_a_row_without_a_group_is_a_group_of_its_own(load) -> None:
