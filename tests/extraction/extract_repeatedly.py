@@ -18,10 +18,10 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, LlamaModel  # noqa: F401
 from transformers.models.auto import modeling_auto, tokenization_auto  # noqa: F401
 
-from llmprobe.api import extract
 from llmprobe.config.schema import ModelConfig
 from llmprobe.datasets.load import load_dataset
 from llmprobe.extraction import plan
+from llmprobe.extraction.extract import Extractor
 
 
 def main(model: str, table: str) -> None:
@@ -33,7 +33,8 @@ def main(model: str, table: str) -> None:
         pid = os.fork()
         if pid == 0:
             os.environ["LLMPROBE_CACHE"] = line.strip()
-            extract(ModelConfig(id=model, dtype="float32"), dataset, progress=False)
+            extractor = Extractor(ModelConfig(id=model, dtype="float32"))
+            extractor.extract(dataset, progress=False)
             os._exit(0)
         print(pid, flush=True)
         os.waitpid(pid, 0)

@@ -113,7 +113,8 @@ def test_an_extraction_killed_at_any_moment_resumes_to_the_same_bytes(
 def config(table: Path, tiny_model: Callable[..., Path]) -> Path:
     path = table.with_name("c.yaml")
     model = {"id": str(tiny_model("llama")), "dtype": "float32"}
-    path.write_text(yaml.safe_dump({"models": [model], "datasets": [str(table)]}))
+    run = {"models": [model], "datasets": [str(table)], "probe": {"controls": []}}
+    path.write_text(yaml.safe_dump(run))
     return path
 
 
