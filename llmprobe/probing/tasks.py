@@ -37,7 +37,7 @@ MOST_FRACTIONS = 10
 MOST_CODED = 5000
 """Labels that the online code encodes: of more examples, a random part."""
 
-CODE_ORDERS = 5
+CODE_ORDERS = 3
 """Orders of the groups in which the labels are sent, each an online code of its own."""
 
 
