@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from llmprobe.cli.command import add_set, command
+from llmprobe.cli.output import say
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,4 +23,4 @@ def check(options: argparse.Namespace) -> None:
     from llmprobe.extraction.extract import Extractor
 
     for line in check_lines(Extractor(model)):
-        print(line, flush=True)
+        say(line)

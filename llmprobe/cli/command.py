@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmprobe.cli.output import say
 from llmprobe.ground.registry import Registry
 
 if TYPE_CHECKING:
@@ -136,5 +137,5 @@ def load_run(options: argparse.Namespace, download: bool = True) -> Run | None:
     if not options.dry_run:
         return run
     for line in run.estimates():
-        print(line)
+        say(line)
     return None

@@ -6,6 +6,7 @@ import argparse
 import logging
 
 from llmprobe.cli.command import add_config, command, load_run
+from llmprobe.cli.output import say
 
 
 @command("extract", "Only extract hidden states, into the cache.", add_config)
@@ -22,4 +23,4 @@ def extract(options: argparse.Namespace) -> None:
         if leads:
             facts, dataset = activations.facts, activations.dataset
             shape = f"{len(dataset)} texts, layers 0 to {facts['layers']}"
-            print(f"{facts['model']} on {dataset.name}: {shape}, {activations.store.folder}")
+            say(f"{facts['model']} on {dataset.name}: {shape}, {activations.store.folder}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from llmprobe.cli.command import add_include, command
+from llmprobe.cli.output import say
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def ls(options: argparse.Namespace) -> None:
 
     for path in options.include:
         include(path)
-    print(known_datasets())
+    say(known_datasets())
 
 
 def _print_models() -> None:

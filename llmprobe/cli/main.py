@@ -7,17 +7,25 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import llmprobe
 from llmprobe.cli.command import RunCommand, commands
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, first_line
 from llmprobe.ground.files import disk_is_full
+from llmprobe.ground.text import printable
 
 log = logging.getLogger("llmprobe")
 
-_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_NO_ACCESS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ELOOP,
+)  # fmt: skip
+_INTERRUPTED = "interrupted; what was finished is kept, and the same command goes on from there"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,41 +37,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # which costs nothing on an idle machine and is several times faster on a busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Ours from INFO; other libraries only when something is wrong.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrintableFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)
-    options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the terminal lacks becomes "?", not an error.
         sys.stdout.reconfigure(errors="replace")
-    command: RunCommand = options.command
-    try:
-        command(options)
-        sys.stdout.flush()
-    except UserError as error:
-        return _fail(2, str(error))
-    except KeyboardInterrupt:
-        return _fail(130, "interrupted; what was finished is kept, and the same command goes on "
-                          "from there")  # fmt: skip
-    except BrokenPipeError:
-        # The reader, such as `head`, has gone; what is still in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if disk_is_full(error):
-            reason = getattr(error, "strerror", None) or str(error)
-            return _fail(1, f"the disk is full: {reason}{_where(error)}; what was finished is kept")
-        if isinstance(error, OSError) and error.errno in _NO_ACCESS:
-            return _fail(2, f"{error.strerror}{_where(error)}")
-        raise
+    with _one_interrupt() as interrupts:
+        try:
+            options = _parser().parse_args(arguments)
+            command: RunCommand = options.command
+            command(options)
+            sys.stdout.flush()
+        except BaseException as error:
+            # What Ctrl-C cuts short can end in any error, which then says nothing of the input.
+            code, message = (130, _INTERRUPTED) if interrupts else _ending(error)
+            if message:
+                print(printable(f"llmprobe: {message}", kept="\n"), file=sys.stderr)
+            return code
     return 0
 
 
-def _fail(code: int, message: str) -> int:
-    print(f"llmprobe: {message}", file=sys.stderr)
-    return code
+class _PrintableFormatter(logging.Formatter):
+    """Messages as a terminal may have them: names in them can be a stranger's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), kept="\n\t")
 
 
-def _where(error: Exception) -> str:
+@contextmanager
+def _one_interrupt() -> Iterator[list[float]]:
+    """Raise ``KeyboardInterrupt`` at Ctrl-C, but not a second time within a second.
+
+    Two of them come from a key that bounces and from a launcher that passes on what the terminal
+    sent already; the second would cut short what keeps the finished work. Yields when those were
+    that raised.
+    """
+    raised: list[float] = []
+
+    def interrupt(*_: object) -> None:
+        if not raised or time.monotonic() - raised[-1] > 1:
+            raised.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield raised  # Ignored, as under nohup, or another's.
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield raised
+    finally:
+        # Python's own end can be interrupted too.
+        after = signal.SIG_IGN if raised else signal.default_int_handler
+        signal.signal(signal.SIGINT, after)
+
+
+def _ending(error: BaseException) -> tuple[int, str]:
+    """Return exit code and message for what ends a command; raise what is a fault of llmprobe."""
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, _INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        # The reader, such as `head`, has gone; what is still in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1, ""
+    if isinstance(error, MemoryError):
+        return 1, f"out of memory: {first_line(error)}; what was finished is kept"
+    if disk_is_full(error):
+        reason = getattr(error, "strerror", None) or str(error)
+        return 1, f"the disk is full: {reason}{_where(error)}; what was finished is kept"
+    if isinstance(error, OSError) and error.errno in _NO_ACCESS:
+        return 2, f"{error.strerror}{_where(error)}"
+    raise error
+
+
+def _where(error: BaseException) -> str:
     file = getattr(error, "filename", None)
     return f" ({file})" if file else ""
 

@@ -6,6 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmprobe.ground.text import printable
+
+
+def say(text: object) -> None:
+    """Print lines with a stranger's names and texts in them, none of which a terminal obeys."""
+    print(printable(text, kept="\n"), flush=True)
+
 
 def print_report(out: Path) -> None:
     """Draw any run folder, print what it found, and where the rest is."""
@@ -33,7 +40,7 @@ def _unicode() -> bool:
 
 
 def _print_places(out: Path, written: Sequence[Path]) -> None:
-    print(f"\ntables   {out}")
+    say(f"\ntables   {out}")
     for what, names in (
         ("heatmap", ("heatmap_accuracy.png", "heatmap_r2.png")),
         ("figure", ("hidden_plane.png", "errors.png")),
@@ -41,4 +48,4 @@ def _print_places(out: Path, written: Sequence[Path]) -> None:
     ):
         for path in written:
             if path.name in names:
-                print(f"{what:7}  {path}")
+                say(f"{what:7}  {path}")

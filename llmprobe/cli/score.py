@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from llmprobe.cli.command import add_reading, command
+from llmprobe.ground.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,8 @@ def score(options: argparse.Namespace) -> None:
         ),
     )  # fmt: skip
     if options.out is None:
-        print(scored.table.to_csv(index=False), end="")
+        csv = scored.table.to_csv(index=False)
+        print(printable(csv, kept="\n\t") if sys.stdout.isatty() else csv, end="")
     else:
         write_scored(scored.table, options.out)
     log.info(scored.summary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from llmprobe.cli.command import add_include, add_set, command
+from llmprobe.cli.output import say
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,4 +24,4 @@ def show(options: argparse.Namespace) -> None:
 
     for path in options.include:
         include(path)
-    print(describe.show(dataset_config(options.dataset, options.overrides), surface_accuracy))
+    say(describe.show(dataset_config(options.dataset, options.overrides), surface_accuracy))

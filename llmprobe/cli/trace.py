@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from llmprobe.cli.command import add_out, add_reading, command
+from llmprobe.cli.output import say
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,4 +58,4 @@ def trace(options: argparse.Namespace) -> None:
             page, *_ = write_trace(made, out)
             for line in trace_lines(made, width, most_layers, page.name, unicode):
                 console.print(line, soft_wrap=True)
-            print(f"\ntrace    {page} (and .json, .png, .svg)\n", flush=True)
+            say(f"\ntrace    {page} (and .json, .png, .svg)\n")

@@ -20,6 +20,7 @@ from llmprobe.config.schema import (
 )
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing, shipped
+from llmprobe.ground.text import shortened
 
 S = TypeVar("S", bound=Section)
 
@@ -138,7 +139,7 @@ def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
             about, message = _problem(section, dict(detail), raw)
             problems.setdefault(about, []).append(message)
         lines = [f"{where}: {about}{_either(messages)}" for about, messages in problems.items()]
-        raise UserError("\n".join(lines)) from None
+        raise UserError("\n".join(shortened(lines))) from None
 
 
 _OUR_WORDS = (

@@ -265,9 +265,16 @@ def file_name(name: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Raise ``ValueError`` for a template without a field, or whose braces do not match."""
+    """Raise ``ValueError`` unless a template has fields, its braces match, and no field is wide.
+
+    Who writes ``{text:>9999999999}`` asks for gigabytes of spaces.
+    """
     if not template_fields(template):
         raise ValueError("has no field; it needs at least {text}")
+    for _, name, form, _ in string.Formatter().parse(template):
+        if form and re.search(r"\d{4}|[{}]", form):
+            raise ValueError(f"the format of {{{name}:{form:.20}}} is not allowed; a width or a "
+                             "precision is a number of three digits at most")  # fmt: skip
 
 
 def template_fields(template: str) -> list[str]:

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmprobe.config.load import validated
-from llmprobe.config.schema import DatasetConfig
+from llmprobe.config.schema import DatasetConfig, check_template
 from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.hub import as_table
 from llmprobe.ground.digests import UNSIGNED, read_back, signed
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import whole_file
 
 if TYPE_CHECKING:
@@ -119,9 +119,10 @@ def save(dataset: ConceptDataset, path: Path) -> None:
 def is_saved(path: Path) -> bool:
     """Whether ``path`` is a file that ``save`` wrote."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return _KEY in metadata or any(_OWN in value for value in metadata.values())
-    except (OSError, pa.ArrowException):
+        with foreign_errors(f"{path}: no parquet file"):
+            metadata = pq.read_schema(path).metadata or {}
+            return _KEY in metadata or any(_OWN in value for value in metadata.values())
+    except UserError:
         return False
 
 
@@ -137,8 +138,9 @@ def saved_parts(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file")
     if not is_saved(path):
         raise UserError(f"{path}: not a dataset that llmprobe saved")
-    try:
+    with foreign_errors(f"{path}: damaged"):
         table = pq.read_table(BytesIO(read_back(path)))
+        table.validate(full=True)
         facts = json.loads(table.schema.metadata[_KEY])
         for entry in UNSIGNED:  # Earlier versions wrote none.
             facts.pop(entry, None)
@@ -147,9 +149,17 @@ def saved_parts(path: Path) -> dict[str, Any]:
         frame = table.to_pandas(integer_object_nulls=True)
         for name in nested:
             frame[f"field {name}"] = frame[f"field {name}"].map(json.loads)
-        return {**_parts_of_frame(frame), **facts}
-    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-        raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from None
+        return {**_parts_of_frame(frame), **_checked(facts)}
+
+
+def _checked(facts: dict[str, Any]) -> dict[str, str]:
+    """Return what is known of a dataset as a whole; raise ``ValueError`` for what is no text."""
+    for fact in ("name", *facts):
+        if fact not in _FACTS or not isinstance(facts.get(fact), str):
+            raise ValueError(f"{fact!r:.40} is no text, or not known")
+    for template in filter(None, (facts.get("template"), facts.get("filled"))):
+        check_template(template)
+    return facts
 
 
 def _is_nested(value: object) -> bool:

@@ -24,6 +24,7 @@ from llmprobe.datasets.registry import REGISTRY, Entry
 from llmprobe.datasets.templates import templated
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import size
+from llmprobe.ground.text import printable
 
 Surface = Callable[[Sequence[str], np.ndarray, np.ndarray | None], float]
 
@@ -237,7 +238,7 @@ def _examples(dataset: ConceptDataset) -> list[int]:
 
 def _one_line(text: str, longest: int) -> str:
     """Make a text printable, and cut it so that its end, which often holds the question, stays."""
-    text = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    text = printable(" ".join(text.split()))
     if len(text) <= longest:
         return text
     head, tail = text[: longest * 3 // 4 - 2], text[-(longest // 4) :]

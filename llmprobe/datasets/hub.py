@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig
-from llmprobe.ground.errors import NotOnDiskError, UserError, first_line
+from llmprobe.ground.errors import NotOnDiskError, UserError, first_line, foreign_errors
 from llmprobe.ground.files import disk_is_full, existing
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def as_table(dataset: datasets.Dataset) -> pd.DataFrame:
     kept = [name for name, kind in features.items() if not hasattr(kind, "decode_example")]
     # Arrow's own table: ``datasets`` would decode media that stand inside lists.
     arrow = dataset.select_columns(kept).with_format("arrow")[:]
+    arrow.validate(full=True)
     table = arrow.to_pandas(integer_object_nulls=True)
     for name in kept:
         if isinstance(features[name], datasets.ClassLabel):
@@ -54,17 +55,13 @@ def table_from_disk(path: Path, split: str | None = None) -> pd.DataFrame:
 
     if not any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         raise UserError(f"{path}: is a folder, and not one that `datasets` saved (`save_to_disk`)")
-    try:
-        with quiet():
-            saved = datasets.load_from_disk(str(path))
-            if isinstance(saved, datasets.Dataset):
-                if split not in (None, str(saved.split)):
-                    raise UserError(f"{path}: no split {split!r}; it is one dataset, "
-                                    "without splits")  # fmt: skip
-                return as_table(saved)
-            return as_table(saved[_split(split, list(saved), str(path))])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read: {first_line(error)}") from None
+    with foreign_errors(f"{path}: cannot be read"), quiet():
+        saved = datasets.load_from_disk(str(path))
+        if isinstance(saved, datasets.Dataset):
+            if split not in (None, str(saved.split)):
+                raise UserError(f"{path}: no split {split!r}; it is one dataset, without splits")
+            return as_table(saved)
+        return as_table(saved[_split(split, list(saved), str(path))])
 
 
 def table_from_hub(config: DatasetConfig, download: bool = True) -> tuple[pd.DataFrame, str]:

@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from llmprobe.config.schema import TABLE_SUFFIXES
-from llmprobe.ground.errors import UserError, first_line
+from llmprobe.ground.errors import UserError, first_line, foreign_errors
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ _MARKS = {  # UTF-32's begins with UTF-16's.
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
+_OF_NAMES = ("idna", "punycode")
+"""Encodings that Python knows, of the names of hosts and not of files."""
 _MAGIC = {
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\x1f\x8b": "a gzip archive",
@@ -112,13 +114,12 @@ def _parquet(content: bytes, path: Path) -> pd.DataFrame:
     kind = _kind(content)
     if kind != "a parquet file":
         raise UserError(f"{path}: is no parquet file" + (f" but {kind}" if kind else ""))
-    try:
+    with foreign_errors(f"{path}: cannot be read"):
         # A plain read: no columns from folders called key=value, no index from pandas' metadata.
         table = pyarrow.parquet.ParquetFile(BytesIO(content)).read()
         _each_once(table.column_names, path)
+        table.validate(full=True)  # UTF-8 too, which is otherwise found out at any later place.
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
-    except (pyarrow.ArrowException, OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(f"{path}: cannot be read: {first_line(error)}") from None
     return frame[[name for name in frame.columns if not name.startswith("__index_level_")]]
 
 
@@ -129,6 +130,8 @@ def _text(content: bytes, path: Path, encoding: str | None) -> str:
     marked = (name for mark, name in _MARKS.items() if content.startswith(mark))
     used = encoding if encoding is not None else next(marked, "utf-8")
     try:
+        if used.lower() in _OF_NAMES:
+            raise LookupError
         text = content.decode(used).removeprefix("\ufeff")
         text.encode()
     except UnicodeEncodeError as error:

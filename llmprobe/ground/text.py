@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from unicodedata import category
+
+
+def printable(text: object, kept: str = "") -> str:
+    """Return a text as a terminal may have it: with ``?`` for what is no visible character.
+
+    That is what would move the cursor, change colours, or turn the direction of writing. Spaces of
+    any width stay.
+
+    Parameters
+    ----------
+    kept
+        Characters that stay too, such as line breaks.
+    """
+    return "".join(
+        c if c.isprintable() or c in kept or category(c) == "Zs" else "?" for c in str(text)
+    )
 
 
 def elide(text: str, width: int, ellipsis: str = "…") -> str:
-    """Return ``text`` in at most ``width`` characters, cut in the middle.
+    """Return ``text`` in at most ``width`` printable characters, cut in the middle.
 
     Names share their beginnings (``meta-llama/…``) and differ at their ends, so both ends stay.
-    Control characters become ``?``.
     """
-    text = "".join(character if character.isprintable() else "?" for character in str(text))
+    text = printable(text)
     if len(text) <= width:
         return text
     kept = width - len(ellipsis)
@@ -23,6 +39,12 @@ def listed(words: Sequence[str]) -> str:
     """Return words as they stand in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     *others, last = words
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def shortened(lines: Sequence[str], most: int = 10) -> list[str]:
+    """Return at most ``most`` lines, and after them how many more there are."""
+    more = [f"and {len(lines) - most:,} more"] if len(lines) > most else []
+    return [*lines[:most], *more]
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

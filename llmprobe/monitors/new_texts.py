@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from llmprobe.config.load import validated
 from llmprobe.config.schema import ExtractConfig, ModelConfig, check_template, template_fields
+from llmprobe.config.sites import SITES
 from llmprobe.datasets.spans import Spans, span_ends
 from llmprobe.datasets.templates import fill
 from llmprobe.extraction.extract import Extractor
@@ -22,6 +23,8 @@ from llmprobe.extraction.tokens import (
     tokenise,
 )
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import existing, sha256
+from llmprobe.models.packaged import PACKAGED
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class NewTextReader:
     def __init__(self, probe: SavedProbe, where: str, options: ReadingOptions | None = None):
         self.probe, self.where, self.options = probe, where, options or ReadingOptions()
         facts = probe.facts
-        if not facts.get("model_id") or not facts.get("site"):
+        if not all(facts.get(fact) for fact in ("model_id", "model", "dataset", "site")):
             raise UserError(
                 f"{where}: no probe of a language model, so there is nothing to read texts with"
             )
@@ -112,6 +115,14 @@ class NewTextReader:
         facts = self.probe.facts
         revision = facts.get("revision")
         name = self.extractor.model_config.id
+        path = None if self.options.model or name in PACKAGED else existing(name)
+        # A stranger's probe can name any path; its user has not.
+        if path and (not revision or (path.is_file() and sha256(path) != revision)):
+            raise UserError(
+                f"{self.where}: names {name!r} on this disk as its model, and not the digest of "
+                "what is there; if that is its model, say so (--model of `llmprobe score`, model= "
+                "of llmprobe.trace)"
+            )
         if revision and self.extractor.source.identity != revision:
             message = (
                 f"{self.where}: the files of {name!r} are not those that the probe was fitted on"
@@ -129,7 +140,8 @@ class NewTextReader:
             )
         last = self.probe.layers[-1]
         width = self.probe.coef[last].shape[1]
-        if (last, width) != (len(model.blocks), model.hidden_size):
+        layers = list(SITES[self.extractor.config.site].layers(len(model.blocks)))
+        if (self.probe.layers, width) != (layers, model.hidden_size):
             raise UserError(
                 f"{self.where}: {name!r} has {len(model.blocks)} blocks of width "
                 f"{model.hidden_size}, and the probe's model has {last} of width {width}; it was "

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from scipy.special import softmax  # type: ignore[import-untyped]
 
 from llmprobe.ground.digests import UNSIGNED, read_back, signed
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import whole_file
 from llmprobe.results.depth import peak_index
 
@@ -27,6 +26,10 @@ HOW_READ = (
 )  # fmt: skip
 """Names of the facts that tell, beside the site, the position and the template, how a probe's own
 texts were read, so that others can be read in the same way."""
+
+_WORDS = ("model", "dataset", "site", "position", "kind", "template", "perturbation")
+_KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool}
+"""Of which type facts are that are no words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +181,7 @@ def load_probe(path: str | Path) -> SavedProbe:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    try:
+    with foreign_errors(f"{path}: not a saved probe, or damaged"):
         content = read_back(path)
         arrays = load(content)
         header = _header(content).get("__metadata__") or {}
@@ -196,8 +199,6 @@ def load_probe(path: str | Path) -> SavedProbe:
         )
         _require_whole(probe)
         return probe
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a saved probe, or damaged ({error})") from None
 
 
 def _header(content: bytes) -> dict[str, Any]:
@@ -215,14 +216,28 @@ def _with_sorted_header(content: bytes) -> bytes:
 
 
 def _require_whole(probe: SavedProbe) -> None:
-    """Raise ``ValueError`` or ``LookupError`` where parts of a probe do not fit each other."""
-    outputs = len(probe.classes) if len(probe.classes) > 2 else 1
+    """Raise ``ValueError`` or another error where parts of a probe do not fit each other."""
+    classes = probe.classes
+    if not all(isinstance(label, str | int | float) and label == label for label in classes):
+        raise ValueError(f"its classes {list(classes)!r:.100} are no words and numbers")
+    if not len({*classes}) == len({*map(str, classes)}) == len(classes) != 1:
+        raise ValueError(f"its classes {list(classes)!r:.100} are not several, each once")
+    outputs = len(classes) if len(classes) > 2 else 1
     for layer, coef in probe.coef.items():
         if coef.ndim != 2 or len(coef) != outputs or probe.intercept[layer].shape != (outputs,):
-            raise ValueError(f"layer {layer} does not fit {len(probe.classes)} classes")
-    curve = probe.scores["accuracy" if probe.classes else "r2"]
-    if (
-        len(probe.scores["log_loss"]) != len(curve)
-        or not len(curve) == len(probe.coef) == len(probe.intercept) > 0
-    ):
+            raise ValueError(f"layer {layer} does not fit {len(classes)} classes")
+        if not np.isfinite(coef).all() or not np.isfinite(probe.intercept[layer]).all():
+            raise ValueError(f"layer {layer} has numbers that are not finite")
+    for name, curve in probe.scores.items():
+        if not np.shape(np.asarray(curve, dtype=float)) == (len(probe.coef),):
+            raise ValueError(f"its scores {name!r:.40} are not one for each layer")
+    # Layers of any network can differ in width, those of a language model's stream cannot.
+    if "model_id" in probe.facts and len({coef.shape[1] for coef in probe.coef.values()}) > 1:
+        raise ValueError("its layers differ in width")
+    curve = probe.scores["accuracy" if classes else "r2"]
+    if not np.isfinite(curve).all() or len(probe.intercept) != len(probe.coef):
         raise ValueError("its layers and scores do not fit each other")
+    for fact, value in probe.facts.items():
+        kind = _KINDS.get(fact, str)
+        if fact in (*HOW_READ, *_WORDS) and not isinstance(value, kind):
+            raise ValueError(f"{fact} is {value!r:.40}, which is no {kind.__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -116,6 +117,72 @@ def test_how_a_command_ends_is_its_exit_code(
     finally:
         commands.remove("end")
     assert capsys.readouterr().err.startswith(said)
+
+
+ESCAPES = "\x1b]0;mine\x07\x1b[2J\x9b31m\u202e"
+
+
+def test_a_strangers_names_never_reach_the_terminal_as_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"text": f"a {ESCAPES} {i}", "label": f"{ESCAPES}{i % 2}", ESCAPES: ESCAPES}
+        for i in range(20)
+    ]
+    table = tmp_path / "my.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    assert main(["show", str(table)]) == 0
+    assert main(["show", str(table), "--set", "text=claim"]) == 2
+    assert main(["show", str(tmp_path / f"{ESCAPES}.csv")]) == 2
+    said = "".join(capsys.readouterr())
+    assert "?[2J" in said
+    assert not set(ESCAPES) - set("0123456789;[]Jmine") & set(said)
+
+
+def test_of_a_thousand_errors_ten_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "c.yaml"
+    keys = "".join(f"key{i}: 1\n" for i in range(1000))
+    config.write_text(f"models: [m]\ndatasets: [capitals]\n{keys}")
+    assert main(["validate", str(config)]) == 2
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert (len(lines), last) == (10, "and 990 more")
+
+
+@pytest.mark.parametrize("command", ["show", "validate", "report"])
+def test_a_name_too_long_for_the_file_system_is_said(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, f"./{'x' * 300}.csv"]) == 2
+    assert "x" * 300 in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("end", ["pass", "raise UserError('wrong model')", "1 / 0"])
+def test_control_c_twice_ends_as_once_does_whatever_comes_of_it(end: str) -> None:
+    code = f"""
+import os, signal
+from llmprobe.cli.command import command
+from llmprobe.cli.main import main
+from llmprobe.ground.errors import UserError
+signal.signal(signal.SIGINT, signal.default_int_handler)
+@command("work", "Work.")
+def work(_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("kept")
+        {end}
+code = main(["work"])
+os.kill(os.getpid(), signal.SIGINT)
+raise SystemExit(code)
+"""
+    done = run_python(code)
+    assert (done.returncode, done.stdout) == (130, "kept\n")
+    assert done.stderr.startswith("llmprobe: interrupted; what was finished is kept")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_bug_shows_its_traceback_and_ends_with_1() -> None:

@@ -53,6 +53,12 @@ def labelled(*labels: str) -> str:
     return "text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels))
 
 
+def no_utf8() -> pa.Array:
+    """Texts by their type, of bytes that are none."""
+    _, *parts = pa.array([b"a", b"\xff"]).buffers()
+    return pa.StringArray.from_buffers(2, *parts)
+
+
 PARQUET = parquet(("text", ["a", "b"]), ("label", [0, 1]))
 LATIN = "text,label\na,0\ncafé,1\n"
 HUGE = 10_000_000 * "x"
@@ -165,6 +171,10 @@ PARQUETS: Cases = {
         parquet(("text", [b"a", b"b"]), ("label", [0, 1])),
         "row 1, column 'text': a bytes",
     ),
+    "no UTF-8": (parquet(("text", no_utf8()), ("label", [0, 1])), "cannot be read: Column 0"),
+    "no UTF-8 beside": (
+        parquet(("text", ["a", "b"]), ("label", [0, 1]), ("city", no_utf8())), "Column 2: In chunk 0: Invalid: Invalid UTF8"
+    ),
     "infinities": (
         parquet(("text", ["a", "b"]), ("label", [0.5, float("-inf")])),
         "row 2, column 'label': -inf is not finite",
@@ -198,6 +208,10 @@ def test_a_bad_file_is_refused_with_what_is_wrong_and_where(tmp_path: Path, what
         ({"group": "country"}, "no column 'country' (group); columns: text, label, city"),
         ({"encoding": "latn-1"}, "encoding 'latn-1' is not known; some that are: utf-8"),
         ({"encoding": "rot13"}, "encoding 'rot13' is not known"),
+        ({"encoding": "idna"}, "encoding 'idna' is not known"),
+        ({"encoding": "Punycode"}, "encoding 'Punycode' is not known"),
+        ({"encoding": "undefined"}, "encoding 'undefined' is not known"),
+        ({"encoding": "base64"}, "encoding 'base64' is not known"),
         ({"encoding": "a\0b"}, "is not known"),
         ({"encoding": "ascii"}, "line 2 is not ASCII"),
         ({"encoding": "unicode_escape"}, r"line 2 has '\udc00', half a character"),

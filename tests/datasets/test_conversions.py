@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import string
 from pathlib import Path
 
@@ -133,6 +134,32 @@ def test_a_file_with_a_part_missing_is_damaged(tmp_path: Path) -> None:
     whole().save(path)
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["label"]), path)
+    with pytest.raises(UserError, match=r"x\.parquet: damaged: "):
+        ConceptDataset.load(path)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [5, None, "x", [], {}, {"name": 5}, {"name": "x", "evil": "y"}, {"name": "x", "texts": ["a"]},
+     {"name": "x", "template": None}, {"name": "x", "template": "{text:>9999999999}"}],
+)  # fmt: skip
+def test_a_file_that_says_odd_things_of_itself_is_damaged(tmp_path: Path, facts: object) -> None:
+    path = tmp_path / "x.parquet"
+    whole().save(path)
+    table = pq.read_table(path)
+    facts = {"nested": [], **facts} if isinstance(facts, dict) else facts
+    metadata = {**table.schema.metadata, b"llmprobe": json.dumps(facts).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(UserError, match=r"x\.parquet: damaged: "):
+        ConceptDataset.load(path)
+
+
+def test_metadata_of_pandas_that_is_damaged_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    whole().save(path)
+    table = pq.read_table(path)
+    metadata = {**table.schema.metadata, b"pandas": b"[5"}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
     with pytest.raises(UserError, match=r"x\.parquet: damaged: "):
         ConceptDataset.load(path)
 

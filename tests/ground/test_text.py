@@ -1,11 +1,25 @@
 """Words as they stand in sentences, and mappings as lists of their leaves."""
 
 from llmprobe.ground.files import digest
-from llmprobe.ground.text import flatten, listed
+from llmprobe.ground.text import elide, flatten, listed, printable, shortened
 
 
 def test_words_are_listed_as_in_a_sentence() -> None:
     assert [listed("abc"[:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+def test_a_terminal_gets_visible_characters_alone() -> None:
+    hostile = "a\x1b[31mred\x07\x9b2J\u202e\ud800\r\nb"
+    assert printable(hostile) == "a?[31mred??2J????b"
+    assert printable(hostile, kept="\n") == "a?[31mred??2J???\nb"
+    assert elide(hostile, 8) == "a?[3…??b"
+    assert printable("é 表 😀 a\u00a0b") == "é 表 😀 a\u00a0b"
+
+
+def test_a_long_list_is_cut_and_says_how_long_it_was() -> None:
+    lines = [str(i) for i in range(1000)]
+    assert shortened(lines) == [*lines[:10], "and 990 more"]
+    assert shortened(lines[:10]) == lines[:10]
 
 
 def test_leaves_have_the_path_that_leads_to_them() -> None:

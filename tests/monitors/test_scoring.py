@@ -272,6 +272,17 @@ def test_what_is_no_probe_is_said(probe: Path, table: Path, tmp_path: Path, fail
     assert "there is no such file" in fails(tmp_path / "none", table)
 
 
+@pytest.mark.parametrize("revision", ["", "0" * 64])
+def test_a_model_on_this_disk_that_only_a_probe_names_is_not_read(
+    revision: str, probe: Path, table: Path, tmp_path: Path, fails, score
+) -> None:
+    own = load_probe(probe)
+    facts = {**own.facts, "revision": revision}
+    foreign = replace(own, facts=facts).save(tmp_path / "p.safetensors")
+    assert repr(own.facts["model_id"]) in fails(foreign, table)
+    score(foreign, table, "--model", own.facts["model_id"])
+
+
 def test_the_file_that_is_read_is_never_written(probe: Path, table: Path, fails) -> None:
     before = table.read_bytes()
     assert "is the file that is read" in fails(probe, table, "--out", table)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +216,19 @@ def without(path: Path, left_out: str) -> None:
     save_file(load_file(path), path, header)
 
 
+def with_entry(path: Path, **entry: Any) -> None:
+    """Write the file anew with another entry in its header."""
+    (name, value), *_ = entry.items()
+    save_file(load_file(path), path, header_of(path) | {name: json.dumps(value)})
+
+
+def with_number(path: Path, name: str, number: float) -> None:
+    """Write the file anew with another number at the beginning of a tensor."""
+    tensors = load_file(path)
+    tensors[name].flat[0] = number
+    save_file(tensors, path, header_of(path))
+
+
 def cut(path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -251,8 +265,36 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         "not a saved probe, or damaged",
     ),
     "classes of another probe": (
-        lambda path: save_file(load_file(path), path, header_of(path) | {"classes": '["a"]'}),
-        "does not fit 1 classes",
+        lambda path: with_entry(path, classes=["a", "b"]), "does not fit 2 classes",
+    ),
+    "one class": (lambda path: with_entry(path, classes=["a"]), "are not several, each once"),
+    "a class twice": (
+        lambda path: with_entry(path, classes=["a", "b", "a"]), "are not several, each once"
+    ),
+    "a class in two types": (
+        lambda path: with_entry(path, classes=["1", 1, "a"]), "are not several, each once"
+    ),
+    "classes that are none": (
+        lambda path: with_entry(path, classes=[None, {"a": 1}, "a"]), "are no words and numbers"
+    ),
+    "NaN": (lambda path: with_number(path, "coef.3", np.nan), "numbers that are not finite"),
+    "infinite": (lambda path: with_number(path, "intercept.7", np.inf), "that are not finite"),
+    "widths that differ": (
+        lambda path: with_entry(path, facts={"model_id": "m"}), "its layers differ in width"
+    ),
+    "facts of another type": (
+        lambda path: with_entry(path, facts={"template": 5}), "template is 5, which is no str"
+    ),
+    "facts in a list": (lambda path: with_entry(path, facts=[1]), "not a saved probe, or damaged"),
+    "scores of other layers": (
+        lambda path: with_entry(path, scores={"accuracy": [1.0], "log_loss": [1.0]}),
+        "are not one for each layer",
+    ),
+    "deep": (
+        lambda path: save_file(
+            load_file(path), path, header_of(path) | {"facts": "[" * 100_000}
+        ),
+        "maximum recursion depth",
     ),
     "no list of classes": (
         lambda path: save_file(load_file(path), path, header_of(path) | {"classes": "null"}),
