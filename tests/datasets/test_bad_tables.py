@@ -173,7 +173,8 @@ PARQUETS: Cases = {
     ),
     "no UTF-8": (parquet(("text", no_utf8()), ("label", [0, 1])), "cannot be read: Column 0"),
     "no UTF-8 beside": (
-        parquet(("text", ["a", "b"]), ("label", [0, 1]), ("city", no_utf8())), "cannot be read: Column 2"
+        parquet(("text", ["a", "b"]), ("label", [0, 1]), ("city", no_utf8())),
+        "cannot be read: Column 2",
     ),
     "infinities": (
         parquet(("text", ["a", "b"]), ("label", [0.5, float("-inf")])),
