@@ -29,6 +29,7 @@ from llmprobe.datasets.findings import (
     quoted_text,
 )
 from llmprobe.datasets.groups import group_indices
+from llmprobe.datasets.near_copies import near_copies
 from llmprobe.datasets.shortcut_words import Words, pairs, single_words
 from llmprobe.datasets.unlabelled import without_label
 from llmprobe.ground.errors import UserError
@@ -51,6 +52,11 @@ def check(dataset: ConceptDataset) -> list[Finding]:
     """
     numbers = dataset.labels.dtype.kind == "f"
     findings = [*_joined_lines(dataset), *_repeats(dataset), *_groups(dataset)]
+    if dataset.groups is None and (column := one_label_column(dataset)):
+        findings.append(Finding("warning", "groups", f"texts with one {quoted(column)} all have "
+                                "one label, and no group keeps them in one fold, so a probe that "
+                                "recognises it is right without the concept; use "
+                                f"`group: {column}`"))  # fmt: skip
     if not numbers:
         findings += [*_unlabelled(dataset), *_classes(dataset), *_majority(dataset)]
     # A copy of a text would count as evidence of its own.
@@ -58,9 +64,13 @@ def check(dataset: ConceptDataset) -> list[Finding]:
     if len(np.unique(dataset.labels[first])) > 1:
         distinct = dataset.take(np.sort(first))
         findings += _length_of_numbers(distinct) if numbers else _length(distinct)
+        twins: list[Finding] = []
         if not numbers and not _are_scores(distinct):
             words = Words.of(distinct.texts)
-            findings += [*single_words(distinct, words), *pairs(distinct, words)]
+            findings += single_words(distinct, words)
+            twins = list(pairs(distinct, words))
+        # Twins of opposite labels are near copies, of which more is said.
+        findings += twins or near_copies(distinct)
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -124,6 +134,31 @@ def _repeats(dataset: ConceptDataset) -> Iterator[Finding]:
         )
     level: Level = "warning" if contradictory or repeats >= n / 100 else "note"
     yield Finding(level, "repeats", f"{message}; copies stay in one fold and count as one")
+
+
+def one_label_column(dataset: ConceptDataset) -> str:
+    """Return a column whose values stand in the texts and have one label each, or "".
+
+    More often than labels dealt at random would have it.
+    """
+    if dataset.labels.dtype.kind == "f":
+        return ""
+    y = np.unique(dataset.labels, return_inverse=True)[1]
+    rates = np.bincount(y) / len(y)
+    for column, values in dataset.fields.items():
+        names = values.astype(str)
+        if not all(name in text for name, text in zip(names, dataset.texts, strict=True)):
+            continue
+        codes, distinct = names.factorize()
+        of_class = contingency(codes, y)
+        sizes = of_class.sum(axis=1)
+        shared = sizes > 1
+        if len(distinct) < _FEW or sizes[shared].sum() < len(y) / 2:
+            continue
+        by_chance = np.log((rates[:, None] ** sizes[shared]).sum(axis=0)).sum()
+        if (of_class[shared].max(axis=1) == sizes[shared]).all() and by_chance < np.log(ALPHA):
+            return str(column)
+    return ""
 
 
 def _groups(dataset: ConceptDataset) -> Iterator[Finding]:

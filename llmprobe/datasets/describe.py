@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig
-from llmprobe.datasets.checks import check
+from llmprobe.datasets.checks import check, one_label_column
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.datasets.findings import percent
+from llmprobe.datasets.findings import Finding, percent
 from llmprobe.datasets.from_config import sampled, untemplated_dataset
 from llmprobe.datasets.perturb import perturbed
 from llmprobe.datasets.published.entry import PublishedDataset
@@ -34,6 +34,9 @@ _KEY = 10
 _EXAMPLES = 8
 _LONGEST_EXAMPLE = 240
 _MOST_READ = 2000
+_TOLD = 0.95
+"""Share of labels that a bag of words tells, from which on there is nothing left for a probe."""
+_BELOW = 0.1
 _LABELS = 10
 """Classes, at most, whose sizes are listed."""
 
@@ -114,6 +117,7 @@ def describe(
     read = templated(dataset, dataset.template) if dataset.template else dataset
     known = config is not None and not config.is_own and config.name in REGISTRY
     entry = REGISTRY[config.name] if config and known else None
+    words, from_words = _words(read, surface) if surface else ("", [])
     offered = ", ".join([*wordings, "prefix_noise", "typos", "case"])
     if config and config.perturb:
         offered = f"{config.perturb.kind} (done here); offered: {offered}"
@@ -124,7 +128,7 @@ def describe(
         "version": dataset.version,
         "size": _size(read),
         "labels": _balance(dataset.labels),
-        "words": _words(read, surface) if surface else "",
+        "words": words,
         "fields": ", ".join(_field(str(c), dataset.fields[c]) for c in dataset.fields.columns),
         "template": dataset.template.replace("\n", "\\n"),
         "options": ", ".join(_options(entry, config)) if entry and config else "",
@@ -134,7 +138,7 @@ def describe(
     lines = [dataset.name, *_wrapped(dataset.description), ""]
     for key, value in facts.items():
         lines += _wrapped(value, f"{key:<{_KEY}}", _KEY)
-    for number, finding in enumerate(_findings(read)):
+    for number, finding in enumerate(_finding_lines([*from_words, *check(read)])):
         lines += _wrapped(finding, f"{'' if number else 'checks':<{_KEY}}", _KEY + 9)
     return "\n".join([*lines, "", *_example_table(dataset)])
 
@@ -173,17 +177,32 @@ def _balance(labels: np.ndarray) -> str:
     return f"{', '.join(listed)}; majority rate {percent(largest[0][1] / len(labels))}"
 
 
-def _words(dataset: ConceptDataset, surface: Surface) -> str:
-    """Say how often a bag of words is right, of at most ``_MOST_READ`` texts."""
+def _words(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding]]:
+    """Say how often a bag of words is right, of at most ``_MOST_READ`` texts, and what follows."""
     if dataset.labels.dtype.kind == "f":
-        return ""
+        return "", []
     try:
         some = dataset.sample(_MOST_READ)
         accuracy = surface(some.texts, some.labels, some.units)
     except UserError:  # Too few to be split.
-        return ""
+        return "", []
     of = f" ({len(some):,} of the texts)" if len(some) < len(dataset) else ""
-    return f"a bag of words gets {percent(accuracy)} right, out of fold{of}"
+    said = f"a bag of words gets {percent(accuracy)} right, out of fold{of}"
+    majority = max(Counter(some.labels.tolist()).values()) / len(some)
+    findings = []
+    if accuracy >= _TOLD and majority < _TOLD:
+        column = one_label_column(dataset)
+        remedy = f"use `group: {column}`" if column else "give texts on one subject one group"
+        findings.append(Finding("warning", "surface", f"the words alone get {percent(accuracy)} "
+                                "right, so a probe that does shows no more than they do; if it is "
+                                "whom or what a text is about that has the label, "
+                                f"{remedy}"))  # fmt: skip
+    elif accuracy < majority - _BELOW:
+        findings.append(Finding("warning", "surface", f"the words alone get {percent(accuracy)} "
+                                f"right, below the majority rate of {percent(majority)}: texts "
+                                "that a split sets apart share words and have opposite labels, so "
+                                "words are no floor here"))  # fmt: skip
+    return said, findings
 
 
 def _field(name: str, values: pd.Series) -> str:
@@ -204,9 +223,8 @@ def _options(entry: Entry, config: DatasetConfig) -> Iterator[str]:
         yield f"{name}={value!r}" + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _findings(dataset: ConceptDataset) -> list[str]:
+def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     """Return a line for each finding, but for the majority rate, which stands with the labels."""
-    findings = check(dataset)
     listed = [f for f in findings if (f.level, f.check) != ("note", "majority")]
     return [f"{f.level:<9}{f.message}" for f in listed] or ["nothing found"]
 

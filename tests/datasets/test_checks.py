@@ -408,6 +408,38 @@ def test_pairs_are_found_among_several_classes() -> None:
     assert found(made(texts, labels), "pairs") is not None
 
 
+def test_near_copies_that_a_split_may_set_apart_are_named() -> None:
+    texts = sentences(200)
+    labels = np.random.default_rng(1).integers(2, size=200)
+    copies = [f"RT {text.removesuffix('.')} lol" for text in texts[:20]]
+    near = made(texts + copies, [*labels, *labels[:20]])
+    finding = found(near, "copies")
+    assert finding is not None
+    assert finding.level == "warning"
+    n = len([text for text in texts[:20] if len(text.split()) > 6])
+    assert int(finding.message.split()[0]) >= 2 * n
+    assert "100.0 % of such pairs have one label; give them one group" in finding.message
+    grouped = made(near.texts, near.labels, [*range(200), *range(20)])
+    assert found(grouped, "copies") is None
+    asked = templated(near, f"{sentences(1, 9)[0]} {{text}}")
+    assert (found(asked, "copies") or finding).message == finding.message
+    other = made(near.texts, [*labels, *np.arange(20) % 2])
+    assert (found(other, "copies") or finding).level == "note"
+
+
+def test_a_column_whose_values_have_one_label_each_is_named_as_a_group() -> None:
+    who = [SUBJECTS[i // 5] for i in range(200)]
+    fields = pd.DataFrame({"row": np.arange(200), "who": who})
+    labels = np.random.default_rng(0).integers(2, size=40).repeat(5)
+    assert found(made(sentences(200), labels, fields=fields), "groups") is None
+    texts = [f"{name} {text}" for name, text in zip(who, sentences(200), strict=True)]
+    finding = found(made(texts, labels, fields=fields), "groups")
+    assert finding is not None
+    assert "texts with one 'who' all have one label" in finding.message
+    assert "use `group: who`" in finding.message
+    assert found(made(texts, np.arange(200) % 2, fields=fields), "groups") is None
+
+
 def test_every_sentence_stands_for_itself() -> None:
     """The messages are printed after a name and a colon, one a line."""
     texts, labels, _ = pairs()

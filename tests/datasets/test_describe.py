@@ -124,6 +124,26 @@ def test_what_the_checks_find_is_in_the_description() -> None:
     assert lines_of(describe(only_one))["checks"].startswith("error    all 4 texts are the same")
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "words"),
+    [
+        (1.0, "the words alone get 100.0 % right, so a probe that does shows no more than they do; "
+              "if it is whom or what a text is about that has the label, use `group: who`"),
+        (0.2, "the words alone get 20.0 % right, below the majority rate of 50.0 %"),
+        (0.8, ""),
+    ],
+)  # fmt: skip
+def test_a_conclusion_is_drawn_from_the_bag_of_words(accuracy: float, words: str) -> None:
+    who = pd.DataFrame({"who": [f"person {i // 4}" for i in range(80)]})
+    labels = np.random.default_rng(0).integers(2, size=20).repeat(4)
+    labels[:40] = 1 - labels[40:]
+    texts = [f"statement {i} of {name}" for i, name in enumerate(who["who"])]
+    dataset = ConceptDataset("made", texts, labels, fields=who)
+    said = " ".join(describe(dataset, surface=lambda *_: accuracy).split())
+    assert words in said
+    assert ("the words alone" in said) == bool(words)
+
+
 def test_a_template_is_shown_once_and_counted_in_the_lengths() -> None:
     dataset = made(template="True or false?\n{text}")
     said = describe(dataset)
