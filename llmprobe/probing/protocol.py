@@ -265,9 +265,9 @@ def probe_states(
         pd.DataFrame([summary]).reindex(columns=columns_of("summary")),
         predictions,
         pd.DataFrame(curve, columns=columns_of("learning_curve")),
-        rivals,
         (kept,),
         (fold0,),
+        rivals,
     )
 
 

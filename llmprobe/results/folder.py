@@ -191,7 +191,7 @@ def read_results(out: Path, details: bool = True) -> Results:
         summary,
         predictions,
         learning_curve,
-        rivals,
+        rivals=rivals,
         examples=examples,
         environment=environment,
         config=config,

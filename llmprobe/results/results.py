@@ -30,15 +30,15 @@ class Results:
     the example lies beside the probe (``probing.probe_plane``)."""
     learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each layer × fraction of the training groups, where those were asked for."""
-    rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """A row for each rival of a curve × scored example: what it answers out-of-fold, as in the
-    predictions. Rivals are a bag of words, the mean of the token embeddings and the best layer of
-    the untrained network."""
     probes: tuple[SavedProbe, ...] = ()
     """For each model × dataset, the probes of all layers, fitted on all examples or, with a
     test set, on all others. Not read back with a run folder: ``load_probe`` reads each."""
     fold0_probes: tuple[SavedProbe, ...] = ()
     """Those probes fitted without the examples of fold 0: for a look at examples no probe saw."""
+    rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row for each rival of a curve × scored example: what it answers out-of-fold, as in the
+    predictions. Rivals are a bag of words, the mean of the token embeddings and the best layer of
+    the untrained network."""
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What predictions are about: a row for each dataset × example, with its text, label, group
     and fields; empty where examples are no texts."""
