@@ -103,6 +103,8 @@ def _ending(error: BaseException) -> tuple[int, str]:
         # The reader, such as `head`, has gone; what is still in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
+    if isinstance(error, UnicodeEncodeError):
+        return 2, f"{error.object!a:.80} is no text: it has half a character"
     if isinstance(error, MemoryError):
         return 1, f"out of memory: {first_line(error)}; what was finished is kept"
     if disk_is_full(error):

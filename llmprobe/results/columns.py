@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, is_string_dtype
+
 from llmprobe.results.metrics import METRICS
 
 CURVE = ("model", "dataset")
@@ -41,6 +44,37 @@ _OF_AN_EXAMPLE = (
     *("model", "dataset", "layer", "example", "fold", "label", "predicted", "score"),
     *("along", "across"),
 )
+
+
+_WORDS = (
+    *("model", "dataset", "site", "position", "probe", "main_score", "classes", "label"),
+    *("predicted", "text", "group", "fields", "rival"),
+)
+"""Columns of words; all others that are known are of numbers."""
+_NUMBERED = ("layer", "example")
+"""Columns of whole numbers, which are places in lists."""
+
+
+def wrong_column(rows: pd.DataFrame, table: str) -> str | None:
+    """Return a column of a table in which other than words, or numbers, stands; None without one.
+
+    A column that is not known may have either.
+    """
+    known = columns_of(table)
+    for column in rows.columns:
+        values = rows[column].dropna()
+        if column in _WORDS:
+            is_right = is_string_dtype(values)
+        elif column in _NUMBERED:
+            # With gaps they are no integers to pandas, and whoever needs them says that some lack.
+            is_right = is_integer_dtype(values) or rows[column].hasnans
+        elif column in known:
+            is_right = is_numeric_dtype(values) and not is_bool_dtype(values)
+        else:
+            is_right = is_numeric_dtype(values) or is_string_dtype(values)
+        if not is_right and not values.empty:
+            return str(column)
+    return None
 
 
 def result_columns() -> list[str]:

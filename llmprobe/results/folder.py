@@ -24,7 +24,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import disk_is_full, write_text
 from llmprobe.ground.lease import lease
 from llmprobe.ground.text import listed
-from llmprobe.results.columns import columns_of
+from llmprobe.results.columns import columns_of, wrong_column
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
 
@@ -261,6 +261,9 @@ def read_table(folder: Path, name: str, any_version: bool = False) -> pd.DataFra
         ) from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise _damaged(path, error) from None
+    wrong = wrong_column(table, name)
+    if wrong is not None:
+        raise _damaged(path, f"its column {wrong!r:.40} has other things than words or numbers")
     absent = set(columns_of(name)) - set(table.columns)
     if absent and not any_version:
         raise UserError(
@@ -303,7 +306,7 @@ def read_environment(out: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(read_back(path))
         for kind, things in (("models", facts["models"]), ("datasets", facts.get("datasets", []))):
             facts[kind] = [{**thing, "name": str(thing["name"])} for thing in things]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
     return facts
 

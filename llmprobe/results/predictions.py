@@ -76,7 +76,7 @@ class LayerScores:
         layers = []
         for score, came_true in zip(self.score, np.broadcast_to(truth, self.score.shape),
                                     strict=True):  # fmt: skip
-            bin_of = np.minimum((score * BINS).astype(int), BINS - 1)
+            bin_of = np.clip(score * BINS, 0, BINS - 1).astype(int)
             count, total, true = (
                 np.bincount(bin_of, weights, BINS) for weights in (None, score, came_true)
             )

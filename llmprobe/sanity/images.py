@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmprobe.config.load import validated
 from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets import hub
 from llmprobe.ground.errors import NotOnDiskError, UserError, suggestion
@@ -249,7 +250,7 @@ def _from_folder(folder: Path, name: str) -> Images:
 def _from_hub(name: str, revision: str | None = None) -> Images:
     import datasets
 
-    config = DatasetConfig(hub=name, revision=revision)
+    config = validated(DatasetConfig, {"hub": name, "revision": revision}, f"--data {name}")
     try:
         with hub.quiet():
             commit = hub.latest_commit(config)

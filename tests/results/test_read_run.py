@@ -129,6 +129,22 @@ def test_a_file_with_other_content_is_named_and_not_read(out: Path, name: str) -
     assert read_results(out).notes == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [("results", "accuracy", "high"), ("results", "layer", 0.5), ("results", "dataset", ["a"]),
+     ("summary", "peak_accuracy", b"1"), ("summary", "model", 5), ("summary", "own", {"a": 1})],
+)  # fmt: skip
+def test_a_strangers_table_of_other_types_is_refused(
+    out: Path, name: str, column: str, value: object
+) -> None:
+    (out / DIGESTS).unlink()  # A stranger can leave them out, or write others.
+    path = out / f"{name}.parquet"
+    rows = pd.read_parquet(path)
+    rows.assign(**{column: pd.Series([value] * len(rows))}).to_parquet(path, index=False)
+    with pytest.raises(UserError, match=f"{name}.parquet: missing or damaged .*{column}"):
+        read_results(out)
+
+
 def test_a_table_of_another_run_is_not_read(whole: Path, out: Path) -> None:
     results = read_results(whole)
     other = replace(results, table=results.table.assign(accuracy=0.5))
