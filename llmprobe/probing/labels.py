@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import gammaln  # type: ignore[import-untyped]
 
 from llmprobe.datasets.groups import group_indices
 
@@ -13,7 +14,7 @@ _SHUFFLED, _CONTROL, _PORTIONS = 1, 2, 3
 seed must not meet their own order again."""
 
 ENOUGH_GROUPS = 5
-"""Groups of one size that exchange labels among themselves alone (5! orders)."""
+"""Groups of like sizes that exchange labels among themselves alone, at least."""
 
 ONLINE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Of the training data, where an online code changes its probe (Voita & Titov 2020)."""
@@ -22,17 +23,12 @@ ONLINE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.2
 def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
     """Draw labels as they could be if rows carried nothing about them. -> [n, times]
 
-    Multi-level block permutation (Winkler et al. 2015, NeuroImage): labels are shuffled inside
-    each group, and groups exchange their whole lists of labels. Labels that always come as one of
-    each in a group stay so, and labels that are constant in groups stay constant, as dependent on
-    each other as those observed. Totals are kept. Without groups, a plain shuffle.
-
-    Lists change places among groups of equal size, which makes the test exact. Groups whose size
-    is shared by fewer than ``ENOUGH_GROUPS`` go together: their lists, in random order, are laid
-    end to end and dealt out to the groups in turn. This keeps runs of labels together but cuts
-    some, so dependence inside those groups is kept only approximately. So is everything where
-    exchange among equals would leave most rows as they are, most sizes having a label of their
-    own: then all lists are dealt out together.
+    Multi-level block permutation (Winkler et al. 2015, NeuroImage). What may change places is the
+    group, since rows of one are not independent: groups of one label each exchange it, and groups
+    of several labels exchange their lists with groups of the same size. Inside a group, labels are
+    shuffled. Exchange is among groups of like size (`_blocks`): where labels go with size, those
+    of a large group would be as likely in a small one otherwise, and the test would reject that.
+    Without groups, a plain shuffle.
 
     Parameters
     ----------
@@ -43,15 +39,43 @@ def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: 
     """
     rng = np.random.default_rng([seed, _SHUFFLED])
     group_of = group_indices(groups, len(y))
+    sizes = np.bincount(group_of)
     block_of = _blocks(y, group_of)
-    receiving = np.lexsort((group_of, block_of[group_of]))
+    starts = sizes.cumsum() - sizes
+    receivers = np.argsort(block_of, kind="stable")
+    rows = np.argsort(group_of, kind="stable")
+    place = np.arange(len(y)) - starts[group_of[rows]]
+    donor_of = np.empty(len(sizes), dtype=int)
     shuffled = np.empty((times, len(y)), dtype=y.dtype)
     for relabelled in shuffled:
-        # Sorted by this, rows are in random order within groups, those within blocks.
-        place = np.empty(len(block_of))
-        place[np.argsort(block_of + rng.random(len(block_of)))] = np.arange(len(block_of))
-        relabelled[receiving] = y[np.argsort(place[group_of] + rng.random(len(y)))]
+        donor_of[receivers] = np.argsort(block_of + rng.random(len(sizes)))
+        donor = donor_of[group_of[rows]]
+        # Lists are as long as their receivers, or of one label, which may be repeated.
+        source = starts[donor] + place % sizes[donor]
+        relabelled[rows] = y[np.argsort(group_of + rng.random(len(y)))][source]
     return shuffled.T
+
+
+def relabellings(y: np.ndarray, groups: np.ndarray | None) -> float:
+    """Count the different labellings that `shuffled_labels` can draw; infinite above 1e300."""
+    group_of = group_indices(groups, len(y))
+    block_of = _blocks(y, group_of)
+    _, value = np.unique(y, return_inverse=True)
+    lists = np.zeros((len(block_of), int(value.max()) + 1), dtype=int)
+    np.add.at(lists, (group_of, value), 1)
+    inside = _log_orders(lists[(lists > 0).sum(axis=1) > 1])
+    constant = (lists > 0).sum(axis=1) == 1
+    kinds = np.where(constant[:, None], lists > 0, lists)  # Equal for groups that may stand in.
+    between = 0.0
+    for block in np.unique(block_of):
+        same = np.unique(kinds[block_of == block], axis=0, return_counts=True)[1]
+        between += _log_orders(same[None])
+    return float(np.exp(inside + between)) if inside + between < np.log(1e300) else np.inf
+
+
+def _log_orders(counts: np.ndarray) -> float:
+    """Return the logarithm of the product of the rows' multinomial coefficients. [m, k]"""
+    return float((gammaln(counts.sum(axis=1) + 1) - gammaln(counts + 1).sum(axis=1)).sum())
 
 
 def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
@@ -173,9 +197,24 @@ def portions(
 
 
 def _blocks(y: np.ndarray, group_of: np.ndarray) -> np.ndarray:
-    """Return the block of each group, among whose groups lists of labels are exchanged. -> [G]"""
+    """Return the block of each group, whose groups exchange what they have. -> [G]
+
+    A group of several labels is in a block with those of its size. Groups of one label each go by
+    size into as many blocks as hold `ENOUGH_GROUPS`; groups of one size are never parted.
+    """
     sizes = np.bincount(group_of)
-    block_of = np.where(np.bincount(sizes)[sizes] < ENOUGH_GROUPS, 0, sizes)
-    labels = (y[block_of[group_of] == block] for block in np.unique(block_of))
-    stuck = sum(len(of_block) for of_block in labels if (of_block == of_block[0]).all())
-    return np.zeros_like(block_of) if 2 * stuck > len(y) else block_of
+    low, high = (np.full(len(sizes), fill) for fill in (y.max(), y.min()))
+    np.minimum.at(low, group_of, y)
+    np.maximum.at(high, group_of, y)
+    constant = low == high
+    lengths, members = np.unique(sizes[constant], return_counts=True)
+    stratum, blocks, filled = {}, 0, 0
+    left = int(members.sum())
+    for length, count in zip(lengths, members, strict=True):
+        if filled >= ENOUGH_GROUPS and left >= ENOUGH_GROUPS:
+            blocks, filled = blocks + 1, 0
+        stratum[length] = blocks
+        filled, left = filled + count, left - count
+    block_of = sizes + blocks
+    block_of[constant] = [stratum[size] for size in sizes[constant]]
+    return block_of
