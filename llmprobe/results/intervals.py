@@ -5,6 +5,15 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
+TRAINING_VARIANCE = 1.7
+"""How much the variance of a cross-validated score is above that over resamples of predictions, in
+times of their instability (`metrics.instability`): other examples would have trained other probes
+too. Bates, Hastie & Tibshirani (2023) estimate that from hundreds of splits; in simulations the
+variance was 0.8 to 1.3 times that over resamples where the instability was 0.11 to 0.15, and 1.3 to
+1.9 times where it was 0.25 to 0.4."""
+UNKNOWN_INSTABILITY = 0.3
+"""The instability that is assumed where folds were not repeated."""
+
 PRIOR_GROUPS = 0.1
 """How many groups wholly on the rarer side an interval takes for granted: see `unit_interval`."""
 

@@ -10,7 +10,7 @@ is all that a new one takes: its columns, interval, heatmap and place on the pag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,8 @@ import pandas as pd
 
 from llmprobe.ground.registry import Registry
 from llmprobe.results.intervals import (
+    TRAINING_VARIANCE,
+    UNKNOWN_INSTABILITY,
     below_one_interval,
     correlation_interval,
     positive_interval,
@@ -49,6 +51,9 @@ class Predictions:
     """Probabilities of the classes [n, C], or predicted numbers [n]."""
     resamples: Resamples
     """B resamples of the examples."""
+    fold_of: np.ndarray | None = None
+    """The fold of each example, whose probe predicted it; None where one probe predicted all. [n]
+    """
 
     @property
     def n_classes(self) -> int:
@@ -72,6 +77,13 @@ class Predictions:
         """Whether that is the class of the example. [n] bool"""
         right: np.ndarray = self.choice == self.truth
         return right
+
+    @property
+    def folds(self) -> list[np.ndarray]:
+        """Return the indices of the examples of each fold."""
+        if self.fold_of is None:
+            return [np.arange(len(self.truth))]
+        return [np.flatnonzero(self.fold_of == fold) for fold in np.unique(self.fold_of)]
 
     @property
     def ranked_classes(self) -> range:
@@ -139,19 +151,46 @@ class Metric:
             raise ValueError(f"{self.name} is not made of predictions alone.")
         return float(self.compute(replace(predictions, resamples=predictions.resamples.once))[0])
 
-    def score(self, predictions: Predictions) -> dict[str, float]:
-        """Compute the metric and the ends of its interval, by column."""
-        estimate, resamples = self.estimate(predictions), predictions.resamples
-        if self.compute is None or self.interval is None:
+    def resampled(self, repeats: Sequence[Predictions]) -> np.ndarray:
+        """Compute the mean over repeats of the folds, in each resample. [B]"""
+        if self.compute is None:
+            raise ValueError(f"{self.name} is not made of predictions alone.")
+        mean: np.ndarray = np.mean([self.compute(repeat) for repeat in repeats], axis=0)
+        return mean
+
+    def score(self, repeats: Sequence[Predictions]) -> dict[str, float]:
+        """Compute the mean over repeats of the folds and the ends of its interval, by column."""
+        estimate = float(np.mean([self.estimate(repeat) for repeat in repeats]))
+        if self.interval is None:
             return {self.name: estimate}
-        resampled = self.compute(predictions)
+        resampled, resamples = self.resampled(repeats), repeats[0].resamples
         # Only the resamples that have all classes, as far as the metric needs them.
         resampled = resampled[np.isfinite(resampled)]
         variance = float(resampled.var(dtype=float)) if len(resampled) else np.nan
-        truth = predictions.truth
+        variance *= 1 + TRAINING_VARIANCE * instability(repeats)
+        truth = repeats[0].truth
         weights = 1 / np.bincount(truth)[truth] if self.class_balanced else None
         ends = INTERVALS[self.interval](estimate, variance, resamples.effective_size(weights))
         return dict(zip(self.columns, (estimate, *ends), strict=True))
+
+
+def instability(repeats: Sequence[Predictions]) -> float:
+    """Return how much it matters to an example which others its probe was trained on, 0 to 1.
+
+    That is the share of the variance of being right (of numbers: of the squared error) that is
+    between repeats of the folds. 0 where one probe predicted all examples; `UNKNOWN_INSTABILITY`
+    where the folds were not repeated.
+    """
+    if len(repeats[0].folds) < 2:
+        return 0.0
+    if len(repeats) < 2:
+        return UNKNOWN_INSTABILITY
+    merits = np.array(
+        [of.right if of.predicted.ndim == 2 else (of.predicted - of.truth) ** 2 for of in repeats],
+        dtype=float,
+    )
+    total = float(merits.var())
+    return min(float(merits.var(axis=0, ddof=1).mean()) / total, 1.0) if total else 0.0
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -190,25 +229,17 @@ def metric(
     return register
 
 
-def score(truth: np.ndarray, predicted: np.ndarray, resamples: Resamples) -> dict[str, float]:
+def score(repeats: Sequence[Predictions]) -> dict[str, float]:
     """Compute each metric of one layer and the ends of its interval, by column.
 
-    Parameters
-    ----------
-    truth
-        Class indices, or numbers. [n]
-    predicted
-        Out-of-fold: probabilities [n, C], or numbers [n].
-    resamples
-        Of the n examples.
+    ``repeats`` are the out-of-fold predictions of the same examples in each repeat of the folds.
     """
-    predictions = Predictions(truth, predicted, resamples)
-    target = "classes" if predicted.ndim == 2 else "numbers"
+    target = "classes" if repeats[0].predicted.ndim == 2 else "numbers"
     return {
         column: value
         for metric in METRICS.values()
         if metric.compute is not None and metric.target == target
-        for column, value in metric.score(predictions).items()
+        for column, value in metric.score(repeats).items()
     }
 
 
@@ -255,11 +286,13 @@ def balanced_accuracy(predictions: Predictions) -> np.ndarray:
 def auroc(predictions: Predictions) -> np.ndarray:
     """Compute the area under the ROC curve: of the last of two classes, else the one-vs-rest mean.
 
-    It is pooled: examples of different folds are ranked against each other.
+    Within folds: the share of the pairs of a positive and a negative example of one fold that are
+    in order. (Examples of different folds are scored by different probes: pooled, they are ranked
+    by the shares of the classes that these were fitted on too, which lie against the labels.) Folds
+    without both classes have no pairs; NaN where no fold has any. Forman & Scholz 2010, section 3.
     """
-    resamples = predictions.resamples
     areas = [
-        _auroc(predictions.truth == k, predictions.predicted[:, k], resamples)
+        _auroc(predictions.truth == k, predictions.predicted[:, k], predictions)
         for k in predictions.ranked_classes
     ]
     return _mean(np.stack(areas, axis=-1))
@@ -315,8 +348,11 @@ def ece(predictions: Predictions) -> np.ndarray:
 @metric("rank_correlation", "rank correlation", target="numbers", interval="correlation",
         chance=0.0)  # fmt: skip
 def rank_correlation(predictions: Predictions) -> np.ndarray:
-    """Compute Spearman's correlation of labels and predictions; each resample is ranked anew."""
-    return _spearman(predictions.truth, predictions.predicted, predictions.resamples)
+    """Compute Spearman's correlation of labels and predictions, within folds as the AUROC is.
+
+    The mean over folds, weighted by their examples; each resample is ranked anew.
+    """
+    return _spearman(predictions)
 
 
 @metric("mean_absolute_error", "mean absolute error", target="numbers", interval="positive",
@@ -329,11 +365,13 @@ def mean_absolute_error(predictions: Predictions) -> np.ndarray:
 
 
 for of_protocol in (
+    Metric("skill", "skill", chance=0.0, chance_name="as an intercept"),
     Metric("majority_accuracy", "majority class", "classes"),
     Metric("control_accuracy", "random labels", "classes"),
     Metric("control_r2", "random labels’ R²", "numbers"),
     Metric("selectivity", "selectivity", chance=0.0, chance_name="as random labels", heatmap=True),
     Metric("random_weights_accuracy", "random weights", "classes"),
+    Metric("random_weights_auroc", "random weights’ AUROC", "classes"),
     Metric("code_length", "description length (kbit)", "classes"),
     Metric("compression", "compression", "classes"),
     Metric("compression_range_low", "compression, range from", "classes"),
@@ -365,51 +403,55 @@ def _mean(by_class: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _auroc(positive: np.ndarray, scores: np.ndarray, resamples: Resamples) -> np.ndarray:
-    """Compute the share of positive-negative pairs in order, ties for half, in each resample.
+def _auroc(positive: np.ndarray, scores: np.ndarray, predictions: Predictions) -> np.ndarray:
+    """Compute the share of positive-negative pairs of a fold in order, ties for half.
 
-    positive, scores: [n]. -> [B], NaN where a class is missing
+    positive, scores: [n]. -> of each resample [B], NaN where no fold has a pair
     """
-    group_of, counts = resamples.group_of, resamples.counts
-    negatives = np.flatnonzero(~positive)
-    negatives = negatives[scores[negatives].argsort()]
-    places = _places(scores[negatives], scores[positive])
-    areas = np.empty(counts.shape[1])
-    for part in chunks(len(areas), len(scores)):
-        part_counts = counts[:, part]
-        weights = floats(part_counts, part_counts)
-        lost = weights[group_of[negatives]]
-        won = weights[group_of[positive]]
-        pairs = won.sum(axis=0, dtype=float) * lost.sum(axis=0, dtype=float)
-        with np.errstate(invalid="ignore"):
-            areas[part] = np.einsum("pb,pb->b", won, _weight_below(lost, *places)) / pairs
+    counts, group_of = predictions.resamples.counts, predictions.resamples.group_of
+    in_order, pairs = np.zeros((2, counts.shape[1]))
+    for rows in predictions.folds:
+        positives, negatives = rows[positive[rows]], rows[~positive[rows]]
+        negatives = negatives[scores[negatives].argsort()]
+        places = _places(scores[negatives], scores[positives])
+        for part in chunks(len(pairs), len(scores)):
+            weights = floats(counts[:, part], counts)
+            lost, won = weights[group_of[negatives]], weights[group_of[positives]]
+            pairs[part] += won.sum(axis=0, dtype=float) * lost.sum(axis=0, dtype=float)
+            in_order[part] += np.einsum("pb,pb->b", won, _weight_below(lost, *places))
+    with np.errstate(invalid="ignore"):
+        areas: np.ndarray = in_order / pairs
     return areas
 
 
-def _spearman(y: np.ndarray, predicted: np.ndarray, resamples: Resamples) -> np.ndarray:
+def _spearman(predictions: Predictions) -> np.ndarray:
     """Compute Spearman's correlation in each resample [B], of ranks within it, ties sharing theirs.
 
-    y, predicted: [n]
+    NaN where no fold has one.
     """
-    group_of, counts = resamples.group_of, resamples.counts
-    orders = y.argsort(), predicted.argsort()
-    places = [
-        _places(values[order], values) for values, order in zip((y, predicted), orders, strict=True)
-    ]
-    correlations = np.empty(counts.shape[1])
-    for part in chunks(len(correlations), len(y)):
-        part_counts = counts[:, part]
-        weights = floats(part_counts, part_counts)[group_of]
-        total = weights.sum(axis=0)
-        # A weighted mean of ranks is half the total weight, whatever the weights and ties.
-        a, b = (
-            _weight_below(weights[order], *place) / total - 0.5
-            for order, place in zip(orders, places, strict=True)
-        )
-        with np.errstate(invalid="ignore"):
-            correlations[part] = (weights * a * b).sum(axis=0) / np.sqrt(
-                (weights * a**2).sum(axis=0) * (weights * b**2).sum(axis=0)
-            )
+    counts, group_of = predictions.resamples.counts, predictions.resamples.group_of
+    weighted, total = np.zeros((2, counts.shape[1]))
+    for rows in predictions.folds:
+        values = predictions.truth[rows], predictions.predicted[rows]
+        orders = [of.argsort() for of in values]
+        places = [_places(of[order], of) for of, order in zip(values, orders, strict=True)]
+        for part in chunks(len(total), len(group_of)):
+            weights = floats(counts[:, part], counts)[group_of[rows]]
+            size = weights.sum(axis=0)
+            with np.errstate(invalid="ignore"):
+                # A weighted mean of ranks is half the total weight, whatever the weights and ties.
+                a, b = (
+                    _weight_below(weights[order], *place) / size - 0.5
+                    for order, place in zip(orders, places, strict=True)
+                )
+                correlation = (weights * a * b).sum(axis=0) / np.sqrt(
+                    (weights * a**2).sum(axis=0) * (weights * b**2).sum(axis=0)
+                )
+            there = np.isfinite(correlation)
+            weighted[part] += np.where(there, correlation * size, 0)
+            total[part] += np.where(there, size, 0)
+    with np.errstate(invalid="ignore"):
+        correlations: np.ndarray = weighted / total
     return correlations
 
 

@@ -25,6 +25,10 @@ from llmprobe.results.resampling import Resamples
 SCORES = ("accuracy", "balanced_accuracy", "f1", "auroc", "log_loss", "brier", "ece")
 
 
+def scores(truth: np.ndarray, predicted: np.ndarray, resamples: Resamples) -> dict[str, float]:
+    return score([Predictions(truth, predicted, resamples)])
+
+
 def guesses(n_classes: int, seed: int = 0, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities that know something of them, with ties."""
     rng = np.random.default_rng(seed)
@@ -34,7 +38,7 @@ def guesses(n_classes: int, seed: int = 0, n: int = 200) -> tuple[np.ndarray, np
 
 
 def points(y: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    found = score(y, probabilities, Resamples(len(y), samples=10))
+    found = scores(y, probabilities, Resamples(len(y), samples=10))
     return {name: found[name] for name in SCORES}
 
 
@@ -92,7 +96,7 @@ def test_scores_of_continuous_targets_are_the_fields() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(1e4, 3, 150).round()
     predicted = y + rng.normal(0, 2, 150).round()
-    found = score(y, predicted, Resamples(150))
+    found = scores(y, predicted, Resamples(150))
     ranks = [np.searchsorted(np.sort(v), v) + np.searchsorted(np.sort(v), v, "right") for v in
              (y, predicted)]  # fmt: skip
     assert found["r2"] == pytest.approx(metrics.r2_score(y, predicted))
@@ -165,8 +169,8 @@ def test_the_size_of_a_part_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
     def found() -> tuple[Resamples, dict[str, float], dict[str, float]]:
         resamples = Resamples(200, groups, samples=301)
-        continuous = score(probabilities[:, 0], probabilities[:, 1], resamples)
-        return resamples, score(y, probabilities, resamples), continuous
+        continuous = scores(probabilities[:, 0], probabilities[:, 1], resamples)
+        return resamples, scores(y, probabilities, resamples), continuous
 
     whole = found()
     monkeypatch.setattr(resampling, "CHUNK", 1999)
@@ -262,7 +266,7 @@ def test_other_metrics_intervals_cover_the_truth_too(distance: float) -> None:
     covered = []
     for seed in range(1, 251):
         y, probabilities, _ = gaussian(60, distance, seed)
-        found = score(y, probabilities, resamples)
+        found = scores(y, probabilities, resamples)
         covered.append([found[f"{m}_low"] <= truth[m] <= found[f"{m}_high"] for m in names])
     assert np.mean(covered, axis=0) == pytest.approx(0.955, abs=0.04)
 
@@ -279,7 +283,7 @@ def test_intervals_of_continuous_targets_cover_the_truth(unexplained: float) -> 
         known, noise = 0.8 * rng.normal(size=(2, 50))[:, resamples.group_of] + 0.6 * rng.normal(
             size=(2, 100)
         )
-        found = score(known + np.sqrt(unexplained) * noise, known, resamples)
+        found = scores(known + np.sqrt(unexplained) * noise, known, resamples)
         truth = {"r2": r2, "rank_correlation": rank_correlation,
                  "mean_absolute_error": np.sqrt(2 * unexplained / np.pi)}  # fmt: skip
         covered.append([found[f"{m}_low"] <= v <= found[f"{m}_high"] for m, v in truth.items()])
@@ -289,7 +293,7 @@ def test_intervals_of_continuous_targets_cover_the_truth(unexplained: float) -> 
 def test_intervals_without_groups_are_those_of_a_share() -> None:
     y = np.random.default_rng(0).integers(2, size=300)
     right = np.random.default_rng(1).random(300) < 0.7
-    found = score(y, np.eye(2)[np.where(right, y, 1 - y)], Resamples(300))
+    found = scores(y, np.eye(2)[np.where(right, y, 1 - y)], Resamples(300))
     half = 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 300)
     assert found["accuracy_high"] - found["accuracy_low"] == pytest.approx(2 * half, rel=0.05)
 
@@ -301,7 +305,7 @@ def test_intervals_hold_the_estimate_and_stay_in_range(seed: int, n_classes: int
     y, probabilities = guesses(n_classes, seed, n=30)
     probabilities = probabilities**seed  # from ignorance to overconfidence
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    found = score(y, probabilities, Resamples(30, rng.integers(0, 12, 30), seed))
+    found = scores(y, probabilities, Resamples(30, rng.integers(0, 12, 30), seed))
     assert set(found) == {m + end for m in SCORES for end in ("", "_low", "_high")}
     for name in SCORES:
         assert 0 <= found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
@@ -310,8 +314,8 @@ def test_intervals_hold_the_estimate_and_stay_in_range(seed: int, n_classes: int
 
 def test_intervals_of_flawless_predictions_admit_that_there_are_few() -> None:
     y = np.repeat([0, 1], 30)
-    found = score(y, np.eye(2)[y] * 0.98 + 0.01, Resamples(60, np.arange(60) // 2))
-    pairs_only = score(y[::2], np.eye(2)[y[::2]] * 0.98 + 0.01, Resamples(30))
+    found = scores(y, np.eye(2)[y] * 0.98 + 0.01, Resamples(60, np.arange(60) // 2))
+    pairs_only = scores(y[::2], np.eye(2)[y[::2]] * 0.98 + 0.01, Resamples(30))
     for name in ("accuracy", "balanced_accuracy", "f1", "auroc"):
         assert (found[name], found[f"{name}_high"]) == (1, 1)
         assert 0.8 < found[f"{name}_low"] < 0.93
@@ -320,16 +324,16 @@ def test_intervals_of_flawless_predictions_admit_that_there_are_few() -> None:
 
 def test_one_group_says_next_to_nothing() -> None:
     y, probabilities = guesses(2, n=20)
-    found = score(y, probabilities, Resamples(20, np.zeros(20)))
+    found = scores(y, probabilities, Resamples(20, np.zeros(20)))
     assert found["accuracy_low"] < 0.01
     assert found["accuracy_high"] > 0.99
 
 
 def test_a_metric_without_its_classes_is_undefined_and_not_an_error() -> None:
-    found = score(np.zeros(20, int), np.full((20, 2), 0.5), Resamples(20))
+    found = scores(np.zeros(20, int), np.full((20, 2), 0.5), Resamples(20))
     assert np.isnan([found["auroc"], found["auroc_low"], found["auroc_high"]]).all()
     assert found["accuracy"] == 1
-    constant = score(np.arange(20.0), np.zeros(20), Resamples(20))
+    constant = scores(np.arange(20.0), np.zeros(20), Resamples(20))
     assert np.isnan([constant["rank_correlation"], constant["rank_correlation_high"]]).all()
     assert constant["r2"] < 0
 
