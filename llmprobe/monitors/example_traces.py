@@ -12,6 +12,7 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
 from llmprobe.ground.errors import UserError
 from llmprobe.monitors.tracing import trace
+from llmprobe.results.predictions import first_repeat
 from llmprobe.results.results import Results
 from llmprobe.results.trace import Trace
 
@@ -80,7 +81,8 @@ def trace_examples(
 
 def _at_best_layer(results: Results) -> pd.DataFrame:
     layer = int(results.summary["peak_layer"].iloc[0])
-    return results.predictions[results.predictions["layer"] == layer]
+    predictions = first_repeat(results.predictions)
+    return predictions[predictions["layer"] == layer]
 
 
 def _short(answer: str) -> str:

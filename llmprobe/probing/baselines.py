@@ -92,9 +92,19 @@ def surface_accuracy(
         There are too few examples or groups for ``folds``.
     """
     unit_of = units(groups, texts)
-    fold_of = assign_folds(labels, unit_of, folds)
-    predicted = bag_of_words(texts, labels, fold_of, unit_of).argmax(axis=1)
-    return float((predicted == np.unique(labels, return_inverse=True)[1]).mean())
+    return bag_of_words_accuracy(texts, labels, assign_folds(labels, unit_of, folds), unit_of)
+
+
+def bag_of_words_accuracy(
+    texts: Sequence[str],
+    labels: np.ndarray,
+    fold_of: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> float:
+    """Return the share of the rows in a fold whose class a bag of words predicts."""
+    predicted = bag_of_words(texts, labels, fold_of, groups).argmax(axis=1)
+    right = predicted == np.unique(labels, return_inverse=True)[1]
+    return float(right[fold_of >= 0].mean())
 
 
 def _features(train: np.ndarray, test: np.ndarray) -> tuple[csr_matrix, csr_matrix]:

@@ -21,10 +21,10 @@ class LayerFit:
     """The out-of-fold predictions, probes and test statistics of one layer."""
 
     predicted: np.ndarray
-    """Out-of-fold probabilities of the classes [m, C], or predicted numbers [m, 1], of the m rows
-    that are scored."""
+    """Out-of-fold probabilities of the classes [R, m, C], or predicted numbers [R, m, 1], of the m
+    rows that are scored, in each repeat of the folds."""
     l2: np.ndarray
-    """The penalty of each outer fold; NaN where there is none. [folds]"""
+    """The penalty of each outer fold of each repeat; NaN where there is none. [R · folds]"""
     unconverged: int
     """How many fits of the outer folds, the learning curve and all rows did not converge."""
     kept_l2: float
@@ -41,9 +41,9 @@ class LayerFit:
     """Intercepts of that probe. [1 or C]"""
     probe_plane: np.ndarray
     """Coordinates of the m scored rows on the probe axis and the spread axis. [m, 2]"""
-    statistic: np.ndarray
-    """Scores on the observed labels and then on each shuffled labelling, at the penalty with the
-    least out-of-fold loss; equal scores are told apart by that loss. [1 + permutations]"""
+    skill: np.ndarray
+    """The share of an intercept's held-out loss that the probe saves, at the penalty with the
+    least, of the observed labels and then of each shuffled labelling. [1 + permutations]"""
     control_score: float
     """Mean score on control labels, or NaN."""
     beside_control: float
@@ -59,15 +59,15 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     design = Design(torch.as_tensor(X).to(device))
     kind, loss, n = tasks.kind, tasks.loss, int(tasks.scored.sum())
     all_are_scored = n == len(tasks.scored)
-    labellings = (tasks.observed, *tasks.shuffled) if all_are_scored or tasks.shuffled else ()
+    labellings = (tasks.observed, *tasks.shuffled)
     inner, tested, control, beside, online = _search_each(
         design, tasks, tasks.inner, labellings, tasks.control, tasks.beside_control, tasks.online
     )
-    l2 = inner.l2 if tasks.inner else np.full(tasks.n_folds, tasks.penalties[0])
-    mean_loss = tested.loss / n
+    repeats, train = len(tasks.fold_of), tasks.train
+    l2 = inner.l2 if tasks.inner else np.full(len(train), tasks.penalties[0])
 
-    masks = np.concatenate([tasks.train, *tasks.subsets])
-    penalties = np.tile(l2, 1 + len(tasks.subsets))
+    masks = np.concatenate([train, *tasks.subsets])
+    penalties = np.append(l2, np.tile(l2[: tasks.n_folds], len(tasks.subsets)))
     kept = slice(0, 1)
     if all_are_scored:
         kept = slice(len(masks), None)
@@ -83,9 +83,11 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     fold0_coef, fold0_intercept = _in_units_of_labels(of_folds, tasks)
     held_out = _held_out(solution.logits, tasks)
     scored = torch.as_tensor(tasks.scored, device=design.X.device)[None]
-    scores = [float(loss.score(logits[None], targets[None], scored)) for logits in held_out]
+    learning_curve = [
+        float(loss.score(logits[None], targets[None], scored)) for logits in held_out[repeats:]
+    ]
     return LayerFit(
-        predicted=_predictions(held_out[0], tasks),
+        predicted=np.stack([_predictions(logits, tasks) for logits in held_out[:repeats]]),
         l2=l2 if kind.has_penalty else np.full(len(l2), np.nan),
         kept_l2=float(penalties[kept][0]) if kind.has_penalty else np.nan,
         unconverged=int((~solution.converged).sum()),
@@ -93,14 +95,12 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
         intercept=intercept,
         fold0_coef=fold0_coef,
         fold0_intercept=fold0_intercept,
-        probe_plane=probe_plane(design, of_folds.coef, of_folds.intercept, tasks.fold_of),
-        statistic=tested.score - mean_loss / (1 + mean_loss) / n
-        if labellings
-        else np.full(1, np.nan),
+        probe_plane=probe_plane(design, of_folds.coef, of_folds.intercept, tasks.fold_of[0]),
+        skill=1 - tested.loss / tasks.intercept_loss,
         control_score=float(control.score.mean()) if tasks.control else np.nan,
         beside_control=float(beside.score.mean()) if tasks.beside_control else np.nan,
         code_lengths=code_lengths(online.loss, tasks) if tasks.online else np.empty(0),
-        learning_curve=np.asarray(scores[1:]),
+        learning_curve=np.asarray(learning_curve),
     )
 
 
@@ -126,16 +126,16 @@ def _in_units_of_labels(fits: ManyFits, tasks: ProbingTasks) -> tuple[np.ndarray
 
 
 def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
-    """Return each row's logits from the probe of its fold. -> [1 + fractions, C, n]
+    """Return each row's logits from the probe of its fold. -> [R + fractions, C, n]
 
-    First those of probes on all training rows, then of those on each fraction; rows that are not
-    scored have anything.
+    First those of probes on all training rows, in each repeat, then of those on each fraction; rows
+    that are not scored have anything.
     """
-    blocks = logits[: tasks.n_folds * (1 + len(tasks.subsets))]
-    blocks = blocks.view(-1, tasks.n_folds, *blocks.shape[1:])
-    fold_of = torch.as_tensor(tasks.fold_of, device=logits.device).clamp_min(0)
-    index = fold_of.expand(len(blocks), 1, blocks.shape[2], -1)
-    held_out: Tensor = blocks.gather(1, index)[:, 0]
+    fold_of = np.concatenate([tasks.fold_of, *[tasks.fold_of[:1]] * len(tasks.subsets)])
+    blocks = logits[: tasks.n_folds * len(fold_of)]
+    blocks = blocks.view(len(fold_of), tasks.n_folds, *blocks.shape[1:])
+    index = torch.as_tensor(fold_of, device=logits.device).clamp_min(0)[:, None, None]
+    held_out: Tensor = blocks.gather(1, index.expand(-1, -1, blocks.shape[2], -1))[:, 0]
     return held_out
 
 

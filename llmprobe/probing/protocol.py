@@ -23,7 +23,8 @@ from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import Arrays, States, each_layer
 from llmprobe.results.columns import columns_of
-from llmprobe.results.metrics import score
+from llmprobe.results.metrics import METRICS, Predictions, score
+from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 from llmprobe.results.rivals import rival_columns
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 KEPT_SCORES = (
     *(f"{metric}{end}" for metric in ("accuracy", "auroc", "r2") for end in ("", "_low", "_high")),
-    *("log_loss", "control_accuracy", "p_value"),
+    *("log_loss", "skill", "control_accuracy", "p_value"),
 )
 """What a saved probe remembers of its results."""
 
@@ -213,36 +214,42 @@ def probe_states(
     label = f"probing {names['dataset']} in {names['model']}"
     answer = partial(_fit, tasks=tasks, resamples=resamples, device=_device(config.device))
     answers = each_layer(states, answer, label, progress)
-    fits, scores = [answer[0] for answer in answers], [answer[1] for answer in answers]
+    fits, scores, resampled = zip(*answers, strict=True)
     embedded = None
     if embeddings is not None and "token_embeddings" in config.controls:
         bare = partial(probe_layer, tasks=tasks.bare, device=_device(config.device))
-        embedded = each_layer(Arrays({0: embeddings}), bare, label, False)[0].predicted
+        embedded = each_layer(Arrays({0: embeddings}), bare, label, False)[0].predicted[0]
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
             log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)
     n_classes = len(tasks.classes)
     table = tables.results_table(layers, fits, scores, tasks, resamples, config, names)
-    metric = tables.main_metric(tasks)
+    metric = tasks.main_metric
+    if n_classes and table["auroc"].isna().all():
+        log.warning("%s: no AUROC: no fold has examples of both classes", label)
     summary = {
         **names,
-        **tables.depths(table, fits, tasks, resamples),
+        **tables.depths(table, np.stack(resampled), tasks),
         "classes": json.dumps(tasks.classes.astype(str).tolist()) if n_classes else "",
         "main_score": metric,
         "permutations": len(tasks.shuffled),
+        "relabellings": tasks.relabellings,
+        "repeats": len(tasks.fold_of),
         "layers": int(layers[-1]),
         "majority_accuracy": tables.majority(tasks, config),
-        "peak_p_value": tables.p_values(np.max([fit.statistic for fit in fits], axis=0)[None])[0],
+        "peak_p_value": tables.p_values(np.max([fit.skill for fit in fits], axis=0)[None])[0],
         "seconds_probe": round(time.monotonic() - began, 3),
     }
+    summary["peak_p_value_adjusted"] = summary["peak_p_value"]
     summary["peak_score"] = summary[f"peak_{metric}"]
     predictions = tables.predictions(layers, fits, labels, tasks, names)
     rivals = tables.surface(tasks, config, texts, unit_of, embedded, names)
-    best = predictions[predictions["layer"] == summary["peak_layer"]]
+    best = first_repeat(predictions)
+    best = best[best["layer"] == summary["peak_layer"]]
     classes = tasks.classes.astype(str).tolist()
     summary |= rival_columns(rivals, best, metric, classes, resamples)
     curve = [
-        {**names, "layer": layer, "fraction": fraction, metric: value}
+        {**names, "layer": layer, "fraction": fraction, tasks.search_metric: value}
         for layer, fit in zip(layers, fits, strict=True)
         for fraction, value in zip(config.learning_curve, fit.learning_curve, strict=True)
     ]
@@ -283,8 +290,12 @@ def _device(name: str) -> torch.device:
 
 def _fit(
     X: np.ndarray, tasks: ProbingTasks, resamples: Resamples, device: torch.device
-) -> tuple[LayerFit, dict[str, float]]:
-    """The answers of one layer and the scores of its out-of-fold predictions."""
+) -> tuple[LayerFit, dict[str, float], np.ndarray]:
+    """The answers of one layer, its scores, and the main one in each resample [B]."""
     fit = probe_layer(X, tasks, device)
-    predicted = fit.predicted if len(tasks.classes) else fit.predicted[:, 0]
-    return fit, score(tasks.truth, predicted, resamples)
+    repeats = [
+        Predictions(tasks.truth, predicted if len(tasks.classes) else predicted[:, 0],
+                    resamples, fold_of[tasks.scored])
+        for predicted, fold_of in zip(fit.predicted, tasks.fold_of, strict=True)
+    ]  # fmt: skip
+    return fit, score(repeats), METRICS[tasks.main_metric].resampled(repeats)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llmprobe.datasets.groups import group_indices
@@ -22,7 +24,7 @@ def assign_folds(
     labels: np.ndarray,
     groups: np.ndarray | None,
     folds: int,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     where: str = "examples",
     *,
     stratify: bool = True,

@@ -14,17 +14,12 @@ from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tasks import ProbingTasks
 from llmprobe.results.columns import CURVE, columns_of, result_columns
-from llmprobe.results.depth import concept_depth, half_depths, peak_index
-from llmprobe.results.metrics import majority_accuracy, resampled_r2
+from llmprobe.results.depth import concept_depth, half_depths
+from llmprobe.results.metrics import majority_accuracy
 from llmprobe.results.resampling import Resamples
 
 ROUNDING = 1e-10
 """Labellings that are each other's mirror image are as good, however their losses were rounded."""
-
-
-def main_metric(tasks: ProbingTasks) -> str:
-    """Return the column that the best layer is the best by."""
-    return "accuracy" if len(tasks.classes) else "r2"
 
 
 def results_table(
@@ -37,7 +32,7 @@ def results_table(
     names: Mapping[str, str],
 ) -> pd.DataFrame:
     """Return the results: a row for each layer."""
-    metric, n = main_metric(tasks), len(tasks.truth)
+    metric, n = tasks.main_metric, len(tasks.truth)
     table = pd.DataFrame(scores).assign(**names, layer=layers)
     table["depth"] = table["layer"] / max(layers[-1], 1)
     table["probe"] = config.kind
@@ -46,11 +41,13 @@ def results_table(
     table["n_groups"] = len(resamples.counts)
     table["main_score"] = metric
     table["permutations"] = len(tasks.shuffled)
+    table["repeats"] = len(tasks.fold_of)
+    table["skill"] = [fit.skill[0] for fit in fits]
     table["l2"] = [float(f"{np.exp(np.log(fit.l2).mean()):.6g}") for fit in fits]
     table["majority_accuracy"] = majority(tasks, config)
-    table[f"control_{metric}"] = [fit.control_score for fit in fits]
+    table[f"control_{tasks.search_metric}"] = [fit.control_score for fit in fits]
     table["selectivity"] = [fit.beside_control - fit.control_score for fit in fits]
-    table["p_value"] = p_values(np.stack([fit.statistic for fit in fits]))
+    table["p_value"] = p_values(np.stack([fit.skill for fit in fits]))
     if tasks.online:
         with_states = np.stack([fit.code_lengths for fit in fits])
         without = code_lengths_without_states(tasks)
@@ -99,7 +96,7 @@ def surface(
     if "bag_of_words" in config.controls and texts is not None:
         numbers = not len(tasks.classes)
         of_all = bag_of_words(
-            texts, tasks.y, tasks.fold_of, units, numbers=numbers, seed=config.seed
+            texts, tasks.y, tasks.fold_of[0], units, numbers=numbers, seed=config.seed
         )
         predicted["bag_of_words"] = of_all[tasks.scored]
     if embedded is not None:
@@ -123,29 +120,26 @@ def _answers(values: np.ndarray, tasks: ProbingTasks) -> dict[str, np.ndarray]:
     return {"predicted": tasks.classes.astype(str)[values.argmax(axis=-1)], "score": score}
 
 
-def depths(
-    table: pd.DataFrame, fits: Sequence[LayerFit], tasks: ProbingTasks, resamples: Resamples
-) -> dict[str, float]:
-    """The best layer, and at which depths the curve gets there."""
-    metric = main_metric(tasks)
+def depths(table: pd.DataFrame, resampled: np.ndarray, tasks: ProbingTasks) -> dict[str, float]:
+    """Return the best layer, and at which depths the curve gets there.
+
+    The main metric in each resample is ``resampled`` [layers, B].
+    """
+    metric = tasks.main_metric
     curve = table[metric].to_numpy()
-    place = peak_index(curve, table["log_loss"].to_numpy())
+    place = int(table["skill"].argmax())
     peak = table.iloc[place]
-    predicted = np.stack([fit.predicted for fit in fits], axis=1)  # [n, layers, C or 1]
-    if len(tasks.classes):
+    baseline = {"auroc": 0.5, "r2": 0.0}.get(metric)
+    if baseline is None:
         baseline = majority_accuracy(tasks.truth)
-        resampled = resamples.means(predicted.argmax(axis=2) == tasks.truth[:, None])
-    else:
-        baseline = 0.0
-        resampled = resampled_r2(tasks.truth, predicted[..., 0], resamples)
     depth_of = table["depth"].to_list()
-    depths = half_depths(curve, resampled, depth_of, baseline, place)
+    depths = half_depths(curve, resampled.T, depth_of, baseline, place)
     if metric == "accuracy":  # Jin et al. define theirs for accuracies.
-        depths |= concept_depth(curve, resampled, table["layer"].to_list(), depth_of)
+        depths |= concept_depth(curve, resampled.T, table["layer"].to_list(), depth_of)
     return {
         "n_examples": int(peak["n_examples"]),
         "peak_layer": int(peak["layer"]),
-        f"peak_{metric}": float(peak[metric]),
+        **{f"peak_{name}": float(peak[name]) for name in {metric, tasks.search_metric}},
         **depths,
     }
 
@@ -157,22 +151,25 @@ def predictions(
     tasks: ProbingTasks,
     names: Mapping[str, str],
 ) -> pd.DataFrame:
-    """A row for each layer × scored example."""
-    n_layers, rows = len(layers), np.flatnonzero(tasks.scored)
+    """A row for each repeat × layer × scored example."""
+    n_layers, repeats = len(layers), len(tasks.fold_of)
+    rows = np.flatnonzero(tasks.scored)
     n = len(rows)
-    values = np.stack([fit.predicted for fit in fits])  # [layers, n, C or 1]
+    values = np.stack([fit.predicted for fit in fits], axis=1)  # [R, layers, n, C or 1]
     answers = _answers(values, tasks)
     # Where there is one direction, its sign says which class is on which side.
     arbitrary = (0, 1) if len(tasks.classes) > 2 else (1,)
-    places = _turned_alike(np.stack([fit.probe_plane for fit in fits]), arbitrary)
+    places = np.full((repeats, n_layers, n, 2), np.nan, np.float32)
+    places[0] = _turned_alike(np.stack([fit.probe_plane for fit in fits]), arbitrary)
     return pd.DataFrame(
         {
             **_of_curve(names),
-            "layer": np.repeat(layers, n),
-            "example": np.tile(rows, n_layers),
-            "fold": np.tile(tasks.fold_of[rows], n_layers),
+            "repeat": np.repeat(np.arange(repeats), n_layers * n),
+            "layer": np.tile(np.repeat(layers, n), repeats),
+            "example": np.tile(rows, repeats * n_layers),
+            "fold": np.tile(tasks.fold_of[:, None, rows], (1, n_layers, 1)).ravel(),
             # As text, so that tables of datasets with different kinds of labels go together.
-            "label": np.tile(labels[rows].astype(str), n_layers),
+            "label": np.tile(labels[rows].astype(str), repeats * n_layers),
             "predicted": answers["predicted"].ravel(),
             "score": answers["score"].ravel(),
             "along": places[..., 0].ravel(),

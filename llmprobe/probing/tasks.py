@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+import torch
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ProbeConfig
@@ -17,22 +19,28 @@ from llmprobe.probing.labels import (
     control_labels,
     opposite_labels,
     portions,
+    relabellings,
     shuffled_labels,
 )
 from llmprobe.probing.losses import Loss
 from llmprobe.probing.search import PENALTIES, ProbingTask
 from llmprobe.probing.splits import ENOUGH, assign_folds, inner_folds, some_units
+from llmprobe.results.curve import FEWEST_RELABELLINGS
 
 log = logging.getLogger(__name__)
 
 CONTROL_DRAWS = 5
 """Random labellings whose mean is the control accuracy."""
 
-_SUBSETS = 4
-"""The stream of random numbers of the learning curve; labels.py and splits.py have the others."""
+_SUBSETS, _REPEATS = 4, 6
+"""Streams of random numbers: of the learning curve, of repeated folds; labels.py and splits.py have
+the others."""
 
 MOST_FRACTIONS = 10
 """Different labels with fractions that may still be classes."""
+
+MOST_FREQUENT = 1.2
+"""Fair shares that a class may have for accuracy to be the main metric: 60 % of two classes."""
 
 MOST_CODED = 5000
 """Labels that the online code encodes: of more examples, a random part."""
@@ -56,14 +64,17 @@ class ProbingTasks:
     targets: np.ndarray
     """The labels as the loss takes them. [1 or C, n]"""
     fold_of: np.ndarray
-    """The outer fold of each row; -1 for rows that are trained on only, beside a test set. [n]"""
+    """The outer fold of each row, in each of R repeats; -1 for rows that are trained on only,
+    beside a test set. [R, n]"""
     inner: tuple[ProbingTask, ...]
-    """For each outer fold, the choice of a penalty inside its training set."""
+    """For each outer fold of each repeat, the choice of a penalty inside its training set."""
     observed: ProbingTask
-    """The choice of a penalty for the probe that is fitted on all rows; shuffled labels are
-    compared with it."""
+    """The choice of a penalty for the probe that is fitted on all rows, in the first repeat's
+    folds; its loss chooses the best layer, and shuffled labels are compared with it."""
     shuffled: tuple[ProbingTask, ...]
     """Choices of a penalty like that of ``observed``, with shuffled labels."""
+    relabellings: float
+    """How many different labellings shuffling can give, up to a million."""
     control: tuple[ProbingTask, ...]
     """Choices of a penalty with a random label for each group."""
     beside_control: tuple[ProbingTask, ...]
@@ -77,8 +88,33 @@ class ProbingTasks:
     @property
     def scored(self) -> np.ndarray:
         """Return which rows are scored. [n] bool"""
-        scored: np.ndarray = self.fold_of >= 0
+        scored: np.ndarray = self.fold_of[0] >= 0
         return scored
+
+    @cached_property
+    def intercept_loss(self) -> np.ndarray:
+        """Return the held-out loss of an intercept alone, of ``observed`` and then ``shuffled``.
+
+        -> [1 + permutations]
+        """
+        labellings = self.observed, *self.shuffled
+        return np.array([_intercept_loss(task, self.loss) for task in labellings])
+
+    @property
+    def search_metric(self) -> str:
+        """Return the metric of control tasks and learning curves: accuracy, or R² of numbers."""
+        return "accuracy" if len(self.classes) else "r2"
+
+    @property
+    def main_metric(self) -> str:
+        """Return the metric that is shown: R² of numbers, of classes accuracy or AUROC.
+
+        The latter where one class is so frequent that always answering it looks like knowing.
+        """
+        if not len(self.classes):
+            return "r2"
+        most = np.bincount(self.truth).max() / len(self.truth)
+        return "accuracy" if most * len(self.classes) <= MOST_FREQUENT else "auroc"
 
     @property
     def truth(self) -> np.ndarray:
@@ -95,13 +131,13 @@ class ProbingTasks:
 
     @property
     def n_folds(self) -> int:
-        """Return the number of outer folds."""
+        """Return the number of outer folds of a repeat."""
         return int(self.fold_of.max()) + 1
 
     @property
     def train(self) -> np.ndarray:
-        """Return the training rows of each outer fold. [folds, n] bool"""
-        return _train(self.fold_of)
+        """Return the training rows of each outer fold of each repeat. [R · folds, n] bool"""
+        return np.concatenate([_train(fold_of) for fold_of in self.fold_of])
 
 
 def build_tasks(
@@ -125,20 +161,31 @@ def build_tasks(
     kind: ProbeKind = PROBE_KINDS[config.kind]
     classes, y = _encode(labels, kind, where)
     stratify = bool(len(classes))
-    n, folds, seed = len(y), config.folds, config.seed
+    n, seed = len(y), config.seed
     if test is None:
-        fold_of = assign_folds(labels, units, folds, seed, where, stratify=stratify)
+        fold_of = np.stack(
+            [
+                assign_folds(labels, units, config.folds, [seed, *again], where, stratify=stratify)
+                for again in [(), *((_REPEATS, i) for i in range(1, config.n_repeats))]
+            ]
+        )
     else:
-        fold_of = _one_split(test, y, classes, units, where)
+        fold_of = _one_split(test, y, classes, units, where)[None]
     auto = config.l2 == "auto" and kind.has_penalty
     inner: tuple[ProbingTask, ...] = ()
     targets = _targets(y, classes)
     if auto:
         try:
-            within = inner_folds(y, units, fold_of, seed, stratify=stratify)
+            inner = tuple(
+                _choice(targets, fold, units, seed)
+                for of_repeat in fold_of
+                for fold in inner_folds(y, units, of_repeat, seed, stratify=stratify).T
+            )
         except UserError as error:
             raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
-        inner = tuple(_choice(targets, fold, units, seed) for fold in within.T)
+    shuffled, n_relabellings = _shuffled(
+        y, classes, units, config, where, None if test is None else fold_of[0]
+    )
     control = _control(y, classes, units, config) if "random_labels" in config.controls else ()
     return ProbingTasks(
         kind=kind,
@@ -149,12 +196,15 @@ def build_tasks(
         targets=targets,
         fold_of=fold_of,
         inner=inner,
-        observed=_split(targets, fold_of),
-        shuffled=_shuffled(y, classes, units, config, where, None if test is None else fold_of),
+        observed=_split(targets, fold_of[0]),
+        shuffled=shuffled,
+        relabellings=min(n_relabellings, 1e6),
         control=control,
         beside_control=_beside_control(targets, units, control, where),
-        online=_online(targets, classes, units, fold_of, seed) if config.description_length else (),
-        subsets=_subsets(config.learning_curve, fold_of, group_indices(units, n), seed),
+        online=_online(targets, classes, units, fold_of[0], seed)
+        if config.description_length
+        else (),
+        subsets=_subsets(config.learning_curve, fold_of[0], group_indices(units, n), seed),
     )
 
 
@@ -241,22 +291,32 @@ def _shuffled(
     config: ProbeConfig,
     where: str,
     one_split: np.ndarray | None,
-) -> tuple[ProbingTask, ...]:
+) -> tuple[tuple[ProbingTask, ...], float]:
     """Return shuffled labellings, with folds of their own found as the observed labels' were.
 
     The whole procedure is then the same function of observed and of shuffled labels, which makes
     the test exact. Labellings that no folds fit are left out, as observed ones would be. With a
     test set, labels stay on their side of the split: its shares of the classes are given too.
+
+    -> none where there are fewer than `FEWEST_RELABELLINGS`; and how many there are
     """
     tasks: list[ProbingTask] = []
     shuffled = np.empty((len(y), config.permutations), dtype=y.dtype)
     sides = np.zeros(len(y)) if one_split is None else one_split
+    different = 1.0
     for side in np.unique(sides):
         rows = sides == side
-        here = None if units is None else units[rows]
+        of_side = None if units is None else units[rows]
+        different *= relabellings(y[rows], of_side)
         shuffled[rows] = shuffled_labels(
-            y[rows], here, config.permutations, config.seed - int(side)
+            y[rows], of_side, config.permutations, config.seed - int(side)
         )
+    if config.permutations and different < FEWEST_RELABELLINGS:
+        log.warning(
+            "%s: no p-values: labels belong to groups, and exchanged between groups of like size "
+            "they give only %.0f different labellings", where, different,
+        )  # fmt: skip
+        return (), different
     for column in shuffled.T:
         fold_of = one_split
         try:
@@ -272,7 +332,17 @@ def _shuffled(
             "%s: %d of %d shuffled labellings fit the folds; p-values are from those",
             where, len(tasks), config.permutations,
         )  # fmt: skip
-    return tuple(tasks)
+    return tuple(tasks), different
+
+
+def _intercept_loss(task: ProbingTask, loss: Loss) -> float:
+    """Return the total held-out loss of probes that have an intercept alone."""
+    targets, train = (torch.as_tensor(x, dtype=torch.float64) for x in (task.targets, task.train))
+    means = train @ targets.T / train.sum(dim=1, keepdim=True)
+    logits = loss.intercept(means[:, :, None])[:, :, 0].T[None]
+    scored = torch.as_tensor(np.flatnonzero(task.scored_by >= 0))
+    by_row = logits[:, :, torch.as_tensor(task.scored_by)[scored]]
+    return float(loss.value(by_row, targets[None][:, :, scored]).sum())
 
 
 def _control(

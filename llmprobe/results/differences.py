@@ -154,20 +154,21 @@ class _Answers:
     labels: np.ndarray
     """As text. [n]"""
     predicted: np.ndarray
-    """As text. [n, layers]"""
+    """As text, in each repeat of the folds. [R, layers, n]"""
     numbers: np.ndarray
-    """What is predicted where labels are numbers. [n, layers]"""
+    """What is predicted where labels are numbers. [R, layers, n]"""
 
     @classmethod
     def of(cls, rows: pd.DataFrame) -> _Answers:
-        rows = rows.sort_values(["layer", "example"])
-        n = int((rows["layer"] == rows["layer"].iloc[0]).sum())
+        rows = rows.sort_values(["repeat", "layer", "example"])
+        layers, repeats = rows["layer"].unique(), rows["repeat"].nunique()
+        shape = repeats, len(layers), len(rows) // (repeats * len(layers))
         return cls(
-            rows["layer"].unique().tolist(),
-            rows["example"].to_numpy()[:n],
-            rows["label"].to_numpy(dtype=str)[:n],
-            rows["predicted"].to_numpy(dtype=str).reshape(-1, n).T,
-            rows["score"].to_numpy(dtype=float).reshape(-1, n).T,
+            layers.tolist(),
+            rows["example"].to_numpy()[: shape[2]],
+            rows["label"].to_numpy(dtype=str)[: shape[2]],
+            rows["predicted"].to_numpy(dtype=str).reshape(shape),
+            rows["score"].to_numpy(dtype=float).reshape(shape),
         )
 
 
@@ -177,7 +178,8 @@ class _Measured:
 
     curve: Curve
     merits: np.ndarray
-    """What each example contributes to the score, which is their mean. [n]"""
+    """What each example contributes to the score: in how many repeats of the folds it is right, or
+    of numbers, what its mean squared error leaves of their variance. [n]"""
     resampled: np.ndarray
     """The score in each resample. [B]"""
     depths: np.ndarray
@@ -187,20 +189,23 @@ class _Measured:
     def of(cls, curve: Curve, answers: _Answers, resamples: Resamples) -> _Measured:
         best = curve.layers.index(int(curve.number("peak_layer")))
         if curve.metric.target == "classes":
-            right = answers.predicted == answers.labels[:, None]
-            merits, curves = right[:, best].astype(int), resamples.means(right)
+            right = (answers.predicted == answers.labels).sum(axis=0).T
+            merits, curves = right[:, best], resamples.means(right) / len(answers.predicted)
             baseline = majority_accuracy(np.unique(answers.labels, return_inverse=True)[1])
         else:
             truth = answers.labels.astype(float)
-            merits = 1 - (answers.numbers[:, best] - truth) ** 2 / truth.var()
-            curves, baseline = resampled_r2(truth, answers.numbers, resamples), 0.0
+            merits = 1 - ((answers.numbers[:, best] - truth) ** 2).mean(axis=0) / truth.var()
+            repeats = [resampled_r2(truth, numbers.T, resamples) for numbers in answers.numbers]
+            curves, baseline = np.mean(repeats, axis=0), 0.0
         depths = np.asarray(above_half(curves, curve.depths, baseline, best)[0])
         return cls(curve, merits, curves[:, best], depths)
 
     @property
     def score(self) -> tuple[float, float, float]:
-        """Return the score at the best layer, with its interval."""
-        return self.curve.score, self.curve.low, self.curve.high
+        """Return the accuracy (or R²) at the best layer, with its interval."""
+        metric = self.curve.search_metric
+        value, low, high = (self.curve.at_best(f"{metric}{end}") for end in ("", "_low", "_high"))
+        return value, low, high
 
     @property
     def depth(self) -> tuple[float, float, float]:
@@ -228,7 +233,7 @@ def _compared(a: _Measured, b: _Measured, resamples: Resamples) -> dict[str, Any
         curve = measured.curve
         for name in ("model", "dataset", "parameters", "peak_layer", "stays_above_half_depth"):
             row[f"{name}_{end}"] = curve.summary[name]
-        row[f"{curve.metric.name}_{end}"] = curve.score
+        row[f"{curve.search_metric}_{end}"] = measured.score[0]
     row["difference_low"], row["difference_high"] = difference_interval(
         a.score, b.score, a.resampled, b.resampled
     )

@@ -404,6 +404,8 @@ def _detail(out: Path, name: str, wanted: bool, notes: list[str]) -> pd.DataFram
         return empty
     try:
         table = read_table(out, name, any_version=True)
+        if name == "predictions" and "repeat" not in table:
+            table["repeat"] = 0
         if not _is_whole(table, name):
             raise _damaged(path, "rows are missing, or are there twice")
     except UserError as error:
@@ -419,7 +421,7 @@ def _is_whole(table: pd.DataFrame, name: str) -> bool:
         return not keys.isna().to_numpy().any() and not keys.duplicated().any()
     if name == "predictions":
         curve = ["model", "dataset"]
-        n = table.groupby([*curve, "layer"]).size()
+        n = table.groupby([*curve, "repeat", "layer"]).size()
         of_layer, examples = n.groupby(curve), table.groupby(curve)["example"].nunique()
         even = (of_layer.min() == examples) & (of_layer.max() == examples)
         return bool(n.sum() == len(table) and even.all())

@@ -89,8 +89,13 @@ class LayerScores:
         return layers
 
 
+def first_repeat(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions in the first repeat of the folds, a row for each layer × example."""
+    return predictions[predictions["repeat"] == 0] if "repeat" in predictions else predictions
+
+
 def scores_by_layer(curve: Curve, predictions: pd.DataFrame) -> LayerScores | None:
-    """Return the predictions of a curve by layer and example.
+    """Return the predictions of a curve by layer and example, of the first repeat of the folds.
 
     None where layers are not those of the curve or lack examples, and where the classes are not
     known, as in runs of earlier versions.
@@ -102,7 +107,7 @@ def scores_by_layer(curve: Curve, predictions: pd.DataFrame) -> LayerScores | No
     predictions
         Rows of this curve alone, in any order.
     """
-    table = predictions.sort_values(["layer", "example"], kind="stable")
+    table = first_repeat(predictions).sort_values(["layer", "example"], kind="stable")
     layers, classes = table["layer"].unique().tolist(), curve.classes
     if not layers or layers != curve.layers or not (classes or curve.metric.target == "numbers"):
         return None

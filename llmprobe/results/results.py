@@ -24,10 +24,11 @@ class Results:
     summary: pd.DataFrame
     """A row for each model × dataset."""
     predictions: pd.DataFrame
-    """A row for each layer × scored example: fold, label, predicted, score, along and across, all
-    out-of-fold. The score is the probability of the last class when there are two, else of the
-    predicted one; for continuous labels it is the prediction. ``along`` and ``across`` are where
-    the example lies beside the probe (``probing.probe_plane``)."""
+    """A row for each repeat of the folds × layer × scored example: fold, label, predicted, score,
+    along and across, all out-of-fold. The score is the probability of the last class when there are
+    two, else of the predicted one; for continuous labels it is the prediction. ``along`` and
+    ``across`` are where the example lies beside the probe (``probing.probe_plane``), in the first
+    repeat."""
     learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each layer × fraction of the training groups, where those were asked for."""
     probes: tuple[SavedProbe, ...] = ()

@@ -29,7 +29,7 @@ def rival_columns(
     rivals
         Out-of-fold answers of one or more rivals on one dataset.
     predictions
-        Those of the curve's best layer.
+        Those of the curve's best layer in the first repeat of the folds, which the rivals share.
     metric
         The main metric: its name.
     classes
@@ -41,7 +41,9 @@ def rival_columns(
     b = _measured(METRICS[metric], _predictions(ours, classes, resamples))
     columns: dict[str, float] = {}
     for rival, rows in rivals.groupby("rival", sort=False):
-        theirs = rows.sort_values("example").assign(label=ours["label"].to_numpy())
+        theirs = rows.sort_values("example").assign(
+            **{name: ours[name].to_numpy() for name in ("label", "fold")}
+        )
         answers = _predictions(theirs, classes, resamples)
         a = _measured(METRICS[metric], answers)
         if len(classes):
@@ -61,10 +63,8 @@ def _measured(
     metric: Metric, answers: Predictions
 ) -> tuple[tuple[float, float, float], np.ndarray]:
     """Return a score with the ends of its interval, and the score in each resample [B]."""
-    if metric.compute is None:
-        raise ValueError(f"{metric.name} is not made of predictions alone.")
-    estimate, low, high = (metric.score(answers)[name] for name in metric.columns)
-    return (estimate, low, high), metric.compute(answers)
+    estimate, low, high = (metric.score([answers])[name] for name in metric.columns)
+    return (estimate, low, high), metric.resampled([answers])
 
 
 def _predictions(
@@ -74,16 +74,16 @@ def _predictions(
 
     Of more than two classes only the predicted one has its probability; the others share the rest.
     """
-    score = answers["score"].to_numpy(float)
+    score, fold_of = answers["score"].to_numpy(float), answers["fold"].to_numpy()
     if not len(classes):
-        return Predictions(answers["label"].to_numpy(float), score, resamples)
+        return Predictions(answers["label"].to_numpy(float), score, resamples, fold_of)
     truth, chosen = (
         pd.Index(classes).get_indexer(pd.Index(answers[column].astype(str)))
         for column in ("label", "predicted")
     )
     if len(classes) == 2:
-        return Predictions(truth, np.column_stack([1 - score, score]), resamples)
+        return Predictions(truth, np.column_stack([1 - score, score]), resamples, fold_of)
     of_others = (1 - score) / (len(classes) - 1)
     probabilities = np.repeat(of_others[:, None], len(classes), axis=1)
     probabilities[np.arange(len(score)), chosen] = score
-    return Predictions(truth, probabilities, resamples)
+    return Predictions(truth, probabilities, resamples, fold_of)

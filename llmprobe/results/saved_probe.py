@@ -65,7 +65,12 @@ class SavedProbe:
 
     @property
     def best_layer(self) -> int:
-        """Return the layer with the best out-of-fold accuracy (or R²)."""
+        """Return the layer that saves most of an intercept's held-out loss.
+
+        Of a probe of an older version, the one with the best out-of-fold accuracy (or R²).
+        """
+        if "skill" in self.scores:
+            return self.layers[int(np.argmax(self.scores["skill"]))]
         curve = self.scores["accuracy" if self.classes else "r2"]
         return self.layers[peak_index(curve, self.scores["log_loss"])]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,12 @@ from sklearn.metrics import log_loss, r2_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_union
 
-from llmprobe.probing.baselines import STRENGTHS, bag_of_words, surface_accuracy
+from llmprobe.probing.baselines import (
+    STRENGTHS,
+    bag_of_words,
+    bag_of_words_accuracy,
+    surface_accuracy,
+)
 from llmprobe.probing.splits import assign_folds
 
 Y = np.arange(60) % 2
@@ -25,30 +29,25 @@ JIN2024 = Path(__file__).parents[2].parent / "shared" / "datasets" / "jin2024"
 needs_data = pytest.mark.skipif(not JIN2024.is_dir(), reason=f"{JIN2024} is not here")
 
 
-def accuracy_of(texts: list[str], y: np.ndarray, fold_of: np.ndarray, **options: Any) -> float:
-    predicted = bag_of_words(texts, y, fold_of, **options).argmax(axis=1)
-    return float((np.unique(y)[predicted] == y)[fold_of >= 0].mean())
-
-
 def r2_of(texts: list[str], y: np.ndarray, fold_of: np.ndarray) -> float:
     return float(r2_score(y, bag_of_words(texts, y, fold_of, numbers=True)[:, 0]))
 
 
 def test_a_word_that_tells_the_class_is_found() -> None:
     texts = [f"number {i} is {'odd' if odd else 'even'}" for i, odd in enumerate(Y)]
-    assert accuracy_of(texts, Y, FOLDS) == 1
-    assert accuracy_of(texts, np.array(["even", "odd"])[Y], FOLDS) == 1
+    assert bag_of_words_accuracy(texts, Y, FOLDS) == 1
+    assert bag_of_words_accuracy(texts, np.array(["even", "odd"])[Y], FOLDS) == 1
 
 
 def test_signs_count_as_words() -> None:
     texts = ["( [ ] )" if odd else "( { } )" for odd in Y]
-    assert accuracy_of(texts, Y, FOLDS) == 1
+    assert bag_of_words_accuracy(texts, Y, FOLDS) == 1
 
 
 def test_words_of_the_test_fold_alone_tell_nothing() -> None:
     texts = [f"fold{fold}{'x' if odd else 'y'}" for fold, odd in zip(FOLDS, Y, strict=True)]
     relabelled = np.where(FOLDS % 2 == 0, Y, 1 - Y)
-    assert accuracy_of(texts, relabelled, FOLDS) < 0.6
+    assert bag_of_words_accuracy(texts, relabelled, FOLDS) < 0.6
 
 
 def test_words_that_add_up_predict_a_number() -> None:
@@ -61,15 +60,15 @@ def test_words_that_add_up_predict_a_number() -> None:
 @pytest.mark.parametrize("text", ["", " \n\t", "\x1c\xa0"])
 def test_without_words_it_is_the_majority(text: str) -> None:
     texts, y = [text] * 60, (np.arange(60) % 3 == 0).astype(int)
-    assert accuracy_of(texts, y, assign_folds(y, None, 5)) == pytest.approx(2 / 3)
+    assert bag_of_words_accuracy(texts, y, assign_folds(y, None, 5)) == pytest.approx(2 / 3)
     assert r2_of(texts, y, assign_folds(y, None, 5)) == pytest.approx(0, abs=1e-9)
 
 
 def test_words_in_one_fold_alone_or_one_class_alone_are_no_error() -> None:
     texts = np.where(FOLDS == 0, "a word", "")
-    assert accuracy_of(list(texts), Y, FOLDS) == pytest.approx(0.5, abs=0.2)
+    assert bag_of_words_accuracy(list(texts), Y, FOLDS) == pytest.approx(0.5, abs=0.2)
     alone = (np.arange(60) < 30).astype(int)
-    assert accuracy_of(["a word"] * 60, alone, 1 - alone) == 0
+    assert bag_of_words_accuracy(["a word"] * 60, alone, 1 - alone) == 0
 
 
 def noisy_words(n: int = 240) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -162,5 +161,5 @@ def test_the_split_of_jin_et_al_gives_words_alone_what_is_known(
 @needs_data
 def test_cities_are_below_chance_only_while_pairs_are_split() -> None:
     texts, y, city = cities()
-    assert accuracy_of(texts, y, assign_folds(y, None, 5)) < 0.2
-    assert accuracy_of(texts, y, assign_folds(y, city, 5)) == pytest.approx(0.5, abs=0.05)
+    assert bag_of_words_accuracy(texts, y, assign_folds(y, None, 5)) < 0.2
+    assert bag_of_words_accuracy(texts, y, assign_folds(y, city, 5)) == pytest.approx(0.5, abs=0.05)

@@ -71,9 +71,9 @@ def plain_loop(X: np.ndarray, y: np.ndarray, tasks: ProbingTasks) -> tuple[np.nd
                 held_out = task.scored_by == part
                 fitted = plain_probabilities(X, y, train, l2)[rows, y]
                 likelihood[held_out] = fitted[held_out]
-            losses.append(-np.log(likelihood[tasks.fold_of != fold]).mean())
+            losses.append(-np.log(likelihood[tasks.fold_of[0] != fold]).mean())
         penalties.append(PENALTIES[int(np.argmin(losses))])
-        test = tasks.fold_of == fold
+        test = tasks.fold_of[0] == fold
         probabilities[test] = plain_probabilities(X, y, ~test, penalties[-1])[test]
     return probabilities, penalties
 
@@ -96,8 +96,8 @@ def test_penalties_and_probabilities_are_those_of_a_plain_loop(
     found = probe_layer(X, tasks)
     plain, chosen = plain_loop(X, y, tasks)
     assert found.l2.tolist() == pytest.approx(chosen)
-    assert found.predicted == pytest.approx(plain, abs=1e-3)
-    assert found.predicted.sum(axis=1) == pytest.approx(1)
+    assert found.predicted[0] == pytest.approx(plain, abs=1e-3)
+    assert found.predicted[0].sum(axis=1) == pytest.approx(1)
 
 
 def test_the_probe_on_all_rows_has_the_penalty_with_the_least_out_of_fold_loss() -> None:
@@ -109,9 +109,9 @@ def test_the_probe_on_all_rows_has_the_penalty_with_the_least_out_of_fold_loss()
         for l2 in PENALTIES:
             likelihood = np.empty(len(y))
             for fold in range(4):
-                fitted = plain_probabilities(X, y, tasks.fold_of != fold, l2)
-                likelihood[tasks.fold_of == fold] = fitted[np.arange(len(y)), y][
-                    tasks.fold_of == fold
+                fitted = plain_probabilities(X, y, tasks.fold_of[0] != fold, l2)
+                likelihood[tasks.fold_of[0] == fold] = fitted[np.arange(len(y)), y][
+                    tasks.fold_of[0] == fold
                 ]
             losses.append(-np.log(likelihood).sum())
         assert found.kept_l2 == PENALTIES[int(np.argmin(losses))]
@@ -125,21 +125,21 @@ def test_a_given_penalty_is_used_in_every_fold() -> None:
     found = probe_layer(X, tasks)
     assert found.l2.tolist() == [7.0] * 4
     for fold in range(4):
-        test = tasks.fold_of == fold
+        test = tasks.fold_of[0] == fold
         plain = plain_probabilities(X.astype(float), y, ~test, 7.0)
-        assert found.predicted[test] == pytest.approx(plain[test], abs=1e-3)
+        assert found.predicted[0][test] == pytest.approx(plain[test], abs=1e-3)
 
 
 @pytest.mark.parametrize("elsewhere", [0.0, 1e3])
 def test_what_only_test_rows_show_changes_nothing(elsewhere: float) -> None:
     X, y, groups = hidden_states(120, 10, 2, 0, signal=2.0)
-    test = tasks_of(y, groups).fold_of == 1
+    test = tasks_of(y, groups).fold_of[0] == 1
     plain = np.column_stack([X, np.full(len(y), elsewhere, dtype=np.float32)])
     leaky = plain.copy()
     leaky[test, -1] += y[test] - 0.5
     found, expected = answers(leaky, y, groups), answers(plain, y, groups)
     assert found.l2[1] == expected.l2[1]
-    assert found.predicted[test] == pytest.approx(expected.predicted[test], abs=1e-4)
+    assert found.predicted[0][test] == pytest.approx(expected.predicted[0][test], abs=1e-4)
 
 
 def test_no_signal_is_about_chance_and_the_strong_penalties() -> None:
@@ -147,7 +147,7 @@ def test_no_signal_is_about_chance_and_the_strong_penalties() -> None:
     y = np.arange(400) % 2
     found = answers(rng.normal(size=(400, 20)), y, None, folds=5)
     assert (found.l2 >= 1e2).all()
-    assert abs((found.predicted.argmax(axis=1) == y).mean() - 0.5) < 0.1
+    assert abs((found.predicted[0].argmax(axis=1) == y).mean() - 0.5) < 0.1
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -165,7 +165,7 @@ def test_the_probe_on_all_rows_is_scikit_learns(n_classes: int) -> None:
 def test_all_fractions_of_a_learning_curve_end_at_the_accuracy() -> None:
     X, y, groups = hidden_states(300, 20, 2, 0, signal=2.0)
     found = answers(X, y, groups, learning_curve=(0.05, 0.3, 1.0))
-    assert found.learning_curve[2] == pytest.approx((found.predicted.argmax(axis=1) == y).mean())
+    assert found.learning_curve[2] == pytest.approx((found.predicted[0].argmax(axis=1) == y).mean())
     assert found.learning_curve[0] < found.learning_curve[1] < found.learning_curve[2] + 0.02
 
 
@@ -175,9 +175,9 @@ def test_subsets_of_the_learning_curve_are_nested_whole_groups_of_the_training_s
     for fold in range(4):
         small, large = tasks.subsets[:, fold]
         assert not (small & ~large).any()
-        assert not (large & (tasks.fold_of == fold)).any()
-        assert large.sum() == pytest.approx(0.5 * (tasks.fold_of != fold).sum(), abs=3)
-        assert not set(groups[large]) & set(groups[~large & (tasks.fold_of != fold)])
+        assert not (large & (tasks.fold_of[0] == fold)).any()
+        assert large.sum() == pytest.approx(0.5 * (tasks.fold_of[0] != fold).sum(), abs=3)
+        assert not set(groups[large]) & set(groups[~large & (tasks.fold_of[0] != fold)])
 
 
 def test_a_control_can_be_memorised_only_where_groups_have_several_rows() -> None:
@@ -217,7 +217,7 @@ def test_ridge_predicts_numbers_in_their_own_units() -> None:
     X = rng.normal(size=(200, 10))
     y = 1000 + 50 * (X @ rng.normal(size=10)) + rng.normal(size=200)
     found = answers(X, y, None, kind="ridge")
-    assert 1 - ((found.predicted[:, 0] - y) ** 2).sum() / ((y - y.mean()) ** 2).sum() > 0.99
+    assert 1 - ((found.predicted[0][:, 0] - y) ** 2).sum() / ((y - y.mean()) ** 2).sum() > 0.99
     assert X @ found.coef[:, 0] + found.intercept[0] == pytest.approx(y, abs=10)
 
 
@@ -227,11 +227,11 @@ def test_mass_mean_probes_answer_by_the_nearer_class_mean() -> None:
     found = probe_layer(X, tasks)
     share = np.bincount(y) / len(y)
     for fold in range(4):
-        train, test = tasks.fold_of != fold, tasks.fold_of == fold
+        train, test = tasks.fold_of[0] != fold, tasks.fold_of[0] == fold
         low, high = (X[train & (y == k)].mean(axis=0) for k in (0, 1))
         nearer = ((X - low) ** 2).sum(axis=1) - ((X - high) ** 2).sum(axis=1)
         sure = np.abs(nearer[test]) > 0.1 * nearer.std()  # class shares move the threshold a little
-        answered = found.predicted[test].argmax(axis=1)
+        answered = found.predicted[0][test].argmax(axis=1)
         assert abs(share[0] - 0.5) < 0.1
         assert (answered == (nearer[test] > 0))[sure].all()
     assert np.isnan(found.l2).all()
@@ -241,5 +241,5 @@ def test_mass_mean_takes_more_classes_than_there_are_features() -> None:
     rng = np.random.default_rng(0)
     y = np.tile(np.arange(12), 10)
     X = rng.normal(size=(12, 4)).astype(np.float32)[y] + 0.01 * rng.normal(size=(120, 4))
-    predicted = answers(X.astype(np.float32), y, None, kind="mass_mean").predicted
+    predicted = answers(X.astype(np.float32), y, None, kind="mass_mean").predicted[0]
     np.testing.assert_array_equal(predicted.argmax(axis=1), y)

@@ -54,7 +54,7 @@ def tasks_of(
 
 def moved(one: LayerFit, other: LayerFit, rows: np.ndarray) -> float:
     """How far the furthest prediction of some rows is from what it was."""
-    return float(np.abs(one.predicted - other.predicted)[rows].max())
+    return float(np.abs(one.predicted[0] - other.predicted[0])[rows].max())
 
 
 def relabelled(tasks: ProbingTasks, targets: np.ndarray) -> ProbingTasks:
@@ -104,7 +104,7 @@ def test_no_problem_is_scored_on_a_unit_that_it_was_fitted_on(of: str) -> None:
     assert bool(tasks.online) == (of != "numbers")
     each_task = [*tasks.inner, tasks.observed, *tasks.shuffled, *tasks.online]
     for subset in (tasks.train, *tasks.subsets):
-        each_task.append(ProbingTask(tasks.targets, subset, tasks.fold_of))
+        each_task.append(ProbingTask(tasks.targets, subset, tasks.fold_of[0]))
     same_unit = unit_of[:, None] == unit_of
     for task in each_task:
         scored = np.flatnonzero(task.scored_by >= 0)
@@ -112,7 +112,7 @@ def test_no_problem_is_scored_on_a_unit_that_it_was_fitted_on(of: str) -> None:
         assert fitted.any(axis=1).all()
         assert not (fitted & same_unit[scored]).any()
     for fold, task in enumerate(tasks.inner):
-        outer = tasks.fold_of == fold
+        outer = tasks.fold_of[0] == fold
         assert not task.train[:, outer].any()
         assert (task.scored_by[outer] == -1).all()
         assert (task.scored_by[~outer] >= 0).all()
@@ -126,7 +126,7 @@ def test_a_feature_that_tells_the_labels_of_one_fold_does_not_help_there(
 ) -> None:
     X, y, groups = planted(of)
     tasks = tasks_of(y, groups, kind)
-    held_out = np.flatnonzero(tasks.fold_of == fold)
+    held_out = np.flatnonzero(tasks.fold_of[0] == fold)
     told, untold = held_out[::2], held_out[1::2]
     column = np.random.default_rng(1).normal(size=N) if elsewhere == "noise" else np.zeros(N)
     before = probe_layer(np.column_stack([X, column]), tasks)
@@ -135,7 +135,7 @@ def test_a_feature_that_tells_the_labels_of_one_fold_does_not_help_there(
     # Noise has a coefficient, so that what it is replaced with counts in those rows themselves.
     assert moved(before, after, untold if elsewhere == "noise" else held_out) < 2e-4
     np.testing.assert_equal(after.l2[fold], before.l2[fold])
-    assert moved(before, after, tasks.fold_of != fold) > 0.01  # those probes have seen it
+    assert moved(before, after, tasks.fold_of[0] != fold) > 0.01  # those probes have seen it
 
 
 @each_kind
@@ -144,13 +144,13 @@ def test_huge_held_out_rows_do_not_move_the_standardisation(kind: str, of: str, 
     X, y, groups = planted(of)
     tasks = tasks_of(y, groups, kind)
     before = probe_layer(X, tasks)
-    held_out = np.flatnonzero(tasks.fold_of == fold)
+    held_out = np.flatnonzero(tasks.fold_of[0] == fold)
     huge, usual = held_out[::2], held_out[1::2]
     X[huge] *= 1000
     after = probe_layer(X, tasks)
     assert moved(before, after, usual) < 2e-4
     np.testing.assert_equal(after.l2[fold], before.l2[fold])
-    assert moved(before, after, tasks.fold_of != fold) > 0.01
+    assert moved(before, after, tasks.fold_of[0] != fold) > 0.01
 
 
 @each_kind
@@ -161,7 +161,7 @@ def test_labels_of_a_fold_change_neither_its_predictions_nor_its_penalty(
     X, y, groups = planted(of)
     tasks = tasks_of(y, groups, kind)
     before = probe_layer(X, tasks)
-    held_out = tasks.fold_of == fold
+    held_out = tasks.fold_of[0] == fold
     targets = tasks.targets.copy()
     turned = targets[:, held_out]
     targets[:, held_out] = {"numbers": -turned, "two classes": 1 - turned}.get(of, turned[::-1])
@@ -181,7 +181,7 @@ def test_the_penalty_of_a_fold_is_chosen_as_if_its_rows_did_not_exist(of: str) -
         tasks = tasks_of(y, groups, "ridge" if of == "numbers" else "logistic")
         found = probe_layer(X, tasks).l2
         for fold, task in enumerate(tasks.inner):
-            train = tasks.fold_of != fold
+            train = tasks.fold_of[0] != fold
             alone = ProbingTask.cross_validated(tasks.targets[:, train], task.scored_by[train])
             choices = search(Design(X[train]), tasks.kind, tasks.loss, [alone])
             assert choices.l2[0] == found[fold]

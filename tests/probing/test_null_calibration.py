@@ -92,7 +92,7 @@ def p_values(kind: str, rng: np.random.Generator) -> np.ndarray:
     together = tuple(task for one in tasks for task in (one.observed, *one.shuffled))
     every = replace(tasks[0], inner=(), shuffled=together)
     with threads(1):
-        statistics = np.stack([probe_layer(X, every).statistic[1:] for X in layers.values()])
+        statistics = np.stack([probe_layer(X, every).skill[1:] for X in layers.values()])
     statistics = statistics.reshape(len(layers), LABELLINGS, 1 + PERMUTATIONS)
     first, peak = (
         [exact_p(row) for row in rows] for rows in (statistics[0], statistics.max(axis=0))
@@ -127,7 +127,7 @@ def test_the_tables_p_values_are_those_that_are_calibrated_here(kind: str) -> No
     results = probe_layers(layers, y, groups, config=BARE, progress=False)
     tasks = build_tasks(y, groups, BARE, kind)
     with threads(1):
-        statistics = np.stack([probe_layer(X, tasks).statistic for X in layers.values()])
+        statistics = np.stack([probe_layer(X, tasks).skill for X in layers.values()])
     assert results.table["p_value"].to_list() == [exact_p(layer) for layer in statistics]
     assert results.summary["peak_p_value"].item() == exact_p(statistics.max(axis=0))
 

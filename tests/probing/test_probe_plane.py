@@ -94,7 +94,7 @@ def test_along_is_the_distance_to_a_plain_logistic_regression_of_the_other_folds
     found, tasks = fitted(X, y)
     expected = np.empty(len(y))
     for fold in range(FOLDS):
-        train = tasks.fold_of != fold
+        train = tasks.fold_of[0] != fold
         model = LogisticRegression(C=1 / 3.0, tol=1e-10, max_iter=1000, solver="newton-cholesky")
         plain = make_pipeline(StandardScaler(), model).fit(X[train], y[train])
         direction = model.coef_[0] / plain[0].scale_ * units(X)
@@ -105,19 +105,19 @@ def test_along_is_the_distance_to_a_plain_logistic_regression_of_the_other_folds
 @pytest.mark.parametrize("kind", ["logistic", "mass_mean"])
 def test_the_threshold_is_at_0_and_the_last_class_on_the_right(kind: str) -> None:
     found, _ = fitted(*states(), kind=kind)
-    sure = np.abs(found.predicted[:, 1] - 0.5) > 1e-3
+    sure = np.abs(found.predicted[0][:, 1] - 0.5) > 1e-3
     assert sure.mean() > 0.9
-    assert ((found.probe_plane[:, 0] > 0) == (found.predicted[:, 1] > 0.5))[sure].all()
+    assert ((found.probe_plane[:, 0] > 0) == (found.predicted[0][:, 1] > 0.5))[sure].all()
 
 
 def test_of_numbers_0_is_where_the_probe_answers_their_mean() -> None:
     X, _ = states()
     y = 1000 + 50 * standardised(X) @ np.arange(10)
     found, tasks = fitted(X, y, kind="ridge")
-    above = found.predicted[:, 0] - y.mean()
+    above = found.predicted[0][:, 0] - y.mean()
     assert ((found.probe_plane[:, 0] > 0) == (above > 0)).all()
     for fold in range(FOLDS):
-        own = tasks.fold_of == fold
+        own = tasks.fold_of[0] == fold
         ratio = found.probe_plane[own, 0] / above[own]
         assert ratio == pytest.approx(ratio[0], rel=1e-3)
 
@@ -249,7 +249,7 @@ def test_coordinates_have_a_mean_square_of_1(kind: str, n_classes: int) -> None:
 def test_a_label_moves_the_examples_of_other_folds_alone() -> None:
     X, y = states()
     tasks = tasks_of(y)
-    changed = tasks.fold_of == 0
+    changed = tasks.fold_of[0] == 0
     targets = np.where(changed, 1 - tasks.targets, tasks.targets)
     mislabelled = replace(
         tasks,
@@ -292,11 +292,11 @@ def test_the_fold_0_probe_gives_the_out_of_fold_predictions_of_the_first_fold(
         probabilities = torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], dim=1)
     else:
         probabilities = torch.softmax(logits, dim=1)
-    first_fold = tasks.fold_of == 0
+    first_fold = tasks.fold_of[0] == 0
     assert probabilities.numpy()[first_fold] == pytest.approx(
-        found.predicted[first_fold], abs=1e-4, rel=1e-4
+        found.predicted[0][first_fold], abs=1e-4, rel=1e-4
     )
-    assert np.abs(probabilities.numpy() - found.predicted)[~first_fold].max() > 1e-3
+    assert np.abs(probabilities.numpy() - found.predicted[0])[~first_fold].max() > 1e-3
 
 
 def predictions_of(places: np.ndarray, n_classes: int) -> np.ndarray:

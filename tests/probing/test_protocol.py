@@ -28,7 +28,7 @@ SUMMARY = (
     "bag_of_words_accuracy, random_weights_accuracy, seconds_extract, seconds_probe, tokens, "
     "unique_tokens"
 ).split(", ")
-PREDICTIONS = "model dataset layer example fold label predicted score along across".split()
+PREDICTIONS = "model dataset repeat layer example fold label predicted score along across".split()
 
 
 def planted(
@@ -72,7 +72,7 @@ def test_tables_have_the_columns_they_promise(results: Results) -> None:
     assert results.table["layer"].to_list() == [0, 2, 4, 6, 8]
     assert results.table["depth"].to_list() == [0, 0.25, 0.5, 0.75, 1]
     assert len(results.summary) == 1
-    assert len(results.predictions) == 5 * 120
+    assert len(results.predictions) == 3 * 5 * 120
     row = results.table.iloc[0]
     assert (row["n_examples"], row["n_classes"], row["n_groups"]) == (120, 2, 60)
     assert row["probe"] == "logistic"
@@ -87,7 +87,7 @@ def test_tables_have_the_columns_they_promise(results: Results) -> None:
 def test_the_table_follows_from_the_predictions(classes: list[object]) -> None:
     layers, y, groups = planted(len(classes))
     labels = np.asarray(classes)[y]
-    results = probe(layers, labels, groups, folds=3)
+    results = probe(layers, labels, groups, folds=3, repeats=1)
     table = results.table.set_index("layer")
     assert table["n_classes"].eq(len(classes)).all()
     for layer, rows in results.predictions.groupby("layer"):
@@ -105,7 +105,11 @@ def test_the_table_follows_from_the_predictions(classes: list[object]) -> None:
             last = str(classes[-1])
             is_last = rows["label"] == last
             assert ((rows["score"] > 0.5) == (rows["predicted"] == last)).all()
-            assert row["auroc"] == pytest.approx(roc_auc_score(is_last, rows["score"]))
+            areas = [
+                roc_auc_score(is_last[of.index], of["score"]) for _, of in rows.groupby("fold")
+            ]
+            pairs = [of.groupby("label").size().prod() for _, of in rows.groupby("fold")]
+            assert row["auroc"] == pytest.approx(np.average(areas, weights=pairs))
             assert row["log_loss"] == pytest.approx(log_loss(is_last, rows["score"]))
             assert row["f1"] == pytest.approx(f1_score(is_last, rows["predicted"] == last))
         else:
@@ -115,8 +119,18 @@ def test_the_table_follows_from_the_predictions(classes: list[object]) -> None:
 
 def test_no_group_is_in_two_folds(results: Results) -> None:
     rows = results.predictions.query("layer == 0")
-    assert rows.groupby(rows["example"] // 2)["fold"].nunique().eq(1).all()
-    assert results.predictions.groupby("example")["fold"].nunique().eq(1).all()
+    of_pair = rows.groupby(["repeat", rows["example"] // 2])["fold"]
+    assert of_pair.nunique().eq(1).all()
+    in_repeat = results.predictions.groupby(["repeat", "example"])["fold"]
+    assert in_repeat.nunique().eq(1).all()
+
+
+def test_scores_are_means_over_repeats_of_the_folds(results: Results) -> None:
+    right = results.predictions.eval("label == predicted")
+    repeats = right.groupby([results.predictions["repeat"], results.predictions["layer"]]).mean()
+    assert results.table["accuracy"].to_list() == pytest.approx(repeats.groupby("layer").mean())
+    folds = results.predictions.query("layer == 0").pivot(columns="repeat", index="example")["fold"]
+    assert all((folds[0] != folds[repeat]).any() for repeat in (1, 2))
 
 
 def test_probing_twice_gives_the_same_numbers(results: Results) -> None:
@@ -304,3 +318,63 @@ def test_layers_may_be_arrays_of_any_kind(
 def test_controls_that_need_another_model_are_refused_by_name() -> None:
     with pytest.raises(UserError, match="random_weights needs states of its own"):
         probe(**RIGHT, controls=["random_weights"])
+
+
+def test_auroc_without_signal_is_about_a_half_with_few_groups() -> None:
+    """Pooled over folds, which have probes of their own, it was .39."""
+    areas = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(10), 8)
+        y = rng.permutation(np.tile([0, 1], 40))
+        X = rng.normal(size=(10, 6))[groups] + rng.normal(size=(80, 6))
+        found = probe({0: X}, y, groups, permutations=0, controls=[], description_length=False)
+        areas.append(found.table["auroc"].item())
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.03)
+
+
+def rare(effect: float, seed: int = 0) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Five layers of 200 rows, 8 % of class 1, which the third one shows; and the classes."""
+    rng = np.random.default_rng(seed)
+    y = (np.arange(200) < 16).astype(int)
+    layers = {layer: rng.normal(size=(200, 12)) for layer in range(5)}
+    layers[2][:, 0] += effect * y
+    return layers, y
+
+
+def test_a_rare_class_is_found_where_it_is_and_shown_by_its_auroc() -> None:
+    layers, y = rare(2.0)
+    results = probe(layers, y, permutations=39, controls=[], description_length=False)
+    summary = results.summary.iloc[0]
+    assert summary["main_score"] == "auroc"
+    assert summary["peak_layer"] == 2
+    assert summary["peak_score"] == summary["peak_auroc"] == results.table["auroc"][2] > 0.75
+    assert summary["peak_p_value"] == 1 / 40
+    assert results.probes[0].best_layer == 2
+
+
+def test_the_layer_that_is_tested_is_the_one_with_the_least_held_out_loss() -> None:
+    layers, y = rare(1.0, seed=3)
+    table = probe(layers, y, permutations=0, controls=[], description_length=False).table
+    assert (table["skill"] < 1).all()
+    summary = probe(layers, y, permutations=0, controls=[], description_length=False).summary
+    assert summary["peak_layer"].item() == table["layer"][table["skill"].argmax()]
+
+
+def test_without_enough_labellings_there_is_no_p_value(caplog: pytest.LogCaptureFixture) -> None:
+    groups = np.repeat(np.arange(40), [2] * 20 + [3] * 20)
+    y = (groups < 20).astype(int)
+    X = np.random.default_rng(0).normal(size=(len(y), 6))
+    results = probe({0: X}, y, groups, permutations=19, controls=[], description_length=False)
+    assert results.summary["peak_p_value"].isna().all()
+    assert results.summary["relabellings"].item() == 1
+    assert "only 1 different labellings" in caplog.text
+
+
+def test_folds_are_dealt_out_three_times_where_permutations_cost_far_more() -> None:
+    layers, y, groups = planted()
+    for options, repeats in (({"permutations": 20}, 3), ({"permutations": 0}, 1),
+                             ({"permutations": 0, "repeats": 2}, 2)):  # fmt: skip
+        found = probe({0: layers[0]}, y, groups, controls=[], description_length=False, **options)
+        assert found.summary["repeats"].item() == repeats
+        assert found.predictions["repeat"].nunique() == repeats

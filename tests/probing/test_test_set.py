@@ -415,7 +415,7 @@ def test_with_few_rows_the_penalty_is_chosen_in_four_folds_of_all(
 ) -> None:
     _, y, groups = planted()
     tasks = tasks_of(y, groups if grouped else None, held_out() if with_test else None)
-    within = inner_folds(y, groups if grouped else None, tasks.fold_of, 0)
+    within = inner_folds(y, groups if grouped else None, tasks.fold_of[0], 0)
     assert len(tasks.inner) == within.shape[1] == (1 if with_test else 5)
     for task, fold_of in zip(tasks.inner, within.T, strict=True):
         expected = ProbingTask.cross_validated(tasks.targets, fold_of)
@@ -436,7 +436,7 @@ def test_of_many_rows_the_penalty_is_chosen_with_enough(
     test = held_out(400, share=0.25) if with_test else None
     tasks = tasks_of(y, units if grouped else None, test)
     for outer, task in enumerate(tasks.inner):
-        outside = tasks.fold_of == outer
+        outside = tasks.fold_of[0] == outer
         assert not (task.used & outside).any()
         scored = task.scored_by >= 0
         # About so many, and never more.

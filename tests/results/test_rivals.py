@@ -19,7 +19,12 @@ def answers(labels: np.ndarray, right: np.ndarray, n_classes: int, rival: str) -
     chosen = np.where(right, labels, (labels + 1) % n_classes)
     score = np.where(chosen == 1, 0.8, 0.2) if n_classes == 2 else np.full(N, 0.8)
     table = pd.DataFrame(
-        {"example": np.arange(N), "label": labels.astype(str), "predicted": chosen.astype(str)}
+        {
+            "example": np.arange(N),
+            "label": labels.astype(str),
+            "predicted": chosen.astype(str),
+            "fold": 0,
+        }
     )
     return table.assign(score=score, rival=rival).sample(frac=1, random_state=1)
 
@@ -56,7 +61,9 @@ def test_the_gain_is_the_difference_of_accuracies_and_its_interval_is_paired(
 def test_rivals_of_numbers_are_compared_by_r2() -> None:
     truth = RNG.normal(size=N)
     tables = [
-        pd.DataFrame({"example": np.arange(N), "label": truth.astype(str), "score": guess})
+        pd.DataFrame(
+            {"example": np.arange(N), "label": truth.astype(str), "score": guess, "fold": 0}
+        )
         for guess in (truth + 0.1 * RNG.normal(size=N), np.zeros(N))
     ]
     curve, rival = (table.assign(predicted=table["score"].astype(str)) for table in tables)
