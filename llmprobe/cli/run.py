@@ -13,8 +13,5 @@ def run(options: argparse.Namespace) -> None:
     """Do all stages, and print the summary."""
     loaded = load_run(options)
     if loaded is not None:
-        from llmprobe.results.folder import claimed
-
-        with claimed(loaded.out):
-            loaded.probe(extract=True)
-            print_report(loaded.out)
+        loaded.probe(extract=True)
+        print_report(loaded.out)

@@ -17,7 +17,7 @@ _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
     *("balanced_accuracy", "f1", "auroc", "log_loss", "majority_accuracy", "control_accuracy"),
-    *("selectivity", "p_value", "main_score", "permutations"),
+    *("selectivity", "p_value", "main_score", "permutations", "repeats"),
 )
 """The first columns of the results; those of the other metrics follow."""
 _DEPTHS = (
@@ -36,12 +36,15 @@ _OF_A_CURVE = (
         "unique_tokens",
     ),
     *(f"{name}{end}" for name in _DEPTHS for end in ("", "_low", "_high")),
-    *("peak_r2", *(f"{rival}_{metric}" for metric in ("accuracy", "r2") for rival in RIVALS)),
+    "peak_r2",
+    "peak_auroc",
+    *(f"{rival}_{metric}" for metric in ("accuracy", "r2", "auroc") for rival in RIVALS),
     *(f"gain_over_{rival}{end}" for rival in RIVALS for end in ("", "_low", "_high")),
-    *("main_score", "peak_score", "permutations", "classes"),
+    *("main_score", "peak_score", "peak_p_value_adjusted"),
+    *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
-    *("model", "dataset", "layer", "example", "fold", "label", "predicted", "score"),
+    *("model", "dataset", "repeat", "layer", "example", "fold", "label", "predicted", "score"),
     *("along", "across"),
 )
 

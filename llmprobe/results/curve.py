@@ -15,6 +15,9 @@ import pandas as pd
 
 from llmprobe.results.metrics import METRICS, Metric
 
+FEWEST_RELABELLINGS = 20
+"""Different labellings without which no p-value could be 0.05."""
+
 SURE = 0.05
 """A p-value that is at most this counts as above chance, or as a difference."""
 FAR_BELOW = 0.05
@@ -98,8 +101,9 @@ class Curve:
     def best(self, metric: Metric) -> int | None:
         """Return the place among the layers that is the best by a metric, None where none has one.
 
-        That of the main metric is the summary's best layer. For selectivity it is too, since the
-        layer with the highest selectivity may read nothing. Of equals, it has the least loss.
+        That of the main metric is the summary's best layer, which the held-out loss chose. For
+        selectivity it is too, since the layer with the highest selectivity may read nothing. Of
+        equals, it has the least loss.
         """
         if metric.name in (self.metric.name, "selectivity") and self.layer in self.layers:
             return self.layers.index(self.layer)
@@ -113,6 +117,20 @@ class Curve:
         """Return the best layer, None where no layer was scored."""
         layer = self.number("peak_layer")
         return None if np.isnan(layer) else int(layer)
+
+    @property
+    def highest_elsewhere(self) -> int | None:
+        """Return the place of the layer with the highest score, None where it is the best one."""
+        scores = self.column(self.metric.name)
+        if self.layer not in self.layers or np.isnan(scores).all():
+            return None
+        highest = int(np.nanargmax(scores))
+        return None if scores[highest] <= self.score else highest
+
+    @property
+    def search_metric(self) -> str:
+        """Return the metric of control tasks and learning curves: accuracy, or R² of numbers."""
+        return "accuracy" if self.metric.target == "classes" else "r2"
 
     @property
     def layer_name(self) -> str | None:
@@ -200,6 +218,12 @@ class Curve:
         return self.number("peak_p_value")
 
     @property
+    def adjusted_p_value(self) -> float:
+        """Return the p-value that allows for the other curves of its run, where that is known."""
+        adjusted = self.number("peak_p_value_adjusted")
+        return self.p_value if np.isnan(adjusted) else adjusted
+
+    @property
     def permutations(self) -> int | None:
         """Return how many shuffles of labels the p-value comes from, None where not known."""
         permutations = self.number("permutations")
@@ -214,15 +238,15 @@ class Curve:
     def above_chance(self) -> bool:
         """Whether the best layer is above chance, given that it is the best of many.
 
-        By its p-value if there is one and permutations were enough for it to be 0.05. Otherwise
-        the interval's lower half is widened to what covers all layers at once (Bonferroni): the
-        best of 30 layers without signal would often have an interval of its own above chance.
+        By its adjusted p-value, if permutations were enough for 0.05. Otherwise the interval's
+        lower half is widened to what covers all layers at once (Bonferroni): the best of 30 layers
+        without signal would often have an interval of its own above chance.
         """
         p = self.p_value
         smallest = 0.0 if self.permutations is None else 1 / (self.permutations + 1)
         says_nothing = SURE < p <= smallest
         if not np.isnan(p) and not says_nothing:
-            return p <= SURE
+            return self.adjusted_p_value <= SURE
         if np.isnan(self.low):
             return self.score > self.chance()
         normal = NormalDist()

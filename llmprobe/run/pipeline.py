@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
-from llmprobe.config.schema import ModelConfig, RunConfig
+from llmprobe.config.schema import ModelConfig, ProbeConfig, RunConfig
 from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
@@ -35,6 +36,8 @@ from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import Part, claimed, examples_of, write_results
+from llmprobe.results.many_curves import more_permutations, with_adjusted_p_values
+from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 from llmprobe.results.rivals import rival_columns
@@ -42,10 +45,7 @@ from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.run.environment import dataset_facts, environment, model_facts
 from llmprobe.run.parts import probe_part, trace_part
 
-ACCURACY_ONLY: Mapping[str, Any] = {
-    "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
-}  # fmt: skip
-"""Changes of a probe config that leave the accuracies as they are."""
+log = logging.getLogger(__name__)
 
 WORK_PER_WRITING = 20
 """While there is more to do, tables are written after this many times as long as writing them
@@ -145,13 +145,16 @@ class Run:
             with written_together(self.out) as new:
                 write_text(new("config.yaml"), self.config.to_yaml())
         parts: list[Results] = []
+        places: list[tuple[ModelConfig, ConceptDataset]] = []
         self._traces = []
         untrained: dict[tuple[str, str], Results] = {}
         written, due = 0, 0.0
         try:
             for extractor, dataset, is_control in self._work():
                 place = extractor.model_config.id, dataset.name
-                config = self.config.probe.model_copy(update=ACCURACY_ONLY if is_control else {})
+                config = self.config.probe
+                if is_control:
+                    config = accuracy_only(config)
                 results, part, is_new = probe_part(self.out, extractor, dataset, config, extract)
                 if is_control:
                     untrained[place] = results
@@ -160,21 +163,53 @@ class Run:
                 if control is not None:
                     results = _beside(results, control, dataset, self.config.probe.seed)
                 parts.append(results)
+                places.append((extractor.model_config, dataset))
                 self._trace(extractor, dataset, results, part, extract)
                 began = time.monotonic()
                 if is_new and began >= due:
                     self._write(parts)
                     written = len(parts)
                     due = began + (1 + WORK_PER_WRITING) * (time.monotonic() - began)
+            if self._sharpen(parts, places, untrained, extract):
+                written = 0
         finally:
             if len(parts) > written:
                 self._write(parts)
-        return Results.concatenate(parts)
+        return _of_one_run(parts)
+
+    def _sharpen(
+        self,
+        parts: list[Results],
+        places: Sequence[tuple[ModelConfig, ConceptDataset]],
+        untrained: Mapping[tuple[str, str], Results],
+        extract: bool,
+    ) -> bool:
+        """Go on shuffling where p-values are too coarse beside so many others. -> whether any are
+
+        A part that goes on is replaced by one with more permutations.
+        """
+        went_on = False
+        while (more := more_permutations(_of_one_run(parts).summary)).any():
+            went_on = True
+            for i in np.flatnonzero(more).tolist():
+                model, dataset = places[i]
+                log.info(
+                    "%s on %s: its p-value is too coarse beside %d other curves; going on to %d "
+                    "permutations", model.name, dataset.name, len(parts) - 1, more[i],
+                )  # fmt: skip
+                config = self.config.probe.model_copy(update={"permutations": int(more[i])})
+                extractor = Extractor(model, self.config.extract)
+                results = probe_part(self.out, extractor, dataset, config, extract)[0]
+                control = untrained.get((model.id, dataset.name))
+                if control is not None:
+                    results = _beside(results, control, dataset, config.seed)
+                parts[i] = results
+        return went_on
 
     def _write(self, parts: Sequence[Results]) -> None:
         models = [model_facts(model) for model in self.config.models]
         results = replace(
-            Results.concatenate(parts),
+            _of_one_run(parts),
             examples=examples_of(self.datasets),
             environment=environment(models, self._dataset_facts),
             config=self.config.to_yaml(),
@@ -232,7 +267,7 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
     try:
         log_findings(dataset, refuse=True)
-        probe = config.probe.model_copy(update=ACCURACY_ONLY)
+        probe = accuracy_only(config.probe)
         build_tasks(dataset.labels, dataset.units, probe, dataset.name)
     except UserError as error:
         if n is None or dataset.groups is None:
@@ -246,9 +281,23 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
         dataset.span_ends(config.extract.position.removeprefix("span:"))
 
 
+def accuracy_only(config: ProbeConfig) -> ProbeConfig:
+    """Return a config that gives the same accuracies, and nothing else."""
+    return config.model_copy(
+        update={"repeats": config.n_repeats, "controls": (), "permutations": 0,
+                "description_length": False, "learning_curve": ()}
+    )  # fmt: skip
+
+
 def _untrained(model: ModelConfig) -> ModelConfig:
     """Return the control of a model: the same architecture with random weights."""
     return model.model_copy(update={"weights": "random", "name": f"{model.name}-random"})
+
+
+def _of_one_run(parts: Sequence[Results]) -> Results:
+    """Put the parts of a run together, with p-values that allow for how many curves it has."""
+    results = Results.concatenate(parts)
+    return replace(results, summary=with_adjusted_p_values(results.summary))
 
 
 def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int) -> Results:
@@ -261,9 +310,10 @@ def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int)
     """
     (curve,) = part.curves
     table, summary = part.table.copy(), part.summary.copy()
-    table["random_weights_accuracy"] = control.table["accuracy"].to_numpy()
+    for metric in ("accuracy", "auroc"):
+        table[f"random_weights_{metric}"] = control.table[metric].to_numpy()
     ours, theirs = (
-        results.predictions[results.predictions["layer"] == results.curves[0].layer]
+        first_repeat(results.predictions[results.predictions["layer"] == results.curves[0].layer])
         for results in (part, control)
     )
     rivals = theirs.assign(rival="random_weights", model=curve.model)[columns_of("rivals")]

@@ -43,7 +43,7 @@ SUMMARY = (
     "bag_of_words_accuracy random_weights_accuracy seconds_extract seconds_probe tokens "
     "unique_tokens"
 ).split()
-PREDICTIONS = "model dataset layer example fold label predicted score".split()
+PREDICTIONS = "model dataset repeat layer example fold label predicted score".split()
 
 
 class Toy:
@@ -178,7 +178,8 @@ def test_the_untrained_control_stands_beside_the_model(toy: Toy) -> None:
 
 def test_adding_the_untrained_control_computes_that_alone(toy: Toy) -> None:
     toy.run()
-    before = toy.tables()["results"].drop(columns="random_weights_accuracy")
+    untrained = ["random_weights_accuracy", "random_weights_auroc"]
+    before = toy.tables()["results"].drop(columns=untrained)
     parts = set(toy.out.glob("parts/*"))
     toy.run("probe.controls=[random_weights, majority]")
     new = set(toy.out.glob("parts/*")) - parts
@@ -186,7 +187,7 @@ def test_adding_the_untrained_control_computes_that_alone(toy: Toy) -> None:
     assert all(part.name.startswith("tiny-llama-random-") for part in new)
     results = toy.tables()["results"]
     assert results["random_weights_accuracy"].notna().all()
-    pd.testing.assert_frame_equal(results.drop(columns="random_weights_accuracy"), before)
+    pd.testing.assert_frame_equal(results.drop(columns=untrained), before)
 
 
 def probes_of(toy: Toy) -> set[str]:

@@ -1,0 +1,52 @@
+"""P-values of a run with many curves, some of which are small by luck."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
+
+from llmprobe.results.curve import SURE
+
+ENOUGH_AS_GOOD = 10
+"""Shuffles that do as well as the observed labels, after which more would tell little."""
+STEP = 4
+"""Times as many shuffles in each round as in the one before."""
+
+
+def with_adjusted_p_values(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the summary of a run with ``peak_p_value_adjusted``.
+
+    It is the least share of false ones, among the curves of the run that are called above chance,
+    at which the curve is one of them (Benjamini & Hochberg 1995). Curves without a p-value are not
+    counted.
+    """
+    p = summary["peak_p_value"].to_numpy(float)
+    adjusted, tested = p.copy(), np.isfinite(p)
+    if tested.any():
+        adjusted[tested] = false_discovery_control(p[tested])
+    return summary.assign(peak_p_value_adjusted=adjusted)
+
+
+def more_permutations(summary: pd.DataFrame) -> np.ndarray:
+    """Return to how many shuffles each curve should go on, 0 where it need not. [curves] int
+
+    Those should whose adjusted p-value is above 0.05, while so few shuffles did as well that more
+    could make it smaller (Besag & Clifford 1991 stop after a fixed number of those, too). Nobody
+    goes on past the number that makes the smallest p-value small enough for a curve that is above
+    chance alone: 20 for each curve of the run.
+
+    Parameters
+    ----------
+    summary
+        With adjusted p-values.
+    """
+    p, adjusted, shuffles = (
+        summary[name].to_numpy(float)
+        for name in ("peak_p_value", "peak_p_value_adjusted", "permutations")
+    )
+    as_good = np.rint(p * (shuffles + 1)) - 1
+    most = np.ceil(np.isfinite(p).sum() / SURE)
+    # Of fewer than 19 shuffles no p-value was wanted that says anything.
+    goes_on = (adjusted > SURE) & (as_good < ENOUGH_AS_GOOD) & (shuffles >= 19) & (shuffles < most)
+    return np.where(goes_on, np.minimum(STEP * shuffles, most), 0).astype(int)
