@@ -53,7 +53,8 @@ def summary_lines(
     longest = max((len(curve.dataset) for curve in curves), default=0)
     name_width = max(len("dataset"), min(24, longest, width - _NARROWEST))
     columns, room = _that_fit(width - name_width - 4)
-    score = (main_metrics(curves) or [METRICS["accuracy"]])[0].label
+    mains = [metric.label for metric in main_metrics(curves)] or [METRICS["accuracy"].label]
+    score = mains[0] if len(mains) == 1 else "score"
     header = Text(f"  {'dataset':<{name_width}}", "dim")
     for name, wide in columns.items():
         header.append(f"  {score if name == 'score' else name:>{wide}}")
@@ -83,9 +84,10 @@ def summary_lines(
     lines.append(Text())
     inverted = [curve.dataset for curve in curves if curve.is_inverted("bag_of_words")]
     below = f"words below chance are no floor: {', '.join(dict.fromkeys(inverted))}"
+    named = "" if len(mains) == 1 else f" ({', '.join(mains)} of a dataset)"
     for note in (
         *([below] if inverted else []),
-        f"{score}, AUROC: at the best layer (of all layers); words: bag of words, no model",
+        f"{score}{named}, AUROC: at the best layer (of all layers); words: bag of words, no model",
         f"curve: {score} of the first to the last layer, from {_BARS[0]} chance to {_BARS[-1]} 1",
     ):
         lines += [Text(part, "dim") for part in wrap(note, width)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any, Literal
 
-from llmprobe.results.curve import FAR_BELOW, SURE, Curve
+from llmprobe.results.curve import FAR_BELOW, FEWEST_RELABELLINGS, SURE, Curve
 
 Level = Literal["holds", "doubt", "chance", "unknown"]
 NO_RISE = 0.03
@@ -139,13 +139,20 @@ def _few(curve: Curve) -> Iterator[str]:
 
 def _for(curve: Curve) -> Iterator[str]:
     """Yield what speaks for a curve, and what was not looked at."""
-    p, refits = curve.p_value, curve.permutations
+    p, refits = curve.adjusted_p_value, curve.permutations
     if isnan(p):
-        yield "no p-value was asked for"
+        few = curve.number("relabellings")
+        yield (
+            f"labels can be exchanged between groups of like size in {few:,.0f} ways only, too few "
+            "for a p-value"
+            if few < FEWEST_RELABELLINGS
+            else "no p-value was asked for"
+        )
     elif refits is not None and refits < 19:
         yield f"{refits} shuffles are too few for a p-value to say much"
     elif p > SURE:
-        yield f"shuffled labels do as well in {p:.0%} of refits"
+        beside = ", adjusted for the other curves" if p > curve.p_value else ""
+        yield f"shuffled labels do as well in {p:.0%} of refits{beside}"
     else:
         number = "" if refits is None else f"{refits} refits, "
         yield f"shuffled labels do not do as well ({number}p = {p:.2g})"

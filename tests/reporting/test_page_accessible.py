@@ -115,7 +115,7 @@ def test_points_and_curves_say_what_they_show(shown: Open, trial_page: Path) -> 
     said = page.page.get_attribute("#cloud-0", "aria-label") or ""
     assert said.startswith("Examples of capitals at layer 3 of 6 of small as points")
     curves = page.page.get_attribute("#curve-chart", "aria-label") or ""
-    assert "small, best 1.00 at layer" in curves
+    assert "small, best 0.99 at layer" in curves
     assert "large, best 1.00 at layer" in curves
 
 

@@ -16,6 +16,7 @@ from synthetic_runs import MODELS
 from llmprobe.reporting.page.examples import REACH
 from llmprobe.reporting.page.page import headline
 from llmprobe.results.metrics import METRICS
+from llmprobe.results.predictions import first_repeat
 from llmprobe.results.results import Results
 
 Open = Callable[..., Opened]
@@ -34,7 +35,7 @@ def layers_of(trial: Results, model: str, dataset: str = "capitals") -> pd.DataF
 
 def for_the_truth(trial: Results, model: str, dataset: str = "capitals") -> pd.DataFrame:
     """Probability of the right answer: a row for each example, a column for each layer."""
-    table = trial.predictions
+    table = first_repeat(trial.predictions)
     table = table[(table["model"] == model) & (table["dataset"] == dataset)]
     right = np.where(table["label"] == "1", table["score"], 1 - table["score"])
     return table.assign(right=right).pivot(index="example", columns="layer", values="right")
@@ -69,9 +70,11 @@ def test_slider_moves_the_points_to_where_the_predictions_have_them(
         # The other model is shown at the same relative depth.
         for number, (model, its_layer) in enumerate({"small": layer, "large": 2 * layer}.items()):
             points = pd.DataFrame(page.points(number)).set_index("i").sort_index()
-            table = trial.predictions.query(
-                "model == @model and dataset == 'capitals' and layer == @its_layer"
-            ).set_index("example")
+            table = (
+                first_repeat(trial.predictions)
+                .query("model == @model and dataset == 'capitals' and layer == @its_layer")
+                .set_index("example")
+            )
             assert points["label"].tolist() == table["label"].tolist()
             for shown, wanted in (("x", "along"), ("y", "across")):
                 gap = (points[shown] - table[wanted].clip(-REACH, REACH)).abs()
@@ -138,7 +141,7 @@ def test_click_on_a_cell_opens_its_layer(
         assert scores["p"] == f"{row['p_value']:.3f}"
         assert page.page.input_value("#slider") == str(layer)
         counts = [int(text) for text in page.texts("#confusion td")]
-        table = trial.predictions.query(
+        table = first_repeat(trial.predictions).query(
             "model == @model and dataset == @dataset and layer == @layer"
         )
         assert counts == pd.crosstab(table["label"], table["predicted"]).to_numpy().ravel().tolist()
@@ -227,7 +230,9 @@ def test_examples_show_the_answer_at_the_open_layer(wide: Opened, trial: Results
     right = for_the_truth(trial, "large")[3].sort_index()
     shown = [float(text) for text in wide.texts("#example-rows tbody td:nth-child(6)")]
     assert shown == pytest.approx(right.head(20).tolist(), abs=0.5 / 255 + 0.005)
-    predicted = trial.predictions.query("model == 'large' and dataset == 'capitals' and layer == 3")
+    predicted = first_repeat(trial.predictions).query(
+        "model == 'large' and dataset == 'capitals' and layer == 3"
+    )
     said = [text.split()[0] for text in wide.texts("#example-rows tbody td:nth-child(5)")]
     assert said == predicted.sort_values("example")["predicted"].head(20).tolist()
 
@@ -318,6 +323,8 @@ def test_downloads_are_the_tables(wide: Opened, trial: Results) -> None:
 
 
 def test_reload_begins_anew(wide: Opened) -> None:
+    wide.page.reload()
+    wide.page.wait_for_function(DRAWN)
     first = wide.text("#layer-title")
     wide.page.click(wide.cell(0, 1, 1))
     wide.choose("sort", "number")

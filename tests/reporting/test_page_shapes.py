@@ -13,6 +13,7 @@ from browsing import Opened
 from synthetic_runs import capitals, large_run, probed_run, write_page
 
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.results.predictions import first_repeat
 
 Open = Callable[..., Opened]
 
@@ -80,7 +81,7 @@ def test_page_of_five_classes_shows_each(opened: Open, tmp_path: Path, width: in
     page.slide(3)
     assert page.texts("#confusion thead th")[1:] == sorted(set(labels))
     assert {point["label"] for point in page.points(0)} == set(labels)
-    table = run.predictions.query("layer == 3")
+    table = first_repeat(run.predictions).query("layer == 3")
     counts = [int(text) for text in page.texts("#confusion td")]
     assert counts == pd.crosstab(table["label"], table["predicted"]).to_numpy().ravel().tolist()
     page.choose("sort", "number")
@@ -101,8 +102,8 @@ def test_page_of_labels_that_are_numbers_shows_predictions(opened: Open, tmp_pat
     assert page.table("#scores")["R²"].startswith(f"{row['r2']:.2f}".replace("-", "−"))
     page.choose("sort", "number")
     shown = [float(text) for text in page.texts("#example-rows tbody td:nth-child(4)")]
-    table = run.predictions.query("layer == 4").sort_values("example")
-    spread = float(np.ptp(run.predictions["score"]))
+    table = first_repeat(run.predictions).query("layer == 4").sort_values("example")
+    spread = float(np.ptp(first_repeat(run.predictions)["score"]))
     assert shown == pytest.approx(table["score"].head(20).tolist(), abs=spread / 255 + 0.1)
     assert page.hover(0) >= 0
     assert "predicted: " in page.text("#tip")

@@ -46,6 +46,12 @@ beside what it reads of the concept on those splits."""
 _MARKS: dict[str, _Style] = {
     "jump_depth": {"label": "jump layer", "marker": "x", "markersize": 4},
     "converging_depth": {"label": "converging layer", "markerfacecolor": "white"},
+    "highest_depth": {
+        "label": "highest score",
+        "marker": "D",
+        "markersize": 4,
+        "markerfacecolor": "white",
+    },
     "peak_depth": {"label": "best layer"},
 }
 """On a curve; those without a marker have the model's."""
@@ -54,8 +60,9 @@ _SPAN = "span"
 
 @figure(
     "curves",
-    caption="The same scores as curves, with their 95 % intervals. Filled: the best layer; hollow: "
-    "the converging layer; cross: the jump layer; lines below: where a curve stays above "
+    caption="The same scores as curves, with their 95 % intervals. Filled: the best layer, which "
+    "the held-out loss chose; diamond: the highest score, where that is elsewhere; hollow: the "
+    "converging layer; cross: the jump layer; lines below: where a curve stays above "
     "half of its rise.",
     alt="Line chart: a panel for each dataset, a line for each model, the score over layers. "
     "The tables below hold the same numbers.",
@@ -69,8 +76,9 @@ def curves(results: Results) -> Figure:
     known of these is shown too: the majority class (dashed), a bag of words (dotted) and, as thin
     lines of the model's colour, the same architecture with random weights, and the control task of
     random labels (Hewitt & Liang 2019) with the concept on the splits of that task, these for at
-    most ``MOST_CONTROLLED`` models. On each curve the best layer is filled, the converging layer
-    hollow and the jump layer a cross; lines at the axis are where it stays above half of its rise
+    most ``MOST_CONTROLLED`` models. On each curve the best layer is filled (where the score is
+    highest elsewhere, that is a diamond), the converging layer hollow and the jump layer a cross;
+    lines at the axis are where it stays above half of its rise
     (``results.depth``), all as far as `Curve.shown` gives them.
     """
     styles, datasets = model_styles(by_model(results.curves)), by_dataset(results.curves)
@@ -125,7 +133,7 @@ def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> se
     """Mark where the curve jumps, converges and is highest. -> the names of those"""
     drawn = set()
     for name, mark in _MARKS.items():
-        depth = curve.at_best("depth") if name == "peak_depth" else curve.shown(name)
+        depth = _depth(curve, name)
         if np.isnan(depth):
             continue
         place, score = (
@@ -134,6 +142,15 @@ def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> se
         ax.plot(place, score, **{**style, **mark, "linestyle": "none", "zorder": 3})
         drawn.add(name)
     return drawn
+
+
+def _depth(curve: Curve, mark: str) -> float:
+    if mark == "peak_depth":
+        return curve.at_best("depth")
+    if mark == "highest_depth":
+        highest = curve.highest_elsewhere
+        return np.nan if highest is None else float(curve.depths[highest])
+    return curve.shown(mark)
 
 
 def _explained(drawn: set[str]) -> list[Line2D]:
@@ -183,7 +200,7 @@ def learning_curves(results: Results) -> Figure | None:
             ].sort_values("fraction")
             ax.plot(
                 [*line["fraction"], 1.0],
-                [*line[curve.metric.name], curve.score],
+                [*line[curve.search_metric], curve.at_best(curve.search_metric)],
                 **styles[curve.model],
             )
         ax.set_xlim(0, 1.04)

@@ -185,6 +185,8 @@ def headline(curve: Curve) -> str:
             parts.append(f"{rival.replace('_', ' ')} {curve.rival(rival):.2f}")
     if not isnan(curve.p_value):
         parts.append(f"p = {p_text(curve.p_value)}" if curve.p_value >= 0.001 else "p < 0.001")
+        if curve.adjusted_p_value > curve.p_value:
+            parts.append(f"{p_text(curve.adjusted_p_value)} adjusted for the other curves")
     verb = (
         f"is readable best at {place}"
         if curve.above_chance

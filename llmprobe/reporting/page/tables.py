@@ -41,7 +41,8 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
     score = f"{labels.pop() if len(labels) == 1 else 'score'} there"
     headers = (
         *("model", "dataset", "test examples" if held_out else "examples", "best layer", score),
-        *("AUROC there", "p", "chance", "bag of words", "token embeddings", "random weights"),
+        *("AUROC there", "p", "p, adjusted", "chance", "bag of words", "token embeddings"),
+        "random weights",
         *("jump layer", "converging layer", "above half from", "above half to"),
     )
     rows = [
@@ -53,6 +54,7 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
             number_text(curve.score) + interval_text(curve),
             number_text(curve.at_best("auroc")),
             p_text(curve.p_value),
+            p_text(curve.adjusted_p_value) if len(curves) > 1 else "–",
             number_text(curve.chance()),
             *(number_text(curve.rival(rival)) for rival in RIVALS),
             whole_text(curve.shown("jump_layer")),
