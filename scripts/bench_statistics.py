@@ -14,19 +14,32 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, permutation_test_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from llmprobe.api import probe_layers
 from llmprobe.config.schema import ProbeConfig
+from llmprobe.ground.errors import UserError
+from llmprobe.probing.labels import relabellings
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.online_code import code_lengths_without_states
+from llmprobe.probing.tables import p_values
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.depth import above_half, half_depths
+from llmprobe.results.many_curves import more_permutations, with_adjusted_p_values
 
 Result = TypeVar("Result")
 
@@ -138,6 +151,272 @@ def depths(draws: int) -> str:
         cells = (f"{100 * share:.0f} %, {by:.3f}" for share, by in zip(covered, error, strict=True))
         rows.append((f"{n} examples, {n_layers} layers", *cells))
     return markdown(["", "from: covered, mean error", "to: covered, mean error"], rows)
+
+
+# ------------------------------------------------------------------------- p-values of no signal
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Rows in groups, with labels that the features to come say nothing about."""
+
+    groups: np.ndarray
+    """The group of each row. [n]"""
+    labels: np.ndarray
+    """Classes or numbers. [n]"""
+
+    def states(self, draw: np.random.Generator, layers: int = 2, d: int = 8) -> list[np.ndarray]:
+        """Draw states [n, d] that share 70 % of their variance in a group."""
+        n, n_groups = len(self.groups), int(self.groups.max()) + 1
+        return [
+            (
+                np.sqrt(0.7) * draw.normal(size=(n_groups, d))[self.groups]
+                + np.sqrt(0.3) * draw.normal(size=(n, d))
+            ).astype(np.float32)
+            for _ in range(layers)
+        ]
+
+
+def in_groups(
+    sizes: Callable[[np.random.Generator], np.ndarray],
+    label: Callable[[np.random.Generator, np.ndarray], np.ndarray],
+) -> Callable[[np.random.Generator], Labelled]:
+    """Return a drawer of groups of some sizes, of which ``label`` gives a label to each row."""
+
+    def labelled(draw: np.random.Generator) -> Labelled:
+        groups = np.repeat(np.arange(len(size := sizes(draw))), size)
+        return Labelled(groups, label(draw, groups))
+
+    return labelled
+
+
+def constant(classes: int = 2) -> Callable[[np.random.Generator, np.ndarray], np.ndarray]:
+    """Return labels that are one in each group, of so many classes in equal shares."""
+    return lambda draw, groups: draw.permutation(np.arange(groups.max() + 1) % classes)[groups]
+
+
+def half_constant(draw: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+    """Return labels that are one in every other group, and free in the rest."""
+    return np.where(groups % 2, constant()(draw, groups), draw.integers(2, size=len(groups)))
+
+
+def by_size(draw: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+    """Return labels of groups, more likely 1 the larger the group is: from 10 % to 90 %."""
+    sizes = np.bincount(groups)
+    rank = sizes.argsort().argsort() / (len(sizes) - 1)
+    labels: np.ndarray = (draw.random(len(sizes)) < 0.1 + 0.8 * rank).astype(int)[groups]
+    return labels
+
+
+def free(share: float) -> Callable[[np.random.Generator, np.ndarray], np.ndarray]:
+    """Return labels of rows, of which a share is 1 whatever the group."""
+    return lambda draw, groups: draw.permutation(np.arange(len(groups)) < share * len(groups)) * 1
+
+
+def numbers(draw: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+    """Return a number for each group."""
+    labels: np.ndarray = draw.normal(size=int(groups.max()) + 1)[groups]
+    return labels
+
+
+def geometric(groups: int) -> Callable[[np.random.Generator], np.ndarray]:
+    """Return sizes of so many groups, geometrically distributed about 7."""
+    return lambda draw: draw.geometric(1 / 7, size=groups)
+
+
+def fixed(*sizes: int) -> Callable[[np.random.Generator], np.ndarray]:
+    """Return sizes that are not drawn."""
+    return lambda _: np.array(sizes)
+
+
+WITHOUT_SIGNAL = {
+    "100 single rows, balanced": in_groups(fixed(*[1] * 100), free(0.5)),
+    "100 single rows, 80/20": in_groups(fixed(*[1] * 100), free(0.2)),
+    "30 equal groups, constant labels": in_groups(fixed(*[7] * 30), constant()),
+    "30 equal groups, free labels": in_groups(fixed(*[7] * 30), free(0.5)),
+    "20 groups of 2 and 20 of 12, constant": in_groups(fixed(*[2] * 20, *[12] * 20), constant()),
+    "12 geometric groups, constant": in_groups(geometric(12), constant()),
+    "40 geometric groups, constant": in_groups(geometric(40), constant()),
+    "40 geometric groups, half constant": in_groups(geometric(40), half_constant),
+    "40 geometric groups, free labels": in_groups(geometric(40), free(0.5)),
+    "40 geometric groups, labels go with size": in_groups(geometric(40), by_size),
+    "40 geometric groups, three classes": in_groups(geometric(40), constant(3)),
+    "40 geometric groups, numbers (ridge)": in_groups(geometric(40), numbers),
+}
+
+
+def best_p_value(
+    states: Sequence[np.ndarray], labelled: Labelled, permutations: int, seed: int
+) -> tuple[float, int]:
+    """Compute the p-value of the best of some layers, and which one it is."""
+    kind = "ridge" if labelled.labels.dtype.kind == "f" else "logistic"
+    config = ProbeConfig(
+        kind=kind, permutations=permutations, repeats=1, controls=(), description_length=False,
+        seed=seed,
+    )  # fmt: skip
+    tasks = build_tasks(labelled.labels, labelled.groups, config, "simulated")
+    # The nested choice of penalties is for scores, which are not looked at.
+    skills = np.stack([probe_layer(X, replace(tasks, inner=())).skill for X in states])
+    return float(p_values(skills.max(axis=0)[None])[0]), int(skills[:, 0].argmax())
+
+
+def p_value_of_no_signal(name: str, seed: int) -> tuple[float, float]:
+    """Compute the best layer's p-value of one draw, and how many relabellings there are."""
+    draw = np.random.default_rng([seed, len(name)])
+    while True:
+        labelled = WITHOUT_SIGNAL[name](draw)
+        with suppress(UserError):  # Too few groups of a class for the folds.
+            p, _ = best_p_value(labelled.states(draw), labelled, 39, seed)
+            return p, relabellings(labelled.labels, labelled.groups)
+
+
+@simulation(draws=1000)
+def permutations(draws: int) -> str:
+    """Sets without signal that are above chance at 5 %: the best of two layers, 39 permutations."""
+    rows = []
+    for name in WITHOUT_SIGNAL:
+        drawn = np.array(each(p_value_of_no_signal, [(name, i) for i in range(draws)]))
+        tested = np.isfinite(drawn[:, 0])
+        share = (drawn[tested, 0] <= 0.05).mean()
+        error = np.sqrt(share * (1 - share) / tested.sum())
+        few = (drawn[tested, 1] < 1000).mean()
+        rows.append((name, f"{100 * share:.1f} ± {100 * error:.1f} %", f"{100 * few:.0f} %",
+                     f"{100 * (1 - tested.mean()):.0f} %"))  # fmt: skip
+    return markdown(
+        ["setting", "above chance", "with fewer than 1,000 relabellings", "without p"], rows
+    )
+
+
+# ---------------------------------------------------------------------------------------- power
+
+
+def planted(share: float, effect: float, seed: int) -> tuple[bool, bool, bool]:
+    """Plant a class at the third of five layers of 200 rows, and look for it.
+
+    -> whether that layer alone is above chance, whether scikit-learn's permutation test on the
+    AUROC says so too, and whether the best of the five is that layer
+    """
+    draw = np.random.default_rng([seed, round(1000 * share), round(100 * effect)])
+    y = draw.permutation(np.arange(200) < round(200 * share)).astype(int)
+    states = [draw.normal(size=(200, 16)).astype(np.float32) for _ in range(5)]
+    states[2][:, 0] += effect * y
+    labelled = Labelled(np.arange(200), y)
+    p, _ = best_p_value(states[2:3], labelled, 39, seed)
+    _, best = best_p_value(states, labelled, 0, seed)
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    estimator = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
+    _, _, p_auroc = permutation_test_score(
+        estimator, states[2], y, scoring="roc_auc", cv=folds, n_permutations=39, random_state=seed
+    )
+    return p <= 0.05, p_auroc <= 0.05, best == 2
+
+
+@simulation(draws=300)
+def power(draws: int) -> str:
+    """Power at 5 % with one informative direction of 16, and how often its layer is the best."""
+    rows = []
+    for share, effects in ((0.5, (0.5, 0.8)), (0.25, (0.6, 0.9)), (0.1, (0.8, 1.3)),
+                           (0.04, (1.2, 2.0))):  # fmt: skip
+        for effect in effects:
+            drawn = np.array(each(planted, [(share, effect, i) for i in range(draws)]))
+            ours, theirs, named = drawn.mean(axis=0)
+            error = np.sqrt(((drawn[:, 0] * 1.0 - drawn[:, 1]) ** 2).mean() / draws)
+            rows.append((f"{100 * share:.0f} %", effect, f"{ours:.3f}", f"{theirs:.3f}",
+                         f"{error:.3f}", f"{named:.3f}"))  # fmt: skip
+    return markdown(
+        ["positives", "effect, σ", "held-out log loss", "scikit-learn, AUROC",
+         "standard error of the difference", "planted layer is the best of five"], rows
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- coverage
+
+
+def scored(groups: int, equal: bool, by_group: bool, effect: float, seed: int) -> np.ndarray:
+    """Score one layer of six rows a group: accuracy and AUROC with their intervals. [2, 3]"""
+    draw = np.random.default_rng(seed)
+    d = 32 if effect else 8
+    while True:
+        sizes = np.full(groups, 6) if equal else draw.geometric(1 / 6, size=groups)
+        group_of = np.repeat(np.arange(groups), sizes)
+        y = draw.permutation(np.arange(groups) % 2)[group_of]
+        if not by_group:
+            y = draw.integers(2, size=len(group_of))
+        X = draw.normal(size=(groups, d))[group_of] + draw.normal(size=(len(group_of), d))
+        X[:, 0] += np.sqrt(2) * effect * (2 * y - 1)
+        with suppress(UserError):
+            table = probe_layers(
+                {0: X.astype(np.float32)}, y, group_of, permutations=0, repeats=3, controls=[],
+                description_length=False, seed=seed, progress=False,
+            ).table.iloc[0]  # fmt: skip
+            return np.array(
+                [[table[f"{name}{end}"] for end in ("", "_low", "_high")]
+                 for name in ("accuracy", "auroc")], dtype=float
+            )  # fmt: skip
+
+
+@simulation(draws=1000)
+def coverage(draws: int) -> str:
+    """Intervals that hold the score that the procedure has on average over such datasets."""
+    rows = []
+    for groups, equal, by_group, effect in product(
+        (10, 20, 60), (True, False), (True, False), (0.0, 1.0)
+    ):
+        settings = [(groups, equal, by_group, effect, i) for i in range(draws)]
+        drawn = np.stack(each(scored, settings))
+        expected = np.nanmean(drawn[:, :, :1], axis=0)
+        inside = (drawn[:, :, 1] <= expected.T) & (drawn[:, :, 2] >= expected.T)
+        width = np.nanmean(drawn[:, :, 2] - drawn[:, :, 1], axis=0)
+        rows.append((f"{groups} {'equal' if equal else 'geometric'} groups, labels by "
+                     f"{'group' if by_group else 'row'}, {'signal' if effect else 'no signal'}",
+                     *(f"{expected[i, 0]:.2f} | {100 * inside[:, i].mean():.1f} % | {width[i]:.2f}"
+                       for i in range(2))))  # fmt: skip
+    return markdown(["setting", "accuracy", "covered", "width", "AUROC", "covered", "width"], rows)
+
+
+# ---------------------------------------------------------------------------------- many curves
+
+
+def run_of_curves(curves: int, real: int, seed: int) -> tuple[int, int, int]:
+    """Simulate the p-values of a run, some of whose curves are real.
+
+    -> how many without signal and how many real ones are above chance, and all permutations
+
+    Shuffled labels do as well as a curve without signal with a probability that is uniform between
+    0 and 1, and as well as a real one in 1 of 10,000 shuffles.
+    """
+    draw = np.random.default_rng([seed, curves, real])
+    chances = np.where(np.arange(curves) < real, 1e-4, draw.random(curves))
+    shuffles = np.full(curves, 100)
+    as_good = draw.binomial(shuffles, chances)
+    while True:
+        summary = with_adjusted_p_values(
+            pd.DataFrame({"peak_p_value": (as_good + 1) / (shuffles + 1), "permutations": shuffles})
+        )
+        more = more_permutations(summary)
+        if not more.any():
+            above = (summary["peak_p_value_adjusted"] <= 0.05).to_numpy()
+            return int(above[real:].sum()), int(above[:real].sum()), int(shuffles.sum())
+        further = np.maximum(more - shuffles, 0)
+        as_good, shuffles = as_good + draw.binomial(further, chances), shuffles + further
+
+
+@simulation(draws=2000)
+def many_curves(draws: int) -> str:
+    """Runs with many curves: what is called above chance with p adjusted over the run's curves."""
+    rows = []
+    for curves, real in ((5, 0), (5, 1), (28, 0), (28, 1), (28, 14), (40, 0), (40, 2)):
+        drawn = np.array([run_of_curves(curves, real, i) for i in range(draws)])
+        false, found, shuffles = drawn.T
+        called = np.maximum(false + found, 1)
+        rows.append((curves, real, f"{100 * (false > 0).mean():.1f} %",
+                     f"{100 * (false / called).mean():.1f} %",
+                     f"{100 * found.mean() / real:.1f} %" if real else "–",
+                     f"{shuffles.mean() / curves:.0f}"))  # fmt: skip
+    return markdown(
+        ["curves", "real", "runs with a false one", "false of those above chance",
+         "real ones found", "permutations a curve"], rows
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------- the command line
