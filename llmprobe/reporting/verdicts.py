@@ -140,6 +140,7 @@ def _few(curve: Curve) -> Iterator[str]:
 def _for(curve: Curve) -> Iterator[str]:
     """Yield what speaks for a curve, and what was not looked at."""
     p, refits = curve.adjusted_p_value, curve.permutations
+    beside = ", adjusted for the other curves" if p > curve.p_value else ""
     if isnan(p):
         few = curve.number("relabellings")
         yield (
@@ -151,11 +152,10 @@ def _for(curve: Curve) -> Iterator[str]:
     elif refits is not None and refits < 19:
         yield f"{refits} shuffles are too few for a p-value to say much"
     elif p > SURE:
-        beside = ", adjusted for the other curves" if p > curve.p_value else ""
         yield f"shuffled labels do as well in {p:.0%} of refits{beside}"
     else:
         number = "" if refits is None else f"{refits} refits, "
-        yield f"shuffled labels do not do as well ({number}p = {p:.2g})"
+        yield f"shuffled labels do not do as well ({number}p = {p:.2g}{beside})"
     if isnan(curve.rival("bag_of_words")):
         yield "no bag of words to compare with"
     explained = tuple(_surface(curve))

@@ -28,8 +28,10 @@ MARKS = {
     "falls_below_half_depth": ("below half from here", "◁", "triangle-left"),
     "jump_layer": ("jump", "◇", "diamond"),
     "converging_layer": ("converged", "□", "square"),
+    "highest_layer": ("highest score", "△", "triangle-up"),
 }
-"""Column of the summary -> what the curves call it, its sign in text, its shape for Vega."""
+"""Column of the summary, or the layer with the highest score where that is not the best one ->
+what the curves call it, its sign in text, its shape for Vega."""
 
 
 def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -129,15 +131,23 @@ def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
         "best": {metric.name: curve.best(metric) for metric in coloured},
         "bag_of_words": _number(curve.rival("bag_of_words")),
         "stays_above_half": _number(curve.shown("stays_above_half_depth")),
-        "marks": [_mark(curve, name) for name in MARKS if np.isfinite(curve.shown(name))],
+        "marks": [_mark(curve, name) for name in MARKS if np.isfinite(_marked(curve, name))],
         "verdict": verdict.level,
         "against": list(verdict.against),
     }
 
 
+def _marked(curve: Curve, name: str) -> float:
+    """Return the layer or depth that has a mark, NaN where it is not shown."""
+    if name != "highest_layer":
+        return curve.shown(name)
+    highest = curve.highest_elsewhere
+    return np.nan if highest is None else float(curve.layers[highest])
+
+
 def _mark(curve: Curve, name: str) -> dict[str, Any]:
-    """Return where a mark of the summary stands on a curve."""
-    value, is_depth = curve.number(name), name.endswith("depth")
+    """Return where a mark stands on a curve."""
+    value, is_depth = _marked(curve, name), name.endswith("depth")
     depth = value if is_depth else value / max(curve.layers[-1], 1)
     return {
         "mark": MARKS[name][0],
