@@ -17,7 +17,7 @@ from llmprobe.probing.workers import threads
 N, D, SHARED = 90, 20, 0.5
 """Rows and features of the states, and the share of the variance that is a group's."""
 DRAWS, LABELLINGS = 4, 20
-"""Of each kind so many states, and of each states so many labellings: 400 in all."""
+"""Of each kind so many states, and of each states so many labellings: 480 in all."""
 SEED = 0
 PERMUTATIONS = 19
 """So that a p-value can be 0.05 exactly, as 1 / 20."""
@@ -28,6 +28,7 @@ KINDS = (
     "per row, mixed groups",
     "per group, equal groups",
     "per group, mixed groups",
+    "per group, geometric groups",
     "one of each in pairs",
 )
 """How labels are random, and in what groups."""
@@ -58,6 +59,8 @@ def draw(
         groups = np.arange(n) // 3
     elif "mixed" in kind:
         groups = np.repeat(np.arange(n), rng.integers(1, 6, size=n))[:n]
+    elif "geometric" in kind:
+        groups = np.repeat(np.arange(n), rng.geometric(1 / 4, size=n))[:n]
     else:
         groups = np.arange(n) // 2
     groups = rng.permutation(groups)
@@ -146,7 +149,7 @@ def test_controls_and_the_online_code_do_not_change_the_p_values() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_planted_signal_has_the_smallest_p_value_there_is(kind: str) -> None:
     """In one of three layers: it is found in spite of the others."""
-    layers, y, groups = draw(kind, np.random.default_rng(SEED))
+    layers, y, groups = draw(kind, np.random.default_rng(SEED), n=2 * N)
     layers[1][:, :5] += 2 * y[:, None]
     results = probe_layers(layers, y, groups, config=BARE, progress=False)
     smallest = 1 / (PERMUTATIONS + 1)
