@@ -147,6 +147,8 @@ class DropConfig(Section):
     unlabelled: bool = False
     """Whether to leave out those without a label: an empty one, -1, or a word that means none, such
     as "N/A" or "unlabeled"."""
+    classes_under: int = Field(default=0, ge=0)
+    """Classes with fewer examples than this are left out."""
 
 
 class DatasetConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,9 @@ from llmprobe.datasets.templates import templated
 from llmprobe.datasets.unlabelled import without_label
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing
+from llmprobe.ground.text import shortened
+
+log = logging.getLogger(__name__)
 
 
 def dataset_from_config(config: DatasetConfig) -> ConceptDataset:
@@ -33,7 +37,26 @@ def untemplated_dataset(config: DatasetConfig) -> ConceptDataset:
     dataset = _dataset_of_ones_own(config) if config.is_own else _known_dataset(config)
     if config.drop.unlabelled and len(dataset.classes) > 1:
         dataset = dataset.take(np.flatnonzero(~without_label(dataset.labels)))
+    if config.drop.classes_under:
+        dataset = _without_rare_classes(dataset, config.drop.classes_under)
     return dataset if config.perturb is None else perturbed(dataset, config.perturb)
+
+
+def _without_rare_classes(dataset: ConceptDataset, least: int) -> ConceptDataset:
+    """Leave out the classes with fewer than ``least`` examples, and log which."""
+    classes, of_class, counts = np.unique(dataset.labels, return_inverse=True, return_counts=True)
+    rare = counts < least
+    if rare.all():
+        raise UserError(
+            f"{dataset.name}: drop.classes_under {least}: no class has as many examples; the most "
+            f"frequent has {counts.max()}"
+        )
+    if not rare.any():
+        return dataset
+    log.info("%s: %d examples of %d classes with fewer than %d are left out: %s", dataset.name,
+             counts[rare].sum(), rare.sum(), least,
+             ", ".join(shortened([str(name) for name in classes[rare]])))  # fmt: skip
+    return dataset.take(np.flatnonzero(~rare[of_class]))
 
 
 def sampled(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:

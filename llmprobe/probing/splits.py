@@ -69,8 +69,10 @@ def assign_folds(
     totals = counts.sum(axis=0)
     if stratify and totals.min() < folds:
         rare = totals.argmin()
+        examples = "example" if totals[rare] == 1 else "examples"
         raise UserError(
-            f"{where}: class {classes[rare]} has {totals[rare]} examples, too few for {folds} folds"
+            f"{where}: class {classes[rare]} has {totals[rare]} {examples}, too few for {folds} "
+            "folds"
         )
     fold_of: np.ndarray = _deal(counts, folds, np.random.default_rng(seed))[group_of]
     alone = (_table(fold_of, y, folds, len(classes)) == totals).any(axis=0)

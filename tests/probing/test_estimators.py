@@ -135,7 +135,7 @@ def test_few_members_of_a_class_make_fewer_folds_and_one_is_too_few() -> None:
         warnings.simplefilter("error")
         LogisticProbe().fit(X, y)
     y[:2] = 0
-    with pytest.warns(UserWarning, match="class 1 has 1 examples, too few for 2 folds"):
+    with pytest.warns(UserWarning, match="class 1 has 1 example, too few for 2 folds"):
         assert LogisticProbe().fit(X, y).l2_ == 1
     with pytest.warns(UserWarning, match="group is too few"):
         LogisticProbe().fit(X, y, groups=np.zeros(60))

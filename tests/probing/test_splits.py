@@ -91,7 +91,7 @@ def test_continuous_labels_need_no_classes() -> None:
     fold_of = assign_folds(labels, groups, 5, stratify=False)
     assert np.ptp(np.bincount(fold_of)) <= 2  # with 60 groups of 1 to 15 rows
     assert (fold_of == assign_folds(labels[::-1], groups, 5, stratify=False)).all()
-    with pytest.raises(UserError, match="1 examples, too few"):
+    with pytest.raises(UserError, match="1 example, too few"):
         assign_folds(labels, groups, 5)
     inner = inner_folds(labels, groups, fold_of, seed=0, stratify=False)
     assert set(inner.ravel()) == {-1, 0, 1, 2, 3}
