@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmprobe.api import load_dataset
+import llmprobe
 from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_table import parts_of_table
@@ -90,13 +90,15 @@ def test_rare_classes_are_left_out_where_that_is_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "my.csv"
-    path.write_text("text,label\n" + "".join(f"t{i},{'abbccc'[i]}\n" for i in range(6)))
+    path.write_text("text,label\n" + "".join(f"t{i},{'abbcccddd'[i]}\n" for i in range(9)))
     caplog.set_level("INFO")
-    assert load_dataset(path, drop={"classes_under": 3}).texts == ["t3", "t4", "t5"]
+    assert llmprobe.load_dataset(path, drop={"classes_under": 3}).texts == [
+        f"t{i}" for i in range(3, 9)
+    ]
     assert "3 examples of 2 classes with fewer than 3 are left out: a, b" in caplog.text
-    assert len(load_dataset(path, drop={"classes_under": 1})) == 6
+    assert len(llmprobe.load_dataset(path, drop={"classes_under": 1})) == 9
     with pytest.raises(UserError, match="no class has as many examples; the most frequent has 3"):
-        load_dataset(path, drop={"classes_under": 4})
+        llmprobe.load_dataset(path, drop={"classes_under": 4})
 
 
 def test_a_label_that_is_missing_is_refused_with_the_key_that_drops_it(load) -> None:

@@ -28,6 +28,7 @@ MARKS = {
     "falls_below_half_depth": ("below half from here", "◁", "triangle-left"),
     "jump_layer": ("jump", "◇", "diamond"),
     "converging_layer": ("converged", "□", "square"),
+    "peak_layer": ("best layer", "○", "circle"),
     "highest_layer": ("highest score", "△", "triangle-up"),
 }
 """Column of the summary, or the layer with the highest score where that is not the best one ->
@@ -139,9 +140,9 @@ def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
 
 def _marked(curve: Curve, name: str) -> float:
     """Return the layer or depth that has a mark, NaN where it is not shown."""
+    highest = curve.highest_elsewhere if curve.above_chance else None
     if name != "highest_layer":
         return curve.shown(name)
-    highest = curve.highest_elsewhere
     return np.nan if highest is None else float(curve.layers[highest])
 
 

@@ -106,7 +106,7 @@ function drawCautions(shown, marks, { name }, rows) {
     + (has("untrained") ? " Long dashes: the same architecture, untrained." : "")
     + (has("control") ? " Dots: the same probe on random labels, one for each group, with the rows of a group on both sides of its splits: what it can memorise about groups. Dash-dots: the concept on the same splits; it is that less the dots which is the selectivity. The curve itself has no group on both sides." : "")
     + (shown.some((curve) => curve.scores[`control_${name}`] && !curve.scores.selectivity) ? " Selectivity is empty where groups hold opposite labels, which put the concept below chance on the splits of random labels." : "")
-    + (shown[0].metric === name ? " Large dot: the best layer, which the least held-out loss chose. Half: of the rise from chance to the best layer. Jump: the first rise by a tenth; converged: after the last change of 3 % (Jin et al. 2024), both only where the curve does not fall below half again." : "")
+    + (shown[0].metric === name ? " Best layer: that with the least held-out loss. Large dot: the open layer. Half: of the rise from chance to the best layer. Jump: the first rise by a tenth; converged: after the last change of 3 % (Jin et al. 2024), both only where the curve does not fall below half again." : "")
     + " Click a point to open its layer.";
 }
 
