@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 from toy import NUMBERS, QUICK, SUBJECTS, write_config, write_table
 
 import llmprobe
@@ -26,7 +28,7 @@ from llmprobe.config.schema import RunConfig
 from llmprobe.extraction.extract import Extractor
 from llmprobe.reporting.trace.files import write_trace
 from llmprobe.results.folder import missing_curves, read_results
-from llmprobe.run import parts
+from llmprobe.run import parts, pipeline
 from llmprobe.run.pipeline import Run
 from llmprobe.run.report import report, terminal_text
 
@@ -188,6 +190,31 @@ def test_adding_the_untrained_control_computes_that_alone(toy: Toy) -> None:
     results = toy.tables()["results"]
     assert results["random_weights_accuracy"].notna().all()
     pd.testing.assert_frame_equal(results.drop(columns=untrained), before)
+
+
+def test_a_curve_whose_p_value_is_too_coarse_goes_on_and_the_others_do_not(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_to_38(summary: pd.DataFrame) -> np.ndarray:
+        return np.where((summary["dataset"] == "first") & (summary["permutations"] < 38), 38, 0)
+
+    toy.run("probe.permutations=19")
+    before = toy.tables()["summary"].set_index("dataset")
+    assert before["permutations"].to_dict() == {"first": 19, "second": 19}
+    monkeypatch.setattr(pipeline, "more_permutations", first_to_38)
+    toy.run("probe.permutations=19")
+    assert toy.probed == ["first"]
+    assert not toy.extracted
+    after = toy.tables()["summary"].set_index("dataset")
+    assert after["permutations"].to_dict() == {"first": 38, "second": 19}
+    assert toy.tables()["results"].groupby("dataset")["permutations"].max().to_dict() == {
+        "first": 38, "second": 19,
+    }  # fmt: skip
+    assert after["peak_accuracy"].equals(before["peak_accuracy"])
+    adjusted = false_discovery_control(after["peak_p_value"])
+    assert after["peak_p_value_adjusted"].to_list() == pytest.approx(adjusted)
+    toy.run("probe.permutations=19")
+    assert not toy.probed
 
 
 def probes_of(toy: Toy) -> set[str]:
@@ -481,7 +508,7 @@ def test_control_c_ends_with_130_and_the_finished_part_on_disk(toy: Toy) -> None
     program = """
 import signal, sys, time
 from llmprobe.cli.main import main
-from llmprobe.run import parts
+from llmprobe.run import parts, pipeline
 # A suite that runs in the background ignores the signal, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 probe = parts.probe
@@ -616,7 +643,7 @@ def test_of_a_run_that_is_killed_a_report_shows_what_is_finished(
     program = """
 import sys, time
 from llmprobe.cli.main import main
-from llmprobe.run import parts
+from llmprobe.run import parts, pipeline
 probe = parts.probe
 def slow(activations, config):
     if activations.dataset.name == sys.argv[1]:
