@@ -169,7 +169,7 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
         torch.cuda.set_device(device)
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(source, config)
-    with fitting(config, device), user_errors(f"model {config.id!r} cannot be loaded"):
+    with user_errors(f"model {config.id!r} cannot be loaded"), fitting(config, device):
         module = _load_module(config, source, dtype, device).eval()
         held = held_on(module)
         spread = "disk" in held or len(held) > 1

@@ -58,7 +58,7 @@ def test_a_state_is_what_extraction_reads_at_the_end_of_a_text_that_ends_there(
     extractor = extractor_of(folder)
     # Qwen2's own class of tokenizer would leave most of these words out.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    extractor._model = replace(extractor.model, tokenizer=tokenizer)
+    extractor._loaded.model = replace(extractor.model, tokenizer=tokenizer)
     dataset, texts = tokens_of(extractor, PREFIXES)
     activations = extractor.extract(dataset, cache=False, progress=False)
     extracted = np.stack([activations.layer(layer) for layer in activations.layers])
