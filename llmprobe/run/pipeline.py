@@ -188,10 +188,11 @@ class Run:
 
         A part that goes on is replaced by one with more permutations.
         """
-        went_on = False
-        while (more := more_permutations(_of_one_run(parts).summary)).any():
-            went_on = True
-            for i in np.flatnonzero(more).tolist():
+        # Labellings that no folds fit are left out, so fewer may come than were asked for.
+        asked = np.zeros(len(parts), dtype=int)
+        while ((more := more_permutations(_of_one_run(parts).summary)) > asked).any():
+            for i in np.flatnonzero(more > asked).tolist():
+                asked[i] = more[i]
                 model, dataset = places[i]
                 log.info(
                     "%s on %s: its p-value is too coarse beside %d other curves; going on to %d "
@@ -204,7 +205,7 @@ class Run:
                 if control is not None:
                     results = _beside(results, control, dataset, config.seed)
                 parts[i] = results
-        return went_on
+        return bool(asked.any())
 
     def _write(self, parts: Sequence[Results]) -> None:
         models = [model_facts(model) for model in self.config.models]

@@ -196,7 +196,7 @@ def test_a_curve_whose_p_value_is_too_coarse_goes_on_and_the_others_do_not(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def first_to_38(summary: pd.DataFrame) -> np.ndarray:
-        return np.where((summary["dataset"] == "first") & (summary["permutations"] < 38), 38, 0)
+        return np.where(summary["dataset"] == "first", 38, 0)  # however many there are
 
     toy.run("probe.permutations=19")
     before = toy.tables()["summary"].set_index("dataset")
