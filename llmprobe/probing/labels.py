@@ -60,22 +60,27 @@ def relabellings(y: np.ndarray, groups: np.ndarray | None) -> float:
     """Count the different labellings that `shuffled_labels` can draw; infinite above 1e300."""
     group_of = group_indices(groups, len(y))
     block_of = _blocks(y, group_of)
-    _, value = np.unique(y, return_inverse=True)
-    lists = np.zeros((len(block_of), int(value.max()) + 1), dtype=int)
-    np.add.at(lists, (group_of, value), 1)
-    inside = _log_orders(lists[(lists > 0).sum(axis=1) > 1])
-    constant = (lists > 0).sum(axis=1) == 1
-    kinds = np.where(constant[:, None], lists > 0, lists)  # Equal for groups that may stand in.
-    between = 0.0
-    for block in np.unique(block_of):
-        same = np.unique(kinds[block_of == block], axis=0, return_counts=True)[1]
-        between += _log_orders(same[None])
-    return float(np.exp(inside + between)) if inside + between < np.log(1e300) else np.inf
-
-
-def _log_orders(counts: np.ndarray) -> float:
-    """Return the logarithm of the product of the rows' multinomial coefficients. [m, k]"""
-    return float((gammaln(counts.sum(axis=1) + 1) - gammaln(counts + 1).sum(axis=1)).sum())
+    values, value = np.unique(y, return_inverse=True)
+    cells, counts = np.unique(group_of * len(values) + value, return_counts=True)
+    of_group, value = np.divmod(cells, len(values))
+    several = np.bincount(of_group) > 1
+    # Groups of one kind give the same labelling whichever of them stands where.
+    kind_of = np.empty(len(block_of), dtype=int)
+    kind_of[of_group] = value
+    starts = np.searchsorted(of_group, np.arange(len(block_of) + 1))
+    kinds: dict[bytes, int] = {}
+    for group in np.flatnonzero(several):
+        cell = slice(starts[group], starts[group + 1])
+        labels = np.stack([value[cell], counts[cell]]).tobytes()
+        kind_of[group] = len(values) + kinds.setdefault(labels, len(kinds))
+    alike = np.unique(np.stack([block_of, kind_of]), axis=1, return_counts=True)[1]
+    sizes = np.bincount(group_of)
+    mixed = several[of_group]
+    orders = (
+        gammaln(np.bincount(block_of) + 1).sum() - gammaln(alike + 1).sum()
+        + gammaln(sizes[several] + 1).sum() - gammaln(counts[mixed] + 1).sum()
+    )  # fmt: skip
+    return float(np.exp(orders)) if orders < np.log(1e300) else np.inf
 
 
 def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:

@@ -134,6 +134,12 @@ def test_groups_of_two_sizes_exchange_among_their_own() -> None:
     assert relabellings(y, groups) == pytest.approx(20 * 20)
 
 
+def test_labellings_of_many_numbers_are_counted_without_a_table_of_all() -> None:
+    y = np.arange(50_000) / 7
+    assert relabellings(y, None) == np.inf
+    assert relabellings(y[:6], np.arange(6) // 2) == pytest.approx(6 * 2**3)
+
+
 def test_labels_that_the_size_gives_away_have_one_labelling() -> None:
     groups = np.repeat(np.arange(40), [2] * 20 + [3] * 20)
     y = (groups < 20).astype(int)
