@@ -15,7 +15,7 @@ from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tasks import ProbingTasks
 from llmprobe.results.columns import CURVE, columns_of, result_columns
 from llmprobe.results.depth import concept_depth, half_depths
-from llmprobe.results.metrics import majority_accuracy
+from llmprobe.results.metrics import METRICS, majority_accuracy
 from llmprobe.results.resampling import Resamples
 
 ROUNDING = 1e-10
@@ -129,9 +129,10 @@ def depths(table: pd.DataFrame, resampled: np.ndarray, tasks: ProbingTasks) -> d
     curve = table[metric].to_numpy()
     place = int(table["skill"].argmax())
     peak = table.iloc[place]
-    baseline = {"auroc": 0.5, "r2": 0.0}.get(metric)
-    if baseline is None:
+    if metric == "accuracy":
         baseline = majority_accuracy(tasks.truth)
+    else:
+        baseline = float(METRICS[metric].chance_of(table).iloc[0])
     depth_of = table["depth"].to_list()
     depths = half_depths(curve, resampled.T, depth_of, baseline, place)
     if metric == "accuracy":  # Jin et al. define theirs for accuracies.

@@ -107,14 +107,18 @@ class ProbingTasks:
 
     @property
     def main_metric(self) -> str:
-        """Return the metric that is shown: R² of numbers, of classes accuracy or AUROC.
+        """Return the metric that is shown: R² of numbers, of classes accuracy.
 
-        The latter where one class is so frequent that always answering it looks like knowing.
+        Where one class is so frequent that always answering it looks like knowing, it is the AUROC
+        of two classes, and of more the balanced accuracy, which needs answers only: tables keep no
+        more of them than the probability of the class that is predicted.
         """
         if not len(self.classes):
             return "r2"
         most = np.bincount(self.truth).max() / len(self.truth)
-        return "accuracy" if most * len(self.classes) <= MOST_FREQUENT else "auroc"
+        if most * len(self.classes) <= MOST_FREQUENT:
+            return "accuracy"
+        return "auroc" if len(self.classes) == 2 else "balanced_accuracy"
 
     @property
     def truth(self) -> np.ndarray:

@@ -24,21 +24,16 @@ _DEPTHS = (
     *("converging_layer", "jump_layer", "converging_depth", "jump_depth"),
     *("stays_above_half_depth", "falls_below_half_depth"),
 )
+MAIN = ("accuracy", "r2", "auroc", "balanced_accuracy")
+"""Metrics that can be the main one of a dataset."""
 _OF_A_CURVE = (
     *("model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer"),
     *("peak_accuracy", "peak_p_value", *_DEPTHS[:4], "majority_accuracy"),
-    *(
-        "bag_of_words_accuracy",
-        "random_weights_accuracy",
-        "seconds_extract",
-        "seconds_probe",
-        "tokens",
-        "unique_tokens",
-    ),
+    *("bag_of_words_accuracy", "random_weights_accuracy", "seconds_extract", "seconds_probe"),
+    *("tokens", "unique_tokens"),
     *(f"{name}{end}" for name in _DEPTHS for end in ("", "_low", "_high")),
-    "peak_r2",
-    "peak_auroc",
-    *(f"{rival}_{metric}" for metric in ("accuracy", "r2", "auroc") for rival in RIVALS),
+    *(f"peak_{metric}" for metric in MAIN),
+    *(f"{rival}_{metric}" for metric in MAIN for rival in RIVALS),
     *(f"gain_over_{rival}{end}" for rival in RIVALS for end in ("", "_low", "_high")),
     *("main_score", "peak_score", "peak_p_value_adjusted"),
     *("permutations", "relabellings", "repeats", "classes"),

@@ -353,6 +353,24 @@ def test_a_rare_class_is_found_where_it_is_and_shown_by_its_auroc() -> None:
     assert results.probes[0].best_layer == 2
 
 
+def test_of_three_classes_one_of_which_is_frequent_the_balanced_accuracy_is_shown() -> None:
+    layers, y = rare(2.0)
+    y = np.where((y == 0) & (np.arange(200) % 4 == 0), 2, y)
+    texts = [f"text {i} of {'ab'[i % 2]}" for i in range(200)]
+    results = probe(layers, y, texts=texts, permutations=0, description_length=False,
+                    controls=["bag_of_words"], repeats=1)  # fmt: skip
+    summary = results.summary.iloc[0]
+    assert summary["main_score"] == "balanced_accuracy"
+    best = results.table.set_index("layer").loc[summary["peak_layer"]]
+    assert summary["peak_score"] == best["balanced_accuracy"]
+    rival = results.rivals.sort_values("example")["predicted"]
+    expected = balanced_accuracy_score(y.astype(str), rival)
+    assert summary["bag_of_words_balanced_accuracy"] == pytest.approx(expected)
+    gain = best["balanced_accuracy"] - expected
+    assert summary["gain_over_bag_of_words"] == pytest.approx(gain)
+    assert summary["stays_above_half_depth"] >= 0
+
+
 def test_the_layer_that_is_tested_is_the_one_with_the_least_held_out_loss() -> None:
     layers, y = rare(1.0, seed=3)
     table = probe(layers, y, permutations=0, controls=[], description_length=False).table
