@@ -182,8 +182,9 @@ class Curve:
         NaN where there is no rival. A run of an earlier version has no interval: its ends are the
         difference itself.
         """
-        gain = self.score - self.rival(rival)
-        low, high = (self.number(f"gain_over_{rival}_{end}") for end in ("low", "high"))
+        gain, low, high = (self.number(f"gain_over_{rival}{end}") for end in ("", "_low", "_high"))
+        if np.isnan(gain):
+            gain = self.score - self.rival(rival)
         return gain, gain if np.isnan(low) else low, gain if np.isnan(high) else high
 
     def is_inverted(self, rival: str) -> bool:

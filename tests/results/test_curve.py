@@ -102,3 +102,10 @@ def test_the_best_layer_by_selectivity_is_the_one_that_reads_best() -> None:
 
 def test_a_metric_that_no_layer_has_has_no_best_one() -> None:
     assert curve().best(METRICS["auroc"]) is None
+
+
+def test_a_curve_is_above_chance_by_the_p_value_that_allows_for_the_other_curves() -> None:
+    by_luck = curve(peak_p_value=0.01, peak_p_value_adjusted=0.28, permutations=100)
+    assert not by_luck.above_chance
+    assert curve(peak_p_value=0.01, peak_p_value_adjusted=0.04, permutations=100).above_chance
+    assert curve(peak_p_value=0.01, permutations=100).adjusted_p_value == 0.01
