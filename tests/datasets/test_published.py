@@ -577,5 +577,5 @@ def test_pairs_mislead_a_bag_of_words_unless_they_are_kept_together() -> None:
         )
         for grouped in (False, True)
     }
-    assert accuracy[False] < 0.42
+    assert accuracy[False] == pytest.approx(0.388, abs=0.01)
     assert 0.45 < accuracy[True] < 0.65
