@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.groups import joined, plain
-from llmprobe.datasets.spans import Spans, span_ends
+from llmprobe.datasets.spans import Spans, Turn, span_ends
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 
@@ -46,6 +46,14 @@ class ConceptDataset:
     the last. Each [n]"""
     fields: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What else is known of each example (template, distractor kind, …). [n, any], or empty."""
+    turns: list[list[Turn]] | None = None
+    """Of chats, the turns of each, in order: what stands between them in the text is read by no
+    model, whose own chat template goes around them. [n][turns], or None."""
+    chat: dict[str, Any] = field(default_factory=dict)
+    """Options for the chat template, such as ``add_generation_prompt``."""
+    words: list[tuple[int, int]] | None = None
+    """Where labels are of words, where the labelled one stands in its text: first character, and
+    the one after the last. [n], or None."""
     variants: dict[str, list[list[str]]] = field(default_factory=dict)
     """Other texts that would go with a row's label and group, for the perturbations "negation" and
     "paraphrase_template": for each row one or more. Each [n][1 or more]"""
@@ -83,6 +91,7 @@ class ConceptDataset:
         if n == 0:
             raise UserError(f"{where}: no examples")
         parts: dict[str, Sized | None] = {"labels": self.labels, "groups": self.groups}
+        parts |= {"turns": self.turns, "words": self.words}
         parts |= {f"spans of {name!r}": spans for name, spans in self.spans.items()}
         parts |= {f"variants {kind!r}": texts for kind, texts in self.variants.items()}
         parts["rows of fields"] = self.fields if len(self.fields.columns) else None
@@ -226,6 +235,8 @@ class ConceptDataset:
             labels=self.labels[rows],
             groups=None if self.groups is None else self.groups[rows],
             spans={name: [spans[i] for i in rows] for name, spans in self.spans.items()},
+            turns=None if self.turns is None else [self.turns[i] for i in rows],
+            words=None if self.words is None else [self.words[i] for i in rows],
             variants={kind: [texts[i] for i in rows] for kind, texts in self.variants.items()},
             fields=self.fields.iloc[rows].reset_index(drop=True)
             if len(self.fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -12,6 +13,15 @@ from llmprobe.ground.errors import UserError, suggestion
 Spans = dict[str, list[tuple[int, int]]]
 """For each field of a template, where its value stands in each text: first character, and the one
 after the last. Each [n]"""
+
+
+class Turn(NamedTuple):
+    """What one participant of a chat says: ``text[start:stop]`` of the example's text."""
+
+    role: str
+    """Who speaks, in the words of the chat template: system, user, assistant, …"""
+    start: int
+    stop: int
 
 
 def span_ends(
