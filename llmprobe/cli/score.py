@@ -18,7 +18,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "probe", type=Path, metavar="PROBE", help="RUN/probes/MODEL/DATASET.safetensors"
     )
     parser.add_argument(
-        "--file", type=Path, required=True, metavar="FILE", help=".csv, .tsv, .jsonl or .parquet"
+        "--file",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a .csv, .json, .parquet, … file",
     )
     parser.add_argument("--text", metavar="COLUMN", help="default: text, statement or sentence")
     parser.add_argument("--label", metavar="COLUMN", help="true labels, to say how right it is")

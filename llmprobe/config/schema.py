@@ -32,7 +32,11 @@ from llmprobe.config.sites import SITES
 from llmprobe.ground.errors import suggestion
 from llmprobe.ground.registry import Registry
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_SUFFIXES = (
+    ".csv", ".tsv", ".json", ".jsonl", ".parquet",
+    ".csv.gz", ".tsv.gz", ".json.gz", ".jsonl.gz",
+)  # fmt: skip
+"""Endings of the files with a table that are read."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed that NumPy, scikit-learn and torch all take."""
@@ -157,8 +161,8 @@ class DatasetConfig(Section):
     name: str = ""
     """A known name (``llmprobe ls datasets``); beside ``path`` or ``hub``, the name in tables."""
     path: Path | None = None
-    """A .csv, .tsv, .jsonl or .parquet file, or a folder that ``datasets`` saved; relative to the
-    config file."""
+    """A .csv, .tsv, .json, .jsonl (each also .gz) or .parquet file, or a folder that ``datasets``
+    saved; relative to the config file."""
     hub: str | None = None
     """A dataset on the Hugging Face Hub, as ``owner/name``."""
     subset: str | None = None
@@ -230,7 +234,10 @@ class DatasetConfig(Section):
     def _default_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and not values.get("name"):
             if values.get("path"):
-                values = {**values, "name": Path(str(values["path"])).stem}
+                path = Path(str(values["path"]))
+                ending = table_suffix(path.name)
+                stem = path.name[: -len(ending)] if ending else path.stem
+                values = {**values, "name": stem}
             elif isinstance(values.get("hub"), str):
                 values = {**values, "name": values["hub"].rstrip("/").rsplit("/", 1)[-1]}
         return values
@@ -259,6 +266,11 @@ class DatasetConfig(Section):
         for part in (file_name(self.title), *self.title.split("/")):
             _check_file_name(part, "as")
         return self
+
+
+def table_suffix(name: str) -> str:
+    """Return the ending of a file with a table, in lower case; "" for another name."""
+    return max(filter(name.lower().endswith, TABLE_SUFFIXES), key=len, default="")
 
 
 def file_name(name: str) -> str:
@@ -434,7 +446,7 @@ def short_dataset(item: str) -> dict[str, str]:
     """Return the mapping for a word: a file or ./folder, hub:owner/name, or a known name."""
     if item.startswith("hub:"):
         return {"hub": item.removeprefix("hub:")}
-    is_path = item.lower().endswith(TABLE_SUFFIXES) or item.startswith((".", "/", "~"))
+    is_path = table_suffix(item) or item.startswith((".", "/", "~"))
     return {"path" if is_path else "name": item}
 
 

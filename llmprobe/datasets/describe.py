@@ -52,8 +52,8 @@ _FAMILIES = {
 """In the order of the list; other families come last, under their own names."""
 
 _BESIDES = (
-    "`llmprobe show NAME` tells more. Besides these: a .csv, .tsv, .jsonl or .parquet file with "
-    "texts and labels (`path: my.csv`), any dataset on the Hugging Face Hub (`hub: owner/name`), "
+    "`llmprobe show NAME` tells more. Besides these: a .csv, .json, .parquet, … file with texts "
+    "and labels (`path: my.csv`), any dataset on the Hugging Face Hub (`hub: owner/name`), "
     "and your own by name (`--include FOLDER`)."
 )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import json
 import logging
 import re
 import sys
+import zlib
 from collections import Counter
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -17,8 +19,10 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
-from llmprobe.config.schema import TABLE_SUFFIXES
+from llmprobe.config.schema import TABLE_SUFFIXES, table_suffix
 from llmprobe.ground.errors import UserError, first_line, foreign_errors
+from llmprobe.ground.files import size
+from llmprobe.ground.text import listed
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,9 @@ _MAGIC = {
 }
 """What a file is that begins like this, in lower or upper case."""
 
+LARGEST = 2**30
+"""Bytes that a .gz file may unpack to: a small one can hold more than fits in memory."""
+
 _NEEDS_QUOTES = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 """A cell that a program wrote which quotes cells, and doubles the marks inside them."""
 
@@ -50,7 +57,10 @@ def read_table(
     delimiter: str | None = None,
     quoting: str | None = None,
 ) -> pd.DataFrame:
-    """Read a .csv, .tsv, .jsonl or .parquet file, a row for each example.
+    """Read a .csv, .tsv, .json, .jsonl or .parquet file, a row for each example.
+
+    A .json file is a list of objects, or one object with such a list in it. All but .parquet are
+    read from .gz files too.
 
     Cells of a .csv or .tsv file are numbers or truth values only in columns where these print as
     the cells are written; an empty cell is a missing value, and a column without a name is left
@@ -72,34 +82,51 @@ def read_table(
     UserError
         What is wrong with the file, and in which line or row.
     """
-    suffix = path.suffix.lower()
+    suffix = table_suffix(path.name)
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    if suffix not in TABLE_SUFFIXES:
-        kind = f"{suffix} files" if suffix else "a file without a suffix"
+    if not suffix:
+        kind = f"{path.suffix} files" if path.suffix else "a file without a suffix"
         raise UserError(f"{path}: cannot read {kind}; known: {', '.join(TABLE_SUFFIXES)}")
-    if delimiter is not None and suffix not in (".csv", ".tsv"):
+    kind = suffix.removesuffix(".gz")
+    if delimiter is not None and kind not in (".csv", ".tsv"):
         raise UserError(f"{path}: delimiter belongs to .csv and .tsv files")
-    if quoting is not None and suffix not in (".csv", ".tsv"):
+    if quoting is not None and kind not in (".csv", ".tsv"):
         raise UserError(f"{path}: quoting belongs to .csv and .tsv files")
-    if encoding is not None and suffix == ".parquet":
+    if encoding is not None and kind == ".parquet":
         raise UserError(f"{path}: encoding belongs to text files")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if suffix == ".parquet":
+    content = _content(path, packed=suffix != kind)
+    if kind == ".parquet":
         table = _parquet(content, path)
     else:
         text = _text(content, path, encoding)
-        if suffix == ".jsonl":
+        if kind == ".jsonl":
             table = _json_lines(text, path)
+        elif kind == ".json":
+            table = _json(text, path)
         else:
-            delimiter = delimiter or ("\t" if suffix == ".tsv" else ",")
+            delimiter = delimiter or ("\t" if kind == ".tsv" else ",")
             table = _separated(text, path, delimiter, quoting)
     if len(table) == 0:
         raise UserError(f"{path}: no rows below the header")
     return table
+
+
+def _content(path: Path, packed: bool) -> bytes:
+    """Return the bytes of a file, of a gzip archive those that are packed in it."""
+    try:
+        if not packed:
+            return path.read_bytes()
+        with gzip.open(path) as file:
+            content = file.read(LARGEST + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: no gzip archive, or a damaged one: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if len(content) > LARGEST:
+        raise UserError(f"{path}: more than {size(LARGEST)} when unpacked; if that is no mistake, "
+                        "unpack it and give the unpacked file")  # fmt: skip
+    return content
 
 
 def _kind(content: bytes) -> str | None:
@@ -275,24 +302,55 @@ def _typed(cells: list[str]) -> pd.Series:
 
 
 def _json_lines(text: str, path: Path) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
     # Not splitlines(), which also splits at characters that JSON allows inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=_object)
-            if not isinstance(row, dict):
-                raise ValueError("not a JSON object; write one per line, without brackets around")
-            # Only an escape can stand for half a character, which nothing can write again.
-            if "\\u" in line:
-                json.dumps(row, ensure_ascii=False).encode()
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is not JSON: {error.msg}; write one object "
-                            "per line, without brackets around them") from None  # fmt: skip
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: line {number}: {first_line(error)}") from None
-        rows.append(row)
+        if line.strip():
+            hint = "write one object per line, without brackets around them"
+            rows.append(_parsed(line, path, hint, number))
+            if not isinstance(rows[-1], dict):
+                raise UserError(f"{path}: line {number}: not a JSON object; {hint}")
+    return _of_objects(rows)
+
+
+def _json(text: str, path: Path) -> pd.DataFrame:
+    """Read the table in a .json file: a list of objects, alone or in an object."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) > 1 and all(line.strip()[0] + line.strip()[-1] == "{}" for line in lines):
+        return _json_lines(text, path)
+    hint = "write a list of objects, [{…}, {…}]"
+    rows = _parsed(text, path, hint)
+    if isinstance(rows, dict):
+        lists = {key: value for key, value in rows.items() if isinstance(value, list)}
+        if len(lists) != 1:
+            names = f": {listed([*map(repr, lists)])}" if lists else ""
+            raise UserError(f"{path}: an object with {len(lists) or 'no'} lists{names}; {hint}")
+        (rows,) = lists.values()
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: not a list of objects; {hint}")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: row {number}: not a JSON object but {row!r:.40}; {hint}")
+    return _of_objects(rows)
+
+
+def _parsed(text: str, path: Path, hint: str, line: int = 0) -> Any:
+    """Return the value of a JSON text, which is one line of a file, or (0) all of it."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+        # Only an escape can stand for half a character, which nothing can write again.
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        line = line or error.lineno
+        raise UserError(f"{path}: line {line} is not JSON: {error.msg}; {hint}") from None
+    except (ValueError, RecursionError) as error:
+        place = f"line {line}: " if line else ""
+        raise UserError(f"{path}: {place}{first_line(error)}") from None
+    return value
+
+
+def _of_objects(rows: list[dict[str, Any]]) -> pd.DataFrame:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return pd.DataFrame({c: _as_they_are([row.get(c) for row in rows]) for c in columns},
                         index=range(len(rows)))  # fmt: skip

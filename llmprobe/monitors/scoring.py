@@ -85,7 +85,7 @@ def score_file(
     quoting: str | None = None,
     options: ReadingOptions | None = None,
 ) -> ScoredTexts:
-    """Score each text of a .csv, .tsv, .jsonl or .parquet file with the probe at ``path``.
+    """Score each text of a .csv, .json, .parquet, … file with the probe at ``path``.
 
     Parameters
     ----------
@@ -150,8 +150,9 @@ def write_scored(table: pd.DataFrame, out: Path) -> None:
             except (pyarrow.ArrowException, TypeError, ValueError) as error:
                 reason = first_line(error)
                 raise UserError(f"--out {out}: {reason}; a .jsonl file can hold it") from None
-        elif out.suffix == ".jsonl":
-            table.to_json(partial, orient="records", lines=True, force_ascii=False)
+        elif out.suffix in (".json", ".jsonl"):
+            lines = out.suffix == ".jsonl"
+            table.to_json(partial, orient="records", lines=lines, force_ascii=False)
         else:
             table.to_csv(partial, index=False, sep="\t" if out.suffix == ".tsv" else ",")
 

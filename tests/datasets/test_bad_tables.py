@@ -131,7 +131,7 @@ JSONL: Cases = {
     "gzip": (gzip.compress(b"{}", mtime=0), "is a gzip archive, not text"),
     "syntax": (6 * "\n" + '{"text": "b" "label": 1}', "line 7 is not JSON: Expecting ','"),
     "array": ('[{"text": "a"},\n{"text": "b"}]', "line 1 is not JSON: Expecting value; write"),
-    "list": ('{"text": "a"}\n["b", 1]\n', "line 2: not a JSON object; write one per line"),
+    "list": ('{"text": "a"}\n["b", 1]\n', "line 2: not a JSON object; write one object per line"),
     "pretty": ('{\n"text": "a"\n}', "; write one object per line, without brackets"),
     "deep": ('{"a":' * 50_000, "line 1: maximum recursion depth"),
     "key twice": ('{"text": "a", "text": "b"}', "line 1: 'text' occurs twice"),
@@ -182,9 +182,27 @@ PARQUETS: Cases = {
     ),
 }  # fmt: skip
 
+JSON: Cases = {
+    "cut": ('[{"text": "a",\n', "line 2 is not JSON: "),
+    "text": ('"text"', "not a list of objects; write a list of objects, [{…}, {…}]"),
+    "texts": ('["a", "b"]', "row 1: not a JSON object but 'a'; write a list"),
+    "columns": ('{"text": ["a", "b"], "label": [0, 1]}', "2 lists: 'text' and 'label'; write"),
+    "nested": ('{"train": {"a": [1]}}', "an object with no lists; write"),
+    "twice": ('[{"text": "a", "text": "b"}]', "'text' occurs twice in one object"),
+    "empty": ("[]", "no rows below the header"),
+    "half a character": ('[{"text": "\\ud800"}]', "surrogates not allowed"),
+}
+GZIP: Cases = {
+    "text": ("text,label\na,0\n", "no gzip archive, or a damaged one: "),
+    "cut": (gzip.compress(b"text,label\na,0\nb,1\n")[:-9], "no gzip archive, or a damaged one: "),
+    "damaged": (gzip.compress(labelled("0", "1").encode())[:12] + 9 * b"\xff", "a damaged one: "),
+    "table": (gzip.compress(b"text,label\na,0,1\n"), "row 1 (line 2): 3 cells"),
+}
+
+TEXTS = ("csv", CSV), ("tsv", TSV), ("jsonl", JSONL), ("json", JSON), ("csv.gz", GZIP)
 FILES = {
     f"{suffix} {what}": (f"my.{suffix}", content, words)
-    for suffix, cases in (("csv", CSV), ("tsv", TSV), ("jsonl", JSONL), ("parquet", PARQUETS))
+    for suffix, cases in (*TEXTS, ("parquet", PARQUETS))
     for what, (content, words) in cases.items()
 }
 FILES |= {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llmprobe
-from llmprobe.config.schema import DatasetConfig
+from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.tables import read_table
@@ -31,8 +32,12 @@ ROWS = [
 def written(path: Path) -> Path:
     """``ROWS`` in a file of the format that the suffix says."""
     table = pd.DataFrame(ROWS)
-    if path.suffix == ".parquet":
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(written(path.with_suffix("")).read_bytes()))
+    elif path.suffix == ".parquet":
         table.to_parquet(path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=2))
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n", encoding="utf-8")
     else:
@@ -59,7 +64,7 @@ def load(tmp_path: Path):
     return load
 
 
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", [suffix[1:] for suffix in TABLE_SUFFIXES])
 def test_every_format_gives_the_same_dataset(tmp_path: Path, suffix: str) -> None:
     dataset = read(written(tmp_path / f"my.{suffix}"), group="city")
     assert dataset.name == "my"
@@ -68,6 +73,21 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, suffix: str) -> Non
     assert dataset.groups is not None
     assert dataset.groups[0] == dataset.groups[1] != dataset.groups[2]
     assert dataset.fields["note"].tolist() == [row["note"] for row in ROWS]
+
+
+def test_json_lines_and_lists_of_objects_may_be_called_json(load) -> None:
+    lines = '{"text": "a", "label": 0}\n\n{"text": "b", "label": 1}\n'
+    assert load(lines, "my.json").texts == ["a", "b"]
+    listed = '[{"text": "a", "label": 0},\n{"text": "b", "label": 1}]'
+    assert load(listed, "my.json").texts == ["a", "b"]
+
+
+def test_a_small_archive_cannot_fill_the_memory(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmprobe.datasets.tables.LARGEST", 1000)
+    content = b"text,label\na,0\nb,1\n"
+    assert load(gzip.compress(content), "my.csv.gz").texts == ["a", "b"]
+    with pytest.raises(UserError, match=r"more than 1 kB when unpacked; .* the unpacked file"):
+        load(gzip.compress(content + 1000 * b"\n"), "my.csv.gz")
 
 
 def test_the_label_is_no_field_and_the_group_is_one(tmp_path: Path) -> None:
@@ -325,7 +345,7 @@ def footer_damaged(content: bytes) -> bytes:
 
 @FEW
 @given(content=PIECES)
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet", "csv.gz"])
 def test_any_bytes_are_read_or_refused_in_one_line(
     tmp_path: Path, suffix: str, content: bytes
 ) -> None:
