@@ -51,8 +51,8 @@ from llmprobe.models.source import ModelSource, locate
 
 log = logging.getLogger(__name__)
 
-STORE_VERSION = 3
-"""Raise when the same key would give other states, so that older extractions are not used."""
+STORE_VERSION = 4
+"""Raise when the same key would give other states or facts: older extractions are not used."""
 
 
 class Extractor:
@@ -321,6 +321,7 @@ class Extractor:
                 "tokens": texts.n_tokens,
                 "unique_tokens": texts.n_unique_tokens,
                 "distinct_states": n_states,
+                "golden": texts.golden(cut=model.causal),
                 "computed_tokens": plan.cost.tokens,
                 "seconds": round(time.monotonic() - began, 3),
                 "row_of": plan.row_of,

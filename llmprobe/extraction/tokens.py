@@ -69,6 +69,22 @@ class TokenisedTexts:
         """Number of distinct prefixes of all texts: the nodes of their prefix tree."""
         return self.n_tokens - int(shared_with_previous(sorted(self.ids)).sum())
 
+    def golden(self, most: int = 8, *, cut: bool) -> list[dict[str, Any]]:
+        """Return some short texts from everywhere, as JSON: what another engine can be asked.
+
+        Each has the number of its text (``row``), its ``token_ids``, and the ``positions`` of the
+        tokens whose mean state is read; ``cut`` as in ``texts``.
+        """
+        chosen = []
+        for block in np.array_split(np.arange(len(self.ids)), min(most, len(self.ids))):
+            row = min(block.tolist(), key=lambda row: len(self.ids[row]))
+            tokens, positions = self.ids[row], [self.read[row]]
+            if self.mean:
+                positions = np.flatnonzero(self.reading.counted(tokens)).tolist()
+            token_ids = tokens[: positions[-1] + 1] if cut else tokens
+            chosen.append({"row": row, "token_ids": token_ids, "positions": positions})
+        return chosen
+
     def texts(self, cut: bool) -> list[Text]:
         """Return what to run for each text; ``cut``: nothing after the token that is read.
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,7 +29,7 @@ from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 from llmprobe.results.rivals import rival_columns
-from llmprobe.results.saved_probe import HOW_READ, SavedProbe
+from llmprobe.results.saved_probe import HOW_READ, GoldenExample, SavedProbe
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +81,31 @@ def probe(
         embeddings=activations.token_embeddings,
         progress=progress,
     )  # fmt: skip
+    results = replace(results, probes=(_with_golden(results.probes[0], activations),))
     results.summary["parameters"] = facts["parameters"]
     results.summary["hidden_size"] = facts["hidden_size"]
     results.summary["seconds_extract"] = facts["seconds"]
     results.summary["tokens"] = facts["tokens"]
     results.summary["unique_tokens"] = facts["unique_tokens"]
     return results
+
+
+def _with_golden(probe: SavedProbe, activations: DatasetStates) -> SavedProbe:
+    """Add what the probe makes of the texts that the extraction kept the token ids of."""
+    texts, layer = activations.facts.get("golden"), probe.best_layer
+    if not texts:
+        return probe
+    states = activations.layer(layer)[[text["row"] for text in texts]]
+    golden = (
+        GoldenExample(
+            token_ids=tuple(text["token_ids"]),
+            positions=tuple(text["positions"]),
+            layer=layer,
+            logit=tuple(logit) if isinstance(logit, list) else logit,
+        )
+        for text, logit in zip(texts, probe.decision_function(states).tolist(), strict=True)
+    )
+    return replace(probe, golden=tuple(golden))
 
 
 def probe_layers(

@@ -32,6 +32,24 @@ _KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool}
 """Of which type facts are that are no words."""
 
 
+@dataclass(frozen=True)
+class GoldenExample:
+    """One of a probe's own texts, with what the probe made of it: a test for any engine.
+
+    The state is that of ``layer`` at the probe's site, of a text that is exactly ``token_ids``.
+    """
+
+    token_ids: tuple[int, ...]
+    """What the model was given, special tokens included."""
+    positions: tuple[int, ...]
+    """Indices of the tokens of which the state is read; of several, it is the mean."""
+    layer: int
+    """The probe's best layer."""
+    logit: float | tuple[float, ...]
+    """``probe.decision_function`` of that state: a number, or one of each of more than two
+    classes."""
+
+
 @dataclass(frozen=True, eq=False)
 class SavedProbe:
     """The probes of every layer for one concept, each fitted on all examples but a test set's.
@@ -57,6 +75,9 @@ class SavedProbe:
     tokenizer adds. A probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
+    golden: tuple[GoldenExample, ...] = ()
+    """Some of the probe's own texts, so that another engine's states can be compared; none of a
+    probe of arrays or of an older version."""
 
     @property
     def layers(self) -> list[int]:
@@ -164,6 +185,7 @@ class SavedProbe:
             "classes": json.dumps(self.classes, default=str),
             "facts": json.dumps(dict(self.facts)),
             "scores": json.dumps(dict(self.scores)),
+            "golden": json.dumps([vars(example) for example in self.golden]),
         }
         tensors = {
             f"{name}.{layer}": np.ascontiguousarray(getattr(self, name)[layer], dtype=float)
@@ -201,6 +223,7 @@ def load_probe(path: str | Path) -> SavedProbe:
             classes=tuple(json.loads(header["classes"])),
             facts=dict(json.loads(header["facts"])),
             scores=dict(json.loads(header["scores"])),
+            golden=tuple(map(_golden_example, json.loads(header.get("golden", "[]")))),
         )
         _require_whole(probe)
         return probe
@@ -218,6 +241,13 @@ def _with_sorted_header(content: bytes) -> bytes:
     header = json.dumps(_header(content), sort_keys=True, ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[start:]
+
+
+def _golden_example(entry: dict[str, Any]) -> GoldenExample:
+    lists = {name: tuple(entry[name]) for name in ("token_ids", "positions")}
+    logit = entry["logit"]
+    logit = tuple(logit) if isinstance(logit, list) else logit
+    return GoldenExample(**lists, layer=entry["layer"], logit=logit)
 
 
 def _require_whole(probe: SavedProbe) -> None:
@@ -242,6 +272,16 @@ def _require_whole(probe: SavedProbe) -> None:
     curve = probe.scores["accuracy" if classes else "r2"]
     if not np.isfinite(curve).all() or len(probe.intercept) != len(probe.coef):
         raise ValueError("its layers and scores do not fit each other")
+    for example in probe.golden:
+        numbers = (*example.token_ids, *example.positions, example.layer)
+        if not all(type(number) is int and 0 <= number < 2**31 for number in numbers):
+            raise ValueError("a golden example has something else than token ids and positions")
+        n = len(example.token_ids)
+        if not example.positions or max(example.positions) >= n or example.layer not in probe.coef:
+            raise ValueError("a golden example has positions or a layer that are not there")
+        logits = np.asarray(example.logit, dtype=float)
+        if logits.shape != ((outputs,) if outputs > 1 else ()) or not np.isfinite(logits).all():
+            raise ValueError("a golden example has logits that are none of this probe")
     for fact, value in probe.facts.items():
         kind = _KINDS.get(fact, str)
         if fact in (*HOW_READ, *_WORDS) and not isinstance(value, kind):

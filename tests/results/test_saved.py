@@ -234,6 +234,8 @@ def cut(path: Path, share: float) -> None:
     path.write_bytes(content[: int(share * len(content))])
 
 
+GOLDEN = {"token_ids": [1, 5], "positions": [1], "layer": 3, "logit": [0.5, 1.0, 0.0]}
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "there is no such file"),
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "there is no such file"),
@@ -303,6 +305,20 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "scores of no layer": (
         lambda path: save_file(load_file(path), path, header_of(path) | {"scores": "{}"}),
         "not a saved probe, or damaged",
+    ),
+    **{
+        f"golden with {key} {value}": (
+            lambda path, key=key, value=value: with_entry(path, golden=[GOLDEN | {key: value}]),
+            "golden example" if key != "logit" or value else "not a saved probe, or damaged",
+        )
+        for key, value in (
+            ("token_ids", [1, -1]), ("token_ids", [1, 0.5]), ("token_ids", []), ("positions", []),
+            ("positions", [2]), ("layer", 5), ("layer", True), ("logit", 0.5),
+            ("logit", [1e999, 0, 0]),
+        )
+    },
+    "golden examples that are none": (
+        lambda path: with_entry(path, golden=["x"]), "not a saved probe, or damaged"
     ),
     "no JSON": (
         lambda path: save_file(load_file(path), path, header_of(path) | {"facts": "{model"}),
