@@ -236,14 +236,17 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
     """Make the paths in a raw config absolute: beside the config, or in the working folder."""
-    for section, key in (("models", "id"), ("datasets", "path"), ("datasets", "hub")):
+    for section, key in (
+        *(("models", key) for key in ("id", "tokenizer", "adapter")),
+        *(("datasets", key) for key in ("path", "hub")),
+    ):
         items = raw.get(section)
         for item in items if isinstance(items, list) else []:
             text = item.get(key) if isinstance(item, dict) else None
-            if not isinstance(text, str) or not text:
+            if not isinstance(text, str) or not text or (key, text) == ("adapter", "."):
                 continue
             # A bare word is a model's name, the same everywhere; a folder of that name is ./name.
-            is_path = key == "path" or "/" in text or text.endswith(".gguf")
+            is_path = key in ("path", "adapter") or "/" in text or text.endswith(".gguf")
             if key == "hub":
                 is_path = text.startswith((".", "/", "~"))
             if is_path:

@@ -92,22 +92,37 @@ class ModelConfig(Section):
     """
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
+    tokenizer: str | None = Field(default=None, min_length=1)
+    """The tokenizer of a checkpoint that has none, or another one: a known name, a Hub id, or a
+    folder."""
+    adapter: str | None = Field(default=None, min_length=1)
+    """A LoRA adapter that is merged into the weights: a folder, a Hub id, or ``.`` for one that
+    lies beside the weights. It needs ``pip install 'llmprobe[adapters]'``."""
+    convert: bool = False
+    """Whether weights that are there as .bin files alone are read, without running code, and kept
+    as safetensors."""
 
     @model_validator(mode="before")
     @classmethod
     def _default_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("id"), str):
-            name = re.split(r"[/\\]", values["id"].rstrip("/\\"))[-1].removesuffix(".gguf")
+            name = _last_part(values["id"]).removesuffix(".gguf")
             if values.get("weights") == "random":
                 name += "-random"
             if values.get("quantization") in ("int8", "nf4"):
                 name += f"-{values['quantization']}"
+            if isinstance(values.get("adapter"), str):
+                name += f"-{_last_part(values['adapter']).strip('.') or 'adapter'}"
             values = {**values, "name": values.get("name") or name}
         return values
 
     @model_validator(mode="after")
     def _usable_name(self) -> ModelConfig:
         _check_file_name(self.name, "name")
+        if self.adapter is not None and self.weights == "random":
+            raise ValueError("adapter changes trained weights; random ones have none")
+        if self.adapter is not None and self.quantization != "none":
+            raise ValueError("adapter is merged into weights as they are; leave out quantization")
         return self
 
 
@@ -271,6 +286,11 @@ class DatasetConfig(Section):
 def table_suffix(name: str) -> str:
     """Return the ending of a file with a table, in lower case; "" for another name."""
     return max(filter(name.lower().endswith, TABLE_SUFFIXES), key=len, default="")
+
+
+def _last_part(path: str) -> str:
+    """Return the last part of a path or a Hub id."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def file_name(name: str) -> str:

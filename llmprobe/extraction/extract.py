@@ -92,11 +92,11 @@ class Extractor:
     def origin(self) -> dict[str, Any]:
         """How to read other texts as these are, beside the site and the position."""
         model, config = self.model_config, self.config
-        # A folder by its absolute path: whoever uses a probe works elsewhere.
-        path = None if model.id in PACKAGED else existing(model.id)
+        source = self._loaded.source
         return {
-            "model_id": str(path or model.id),
-            "revision": self._loaded.source.identity if self._loaded.source else "",
+            "model_id": _from_anywhere(model.id),
+            "revision": source.identity if source else "",
+            **_origin_beside(model, source),
             "weights": model.weights,
             "seed": model.seed,
             "quantization": model.quantization,
@@ -126,6 +126,8 @@ class Extractor:
             "chat_template": config.chat_template,
             "too_long": config.too_long,
         }
+        # Of a tokenizer and an adapter from elsewhere.
+        key |= self.source.beside
         if self.last_layer is not None:
             key["last_layer"] = self.last_layer
         if model.weights == "random":
@@ -327,6 +329,22 @@ class Extractor:
                 "row_of": plan.row_of,
             })  # fmt: skip
         return world.agree(facts)
+
+
+def _from_anywhere(name: str) -> str:
+    """Return a folder by its absolute path, since whoever uses a probe works elsewhere."""
+    path = None if name in PACKAGED or name == "." else existing(name)
+    return str(path or name)
+
+
+def _origin_beside(model: ModelConfig, source: ModelSource | None) -> dict[str, Any]:
+    """Say what a config adds to a model: only what it does, since most add nothing."""
+    added: dict[str, Any] = {"convert": True} if model.convert else {}
+    for key, name in (("tokenizer", model.tokenizer), ("adapter", model.adapter)):
+        if name is not None:
+            identity = source.beside.get(key, "") if source else ""
+            added |= {key: _from_anywhere(name), f"{key}_revision": identity}
+    return added
 
 
 @dataclass

@@ -17,13 +17,14 @@ from llmprobe.config.schema import ModelConfig
 from llmprobe.config.sites import SITES
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import require_space, size
+from llmprobe.models.adapters import merge
 from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.gguf import user_errors
 from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
 from llmprobe.models.placement import fitting, held_on, placement, scratch_folder
 from llmprobe.models.private import default_implementations
 from llmprobe.models.quantised import bitsandbytes_config, compute_by_token, require_bitsandbytes
-from llmprobe.models.source import ModelSource, locate
+from llmprobe.models.source import ModelSource, locate, without_adapter
 from llmprobe.models.sublayers import Sublayers, find_sublayers
 
 log = logging.getLogger(__name__)
@@ -140,15 +141,39 @@ def text_config(config: Any) -> Any:
 
 
 def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
-    """Load the tokenizer in ``source``; raise ``UserError`` when there is none."""
+    """Load the tokenizer of ``source``.
+
+    Raises
+    ------
+    UserError
+        There is none, or the one from elsewhere is of another vocabulary than the model.
+    """
     from transformers import AutoTokenizer
 
     # It reads the model's configuration too, of which what is wrong would be said of the tokenizer.
     with user_errors(f"model {config.id!r} cannot be loaded"):
-        _configuration(config, source)
-    with user_errors(f"model {config.id!r}: no usable tokenizer"):
-        return AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=config.trust_remote_code
+        architecture = _configuration(config, source)
+    with user_errors(f"model {config.id!r}: no usable tokenizer; `tokenizer: …` names another"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.tokenizer or source.folder, trust_remote_code=config.trust_remote_code
+        )
+    if source.tokenizer is not None:
+        where = f"model {config.id!r}: tokenizer {config.tokenizer!r}"
+        require_vocabulary(tokenizer, int(text_config(architecture).vocab_size), where)
+    return tokenizer
+
+
+def require_vocabulary(tokenizer: Any, n_embeddings: int, where: str) -> None:
+    """Raise ``UserError`` for a tokenizer whose vocabulary cannot be that of a model.
+
+    Models have up to a twelfth more embeddings than tokens, so that their number is a round one,
+    and tokenizers a few special tokens that the model never saw.
+    """
+    known = len(tokenizer)
+    if tokenizer.vocab_size > n_embeddings or known < 0.8 * n_embeddings:
+        raise UserError(
+            f"{where}: knows {known:,} tokens, and the model has embeddings of {n_embeddings:,}: "
+            "it is of another vocabulary"
         )
 
 
@@ -277,11 +302,19 @@ def _load_module(
     if config.quantization != "none":
         options["quantization_config"] = bitsandbytes_config(config.quantization, dtype)
     # Those that do not fit are refused below, by name; transformers would only log them.
-    module, loaded = AutoModel.from_pretrained(
-        folder, config=architecture, use_safetensors=True, output_loading_info=True,
-        ignore_mismatched_sizes=True, **options,
-    )  # fmt: skip
+    with without_adapter(folder) as plain:
+        module, loaded = AutoModel.from_pretrained(
+            plain, config=architecture, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
     _require_weights(f"{where}: its files", module, loaded)
+    if source.adapter is not None:
+        if shares is not None or quantised:
+            raise UserError(
+                f"{where}: an adapter is merged into plain weights on one device; they are "
+                + ("quantised" if quantised else "too large for that here")
+            )
+        module = merge(module, source.adapter, f"{where}: adapter {config.adapter!r}")
     if scratch is not None:
         weakref.finalize(module, scratch.cleanup)
     if any(getattr(module, f"is_loaded_in_{bits}bit", False) for bits in (4, 8)):

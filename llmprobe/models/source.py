@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from llmprobe.config.schema import ModelConfig
 from llmprobe.ground.errors import UserError, foreign_errors, suggestion
@@ -15,7 +18,9 @@ from llmprobe.models.conversions import converted, converted_folder
 from llmprobe.models.gguf import convert_gguf
 from llmprobe.models.packaged import PACKAGED, fetch
 
-CODE_AND_WEIGHTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+TEXT_FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+"""What describes a model and its tokenizer, beside the weights."""
+_TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "tekken.json", "*.model", "*.tiktoken")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,12 @@ class ModelSource:
     """The folder that transformers loads."""
     identity: str
     """A commit, or a digest of the files: it changes whenever the content does."""
+    tokenizer: Path | None = None
+    """The folder of a tokenizer from elsewhere."""
+    adapter: Path | None = None
+    """The folder of an adapter that is merged into the weights."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """The identities of that tokenizer and adapter, by the keys of a config that name them."""
 
 
 def check(config: ModelConfig) -> None:
@@ -37,24 +48,74 @@ def check(config: ModelConfig) -> None:
         from llmprobe.models.quantised import require_bitsandbytes
 
         require_bitsandbytes(config)
-    if config.id in PACKAGED:
+    _require_known(config.id, where)
+    if path is not None and path.is_dir() and config.id not in PACKAGED:
+        _require_model(config, path, where)
+    for key, name in _named_beside(config):
+        folder = existing(name)
+        _require_known(name, f"{where}: {key} {name!r}")
+        if folder is not None and key == "tokenizer" and folder.is_dir():
+            _require_tokenizer(folder, f"{where}: {key} {name!r}", own=False)
+        if folder is not None and key == "adapter":
+            from llmprobe.models.adapters import require_adapter
+
+            require_adapter(folder, f"{where}: {key} {name!r}")
+
+
+def _named_beside(config: ModelConfig) -> list[tuple[str, str]]:
+    """List what a config names beside the model: its key and its name, id or folder."""
+    adapter = config.id if config.adapter == "." else config.adapter
+    named = (("tokenizer", config.tokenizer), ("adapter", adapter))
+    return [(key, name) for key, name in named if name is not None]
+
+
+def _require_known(name: str, where: str) -> None:
+    """Raise ``UserError`` for a path to nothing, a misspelt name, and a file that is no model."""
+    path = existing(name)
+    if name in PACKAGED:
         return
-    if path is None and config.id.startswith(("/", ".", "~")):
+    if path is None and name.startswith(("/", ".", "~")):
         raise UserError(f"{where}: does not exist")
-    hint = suggestion(config.id, PACKAGED)
-    if path is None and "/" not in config.id and hint.startswith("did you mean"):
+    hint = suggestion(name, PACKAGED)
+    if path is None and "/" not in name and hint.startswith("did you mean"):
         raise UserError(f"{where}: not a known name; {hint}")
     if path is not None and not path.is_dir() and path.suffix != ".gguf":
         raise UserError(f"{where}: is not a folder or a .gguf file")
-    if path is not None and path.is_dir():
-        _require_base_weights(path, where)
-        if not (path / "config.json").is_file():
-            raise UserError(f"{where}: the folder has no config.json, so it is not a model")
-        if config.weights == "pretrained" and not _has_weights(path):
+
+
+def _require_model(config: ModelConfig, folder: Path, where: str) -> None:
+    """Raise ``UserError`` unless a folder is a model with all that the config leaves to it."""
+    _require_base_weights(folder, config, where)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{where}: the folder has no config.json, so it is not a model")
+    if config.weights == "pretrained" and not _has_weights(folder):
+        from llmprobe.models.torch_files import torch_files
+
+        files = torch_files(folder, where)
+        if files and not config.convert:
+            raise UserError(
+                f"{where}: has its weights in {files[0].name} alone, a format that can run code; "
+                "`convert: true` reads it without that, once, and keeps it as safetensors"
+            )
+        if not files:
             raise UserError(
                 f"{where}: the folder has no .safetensors weights (other formats can run code when "
                 "read, so they are not); `weights: random` needs none"
             )
+    if config.tokenizer is None:
+        _require_tokenizer(folder, where, own=True)
+
+
+def _require_tokenizer(folder: Path, where: str, own: bool) -> None:
+    """Raise ``UserError`` for a folder without the files of a tokenizer.
+
+    Of some kinds transformers would make one that knows no word.
+    """
+    if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
+        raise UserError(
+            f"{where}: the folder has no tokenizer"
+            + own * "; name another folder, or a known name or Hub id, with `tokenizer: …`"
+        )
 
 
 def locate(config: ModelConfig) -> ModelSource:
@@ -63,39 +124,117 @@ def locate(config: ModelConfig) -> ModelSource:
     Raises
     ------
     UserError
-        There is no such model, the folder is not one, or it cannot be downloaded.
+        There is no such model, tokenizer or adapter, a folder is not one, or it cannot be
+        downloaded.
     """
     check(config)
+    source = _locate_base(config)
+    where = f"model {config.id!r}"
+    for key, name in _named_beside(config):
+        problem = f"{where}: {key} {name!r}"
+        if key == "tokenizer":
+            folder, identity = _locate_tokenizer(name, problem)
+            source = replace(source, tokenizer=folder, beside={**source.beside, key: identity})
+        elif config.weights == "pretrained":
+            folder, identity = _locate_adapter(name, config, problem)
+            source = replace(source, adapter=folder, beside={**source.beside, key: identity})
+    return source
+
+
+def _locate_base(config: ModelConfig) -> ModelSource:
+    """Find the model without what its config names beside it."""
     path = existing(config.id)
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
         return ModelSource(fetch(packaged), packaged.sha256)
+    if path is not None and not path.is_dir():
+        return _converted_gguf(path)
+    where = f"model {config.id!r}"
     if path is None:
-        return _hub(config)
-    if path.is_dir():
-        return ModelSource(path, _digest(path))
+        folder = _hub_folder(config, where)
+        identity = folder.name
+        _require_model(config, folder, where)
+    else:
+        folder, identity = path, _digest(path)
+    if config.weights == "pretrained" and not _has_weights(folder):
+        folder = _converted_torch(config, folder, identity, where)
+    return ModelSource(folder, identity)
+
+
+def _converted_gguf(path: Path) -> ModelSource:
     digest = sha256(path)
-    return ModelSource(
-        converted(path.stem, digest, lambda _, folder: convert_gguf(path, folder)), digest
-    )
+    folder = converted(path.stem, digest, lambda _, folder: convert_gguf(path, folder))
+    return ModelSource(folder, digest)
+
+
+def _converted_torch(config: ModelConfig, folder: Path, identity: str, where: str) -> Path:
+    """Return the folder of a model with .bin weights alone, as safetensors."""
+    from llmprobe.models.torch_files import convert_torch_files
+
+    name = re.split(r"[/\\]", config.id.rstrip("/\\"))[-1]
+    return converted(name, identity, lambda _, new: convert_torch_files(folder, new, where))
+
+
+def _locate_tokenizer(name: str, where: str) -> tuple[Path, str]:
+    """Return the folder of a tokenizer and its identity."""
+    path = existing(name)
+    if name in PACKAGED:
+        return fetch(PACKAGED[name]), PACKAGED[name].sha256
+    if path is not None and path.is_dir():
+        return path, _digest(path, TEXT_FILES)
+    if path is not None:
+        source = _converted_gguf(path)
+        return source.folder, source.identity
+    folder = _snapshot(name, "main", TEXT_FILES, where)
+    _require_tokenizer(folder, where, own=False)
+    return folder, folder.name
+
+
+def _locate_adapter(name: str, config: ModelConfig, where: str) -> tuple[Path, str]:
+    """Return the folder of an adapter and its identity."""
+    from llmprobe.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, require_adapter
+
+    path = existing(name)
+    files = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    revision = config.revision if name == config.id else "main"
+    folder = path or _snapshot(name, revision, files, where)
+    require_adapter(folder, where)
+    return folder, folder.name if path is None else _digest(folder, files)
 
 
 def is_local(config: ModelConfig) -> bool:
     """Whether ``locate`` would download and convert nothing."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    return _is_local(config) and all(
+        name in PACKAGED or existing(name) is not None or _cached(name, "main") is not None
+        for _, name in _named_beside(config)
+    )
 
+
+def _is_local(config: ModelConfig) -> bool:
+    """Whether the model itself is on this disk as it is loaded."""
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
         return converted_folder(packaged.name, packaged.sha256).is_dir()
     path = existing(config.id)
     if path is not None:
         return path.is_dir() or converted_folder(path.stem, sha256(path)).is_dir()
+    folder = _cached(config.id, config.revision)
+    return folder is not None and (
+        config.weights == "random"
+        or _has_weights(folder)
+        or converted_folder(config.id.rsplit("/", 1)[-1], folder.name).is_dir()
+    )
+
+
+def _cached(name: str, revision: str) -> Path | None:
+    """Return where the Hub's cache has files of a model, None if there are none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
     try:
-        folder = snapshot_download(config.id, revision=config.revision, local_files_only=True)
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return False
-    return config.weights == "random" or _has_weights(Path(folder))
+        return None
 
 
 def expected_size(config: ModelConfig) -> str:
@@ -125,17 +264,24 @@ def _has_weights(folder: Path) -> bool:
         return False
 
 
-def _require_base_weights(folder: Path, where: str) -> None:
-    """Raise ``UserError`` for an adapter, and for an index of other files than safetensors.
+def _require_base_weights(folder: Path, config: ModelConfig, where: str) -> None:
+    """Raise ``UserError`` for an adapter that nobody asked for, and for an index of other files.
 
     transformers adds an adapter to the weights beside it if peft is installed, and not otherwise.
     """
     adapters = sorted(file.name for file in folder.glob("adapter_*"))
-    if adapters:
+    if adapters and not (folder / "config.json").is_file():
+        from llmprobe.models.adapters import base_of
+
+        base = base_of(folder, where) or "the model that it was made for"
         raise UserError(
-            f"{where}: has an adapter ({adapters[0]}), and adapters are not read yet; merge it "
-            "into the weights (peft's merge_and_unload), or take the folder without its adapter_* "
-            "files for the base model"
+            f"{where}: is an adapter and no model; give {base} as id, and this folder as "
+            f"`adapter: {config.id}`"
+        )
+    if adapters and config.adapter is None and config.weights == "pretrained":
+        raise UserError(
+            f"{where}: has an adapter ({adapters[0]}) beside its weights; `adapter: .` merges it "
+            "into them; for the base model, take the folder without its adapter_* files"
         )
     for index in folder.glob("*.safetensors.index.json"):
         for name in _indexed(index):
@@ -153,18 +299,49 @@ def _indexed(index: Path) -> list[str]:
         return sorted(set(map(str, files)))
 
 
-def _digest(folder: Path) -> str:
-    """Return the digest of names and contents of all files of a folder, except hidden ones."""
+def _digest(folder: Path, patterns: Sequence[str] = ()) -> str:
+    """Return the digest of names and contents of all files of a folder, except hidden ones.
+
+    With ``patterns`` only of those files right in the folder that match one.
+    """
     digest = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+    files = {f for pattern in patterns or ["**/*"] for f in folder.glob(pattern)}
+    for file in sorted(f for f in files if f.is_file()):
         name = file.relative_to(folder)
         if not any(part.startswith(".") for part in name.parts):
             digest.update(f"{name.as_posix()}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _hub(config: ModelConfig) -> ModelSource:
-    """Download a model from the Hub, or find it in the Hub's cache; see ``locate``."""
+@contextmanager
+def without_adapter(folder: Path) -> Iterator[Path]:
+    """Yield a folder with the files of a model, but without an adapter beside its weights.
+
+    transformers would load that too.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        yield folder
+        return
+    with TemporaryDirectory(prefix="llmprobe-") as scratch:
+        for file in folder.iterdir():
+            if not file.name.startswith("adapter_"):
+                (Path(scratch) / file.name).symlink_to(file.resolve())
+        yield Path(scratch)
+
+
+def _hub_folder(config: ModelConfig, where: str) -> Path:
+    """Download a model from the Hub, or find it in the Hub's cache."""
+    code = ["*.py"] if config.trust_remote_code else []
+    patterns = [*TEXT_FILES, "*.safetensors", *code]
+    folder = _snapshot(config.id, config.revision, patterns, where)
+    if config.convert and config.weights == "pretrained" and not _has_weights(folder):
+        patterns.append("pytorch_model*.bin")
+        folder = _snapshot(config.id, config.revision, patterns, where)
+    return folder
+
+
+def _snapshot(name: str, revision: str, patterns: Sequence[str], where: str) -> Path:
+    """Download files of the Hub, or find them in its cache, and return their folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -174,19 +351,17 @@ def _hub(config: ModelConfig) -> ModelSource:
         RevisionNotFoundError,
     )
 
-    where = f"model {config.id!r}"
     # A bare word is more often a known name misspelt than one of the Hub's few ownerless ids.
-    hint = "" if "/" in config.id else f"; {suggestion(config.id, PACKAGED)}"
-    patterns = [*CODE_AND_WEIGHTS, *(["*.py"] if config.trust_remote_code else [])]
+    hint = "" if "/" in name else f"; {suggestion(name, PACKAGED)}"
     try:
-        folder = snapshot_download(config.id, revision=config.revision, allow_patterns=patterns)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:
         raise UserError(
             f"{where}: its owner asks for agreement to terms; agree on its page, "
             "then run `hf auth login`"
         ) from None
     except RevisionNotFoundError:
-        raise UserError(f"{where}: there is no revision {config.revision!r}") from None
+        raise UserError(f"{where}: there is no revision {revision!r}") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{where}: not a folder, nor a model on the Hub{hint}") from None
     except (LocalEntryNotFoundError, OSError) as error:
@@ -195,5 +370,3 @@ def _hub(config: ModelConfig) -> ModelSource:
         raise UserError(
             f"{where}: not on this disk, and the Hugging Face Hub cannot be reached{hint}"
         ) from None
-    _require_base_weights(Path(folder), where)
-    return ModelSource(Path(folder), Path(folder).name)

@@ -94,6 +94,8 @@ class NewTextReader:
             "revision": (own_model and facts.get("revision")) or "main",
             "trust_remote_code": options.trust_remote_code,
         }
+        if not own_model:
+            model |= {"tokenizer": None, "adapter": None}
         extract = remembered(ExtractConfig)
         if options.too_long is not None:
             extract["too_long"] = options.too_long
@@ -115,14 +117,8 @@ class NewTextReader:
         facts = self.probe.facts
         revision = facts.get("revision")
         name = self.extractor.model_config.id
-        path = None if self.options.model or name in PACKAGED else existing(name)
-        # A stranger's probe can name any path; its user has not.
-        if path and (not revision or (path.is_file() and sha256(path) != revision)):
-            raise UserError(
-                f"{self.where}: names {name!r} on this disk as its model, and not the digest of "
-                "what is there; if that is its model, say so (--model of `llmprobe score`, model= "
-                "of llmprobe.trace)"
-            )
+        if self.options.model is None:
+            self._require_named()
         if revision and self.extractor.source.identity != revision:
             message = (
                 f"{self.where}: the files of {name!r} are not those that the probe was fitted on"
@@ -147,6 +143,32 @@ class NewTextReader:
                 f"{model.hidden_size}, and the probe's model has {last} of width {width}; it was "
                 "fitted on another model"
             )
+
+    def _require_named(self) -> None:
+        """Refuse what a probe's maker names on this disk without its digest: its user has not.
+
+        A tokenizer and an adapter also where they are not those that the probe was fitted with.
+        """
+        facts, config = self.probe.facts, self.extractor.model_config
+        for key, name, revision in (
+            ("model", config.id, "revision"),
+            ("tokenizer", config.tokenizer, "tokenizer_revision"),
+            ("adapter", config.adapter, "adapter_revision"),
+        ):
+            known = facts.get(revision)
+            path = None if name is None or name in (*PACKAGED, ".") else existing(name)
+            if path and (not known or (path.is_file() and sha256(path) != known)):
+                raise UserError(
+                    f"{self.where}: names {name!r} on this disk as its {key}, and not the digest "
+                    "of what is there; if that is its model, say so (--model of `llmprobe score`, "
+                    "model= of llmprobe.trace)"
+                )
+        for key, identity in self.extractor.source.beside.items():
+            if identity != facts.get(f"{key}_revision"):
+                raise UserError(
+                    f"{self.where}: the {key} {getattr(config, key)!r} is not the one that the "
+                    "probe was fitted with; fit it again with `llmprobe run`"
+                )
 
     def fill_template(self, values: pd.DataFrame, where: str) -> tuple[list[str], Spans]:
         """Return texts as the model reads them, and where the fields of their template stand.

@@ -29,7 +29,7 @@ from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 from llmprobe.results.rivals import rival_columns
-from llmprobe.results.saved_probe import HOW_READ, GoldenExample, SavedProbe
+from llmprobe.results.saved_probe import HOW_READ, READ_WITH, GoldenExample, SavedProbe
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def probe(
         config=config or ProbeConfig(),
         names={"model": facts["model"], "dataset": dataset.name,
                "site": facts["site"], "position": facts["position"]},
-        origin={**{name: facts[name] for name in HOW_READ if name in facts},
+        origin={**{name: facts[name] for name in (*HOW_READ, *READ_WITH) if name in facts},
                 "template": dataset.filled, "perturbation": dataset.perturbation,
                 "dataset_sha256": dataset.content_hash, "real_tokens": True},
         embeddings=activations.token_embeddings,

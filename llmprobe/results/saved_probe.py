@@ -27,8 +27,11 @@ HOW_READ = (
 """Names of the facts that tell, beside the site, the position and the template, how a probe's own
 texts were read, so that others can be read in the same way."""
 
+READ_WITH = ("tokenizer", "tokenizer_revision", "adapter", "adapter_revision", "convert")
+"""Names of the facts that a probe has too where its model was read with more than its own files."""
+
 _WORDS = ("model", "dataset", "site", "position", "kind", "template", "perturbation")
-_KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool}
+_KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool, "convert": bool}
 """Of which type facts are that are no words."""
 
 
@@ -284,5 +287,5 @@ def _require_whole(probe: SavedProbe) -> None:
             raise ValueError("a golden example has logits that are none of this probe")
     for fact, value in probe.facts.items():
         kind = _KINDS.get(fact, str)
-        if fact in (*HOW_READ, *_WORDS) and not isinstance(value, kind):
+        if fact in (*HOW_READ, *READ_WITH, *_WORDS) and not isinstance(value, kind):
             raise ValueError(f"{fact} is {value!r:.40}, which is no {kind.__name__}")

@@ -292,7 +292,8 @@ def accuracy_only(config: ProbeConfig) -> ProbeConfig:
 
 def _untrained(model: ModelConfig) -> ModelConfig:
     """Return the control of a model: the same architecture with random weights."""
-    return model.model_copy(update={"weights": "random", "name": f"{model.name}-random"})
+    name = f"{model.name}-random"
+    return model.model_copy(update={"weights": "random", "adapter": None, "name": name})
 
 
 def _of_one_run(parts: Sequence[Results]) -> Results:

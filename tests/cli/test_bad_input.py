@@ -210,7 +210,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda m: (m / "config.json").write_text('{"model_type": "new"}'), "cannot be loaded",
     ),
     "no tokenizer": (
-        lambda m: [path.unlink() for path in m.glob("tokenizer*")], "no usable tokenizer",
+        lambda m: [path.unlink() for path in m.glob("tokenizer*")], "has no tokenizer",
     ),
     "tokenizer cut": (lambda m: cut_in_half(m / "tokenizer.json"), "no usable tokenizer"),
     "adapter": (

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny import save_tokenizer
 
+from llmprobe import ConceptDataset, extract
 from llmprobe.config.schema import ModelConfig
+from llmprobe.extraction.extract import Extractor
 from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import load_model
 from llmprobe.models.source import check, expected_size, locate
@@ -83,3 +88,58 @@ def test_without_bitsandbytes_a_model_that_was_found_already_is_not_loaded(
 )
 def test_the_size_of_a_model_is_told_from_its_name(name: str, size: str) -> None:
     assert size in expected_size(ModelConfig(id=name))
+
+
+def without_tokenizer(folder: Path, target: Path) -> Path:
+    """Copy a model's folder without its tokenizer."""
+    return Path(shutil.copytree(folder, target, ignore=shutil.ignore_patterns("tokenizer*")))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+def test_a_checkpoint_without_a_tokenizer_takes_one_from_elsewhere(
+    tiny_model: Callable[..., Path], tmp_path: Path, architecture: str
+) -> None:
+    whole = tiny_model(architecture)
+    checkpoint = str(without_tokenizer(whole, tmp_path / "checkpoint-500"))
+    with pytest.raises(UserError, match=r"has no tokenizer; name another .*with `tokenizer: …`"):
+        check(ModelConfig(id=checkpoint))
+    texts = ["the capital city of Peru is Lima", "Paris is the capital"]
+    dataset = ConceptDataset("two", texts, [0, 1])
+    config = ModelConfig(id=checkpoint, tokenizer=str(whole))
+    states, expected = (extract(one, dataset, cache=False) for one in (config, str(whole)))
+    assert np.array_equal(states.layer(3), expected.layer(3))
+    with pytest.raises(UserError, match=r"tokenizer .*the folder has no tokenizer"):
+        check(ModelConfig(id=checkpoint, tokenizer=checkpoint))
+
+
+def test_another_tokenizer_gives_other_states_a_name_in_the_key_and_in_the_probe(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = str(tiny_model("llama"))
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    tokenizer = other / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"Lima"', '"Roma"'))
+    dataset = ConceptDataset("two", ["Lima is red", "Paris is blue"], [0, 1])
+    plain, changed = (
+        Extractor(ModelConfig(id=folder, tokenizer=name)) for name in (None, str(other))
+    )
+    assert plain.folder(dataset) != changed.folder(dataset)
+    assert changed.origin["tokenizer"] == str(other)
+    assert changed.origin["tokenizer_revision"]
+    assert "tokenizer" not in plain.origin
+
+
+@pytest.mark.parametrize("words", [10, 200])
+def test_a_tokenizer_of_another_vocabulary_is_refused_before_weights_are_read(
+    tiny_model: Callable[..., Path], tmp_path: Path, words: int
+) -> None:
+    folder = without_tokenizer(tiny_model("llama"), tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"not read")
+    other = tmp_path / "other"
+    save_tokenizer(other)
+    path = other / "tokenizer.json"
+    described = json.loads(path.read_text())
+    described["model"]["vocab"] = {"<unk>": 0} | {f"w{i}": i for i in range(1, words)}
+    path.write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"knows \d+ tokens, and the model has embeddings of 40"):
+        load_model(ModelConfig(id=str(folder), tokenizer=str(other)))
