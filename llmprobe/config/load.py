@@ -238,6 +238,7 @@ def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
     """Make the paths in a raw config absolute: beside the config, or in the working folder."""
     for section, key in (
         *(("models", key) for key in ("id", "tokenizer", "adapter")),
+        ("activations", "path"),
         *(("datasets", key) for key in ("path", "hub")),
     ):
         items = raw.get(section)

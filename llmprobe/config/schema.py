@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -123,6 +123,49 @@ class ModelConfig(Section):
             raise ValueError("adapter changes trained weights; random ones have none")
         if self.adapter is not None and self.quantization != "none":
             raise ValueError("adapter is merged into weights as they are; leave out quantization")
+        return self
+
+
+class ActivationsConfig(Section):
+    """Hidden states that another engine wrote, in place of a model (docs/elsewhere.md)."""
+
+    path: Path
+    """An .npz, .npy, .safetensors or .parquet file, a Zarr folder, or a folder of the files that
+    vLLM writes of each request; relative to the config file."""
+    name: str = ""
+    """The model's name in tables and figures; by default the file's."""
+    layer_offset: int = 0
+    """What is added to the numbers of the file's layers, so that 0 enters the first block and i
+    leaves block i."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """The number of each layer, in the order of the file; by default those in the names of arrays,
+    else 0, 1, 2, …"""
+    key: str | None = None
+    """The array that has all layers, or what the names of arrays of one layer each begin with."""
+    layer_axis: Literal[0, 1] | None = None
+    """Which axis of an array of three is that of the layers, where the number of rows leaves it
+    open."""
+    join: str | None = None
+    """A column of the table that names each row, and the array or column of the file that does; for
+    a folder, the names of its files. By default the rows are in the same order."""
+
+    @property
+    def id(self) -> str:
+        """Return what tells these states from others of the run."""
+        return str(self.path)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("name") and values.get("path"):
+            values = {**values, "name": Path(str(values["path"])).stem}
+        return values
+
+    @model_validator(mode="after")
+    def _usable(self) -> ActivationsConfig:
+        _check_file_name(self.name, "name")
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError("layers: a number stands there twice")
         return self
 
 
@@ -445,13 +488,13 @@ def expand_short_forms(raw: Any) -> Any:
     def mapping(item: Any, key: str) -> Any:
         if not isinstance(item, str):
             return item
-        return {key: item} if key == "id" else short_dataset(item)
+        return short_dataset(item) if key == "name" else {key: item}
 
     if not isinstance(raw, dict):
         return raw
     # ``probe:`` with nothing below it is a section like any other.
     raw = {key: value for key, value in raw.items() if value is not None}
-    for section, key in (("models", "id"), ("datasets", "name")):
+    for section, key in (("models", "id"), ("activations", "path"), ("datasets", "name")):
         items = raw.get(section)
         if isinstance(items, str | dict):
             items = [items]
@@ -471,12 +514,15 @@ def short_dataset(item: str) -> dict[str, str]:
 
 
 class RunConfig(Section):
-    """A run: every model on every dataset."""
+    """A run: every model on every dataset, or another engine's states of it."""
 
     name: str = "run"
     """A word of letters, digits, ``_``, ``.`` and ``-``; results go to ``runs/<name>``."""
-    models: list[ModelConfig] = Field(min_length=1)
+    models: list[ModelConfig] = Field(default=[], min_length=1)
     """The models, each a mapping, or its ``id`` alone."""
+    activations: list[ActivationsConfig] = Field(default=[], min_length=1)
+    """In place of models: hidden states from elsewhere, of which the datasets are the tables; each
+    a mapping, or its ``path`` alone."""
     datasets: list[DatasetConfig] = Field(min_length=1)
     """The datasets, each a mapping, or a known name, a file or ``hub:owner/name`` alone."""
     include: tuple[Path, ...] = ()
@@ -501,10 +547,23 @@ class RunConfig(Section):
     def _short_forms(cls, raw: Any) -> Any:
         return expand_short_forms(raw)
 
+    @property
+    def sources(self) -> Sequence[ModelConfig | ActivationsConfig]:
+        """Return where hidden states come from: the models, or the files in place of them."""
+        return self.models or self.activations
+
+    @model_validator(mode="after")
+    def _models_or_states(self) -> RunConfig:
+        if not self.sources:
+            raise ValueError("models: missing")
+        if self.models and self.activations:
+            raise ValueError("has models and activations; hidden states come from one of them")
+        return self
+
     @model_validator(mode="after")
     def _distinct_names(self) -> RunConfig:
         for kind, key, names in (
-            ("models", "name", [m.name for m in self.models]),
+            ("models", "name", [source.name for source in self.sources]),
             ("datasets", "as", [d.title for d in self.datasets]),
             ("datasets' files", "as", [file_name(d.title) for d in self.datasets]),
         ):
@@ -517,7 +576,12 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """Return the resolved config, itself a valid config."""
         return yaml.safe_dump(
-            self.model_dump(mode="json", by_alias=True, exclude_none=True),
+            self.model_dump(
+                mode="json",
+                by_alias=True,
+                exclude_none=True,
+                exclude={"activations" if self.models else "models"},
+            ),
             sort_keys=False,
             allow_unicode=True,
         )

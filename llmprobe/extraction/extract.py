@@ -47,7 +47,7 @@ from llmprobe.models.loading import (
     load_tokenizer,
 )
 from llmprobe.models.packaged import PACKAGED
-from llmprobe.models.source import ModelSource, locate
+from llmprobe.models.source import ModelSource, is_local, locate
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,11 @@ class Extractor:
             "chat_template": config.chat_template,
             "too_long": config.too_long,
         }
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model's files are on this disk."""
+        return is_local(self.model_config)
 
     def key(self, dataset: ConceptDataset) -> dict[str, Any]:
         """Return all that the states of ``dataset`` depend on."""

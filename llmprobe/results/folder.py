@@ -204,7 +204,7 @@ def missing_curves(results: Results, config: RunConfig) -> Iterator[str]:
     """Yield a sentence for each thing that the config of a run folder asks for and it lacks."""
     folder = results.folder
     wanted = [
-        (model.name, dataset.title) for model, dataset in product(config.models, config.datasets)
+        (source.name, dataset.title) for source, dataset in product(config.sources, config.datasets)
     ]
     finished = set(zip(results.summary["model"], results.summary["dataset"], strict=True))
     missing = [" on ".join(pair) for pair in wanted if pair not in finished]

@@ -49,7 +49,7 @@ class ComparedRun:
         """Read all that is known of the run's models and datasets."""
         models = {
             model.name: _facts(model, "model") | _loaded(run.folder / "probes" / model.name)
-            for model in config.models
+            for model in config.sources
         }
         datasets = {dataset.title: _facts(dataset, "dataset") for dataset in config.datasets}
         asked: dict[Dimension, dict[str, Facts]] = {"model": models, "dataset": datasets}

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import llmprobe
-from llmprobe.config.schema import ModelConfig
+from llmprobe.config.schema import ActivationsConfig, ModelConfig
 from llmprobe.datasets.checks import check
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.files import existing
@@ -40,8 +40,11 @@ def environment(
     }
 
 
-def model_facts(model: ModelConfig) -> dict[str, str]:
+def model_facts(model: ModelConfig | ActivationsConfig) -> dict[str, str]:
     """Say where a model comes from, and how its weights were held."""
+    if isinstance(model, ActivationsConfig):
+        source = f"hidden states in {model.path}"
+        return {"name": model.name, "source": source, "licence": "", "precision": ""}
     packaged = PACKAGED.get(model.id)
     source = model.id if existing(model.id) else f"{model.id} at {model.revision}"
     random = model.weights == "random"

@@ -9,11 +9,11 @@ from typing import Any
 
 from llmprobe.config.schema import ProbeConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.extraction.elsewhere import StatesFromElsewhere
 from llmprobe.extraction.extract import Extractor
 from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
-from llmprobe.models.source import is_local
 from llmprobe.monitors.example_traces import trace_examples
 from llmprobe.probing.protocol import probe
 from llmprobe.results.folder import Part
@@ -50,7 +50,11 @@ def probed_once(part: Part, compute: Callable[[], Results]) -> tuple[Results, bo
 
 
 def probe_part(
-    out: Path, extractor: Extractor, dataset: ConceptDataset, config: ProbeConfig, extract: bool
+    out: Path,
+    extractor: Extractor | StatesFromElsewhere,
+    dataset: ConceptDataset,
+    config: ProbeConfig,
+    extract: bool,
 ) -> tuple[Results, Part, bool]:
     """Probe a model on a dataset, unless that was done before. -> results, part, whether it is new
 
@@ -72,7 +76,7 @@ def probe_part(
         f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
         "same config first, or `llmprobe run` for everything"
     )
-    if not extract and not is_local(extractor.model_config):
+    if not extract and not extractor.is_local:
         raise not_extracted
 
     def compute() -> Results:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
-from llmprobe.config.schema import ModelConfig, ProbeConfig, RunConfig
+from llmprobe.config.schema import ActivationsConfig, ModelConfig, ProbeConfig, RunConfig
 from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
@@ -25,6 +25,7 @@ from llmprobe.datasets.groups import units
 from llmprobe.datasets.include import include
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
+from llmprobe.extraction.elsewhere import StatesFromElsewhere
 from llmprobe.extraction.extract import Extractor
 from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import NotOnDiskError, UserError
@@ -88,14 +89,26 @@ class Run:
                     self.missing.append(str(error))
                     continue
                 _check(dataset, dataset_config.n, config)
+                for states in config.activations:
+                    StatesFromElsewhere(states, config.extract).of(dataset)
                 self.datasets.append(dataset)
         if self.missing and download:
             raise NotOnDiskError("\n".join(self.missing))
 
     def extract(self) -> Iterator[Activations]:
-        """Yield the activations of every model on every dataset, extracted into the cache."""
+        """Yield the activations of every model on every dataset, extracted into the cache.
+
+        Raises
+        ------
+        UserError
+            The hidden states are from elsewhere, so there is nothing to extract.
+        """
+        if self.config.activations:
+            raise UserError("the config has hidden states from elsewhere (activations), so there "
+                            "is nothing to extract; `llmprobe run` probes them")  # fmt: skip
         embeddings = "token_embeddings" in self.config.probe.controls
         for extractor, dataset, is_control in self._work():
+            assert isinstance(extractor, Extractor)
             if embeddings and not is_control:
                 yield extractor.extract_with_embeddings(dataset)
             else:
@@ -106,6 +119,9 @@ class Run:
         yield from self.missing
         texts = sum(map(len, self.datasets))
         for model, is_control in self._models():
+            if isinstance(model, ActivationsConfig):
+                yield f"{model.name}: {texts:,} rows of {model.path}, nothing to extract"
+                continue
             if not is_local(model):
                 if not is_control:
                     yield (
@@ -145,7 +161,7 @@ class Run:
             with written_together(self.out) as new:
                 write_text(new("config.yaml"), self.config.to_yaml())
         parts: list[Results] = []
-        places: list[tuple[ModelConfig, ConceptDataset]] = []
+        places: list[tuple[ModelConfig | ActivationsConfig, ConceptDataset]] = []
         self._traces = []
         untrained: dict[tuple[str, str], Results] = {}
         written, due = 0, 0.0
@@ -164,7 +180,8 @@ class Run:
                     results = _beside(results, control, dataset, self.config.probe.seed)
                 parts.append(results)
                 places.append((extractor.model_config, dataset))
-                self._trace(extractor, dataset, results, part, extract)
+                if isinstance(extractor, Extractor):
+                    self._trace(extractor, dataset, results, part, extract)
                 began = time.monotonic()
                 if is_new and began >= due:
                     self._write(parts)
@@ -180,7 +197,7 @@ class Run:
     def _sharpen(
         self,
         parts: list[Results],
-        places: Sequence[tuple[ModelConfig, ConceptDataset]],
+        places: Sequence[tuple[ModelConfig | ActivationsConfig, ConceptDataset]],
         untrained: Mapping[tuple[str, str], Results],
         extract: bool,
     ) -> bool:
@@ -199,8 +216,8 @@ class Run:
                     "permutations", model.name, dataset.name, len(parts) - 1, more[i],
                 )  # fmt: skip
                 config = self.config.probe.model_copy(update={"permutations": int(more[i])})
-                extractor = Extractor(model, self.config.extract)
-                results = probe_part(self.out, extractor, dataset, config, extract)[0]
+                source = self._source(model)
+                results = probe_part(self.out, source, dataset, config, extract)[0]
                 control = untrained.get((model.id, dataset.name))
                 if control is not None:
                     results = _beside(results, control, dataset, config.seed)
@@ -208,7 +225,7 @@ class Run:
         return bool(asked.any())
 
     def _write(self, parts: Sequence[Results]) -> None:
-        models = [model_facts(model) for model in self.config.models]
+        models = [model_facts(source) for source in self.config.sources]
         results = replace(
             _of_one_run(parts),
             examples=examples_of(self.datasets),
@@ -239,21 +256,33 @@ class Run:
     def _dataset_facts(self) -> list[dict[str, Any]]:
         return [dataset_facts(dataset) for dataset in self.datasets]
 
-    def _work(self) -> Iterator[tuple[Extractor, ConceptDataset, bool]]:
+    def _source(self, model: ModelConfig | ActivationsConfig) -> Extractor | StatesFromElsewhere:
+        """Return where the hidden states of a model come from."""
+        if isinstance(model, ModelConfig):
+            return Extractor(model, self.config.extract)
+        return StatesFromElsewhere(model, self.config.extract)
+
+    def _work(self) -> Iterator[tuple[Extractor | StatesFromElsewhere, ConceptDataset, bool]]:
         """Yield each model with each dataset, so that a model is loaded once, and one at a time.
 
         True is an untrained control.
         """
         for model, is_control in self._models():
-            extractor = Extractor(model, self.config.extract)
+            source = self._source(model)
             for dataset in self.datasets:
-                yield extractor, dataset, is_control
+                yield source, dataset, is_control
 
-    def _models(self) -> list[tuple[ModelConfig, bool]]:
+    def _models(self) -> Sequence[tuple[ModelConfig | ActivationsConfig, bool]]:
         """List each model, right after its untrained control if there is one; True is the control.
 
         What can be seen to be wrong with any of them is said before the first is loaded.
         """
+        if self.config.activations:
+            log.info(
+                "hidden states from elsewhere: no model, so no token embeddings to compare with, "
+                "no untrained control, and no traces of tokens"
+            )
+            return [(states, False) for states in self.config.activations]
         wanted = "random_weights" in self.config.probe.controls
         models: list[tuple[ModelConfig, bool]] = []
         for model in self.config.models:
