@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -19,6 +20,7 @@ from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.ground.errors import UserError
+from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.monitors import tracing
 from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.probing import protocol
@@ -30,9 +32,11 @@ log = logging.getLogger(__name__)
 
 
 def extract(
-    model: str | Path | ModelConfig,
+    model: str | Path | ModelConfig | nn.Module,
     dataset: ConceptDataset,
     *,
+    tokenizer: Any = None,
+    name: str = "",
     dtype: str = "auto",
     cache: bool = True,
     progress: bool = True,
@@ -45,11 +49,17 @@ def extract(
     Parameters
     ----------
     model
-        A known name, a Hub id, a folder, or a ``ModelConfig``.
+        A known name, a Hub id, a folder, a ``ModelConfig``, or a model of transformers in memory,
+        which is read as it is and left as it was found.
+    tokenizer
+        That of a model in memory. Of another, the name, id or folder of one from elsewhere.
+    name
+        What tables call the model; by default what it calls itself.
     dtype
         The type in which the model computes: auto, float32, bfloat16 or float16.
     cache
-        Whether to keep the states on disk (``LLMPROBE_CACHE``) and find them again.
+        Whether to keep the states on disk (``LLMPROBE_CACHE``) and find them again. Those of a
+        model in memory are kept only with a ``name``, and found only for the same weights.
     **options
         Keys of a config's ``extract`` section: site, position, batch_tokens, chat_template,
         too_long.
@@ -64,13 +74,34 @@ def extract(
             f"extract: the dataset is {type(dataset).__name__!r}; give what load_dataset returns, "
             "or ConceptDataset(name, texts, labels)"
         )
-    if not isinstance(model, ModelConfig):
-        model = validated(ModelConfig, {"id": str(model), "dtype": dtype}, f"model {model}")
-    elif dtype != "auto":
-        model = validated(ModelConfig, {**model.model_dump(), "dtype": dtype}, f"model {model.id}")
     config = validated(ExtractConfig, options, "extract")
-    extractor = Extractor(model, config)
+    if isinstance(model, nn.Module):
+        if dtype != "auto":
+            raise UserError(f"dtype {dtype!r}: a model in memory computes in its own")
+        own = ModelInMemory(model, tokenizer, name)
+        with own.as_it_was():
+            extractor = Extractor(own, config)
+            cache = cache and bool(name)
+            return extractor.extract_with_embeddings(dataset, cache=cache, progress=progress)
+    extractor = Extractor(_model_config(model, tokenizer, name, dtype), config)
     return extractor.extract_with_embeddings(dataset, cache=cache, progress=progress)
+
+
+def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelConfig:
+    """Return the config of a model by its name, with what else is said of it."""
+    if not isinstance(model, str | Path | ModelConfig):
+        raise UserError(
+            f"the model is of the type {type(model).__name__!r}; give a known name, a Hub id, a "
+            "folder, or a model of transformers"
+        )
+    if not isinstance(tokenizer, str | Path | None):
+        raise UserError(
+            "tokenizer: an object goes with a model in memory; for another give a name or folder"
+        )
+    known = model.model_dump() if isinstance(model, ModelConfig) else {"id": str(model)}
+    said = {"name": name, "tokenizer": str(tokenizer or ""), "dtype": dtype.removeprefix("auto")}
+    values = known | {key: value for key, value in said.items() if value}
+    return validated(ModelConfig, values, f"model {known['id']}")
 
 
 def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
@@ -202,7 +233,8 @@ def trace(
     probe: SavedProbe | str | Path,
     texts: str | Sequence[str],
     *,
-    model: str | Path | None = None,
+    model: str | Path | nn.Module | None = None,
+    tokenizer: Any = None,
     template: str | None = None,
     too_long: str | None = None,
     trust_remote_code: bool = False,
@@ -219,7 +251,10 @@ def trace(
     texts
         One or several, without the template of the probe's own texts, into which they are put.
     model
-        A name, id or folder in place of the model that the probe remembers.
+        A name, id or folder in place of the model that the probe remembers, or a model of
+        transformers in memory, which is left as it was found.
+    tokenizer
+        That of a model in memory.
     template
         A template in place of the probe's own; ``"{text}"`` leaves texts as they are.
     too_long
@@ -233,12 +268,16 @@ def trace(
         The probe is of no language model; its model cannot be loaded, or has changed; a text is
         empty or too long.
     """
+    if not isinstance(probe, SavedProbe | str | Path):
+        raise UserError(f"trace: {type(probe).__name__!r} is no probe; give one, or its file")
     where = "the probe" if isinstance(probe, SavedProbe) else str(probe)
     loaded = probe if isinstance(probe, SavedProbe) else load_probe(probe)
     texts = [texts] if isinstance(texts, str) else list(texts)
-    model = None if model is None else str(model)
-    reading = ReadingOptions(model, template, too_long, trust_remote_code)
-    return list(tracing.trace_probes([(where, loaded)], texts, reading))
+    own = ModelInMemory(model, tokenizer) if isinstance(model, nn.Module) else None
+    read_by = own or (None if model is None else str(model))
+    reading = ReadingOptions(read_by, template, too_long, trust_remote_code)
+    with own.as_it_was() if own else nullcontext():
+        return list(tracing.trace_probes([(where, loaded)], texts, reading))
 
 
 class ProbeCallback:

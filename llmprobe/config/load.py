@@ -168,8 +168,11 @@ def _problem(section: type[Section], error: dict[str, Any], raw: Any) -> tuple[s
     for pattern, words in _OUR_WORDS:
         message = re.sub(pattern, words, message)
     about = f"{path}: " if path else ""
-    if not isinstance(error["input"], dict | list):
-        about += f"{error['input']!r:.80} is not allowed: "
+    value = error["input"]
+    if value is None or isinstance(value, str | int | float | Path):
+        about += f"{value!r:.80} is not allowed: "
+    elif not isinstance(value, dict | list):
+        about += f"an object of the type {type(value).__name__!r} is not allowed: "
     return about, message
 
 

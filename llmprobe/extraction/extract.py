@@ -38,6 +38,7 @@ from llmprobe.ground.files import cache_folder, digest, existing, require_space
 from llmprobe.ground.lease import lease
 from llmprobe.ground.progress import Progress
 from llmprobe.models.devices import dtype_name, resolve_device, resolve_dtype
+from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.models.loading import (
     Architecture,
     LoadedModel,
@@ -56,14 +57,19 @@ STORE_VERSION = 4
 
 
 class Extractor:
-    """Extraction from one model, which is located and loaded only when something needs it."""
+    """Extraction from one model, which is located and loaded only when something needs it.
 
-    def __init__(self, model: ModelConfig, config: ExtractConfig | None = None) -> None:
+    One that is in memory already is in eval mode only while its ``as_it_was`` says so.
+    """
+
+    def __init__(
+        self, model: ModelConfig | ModelInMemory, config: ExtractConfig | None = None
+    ) -> None:
         self.config = config or ExtractConfig()
-        self.model_config = model
+        self.model_config = model if isinstance(model, ModelConfig) else model.config
         self.last_layer: int | None = None
         """The layer after which the model is left; None runs all of it."""
-        self._loaded = _Loaded()
+        self._loaded = _Loaded(None if isinstance(model, ModelConfig) else model)
 
     @property
     def token_embeddings(self) -> Extractor:
@@ -79,14 +85,24 @@ class Extractor:
     @property
     def source(self) -> ModelSource:
         """Where the model's files are; downloads them on first use."""
-        self._loaded.source = self._loaded.source or locate(self.model_config)
+        if self._loaded.source is None:
+            own = self._loaded.in_memory
+            self._loaded.source = own.source() if own else locate(self.model_config)
         return self._loaded.source
 
     @property
     def model(self) -> LoadedModel:
         """The model in memory; loads it on first use."""
-        self._loaded.model = self._loaded.model or load_model(self.model_config, self.source)
+        if self._loaded.model is None:
+            own = self._loaded.in_memory
+            self._loaded.model = own.load() if own else load_model(self.model_config, self.source)
         return self._loaded.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, for which the model itself is not loaded."""
+        loaded = self._loaded.in_memory or self._loaded.model
+        return loaded.tokenizer if loaded else load_tokenizer(self.source, self.model_config)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -97,6 +113,7 @@ class Extractor:
             "model_id": _from_anywhere(model.id),
             "revision": source.identity if source else "",
             **_origin_beside(model, source),
+            **({"in_memory": True} if self._loaded.in_memory else {}),
             "weights": model.weights,
             "seed": model.seed,
             "quantization": model.quantization,
@@ -117,7 +134,7 @@ class Extractor:
         texts = dataset.texts
         if config.chat_template:
             # What the template makes of a text can depend on more than the text, such as the date.
-            texts = as_chats(load_tokenizer(self.source, model), texts)
+            texts = as_chats(self.tokenizer, texts)
         key: dict[str, Any] = {
             "version": STORE_VERSION,
             "model": self.source.identity,
@@ -220,9 +237,8 @@ class Extractor:
     def estimate(self, dataset: ConceptDataset) -> str:
         """Return what extraction will cost, by the tokenizer and the model's configuration."""
         model = load_architecture(self.model_config, self.source)
-        tokenizer = load_tokenizer(self.source, self.model_config)
-        texts = self.tokens(dataset, tokenizer, model.module)
-        self._distinct_states(dataset, texts, model.causal, tokenizer)
+        texts = self.tokens(dataset, self.tokenizer, model.module)
+        self._distinct_states(dataset, texts, model.causal, self.tokenizer)
         planner = self.planner(texts, model)
         return describe_cost(planner, next(planner.plans()), model)
 
@@ -356,5 +372,6 @@ def _origin_beside(model: ModelConfig, source: ModelSource | None) -> dict[str, 
 class _Loaded:
     """What is known and in memory of a model, shared by the extractions from it."""
 
+    in_memory: ModelInMemory | None = None
     source: ModelSource | None = None
     model: LoadedModel | None = None

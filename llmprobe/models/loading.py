@@ -196,27 +196,38 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
     tokenizer = load_tokenizer(source, config)
     with user_errors(f"model {config.id!r} cannot be loaded"), fitting(config, device):
         module = _load_module(config, source, dtype, device).eval()
-        held = held_on(module)
-        spread = "disk" in held or len(held) > 1
-        if spread:
-            # Inputs go where the first part runs; what is offloaded runs on the first GPU.
-            runs = [place for place in held if place not in ("cpu", "disk")]
-            device = torch.device(runs[0] if runs else "cpu")
-        example = example_input(module, device)
-        blocks = find_blocks(module, example)
-        final_norm = verify_blocks(module, blocks, example)
-        causal = is_causal(module, example[:, :4])
-    model = LoadedModel(
-        config.name, module, blocks, tokenizer, device, dtype, final_norm, causal, spread
-    )
+        model = described(config.name, module, tokenizer, device, dtype)
     stored = f"{model.quantised:.0%} of its weights quantised, "
+    held = (f"{place} ({size(n)})" for place, n in held_on(module).items())
     log.info(
         "%s: %s, %d blocks of width %d, %s%s on %s",
-        config.name, type(module).__name__, len(blocks), model.hidden_size,
-        stored if model.quantised else "", dtype,
-        ", ".join(f"{place} ({size(n)})" for place, n in held.items()) if spread else device,
+        config.name, type(module).__name__, len(model.blocks), model.hidden_size,
+        stored if model.quantised else "", dtype, ", ".join(held) if model.spread else device,
     )  # fmt: skip
     return model
+
+
+def described(
+    name: str, module: nn.Module, tokenizer: Any, device: torch.device, dtype: torch.dtype
+) -> LoadedModel:
+    """Find the blocks of a base model in eval mode, and return it with what is known of it.
+
+    Raises
+    ------
+    UserError
+        It has no stack of blocks, or one that is not its own hidden states.
+    """
+    held = held_on(module)
+    spread = "disk" in held or len(held) > 1
+    if spread:
+        # Inputs go where the first part runs; what is offloaded runs on the first GPU.
+        runs = [place for place in held if place not in ("cpu", "disk")]
+        device = torch.device(runs[0] if runs else "cpu")
+    example = example_input(module, device)
+    blocks = find_blocks(module, example)
+    final_norm = verify_blocks(module, blocks, example)
+    causal = is_causal(module, example[:, :4])
+    return LoadedModel(name, module, blocks, tokenizer, device, dtype, final_norm, causal, spread)
 
 
 def example_input(module: nn.Module, device: torch.device) -> Tensor:

@@ -24,6 +24,7 @@ from llmprobe.extraction.tokens import (
 )
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import existing, sha256
+from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
 
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 class ReadingOptions:
     """What a user says about how new texts are read, in place of what a probe remembers."""
 
-    model: str | None = None
-    """A name, id or folder in place of the model that the probe remembers."""
+    model: str | ModelInMemory | None = None
+    """A name, id, folder or model in memory in place of the model that the probe remembers."""
     template: str | None = None
     """In place of the template that the probe's own texts stood in."""
     too_long: str | None = None
@@ -70,10 +71,16 @@ class NewTextReader:
             raise UserError(
                 f"{where}: no probe of a language model, so there is nothing to read texts with"
             )
-        if facts.get("trust_remote_code") and not self.options.trust_remote_code:
+        named = not isinstance(self.options.model, ModelInMemory)
+        if named and facts.get("trust_remote_code") and not self.options.trust_remote_code:
             raise UserError(
                 f"{where}: its model {facts['model_id']!r} runs code that comes with it; if you "
                 "trust that, say --trust-remote-code"
+            )
+        if facts.get("in_memory") and self.options.model is None:
+            raise UserError(
+                f"{where}: its model {facts['model']!r} was one in memory; give that to "
+                "llmprobe.trace (model=, tokenizer=), or name the model that it was saved as"
             )
         unknown = [name for name in (*HOW_READ, "template") if name not in facts]
         if unknown:
@@ -83,10 +90,17 @@ class NewTextReader:
 
     def _extractor(self) -> Extractor:
         options, facts = self.options, self.probe.facts
+        where = self.where
 
         def remembered(section: type[BaseModel]) -> dict[str, object]:
             return {name: facts[name] for name in section.model_fields if name in facts}
 
+        extract = remembered(ExtractConfig)
+        if options.too_long is not None:
+            extract["too_long"] = options.too_long
+        config = validated(ExtractConfig, extract, where)
+        if isinstance(options.model, ModelInMemory):
+            return Extractor(options.model, config)
         own_model = options.model is None
         model = remembered(ModelConfig) | {
             "id": options.model or facts["model_id"],
@@ -96,13 +110,7 @@ class NewTextReader:
         }
         if not own_model:
             model |= {"tokenizer": None, "adapter": None}
-        extract = remembered(ExtractConfig)
-        if options.too_long is not None:
-            extract["too_long"] = options.too_long
-        return Extractor(
-            validated(ModelConfig, model, self.where),
-            validated(ExtractConfig, extract, self.where),
-        )
+        return Extractor(validated(ModelConfig, model, where), config)
 
     def require_own_model(self) -> None:
         """Load the model, and refuse one that is not the probe's.
@@ -119,7 +127,8 @@ class NewTextReader:
         name = self.extractor.model_config.id
         if self.options.model is None:
             self._require_named()
-        if revision and self.extractor.source.identity != revision:
+        identity = self.extractor.source.identity
+        if revision and identity not in ("", revision):
             message = (
                 f"{self.where}: the files of {name!r} are not those that the probe was fitted on"
             )

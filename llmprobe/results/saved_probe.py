@@ -27,11 +27,14 @@ HOW_READ = (
 """Names of the facts that tell, beside the site, the position and the template, how a probe's own
 texts were read, so that others can be read in the same way."""
 
-READ_WITH = ("tokenizer", "tokenizer_revision", "adapter", "adapter_revision", "convert")
-"""Names of the facts that a probe has too where its model was read with more than its own files."""
+READ_WITH = (
+    "tokenizer", "tokenizer_revision", "adapter", "adapter_revision", "convert", "in_memory",
+)  # fmt: skip
+"""Names of the facts that a probe has too where its model was more than files of its own."""
 
 _WORDS = ("model", "dataset", "site", "position", "kind", "template", "perturbation")
-_KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool, "convert": bool}
+_KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool, "convert": bool,
+          "in_memory": bool}  # fmt: skip
 """Of which type facts are that are no words."""
 
 
