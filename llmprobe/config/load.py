@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from llmprobe.config.schema import (
+    ActivationsConfig,
     DatasetConfig,
     ModelConfig,
     RunConfig,
@@ -73,6 +74,11 @@ def load_config(
 def model_config(model: str, overrides: Sequence[str] = ()) -> ModelConfig:
     """Return a model by name, Hub id or folder, with ``key=value`` overrides."""
     return _validated_with(ModelConfig, {"id": model}, overrides, f"model {model!r}")
+
+
+def activations_config(path: Path, overrides: Sequence[str] = ()) -> ActivationsConfig:
+    """Return a file of hidden states, with ``key=value`` overrides."""
+    return _validated_with(ActivationsConfig, {"path": str(path)}, overrides, f"states {path}")
 
 
 def dataset_config(

@@ -150,8 +150,14 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
             )
     if same(last, output.last_hidden_state):
         return "nothing"
+    norm = final_norm(model)
+    return "a transformation" if norm is None else type(norm).__name__
+
+
+def final_norm(model: nn.Module) -> nn.Module | None:
+    """Return the norm that stands after the last block, None where it is not found."""
     norms = [m for m in model.children() if "norm" in type(m).__name__.lower()]
-    return type(norms[-1]).__name__ if norms else "a transformation"
+    return norms[-1] if norms else None
 
 
 @torch.inference_mode()
