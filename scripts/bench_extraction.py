@@ -179,7 +179,8 @@ class Way:
         planner = planner_of(engine, texts)
         plan = planner.plan(self.kind)
         states = run_plan(engine.model, plan)
-        return Outcome(plan.cost.tokens, lambda i: states[i, plan.row_of].float().numpy())
+        rows = [row for (row,) in plan.row_of]
+        return Outcome(plan.cost.tokens, lambda i: states[i, rows].float().numpy())
 
 
 def one_by_one(model: Model, dtype: str, texts: Sequence[str]) -> Outcome:

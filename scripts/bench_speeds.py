@@ -39,7 +39,6 @@ from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.plan import CPU, ExtractionPlan, plan_padded, plan_tree
 from llmprobe.extraction.prefix_tree import PrefixTree
-from llmprobe.extraction.tokens import Reading
 from llmprobe.models.loading import LoadedModel
 
 BATCHES = (256, 512, 1024, 2048, 4096)
@@ -110,7 +109,7 @@ def constants(engine: Extractor, dtype: str) -> Iterator[str]:
     """Rows of the parts of a forward pass, beside what plan.py has."""
     model, shape = engine.model, planner_of(engine, ["a", "b"]).shape
     with Capture(model, "residual") as capture:
-        tree = PrefixTree(capture, Reading(False, frozenset()), Budget(max(LENGTHS)), ())
+        tree = PrefixTree(capture, Budget(max(LENGTHS)))
     with tree.running():
         a, b, c = fitted(model, masked=True)
     padded = shape.pair / fitted(model, masked=False)[2]

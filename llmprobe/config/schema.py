@@ -384,10 +384,19 @@ class ExtractConfig(Section):
     block i, before the norm. ``attention``, ``mlp``: what block i adds to it.
     ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0.
     Or a site of one's own, see docs/design.md."""
-    position: str = "last"
-    """Which token: ``last`` or ``first`` (of those that the tokenizer did not add, such as BOS and
-    EOS), ``mean`` (of all but special tokens), or ``span:FIELD``, the last token of the text that
-    filled FIELD of the template, or of a field's value where it stands in the text."""
+    position: str | tuple[str, ...] = "last"
+    """Which token, or a list of several, which are read in one pass and have a curve each.
+    ``last``, ``first``, ``mean``: of the tokens of the text (where labels are of words, of the
+    word). ``last:FIELD``, ``first:FIELD``, ``mean:FIELD``: of those that stand for a field of the
+    template, or for a field's value where it stands in the text; ``span:FIELD`` is ``last:FIELD``.
+    ``turn:ROLE``, ``first:ROLE``, ``mean:ROLE``: of the last turn of a role in a chat.
+    ``token:N``: the token at an index, from the end where it is negative."""
+    occurrence: Literal["first", "last"] | None = None
+    """Which place a position of a field means where its value stands in a text several times; by
+    default that is an error."""
+    special: Literal["skip", "include"] = "skip"
+    """Whether ``first``, ``last``, ``mean`` and ``token:N`` count tokens that the tokenizer adds to
+    a text, such as BOS and EOS; ``mean`` also leaves out special tokens inside of it."""
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """The most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
     chat_template: bool = False
@@ -397,10 +406,23 @@ class ExtractConfig(Section):
 
     @field_validator("position")
     @classmethod
-    def _known_position(cls, position: str) -> str:
-        if not re.fullmatch("last|mean|first|span:.+", position):
-            raise ValueError("should be last, first, mean or span:FIELD")
-        return position
+    def _known_positions(cls, position: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        positions = (position,) if isinstance(position, str) else position
+        for name in positions:
+            if not re.fullmatch(r"last|first|mean|(last|first|mean|span|turn):.+|token:-?\d{1,9}",
+                                name):  # fmt: skip
+                raise ValueError(
+                    f"{name!r:.40}: should be last, first, mean, one of them with :FIELD, "
+                    "span:FIELD, turn:ROLE or token:N"
+                )
+        if len(set(positions)) < max(len(positions), 1):
+            raise ValueError("should be one position, or a list of different ones")
+        return positions[0] if len(positions) == 1 else position
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Return the positions that are read, in order."""
+        return (self.position,) if isinstance(self.position, str) else self.position
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]

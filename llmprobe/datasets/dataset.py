@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.groups import joined, plain
-from llmprobe.datasets.spans import Spans, Turn, span_ends
+from llmprobe.datasets.spans import Spans, Turn, field_ranges, turn_ranges
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 
@@ -212,19 +212,34 @@ class ConceptDataset:
 
         return cls(**conversions.saved_parts(Path(path)))
 
-    def span_ends(self, name: str) -> list[int]:
-        """Return, for each text, the place of the last character of what filled a field. [n]
+    def ranges(self, position: str, occurrence: str | None = None) -> list[tuple[int, int]] | None:
+        """Return the part of each text that a position is of, None where it is of all. [n]
 
-        A field that the template lacks is looked for in the text: the last place where its value
-        stands, as a word of its own if it does so anywhere.
+        Parameters
+        ----------
+        position
+            As ``ExtractConfig.position`` has it.
+        occurrence
+            ``"first"`` or ``"last"``: which place is meant where a field that the template lacks
+            stands in a text several times.
 
         Raises
         ------
         UserError
-            There is no such field, or a text has nothing of it.
+            There is no such field or role, or a text has nothing of it, or several places.
         """
-        where = f"dataset {self.name!r}: position 'span:{name}'"
-        return span_ends(self.texts, self.spans, self.fields, name, where)
+        kind, _, name = position.partition(":")
+        where = f"dataset {self.name!r}: position {position!r}"
+        if kind == "token":
+            return None
+        if not name:
+            return self.words
+        roles = {turn.role for turns in self.turns or () for turn in turns}
+        if kind == "turn" or (name in roles and name not in self.spans):
+            if self.turns is None:
+                raise UserError(f"{where}: its texts are no chats, so there is no turn")
+            return turn_ranges(self.texts, self.turns, name, where)
+        return field_ranges(self.texts, self.spans, self.fields, name, where, occurrence)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> ConceptDataset:
         """Return the examples at ``rows``, in that order."""

@@ -24,38 +24,86 @@ class Turn(NamedTuple):
     stop: int
 
 
-def span_ends(
-    texts: Sequence[str], spans: Spans, fields: pd.DataFrame, name: str, where: str
-) -> list[int]:
-    """Return, for each text, the place of the last character of what filled a field. [n]
+def field_ranges(
+    texts: Sequence[str],
+    spans: Spans,
+    fields: pd.DataFrame,
+    name: str,
+    where: str,
+    occurrence: str | None = None,
+) -> list[tuple[int, int]]:
+    """Return where in each text what filled a field stands, without spaces around it. [n]
 
-    A field that is not in ``spans`` is looked for in the text: the last place where its value
-    stands, as a word of its own if it does so anywhere.
+    A field that is not in ``spans`` is looked for in the text, as a word of its own if it is one
+    anywhere.
+
+    Parameters
+    ----------
+    occurrence
+        ``"first"`` or ``"last"``: which place of several is meant.
 
     Raises
     ------
     UserError
-        There is no such field, or a text has nothing of it; ``where`` begins the message.
+        There is no such field, a text has nothing of it, or has it in several places of which none
+        is said to be meant; ``where`` begins the message.
     """
     spans = spans or {"text": [(0, len(text)) for text in texts]}
     if name in spans:
-        until = [text[:stop].rstrip() for text, (_, stop) in zip(texts, spans[name], strict=True)]
-        starts = [start for start, _ in spans[name]]
+        ranges = list(spans[name])
     elif name in fields.columns:
-        until, starts = [], []
-        for row, (text, value) in enumerate(zip(texts, fields[name], strict=True)):
-            words = re.finditer(rf"(?<!\w){re.escape(str(value))}(?!\w)", text)
-            start = max((word.start() for word in words), default=text.rfind(str(value)))
-            if start < 0 or not str(value):
-                raise UserError(
-                    f"{where}: example {row} does not contain {str(value)!r}: {text!r:.80}"
-                )
-            until.append(text[: start + len(str(value))].rstrip())
-            starts.append(start)
+        values = fields[name].astype(str)
+        ranges = [
+            _place(text, value, occurrence, f"{where}: example {row}")
+            for row, (text, value) in enumerate(zip(texts, values, strict=True))
+        ]
     else:
         known = [*spans, *map(str, fields.columns)]
         raise UserError(f"{where}: no such field; {suggestion(name, known)}")
-    for row, (text, start) in enumerate(zip(until, starts, strict=True)):
-        if len(text) <= start:
-            raise UserError(f"{where}: example {row} has nothing there")
-    return [len(text) - 1 for text in until]
+    return [
+        _stripped(text, *place, f"{where}: example {row}")
+        for row, (text, place) in enumerate(zip(texts, ranges, strict=True))
+    ]
+
+
+def turn_ranges(
+    texts: Sequence[str], turns: Sequence[Sequence[Turn]], role: str, where: str
+) -> list[tuple[int, int]]:
+    """Return where the last turn of a role stands in the text of each chat. [n]
+
+    Raises
+    ------
+    UserError
+        A chat has no such turn, or one that is empty; ``where`` begins the message.
+    """
+    ranges = []
+    for row, (text, said) in enumerate(zip(texts, turns, strict=True)):
+        own = [turn for turn in said if turn.role == role]
+        if not own:
+            roles = ", ".join(dict.fromkeys(turn.role for turn in said))
+            raise UserError(f"{where}: example {row} has no turn of {role!r}; it has {roles}")
+        ranges.append(_stripped(text, own[-1].start, own[-1].stop, f"{where}: example {row}"))
+    return ranges
+
+
+def _place(text: str, value: str, occurrence: str | None, where: str) -> tuple[int, int]:
+    """Return where a value stands in a text."""
+    starts = [word.start() for word in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", text)]
+    starts = starts or [place.start() for place in re.finditer(re.escape(value), text)]
+    if not starts or not value:
+        raise UserError(f"{where} does not contain {value!r}: {text!r:.80}")
+    if len(starts) > 1 and occurrence is None:
+        raise UserError(
+            f"{where} contains {value!r} {len(starts)} times; say which is meant with "
+            f"extract.occurrence: first or last: {text!r:.80}"
+        )
+    start = starts[0 if occurrence == "first" else -1]
+    return start, start + len(value)
+
+
+def _stripped(text: str, start: int, stop: int, where: str) -> tuple[int, int]:
+    """Return a part of a text without the spaces around it."""
+    part = text[start:stop]
+    if not part.strip():
+        raise UserError(f"{where} has nothing there")
+    return start + len(part) - len(part.lstrip()), stop - len(part) + len(part.rstrip())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.store import Store
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.text import listed
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,29 @@ class Activations:
     """Holds the temporary folder of an extraction that is not cached."""
     embeddings: Activations | None = field(default=None, repr=False)
     """The mean of the embeddings of each text's tokens, where that was extracted too."""
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Return the positions that were read, in the order in which they were asked for."""
+        return tuple(self.facts["positions"])
+
+    def at(self, position: str | None = None) -> Activations:
+        """Return the states at one position; without a name at the only one there is.
+
+        Raises
+        ------
+        UserError
+            There is no such position, or there are several and none is named.
+        """
+        if position is None and len(self.positions) == 1:
+            position = self.positions[0]
+        if position not in self.positions:
+            wanted = "none was named" if position is None else f"{position!r} is none of them"
+            raise UserError(f"these are states at {listed(self.positions)}, and {wanted}")
+        column = self.positions.index(position)
+        own = {name: self.facts[name][column] for name in ("row_of", "distinct_states", "golden")}
+        return replace(self, facts=self.facts | own | {"positions": [position],
+                                                       "position": position})  # fmt: skip
 
     @property
     def token_embeddings(self) -> np.ndarray | None:
@@ -57,8 +81,11 @@ class Activations:
         Raises
         ------
         UserError
-            There is no such layer.
+            There is no such layer, or the states are at several positions.
         """
+        if "position" not in self.facts:
+            raise UserError(f"these are states at {listed(self.positions)}: `.at(NAME)` has those "
+                            "of one")  # fmt: skip
         if index not in self.layers:
             first, last = self.layers[0], self.layers[-1]
             raise UserError(f"there is no layer {index}: these are layers {first} to {last}")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,22 +116,27 @@ class Pending:
     """States on their way to the host, while the device goes on."""
 
     parts: list[Tensor]
+    order: np.ndarray | None
+    """Which of the rows of all parts comes first, second, …; None where they are in order."""
     copied: torch.cuda.Event | None
 
     @staticmethod
-    def of(parts: list[Tensor]) -> Pending:
+    def of(parts: list[Tensor], order: np.ndarray | None = None) -> Pending:
         """Start to copy ``parts``, each [layers, rows, d], off their device."""
+        if order is not None and (np.diff(order) == 1).all():
+            order = None
         if parts[0].device.type != "cuda":
-            return Pending([part.cpu() for part in parts], None)
+            return Pending([part.cpu() for part in parts], order, None)
         hosts = [torch.empty(p.shape, dtype=p.dtype, pin_memory=True) for p in parts]
         for host, part in zip(hosts, parts, strict=True):
             host.copy_(part, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(parts[0].device))
-        return Pending(hosts, copied)
+        return Pending(hosts, order, copied)
 
     def result(self) -> Tensor:
         """Return the states, [layers, rows, d] on the CPU, when they are there."""
         if self.copied is not None:
             self.copied.synchronize()
-        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
+        states = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)
+        return states if self.order is None else states[:, self.order]

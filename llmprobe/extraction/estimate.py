@@ -16,7 +16,7 @@ def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | A
     """Return one line: tokens, way, disk, and time by how fast this device multiplies matrices."""
     nominal = planner.machine.products[min(model.dtype.itemsize, 4)]
     seconds = plan.cost.seconds * nominal / matmul_speed(model.device, model.dtype)
-    texts, n_bytes = planner.texts, len(plan.texts) * planner.shape.row_bytes
+    texts, n_bytes = planner.texts, int(plan.first_row[-1]) * planner.shape.row_bytes
     return (
         f"{texts.n_tokens:,} tokens ({texts.n_unique_tokens:,} unique), {plan.way} "
         f"({plan.cost.tokens:,} to compute), {size(n_bytes)} on disk, {_duration(seconds)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,13 +58,13 @@ class ShardExecutor:
             running: list[list[Future[Pending]]] = []
             for i, index in enumerate([*indices, None]):
                 if index is not None:
-                    rows = (self.plan.strands[strand] for strand in self.plan.shards[index])
-                    running.append([workers.submit(self._run_strand, strand) for strand in rows])
+                    strands = (self.plan.strands[strand] for strand in self.plan.shards[index])
+                    running.append([workers.submit(self._run_strand, texts) for texts in strands])
                 if i:
                     yield indices[i - 1], self._collect(indices[i - 1], running.pop(0), bar)
 
-    def _run_strand(self, rows: range) -> Pending:
-        return self.runner(self.plan.texts[rows.start : rows.stop])
+    def _run_strand(self, texts: range) -> Pending:
+        return self.runner(self.plan.texts[texts.start : texts.stop])
 
     def _collect(self, index: int, futures: list[Future[Pending]], bar: Progress) -> Tensor:
         """Return the states of a shard, [layers, rows, d], when its strands have them."""
@@ -73,28 +74,32 @@ class ShardExecutor:
         for strand in self.plan.shards[index]:
             # Taken out of the list, so that its memory is free again.
             states = futures.pop(0).result().result()
-            strand_rows = self.plan.strands[strand]
+            texts = self.plan.strands[strand]
+            strand_rows = self.plan.rows_of(texts)
             if not torch.isfinite(states).all():
-                self._refuse(states, strand_rows)
+                self._refuse(states, texts)
             start = strand_rows.start - rows.start
             shard[:, start : start + len(strand_rows)] = states
             bar.advance(len(strand_rows))
         return shard
 
-    def _refuse(self, states: Tensor, rows: range) -> None:
+    def _refuse(self, states: Tensor, texts: range) -> None:
         """Raise ``UserError`` that names layer and example of a state that is NaN or infinite."""
         self.budget.stop()
-        alone = PaddedBatches(self.capture, self.plan.reading, Budget(1), masked=False)
-        bad = ~torch.isfinite(states).all(dim=2)
-        row = int(bad.any(dim=0).int().argmax())
+        alone = PaddedBatches(self.capture, Budget(1), masked=False)
+        bad = ~torch.isfinite(states).all(dim=2)  # [layers, rows]
+        of_text = np.repeat(list(texts), np.diff(self.plan.first_row)[texts.start : texts.stop])
+        suspects = dict.fromkeys(of_text[bad.any(dim=0).numpy()].tolist())
+        text = next(iter(suspects))
+        layers = bad[:, of_text == text].any(dim=1)
         # What is not finite in one text spoils those beside it, so each is asked alone.
-        for suspect in bad.any(dim=0).nonzero()[:, 0].tolist():
-            own = alone([self.plan.texts[rows.start + suspect]]).result()
-            if not torch.isfinite(own).all():
-                row, bad[:, suspect] = suspect, ~torch.isfinite(own).all(dim=2)[:, 0]
+        for suspect in suspects:
+            own = ~torch.isfinite(alone([self.plan.texts[suspect]]).result()).all(dim=2)
+            if own.any():
+                text, layers = suspect, own.any(dim=1)
                 break
-        layer = self.capture.layers[int(bad[:, row].int().argmax())]
-        example = self.plan.row_of.index(rows.start + row)
+        layer = self.capture.layers[int(layers.int().argmax())]
+        example = self.plan.text_of.index(text)
         raise UserError(
             f"{self.dataset}: the state of example {example} at layer {layer} is not finite in "
             f"{dtype_name(states.dtype)}; set the model's dtype to float32"

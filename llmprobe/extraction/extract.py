@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,10 @@ import transformers
 from llmprobe.config.schema import ExtractConfig, ModelConfig, file_name
 from llmprobe.config.sites import SITES
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.spans import Turn
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.capture import Capture
+from llmprobe.extraction.chats import rendered
 from llmprobe.extraction.estimate import describe_cost
 from llmprobe.extraction.executor import ShardExecutor
 from llmprobe.extraction.plan import ModelShape, machine_of
@@ -27,9 +30,8 @@ from llmprobe.extraction.runner import Planner, verified_plan
 from llmprobe.extraction.store import Store
 from llmprobe.extraction.tokens import (
     TokenisedTexts,
-    as_chats,
+    distinct_states,
     model_window,
-    require_distinct_states,
     require_usable_tokens,
     tokenise,
 )
@@ -52,7 +54,7 @@ from llmprobe.models.source import ModelSource, is_local, locate
 
 log = logging.getLogger(__name__)
 
-STORE_VERSION = 4
+STORE_VERSION = 5
 """Raise when the same key would give other states or facts: older extractions are not used."""
 
 
@@ -78,7 +80,8 @@ class Extractor:
         It is layer 0 at ``position: mean`` of the same model in memory, none of whose blocks runs.
         """
         other = copy(self)
-        other.config = self.config.model_copy(update={"site": "residual", "position": "mean"})
+        update = {"site": "residual", "position": "mean", "special": "skip"}
+        other.config = self.config.model_copy(update=update)
         other.last_layer = 0
         return other
 
@@ -119,6 +122,7 @@ class Extractor:
             "quantization": model.quantization,
             "trust_remote_code": model.trust_remote_code,
             "chat_template": config.chat_template,
+            "special": config.special,
             "too_long": config.too_long,
         }
 
@@ -131,10 +135,11 @@ class Extractor:
         """Return all that the states of ``dataset`` depend on."""
         model, config = self.model_config, self.config
         dtype = resolve_dtype(model.dtype, resolve_device(model.device))
-        texts = dataset.texts
-        if config.chat_template:
+        texts, turns = dataset.texts, self._turns(dataset)
+        if turns is not None:
             # What the template makes of a text can depend on more than the text, such as the date.
-            texts = as_chats(self.tokenizer, texts)
+            chats = rendered(self.tokenizer, texts, turns, dataset.chat, self._where(dataset))
+            texts = [chat.text for chat in chats]
         key: dict[str, Any] = {
             "version": STORE_VERSION,
             "model": self.source.identity,
@@ -142,10 +147,11 @@ class Extractor:
             "weights": model.weights,
             "quantization": model.quantization,
             "dtype": str(dtype),
-            "texts": digest([texts, self._span_ends(dataset)]),
+            "texts": digest([texts, self._ranges(dataset)]),
             "site": config.site,
-            "position": config.position,
-            "chat_template": config.chat_template,
+            "positions": config.positions,
+            "special": config.special,
+            "chat_template": turns is not None,
             "too_long": config.too_long,
         }
         # Of a tokenizer and an adapter from elsewhere.
@@ -227,11 +233,13 @@ class Extractor:
             tokenizer,
             dataset.texts,
             window=model_window(module),
-            position=self.config.position,
-            span_ends=self._span_ends(dataset),
-            chat_template=self.config.chat_template,
+            positions=self.config.positions,
+            ranges=self._ranges(dataset),
+            turns=self._turns(dataset),
+            chat=dataset.chat,
+            special=self.config.special,
             too_long=self.config.too_long,
-            where=f"{self.model_config.name} on {dataset.name}",
+            where=self._where(dataset),
         )
 
     def estimate(self, dataset: ConceptDataset) -> str:
@@ -265,29 +273,42 @@ class Extractor:
 
     def _distinct_states(
         self, dataset: ConceptDataset, texts: TokenisedTexts, causal: bool, tokenizer: Any
-    ) -> int:
-        """Return how many different states there are; refuse one for texts that differ."""
-        if len(set(dataset.texts)) == 1:
-            return 1
-        where = f"{self.model_config.name} on {dataset.name}"
-        return require_distinct_states(texts, causal, tokenizer, where)
+    ) -> list[int]:
+        """Return how many different states each position has; refuse one for texts that differ."""
+        positions = self.config.positions
+        if len(set(dataset.texts)) == 1 and dataset.words is None:
+            return [1] * len(positions)
+        return distinct_states(texts, positions, causal, tokenizer, self._where(dataset))
 
     def _activations(
         self, dataset: ConceptDataset, facts: dict[str, Any], store: Store, scratch: Any = None
     ) -> Activations:
         """Return the activations in a store; warn where most texts share their state."""
-        states, texts = facts["distinct_states"], len(set(dataset.texts))
-        if states * 2 < texts:
-            log.warning(
-                "%s on %s: position %s reads only %d different states of %d different texts, at "
-                "every layer; a probe cannot tell apart those that share one",
-                facts["model"], dataset.name, facts["position"], states, texts,
-            )  # fmt: skip
-        return Activations(dataset, facts | self.origin, store, scratch)
+        texts = len(set(zip(dataset.texts, dataset.words or dataset.texts, strict=True)))
+        for position, states in zip(facts["positions"], facts["distinct_states"], strict=True):
+            if states * 2 < texts:
+                log.warning(
+                    "%s on %s: position %s reads only %d different states of %d different texts, "
+                    "at every layer; a probe cannot tell apart those that share one",
+                    facts["model"], dataset.name, position, states, texts,
+                )  # fmt: skip
+        activations = Activations(dataset, facts | self.origin, store, scratch)
+        return activations if len(activations.positions) > 1 else activations.at()
 
-    def _span_ends(self, dataset: ConceptDataset) -> list[int] | None:
-        kind, _, field = self.config.position.partition(":")
-        return dataset.span_ends(field) if kind == "span" else None
+    def _where(self, dataset: ConceptDataset) -> str:
+        return f"{self.model_config.name} on {dataset.name}"
+
+    def _turns(self, dataset: ConceptDataset) -> Sequence[Sequence[Turn]] | None:
+        """Return the turns of chats; of texts each is a user's where the config wants chats."""
+        if dataset.turns is None and self.config.chat_template:
+            return [[Turn("user", 0, len(text))] for text in dataset.texts]
+        return dataset.turns
+
+    def _ranges(self, dataset: ConceptDataset) -> dict[str, list[tuple[int, int]]]:
+        """Return the part of each text for those positions that are of a part."""
+        ranges = {position: dataset.ranges(position, self.config.occurrence)
+                  for position in self.config.positions}  # fmt: skip
+        return {position: parts for position, parts in ranges.items() if parts is not None}
 
     def _fill(
         self,
@@ -336,7 +357,7 @@ class Extractor:
                 "hidden_size": model.hidden_size,
                 "shape": [len(dataset), len(capture.layers), model.hidden_size],
                 "site": self.config.site,
-                "position": self.config.position,
+                "positions": list(self.config.positions),
                 "dtype": dtype_name(model.dtype),
                 "device": str(model.device),
                 "way": plan.way,
@@ -344,10 +365,11 @@ class Extractor:
                 "tokens": texts.n_tokens,
                 "unique_tokens": texts.n_unique_tokens,
                 "distinct_states": n_states,
-                "golden": texts.golden(cut=model.causal),
+                "golden": [texts.golden(i, cut=model.causal)
+                           for i in range(len(self.config.positions))],
                 "computed_tokens": plan.cost.tokens,
                 "seconds": round(time.monotonic() - began, 3),
-                "row_of": plan.row_of,
+                "row_of": [list(rows) for rows in zip(*plan.row_of, strict=True)],
             })  # fmt: skip
         return world.agree(facts)
 

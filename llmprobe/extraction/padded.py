@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmprobe.extraction.capture import Capture, Pending
 from llmprobe.extraction.memory import Budget
-from llmprobe.extraction.tokens import Reading, Text
+from llmprobe.extraction.tokens import Text
 
 
 class PaddedBatches:
@@ -23,8 +23,8 @@ class PaddedBatches:
         the padding stands to the right of every real token, and runs faster without one.
     """
 
-    def __init__(self, capture: Capture, reading: Reading, budget: Budget, masked: bool) -> None:
-        self.capture, self.reading, self.budget, self.masked = capture, reading, budget, masked
+    def __init__(self, capture: Capture, budget: Budget, masked: bool) -> None:
+        self.capture, self.budget, self.masked = capture, budget, masked
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -55,21 +55,8 @@ class PaddedBatches:
         padded = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
         for row, text in enumerate(batch):
             padded[row, : len(text.tokens)] = torch.tensor(text.tokens)
-        rows = torch.arange(len(batch), device=model.device)
-        index = torch.tensor([text.read for text in batch], device=model.device)
-        weights = torch.zeros(len(batch), 1, padded.shape[1])
-        if self.reading.mean:
-            for row, text in enumerate(batch):
-                counted = torch.from_numpy(self.reading.counted(text.tokens))
-                weights[row, 0, : len(text.tokens)] = counted / counted.sum()
-        weights = weights.to(model.device)
-
-        def read(_: int, states: Tensor) -> Tensor:
-            if self.reading.mean:
-                return torch.bmm(weights.to(states.device), states.float()).squeeze(1)
-            return states[rows.to(states.device), index.to(states.device)]
-
-        buffer = model.buffer(len(self.capture.layers), len(batch))
+        read = _Rows(batch, padded.shape[1], model.device)
+        buffer = model.buffer(len(self.capture.layers), len(read))
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         with self.capture.into(buffer, read, (len(batch), padded.shape[1])):
             model.module(
@@ -78,3 +65,35 @@ class PaddedBatches:
                 use_cache=False,
             )
         return buffer
+
+
+class _Rows:
+    """Reads the places of the texts of a batch, a row each."""
+
+    def __init__(self, batch: Sequence[Text], width: int, device: torch.device) -> None:
+        places = [(row, place) for row, text in enumerate(batch) for place in text.places]
+        self.text = torch.tensor([row for row, _ in places], dtype=torch.long, device=device)
+        token = torch.tensor([place[0] for _, place in places], dtype=torch.long, device=device)
+        self.token = token
+        means = [(at, place) for at, (_, place) in enumerate(places) if len(place) > 1]
+        weights = torch.zeros(len(means), width)
+        for weight, (_, place) in zip(weights, means, strict=True):
+            weight[list(place)] = 1 / len(place)
+        self.weights = weights.to(device)
+        self.means = torch.tensor([at for at, _ in means], dtype=torch.long, device=device)
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __call__(self, _: int, states: Tensor) -> Tensor:
+        device = states.device
+        text, means = self.text.to(device), self.means.to(device)
+        rows = states[text, self.token.to(device)]
+        if len(means):
+            weights, n = self.weights.to(device)[:, None], len(states)
+            # In parts of as many rows as there are texts, so as not to hold several copies of all.
+            for first in range(0, len(means), n):
+                some = means[first : first + n]
+                mean = torch.bmm(weights[first : first + n], states[text[some]].float())[:, 0]
+                rows[some] = mean.to(rows.dtype)
+        return rows

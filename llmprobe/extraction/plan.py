@@ -8,14 +8,16 @@ same bytes. The speeds below are therefore fixed: measured ones, of which only t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
-from llmprobe.extraction.tokens import Reading, Text, TokenisedTexts
+from llmprobe.extraction.tokens import Place, Text, TokenisedTexts
 from llmprobe.extraction.tree import common, shared_with_previous
 from llmprobe.models.loading import text_config
 
@@ -100,7 +102,7 @@ class ModelShape:
     blocks: int
     """Number of blocks."""
     row_bytes: int
-    """Bytes of the states of one text, all layers."""
+    """Bytes of one row, all layers."""
     itemsize: int
     """Bytes of a number."""
 
@@ -136,14 +138,14 @@ class ExtractionPlan:
 
     way: str
     """How texts are run: ``"prefix tree"``, ``"padded batches"``, …"""
-    reading: Reading
-    """How a hidden state is read of each text."""
     texts: list[Text]
     """Distinct texts, in the order of the store's rows; one that occurs twice is run once."""
-    row_of: list[int]
-    """The row of each example in the store. [n]"""
+    text_of: list[int]
+    """The text of each example. [n]"""
+    row_of: list[list[int]]
+    """The row of each place of each example. [n][positions]"""
     strands: list[range]
-    """Rows that are run together or one after the other; strands do not depend on each other."""
+    """Texts that are run together or one after the other; strands do not depend on each other."""
     shards: list[range]
     """The strands of each shard."""
     prefix: int
@@ -153,22 +155,35 @@ class ExtractionPlan:
     cost: Cost
     """What the work costs."""
 
+    @cached_property
+    def first_row(self) -> np.ndarray:
+        """Return the row of the first place of each text, and after the last the number of rows."""
+        return _first_rows(self.texts)
+
+    def rows_of(self, texts: range) -> range:
+        """Return the rows of some texts that follow each other."""
+        return range(int(self.first_row[texts.start]), int(self.first_row[texts.stop]))
+
     def rows(self, shard: int) -> range:
         """Return the rows of a shard."""
-        strands = self.shards[shard]
-        return range(self.strands[strands.start].start, self.strands[strands.stop - 1].stop)
+        return self.rows_of(self._texts_of(shard))
 
     def shard_tokens(self, shard: int) -> int:
         """Return the tokens of a shard, about its work."""
-        return sum(len(self.texts[row].tokens) - self.prefix for row in self.rows(shard))
+        return sum(len(self.texts[i].tokens) - self.prefix for i in self._texts_of(shard))
 
     @property
     def fingerprint(self) -> str:
         """Digest of the layout of the rows; shards of another layout are not used."""
         digest = hashlib.sha256(repr([self.way, *map(self.rows, range(len(self.shards)))]).encode())
-        for tokens, read in self.texts:
-            digest.update(np.array([len(tokens), read, *tokens], dtype=np.int64).tobytes())
+        for tokens, places in self.texts:
+            for numbers in (tokens, *places):
+                digest.update(np.array([len(numbers), *numbers], dtype=np.int64).tobytes())
         return digest.hexdigest()
+
+    def _texts_of(self, shard: int) -> range:
+        strands = self.shards[shard]
+        return range(self.strands[strands.start].start, self.strands[strands.stop - 1].stop)
 
 
 def plan_tree(
@@ -183,8 +198,9 @@ def plan_tree(
         square of a slice, what a pass costs by itself is shared by more tokens. Cost and layout
         are those of the cheapest, whatever is asked for.
     """
-    wanted = texts.texts(cut=True)
+    wanted = texts.merged(cut=True)
     ordered = sorted(set(wanted))
+    text_of = _texts_of(wanted, ordered)
     tokens = [text.tokens for text in ordered]
     lengths = np.array([len(t) for t in tokens])
     shared = shared_with_previous(tokens)
@@ -197,7 +213,7 @@ def plan_tree(
     least, most = machine.strand_tokens
     # So long that the path which a strand may repeat is little of it.
     strand = min(max(n_new // 128, least, int(8 * above)), most)
-    strands = _tree_strands(new, shared, strand, _most_rows(shape, len(ordered)))
+    strands = _tree_strands(new, shared, strand, _first_rows(ordered), shape)
     n_run = n_new + sum(int(shared[s.start]) - prefix for s in strands[1:])
 
     def cost(size: int) -> Cost:
@@ -208,9 +224,9 @@ def plan_tree(
     best = min(machine.slices, key=lambda size: cost(size).seconds)
     return ExtractionPlan(
         way=PREFIX_TREE,
-        reading=texts.reading,
         texts=ordered,
-        row_of=_rows_of(wanted, ordered),
+        text_of=text_of,
+        row_of=_rows_of(text_of, texts.places, ordered),
         strands=strands,
         shards=_group_strands(ordered, strands, shape, machine, prefix, cost(best)),
         prefix=prefix,
@@ -240,15 +256,17 @@ def plan_padded(
     padding
         Whether texts of different length may share a batch.
     """
-    wanted = texts.texts(cut)
+    wanted = texts.merged(cut)
     ordered = sorted(set(wanted), key=lambda text: (-len(text.tokens), text))
-    most_rows = _most_rows(shape, len(ordered))
+    text_of, first_row = _texts_of(wanted, ordered), _first_rows(ordered)
+    most_rows = _most_rows(shape, int(first_row[-1]))
 
     def divide(rows: range, most_tokens: int) -> list[range]:
         batches, start = [], rows.start
         for stop in range(rows.start + 1, rows.stop + 1):
             width = len(ordered[start].tokens)
-            full = (stop - start + 1) * width > most_tokens or stop - start == most_rows
+            full = (stop - start + 1) * width > most_tokens
+            full = full or first_row[min(stop + 1, rows.stop)] - first_row[start] > most_rows
             if stop == rows.stop or full or (not padding and len(ordered[stop].tokens) != width):
                 batches.append(range(start, stop))
                 start = stop
@@ -269,9 +287,9 @@ def plan_padded(
         shards = [range(a, b) for a, b in pairwise(ends)]
     return ExtractionPlan(
         way=way,
-        reading=texts.reading,
         texts=ordered,
-        row_of=_rows_of(wanted, ordered),
+        text_of=text_of,
+        row_of=_rows_of(text_of, texts.places, ordered),
         strands=strands,
         shards=shards,
         prefix=0,
@@ -297,18 +315,20 @@ def _most_rows(shape: ModelShape, n: int) -> int:
 
 
 def _tree_strands(
-    new: np.ndarray, shared: np.ndarray, most_tokens: int, most_rows: int
+    new: np.ndarray, shared: np.ndarray, most_tokens: int, first_row: np.ndarray, shape: ModelShape
 ) -> list[range]:
     """Cut sorted texts where they share little, since a strand repeats what it shares before it.
 
     Each strand has at least half of what it may have, so there are few places to choose from.
     """
+    most_rows = _most_rows(shape, int(first_row[-1]))
     before = np.concatenate([[0], new.cumsum()])
     strands: list[range] = []
     start, n = 0, len(new)
     while start < n:
         fits = int(before.searchsorted(before[start] + most_tokens, side="right")) - 1
-        stop = max(start + 1, min(fits, start + most_rows, n))
+        fits_too = int(first_row.searchsorted(first_row[start] + most_rows, side="right")) - 1
+        stop = max(start + 1, min(fits, fits_too, n))
         if stop < n:
             middle = start + (stop - start + 1) // 2
             stop -= int(shared[middle : stop + 1][::-1].argmin())
@@ -326,21 +346,38 @@ def _group_strands(
     cost: Cost,
 ) -> list[range]:
     """Return the strands of each shard, which is full by its rows or by its time."""
-    most_rows = _most_rows(shape, len(ordered))
+    first_row = _first_rows(ordered)
+    most_rows = _most_rows(shape, int(first_row[-1]))
     seconds_a_token = cost.seconds / max(cost.tokens, 1)
     shards: list[range] = []
     first, rows, seconds = 0, 0, 0.0
     for i, strand in enumerate(strands):
-        work = seconds_a_token * sum(len(ordered[row].tokens) - prefix for row in strand)
-        if i > first and (rows + len(strand) > most_rows or seconds + work > machine.shard_seconds):
+        work = seconds_a_token * sum(len(ordered[text].tokens) - prefix for text in strand)
+        n_rows = int(first_row[strand.stop] - first_row[strand.start])
+        if i > first and (rows + n_rows > most_rows or seconds + work > machine.shard_seconds):
             shards.append(range(first, i))
             first, rows, seconds = i, 0, 0.0
-        rows += len(strand)
+        rows += n_rows
         seconds += work
     return [*shards, range(first, len(strands))]
 
 
-def _rows_of(wanted: list[Text], ordered: list[Text]) -> list[int]:
-    """Return the place of each wanted text among the ordered ones."""
-    row = {text: i for i, text in enumerate(ordered)}
-    return [row[text] for text in wanted]
+def _first_rows(texts: Sequence[Text]) -> np.ndarray:
+    """Return the row of the first place of each text, and after the last the number of rows."""
+    return np.cumsum([0, *(len(text.places) for text in texts)])
+
+
+def _texts_of(wanted: list[Text], ordered: list[Text]) -> list[int]:
+    """Return where each wanted text is among the ordered ones."""
+    place = {text.tokens: i for i, text in enumerate(ordered)}
+    return [place[text.tokens] for text in wanted]
+
+
+def _rows_of(
+    text_of: Sequence[int], places: Sequence[Sequence[Place]], ordered: Sequence[Text]
+) -> list[list[int]]:
+    """Return the row of each place of each example. [n][places]"""
+    rows: list[dict[Place, int]] = []
+    for text, first in zip(ordered, _first_rows(ordered).tolist(), strict=False):
+        rows.append(dict(zip(text.places, range(first, first + len(text.places)), strict=True)))
+    return [[rows[text][place] for place in own] for text, own in zip(text_of, places, strict=True)]

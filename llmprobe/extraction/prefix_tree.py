@@ -8,7 +8,7 @@ of all other nodes forgotten.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from llmprobe.extraction.capture import Capture, Pending
 from llmprobe.extraction.memory import Budget
-from llmprobe.extraction.tokens import Reading, Text
+from llmprobe.extraction.tokens import Place, Text
 from llmprobe.extraction.tree import TokenTree, build_tree
 from llmprobe.models.loading import LoadedModel, text_config
 from llmprobe.models.private import plain_attention
@@ -56,10 +56,11 @@ class _AncestorPath:
     """Number of tokens of the path; the first stands at position 0."""
     attention: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Keys and values of each attention layer, each [1, heads, length, head size]."""
-    sums: Tensor | None = None
-    """For means: sums of the states from the first token to some on the path. [layers, open, d]"""
-    open: dict[int, int] = field(default_factory=dict)
-    """For means: from the position of such a token to its row in ``sums``."""
+    states: Sequence[Tensor] = ()
+    """Of each layer, the hidden states of those tokens of the path that means below it are over.
+    Each [kept, d]"""
+    kept: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    """The positions of those tokens. [kept]"""
 
 
 class PrefixTree:
@@ -69,6 +70,8 @@ class PrefixTree:
     ----------
     prefix
         What all texts of the extraction begin with. It is run once, by ``prepare``.
+    read_in_prefix
+        Indices of its tokens whose states are read, alone or in means.
     multiply
         Whether attention is by plain products of queries and keys instead of the fused kernel.
     """
@@ -76,14 +79,13 @@ class PrefixTree:
     def __init__(
         self,
         capture: Capture,
-        reading: Reading,
         budget: Budget,
-        prefix: Sequence[int],
+        prefix: Sequence[int] = (),
+        read_in_prefix: Collection[int] = (),
         multiply: bool = False,
     ) -> None:
-        self.capture, self.reading, self.budget = capture, reading, budget
-        self.multiply = multiply
-        self.prefix = tuple(prefix)
+        self.capture, self.budget, self.multiply = capture, budget, multiply
+        self.prefix, self.read_in_prefix = tuple(prefix), read_in_prefix
         self._above = _AncestorPath()
 
     def running(self) -> AbstractContextManager[None]:
@@ -93,50 +95,52 @@ class PrefixTree:
     def prepare(self) -> None:
         """Run the common prefix and keep its path."""
         if self.prefix and not self._above.length:
-            itself = Text(self.prefix, len(self.prefix) - 1)
-            *_, (_, self._above) = self._run(build_tree([self.prefix]), [itself])
+            tree = build_tree([self.prefix], [()])
+            last_use = np.full(len(self.prefix), -1)
+            last_use[list(self.read_in_prefix)] = len(tree)
+            *_, (_, _, self._above) = self._run(_Strand(tree, [], last_use))
 
     def __call__(self, texts: Sequence[Text]) -> Pending:
         """Return the states of some texts, [layers, rows, d], on their way to the host.
 
         The texts are sorted and begin with the prefix.
         """
-        tree = build_tree([text.tokens for text in texts], skip=len(self.prefix))
-        return Pending.of([states for states, _ in self._run(tree, texts) if states.shape[1]])
+        strand = _Strand.of(texts, len(self.prefix))
+        read = [(rows, states) for rows, states, _ in self._run(strand) if len(rows)]
+        order = np.argsort(np.concatenate([rows for rows, _ in read]))
+        return Pending.of([states for _, states in read], order)
 
-    def _run(
-        self, tree: TokenTree, texts: Sequence[Text]
-    ) -> Iterator[tuple[Tensor, _AncestorPath]]:
-        """Yield the states of the texts that end in each slice, and the path to go on from it."""
+    def _run(self, strand: _Strand) -> Iterator[tuple[np.ndarray, Tensor, _AncestorPath]]:
+        """Yield which rows are read in each slice, their states, and the path to go on from it."""
         path = self._above
 
-        def run(nodes: range) -> tuple[Tensor, _AncestorPath]:
+        def run(nodes: range) -> tuple[np.ndarray, Tensor, _AncestorPath]:
             nonlocal path
-            states, path = self._slice(tree, texts, nodes, path)
-            return states, path
+            rows, states, path = self._slice(strand, nodes, path)
+            return rows, states, path
 
         def describe(nodes: range) -> str:
             return f"{len(nodes)} token{'s' * (len(nodes) > 1)} of the prefix tree"
 
-        slices = list(tree.slices(self.budget.tokens))
+        slices = list(strand.tree.slices(self.budget.tokens))
         yield from self.budget.run_in_parts(slices, run, len, describe)
 
     @torch.inference_mode()
     def _slice(
-        self, tree: TokenTree, texts: Sequence[Text], nodes: range, path: _AncestorPath
-    ) -> tuple[Tensor, _AncestorPath]:
+        self, strand: _Strand, nodes: range, path: _AncestorPath
+    ) -> tuple[np.ndarray, Tensor, _AncestorPath]:
         """Run one slice below ``path``.
 
-        Return the states of the texts that end in it, [layers, rows, d], and the path above the
+        Return the rows that are read in it, their states, [layers, rows, d], and the path above the
         next slice.
         """
-        model, device = self.capture.model, self.capture.model.device
+        model, device, tree = self.capture.model, self.capture.model.device, strand.tree
 
         def of_slice(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values[nodes.start : nodes.stop]).to(device)
 
-        depth, end, tops = of_slice(tree.depth), of_slice(tree.end), tree.tops(nodes)
-        entered = torch.from_numpy(tops).to(device)[:, None]
+        depth, end = of_slice(tree.depth), of_slice(tree.end)
+        entered = torch.from_numpy(tree.tops(nodes)).to(device)[:, None]
         index = torch.arange(nodes.start, nodes.stop, device=device)
         below = (index <= index[:, None]) & (index[:, None] < end)
         seen = torch.cat([torch.arange(path.length, device=device) < entered, below], dim=1)
@@ -146,26 +150,8 @@ class PrefixTree:
         kept = [*range(n_above), *(path.length + node - nodes.start for node in goes_on)]
         cache = _PathCache(path, torch.tensor(kept, dtype=torch.long, device=device))
 
-        rows = np.flatnonzero((tree.leaf >= nodes.start) & (tree.leaf < nodes.stop))
-        leaves = tree.leaf[rows] - nodes.start
-        reader: _Last | _Means
-        if self.reading.mean:
-            last = len(tree) - 1
-            goes_on = [n - nodes.start for n in goes_on if tree.last_child[n] >= nodes.stop
-                       or n == last]  # fmt: skip
-            targets = np.array([*leaves, *goes_on], dtype=int)
-            counted = of_slice(self.reading.counted(tree.token))
-            reader = _Means(
-                path,
-                weights=below[torch.from_numpy(targets).to(device)] * counted,
-                entered=tops[targets],
-                counts=[self.reading.counted(texts[int(row)].tokens).sum() for row in rows],
-                still_open={p: row for p, row in path.open.items() if p < n_above},
-                opened=tree.depth[[n + nodes.start for n in goes_on]].tolist(),
-                n_layers=len(self.capture.layers),
-            )
-        else:
-            reader = _Last(torch.tensor(leaves, device=device))
+        rows = np.flatnonzero((tree.read >= nodes.start) & (tree.read < nodes.stop))
+        reader = _Rows(strand, rows, nodes, path, goes_on, n_above, device)
         states = model.buffer(len(self.capture.layers), len(rows))
         with self.capture.into(states, reader, (1, len(nodes))):
             model.module(
@@ -175,75 +161,97 @@ class PrefixTree:
                 past_key_values=cache,
                 use_cache=True,
             )
-        return states, _AncestorPath(len(kept), cache.kept, *reader.carried)
+        return rows, states, _AncestorPath(len(kept), cache.kept, reader.carried, reader.kept)
 
 
-class _Last:
-    """Reads the states of the nodes of a slice at which texts end."""
+@dataclass(frozen=True)
+class _Strand:
+    """Texts that are run one after the other, as a tree."""
 
-    carried = (None, dict[int, int]())
+    tree: TokenTree
+    places: list[Place]
+    """What is read in each row. [rows]"""
+    last_use: np.ndarray
+    """For each position of a token, the last node at which a mean is read that is over a token
+    there, -1 without any. [positions]"""
 
-    def __init__(self, leaves: Tensor) -> None:
-        self.leaves = leaves
+    @staticmethod
+    def of(texts: Sequence[Text], skip: int) -> _Strand:
+        """Return the strand of sorted texts below their first ``skip`` tokens."""
+        ends = [[place[-1] for place in text.places] for text in texts]
+        tree = build_tree([text.tokens for text in texts], ends, skip)
+        places = [place for text in texts for place in text.places]
+        last_use = np.full(max(len(text.tokens) for text in texts), -1)
+        for place, node in zip(places, tree.read.tolist(), strict=True):
+            if not (len(place) == 1 and place[0] >= skip):
+                last_use[list(place)] = np.maximum(last_use[list(place)], node)
+        return _Strand(tree, places, last_use)
 
-    def __call__(self, _: int, states: Tensor) -> Tensor:
-        return states[0, self.leaves.to(states.device)]
 
-
-class _Means:
-    """Reads means along the paths to the nodes at which texts end, through several slices.
+class _Rows:
+    """Reads those rows of a strand that can be read in a slice, and what later means need of it.
 
     Parameters
     ----------
+    rows
+        Numbers of the rows that are read here.
     path
-        The path above the slice, with the sums up to it.
-    weights
-        Which of the slice's nodes count for which target; the last targets are not texts that
-        end but nodes that later slices stand below. [targets, nodes]
-    entered
-        The depth at which each target's path enters the slice. [targets]
-    counts
-        Number of tokens that the mean of each text is over. [texts that end]
-    still_open, opened
-        The sums of the path above that later slices need; the positions of the new ones.
+        The path above the slice.
+    goes_on
+        The nodes of the slice that the next one stands below.
+    n_above
+        Up to which position the path above the slice is above the next one too.
     """
 
     def __init__(
         self,
+        strand: _Strand,
+        rows: np.ndarray,
+        nodes: range,
         path: _AncestorPath,
-        weights: Tensor,
-        entered: np.ndarray,
-        counts: Sequence[int],
-        still_open: dict[int, int],
-        opened: Sequence[int],
-        n_layers: int,
+        goes_on: Sequence[int],
+        n_above: int,
+        device: torch.device,
     ) -> None:
-        self.path, self.weights = path, weights
-        self.n_rows = len(counts)
-        self.counts = torch.tensor(counts, dtype=torch.float32, device=weights.device)[:, None]
-        below = [i for i, top in enumerate(entered) if top]
-        self.below = torch.tensor(below, dtype=torch.long, device=weights.device)
-        base = [path.open[int(entered[i]) - 1] for i in below]
-        self.base = torch.tensor(base, dtype=torch.long, device=weights.device)
-        self.still_open = torch.tensor(list(still_open.values()), dtype=torch.long,
-                                       device=weights.device)  # fmt: skip
-        self.open = {p: row for row, p in enumerate([*still_open, *opened])}
-        self.layers: list[Tensor] = [torch.empty(0)] * n_layers
+        tree, self.path = strand.tree, path
+
+        def index(values: Sequence[int] | np.ndarray) -> Tensor:
+            return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(device)
+
+        self.nodes = index(tree.read[rows] - nodes.start)
+        skip = int(tree.depth[0])
+        places = [strand.places[row] for row in rows]
+        means = [i for i, place in enumerate(places) if len(place) > 1 or place[0] < skip]
+        self.means = index(means)
+        # Columns are the kept states of the path, then the nodes of the slice.
+        depth = np.concatenate([path.kept, tree.depth[nodes.start : nodes.stop]])
+        weights = np.zeros((len(means), len(depth)), dtype=np.float32)
+        tops, ends = tree.tops(nodes), tree.end[nodes.start : nodes.stop]
+        numbers = np.arange(nodes.start, nodes.stop)
+        for weight, i in zip(weights, means, strict=True):
+            place, node = places[i], int(tree.read[rows[i]])
+            above = (numbers <= node) & (node < ends)
+            seen = np.concatenate([path.kept < tops[node - nodes.start], above])
+            counts = np.zeros(len(strand.last_use), dtype=np.float32)
+            counts[list(place)] = 1 / len(place)
+            weight[:] = counts[depth] * seen
+        self.weights = torch.from_numpy(weights).to(device)
+        stays = (path.kept < n_above) & (strand.last_use[path.kept] >= nodes.stop)
+        more = [n for n in goes_on if strand.last_use[tree.depth[n]] >= nodes.stop]
+        self.stays, self.more = index(np.flatnonzero(stays)), index(np.array(more) - nodes.start)
+        self.kept = np.concatenate([path.kept[stays], tree.depth[np.array(more, dtype=int)]])
+        self.carried: list[Tensor] = []
 
     def __call__(self, layer: int, states: Tensor) -> Tensor:
-        sums = self.weights.to(states.device) @ states[0].float()
-        carried = [sums[self.n_rows :]]
-        if self.path.sums is not None:
-            before = self.path.sums[layer].to(states.device)
-            sums.index_add_(0, self.below.to(states.device), before[self.base.to(states.device)])
-            carried = [before[self.still_open.to(states.device)], sums[self.n_rows :]]
-        self.layers[layer] = torch.cat(carried).to(self.weights.device)
-        return sums[: self.n_rows] / self.counts.to(states.device)
-
-    @property
-    def carried(self) -> tuple[Tensor, dict[int, int]]:
-        """Sums for the next slice, and from where on its path each ends to its row in them."""
-        return torch.stack(self.layers), self.open
+        states, device = states[0], states.device
+        rows = states[self.nodes.to(device)]
+        above = self.path.states[layer].to(device) if self.path.states else states[:0]
+        if len(self.means):
+            columns = torch.cat([above, states]).float()
+            rows[self.means.to(device)] = (self.weights.to(device) @ columns).to(rows.dtype)
+        more = states[self.more.to(device)]
+        self.carried.append(torch.cat([above[self.stays.to(device)], more]))
+        return rows
 
 
 class _PathCache(DynamicCache):  # type: ignore[misc]

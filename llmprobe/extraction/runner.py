@@ -80,8 +80,9 @@ def make_runner(plan: ExtractionPlan, capture: Capture, budget: Budget) -> Runne
         longest = max(len(text.tokens) for text in plan.texts)
         multiply = longest <= MOST_MULTIPLIED and multiplied(capture.model)
         prefix = plan.texts[0].tokens[: plan.prefix]
-        return PrefixTree(capture, plan.reading, budget, prefix, multiply)
-    return PaddedBatches(capture, plan.reading, budget, masked=plan.way == MASKED)
+        read = {i for text in plan.texts for place in text.places for i in place if i < plan.prefix}
+        return PrefixTree(capture, budget, prefix, read, multiply)
+    return PaddedBatches(capture, budget, masked=plan.way == MASKED)
 
 
 def verified_plan(planner: Planner, capture: Capture) -> tuple[ExtractionPlan, float]:
@@ -109,32 +110,33 @@ class Sample:
 
     def __init__(self, texts: TokenisedTexts, capture: Capture) -> None:
         self.capture = capture
-        wanted = texts.texts(cut=False)
+        wanted = texts.whole
         self.chosen = _choose(wanted)
+        self.places = [wanted[i].places for i in self.chosen]
         # Of several, the last one in the tree, which has most before it.
         self.longest = max(self.chosen, key=lambda i: (len(wanted[i].tokens), wanted[i]))
-        alone = PaddedBatches(capture, texts.reading, Budget(1), masked=False)
+        alone = PaddedBatches(capture, Budget(1), masked=False)
         problem = f"model {capture.model.name!r} cannot be run on a text alone"
         with (
             foreign_errors(problem, out_of_memory),
             Workers(capture.model, len(self.chosen)) as workers,
         ):
             tasks = [workers.submit(alone, [wanted[i]]) for i in self.chosen]
-            self.states = torch.cat([task.result().result() for task in tasks], dim=1).float()
+            self.states = [task.result().result().float() for task in tasks]
 
     def difference(self, plan: ExtractionPlan) -> float:
         """Return how far the sample's states by a plan are from those of its texts alone."""
-        rows = [plan.row_of[i] for i in self.chosen]
-        longest = max(len(plan.texts[row].tokens) for row in rows)
-        end = plan.row_of[self.longest]
+        texts = [plan.text_of[i] for i in self.chosen]
+        longest = max(len(plan.texts[text].tokens) for text in texts)
+        end = plan.text_of[self.longest]
         # Of padded batches, the shortest text beside the longest.
-        trials = {Budget(longest * 2): [min(rows, key=lambda r: len(plan.texts[r].tokens)), end]}
+        trials = {Budget(longest * 2): [min(texts, key=lambda t: len(plan.texts[t].tokens)), end]}
         if plan.way == PREFIX_TREE:
             # Small slices, so that paths go from one to the next; and a whole one, since what is
             # wrong may be so in a large one only. The longest text stands at its end.
             whole = list(range(_slice_start(plan, end), end + 1))
-            trials = {Budget(max(longest // 2, 1)): rows, Budget(plan.budget): whole}
-        runners = {make_runner(plan, self.capture, b): rows for b, rows in trials.items()}
+            trials = {Budget(max(longest // 2, 1)): texts, Budget(plan.budget): whole}
+        runners = {make_runner(plan, self.capture, b): texts for b, texts in trials.items()}
         try:
             with (
                 Workers(self.capture.model, len(runners)) as workers,
@@ -146,18 +148,25 @@ class Sample:
             log.info("%s does not run in a %s: %s", self.capture.model.name, plan.way, error)
             return math.inf
 
-    def _difference(self, plan: ExtractionPlan, runner: Runner, rows: Sequence[int]) -> float:
-        """Return the difference of those of some rows that are in the sample."""
-        ordered = sorted(set(rows))
-        texts = [plan.texts[row] for row in ordered]
+    def _difference(self, plan: ExtractionPlan, runner: Runner, numbers: Sequence[int]) -> float:
+        """Return the difference of those of some texts that are in the sample."""
+        ordered = sorted(set(numbers))
+        texts = [plan.texts[number] for number in ordered]
         # Texts of one length, which in a sample are few: each beside itself.
         batches = [[text, text] for text in texts] if plan.way == ONE_LENGTH else [texts]
         runner.prepare()
         parts = [runner(batch).result() for batch in batches]
-        states = torch.cat([part[:, : len(texts) // len(batches)] for part in parts], dim=1)
-        ours = [k for k, i in enumerate(self.chosen) if plan.row_of[i] in ordered]
-        theirs = [ordered.index(plan.row_of[self.chosen[k]]) for k in ours]
-        return relative_difference(states[:, theirs].float(), self.states[:, ours])
+        if plan.way == ONE_LENGTH:
+            parts = [part[:, : len(text.places)] for part, text in zip(parts, texts, strict=True)]
+        states = torch.cat(parts, dim=1).float()
+        places = [(number, place) for number in ordered for place in plan.texts[number].places]
+        row = {place: i for i, place in enumerate(places)}
+        ours, theirs = [], []
+        for i, own, alone in zip(self.chosen, self.places, self.states, strict=True):
+            if plan.text_of[i] in ordered:
+                ours.append(states[:, [row[plan.text_of[i], place] for place in own]])
+                theirs.append(alone)
+        return relative_difference(torch.cat(ours, dim=1), torch.cat(theirs, dim=1))
 
 
 def _choose(wanted: list[Text]) -> list[int]:

@@ -32,8 +32,8 @@ def stream_states(
     with Capture(model, extractor.config.site) as capture:
         plan, _ = verified_plan(extractor.planner(texts, model), capture)
         executor = ShardExecutor(plan, capture, name)
-        row_of = np.array(plan.row_of)
-        with Progress(f"reading {name} with {model.name}", len(plan.texts)) as bar:
+        row_of = np.array([row for (row,) in plan.row_of])
+        with Progress(f"reading {name} with {model.name}", int(plan.first_row[-1])) as bar:
             for index, states in executor.shards(list(range(len(plan.shards))), bar):
                 rows = plan.rows(index)
                 # Equal texts are run once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,35 +11,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
+from llmprobe.datasets.spans import Turn
+from llmprobe.extraction.chats import rendered
 from llmprobe.extraction.tree import shared_with_previous
 from llmprobe.ground.errors import UserError, foreign_errors, out_of_memory
 from llmprobe.models.loading import LoadedModel, text_config
 
 log = logging.getLogger(__name__)
 
-_PLACEHOLDER = "THE TEXT OF THE USER"
-"""Stands where a chat template puts the text."""
+Place = tuple[int, ...]
+"""Indices of a text's tokens: one whose state is read, or several over whose states a mean is."""
 
 
 class Text(NamedTuple):
     """The tokens that are run for one or more examples."""
 
     tokens: tuple[int, ...]
-    read: int
-    """Index of the token whose hidden state is read; for a mean, that of the last token."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a hidden state is read of a text: that of one token, or the mean over tokens."""
-
-    mean: bool
-    special: frozenset[int]
-    """Token ids that stand for no text, which a mean leaves out."""
-
-    def counted(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return 1 for each token that a mean is over, else 0. -> [tokens] float32"""
-        return (~np.isin(tokens, list(self.special))).astype(np.float32)
+    places: tuple[Place, ...]
+    """What is read of them, a row each."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +36,8 @@ class TokenisedTexts:
     """Token ids of each text, never padded."""
 
     ids: list[list[int]]
-    special: frozenset[int]
-    """Ids that stand for no text (BOS, EOS, separators); a mean leaves them out."""
-    read: list[int]
-    """For each text, the index of the token whose hidden state is read; for a mean, of its last."""
-    mean: bool = False
-    """Whether the mean over the tokens of each text is read, and not the state of one."""
-
-    @property
-    def reading(self) -> Reading:
-        """How a hidden state is read of each text."""
-        return Reading(self.mean, self.special)
+    places: list[list[Place]]
+    """What is read of each text, a place for each position. [n][positions]"""
 
     @property
     def n_tokens(self) -> int:
@@ -69,31 +49,48 @@ class TokenisedTexts:
         """Number of distinct prefixes of all texts: the nodes of their prefix tree."""
         return self.n_tokens - int(shared_with_previous(sorted(self.ids)).sum())
 
-    def golden(self, most: int = 8, *, cut: bool) -> list[dict[str, Any]]:
+    def golden(self, column: int, most: int = 8, *, cut: bool) -> list[dict[str, Any]]:
         """Return some short texts from everywhere, as JSON: what another engine can be asked.
 
         Each has the number of its text (``row``), its ``token_ids``, and the ``positions`` of the
-        tokens whose mean state is read; ``cut`` as in ``texts``.
+        tokens whose mean state is read; ``cut`` as in ``merged``.
+
+        Parameters
+        ----------
+        column
+            Which of the places that are read of each text.
         """
         chosen = []
         for block in np.array_split(np.arange(len(self.ids)), min(most, len(self.ids))):
             row = min(block.tolist(), key=lambda row: len(self.ids[row]))
-            tokens, positions = self.ids[row], [self.read[row]]
-            if self.mean:
-                positions = np.flatnonzero(self.reading.counted(tokens)).tolist()
-            token_ids = tokens[: positions[-1] + 1] if cut else tokens
-            chosen.append({"row": row, "token_ids": token_ids, "positions": positions})
+            tokens, place = self.ids[row], self.places[row][column]
+            token_ids = tokens[: place[-1] + 1] if cut else tokens
+            chosen.append({"row": row, "token_ids": token_ids, "positions": list(place)})
         return chosen
 
-    def texts(self, cut: bool) -> list[Text]:
-        """Return what to run for each text; ``cut``: nothing after the token that is read.
+    @property
+    def whole(self) -> list[Text]:
+        """Return the whole of each text, with what is read of it. [n]"""
+        return [Text(tuple(tokens), tuple(dict.fromkeys(places)))
+                for tokens, places in zip(self.ids, self.places, strict=True)]  # fmt: skip
 
-        A causal state depends on nothing to its right.
+    def merged(self, cut: bool) -> list[Text]:
+        """Return for each text what is run for it, which is one for all of the same tokens. [n]
+
+        With ``cut`` nothing after the last token that is read: a causal state depends on nothing to
+        its right.
         """
-        return [
-            Text(tuple(tokens[: read + 1] if cut else tokens), read)
-            for tokens, read in zip(self.ids, self.read, strict=True)
-        ]
+        ids = [tuple(tokens) for tokens in self.ids]
+        if cut:
+            end: dict[Place, int] = {}
+            for tokens, places in zip(ids, self.places, strict=True):
+                end[tokens] = max(end.get(tokens, 0), *(place[-1] + 1 for place in places))
+            ids = [tokens[: end[tokens]] for tokens in ids]
+        read: dict[Place, set[Place]] = {}
+        for tokens, places in zip(ids, self.places, strict=True):
+            read.setdefault(tokens, set()).update(places)
+        texts = {tokens: Text(tokens, tuple(sorted(places))) for tokens, places in read.items()}
+        return [texts[tokens] for tokens in ids]
 
 
 def tokenise(
@@ -101,9 +98,11 @@ def tokenise(
     texts: Sequence[str],
     *,
     window: int | None,
-    position: str = "last",
-    span_ends: Sequence[int] | None = None,
-    chat_template: bool = False,
+    positions: Sequence[str] = ("last",),
+    ranges: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    turns: Sequence[Sequence[Turn]] | None = None,
+    chat: Mapping[str, Any] | None = None,
+    special: str = "skip",
     too_long: str = "error",
     where: str = "texts",
 ) -> TokenisedTexts:
@@ -113,11 +112,15 @@ def tokenise(
     ----------
     window
         The model's longest input in tokens, None for no limit.
-    position
-        ``last`` or ``first`` of the tokens that the tokenizer did not add, ``mean``, or ``span:…``
-        for the token in which the span ends.
-    span_ends
-        For a span, the index of its last character in each text. [texts]
+    positions
+        As ``ExtractConfig.position`` has them.
+    ranges
+        For the positions that are of a part of each text, that part: its first character, and the
+        one after its last. Each [texts]
+    turns, chat
+        Of chats, the turns of each text, and options for the tokenizer's chat template.
+    special
+        ``"skip"`` or ``"include"``, as ``ExtractConfig.special``.
     too_long
         ``"error"``: a longer text is a ``UserError``. ``"cut_left"``: its first tokens are
         dropped (after the BOS), never its last, since the probed token is there; counted in a
@@ -126,52 +129,94 @@ def tokenise(
     Raises
     ------
     UserError
-        A text is too long or has no tokens; the tokenizer has no chat template; a span cannot be
-        followed into the tokens.
+        A text is too long or has no tokens; the tokenizer has no chat template, or one that leaves
+        out a turn; a place cannot be followed into the tokens.
     """
-    rendered = as_chats(tokenizer, texts) if chat_template else list(texts)
-    begins = as_chats(tokenizer, [_PLACEHOLDER])[0].find(_PLACEHOLDER) if chat_template else 0
-    if span_ends is not None and not tokenizer.is_fast:
+    ranges = ranges or {}
+    chats = None if turns is None else rendered(tokenizer, texts, turns, chat or {}, where)
+    strings = list(texts) if chats is None else [one.text for one in chats]
+    if ranges and not tokenizer.is_fast:
         raise UserError(
-            f"{where}: extract.position {position!r} needs a fast tokenizer, and this model's does "
-            "not tell which characters a token stands for"
+            f"{where}: extract.position {min(ranges)!r} needs a fast tokenizer, and this model's "
+            "does not tell which characters a token stands for"
         )
     with foreign_errors(f"{where}: the model's tokenizer fails on its texts", out_of_memory):
         # A rendered chat has its special tokens in the text already.
         encoded = tokenizer(
-            rendered, add_special_tokens=not chat_template, truncation=False, padding=False,
-            return_offsets_mapping=span_ends is not None, verbose=False,
+            strings, add_special_tokens=chats is None, truncation=False, padding=False,
+            return_offsets_mapping=bool(ranges), verbose=False,
         )  # fmt: skip
-    bos = tokenizer.bos_token_id
+    bos, no_text = tokenizer.bos_token_id, special_tokens(tokenizer)
     # What a chat template writes is there to be read, but for the BOS.
-    before, after = (0, 0) if chat_template else added_tokens(tokenizer)
+    before, after = (0, 0) if chats is not None else added_tokens(tokenizer)
     ids: list[list[int]] = []
-    read: list[int] = []
+    places: list[list[Place]] = []
     for row, tokens in enumerate(map(list, encoded["input_ids"])):
+        example = f"{where}: example {row}"
         doubled = bos is not None and tokens[:2] == [bos, bos]
-        first = max(before, int(chat_template and tokens[:1] == [bos]))
-        last = len(tokens) - 1 - doubled - after
-        if last < first:
-            raise UserError(f"{where}: example {row} gives no tokens: {texts[row]!r}")
-        index = first if position == "first" else last
-        if span_ends is not None:
-            shift = _shift(texts[row], rendered[row], begins)
-            offsets = encoded["offset_mapping"][row]
-            end = None if shift is None else _token_at(offsets, span_ends[row] + shift)
-            if end is None:
-                raise UserError(
-                    f"{where}: example {row}: no token stands for the end of {position!r} in "
-                    f"{rendered[row]!r:.200}"
-                )
-            index = end - doubled
-        ids.append(tokens[1:] if doubled else tokens)
-        read.append(index)
-    # An unknown word is text, unless its token has another meaning too.
+        tokens = tokens[int(doubled) :]
+        own = range(max(before, int(chats is not None and tokens[:1] == [bos])),
+                    len(tokens) - after)  # fmt: skip
+        if not own:
+            raise UserError(f"{example} gives no tokens: {texts[row]!r}")
+        if special == "include":
+            own, counted = range(len(tokens)), tuple(range(len(tokens)))
+        else:
+            counted = tuple(i for i, token in enumerate(tokens) if token not in no_text)
+        read = []
+        for position in positions:
+            if position in ranges:
+                part: tuple[int, int] | None = ranges[position][row]
+                if chats is not None and turns is not None and part is not None:
+                    part = chats[row].moved(turns[row], *part)
+                offsets = encoded["offset_mapping"][row][int(doubled) :]
+                inside = () if part is None else _tokens_in(offsets, *part)
+                if not inside or (part and max(offsets[i][1] for i in inside) < part[1]):
+                    raise UserError(f"{example}: no token stands for {position!r} in "
+                                    f"{strings[row]!r:.200}")  # fmt: skip
+                read.append(_of_several(position, inside))
+            elif position == "mean" and not counted:
+                raise UserError(f"{example} has only special tokens, so no mean")
+            elif position == "mean":
+                read.append(counted)
+            else:
+                read.append((_of_text(position, own, example),))
+        ids.append(tokens)
+        places.append(read)
+    tokenised = TokenisedTexts(ids, places)
+    return _fit_window(tokenised, window, positions, no_text, too_long, where)
+
+
+def special_tokens(tokenizer: Any) -> frozenset[int]:
+    """Return the ids that stand for no text: BOS, EOS, separators, padding.
+
+    An unknown word is text, unless its token has another meaning too.
+    """
     names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
     meanings = {getattr(tokenizer, name, None) for name in names}
-    special = frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - meanings)
-    tokenised = TokenisedTexts(ids, special, read, position == "mean")
-    return _fit_window(tokenised, window, position, too_long, where)
+    return frozenset(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - meanings)
+
+
+def _of_text(position: str, own: range, where: str) -> int:
+    """Return the index of the token at ``first``, ``last`` or ``token:N`` of a text's own ones."""
+    if position in ("first", "last"):
+        return own[0 if position == "first" else -1]
+    number = int(position.removeprefix("token:"))
+    if not -len(own) <= number < len(own):
+        raise UserError(f"{where} has {len(own)} tokens, so none at {position!r}; the first is "
+                        "token:0, the last token:-1")  # fmt: skip
+    return own[number]
+
+
+def _of_several(position: str, inside: Place) -> Place:
+    """Return those of some tokens that a position is of: the first, the last, or all."""
+    kind = position.partition(":")[0]
+    return inside if kind == "mean" else inside[:1] if kind == "first" else inside[-1:]
+
+
+def _tokens_in(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> Place:
+    """Return the indices of the tokens that stand for some of the characters of a part."""
+    return tuple(i for i, (a, b) in enumerate(offsets) if a < b and a < stop and b > start)
 
 
 def added_tokens(tokenizer: Any) -> tuple[int, int]:
@@ -184,44 +229,13 @@ def added_tokens(tokenizer: Any) -> tuple[int, int]:
     return before, n - before
 
 
-def as_chats(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Return each text as a user's turn in the tokenizer's chat template, up to the answer.
-
-    Raises
-    ------
-    UserError
-        The tokenizer has no chat template, or one that refuses a text or is no template.
-    """
-    if not tokenizer.chat_template:
-        raise UserError("extract.chat_template: this model's tokenizer has no chat template")
-    with foreign_errors("extract.chat_template: this model's chat template cannot be used"):
-        return [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-            for text in texts
-        ]
-
-
-def _shift(text: str, rendered: str, begins: int) -> int | None:
-    """Return how far a text has moved in a chat that has it at ``begins``, perhaps stripped.
-
-    None when the text is not there.
-    """
-    spaces = len(text) - len(text.lstrip())
-    shift = begins if rendered.startswith(text, begins) else begins - spaces
-    is_there = begins >= 0 and rendered.startswith(text.strip(), shift + spaces)
-    return shift if is_there else None
-
-
-def _token_at(offsets: Sequence[tuple[int, int]], character: int) -> int | None:
-    """Return the index of the last token that stands for a character, None without one."""
-    tokens = [i for i, (start, stop) in enumerate(offsets) if start <= character < stop]
-    return tokens[-1] if tokens else None
-
-
 def _fit_window(
-    texts: TokenisedTexts, window: int | None, position: str, too_long: str, where: str
+    texts: TokenisedTexts,
+    window: int | None,
+    positions: Sequence[str],
+    no_text: frozenset[int],
+    too_long: str,
+    where: str,
 ) -> TokenisedTexts:
     """Return texts of which none is longer than the window; see ``tokenise``."""
     ids = texts.ids
@@ -236,51 +250,62 @@ def _fit_window(
     if too_long == "error":
         raise UserError(f"{problem}; shorten them, or set extract.too_long: cut_left")
     log.warning("%s; their first tokens are left out", problem)
-    cut, read = list(ids), list(texts.read)
+    ids, places = list(ids), list(texts.places)
     for row in long:
         tokens = ids[row]
-        head = tokens[:1] if tokens[0] in texts.special else []
-        first_kept = len(tokens) - window + len(head)
-        cut[row] = head + tokens[first_kept:]
-        if read[row] >= first_kept:
-            read[row] -= len(tokens) - window
-        elif position == "first":
-            read[row] = len(head)
-        elif not (head and read[row] == 0):
-            raise UserError(
-                f"{where}: example {row}: cutting its {len(tokens)} tokens to the last {window} "
-                "would drop the token that is probed"
-            )
-    return replace(texts, ids=cut, read=read)
+        head = tokens[:1] if tokens[0] in no_text else []
+        n_cut = len(tokens) - window
+        ids[row] = head + tokens[n_cut + len(head) :]
+        read = []
+        for position, place in zip(positions, places[row], strict=True):
+            kept = tuple(0 if i < len(head) else i - n_cut for i in place
+                         if i < len(head) or i >= n_cut + len(head))  # fmt: skip
+            if position == "first" and len(kept) < len(place):
+                kept = (len(head),)
+            elif not kept or (position != "mean" and len(kept) < len(place)):
+                raise UserError(
+                    f"{where}: example {row}: cutting its {len(tokens)} tokens to the last "
+                    f"{window} would drop the token that is probed"
+                )
+            read.append(kept)
+        places[row] = read
+    return replace(texts, ids=ids, places=places)
 
 
-def require_distinct_states(texts: TokenisedTexts, causal: bool, tokenizer: Any, where: str) -> int:
-    """Return how many different states are read, by the tokens that each depends on.
+def distinct_states(
+    texts: TokenisedTexts, positions: Sequence[str], causal: bool, tokenizer: Any, where: str
+) -> list[int]:
+    """Return how many different states are read at each position, by what each depends on.
 
     Raises
     ------
     UserError
         It is one for texts that differ, so that no layer can tell them apart.
     """
-    states = set(texts.texts(cut=causal))
-    if len(states) == 1 and len(texts.ids) > 1:
-        (text,) = states
-        token = tokenizer.decode([text.tokens[text.read]], skip_special_tokens=False)
-        raise UserError(
-            f"{where}: every layer has one state for all {len(texts.ids):,} texts, since each is "
-            f"read at {token!r} with the same tokens before it; set another extract.position, or "
-            "see whether the template or chat template has the text"
-        )
-    return len(states)
+    counts = []
+    for column, position in enumerate(positions):
+        states = set()
+        for tokens, places in zip(texts.ids, texts.places, strict=True):
+            place = places[column]
+            states.add((tuple(tokens[: place[-1] + 1] if causal else tokens), place))
+        if len(states) == 1 and len(texts.ids) > 1:
+            ((read, place),) = states
+            token = tokenizer.decode([read[place[-1]]], skip_special_tokens=False)
+            raise UserError(
+                f"{where}: every layer has one state for all {len(texts.ids):,} texts, since each "
+                f"is read at {token!r} with the same tokens before it; set another "
+                f"extract.position than {position}, or see whether the template or chat template "
+                "has the text"
+            )
+        counts.append(len(states))
+    return counts
 
 
 def require_usable_tokens(texts: TokenisedTexts, where: str, model: LoadedModel) -> None:
-    """Raise ``UserError`` for a mean over no tokens, and for tokens that the model lacks."""
+    """Raise ``UserError`` for a token that the model lacks."""
     module: Any = model.module
     known = module.get_input_embeddings().num_embeddings
     for row, tokens in enumerate(texts.ids):
-        if texts.mean and texts.special.issuperset(tokens):
-            raise UserError(f"{where}: example {row} has only special tokens, so no mean")
         if max(tokens) >= known:
             raise UserError(
                 f"{where}: example {row} has token {max(tokens)}, beyond the "

@@ -28,10 +28,8 @@ class TokenTree:
     end: np.ndarray
     """The node after each node's subtree: node ``j`` is below ``i`` (or is it) when
     ``i <= j < end[i]``. [nodes]"""
-    last_child: np.ndarray
-    """The last of the nodes right below each node, -1 without any. [nodes]"""
-    leaf: np.ndarray
-    """The node at which each text ends. [texts]"""
+    read: np.ndarray
+    """The node at which each row can be read, since all before it is above it. [rows]"""
 
     def __len__(self) -> int:
         return len(self.token)
@@ -63,38 +61,43 @@ class TokenTree:
         return tops
 
 
-def build_tree(ordered: Sequence[Sequence[int]], skip: int = 0) -> TokenTree:
+def build_tree(
+    ordered: Sequence[Sequence[int]], ends: Sequence[Sequence[int]] | None = None, skip: int = 0
+) -> TokenTree:
     """Build the tree of sorted texts, below their first ``skip`` tokens, which all share.
 
     A text may be the beginning of another, or equal to it. Each is longer than ``skip``.
+
+    Parameters
+    ----------
+    ends
+        For each text, the positions at which rows are read, by default its end; one among the first
+        ``skip`` tokens is read at the node right below them.
     """
     token: list[int] = []
     depth: list[int] = []
     parent: list[int] = []
     end: list[int] = []
-    last_child: list[int] = []
-    leaf: list[int] = []
+    read: list[int] = []
     path: list[int] = []
     before: Sequence[int] = ()
-    for text in ordered:
+    for text, read_at in zip(ordered, ends or [[len(text) - 1] for text in ordered], strict=True):
         shared = max(common(before, text), skip)
         for node in path[shared - skip :]:
             end[node] = len(token)
         del path[shared - skip :]
         for position in range(shared, len(text)):
-            if path:
-                last_child[path[-1]] = len(token)
             parent.append(path[-1] if path else -1)
             path.append(len(token))
             token.append(text[position])
             depth.append(position)
             end.append(-1)
-            last_child.append(-1)
-        leaf.append(path[len(text) - skip - 1])
+        read += [path[max(position - skip, 0)] for position in read_at]
         before = text
     for node in path:
         end[node] = len(token)
-    return TokenTree(*map(np.array, (token, depth, parent, end, last_child, leaf)))
+    arrays = (np.array(values, dtype=int) for values in (token, depth, parent, end, read))
+    return TokenTree(*arrays)
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from llmprobe.config.load import validated
 from llmprobe.config.schema import ExtractConfig, ModelConfig, check_template, template_fields
 from llmprobe.config.sites import SITES
-from llmprobe.datasets.spans import Spans, span_ends
+from llmprobe.datasets.spans import Spans, Turn, field_ranges
 from llmprobe.datasets.templates import fill
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.tokens import (
@@ -137,7 +137,7 @@ class NewTextReader:
             log.warning("%s; its scores hold only if the weights are the same", message)
         model = self.extractor.model
         before, after = added_tokens(model.tokenizer)
-        moved = {"first": before, "last": after}.get(self.extractor.config.position)
+        moved = {"first": before, "last": after}.get(self.position)
         if moved and not self.extractor.config.chat_template and not facts.get("real_tokens"):
             raise UserError(
                 f"{self.where}: an older version fitted it at a token that the tokenizer adds, and "
@@ -218,21 +218,28 @@ class NewTextReader:
             )
         return fill(values, template, where)
 
-    def span_ends(
+    @property
+    def position(self) -> str:
+        """The position that the probe was fitted at."""
+        return self.extractor.config.positions[0]
+
+    def ranges(
         self, values: pd.DataFrame, texts: Sequence[str], spans: Spans, where: str
-    ) -> list[int] | None:
-        """Return where the span of a probe of one ends in each text; None for other probes. [n]
+    ) -> dict[str, list[tuple[int, int]]]:
+        """Return the part of each text that the probe's position is of; empty where it is of all.
 
         Raises
         ------
         UserError
-            A text does not have it.
+            A text does not have it, or has it in several places.
         """
-        kind, _, field = self.extractor.config.position.partition(":")
-        if kind != "span":
-            return None
+        _, _, field = self.position.partition(":")
+        if not field or self.position.startswith("token:"):
+            return {}
         fields = values.drop(columns="text")
-        return span_ends(texts, spans, fields, field, f"{where}: position 'span:{field}'")
+        parts = field_ranges(texts, spans, fields, field, f"{where}: position {self.position!r}",
+                             self.extractor.config.occurrence)  # fmt: skip
+        return {self.position: parts}
 
 
 def tokenise_new(
@@ -241,7 +248,7 @@ def tokenise_new(
     where: str,
     *,
     position: str,
-    span_ends: Sequence[int] | None = None,
+    ranges: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     place: Callable[[int], str] | None = None,
 ) -> TokenisedTexts:
     """Return the tokens of new texts as the extractor's model is used to reading them.
@@ -262,8 +269,9 @@ def tokenise_new(
     window = model_window(model.module)
     tokenised = tokenise(
         model.tokenizer, texts, window=window if config.too_long == "cut_left" else None,
-        position=position, span_ends=span_ends, chat_template=config.chat_template,
-        too_long=config.too_long, where=where,
+        positions=[position], ranges=ranges, special=config.special, too_long=config.too_long,
+        turns=[[Turn("user", 0, len(text))] for text in texts] if config.chat_template else None,
+        where=where,
     )  # fmt: skip
     for row, tokens in enumerate(tokenised.ids):
         if window is not None and len(tokens) > window:

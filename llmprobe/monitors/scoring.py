@@ -61,10 +61,10 @@ def score_texts(
     """
     probe = reader.probe
     texts, spans = reader.fill_template(values, where)
-    ends = reader.span_ends(values, texts, spans, where)
+    ranges = reader.ranges(values, texts, spans, where)
     reader.require_own_model()
     tokens = tokenise_new(
-        reader.extractor, texts, where, position=reader.extractor.config.position, span_ends=ends,
+        reader.extractor, texts, where, position=reader.position, ranges=ranges,
         place=lambda row: f"{where}: row {row + 1}",
     )  # fmt: skip
     outputs = np.empty((len(texts), max(len(probe.classes), 1)))

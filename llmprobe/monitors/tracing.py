@@ -32,7 +32,7 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
     UserError
         A text is too long or has no tokens; a state is not finite.
     """
-    width, position = max(len(probe.classes), 1), extractor.config.position
+    width, position = max(len(probe.classes), 1), extractor.config.positions[0]
     traces = []
     with Capture(extractor.model, extractor.config.site) as capture:
         layers = list(capture.layers)
@@ -41,7 +41,7 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
             # A probe of the first token answers there.
             at = "first" if position == "first" else "last"
             tokenised = tokenise_new(extractor, [text], where, position=at)
-            (tokens,), (read,) = tokenised.ids, tokenised.read
+            (tokens,), (((read,),),) = tokenised.ids, tokenised.places
             outputs = read_every_token(
                 capture, tokens, width, lambda layer, states: probe.outputs(states, layer)
             )

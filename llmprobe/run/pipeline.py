@@ -307,8 +307,8 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
             f"{error}; with n (or --limit) {n}, whole groups of up to {largest} are drawn, so it "
             f"takes {2 * config.probe.folds * largest} or more"
         ) from None
-    if config.extract.position.startswith("span:"):
-        dataset.span_ends(config.extract.position.removeprefix("span:"))
+    for position in config.extract.positions:
+        dataset.ranges(position, config.extract.occurrence)
 
 
 def accuracy_only(config: ProbeConfig) -> ProbeConfig:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.spans import Turn
 from llmprobe.ground.errors import UserError
 
 
@@ -129,10 +130,11 @@ def test_a_limit_below_one_group_is_refused() -> None:
         make().sample(2)
 
 
-def at(dataset: ConceptDataset, name: str) -> list[str]:
+def at(dataset: ConceptDataset, name: str, occurrence: str | None = None) -> list[str]:
     """What each text is up to the end of a span."""
-    ends = dataset.span_ends(name)
-    return [text[: end + 1] for text, end in zip(dataset.texts, ends, strict=True)]
+    ranges = dataset.ranges(f"span:{name}", occurrence)
+    assert ranges is not None
+    return [text[:stop] for text, (_, stop) in zip(dataset.texts, ranges, strict=True)]
 
 
 def test_a_span_ends_where_its_field_ends_and_survives_a_sample() -> None:
@@ -147,18 +149,39 @@ def test_a_field_that_no_template_placed_is_found_as_a_word() -> None:
     texts = ["Niger is not Nigeria; it is Niger.", "Chad is Chad, Chadian."]
     fields = pd.DataFrame({"country": ["Niger", "Chad"], "n": ["1", "2"]})
     dataset = ConceptDataset("x", texts, np.array([0, 1]), fields=fields)
-    assert at(dataset, "country") == ["Niger is not Nigeria; it is Niger", "Chad is Chad"]
+    last = ["Niger is not Nigeria; it is Niger", "Chad is Chad"]
+    assert at(dataset, "country", "last") == last
+    assert at(dataset, "country", "first") == ["Niger", "Chad"]
     assert at(dataset, "text") == texts
+    with pytest.raises(UserError, match=r"example 0 contains 'Niger' 2 times; .*occurrence"):
+        dataset.ranges("mean:country")
     with pytest.raises(UserError, match="example 0 does not contain '1'"):
-        dataset.span_ends("n")
+        dataset.ranges("first:n")
     with pytest.raises(UserError, match=r"position 'span:contry': .*did you mean 'country'"):
-        dataset.span_ends("contry")
+        dataset.ranges("span:contry")
+
+
+def test_a_position_is_of_a_word_a_turn_or_all_of_the_text() -> None:
+    texts = ["hi there\n\nyes  ", "hi\n\nno"]
+    turns = [[Turn("user", 0, 8), Turn("assistant", 10, 15)],
+             [Turn("user", 0, 2), Turn("assistant", 4, 6)]]  # fmt: skip
+    chats = ConceptDataset("x", texts, np.array([0, 1]), turns=turns)
+    assert chats.ranges("turn:assistant") == chats.ranges("mean:assistant") == [(10, 13), (4, 6)]
+    assert chats.ranges("last") is None
+    with pytest.raises(UserError, match="example 0 has no turn of 'system'; it has user, assist"):
+        chats.ranges("turn:system")
+    words = ConceptDataset("x", ["a b"] * 2, np.array([0, 1]), words=[(0, 1), (2, 3)])
+    assert words.ranges("last") == words.ranges("mean") == [(0, 1), (2, 3)]
+    assert words.ranges("token:0") is None
+    with pytest.raises(UserError, match="no chats"):
+        words.ranges("turn:user")
+    assert words.take([1, 0]).words == [(2, 3), (0, 1)]
 
 
 def test_a_span_of_nothing_is_the_users_error() -> None:
     dataset = ConceptDataset("x", ["a b", "c d"], np.array([0, 1]), spans={"x": [(0, 1), (1, 2)]})
     with pytest.raises(UserError, match="example 1 has nothing there"):
-        dataset.span_ends("x")
+        dataset.ranges("span:x")
 
 
 def test_a_value_in_a_script_without_spaces_is_found_too() -> None:

@@ -193,7 +193,7 @@ def test_a_chat_template_that_drops_the_text_is_refused(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = "{% for m in messages %}one two{% endfor %}"
     tokenizer.save_pretrained(folder)
-    with pytest.raises(UserError, match=r"read at 'two' .* whether the template or chat template"):
+    with pytest.raises(UserError, match=r"example 0: .* chat template leaves out, or changes"):
         extractor(folder, chat_template=True).extract(dataset())
 
 

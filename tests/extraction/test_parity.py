@@ -23,7 +23,7 @@ from llmprobe.extraction import runner as running
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
-from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
+from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE, ExtractionPlan
 from llmprobe.extraction.runner import make_runner
 from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import LoadedModel, load_model
@@ -127,6 +127,13 @@ def states_in_way(
     model: LoadedModel, data: ConceptDataset, way: str, budget: int | None, **options: str
 ) -> np.ndarray:
     """Return the states of each text by one way, [n, layers, d]."""
+    return positions_in_way(model, data, way, budget, **options)[0][:, 0]
+
+
+def positions_in_way(
+    model: LoadedModel, data: ConceptDataset, way: str, budget: int | None, **options: Any
+) -> tuple[np.ndarray, ExtractionPlan]:
+    """Return the states of each text at each position by one way, [n, positions, layers, d]."""
     one = Extractor(
         ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget or 10**6, **options)
     )
@@ -137,7 +144,7 @@ def states_in_way(
         with run.running():
             run.prepare()
             parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]
-    return torch.cat(parts, dim=1).transpose(0, 1).numpy()[plan.row_of]
+    return torch.cat(parts, dim=1).transpose(0, 1).numpy()[plan.row_of], plan
 
 
 def assert_same(states: np.ndarray, expected: np.ndarray) -> None:
@@ -185,6 +192,27 @@ def test_every_shape_of_shared_beginnings_gives_the_states_of_the_texts_alone(
                 for position in ("last", "mean"):
                     states = states_in_way(model, data, way, budget, position=position)
                     assert_same(states, expected[position])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_several_positions_of_one_pass_are_those_of_the_texts_alone(
+    architecture: str, corpus: str, loaded: Callable[..., LoadedModel]
+) -> None:
+    model, data = loaded(architecture), dataset(CORPORA[corpus])
+    expected = expected_states(model, "residual", data)
+    expected["token:0"] = expected["first"]
+    expected["first:word"] = expected["mean:word"] = expected["span:word"]  # A word is a token.
+    alone = Extractor(ModelConfig(id="unused"), ExtractConfig(position="last"))
+    n_tokens = alone.tokens(data, model.tokenizer, model.module).n_unique_tokens
+    for way in ways(architecture):
+        for budget in (3, None):
+            states, plan = positions_in_way(model, data, way, budget, position=tuple(expected))
+            for column, position in enumerate(expected):
+                assert_same(states[:, column], expected[position])
+            assert way != PREFIX_TREE or budget or plan.cost.tokens >= n_tokens
+            if way == PREFIX_TREE and len(plan.strands) == 1:
+                assert plan.cost.tokens == n_tokens
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

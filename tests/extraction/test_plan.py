@@ -21,7 +21,7 @@ from llmprobe.extraction.plan import (
     plan_tree,
 )
 from llmprobe.extraction.runner import Planner
-from llmprobe.extraction.tokens import TokenisedTexts
+from llmprobe.extraction.tokens import Place, TokenisedTexts
 
 SHAPE = ModelShape(
     weights=10**8, weight_bytes=2 * 10**8, pair=4 * 576 * 30, blocks=30, row_bytes=35_712,
@@ -31,8 +31,8 @@ IDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, 
 WAYS = st.sampled_from([PREFIX_TREE, PADDED, MASKED, ONE_LENGTH])
 
 
-def tokenised(ids: list[list[int]], read: list[int] | None = None) -> TokenisedTexts:
-    return TokenisedTexts(ids, frozenset(), read or [len(tokens) - 1 for tokens in ids])
+def tokenised(ids: list[list[int]], places: list[list[Place]] | None = None) -> TokenisedTexts:
+    return TokenisedTexts(ids, places or [[(len(tokens) - 1,)] for tokens in ids])
 
 
 def planner(texts: TokenisedTexts, budget: int | None = None, **options: bool) -> Planner:
@@ -47,14 +47,27 @@ def tokens_of_strand(plan: ExtractionPlan, strand: range) -> list[int]:
 def test_every_text_has_the_row_of_what_is_read_of_it(
     ids: list[list[int]], way: str, budget: int, data: st.DataObject
 ) -> None:
-    read = [data.draw(st.integers(0, len(tokens) - 1)) for tokens in ids]
-    plan = planner(tokenised(ids, read), budget).plan(way)
-    cut = way in (PREFIX_TREE, PADDED)
-    expected = [(tuple(t[: r + 1] if cut else t), r) for t, r in zip(ids, read, strict=True)]
-    assert [plan.texts[row] for row in plan.row_of] == expected
-    assert len(plan.texts) == len(set(expected))
-    rows = [row for strand in plan.strands for row in strand]
-    assert rows == list(range(len(plan.texts)))
+    places = [
+        [
+            tuple(sorted(data.draw(st.sets(st.integers(0, len(t) - 1), min_size=1))))
+            for _ in range(2)
+        ]
+        for t in ids
+    ]
+    plan = planner(tokenised(ids, places), budget).plan(way)
+    of_row = [(text, place) for text in plan.texts for place in text.places]
+    assert len(of_row) == len(set(of_row)) == plan.first_row[-1]
+    for tokens, own, rows in zip(ids, places, plan.row_of, strict=True):
+        for place, row in zip(own, rows, strict=True):
+            text, read = of_row[row]
+            assert read == place
+            end = len(text.tokens)
+            assert text.tokens == tuple(tokens[:end])
+            assert end > place[-1]
+            assert end == len(tokens) or way in (PREFIX_TREE, PADDED)
+    assert len(plan.texts) == len({text.tokens for text in plan.texts})
+    texts = [text for strand in plan.strands for text in strand]
+    assert texts == list(range(len(plan.texts)))
     strands = [strand for shard in plan.shards for strand in shard]
     assert strands == list(range(len(plan.strands)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +23,7 @@ def path_to(tree: TokenTree, node: int) -> list[int]:
 @given(TEXTS)
 def test_the_tree_gives_back_its_texts(texts: list[tuple[int, ...]]) -> None:
     tree = build_tree(texts)
-    assert [tuple(tree.token[path_to(tree, int(leaf))]) for leaf in tree.leaf] == texts
+    assert [tuple(tree.token[path_to(tree, int(leaf))]) for leaf in tree.read] == texts
 
 
 @given(TEXTS)
@@ -37,7 +36,7 @@ def test_the_nodes_are_the_distinct_prefixes(texts: list[tuple[int, ...]]) -> No
 @given(TEXTS)
 def test_depth_is_the_position_in_the_text(texts: list[tuple[int, ...]]) -> None:
     tree = build_tree(texts)
-    for leaf in tree.leaf:
+    for leaf in tree.read:
         path = path_to(tree, int(leaf))
         assert tree.depth[path].tolist() == list(range(len(path)))
 
@@ -48,8 +47,6 @@ def test_a_subtree_is_a_range_of_nodes(texts: list[tuple[int, ...]]) -> None:
     for node in range(len(tree)):
         below = [n for n in range(len(tree)) if node in path_to(tree, n)]
         assert below == list(range(node, tree.end[node]))
-        children = np.flatnonzero(tree.parent == node)
-        assert tree.last_child[node] == (children.max() if len(children) else -1)
 
 
 @given(TEXTS, st.integers(1, 12))
@@ -79,11 +76,25 @@ def test_what_all_texts_begin_with_can_be_left_out(
 ) -> None:
     longer = [(*prefix, *text) for text in texts]
     skip = data.draw(st.integers(0, len(prefix)))
-    tree, whole = build_tree(longer, skip), build_tree(longer)
+    tree, whole = build_tree(longer, skip=skip), build_tree(longer)
     assert len(tree) == len(whole) - skip
-    for text, leaf in zip(longer, tree.leaf, strict=True):
+    for text, leaf in zip(longer, tree.read, strict=True):
         assert tuple(tree.token[path_to(tree, int(leaf))]) == text[skip:]
     assert tree.depth.tolist() == whole.depth[skip:].tolist()
+
+
+@given(TEXTS, st.integers(0, 2), st.data())
+def test_a_row_is_read_at_the_node_of_its_position(
+    texts: list[tuple[int, ...]], skip: int, data: st.DataObject
+) -> None:
+    longer = [(*(0,) * skip, *text) for text in texts]
+    ends = [data.draw(st.lists(st.integers(0, len(text) - 1), max_size=4)) for text in longer]
+    tree = build_tree(longer, ends, skip)
+    nodes = iter(tree.read.tolist())
+    for text, own in zip(longer, ends, strict=True):
+        for end in own:
+            path = path_to(tree, next(nodes))
+            assert tuple(tree.token[path]) == text[skip : max(end, skip) + 1]
 
 
 @given(st.lists(st.integers(0, 2)).map(tuple), st.lists(st.integers(0, 2)).map(tuple))
