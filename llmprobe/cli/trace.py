@@ -17,7 +17,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", action="append", required=True, dest="texts", metavar="TEXT",
         help="without the template of the probe's own texts, into which it is put; repeatable",
     )  # fmt: skip
-    for what in ("model", "dataset"):
+    for what in ("model", "dataset", "position"):
         parser.add_argument(
             f"--{what}", action="append", default=[], metavar="NAME",
             help=f"only this {what}; repeatable",
@@ -44,7 +44,7 @@ def trace(options: argparse.Namespace) -> None:
         too_long=options.too_long,
         trust_remote_code=options.trust_remote_code,
     )
-    probes = probes_of_run(options.run, options.model, options.dataset)
+    probes = probes_of_run(options.run, options.model, options.dataset, options.position)
     out = options.out or trace_folder(options.run)
     console = Console(file=sys.stdout, highlight=False)
     # On a terminal, each block of tokens on one screen.

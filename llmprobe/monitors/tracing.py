@@ -115,19 +115,22 @@ def trace_folder(run: Path) -> Path:
 
 
 def probes_of_run(
-    run: Path, models: Sequence[str] = (), datasets: Sequence[str] = ()
+    run: Path,
+    models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    positions: Sequence[str] = (),
 ) -> list[tuple[str, SavedProbe]]:
     """Load the probes of a run folder, or the one of a probe file, each with its path.
 
     Parameters
     ----------
-    models, datasets
+    models, datasets, positions
         The names of those wanted; all if there are none.
 
     Raises
     ------
     UserError
-        There is no such run, model or dataset.
+        There is no such run, model, dataset or position.
     """
     if not run.exists():
         raise UserError(f"{run}: no such run folder or probe file")
@@ -137,12 +140,12 @@ def probes_of_run(
                         "`llmprobe run` leaves")  # fmt: skip
     probes = [(str(path), load_probe(path)) for path in paths]
     chosen = probes
-    for kind, wanted in (("model", models), ("dataset", datasets)):
+    for kind, wanted in (("model", models), ("dataset", datasets), ("position", positions)):
         known = {str(probe.facts.get(kind)) for _, probe in probes}
         for name in wanted:
             if name not in known:
                 raise UserError(f"{run}: no probe of {kind} {name!r}; {suggestion(name, known)}")
         chosen = [one for one in chosen if not wanted or one[1].facts[kind] in wanted]
     if not chosen:
-        raise UserError(f"{run}: no probe of these models on these datasets")
+        raise UserError(f"{run}: no probe of these models on these datasets at these positions")
     return chosen

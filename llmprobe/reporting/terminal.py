@@ -41,7 +41,7 @@ def summary_lines(
     Parameters
     ----------
     curves
-        One for each model × dataset.
+        One for each model × dataset × position.
     models
         What is known of the models (``name``, ``precision``): stands under the table.
     width
@@ -50,7 +50,7 @@ def summary_lines(
         Whether the output can show more than ASCII.
     """
     ellipsis = "…" if unicode else "..."
-    longest = max((len(curve.dataset) for curve in curves), default=0)
+    longest = max((len(curve.title) for curve in curves), default=0)
     name_width = max(len("dataset"), min(24, longest, width - _NARROWEST))
     columns, room = _that_fit(width - name_width - 4)
     mains = [metric.label for metric in main_metrics(curves)] or [METRICS["accuracy"].label]
@@ -64,12 +64,12 @@ def summary_lines(
         lines.append(Text(elide(model, width, ellipsis), "bold"))
         for curve in group:
             unsure = not (np.isnan(curve.score) or curve.above_chance)
-            name = elide(curve.dataset, name_width, ellipsis)
+            name = elide(curve.title, name_width, ellipsis)
             line = Text(f"  {name:<{name_width}}", "dim" if unsure else "")
             numbers = _numbers(curve)
             for column, wide in columns.items():
                 style = "dim" if unsure or column in _BASELINES else ""
-                if column == "score" and not unsure and curve.score == best[curve.dataset]:
+                if column == "score" and not unsure and curve.score == best[curve.title]:
                     style = "bold"
                 line.append(f"  {numbers[column]:>{wide}}", style)
             scores = curve.column(curve.metric.name)
@@ -82,7 +82,7 @@ def summary_lines(
             lines.append(line.append(mark, "yellow"))
             line.rstrip()
     lines.append(Text())
-    inverted = [curve.dataset for curve in curves if curve.is_inverted("bag_of_words")]
+    inverted = [curve.title for curve in curves if curve.is_inverted("bag_of_words")]
     below = f"words below chance are no floor: {', '.join(dict.fromkeys(inverted))}"
     named = "" if len(mains) == 1 else f" ({', '.join(mains)} of a dataset)"
     for note in (

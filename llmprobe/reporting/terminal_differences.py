@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from llmprobe.ground.text import elide
-from llmprobe.reporting.page.compared import sides, with_interval
+from llmprobe.reporting.page.compared import pairs, sides, with_interval
 from llmprobe.reporting.page.tables import p_text
 from llmprobe.reporting.terminal import WIDTH
 from llmprobe.results.metrics import METRICS
@@ -35,7 +35,7 @@ def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
     arrow, ellipsis, missing = ("→", "…", "–") if unicode else ("->", "...", "-")
     score = METRICS["accuracy" if differences["accuracy_a"].notna().any() else "r2"].label
     under: dict[str, list[tuple[str, Sequence[str]]]] = {}
-    for row in differences.head(MOST_ROWS).to_dict("records"):
+    for row in pairs(differences, MOST_ROWS):
         common, a, b = sides(row)
         pair = f"  {elide(a, _LONGEST_NAME, ellipsis)} {arrow} {elide(b, _LONGEST_NAME, ellipsis)}"
         p = p_text(row["p_value"]).replace("< ", "<")

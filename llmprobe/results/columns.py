@@ -7,8 +7,8 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, 
 
 from llmprobe.results.metrics import METRICS
 
-CURVE = ("model", "dataset")
-"""What tells curves apart."""
+CURVE = ("model", "dataset", "position")
+"""What tells curves apart. The position is empty where states were read from no text."""
 
 RIVALS = ("bag_of_words", "token_embeddings", "random_weights")
 """What reads the same texts without the trained network."""
@@ -30,7 +30,7 @@ _OF_A_CURVE = (
     *("model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer"),
     *("peak_accuracy", "peak_p_value", *_DEPTHS[:4], "majority_accuracy"),
     *("bag_of_words_accuracy", "random_weights_accuracy", "seconds_extract", "seconds_probe"),
-    *("tokens", "unique_tokens"),
+    *("tokens", "unique_tokens", "position"),
     *(f"{name}{end}" for name in _DEPTHS for end in ("", "_low", "_high")),
     *(f"peak_{metric}" for metric in MAIN),
     *(f"{rival}_{metric}" for metric in MAIN for rival in RIVALS),
@@ -39,7 +39,7 @@ _OF_A_CURVE = (
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
-    *("model", "dataset", "repeat", "layer", "example", "fold", "label", "predicted", "score"),
+    *(*CURVE, "repeat", "layer", "example", "fold", "label", "predicted", "score"),
     *("along", "across"),
 )
 
@@ -87,7 +87,7 @@ def columns_of(table: str) -> list[str]:
         "results": result_columns(),
         "summary": list(dict.fromkeys(_OF_A_CURVE)),
         "predictions": list(_OF_AN_EXAMPLE),
-        "rivals": "model dataset rival example predicted score".split(),
+        "rivals": [*CURVE, *"rival example predicted score".split()],
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
         "examples": "dataset example text label group fields".split(),
     }.get(table, [])

@@ -1,8 +1,12 @@
-"""Curves: one model on one dataset over its layers, built once for all that shows or weighs it."""
+"""Curves: one model on one dataset at one position, over the layers.
+
+Each is built once for all that shows or weighs it.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmprobe.config.schema import file_name
+from llmprobe.results.columns import CURVE
 from llmprobe.results.metrics import METRICS, Metric
 
 FEWEST_RELABELLINGS = 20
@@ -26,12 +32,14 @@ FAR_BELOW = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The scores of one model on one dataset over its layers, and its best layer."""
+    """The scores of one model on one dataset at one position, over layers, and the best of them."""
 
     rows: pd.DataFrame
     """Of the results, one for each layer in rising order, numbered from 0."""
     summary: Mapping[Any, Any]
     """The row of the summary. A number that was not asked for is NaN."""
+    among_positions: bool = False
+    """Whether its run has the dataset at other positions too."""
 
     @property
     def model(self) -> str:
@@ -42,6 +50,26 @@ class Curve:
     def dataset(self) -> str:
         """Return the name of the dataset."""
         return str(self.summary["dataset"])
+
+    @property
+    def position(self) -> str:
+        """Return which token's states were read; empty for other networks."""
+        return str(self.summary["position"])
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Return model, dataset and position, which no other curve of a run has."""
+        return self.model, self.dataset, self.position
+
+    @property
+    def title(self) -> str:
+        """Return what the dataset is called: where a run has it at several, with the position."""
+        return curve_title(self.dataset, self.position if self.among_positions else "")
+
+    @property
+    def file_name(self) -> str:
+        """Return the title as part of file names."""
+        return curve_file_name(self.dataset, self.position if self.among_positions else "")
 
     @property
     def site(self) -> str:
@@ -273,14 +301,44 @@ class Curve:
 def curves_of(table: pd.DataFrame, summary: pd.DataFrame) -> list[Curve]:
     """Return a curve for each row of the summary, in its order.
 
-    Where a model and dataset were probed in several ways, its rows are those of the logistic
-    probe, or of the first.
+    Where a model, dataset and position were probed in several ways, its rows are those of the
+    logistic probe, or of the first.
     """
-    by_place = dict(list(table.groupby(["model", "dataset"], sort=False)))
-    return [
-        Curve(_of_one_probe(by_place.get((row["model"], row["dataset"]), table.head(0))), row)
-        for row in summary.to_dict("records")
-    ]
+    if summary.empty:
+        return []
+    by_key = dict(list(table.groupby(list(CURVE), sort=False)))
+    curves = []
+    for row, several in zip(summary.to_dict("records"), _at_several(summary), strict=True):
+        rows = by_key.get(tuple(row[name] for name in CURVE), table.head(0))
+        curves.append(Curve(_of_one_probe(rows), row, bool(several)))
+    return curves
+
+
+def titles(rows: pd.DataFrame) -> pd.Series:
+    """Return what the dataset of each row of a table is called, as `Curve.title` says it."""
+    told = rows["position"].where(_at_several(rows), "")
+    return pd.Series(map(curve_title, rows["dataset"], told), rows.index, dtype=object)
+
+
+def _at_several(rows: pd.DataFrame) -> pd.Series:
+    """Whether the table has the dataset of each row at several positions."""
+    return rows.groupby("dataset")["position"].transform("nunique") > 1
+
+
+def curve_title(dataset: str, position: str = "") -> str:
+    """Return ``DATASET @ POSITION``, or the dataset alone where no position is to be told."""
+    return f"{dataset} @ {position}" if position else dataset
+
+
+def curve_file_name(dataset: str, position: str = "") -> str:
+    """Return ``DATASET@POSITION`` as part of file names, or the dataset alone: ``a@span-city``.
+
+    What some system does not allow in names stands as in addresses, so that no two positions have
+    one name.
+    """
+    kind, colon, of = position.partition(":")
+    of = re.sub(r'[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", of)
+    return file_name(dataset) + (f"@{kind}{'-' if colon else ''}{of}" if position else "")
 
 
 def _of_one_probe(rows: pd.DataFrame) -> pd.DataFrame:
@@ -291,8 +349,8 @@ def _of_one_probe(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_dataset(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """Return the curves of each dataset, in the order in which datasets first appear."""
-    return _grouped(curves, "dataset")
+    """Return the curves of each dataset at each position, by title, in the order of appearance."""
+    return _grouped(curves, "title")
 
 
 def by_model(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
@@ -334,7 +392,7 @@ def same_layers(curves: Sequence[Curve]) -> bool:
 
 
 def difficulty(curves: Sequence[Curve]) -> dict[str, float]:
-    """Compute how far the best of the models stays from a perfect score, by dataset, 0 … 1.
+    """Compute how far the best of the models stays from a perfect score, by title, 0 … 1.
 
     1 - (score - chance) / (1 - chance) of the best layer of the best model; R², whose chance is 0,
     for labels that are numbers. It is measured and not declared, so facts, generated tasks and the

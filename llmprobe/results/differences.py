@@ -1,4 +1,4 @@
-"""How two curves differ that were measured on the same examples: two models, or two wordings.
+"""How two curves differ that were measured on the same examples: two models, wordings or positions.
 
 What is compared is paired: each example, and each resample of examples, is looked at under both.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.groups import joined, plain
+from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve
 from llmprobe.results.depth import above_half
 from llmprobe.results.metrics import majority_accuracy, resampled_r2
@@ -27,9 +28,9 @@ STEPS = 2**14
 def differences(results: Results, wordings: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Compare each two curves of the same examples and labels: b, the later one, against a.
 
-    They are curves of one dataset in two models, or of two wordings of a dataset in one model. All
-    that is compared of accuracies (of R², for labels that are numbers) is at the best layer of each
-    curve, whatever its number there. -> a row for each two curves
+    They are of two models, of two wordings of a dataset or of two positions in its texts, and alike
+    in the other two. All that is compared of accuracies (of R², for labels that are numbers) is at
+    the best layer of each curve, whatever its number there. -> a row for each two curves
 
     - ``difference``: accuracy or R² of b minus that of a, with its 95 % interval
       (`difference_interval`).
@@ -57,13 +58,13 @@ def differences(results: Results, wordings: Mapping[str, str] | None = None) -> 
     wordings
         Of each dataset that has another's examples in other words, the name of that.
     """
-    predictions = dict(list(results.predictions.groupby(["model", "dataset"], sort=False)))
+    predictions = dict(list(results.predictions.groupby(list(CURVE), sort=False)))
     examples = {
         name: table.set_index("example") for name, table in results.examples.groupby("dataset")
     }
     alike: dict[tuple[Any, ...], list[tuple[Curve, _Answers]]] = {}
     for curve in results.curves:
-        of_curve = predictions.get((curve.model, curve.dataset))
+        of_curve = predictions.get(curve.key)
         if curve.dataset in examples and curve.layer is not None and of_curve is not None:
             answers = _Answers.of(of_curve)
             if answers.layers != curve.layers:
@@ -81,7 +82,7 @@ def differences(results: Results, wordings: Mapping[str, str] | None = None) -> 
         rows += [
             _compared(a, b, resamples)
             for a, b in combinations(measured, 2)
-            if a.curve.model == b.curve.model or a.curve.dataset == b.curve.dataset
+            if sum(of_a != of_b for of_a, of_b in zip(a.curve.key, b.curve.key, strict=True)) == 1
         ]
     return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
 
@@ -231,7 +232,7 @@ def _compared(a: _Measured, b: _Measured, resamples: Resamples) -> dict[str, Any
     row: dict[str, Any] = {"n_examples": len(gains), "difference": b.score[0] - a.score[0]}
     for end, measured in (("a", a), ("b", b)):
         curve = measured.curve
-        for name in ("model", "dataset", "parameters", "peak_layer", "stays_above_half_depth"):
+        for name in (*CURVE, "parameters", "peak_layer", "stays_above_half_depth"):
             row[f"{name}_{end}"] = curve.summary[name]
         row[f"{curve.search_metric}_{end}"] = measured.score[0]
     row["difference_low"], row["difference_high"] = difference_interval(
@@ -261,7 +262,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 DIFFERENCE_COLUMNS = [
-    "model_a", "dataset_a", "model_b", "dataset_b", "parameters_a", "parameters_b", "n_examples",
+    *(f"{name}_{end}" for end in "ab" for name in CURVE),
+    "parameters_a", "parameters_b", "n_examples",
     "peak_layer_a", "peak_layer_b", "accuracy_a", "accuracy_b", "r2_a", "r2_b", "difference",
     "difference_low", "difference_high", "p_value", "stays_above_half_depth_a",
     "stays_above_half_depth_b", "stays_above_half_depth_difference",

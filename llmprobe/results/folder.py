@@ -17,14 +17,15 @@ import pandas as pd
 import pyarrow
 
 from llmprobe.config.load import parsed_yaml
-from llmprobe.config.schema import RunConfig, file_name
+from llmprobe.config.schema import RunConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.digests import read_back, recorded, written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import disk_is_full, write_text
 from llmprobe.ground.lease import lease
 from llmprobe.ground.text import listed
-from llmprobe.results.columns import columns_of, wrong_column
+from llmprobe.results.columns import CURVE, columns_of, wrong_column
+from llmprobe.results.curve import curve_file_name
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
 
@@ -121,10 +122,11 @@ def write_results(out: Path, results: Results) -> None:
             table.to_parquet(new(_table_file(name)), index=False)
             if name in AS_TEXT:
                 write_text(out / f"{name}.csv", table.to_csv(index=False))
-        probes = {
-            _probe_path(out, probe.facts["model"], probe.facts["dataset"]): probe
-            for probe in results.probes
-        }
+        names = {curve.key: curve.file_name for curve in results.curves}
+        probes = {}
+        for probe in results.probes:
+            model, dataset, position = (str(probe.facts[name]) for name in CURVE)
+            probes[_probe_path(out, model, names[model, dataset, position])] = probe
         # Like the tables, they are those of this config that are finished; parts keep the others.
         remove_others(out / "probes", "*/*.safetensors", probes)
         for path, probe in probes.items():
@@ -150,12 +152,13 @@ def read_results(out: Path, details: bool = True) -> Results:
     notes: list[str] = []
     require_run(out)
     table, summary = (read_table(out, name, any_version=True) for name in ("results", "summary"))
+    written = [set(rows) for rows in (table, summary)]
+    table, summary = _completed(out, table, summary)
     predictions, learning_curve, rivals, examples = (
-        _detail(out, name, details, notes)
+        _detail(out, name, details, table, notes)
         for name in ("predictions", "learning_curve", "rivals", "examples")
     )
-    written = [set(rows) for rows in (table, summary, predictions)]
-    table, summary = _completed(out, table, summary)
+    written.append(set(predictions))
     absent = {
         column
         for name, known, rows in zip(
@@ -349,6 +352,8 @@ def _completed(
     out: Path, table: pd.DataFrame, summary: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Add the columns that an earlier version did not write, with what is known of them."""
+    table = table if "position" in table else table.assign(position="")
+    summary = _with_position(summary, table)
     more = [column for column in columns_of("results") if column not in table]
     table = table.assign(**dict.fromkeys(more, np.nan))
     if "main_score" in more:
@@ -363,9 +368,19 @@ def _completed(
     if "permutations" in more:
         table["permutations"] = summary["permutations"] = _permutations(out)
     if "classes" in more:
-        curves = zip(summary["model"], summary["dataset"], strict=True)
+        curves = zip(summary["model"], map(curve_file_name, summary["dataset"]), strict=True)
         summary["classes"] = [_classes(_probe_path(out, *curve)) for curve in curves]
     return table, summary
+
+
+def _with_position(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
+    """Add the position to a table in which an earlier version had none: that of the results."""
+    if "position" in rows:
+        return rows
+    curve = ["model", "dataset"]
+    known = results.drop_duplicates(curve).set_index(curve)["position"]
+    of_rows = known.reindex(pd.MultiIndex.from_frame(rows[curve])).fillna("")
+    return rows.assign(position=of_rows.to_numpy())
 
 
 def _permutations(out: Path) -> float:
@@ -385,11 +400,13 @@ def _classes(probe: Path) -> str | float:
     return json.dumps(classes) if classes else ""
 
 
-def _probe_path(out: Path, model: str, dataset: str) -> Path:
-    return out / "probes" / model / f"{file_name(dataset)}.safetensors"
+def _probe_path(out: Path, model: str, curve: str) -> Path:
+    return out / "probes" / model / f"{curve}.safetensors"
 
 
-def _detail(out: Path, name: str, wanted: bool, notes: list[str]) -> pd.DataFrame:
+def _detail(
+    out: Path, name: str, wanted: bool, results: pd.DataFrame, notes: list[str]
+) -> pd.DataFrame:
     """Read a table that a page can do without; why it is empty goes to the notes."""
     empty = pd.DataFrame(columns=columns_of(name))
     path = out / _table_file(name)
@@ -406,6 +423,8 @@ def _detail(out: Path, name: str, wanted: bool, notes: list[str]) -> pd.DataFram
         table = read_table(out, name, any_version=True)
         if name == "predictions" and "repeat" not in table:
             table["repeat"] = 0
+        if "model" in table:  # Examples are of no curve.
+            table = _with_position(table, results)
         if not _is_whole(table, name):
             raise _damaged(path, "rows are missing, or are there twice")
     except UserError as error:
@@ -420,7 +439,7 @@ def _is_whole(table: pd.DataFrame, name: str) -> bool:
         keys = table[["dataset", "example"]]
         return not keys.isna().to_numpy().any() and not keys.duplicated().any()
     if name == "predictions":
-        curve = ["model", "dataset"]
+        curve = list(CURVE)
         n = table.groupby([*curve, "repeat", "layer"]).size()
         of_layer, examples = n.groupby(curve), table.groupby(curve)["example"].nunique()
         even = (of_layer.min() == examples) & (of_layer.max() == examples)
@@ -431,8 +450,8 @@ def _is_whole(table: pd.DataFrame, name: str) -> bool:
 def _of_both(
     out: Path, table: pd.DataFrame, summary: pd.DataFrame, notes: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep the rows of those pairs of a model and a dataset that both tables have."""
-    pairs = [pd.MultiIndex.from_frame(rows[["model", "dataset"]]) for rows in (table, summary)]
+    """Keep the rows of those curves that both tables have."""
+    pairs = [pd.MultiIndex.from_frame(rows[list(CURVE)]) for rows in (table, summary)]
     kept = [one.isin(other) for one, other in (pairs, reversed(pairs))]
     if all(rows.all() for rows in kept):
         return table, summary

@@ -20,9 +20,9 @@ class Results:
     """What probing found; several can be put together with ``Results.concatenate``."""
 
     table: pd.DataFrame
-    """A row for each model × dataset × layer × probe."""
+    """A row for each model × dataset × position × layer × probe."""
     summary: pd.DataFrame
-    """A row for each model × dataset."""
+    """A row for each model × dataset × position."""
     predictions: pd.DataFrame
     """A row for each repeat of the folds × layer × scored example: fold, label, predicted, score,
     along and across, all out-of-fold. The score is the probability of the last class when there are
@@ -32,8 +32,8 @@ class Results:
     learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each layer × fraction of the training groups, where those were asked for."""
     probes: tuple[SavedProbe, ...] = ()
-    """For each model × dataset, the probes of all layers, fitted on all examples or, with a
-    test set, on all others. Not read back with a run folder: ``load_probe`` reads each."""
+    """For each model × dataset × position, the probes of all layers, fitted on all examples or,
+    with a test set, on all others. Not read back with a run folder: ``load_probe`` reads each."""
     fold0_probes: tuple[SavedProbe, ...] = ()
     """Those probes fitted without the examples of fold 0: for a look at examples no probe saw."""
     rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -55,7 +55,7 @@ class Results:
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """Return the curve of each model on each dataset, in the order of the summary."""
+        """Return the curve of each model, dataset and position, in the order of the summary."""
         return curves_of(self.table, self.summary)
 
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from llmprobe.config.schema import file_name
 from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import write_text
+from llmprobe.results.curve import curve_file_name, curve_title
 from llmprobe.results.saved_probe import load_probe
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,18 @@ class Trace:
 
     @property
     def file_name(self) -> str:
-        """Return the name of its files without a suffix: model, dataset, and a hash of the text."""
+        """Return the name of its files without a suffix: model, subject, and a hash of the text."""
         digest = hashlib.sha256(self.text.encode()).hexdigest()
-        return f"{self.model}-{file_name(self.dataset)}-{digest[:8]}"
+        return f"{self.model}-{curve_file_name(self.dataset, self._told)}-{digest[:8]}"
+
+    @property
+    def subject(self) -> str:
+        """Return what its dataset is called, with the position unless that is the last token."""
+        return curve_title(self.dataset, self._told)
+
+    @property
+    def _told(self) -> str:
+        return "" if self.position == "last" else self.position
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON file, scores with four digits after the point."""

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from llmprobe.ground.text import flatten
-from llmprobe.results.columns import columns_of
+from llmprobe.results.columns import CURVE, columns_of
 from llmprobe.results.folder import TABLES
 from llmprobe.run.comparable import ComparedRun, Dimension, Facts, each_once, plain, without
 
 SELF_EXPLAINING = {
-    "id", "revision", "dtype", "quantization", "weights", "kind", "site", "position", "template"
+    "id", "revision", "dtype", "quantization", "weights", "kind", "site", "template"
 }  # fmt: skip
 """Settings whose value says what is set."""
 WHERE = ("name", "path", "hub", "text", "label", "group", "encoding", "delimiter", "quoting")
@@ -41,7 +41,7 @@ def merged(members: Sequence[ComparedRun]) -> dict[str, Any]:
     for table in TABLES.values():
         parts = [getattr(member.run, table).assign(run=i) for i, member in enumerate(members)]
         rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-        curve = [key for key in ("model", "dataset") if key in rows]
+        curve = [key for key in CURVE if key in rows]
         rows = rows[rows["run"] == rows.groupby(curve)["run"].transform("min")]
         if "model" in rows:  # A model's curves stand together, whatever run they are of.
             place = rows["model"].map({model: i for i, model in enumerate(models)})
@@ -113,18 +113,22 @@ def _same_answers(a: ComparedRun, b: ComparedRun, model: str) -> bool:
     shared = mine.keys() & theirs.keys()
     if not shared:
         return _how_it_is_read(a, model) == _how_it_is_read(b, model)
-    return all(mine[dataset].equals(theirs[dataset]) for dataset in shared)
+    return all(mine[curve].equals(theirs[curve]) for curve in shared)
 
 
 def _answers(member: ComparedRun, model: str) -> dict[Any, pd.DataFrame]:
-    """Return the predictions of a model in one order, by dataset."""
+    """Return the predictions of a model in one order, by dataset and position."""
     table = member.run.predictions
     rows = table[table["model"] == model].reindex(columns=columns_of("predictions"))
     rows = rows.sort_values(["layer", "example"])
-    return {name: of.reset_index(drop=True) for name, of in rows.groupby("dataset")}
+    return {name: of.reset_index(drop=True) for name, of in rows.groupby(list(CURVE[1:]))}
 
 
 def _how_it_is_read(member: ComparedRun, model: str) -> Facts:
-    """Collect what a model's answers depend on; which weights they are shows in its revision."""
+    """Collect what a model's answers depend on beside the position, which is of the curve.
+
+    Which weights they are shows in its revision.
+    """
     facts = without(member.known["model"][model], "digest")
-    return facts | {section: member.settings(section) for section in ("extract", "probe")}
+    extract, probe = (member.settings(section) for section in ("extract", "probe"))
+    return facts | {"extract": without(extract, "position"), "probe": probe}

@@ -298,6 +298,7 @@ WRONG = {
     "no probe": (lambda run: [str(run.parent / "toy.csv")], "not a saved probe, or damaged"),
     "no such model": (lambda run: [str(run), "--model", "tiny-lama"], "mean 'tiny-llama'?"),
     "no such dataset": (lambda run: [str(run), "--dataset", "x"], "'x'; known: other, toy"),
+    "no such position": (lambda run: [str(run), "--position", "mean"], "'mean'; known: last"),
     "out is a file": (lambda run: [str(run), "--out", str(run.parent / "toy.csv")], "it is a file"),
     "empty": (lambda run: [str(run), "--text", " "], "--text number 1 is empty"),
     "no UTF-8": (lambda run: [str(run), "--text", "caf\udce9"], "'caf\\udce9': not in UTF-8"),

@@ -307,7 +307,8 @@ def predictions_of(places: np.ndarray, n_classes: int) -> np.ndarray:
         SimpleNamespace(predicted=np.eye(n_classes)[y], probe_plane=each) for each in places
     ]
     tasks = tasks_of(y, folds=2)
-    table = tables.predictions(range(layers), fits, y, tasks, {"model": "m", "dataset": "d"})
+    names = {"model": "m", "dataset": "d", "position": ""}
+    table = tables.predictions(range(layers), fits, y, tasks, names)
     assert table["layer"].is_monotonic_increasing
     found: np.ndarray = table[["along", "across"]].to_numpy().reshape(layers, n, 2)
     return found

@@ -85,6 +85,7 @@ def make_tables(
                     "layers": n_blocks,
                     "hidden_size": 576,
                     "dataset": dataset,
+                    "position": "last",
                     "n_examples": 1000,
                     "classes": json.dumps([str(label) for label in range(n_classes)]),
                     "main_score": "accuracy",
@@ -116,7 +117,7 @@ def make_network_tables(
     last = len(names) - 1
     results, summary = make_tables({"trained": last, "untrained": last}, datasets, 10, 0.1)
     results["layer_name"] = [names[layer] for layer in results["layer"]]
-    results["site"] = results["position"] = ""
+    results["site"] = results["position"] = summary["position"] = ""
     results[["p_value", "control_accuracy", "selectivity"]] = np.nan
     of_language_models = ["hidden_size", "peak_p_value", "bag_of_words_accuracy"]
     summary[[*of_language_models, "tokens", "unique_tokens", "random_weights_accuracy"]] = np.nan

@@ -149,7 +149,8 @@ def curve_of(layers: Mapping[str, Any] | None = None, n_layers: int = 19, **summ
         auroc=0.95, log_loss=0.3,
     ).assign(**(layers or {}))  # fmt: skip
     known = {
-        **{"model": "gemma-3-270m", "dataset": "capitals", "layers": 18, "peak_layer": best},
+        **{"model": "gemma-3-270m", "dataset": "capitals", "position": "last"},
+        **{"layers": 18, "peak_layer": best},
         **{"main_score": "accuracy", "peak_score": score, "peak_accuracy": score},
         **{"classes": '["0", "1"]', "bag_of_words_accuracy": 0.51},
     }
@@ -211,7 +212,8 @@ def _large_curve(
     peak = int(accuracy.argmax())
     row = {
         **{"model": model, "parameters": 1e8 * (blocks + 1), "layers": blocks, "hidden_size": 576},
-        **{"dataset": dataset, "n_examples": n, "peak_layer": peak, "peak_p_value": 0.01},
+        **{"dataset": dataset, "position": "last", "n_examples": n, "peak_layer": peak},
+        "peak_p_value": 0.01,
         **{"main_score": "accuracy", "peak_score": accuracy[peak], "permutations": 20},
         "classes": json.dumps([str(label) for label in range(n_classes)]),
         **{"peak_accuracy": accuracy[peak], "converging_layer": peak // 2, "jump_layer": peak // 3},
@@ -226,7 +228,8 @@ def _large_curve(
     }
     predictions = pd.DataFrame(
         {
-            **{"model": model, "dataset": dataset, "layer": np.repeat(layers, n)},
+            **{"model": model, "dataset": dataset, "position": "last"},
+            "layer": np.repeat(layers, n),
             **{"example": np.tile(np.arange(n), len(layers)), "fold": 0},
             "label": np.tile(truth, len(layers)).astype(str),
             **{"predicted": predicted.ravel().astype(str), "score": score.ravel()},

@@ -207,7 +207,7 @@ def test_learning_curves_end_at_the_score_with_all_groups(two_by_two: Tables) ->
                 "fraction": fraction,
                 "accuracy": 0.5 + fraction / 4 + layer / 1e4,
             }
-            for row in summary[["model", "dataset"]].to_dict("records")
+            for row in summary[["model", "dataset", "position"]].to_dict("records")
             for layer in range(31)
             for fraction in (0.5, 0.1)
         ]

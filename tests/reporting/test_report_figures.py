@@ -43,14 +43,16 @@ OF_MODELS = (curves, depth_scatter, depth_against_difficulty, depth_against_size
 
 
 def predictions_of(results: pd.DataFrame) -> pd.DataFrame:
-    places = results[["model", "dataset", "layer"]].merge(
+    places = results[["model", "dataset", "position", "layer"]].merge(
         pd.DataFrame({"example": range(6), "label": list("010101")}), how="cross"
     )
     return places.assign(along=np.linspace(-2, 2, len(places)), across=0.5)
 
 
 def learning_curve_of(summary: pd.DataFrame) -> pd.DataFrame:
-    rows = summary.rename(columns={"peak_layer": "layer"})[["model", "dataset", "layer"]]
+    rows = summary.rename(columns={"peak_layer": "layer"})[
+        ["model", "dataset", "position", "layer"]
+    ]
     return rows.assign(fraction=0.5, accuracy=0.6, r2=np.nan)
 
 
@@ -92,7 +94,7 @@ def test_figures_are_in_the_order_of_the_page() -> None:
         *("heatmap_accuracy", "heatmap_r2", "curves"),
     ]
     assert [name for name in on_page if not FIGURES[name].drawn_by_script] == [
-        *("heatmap_by_model", "depth", "difficulty", "size", "learning_curve"),
+        *("positions", "heatmap_by_model", "depth", "difficulty", "size", "learning_curve"),
     ]
 
 

@@ -27,6 +27,7 @@ def placed(results: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
             {
                 "model": row["model"],
                 "dataset": row["dataset"],
+                "position": row["position"],
                 "layer": row["layer"],
                 "example": np.arange(len(labels)),
                 "label": list(labels),
@@ -43,7 +44,7 @@ def strip(results: pd.DataFrame, predictions: pd.DataFrame, classes: str = "") -
     """The strip of results whose best layer is the one with the most accuracy, or R²."""
     score = "r2" if "r2" in results else "accuracy"
     best = results.loc[results.groupby("model", sort=False)[score].idxmax()]
-    summary = best[["model", "dataset"]].assign(
+    summary = best[["model", "dataset", "position"]].assign(
         main_score=score, peak_layer=best["layer"], classes=classes
     )
     return projection(curves_of(results, summary), predictions)

@@ -241,7 +241,8 @@ def test_spaces_of_a_token_can_be_seen(token: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("position", "said"),
     [("last", "at the last token"), ("first", "at the first token"),
-     ("mean", "at the mean of all tokens"), ("span:city", "at the end of 'city'")],
+     ("mean", "at the mean of all tokens"), ("span:city", "at the end of 'city'"),
+     ("first:city", "at the first token of 'city'"), ("token:-2", "at token:-2;")],
 )  # fmt: skip
 def test_it_is_said_where_the_probe_is_at_home(position: str, said: str) -> None:
     assert said in TraceView(a_trace(position=position)).caution

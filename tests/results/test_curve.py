@@ -18,8 +18,8 @@ def curve(layers: Mapping[str, Any] | None = None, n: int = 31, **summary: Any) 
     rows = pd.DataFrame({"layer": np.arange(n), "depth": np.arange(n) / max(n - 1, 1)})
     scores = {"accuracy": 0.53, "accuracy_low": 0.51, "accuracy_high": 0.55, "n_classes": 2,
               "majority_accuracy": 0.5, "log_loss": 1.0}  # fmt: skip
-    known = {"model": "m", "dataset": "d", "main_score": "accuracy", "peak_layer": 0,
-             "peak_accuracy": 0.53}  # fmt: skip
+    known = {"model": "m", "dataset": "d", "position": "last", "main_score": "accuracy",
+             "peak_layer": 0, "peak_accuracy": 0.53}  # fmt: skip
     return Curve(rows.assign(**(scores | dict(layers or {}))), known | summary)
 
 

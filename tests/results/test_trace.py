@@ -70,9 +70,13 @@ def test_a_file_that_is_missing_or_holds_no_traces_is_named(content: bytes, tmp_
 def test_files_are_named_after_model_dataset_and_text() -> None:
     assert TRACE.file_name.startswith("tiny-geometry_of_truth-cities-")
     others = {TRACE.file_name}
-    for change in ({"text": "Lima is in Peru!"}, {"model": "large"}, {"dataset": "cities"}):
+    for change in (
+        {"text": "Lima is in Peru!"}, {"model": "large"}, {"dataset": "cities"},
+        {"position": "mean"}, {"position": "span:city"},
+    ):  # fmt: skip
         others.add(replace(TRACE, **change).file_name)
-    assert len(others) == 4
+    assert len(others) == 6
+    assert replace(TRACE, position="span:city").subject.endswith("cities @ span:city")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 
 from llmprobe.reporting.charts.panels import SPAN, SPAN_NAME, Grid, draw_span, legend
 from llmprobe.reporting.charts.style import GREY, model_styles, styled
+from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics, same_layers
 from llmprobe.results.figures import figure
 from llmprobe.results.results import Results
@@ -186,18 +187,16 @@ def learning_curves(results: Results) -> Figure | None:
     table = results.learning_curve
     if table.empty:
         return None
-    datasets = by_dataset(results.curves)
-    datasets = {name: datasets[name] for name in table["dataset"].unique() if name in datasets}
+    of_curves = dict(list(table.groupby(list(CURVE), sort=False)))
+    datasets = by_dataset([curve for curve in results.curves if curve.key in of_curves])
     styles = model_styles(by_model(results.curves))
     grid = Grid.of(list(datasets))
     drawn: set[str] = set()
-    for ax, (dataset, group) in zip(grid.panels, datasets.items(), strict=True):
+    for ax, group in zip(grid.panels, datasets.values(), strict=True):
         drawn |= _draw_baselines(ax, group, ["majority"])
-        of_dataset = table[table["dataset"] == dataset]
         for curve in group:
-            line = of_dataset[
-                (of_dataset["model"] == curve.model) & (of_dataset["layer"] == curve.layer)
-            ].sort_values("fraction")
+            line = of_curves[curve.key]
+            line = line[line["layer"] == curve.layer].sort_values("fraction")
             ax.plot(
                 [*line["fraction"], 1.0],
                 [*line[curve.search_metric], curve.at_best(curve.search_metric)],

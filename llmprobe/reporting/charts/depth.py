@@ -51,7 +51,7 @@ def depth_scatter(results: Results) -> Figure:
     for index, (model, style) in enumerate(styles.items()):
         aside = (index + 1) / (len(styles) + 1) - 0.5
         for part, point in _by_pallor(models[model], style):
-            y = [datasets.index(curve.dataset) + aside for curve in part]
+            y = [datasets.index(curve.title) + aside for curve in part]
             best = [curve.at_best("depth") for curve in part]
             for curve, place in zip(part, y, strict=True):
                 draw_span(ax, curve, curve.depths.tolist(), place, point)
@@ -107,7 +107,7 @@ def depth_against_difficulty(results: Results) -> Figure | None:
         sure = [curve for curve in group if curve.above_chance]
         if len(sure) >= LEAST_CORRELATED:
             rho, p = rank_correlation(
-                np.array([hardness[curve.dataset] for curve in sure]),
+                np.array([hardness[curve.title] for curve in sure]),
                 np.array([curve.number(STAYS) for curve in sure]),
             )
             said = f": ρ = {rho:.2f}, p = {p:.2g}, n = {len(sure)}".replace("-", "−")
@@ -167,7 +167,7 @@ def depth_against_size(results: Results) -> Figure | None:
             color="#aaaaaa", linewidth=0.8, zorder=1,
         )  # fmt: skip
         for curve in group:
-            places = {curve.dataset: _parameters(curve)}
+            places = {curve.title: _parameters(curve)}
             _draw_starts(ax, places, [curve], styles[curve.model])
     first = grid.panels[0]
     first.set_xscale("log")
@@ -207,7 +207,7 @@ def _draw_starts(
 ) -> None:
     """Draw from where on curves stay above half, with intervals, at the place of each dataset."""
     for part, point in _by_pallor(curves, style):
-        x = [places[curve.dataset] for curve in part]
+        x = [places[curve.title] for curve in part]
         depth, low, high = (
             [curve.number(f"{STAYS}{end}") for curve in part] for end in ("", "_low", "_high")
         )

@@ -46,8 +46,12 @@ _ON_PAGE = {
 
 
 @styled
-def heatmap(curves: Sequence[Curve], metric: str = "accuracy") -> Figure:
-    """Draw scores as colours: a panel for each model, a row for each dataset, a column per layer.
+def heatmap(
+    curves: Sequence[Curve],
+    metric: str = "accuracy",
+    rows: Literal["title", "position"] = "title",
+) -> Figure:
+    """Draw scores as colours: a panel for each model, a row for each curve, a column per layer.
 
     Colours are those of ``ColourScale``. A dot marks the best layer of each row, whose score and
     number (or name) stand at its right; hatched cells were not scored. With at most 12 layers,
@@ -61,6 +65,8 @@ def heatmap(curves: Sequence[Curve], metric: str = "accuracy") -> Figure:
     metric
         A name in ``METRICS``, such as ``accuracy`` (chance: the majority class) or ``auroc`` (0.5).
         For selectivity, the marked layer is the best one by accuracy or R².
+    rows
+        What rows are called by: the title of the curve's dataset, or its position alone.
 
     Raises
     ------
@@ -100,8 +106,8 @@ def heatmap(curves: Sequence[Curve], metric: str = "accuracy") -> Figure:
             if numbers:
                 _write_scores(ax, row, curve, scale)
             _mark_best(ax, row, curve, "layers", scale, names, numbers)
-        datasets = [curve.dataset for curve in group]
-        _name_rows(ax, datasets, metric, hatched=bool(np.isnan(level).any()))
+        names_of_rows = [str(getattr(curve, rows)) for curve in group]
+        _name_rows(ax, names_of_rows, metric, hatched=bool(np.isnan(level).any()))
         ax.set_title(label(model, 34))
         ax.set_xticks(layer_ticks(first, last))
     if names and same_layers(curves):
@@ -136,6 +142,30 @@ def heatmaps(results: Results) -> Mapping[str, Figure]:
         if metric.heatmap and name not in _ON_PAGE
     }
     return {name: drawn for name, drawn in found.items() if drawn is not None}
+
+
+@figure(
+    "positions",
+    caption="Where in a text, and in which layer, a concept can be read: a row for each position. "
+    "Blue is above chance, orange below it; the dot is the best layer of the row.",
+    alt="Heatmap of one dataset: a panel for each model, a row for each position in the text, a "
+    "column for each layer; colour is the score. The tables below hold the same numbers.",
+)
+def positions(results: Results) -> Mapping[str, Figure]:
+    """Draw the positions of each dataset that some models were probed on at several, by name."""
+    by_place: dict[tuple[str, str], list[Curve]] = {}
+    for curve in _coloured(results.curves, None):
+        by_place.setdefault((curve.dataset, curve.model), []).append(curve)
+    of_datasets: dict[str, list[Curve]] = {}
+    for (dataset, _), group in by_place.items():
+        if len(group) > 1:
+            of_datasets.setdefault(dataset, []).extend(group)
+    drawn = {}
+    for dataset, group in of_datasets.items():
+        picture = heatmap(group, group[0].metric.name, rows="position")
+        picture.suptitle(label(dataset, 40), fontsize=9)
+        drawn[dataset] = picture
+    return drawn
 
 
 @styled
@@ -187,9 +217,12 @@ def _by_model(results: Results) -> Figure | None:
     return None
 
 
-def _coloured(curves: Sequence[Curve], metric: Metric) -> list[Curve]:
-    """Return the curves that have a layer with a value of the metric and a known chance."""
-    return [curve for curve in curves if np.isfinite(curve.levels(metric)).any()]
+def _coloured(curves: Sequence[Curve], metric: Metric | None) -> list[Curve]:
+    """Return the curves that have a layer with a value of the metric and a known chance.
+
+    Without a metric, each of its own main one.
+    """
+    return [curve for curve in curves if np.isfinite(curve.levels(metric or curve.metric)).any()]
 
 
 def _draw_row(ax: Axes, row: int, curve: Curve, scale: ColourScale) -> None:

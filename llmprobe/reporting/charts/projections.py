@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 
 from llmprobe.reporting.charts.panels import legend
 from llmprobe.reporting.charts.style import label, model_style, styled
-from llmprobe.results.curve import Curve, layer_names
+from llmprobe.results.columns import CURVE
+from llmprobe.results.curve import Curve, by_dataset, layer_names
 from llmprobe.results.figures import figure
 from llmprobe.results.results import Results
 
@@ -37,15 +38,12 @@ def projections(results: Results) -> Mapping[str, Figure]:
         return {}
     placed = results.predictions.dropna(subset=["along", "across"])
     drawn = {}
-    for dataset, of_dataset in placed.groupby("dataset", sort=False):
-        models = set(of_dataset["model"])
-        group = [
-            curve
-            for curve in results.curves
-            if curve.dataset == dataset and curve.model in models and curve.has(curve.metric)
-        ]
+    of_curves = dict(list(placed.groupby(list(CURVE), sort=False)))
+    for group in by_dataset(results.curves).values():
+        group = [curve for curve in group if curve.key in of_curves and curve.has(curve.metric)]
         if group:
-            drawn[str(dataset)] = projection(group, of_dataset)
+            points = pd.concat([of_curves[curve.key] for curve in group])
+            drawn[group[0].file_name] = projection(group, points)
     return drawn
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from llmprobe.ground.text import elide
 from llmprobe.reporting.page.tables import LONGEST_NAME, Table, number_text, p_text, whole_text
-from llmprobe.results.curve import SURE
+from llmprobe.results.curve import SURE, titles
 from llmprobe.results.metrics import METRICS
 
 MOST_SENTENCES = 8
@@ -30,15 +30,15 @@ class Compared(NamedTuple):
 
     def sentences(self) -> list[str]:
         """Return how the curves of each pair differ, a sentence each; none for too many pairs."""
-        rows = self.differences.to_dict("records")
-        return [_sentence(row) for row in rows] if len(rows) <= MOST_SENTENCES else []
+        few = len(self.differences) <= MOST_SENTENCES
+        return [_sentence(row) for row in pairs(self.differences)] if few else []
 
     def tables(self) -> list[Table]:
         """Return how curves differ, if any are of the same examples, and how runs do."""
-        pairs = self.differences.head(MOST_ROWS).to_dict("records")
-        left_out = len(self.differences) - len(pairs)
+        rows = [_row(row) for row in pairs(self.differences, MOST_ROWS)]
+        left_out = len(self.differences) - len(rows)
         more = f"; {left_out:,} more pairs are in differences.csv" if left_out else ""
-        tables = [Table(_PAIRS + more, _HEADERS, [_row(row) for row in pairs])] if pairs else []
+        tables = [Table(_PAIRS + more, _HEADERS, rows)] if rows else []
         if not self.runs:
             return tables
         runs = [["folder", *self.runs.values()]]
@@ -46,6 +46,21 @@ class Compared(NamedTuple):
             [what, *(value or "–" for value in values)] for what, values in self.differs.items()
         ]
         return [*tables, Table("What differs between the runs", ("", *self.runs), runs)]
+
+
+def pairs(differences: pd.DataFrame, most: int = MOST_SENTENCES) -> list[dict[Any, Any]]:
+    """Return the first rows of differences, in which datasets are called by their titles."""
+    if differences.empty:
+        return []
+    both = [
+        differences[[f"{name}_{end}" for name in ("dataset", "position")]].set_axis(
+            ["dataset", "position"], axis=1
+        )
+        for end in "ab"
+    ]
+    called = titles(pd.concat(both, keys=["a", "b"]))
+    named = differences.assign(dataset_a=called["a"], dataset_b=called["b"])
+    return named.head(most).to_dict("records")
 
 
 def sides(row: Mapping[Any, Any]) -> tuple[str, str, str]:

@@ -67,8 +67,8 @@ def sample_examples(scores: Mapping[tuple[str, str], LayerScores]) -> dict[str, 
     Parameters
     ----------
     scores
-        By model and dataset. The examples are those of the first model on a dataset; models with
-        others are left out.
+        By model and title of the dataset. The examples are those of the first model on a dataset;
+        models with others are left out.
     """
     by_dataset: dict[str, list[LayerScores]] = {}
     for (_, dataset), of_curve in scores.items():

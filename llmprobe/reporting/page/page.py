@@ -177,7 +177,7 @@ def headline(curve: Curve) -> str:
     in a plain network, ``layer 8 (fc1_postact) of 9``.
     """
     if curve.layer is None or isnan(curve.score):
-        return f"{curve.model}: {curve.dataset} was not scored"
+        return f"{curve.model}: {curve.title} was not scored"
     place = f"layer {layer_text(curve)}" + ("" if curve.blocks is None else f" of {curve.blocks}")
     parts = [f"{curve.score:.2f}{interval_text(curve)}", f"chance {number_text(curve.chance())}"]
     for rival in ("bag_of_words", "token_embeddings"):
@@ -192,7 +192,7 @@ def headline(curve: Curve) -> str:
         if curve.above_chance
         else f"is not above chance, even at its best layer ({place})"
     )
-    return f"{curve.model}: {curve.dataset} {verb}: {', '.join(parts)}"
+    return f"{curve.model}: {curve.title} {verb}: {', '.join(parts)}"
 
 
 def depth_sentence(curve: Curve) -> str:
@@ -257,7 +257,7 @@ def _cards(run: Results, verdicts: Sequence[Verdict]) -> list[Card]:
             reasons="; ".join(outcome.reasons).capitalize(),
             curve=next(places) if len(curve.rows) else None,
         )
-        cards.setdefault(curve.dataset, []).append(card)
+        cards.setdefault(curve.title, []).append(card)
     return [card for group in cards.values() for card in group]
 
 

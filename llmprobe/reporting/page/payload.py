@@ -12,6 +12,7 @@ import pandas as pd
 from llmprobe.reporting.page.examples import ExampleSample, points, sample_examples
 from llmprobe.reporting.page.tables import number_text, whole_text
 from llmprobe.reporting.verdicts import Verdict
+from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve, by_model
 from llmprobe.results.metrics import METRICS
 from llmprobe.results.predictions import LayerScores, scores_by_layer
@@ -38,6 +39,8 @@ what the curves call it, its sign in text, its shape for Vega."""
 def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Return the metrics, marks, models, datasets with their examples, and curves of a run.
 
+    A dataset that was read at several positions stands there once for each, with it in its name.
+
     Arrays of small numbers are bytes in base64; ``NaN`` is null. Of many examples a random part is
     drawn, and listed besides are those that are hardest for some model.
 
@@ -51,7 +54,7 @@ def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     judged = [pair for pair in zip(run.curves, verdicts, strict=True) if len(pair[0].rows)]
     curves = [curve for curve, _ in judged]
     models = by_model(curves)
-    datasets = list(dict.fromkeys(curve.dataset for curve in curves))
+    datasets = {curve.title: curve.dataset for curve in curves}
     scores = _scores(curves, run.predictions)
     samples = sample_examples(scores)
     detailed = sum(len(curve.rows) for curve in curves) <= MOST_CELLS
@@ -69,16 +72,17 @@ def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
             for model, group in models.items()
         ],
         "datasets": [
-            {"about": abouts.get(name, "")} | _dataset(name, samples.get(name), run.examples)
-            for name in datasets
+            {"name": title, "about": abouts.get(dataset, "")}
+            | _dataset(dataset, samples.get(title), run.examples)
+            for title, dataset in datasets.items()
         ],
         "curves": [
             {
                 "model": list(models).index(curve.model),
-                "dataset": datasets.index(curve.dataset),
+                "dataset": list(datasets).index(curve.title),
                 **_curve(curve, verdict, detailed),
                 **_points(
-                    scores.get((curve.model, curve.dataset)), samples.get(curve.dataset), detailed
+                    scores.get((curve.model, curve.title)), samples.get(curve.title), detailed
                 ),
             }
             for curve, verdict in judged
@@ -89,14 +93,14 @@ def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def _scores(
     curves: Sequence[Curve], predictions: pd.DataFrame
 ) -> dict[tuple[str, str], LayerScores]:
-    """Return what layers say of each example, of the curves of which that is known."""
+    """Return what layers say of each example, by model and title, as far as that is known."""
     if predictions.empty:
         return {}
-    tables = dict(list(predictions.groupby(["model", "dataset"], sort=False)))
+    tables = dict(list(predictions.groupby(list(CURVE), sort=False)))
     scores = {
-        key: scores_by_layer(curve, tables[key])
+        (curve.model, curve.title): scores_by_layer(curve, tables[curve.key])
         for curve in curves
-        if (key := (curve.model, curve.dataset)) in tables
+        if curve.key in tables
     }
     return {key: of_curve for key, of_curve in scores.items() if of_curve is not None}
 
@@ -186,7 +190,7 @@ def as_json(mapping: Mapping[str, Any]) -> str:
 def _dataset(name: str, sample: ExampleSample | None, examples: pd.DataFrame) -> dict[str, Any]:
     """Return the classes of a dataset and the examples that are drawn or listed."""
     if sample is None:
-        return {"name": name, "classes": [], "n": 0, "examples": None}
+        return {"classes": [], "n": 0, "examples": None}
     listed: dict[str, Any] = {
         "number": sample.examples.tolist(),
         "label": sample.labels.tolist(),
@@ -203,7 +207,7 @@ def _dataset(name: str, sample: ExampleSample | None, examples: pd.DataFrame) ->
         listed["fields"] = {
             key: [_clipped(record.get(key, "")) for record in fields] for key in names
         }
-    return {"name": name, "classes": sample.scores.classes, "n": sample.n, "examples": listed}
+    return {"classes": sample.scores.classes, "n": sample.n, "examples": listed}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from llmprobe.ground.text import elide
 from llmprobe.results.columns import RIVALS
-from llmprobe.results.curve import Curve
+from llmprobe.results.curve import Curve, titles
 from llmprobe.results.metrics import METRICS, Metric
 
 LONGEST_NAME = 32
@@ -48,7 +48,7 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
     rows = [
         [
             elide(curve.model, LONGEST_NAME),
-            elide(curve.dataset, LONGEST_NAME),
+            elide(curve.title, LONGEST_NAME),
             whole_text(curve.number("n_examples")),
             f"{layer_text(curve)} of {whole_text(curve.blocks)}",
             number_text(curve.score) + interval_text(curve),
@@ -69,7 +69,7 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
 
 
 def cost_table(summary: pd.DataFrame) -> Table:
-    """Return what each model × dataset took, as far as it was counted."""
+    """Return what each model × dataset × position took, as far as it was counted."""
     columns = ("tokens", "unique_tokens", "seconds_extract", "seconds_probe")
     headers = ("model", "dataset", "tokens", "unique tokens", "seconds reading", "seconds probing")
     rows = [
@@ -77,17 +77,17 @@ def cost_table(summary: pd.DataFrame) -> Table:
             *(elide(row[column], LONGEST_NAME) for column in ("model", "dataset")),
             *(whole_text(row[column]) for column in columns),
         ]
-        for row in summary.to_dict("records")
+        for row in summary.assign(dataset=titles(summary)).to_dict("records")
     ]
     return Table("What it cost", headers, rows).without_empty()
 
 
 def layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
-    """Return a table for each model × dataset × probe, and the captions of those beyond the most.
+    """Return a table for each curve × probe, and the captions of those beyond the most.
 
     Columns are the metrics that any layer has, with the interval of the main one.
     """
-    groups = list(results.groupby(["model", "dataset", "probe"], sort=False))
+    groups = list(results.groupby(["model", titles(results), "probe"], sort=False))
     sizes = accumulate(len(rows) for _, rows in groups)
     tables, left_out = [], []
     for ((model, dataset, probe), rows), size in zip(groups, sizes, strict=True):

@@ -37,7 +37,7 @@ def trace_figure(trace: Trace) -> Figure:
     for start, ax in zip(range(0, n, beside), panels, strict=True):
         _panel(ax, view, slice(start, start + beside))
         ax.set_xlim(-0.5, beside - 0.5)
-    panels[0].set_title(f"{label(trace.model, 34)} on {label(trace.dataset, 34)}", pad=6)
+    panels[0].set_title(f"{label(trace.model, 34)} on {label(trace.subject, 34)}", pad=6)
     figure.supylabel("layer")
     _colour_bar(figure, bar, view)
     notes = [view.caution, view.left_out("the .json file")]

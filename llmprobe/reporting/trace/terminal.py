@@ -46,7 +46,7 @@ def trace_lines(
     heads = [f"{row.layer}{'*' if row.best else ' '}" for row in view.rows]
     margin = max(len("layer "), *map(len, heads))
     blocks = _blocks(widths, width - margin)[-_MOST_BLOCKS:]
-    model, dataset = (elide(name, 40, ellipsis) for name in (trace.model, trace.dataset))
+    model, dataset = (elide(name, 40, ellipsis) for name in (trace.model, trace.subject))
     yield Text(fitted(f"{model} on {dataset}: {view.meaning}"), "bold")
     yield Text(fitted(trace.text))
     for block in blocks:

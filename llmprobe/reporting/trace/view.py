@@ -20,7 +20,10 @@ _POSITIONS = {
     "last": "the last token",
     "first": "the first token",
     "mean": "the mean of all tokens",
+    "span": "the end",
+    "turn": "the turn",
 }
+"""By what stands before the colon of a position."""
 
 
 class Cell(NamedTuple):
@@ -62,8 +65,10 @@ class TraceView:
     @property
     def caution(self) -> str:
         """Say why the scores are to be read with care."""
-        _, _, field = self.trace.position.partition(":")
-        place = f"the end of {elide(field, 40)!r}" if field else _POSITIONS[self.trace.position]
+        kind, _, of = self.trace.position.partition(":")
+        place = _POSITIONS.get(kind, elide(self.trace.position, 40))
+        if of and kind in _POSITIONS:
+            place += f" of {elide(of, 40)!r}"
         return f"The probe was fitted at {place}; elsewhere its scores are an extrapolation."
 
     @cached_property
