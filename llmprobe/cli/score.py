@@ -6,9 +6,13 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmprobe.cli.command import add_reading, command
 from llmprobe.ground.text import printable
+
+if TYPE_CHECKING:
+    from llmprobe.monitors.new_texts import ReadingOptions
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +22,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "probe", type=Path, metavar="PROBE", help="RUN/probes/MODEL/DATASET.safetensors"
     )
     parser.add_argument(
-        "--file",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="a .csv, .json, .parquet, … file",
-    )
+        "--file", type=Path, required=True, metavar="FILE",
+        help="a .csv, .json, .parquet, … file, or - for standard input, of any length",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=["text", "jsonl", "csv"],
+        help="of standard input: a text a line (the default), an object a line, or a table",
+    )  # fmt: skip
     parser.add_argument("--text", metavar="COLUMN", help="default: text, statement or sentence")
     parser.add_argument("--label", metavar="COLUMN", help="true labels, to say how right it is")
     parser.add_argument("--layer", type=int, metavar="N", help="default: the probe's best one")
@@ -40,6 +45,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 @command("score", "Use a saved probe as a classifier of the texts in a file.", _add_arguments)
 def score(options: argparse.Namespace) -> None:
     """Print the scored table or write it, and sum it up on stderr."""
+    from llmprobe.ground.errors import UserError
     from llmprobe.monitors.new_texts import ReadingOptions
     from llmprobe.monitors.scoring import require_writable_file, score_file, write_scored
     from llmprobe.results.folder import require_writable_folder
@@ -47,16 +53,47 @@ def score(options: argparse.Namespace) -> None:
     if options.out is not None:
         require_writable_file(options.out, options.file)
         require_writable_folder(options.out.parent)
+    reading = ReadingOptions(
+        options.model, options.template, options.too_long, options.trust_remote_code
+    )
+    if str(options.file) == "-":
+        _score_stream(options, reading)
+        return
+    if options.format is not None:
+        raise UserError("--format: belongs to --file -; that of a file is what its name ends in")
     scored = score_file(
         options.probe, options.file, text=options.text, label=options.label,
         layer=options.layer, encoding=options.encoding, delimiter=options.delimiter,
-        quoting=options.quoting, options=ReadingOptions(
-            options.model, options.template, options.too_long, options.trust_remote_code
-        ),
+        quoting=options.quoting, options=reading,
     )  # fmt: skip
     if options.out is None:
-        csv = scored.table.to_csv(index=False)
-        print(printable(csv, kept="\n\t") if sys.stdout.isatty() else csv, end="")
+        _print(scored.table.to_csv(index=False))
     else:
         write_scored(scored.table, options.out)
     log.info(scored.summary)
+
+
+def _score_stream(options: argparse.Namespace, reading: ReadingOptions) -> None:
+    """Score what comes in, and print or write it while more is coming."""
+    from llmprobe.ground.errors import UserError
+    from llmprobe.monitors.scoring import Scorer, csv_of, write_all_scored
+    from llmprobe.monitors.text_stream import tables_of
+
+    if options.quoting is not None:
+        raise UserError("--quoting: belongs to a file, not to standard input")
+    scorer = Scorer(
+        options.probe, text=options.text, label=options.label, layer=options.layer, options=reading
+    )
+    form = options.format or "text"
+    tables = tables_of(sys.stdin.buffer, form, options.encoding, options.delimiter)
+    scored = (scorer.score(table, where, "stdin") for table, where in tables)
+    if options.out is None:
+        for csv in csv_of(scored):
+            _print(csv)
+    else:
+        write_all_scored(scored, options.out)
+    log.info("stdin: %s", scorer.summary)
+
+
+def _print(csv: str) -> None:
+    print(printable(csv, kept="\n\t") if sys.stdout.isatty() else csv, end="", flush=True)

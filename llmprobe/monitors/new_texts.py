@@ -87,6 +87,7 @@ class NewTextReader:
             log.warning("%s: an older version made this probe, which does not say %s; the "
                         "defaults are taken", where, ", ".join(unknown))  # fmt: skip
         self.extractor = self._extractor()
+        self._is_own = False
 
     def _extractor(self) -> Extractor:
         options, facts = self.options, self.probe.facts
@@ -122,6 +123,8 @@ class NewTextReader:
         UserError
             The model cannot be found or loaded; it is not the one that the probe was fitted on.
         """
+        if self._is_own:
+            return
         facts = self.probe.facts
         revision = facts.get("revision")
         name = self.extractor.model_config.id
@@ -152,6 +155,7 @@ class NewTextReader:
                 f"{model.hidden_size}, and the probe's model has {last} of width {width}; it was "
                 "fitted on another model"
             )
+        self._is_own = True
 
     def _require_named(self) -> None:
         """Refuse what a probe's maker names on this disk without its digest: its user has not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,35 +105,141 @@ def score_file(
         The probe, the file, a column, the layer or a label is wrong; a text is empty; and as
         ``score_texts``.
     """
-    if path.is_dir():
-        inside = sorted(map(str, path.glob("probes/*/*.safetensors")))
-        such = f", such as {inside[0]}" if inside else ""
-        raise UserError(f"{path}: is a folder; a probe is one .safetensors file{such}")
-    probe = load_probe(path)
-    layer = probe.layer_or_best(layer)
-    reader = NewTextReader(probe, str(path), options)
+    scorer = Scorer(path, text=text, label=label, layer=layer, options=options)
     where = str(file)
     columns = {"path": file, "name": "texts", "encoding": encoding, "delimiter": delimiter,
-               "quoting": quoting, "template": reader.options.template}  # fmt: skip
+               "quoting": quoting, "template": scorer.reader.options.template}  # fmt: skip
     config = validated(DatasetConfig, columns, where)
     table = read_table(file, config.encoding, config.delimiter, config.quoting)
-    values = unlabelled(table, text, where)
-    truth = None if label is None else _truth(table, label, probe, where)
-    names = _new_columns(probe)
-    for name in names:
-        if name in table.columns:
-            raise UserError(f"{where}: has a column {name!r} already, which would be written; "
-                            "rename it")  # fmt: skip
-    outputs = score_texts(reader, values, layer, where, file.name)
-    count = "1 text" if len(outputs) == 1 else f"{len(outputs):,} texts"
-    summary = (
-        f"{file.name}: {count}, scored by the probe of {probe.facts['dataset']} in "
-        f"{reader.extractor.model_config.name} at layer {layer}: {_predicted(probe, outputs)}"
-    )
-    if truth is not None:
-        summary = f"{summary}; {_how_right(probe, outputs, truth)}"
-    added = dict(zip(names, _new_values(probe, outputs), strict=True))
-    return ScoredTexts(table.assign(**added), summary)
+    table = scorer.score(table, where, file.name)
+    return ScoredTexts(table, f"{file.name}: {scorer.summary}")
+
+
+class Scorer:
+    """A saved probe that scores tables, one after another.
+
+    Parameters
+    ----------
+    path
+        The probe's file; the others are those of ``score_file``.
+
+    Raises
+    ------
+    UserError
+        It is no probe of a language model, or it has no such layer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        text: str | None = None,
+        label: str | None = None,
+        layer: int | None = None,
+        options: ReadingOptions | None = None,
+    ) -> None:
+        if path.is_dir():
+            inside = sorted(map(str, path.glob("probes/*/*.safetensors")))
+            such = f", such as {inside[0]}" if inside else ""
+            raise UserError(f"{path}: is a folder; a probe is one .safetensors file{such}")
+        self.probe = load_probe(path)
+        self.layer = self.probe.layer_or_best(layer)
+        self.reader = NewTextReader(self.probe, str(path), options)
+        self.text, self.label = text, label
+        self._n, self._predicted, self._range = 0, Counter[int](), np.array([np.inf, 0, -np.inf])
+        self._known: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def score(self, table: pd.DataFrame, where: str, name: str) -> pd.DataFrame:
+        """Return a table with what the probe says of its texts in new columns.
+
+        Parameters
+        ----------
+        where, name
+            What the table is called in errors, and while its texts are read.
+
+        Raises
+        ------
+        UserError
+            A column or a label is wrong; a text is empty; and as ``score_texts``.
+        """
+        probe = self.probe
+        values = unlabelled(table, self.text, where)
+        truth = None if self.label is None else _truth(table, self.label, probe, where)
+        names = _new_columns(probe)
+        for column in names:
+            if column in table.columns:
+                raise UserError(f"{where}: has a column {column!r} already, which would be "
+                                "written; rename it")  # fmt: skip
+        outputs = score_texts(self.reader, values, self.layer, where, name)
+        self._n += len(outputs)
+        if probe.classes:
+            self._predicted.update(outputs.argmax(axis=1).tolist())
+        else:
+            low, total, high = self._range
+            self._range = np.array(
+                [min(low, outputs.min()), total + outputs.sum(), max(high, outputs.max())]
+            )
+        if truth is not None:
+            self._known.append((outputs, truth))
+        return table.assign(**dict(zip(names, _new_values(probe, outputs), strict=True)))
+
+    @property
+    def summary(self) -> str:
+        """Return a line of how many texts were scored, what was predicted and how right it was."""
+        count = "1 text" if self._n == 1 else f"{self._n:,} texts"
+        line = (
+            f"{count}, scored by the probe of {self.probe.facts['dataset']} in "
+            f"{self.reader.extractor.model_config.name} at layer {self.layer}: {self._what()}"
+        )
+        if self._known:
+            outputs, truth = map(np.concatenate, zip(*self._known, strict=True))
+            line = f"{line}; {_how_right(self.probe, outputs, truth)}"
+        return line
+
+    def _what(self) -> str:
+        """Say in words what was predicted."""
+        if not self.probe.classes:
+            low, total, high = self._range
+            return f"predicted {total / self._n:.4g} on average, from {low:.4g} to {high:.4g}"
+        counts = self._predicted.most_common()
+        shown = [f"{n:,} × {str(self.probe.classes[k])!r:.40}" for k, n in counts[:4]]
+        return "predicted " + ", ".join([*shown, *["…"] * (len(counts) > 4)])
+
+
+def write_all_scored(tables: Iterator[pd.DataFrame], out: Path) -> None:
+    """Write tables below each other as they come, whole or not at all.
+
+    Raises
+    ------
+    UserError
+        ``out`` is of a kind to which nothing can be added; a table lacks a column, or has another.
+    """
+    if out.suffix not in (".csv", ".tsv", ".jsonl"):
+        raise UserError(f"--out {out}: of a stream it should end in .csv, .tsv, .jsonl")
+    with whole_file(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        if out.suffix == ".jsonl":
+            for table in tables:
+                table.to_json(file, orient="records", lines=True, force_ascii=False)
+            return
+        for text in csv_of(tables, "\t" if out.suffix == ".tsv" else ","):
+            file.write(text)
+
+
+def csv_of(tables: Iterator[pd.DataFrame], delimiter: str = ",") -> Iterator[str]:
+    """Yield the rows of tables as CSV, with one header.
+
+    Raises
+    ------
+    UserError
+        A table lacks a column of the first, or has another.
+    """
+    columns: list[str] | None = None
+    for table in tables:
+        if columns is not None and set(columns) != set(table.columns):
+            odd = min(set(columns) ^ set(table.columns))
+            raise UserError(f"stdin: only some rows have {odd!r}; --out FILE.jsonl can hold them")
+        yield table.to_csv(index=False, columns=columns, header=columns is None, sep=delimiter)
+        columns = columns or list(table.columns)
 
 
 def write_scored(table: pd.DataFrame, out: Path) -> None:
@@ -211,16 +318,6 @@ def _plain(label: object) -> str:
     """Return one spelling for 1, 1.0 and "1": other files may write a class in another way."""
     text = str(label).strip()
     return text.removesuffix(".0") if text.removesuffix(".0").lstrip("-").isdecimal() else text
-
-
-def _predicted(probe: SavedProbe, outputs: np.ndarray) -> str:
-    """Say in words what is predicted."""
-    if not probe.classes:
-        low, mean, high = outputs.min(), outputs.mean(), outputs.max()
-        return f"predicted {mean:.4g} on average, from {low:.4g} to {high:.4g}"
-    counts = Counter(outputs.argmax(axis=1).tolist()).most_common()
-    shown = [f"{n:,} × {str(probe.classes[k])!r:.40}" for k, n in counts[:4]]
-    return "predicted " + ", ".join([*shown, *["…"] * (len(counts) > 4)])
 
 
 def _how_right(probe: SavedProbe, outputs: np.ndarray, truth: np.ndarray) -> str:

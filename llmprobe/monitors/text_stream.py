@@ -1,0 +1,108 @@
+"""Texts from a stream, such as standard input: some at a time, so that it may have any length."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from llmprobe.datasets.from_table import LONGEST
+from llmprobe.ground.errors import UserError, first_line
+
+TEXTS_AT_A_TIME = 256
+"""Texts that are read before any of them is scored."""
+
+FORMATS = ("text", "jsonl", "csv")
+"""A text a line; an object a line; a table with a header, whose cells stay as they are written."""
+
+
+def tables_of(
+    stream: BinaryIO, form: str, encoding: str | None = None, delimiter: str | None = None
+) -> Iterator[tuple[pd.DataFrame, str]]:
+    """Yield the next rows of a stream as a table, and what errors call them.
+
+    Lines of nothing but spaces are left out.
+
+    Parameters
+    ----------
+    form
+        One of ``FORMATS``; of ``text`` the texts are in the column ``text``.
+    encoding
+        By default UTF-8, with or without a byte order mark.
+
+    Raises
+    ------
+    UserError
+        There are no rows; a line is in another encoding, too long, or no row.
+    """
+    delimiter = {None: ",", "\\t": "\t"}.get(delimiter, delimiter)
+    if delimiter is None or len(delimiter) != 1 or delimiter in '"\r\n':
+        raise UserError(f"--delimiter: {delimiter!r} is no character that can stand between cells")
+    try:
+        lines = io.TextIOWrapper(stream, encoding or "utf-8-sig", newline="")
+    except LookupError:
+        raise UserError(f"--encoding: {encoding!r} is not known") from None
+    rows = _rows(_lines(lines, encoding), form, delimiter)
+    first = 1
+    while table := list(islice(rows, TEXTS_AT_A_TIME)):
+        last = first + len(table) - 1
+        yield pd.DataFrame(table), f"stdin, texts {first:,} to {last:,}"
+        first = last + 1
+    if first == 1:
+        raise UserError("stdin: has no texts")
+
+
+def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[dict[str, Any]]:
+    if form == "csv":
+        yield from _of_csv(lines, delimiter)
+        return
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if form == "text":
+            yield {"text": line.rstrip("\r\n")}
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"stdin: line {number} is no JSON: {first_line(error)}") from None
+        if not isinstance(row, dict):
+            raise UserError(f'stdin: line {number} is no JSON object, as {{"text": "…"}}')
+        yield row
+
+
+def _of_csv(lines: Iterator[str], delimiter: str) -> Iterator[dict[str, Any]]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise UserError("stdin: two columns of the header have one name")
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise UserError(
+                    f"stdin: line {reader.line_num} has {len(cells)} cells, and the header "
+                    f"{len(header)}"
+                )
+            if cells:
+                yield dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"stdin: line {reader.line_num}: {error}") from None
+
+
+def _lines(lines: io.TextIOWrapper, encoding: str | None) -> Iterator[str]:
+    """Yield lines, none of which is longer than a text may be."""
+    number = 1
+    try:
+        while line := lines.readline(LONGEST + 2):
+            if len(line) > LONGEST + 1:
+                raise UserError(f"stdin: line {number} has more than {LONGEST:,} characters")
+            yield line
+            number += 1
+    except UnicodeError:
+        name = encoding or "UTF-8"
+        raise UserError(f"stdin: line {number} or later is not {name}; say --encoding") from None
