@@ -176,7 +176,7 @@ def predictions(
             "along": places[..., 0].ravel(),
             "across": places[..., 1].ravel(),
         }
-    )
+    )[columns_of("predictions")]
 
 
 def _turned_alike(planes: np.ndarray, arbitrary: Sequence[int]) -> np.ndarray:

@@ -39,8 +39,8 @@ _OF_A_CURVE = (
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
-    *(*CURVE, "repeat", "layer", "example", "fold", "label", "predicted", "score"),
-    *("along", "across"),
+    *("model", "dataset", "repeat", "layer", "example", "fold", "label", "predicted", "score"),
+    *("along", "across", "position"),
 )
 
 
@@ -87,7 +87,7 @@ def columns_of(table: str) -> list[str]:
         "results": result_columns(),
         "summary": list(dict.fromkeys(_OF_A_CURVE)),
         "predictions": list(_OF_AN_EXAMPLE),
-        "rivals": [*CURVE, *"rival example predicted score".split()],
+        "rivals": "model dataset rival example predicted score position".split(),
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
         "examples": "dataset example text label group fields".split(),
     }.get(table, [])
