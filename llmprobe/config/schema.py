@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    NonNegativeInt,
     PositiveInt,
     ValidationInfo,
     field_validator,
@@ -397,6 +398,8 @@ class ExtractConfig(Section):
     special: Literal["skip", "include"] = "skip"
     """Whether ``first``, ``last``, ``mean`` and ``token:N`` count tokens that the tokenizer adds to
     a text, such as BOS and EOS; ``mean`` also leaves out special tokens inside of it."""
+    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    """The layers that are read, by default every one; the model stops after the last of them."""
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """The most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
     chat_template: bool = False

@@ -58,8 +58,7 @@ class Activations:
     @property
     def layers(self) -> list[int]:
         """Numbers of the layers: from 0, what enters block 1, or from 1 where a site has none."""
-        last = int(self.facts["layers"])
-        return list(range(last + 1 - self.facts["shape"][1], last + 1))
+        return [int(layer) for layer in self.facts["layer_numbers"]]
 
     @property
     def labels(self) -> np.ndarray:
@@ -87,6 +86,12 @@ class Activations:
             raise UserError(f"these are states at {listed(self.positions)}: `.at(NAME)` has those "
                             "of one")  # fmt: skip
         if index not in self.layers:
-            first, last = self.layers[0], self.layers[-1]
-            raise UserError(f"there is no layer {index}: these are layers {first} to {last}")
+            raise UserError(f"there is no layer {index}: these are {_ranges(self.layers)}")
         return self.store.layer(index, self.facts)
+
+
+def _ranges(layers: list[int]) -> str:
+    first, last = layers[0], layers[-1]
+    if layers == list(range(first, last + 1)):
+        return f"layers {first} to {last}"
+    return f"layers {listed([str(layer) for layer in layers])}"

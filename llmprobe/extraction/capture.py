@@ -7,7 +7,7 @@ does with ``output_hidden_states=True`` (which also returns the last layer after
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,28 +41,35 @@ class Capture:
         There is no such site, or the model has none.
     """
 
-    layers: range
-    """Numbers of the layers that are read."""
+    layers: list[int]
+    """Numbers of the layers that are read, in rising order."""
 
-    def __init__(self, model: LoadedModel, site: str, last: int | None = None) -> None:
-        """Prepare to read every layer of the site, or with ``last`` those up to that one.
+    def __init__(self, model: LoadedModel, site: str, layers: Iterable[int] | None = None) -> None:
+        """Prepare to read some layers of the site, by default every one.
 
-        The model then stops there: with ``last`` 0 it embeds the tokens and runs no block.
+        The model stops after the last of them: for layer 0 it embeds the tokens and runs no block.
         """
         self.model, self.site = model, SITES[site]
-        layers = self.site.layers(model.n_blocks)
-        self.layers = layers if last is None else range(layers.start, last + 1)
-        self._stops_early = last is not None
+        known = self.site.layers(model.n_blocks)
+        self.layers = list(known) if layers is None else sorted(set(layers))
+        if not set(self.layers) <= set(known):
+            raise UserError(
+                f"model {model.name!r}: {site} has no layer {max(set(self.layers) - set(known))}; "
+                f"its layers are {known[0]} to {known[-1]}"
+            )
+        self._slot = {layer: slot for slot, layer in enumerate(self.layers)}
+        self._stops_early = self.layers[-1] < model.n_blocks
         self._width = model.hidden_size
         self._reading = threading.local()
         self._handles: list[Any] = []
 
     def __enter__(self) -> Capture:
         modules = self.model.site(self.site.name)
-        if self.site.has_layer_0:
-            self._hook_input(modules[0], 0)
-        for layer, module in enumerate(modules[: self.layers[-1]], start=1):
-            (self._hook_input if self.site.reads == "input" else self._hook_output)(module, layer)
+        for layer in self.layers:
+            if layer == 0 or self.site.reads == "input":
+                self._hook_input(modules[max(layer - 1, 0)], layer)
+            else:
+                self._hook_output(modules[layer - 1], layer)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,8 +112,8 @@ class Capture:
                 f"model {self.model.name!r}: {self.site.name}: layer {layer} has states of shape "
                 f"{list(states.shape)}, expected {[*shape, self._width]}"
             )
-        index = layer - self.layers.start
-        buffer[index] = reader(index, states.reshape(*shape, -1))
+        slot = self._slot[layer]
+        buffer[slot] = reader(slot, states.reshape(*shape, -1))
         if self._stops_early and layer == self.layers[-1]:
             raise _AllIsRead
 

@@ -69,8 +69,6 @@ class Extractor:
     ) -> None:
         self.config = config or ExtractConfig()
         self.model_config = model if isinstance(model, ModelConfig) else model.config
-        self.last_layer: int | None = None
-        """The layer after which the model is left; None runs all of it."""
         self._loaded = _Loaded(None if isinstance(model, ModelConfig) else model)
 
     @property
@@ -80,9 +78,8 @@ class Extractor:
         It is layer 0 at ``position: mean`` of the same model in memory, none of whose blocks runs.
         """
         other = copy(self)
-        update = {"site": "residual", "position": "mean", "special": "skip"}
+        update = {"site": "residual", "position": "mean", "special": "skip", "layers": (0,)}
         other.config = self.config.model_copy(update=update)
-        other.last_layer = 0
         return other
 
     @property
@@ -122,8 +119,9 @@ class Extractor:
             "quantization": model.quantization,
             "trust_remote_code": model.trust_remote_code,
             "chat_template": config.chat_template,
-            "special": config.special,
             "too_long": config.too_long,
+            **({"special": config.special} if config.special != "skip" else {}),
+            **({"occurrence": config.occurrence} if config.occurrence else {}),
         }
 
     @property
@@ -156,8 +154,8 @@ class Extractor:
         }
         # Of a tokenizer and an adapter from elsewhere.
         key |= self.source.beside
-        if self.last_layer is not None:
-            key["last_layer"] = self.last_layer
+        if config.layers is not None:
+            key["layers"] = sorted(config.layers)
         if model.weights == "random":
             # What a seed gives depends on how the library initialises.
             key |= {"seed": model.seed, "init": [torch.__version__, transformers.__version__]}
@@ -259,17 +257,24 @@ class Extractor:
             A size in the model's config.json is none.
         """
         module: Any = model.module
-        layers = SITES[self.config.site].layers(model.n_blocks)
-        n_layers = len(layers) if self.last_layer is None else self.last_layer + 1 - layers.start
+        layers = self.layers(model.n_blocks)
         with foreign_errors(f"model {self.model_config.id!r}: its config.json cannot be used"):
             shape = ModelShape.of(
-                module.config, active_weights(module), model.n_blocks, n_layers, model.dtype
+                module.config, active_weights(module), model.n_blocks, len(layers), model.dtype
             )
-            # The tree needs the keys and values of all blocks, which a model that is left lacks.
-            tree = self.last_layer is None and tree_can_run(module)
+            # Where no block runs, there are no keys and values to share.
+            tree = layers[-1] > 0 and tree_can_run(module)
         budget = None if self.config.batch_tokens == "auto" else self.config.batch_tokens
         machine = machine_of(model.device)
         return Planner(texts, shape, machine, budget, model.causal, tree)
+
+    def layers(self, n_blocks: int) -> list[int]:
+        """Return the layers that are read of a model of so many blocks."""
+        known = SITES[self.config.site].layers(n_blocks)
+        if self.config.layers is None and "tokens" in self.config.positions:
+            # Of every token, a few layers all through the model.
+            return sorted({-(-n_blocks * part // 4) for part in range(1, 5)})
+        return list(known if self.config.layers is None else self.config.layers)
 
     def _distinct_states(
         self, dataset: ConceptDataset, texts: TokenisedTexts, causal: bool, tokenizer: Any
@@ -292,7 +297,9 @@ class Extractor:
                     "at every layer; a probe cannot tell apart those that share one",
                     facts["model"], dataset.name, position, states, texts,
                 )  # fmt: skip
-        activations = Activations(dataset, facts | self.origin, store, scratch)
+        how = self.origin | {"chat_template": self._turns(dataset) is not None,
+                             "blocks": facts["layers"]}  # fmt: skip
+        activations = Activations(dataset, facts | how, store, scratch)
         return activations if len(activations.positions) > 1 else activations.at()
 
     def _where(self, dataset: ConceptDataset) -> str:
@@ -325,7 +332,7 @@ class Extractor:
         require_usable_tokens(texts, dataset.name, model)
         n_states = self._distinct_states(dataset, texts, model.causal, model.tokenizer)
         planner = self.planner(texts, model)
-        with Capture(model, self.config.site, self.last_layer) as capture:
+        with Capture(model, self.config.site, self.layers(model.n_blocks)) as capture:
             checked = verified_plan(planner, capture) if world.leader else None
             way, difference = world.agree(checked and (checked[0].way, checked[1]))
             plan = checked[0] if checked else planner.plan(way)
@@ -337,7 +344,7 @@ class Extractor:
             if world.leader:
                 rows = sum(len(plan.rows(i)) for i in missing)
                 require_space(store.folder, rows * planner.shape.row_bytes + 2**20, label)
-                if self.last_layer is None:  # Else it is next to nothing.
+                if capture.layers[-1]:  # Else it is next to nothing.
                     cost = describe_cost(planner, plan, model)
                     log.info("%s on %s: %s", model.name, dataset.name, cost)
             executor = ShardExecutor(plan, capture, dataset.name, world.size)
@@ -353,7 +360,8 @@ class Extractor:
                 "key": key,
                 "model": model.name,
                 "parameters": model.parameters,
-                "layers": capture.layers[-1],
+                "layers": model.n_blocks,
+                "layer_numbers": capture.layers,
                 "hidden_size": model.hidden_size,
                 "shape": [len(dataset), len(capture.layers), model.hidden_size],
                 "site": self.config.site,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -16,12 +16,19 @@ from llmprobe.ground.progress import Progress
 
 
 def stream_states(
-    extractor: Extractor, texts: TokenisedTexts, name: str
+    extractor: Extractor, texts: TokenisedTexts, name: str, layers: Sequence[int] | None = None
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield the indices of some of the texts and their states, [layers, those, d], until all came.
 
     They are the states that an extraction would keep; memory does not grow with the number of
-    texts. ``name`` is what errors call the texts.
+    texts.
+
+    Parameters
+    ----------
+    name
+        What errors call the texts.
+    layers
+        Those that are read, by default every one.
 
     Raises
     ------
@@ -29,7 +36,7 @@ def stream_states(
         A state is not finite, or one text alone does not fit into memory.
     """
     model = extractor.model
-    with Capture(model, extractor.config.site) as capture:
+    with Capture(model, extractor.config.site, layers) as capture:
         plan, _ = verified_plan(extractor.planner(texts, model), capture)
         executor = ShardExecutor(plan, capture, name)
         row_of = np.array([row for (row,) in plan.row_of])

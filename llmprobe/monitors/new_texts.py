@@ -147,12 +147,12 @@ class NewTextReader:
                 "which says nothing of the text alone; fit it again with `llmprobe run`"
             )
         last = self.probe.layers[-1]
-        width = self.probe.coef[last].shape[1]
-        layers = list(SITES[self.extractor.config.site].layers(len(model.blocks)))
-        if (self.probe.layers, width) != (layers, model.hidden_size):
+        width, blocks = self.probe.coef[last].shape[1], facts.get("blocks", last)
+        known = SITES[self.extractor.config.site].layers(model.n_blocks)
+        if (width, blocks) != (model.hidden_size, model.n_blocks) or last not in known:
             raise UserError(
-                f"{self.where}: {name!r} has {len(model.blocks)} blocks of width "
-                f"{model.hidden_size}, and the probe's model has {last} of width {width}; it was "
+                f"{self.where}: {name!r} has {model.n_blocks} blocks of width "
+                f"{model.hidden_size}, and the probe's model has {blocks} of width {width}; it was "
                 "fitted on another model"
             )
         self._is_own = True

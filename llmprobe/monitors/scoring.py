@@ -69,8 +69,8 @@ def score_texts(
         place=lambda row: f"{where}: row {row + 1}",
     )  # fmt: skip
     outputs = np.empty((len(texts), max(len(probe.classes), 1)))
-    for rows, states in stream_states(reader.extractor, tokens, name):
-        outputs[rows] = probe.outputs(states[probe.layers.index(layer)].float().numpy(), layer)
+    for rows, states in stream_states(reader.extractor, tokens, name, [layer]):
+        outputs[rows] = probe.outputs(states[0].float().numpy(), layer)
     return outputs
 
 

@@ -34,7 +34,7 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
     """
     width, position = max(len(probe.classes), 1), extractor.config.positions[0]
     traces = []
-    with Capture(extractor.model, extractor.config.site) as capture:
+    with Capture(extractor.model, extractor.config.site, probe.layers) as capture:
         layers = list(capture.layers)
         for number, text in enumerate(texts, start=1):
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"

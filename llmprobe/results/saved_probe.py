@@ -29,12 +29,14 @@ texts were read, so that others can be read in the same way."""
 
 READ_WITH = (
     "tokenizer", "tokenizer_revision", "adapter", "adapter_revision", "convert", "in_memory",
+    "special", "occurrence", "blocks",
 )  # fmt: skip
-"""Names of the facts that a probe has too where its model was more than files of its own."""
+"""Names of further facts of that kind, which a probe has where they say more than the default;
+``blocks``, the number of the model's, older probes lack."""
 
 _WORDS = ("model", "dataset", "site", "position", "kind", "template", "perturbation")
 _KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool, "convert": bool,
-          "in_memory": bool}  # fmt: skip
+          "in_memory": bool, "blocks": int}  # fmt: skip
 """Of which type facts are that are no words."""
 
 

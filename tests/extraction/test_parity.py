@@ -216,6 +216,25 @@ def test_several_positions_of_one_pass_are_those_of_the_texts_alone(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_is_left_after_the_last_layer_that_is_read(
+    architecture: str, loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
+    one = Extractor(ModelConfig(id=architecture), ExtractConfig(layers=(1, 2), position="mean"))
+    one._loaded.model = model
+    monkeypatch.setattr(model.blocks[2], "forward", None)
+    activations = one.extract(data, cache=False)
+    monkeypatch.undo()
+    assert activations.layers == [1, 2]
+    assert activations.facts["layers"] == len(model.blocks)
+    assert activations.facts["way"] == ways(architecture)[0 if architecture in WITHOUT_TREE else -1]
+    expected = expected_states(model, "residual", data)["mean"][:, 1:3]
+    assert_same(np.stack([activations.layer(i) for i in (1, 2)], axis=1), expected)
+    with pytest.raises(UserError, match="no layer 0: these are layers 1 to 2"):
+        activations.layer(0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_attention_by_plain_products_is_the_same(
     architecture: str, loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
