@@ -36,7 +36,9 @@ class Command:
     """Does the command's work; raises ``UserError`` where the user's input is wrong."""
 
 
-_ORDER = "run extract probe validate sanity trace score verify report compare check ls show"
+_ORDER = (
+    "run extract probe validate sanity trace score verify report compare check path cache ls show"
+)
 
 commands: Registry[Command] = Registry(
     "command", homes=[*(f"llmprobe.cli.{name}" for name in _ORDER.split()), "llmprobe.cli"]

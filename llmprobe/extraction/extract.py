@@ -39,6 +39,7 @@ from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import cache_folder, digest, existing, require_space
 from llmprobe.ground.lease import lease
 from llmprobe.ground.progress import Progress
+from llmprobe.ground.uses import use
 from llmprobe.models.devices import dtype_name, resolve_device, resolve_dtype
 from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.models.loading import (
@@ -173,6 +174,8 @@ class Extractor:
         With ``embeddings`` those of the tokens have to be there too, and come along.
         """
         store = Store(self.folder(dataset))
+        if store.folder.is_dir():
+            use(store.folder)
         facts = store.manifest()
         beside = self.token_embeddings.find(dataset) if embeddings else None
         if facts is None or (embeddings and beside is None):
@@ -216,6 +219,7 @@ class Extractor:
             facts = self._fill(store, dataset, {}, World(alone=True), progress)
             return self._activations(dataset, facts, store, scratch)
         world, store = World(), Store(self.folder(dataset))
+        use(store.folder)
         facts = world.agree(store.manifest() if world.leader else None)
         if facts is None:
             store.folder.mkdir(parents=True, exist_ok=True)

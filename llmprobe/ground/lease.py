@@ -68,6 +68,16 @@ def lease(folder: Path, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process has, or may have, the lease of a folder."""
+    lock = SoftFileLease(folder.resolve() / LEASE, lease_duration=EXPIRES)
+    holder = lock.owner
+    if holder is not None and _host(holder) == socket.gethostname():
+        return _runs_here(holder)
+    # Of a holder elsewhere there is only its touch, and clocks differ.
+    return time.time() - _touched(lock) / 1e9 < 10 * EXPIRES
+
+
 def _acquire(lock: SoftFileLease, folder: Path, wait: bool) -> bool:
     """Take the lease, and return whether another process had it; raise ``UserError`` if it has."""
     try:

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from llmprobe.ground.digests import DIGESTS, UNSIGNED, recorded, signed
 from llmprobe.ground.files import cache_folder, sha256, write_text
+from llmprobe.ground.uses import use
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def converted(name: str, digest: str, make: Callable[[Path, Path], None]) -> Pat
     longer as it was written is named in a warning, and made again.
     """
     folder = converted_folder(name, digest)
+    use(folder)
     if folder.is_dir() and _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,6 +19,7 @@ from llmprobe.config.schema import ModelConfig
 from llmprobe.ground.errors import UserError, first_line, out_of_memory
 from llmprobe.ground.files import cache_folder, size
 from llmprobe.ground.launch import launched
+from llmprobe.ground.uses import use
 from llmprobe.models.quantised import BYTES
 from llmprobe.models.source import ModelSource
 
@@ -127,7 +129,9 @@ def _place_name(place: Any) -> str:
 def scratch_folder() -> TemporaryDirectory[str]:
     """Make a folder where there is room for models, unlike on some temporary file systems."""
     cache_folder().mkdir(parents=True, exist_ok=True)
-    return TemporaryDirectory(dir=cache_folder(), prefix="offload-", ignore_cleanup_errors=True)
+    scratch = TemporaryDirectory(dir=cache_folder(), prefix="offload-", ignore_cleanup_errors=True)
+    use(Path(scratch.name))
+    return scratch
 
 
 @contextmanager

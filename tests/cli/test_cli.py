@@ -17,6 +17,7 @@ import llmprobe
 from llmprobe.cli.command import command, commands
 from llmprobe.cli.main import main
 from llmprobe.ground.errors import UserError
+from llmprobe.models.packaged import PACKAGED
 
 HEAVY = ("torch", "transformers", "sklearn", "pandas", "scipy", "matplotlib")
 
@@ -345,7 +346,8 @@ def test_ls_models_says_what_is_known_and_what_is_here(
     assert "Apache-2.0" in smollm
     table = lines[: lines.index("")]
     assert len({line.index("not downloaded") for line in table}) == 1
-    assert len({line.index("4-bit") for line in table}) == 1
+    models = zip(table, PACKAGED.values(), strict=True)
+    assert len({line.index(model.precision) for line, model in models}) == 1
 
 
 def test_ls_datasets_says_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
