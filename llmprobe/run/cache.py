@@ -144,7 +144,9 @@ def _activations(path: Path) -> Cached:
     except (OSError, ValueError, LookupError, TypeError):
         return Cached(path, "activations", name, str(facts.get("model", "")), "damaged", True)
     model = str(facts.get("model", ""))
-    what = f"{facts.get('site')} at {facts.get('position')}, {facts.get('dtype')}"
+    # Older versions read one position at a time.
+    positions = facts.get("positions") or [facts.get("position")]
+    what = f"{facts.get('site')} at {', '.join(map(str, positions))}, {facts.get('dtype')}"
     outdated = version != STORE_VERSION
     old = f"; of store version {version}, now {STORE_VERSION}" if outdated else ""
     return Cached(path, "activations", name, model, f"{what}{old}", outdated)
