@@ -377,6 +377,11 @@ def _check_file_name(name: str, key: str) -> None:
         )
 
 
+_POSITION = re.compile(
+    r"last|first|mean|tokens|(last|first|mean|span|turn):.+|token:-?\d{1,9}", re.DOTALL
+)
+
+
 class ExtractConfig(Section):
     """Which hidden states are taken from a model, and how texts become tokens."""
 
@@ -391,6 +396,7 @@ class ExtractConfig(Section):
     word). ``last:FIELD``, ``first:FIELD``, ``mean:FIELD``: of those that stand for a field of the
     template, or for a field's value where it stands in the text; ``span:FIELD`` is ``last:FIELD``.
     ``turn:ROLE``, ``first:ROLE``, ``mean:ROLE``: of the last turn of a role in a chat.
+    ``tokens``: every token of the text, for probes over tokens.
     ``token:N``: the token at an index, from the end where it is negative."""
     occurrence: Literal["first", "last"] | None = None
     """Which place a position of a field means where its value stands in a text several times; by
@@ -399,7 +405,8 @@ class ExtractConfig(Section):
     """Whether ``first``, ``last``, ``mean`` and ``token:N`` count tokens that the tokenizer adds to
     a text, such as BOS and EOS; ``mean`` also leaves out special tokens inside of it."""
     layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
-    """The layers that are read, by default every one; the model stops after the last of them."""
+    """The layers that are read, by default every one, or four with ``position: tokens``; the model
+    stops after the last of them."""
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
     """The most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
     chat_template: bool = False
@@ -412,11 +419,10 @@ class ExtractConfig(Section):
     def _known_positions(cls, position: str | tuple[str, ...]) -> str | tuple[str, ...]:
         positions = (position,) if isinstance(position, str) else position
         for name in positions:
-            if not re.fullmatch(r"last|first|mean|(last|first|mean|span|turn):.+|token:-?\d{1,9}",
-                                name):  # fmt: skip
+            if not _POSITION.fullmatch(name):
                 raise ValueError(
                     f"{name!r:.40}: should be last, first, mean, one of them with :FIELD, "
-                    "span:FIELD, turn:ROLE or token:N"
+                    "span:FIELD, turn:ROLE, token:N or tokens"
                 )
         if len(set(positions)) < max(len(positions), 1):
             raise ValueError("should be one position, or a list of different ones")

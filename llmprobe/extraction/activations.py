@@ -46,9 +46,21 @@ class Activations:
             wanted = "none was named" if position is None else f"{position!r} is none of them"
             raise UserError(f"these are states at {listed(self.positions)}, and {wanted}")
         column = self.positions.index(position)
-        own = {name: self.facts[name][column] for name in ("row_of", "distinct_states", "golden")}
+        own = {
+            name: self.facts[name][column]
+            for name in ("row_of", "distinct_states", "golden", "n_read")
+        }
         return replace(self, facts=self.facts | own | {"positions": [position],
                                                        "position": position})  # fmt: skip
+
+    @property
+    def n_tokens(self) -> np.ndarray | None:
+        """Of the position ``tokens``, the number of rows of each text: one for each token. [n]
+
+        None for positions of which each text has one row.
+        """
+        counts = self.facts["n_read"]
+        return None if counts is None else np.array(counts)
 
     @property
     def token_embeddings(self) -> np.ndarray | None:
@@ -72,10 +84,12 @@ class Activations:
 
     def n_bytes(self, index: int) -> int:  # noqa: ARG002 - all layers are of one size
         """Return the bytes that one layer takes in memory."""
-        return 4 * len(self.dataset) * int(self.facts["hidden_size"])
+        return 4 * len(self.facts["row_of"]) * int(self.facts["hidden_size"])
 
     def layer(self, index: int) -> np.ndarray:
         """Return the states of one layer, [n, d] float32, rows in the dataset's order.
+
+        Of the position ``tokens`` a text has a row for each of its tokens, see ``n_tokens``.
 
         Raises
         ------

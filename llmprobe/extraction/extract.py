@@ -23,7 +23,7 @@ from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.chats import rendered
 from llmprobe.extraction.estimate import describe_cost
 from llmprobe.extraction.executor import ShardExecutor
-from llmprobe.extraction.plan import ModelShape, machine_of
+from llmprobe.extraction.plan import ExtractionPlan, ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
 from llmprobe.extraction.processes import World
 from llmprobe.extraction.runner import Planner, verified_plan
@@ -55,7 +55,7 @@ from llmprobe.models.source import ModelSource, is_local, locate
 
 log = logging.getLogger(__name__)
 
-STORE_VERSION = 5
+STORE_VERSION = 6
 """Raise when the same key would give other states or facts: older extractions are not used."""
 
 
@@ -235,7 +235,8 @@ class Extractor:
             tokenizer,
             dataset.texts,
             window=model_window(module),
-            positions=self.config.positions,
+            positions=self._one_place,
+            every_token="tokens" in self.config.positions,
             ranges=self._ranges(dataset),
             turns=self._turns(dataset),
             chat=dataset.chat,
@@ -287,7 +288,9 @@ class Extractor:
         positions = self.config.positions
         if len(set(dataset.texts)) == 1 and dataset.words is None:
             return [1] * len(positions)
-        return distinct_states(texts, positions, causal, tokenizer, self._where(dataset))
+        order = [*self._one_place, *(["tokens"] * ("tokens" in positions))]
+        counts = distinct_states(texts, order, causal, tokenizer, self._where(dataset))
+        return [counts[order.index(position)] for position in positions]
 
     def _activations(
         self, dataset: ConceptDataset, facts: dict[str, Any], store: Store, scratch: Any = None
@@ -306,6 +309,30 @@ class Extractor:
         activations = Activations(dataset, facts | how, store, scratch)
         return activations if len(activations.positions) > 1 else activations.at()
 
+    @property
+    def _one_place(self) -> list[str]:
+        """The positions that are one place of each text, which come before all its tokens."""
+        return [position for position in self.config.positions if position != "tokens"]
+
+    def _of_positions(
+        self, texts: TokenisedTexts, plan: ExtractionPlan, causal: bool
+    ) -> dict[str, list[Any]]:
+        """Return the facts that there are one of for each position."""
+        one_place, every = self._one_place, plan.row_of
+        facts: dict[str, list[Any]] = {"row_of": [], "golden": [], "n_read": []}
+        for position in self.config.positions:
+            if position == "tokens":
+                own = [rows[len(one_place) :] for rows in every]
+                facts["row_of"].append([row for rows in own for row in rows])
+                facts["golden"].append([])
+                facts["n_read"].append([len(rows) for rows in own])
+            else:
+                column = one_place.index(position)
+                facts["row_of"].append([rows[column] for rows in every])
+                facts["golden"].append(texts.golden(column, cut=causal))
+                facts["n_read"].append(None)
+        return facts
+
     def _where(self, dataset: ConceptDataset) -> str:
         return f"{self.model_config.name} on {dataset.name}"
 
@@ -318,7 +345,7 @@ class Extractor:
     def _ranges(self, dataset: ConceptDataset) -> dict[str, list[tuple[int, int]]]:
         """Return the part of each text for those positions that are of a part."""
         ranges = {position: dataset.ranges(position, self.config.occurrence)
-                  for position in self.config.positions}  # fmt: skip
+                  for position in self._one_place}  # fmt: skip
         return {position: parts for position, parts in ranges.items() if parts is not None}
 
     def _fill(
@@ -377,11 +404,9 @@ class Extractor:
                 "tokens": texts.n_tokens,
                 "unique_tokens": texts.n_unique_tokens,
                 "distinct_states": n_states,
-                "golden": [texts.golden(i, cut=model.causal)
-                           for i in range(len(self.config.positions))],
                 "computed_tokens": plan.cost.tokens,
                 "seconds": round(time.monotonic() - began, 3),
-                "row_of": [list(rows) for rows in zip(*plan.row_of, strict=True)],
+                **self._of_positions(texts, plan, model.causal),
             })  # fmt: skip
         return world.agree(facts)
 

@@ -37,7 +37,8 @@ class TokenisedTexts:
 
     ids: list[list[int]]
     places: list[list[Place]]
-    """What is read of each text, a place for each position. [n][positions]"""
+    """What is read of each text, a place for each position; then, where every token is read, one
+    for each of its own. [n][positions, or more]"""
 
     @property
     def n_tokens(self) -> int:
@@ -102,6 +103,7 @@ def tokenise(
     ranges: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     turns: Sequence[Sequence[Turn]] | None = None,
     chat: Mapping[str, Any] | None = None,
+    every_token: bool = False,
     special: str = "skip",
     too_long: str = "error",
     where: str = "texts",
@@ -119,6 +121,8 @@ def tokenise(
         one after its last. Each [texts]
     turns, chat
         Of chats, the turns of each text, and options for the tokenizer's chat template.
+    every_token
+        Whether each token that is not special is read too, behind the positions.
     special
         ``"skip"`` or ``"include"``, as ``ExtractConfig.special``.
     too_long
@@ -181,6 +185,9 @@ def tokenise(
                 read.append(counted)
             else:
                 read.append((_of_text(position, own, example),))
+        if every_token and not counted:
+            raise UserError(f"{example} has only special tokens")
+        read += [(i,) for i in counted] if every_token else []
         ids.append(tokens)
         places.append(read)
     tokenised = TokenisedTexts(ids, places)
@@ -257,9 +264,12 @@ def _fit_window(
         n_cut = len(tokens) - window
         ids[row] = head + tokens[n_cut + len(head) :]
         read = []
-        for position, place in zip(positions, places[row], strict=True):
+        every_token = ["every token"] * (len(places[row]) - len(positions))
+        for position, place in zip([*positions, *every_token], places[row], strict=True):
             kept = tuple(0 if i < len(head) else i - n_cut for i in place
                          if i < len(head) or i >= n_cut + len(head))  # fmt: skip
+            if position == "every token" and not kept:
+                continue
             if position == "first" and len(kept) < len(place):
                 kept = (len(head),)
             elif not kept or (position != "mean" and len(kept) < len(place)):
@@ -286,11 +296,11 @@ def distinct_states(
     for column, position in enumerate(positions):
         states = set()
         for tokens, places in zip(texts.ids, texts.places, strict=True):
-            place = places[column]
-            states.add((tuple(tokens[: place[-1] + 1] if causal else tokens), place))
+            place = places[-1] if position == "tokens" else places[column]
+            read = tokens[: place[-1] + 1] if causal else tokens
+            states.add((tuple(read), () if position == "tokens" else place))
         if len(states) == 1 and len(texts.ids) > 1:
-            ((read, place),) = states
-            token = tokenizer.decode([read[place[-1]]], skip_special_tokens=False)
+            token = tokenizer.decode([tokens[place[-1]]], skip_special_tokens=False)
             raise UserError(
                 f"{where}: every layer has one state for all {len(texts.ids):,} texts, since each "
                 f"is read at {token!r} with the same tokens before it; set another "

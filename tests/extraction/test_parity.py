@@ -216,6 +216,27 @@ def test_several_positions_of_one_pass_are_those_of_the_texts_alone(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_token_has_the_state_that_it_has_in_the_text_alone(
+    architecture: str, loaded: Callable[..., LoadedModel]
+) -> None:
+    model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
+    positions = ("mean", "tokens", "last")
+    one = Extractor(ModelConfig(id=architecture), ExtractConfig(position=positions, layers=(0, 3)))
+    one._loaded.model = model
+    activations = one.extract(data, cache=False)
+    expected = [
+        plain_states(model, "residual", text)[[0, 3], -len(text.split()) :] for text in data.texts
+    ]
+    every = activations.at("tokens")
+    assert every.n_tokens is not None
+    assert every.n_tokens.tolist() == [len(text.split()) for text in data.texts]
+    states = np.stack([every.layer(0), every.layer(3)], axis=1)
+    assert_same(states, np.concatenate(expected, axis=1).transpose(1, 0, 2))
+    last = activations.at("last").layer(3)
+    np.testing.assert_array_equal(last, every.layer(3)[every.n_tokens.cumsum() - 1])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_model_is_left_after_the_last_layer_that_is_read(
     architecture: str, loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
