@@ -31,6 +31,7 @@ from pydantic import (
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.sites import SITES
 from llmprobe.ground.errors import suggestion
+from llmprobe.ground.files import digest
 from llmprobe.ground.registry import Registry
 
 TABLE_SUFFIXES = (
@@ -214,6 +215,27 @@ class DropConfig(Section):
     """Classes with fewer examples than this are left out."""
 
 
+class PairsConfig(Section):
+    """Columns of contrast pairs."""
+
+    positive: str
+    """Column of the texts with the concept."""
+    negative: str
+    """Column of the texts without it."""
+
+
+_FORMS = {
+    "text": ("text",),
+    "messages": ("messages",),
+    "prompt": ("prompt", "response", "system"),
+    "pairs": ("pairs",),
+    "tokens": ("tokens", "tags"),
+}
+"""Keys that say in which form a table has its texts; one excludes the others."""
+
+_COLUMNS = ("label", "group", "start", "end", *(key for keys in _FORMS.values() for key in keys))
+
+
 class DatasetConfig(Section):
     """A dataset that is known by name, a file of one's own, or one on the Hub."""
 
@@ -232,10 +254,32 @@ class DatasetConfig(Section):
     """Branch, tag or commit of the dataset on the Hub."""
     text: str | None = None
     """Column of the texts; by default the one called text, statement or sentence."""
-    label: str | None = None
-    """Column of the classes; by default the one called label."""
+    label: str | tuple[str, ...] | None = None
+    """Column of the classes; by default the one called label. Several columns, or one whose cells
+    are lists of labels, are several concepts, with a curve each, ``NAME:LABEL``."""
     group: str | None = None
     """Column of the groups that no split may separate."""
+    messages: str | None = None
+    """Column of chats, each a list of ``{role, content}``; by default the one called messages."""
+    prompt: str | None = None
+    """Column of what a user says, where a chat is a prompt and its response."""
+    response: str | None = None
+    """Column of what is answered to ``prompt``."""
+    system: str | None = None
+    """Column of the system's message before ``prompt``."""
+    chat: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options for the model's chat template, e.g. ``{enable_thinking: false}``."""
+    pairs: PairsConfig | None = None
+    """Columns of two texts a row, ``{positive: COLUMN, negative: COLUMN}``, which make two examples
+    of one group."""
+    tokens: str | None = None
+    """Column of sentences as lists of words, each of which is an example."""
+    tags: str | None = None
+    """Column of the labels of ``tokens``, as lists."""
+    start: str | None = None
+    """Column of where in a text the labelled part begins, in characters from 0."""
+    end: str | None = None
+    """Column of where it ends: the character after its last."""
     encoding: str | None = None
     """The encoding of a text file that is not UTF-8, e.g. latin-1."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -270,6 +314,19 @@ class DatasetConfig(Section):
     def is_own(self) -> bool:
         """Whether the columns are the user's, in a file or on the Hub, and not a builder's."""
         return self.path is not None or self.hub is not None
+
+    @property
+    def names_columns(self) -> bool:
+        """Return whether it says which columns of a table are what."""
+        return any(getattr(self, key) is not None for key in _COLUMNS)
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _one_alone(cls, label: Any) -> Any:
+        several = isinstance(label, list | tuple)
+        if several and len({*map(str, label)}) < max(len(label), 1):
+            raise ValueError("should be a column, or a list of different ones")
+        return label[0] if several and len(label) == 1 else label
 
     @field_validator("delimiter", mode="before")
     @classmethod
@@ -310,7 +367,7 @@ class DatasetConfig(Section):
         if self.is_own and self.options:
             raise ValueError("options belong to a known dataset, not to a file")
         for keys, belongs, there in (
-            (("text", "label", "group"), "names a column of a file", self.is_own),
+            (_COLUMNS, "names a column of a file", self.is_own),
             (("encoding", "delimiter", "quoting"), "belongs to a file", self.path is not None),
             (("subset", "revision"), "belongs to a dataset on the Hub", self.hub is not None),
             (("split",), "belongs to a dataset on the Hub or a folder", self.is_own),
@@ -326,6 +383,27 @@ class DatasetConfig(Section):
             _check_file_name(part, "as")
         return self
 
+    @model_validator(mode="after")
+    def _one_form(self) -> DatasetConfig:
+        used = [key for key in _COLUMNS if getattr(self, key) is not None]
+        forms = [form for form, keys in _FORMS.items() if {*keys} & {*used}]
+        if len(forms) > 1:
+            raise ValueError(f"has {forms[0]} and {forms[1]}, which are two forms of texts; say "
+                             "one of them")  # fmt: skip
+        (form,) = forms or ("text",)
+        for key, other in (
+            ("response", "prompt"), ("system", "prompt"), ("tokens", "tags"), ("tags", "tokens"),
+            ("start", "end"), ("end", "start"),
+        ):  # fmt: skip
+            if key in used and other not in used:
+                raise ValueError(f"has {key}, which needs {other}")
+        if "label" in used and form in ("pairs", "tokens"):
+            labels = "tags" if form == "tokens" else "the sides"
+            raise ValueError(f"has {form} and a label, but its labels are {labels}")
+        if "start" in used and form != "text":
+            raise ValueError(f"has {form} and start, but start and end are places in a text")
+        return self
+
 
 def table_suffix(name: str) -> str:
     """Return the ending of a file with a table, in lower case; "" for another name."""
@@ -338,8 +416,17 @@ def _last_part(path: str) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return a dataset's name as part of file names; that of a published one has a slash."""
-    return name.replace("/", "-")
+    """Return a dataset's name as part of file names.
+
+    That of a published one has a slash. ``DATASET:LABEL`` becomes ``DATASET-LABEL``, where what is
+    neither letter nor digit nor one of ``_.+-`` and space is ``%`` and its number, and a long label
+    ends in a digest: labels can be anything, and different ones have different files.
+    """
+    dataset, colon, label = name.partition(":")
+    label = re.sub(r"[^\w.+ -]", lambda mark: f"%{ord(mark[0]):X}", label)
+    if len(label.encode()) > 80:
+        label = f"{label.encode()[:60].decode(errors='ignore')}-{digest(label)[:16]}"
+    return dataset.replace("/", "-") + (f"-{label}" if colon else "")
 
 
 def check_template(template: str) -> None:

@@ -33,7 +33,7 @@ from llmprobe.datasets.near_copies import near_copies
 from llmprobe.datasets.shortcut_words import Words, pairs, single_words
 from llmprobe.datasets.unlabelled import without_label
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.text import listed
+from llmprobe.ground.text import listed, shortened
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,36 @@ _RANK_CORRELATION = 0.2
 def check(dataset: ConceptDataset) -> list[Finding]:
     """Return everything that the checks find, errors first; a second for 16,000 short texts.
 
+    What is found of several concepts is said of the first of them, and the others are named.
     Random labels give no warning, but for one or two in a thousand datasets.
     """
+    found: dict[tuple[Level, str], dict[str, str]] = {}
+    concepts = dataset.by_concept()
+    for concept in concepts:
+        for finding in _check(concept):
+            of_kind = found.setdefault((finding.level, finding.check), {})
+            of_kind[concept.name.removeprefix(f"{dataset.name}:")] = finding.message
+    findings = [
+        Finding(*kind, _of_concepts(messages, len(concepts))) for kind, messages in found.items()
+    ]
+    left_out = [name for name, labels in dataset.concepts.items() if len(np.unique(labels)) < 2]
+    if left_out:
+        findings.append(Finding("warning", "concepts", "left out, since their labels are all the "
+                                f"same: {', '.join(shortened(left_out))}"))  # fmt: skip
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _of_concepts(messages: dict[str, str], n: int) -> str:
+    """Return what is found, by concept, of some of n concepts."""
+    (first, message), *others = messages.items()
+    if len({*messages.values()}) == 1 and len(messages) == n:
+        return message
+    also = f" (and {', '.join(shortened([name for name, _ in others], 5))})" if others else ""
+    return f"of {quoted(first)}{also}: {message}"
+
+
+def _check(dataset: ConceptDataset) -> list[Finding]:
+    """Return what is found of one concept."""
     numbers = dataset.labels.dtype.kind == "f"
     findings = [*_joined_lines(dataset), *_repeats(dataset), *_groups(dataset)]
     if dataset.groups is None and (column := one_label_column(dataset)):
@@ -59,19 +87,26 @@ def check(dataset: ConceptDataset) -> list[Finding]:
                                 f"`group: {column}`"))  # fmt: skip
     if not numbers:
         findings += [*_unlabelled(dataset), *_classes(dataset), *_majority(dataset)]
-    # A copy of a text would count as evidence of its own.
-    first = np.unique(np.array(dataset.plain_texts, dtype=object), return_index=True)[1]
-    if len(np.unique(dataset.labels[first])) > 1:
-        distinct = dataset.take(np.sort(first))
-        findings += _length_of_numbers(distinct) if numbers else _length(distinct)
-        twins: list[Finding] = []
-        if not numbers and not _are_scores(distinct):
-            words = Words.of(distinct.texts)
-            findings += single_words(distinct, words)
-            twins = list(pairs(distinct, words))
-        # Twins of opposite labels are near copies, of which more is said.
-        findings += twins or near_copies(distinct)
-    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+    distinct = np.arange(len(dataset))
+    if dataset.words is None:  # Else it is words that are labelled, many of one text.
+        # A copy of a text would count as evidence of its own.
+        texts = np.array(dataset.plain_texts, dtype=object)
+        distinct = np.sort(np.unique(texts, return_index=True)[1])
+    if len(np.unique(dataset.labels[distinct])) > 1:
+        findings += _surface(dataset.take(distinct), numbers)
+    return findings
+
+
+def _surface(dataset: ConceptDataset, numbers: bool) -> Iterator[Finding]:
+    """Yield what length and words of different texts give away."""
+    yield from _length_of_numbers(dataset) if numbers else _length(dataset)
+    twins: list[Finding] = []
+    if not numbers and not _are_scores(dataset):
+        words = Words.of(tuple(dataset.surface))
+        yield from single_words(dataset, words)
+        twins = list(pairs(dataset, words)) if dataset.words is None else []
+    # Twins of opposite labels are near copies, of which more is said.
+    yield from twins or near_copies(dataset)
 
 
 def log_findings(dataset: ConceptDataset, refuse: bool = False) -> None:
@@ -114,7 +149,7 @@ def _repeats(dataset: ConceptDataset) -> Iterator[Finding]:
     for row, text in enumerate(dataset.plain_texts):
         rows_of.setdefault(text, []).append(row)
     n, repeats = len(dataset), len(dataset) - len(rows_of)
-    if not repeats:
+    if not repeats or (dataset.words is not None and len(rows_of) > 1):
         return
     rows = max(rows_of.values(), key=len)
     example = quoted_text(dataset, rows[0])
@@ -249,7 +284,7 @@ def _majority(dataset: ConceptDataset) -> Iterator[Finding]:
 
 def _length(dataset: ConceptDataset) -> Iterator[Finding]:
     """Yield a finding where the number of characters alone tells one class from the others."""
-    lengths = np.array([len(text) for text in dataset.texts], dtype=float)
+    lengths = np.array([len(text) for text in dataset.surface], dtype=float)
     classes, y = np.unique(dataset.labels, return_inverse=True)
     positive = [1] if len(classes) == 2 else np.flatnonzero(np.bincount(y) >= _FEW).tolist()
     aurocs = {c: auroc(lengths[y == c], lengths[y != c])[0] for c in positive}
@@ -268,7 +303,7 @@ def _length(dataset: ConceptDataset) -> Iterator[Finding]:
 def _length_of_numbers(dataset: ConceptDataset) -> Iterator[Finding]:
     from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-    lengths = np.array([len(text) for text in dataset.texts], dtype=float)
+    lengths = np.array([len(text) for text in dataset.surface], dtype=float)
     group_of = group_indices(dataset.groups, len(dataset))
     means = [np.bincount(group_of, of) / np.bincount(group_of) for of in (lengths, dataset.labels)]
     if any(np.ptp(mean) == 0 for mean in means):

@@ -21,6 +21,7 @@ from llmprobe.config.load import validated
 from llmprobe.config.schema import DatasetConfig, check_template
 from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.hub import as_table
+from llmprobe.datasets.spans import Turn
 from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import whole_file
@@ -39,9 +40,12 @@ _OWN = next(iter(UNSIGNED)).encode()
 _NESTED = "nested"
 """Fields of lists and mappings, which the file keeps as JSON."""
 
+_CHAT = "chat"
+"""Options for a chat template, a mapping beside the facts, which are texts."""
+
 _FACTS = (
     "name", "template", "filled", "perturbation", "source", "citation", "licence", "version",
-    "description",
+    "description", "stem",
 )  # fmt: skip
 
 
@@ -86,7 +90,7 @@ def to_huggingface(dataset: ConceptDataset) -> datasets.Dataset:
 
 
 def save(dataset: ConceptDataset, path: Path) -> None:
-    """Write a parquet file: text, label, group, ``field NAME``, ``span NAME``, ``variant KIND``.
+    """Write a parquet file: text, label, group, ``field NAME``, ``span NAME``, and what else is.
 
     Raises
     ------
@@ -101,6 +105,14 @@ def save(dataset: ConceptDataset, path: Path) -> None:
     nested = [c for c in dataset.fields.columns if dataset.fields[c].map(_is_nested).any()]
     columns |= {f"span {name}": places for name, places in dataset.spans.items()}
     columns |= {f"variant {kind}": texts for kind, texts in dataset.variants.items()}
+    columns |= {f"concept {name}": labels for name, labels in dataset.concepts.items()}
+    if dataset.turns is not None:
+        columns["turns"] = [json.dumps(turns) for turns in dataset.turns]
+    columns |= {
+        name: values
+        for name, values in (("word", dataset.words), ("test", dataset.test))
+        if values is not None
+    }
     try:
         for name, values in dataset.fields.items():
             # One type for a column would give each mapping the keys of all.
@@ -109,7 +121,7 @@ def save(dataset: ConceptDataset, path: Path) -> None:
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise UserError(f"{path}: cannot be saved: {' '.join(str(error).split())}") from None
     known = {fact: getattr(dataset, fact) for fact in _FACTS}
-    facts = json.dumps({**UNSIGNED, **known, _NESTED: nested})
+    facts = json.dumps({**UNSIGNED, **known, _NESTED: nested, _CHAT: dataset.chat})
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: facts})
     with whole_file(path) as partial:
         pq.write_table(table, partial)
@@ -144,12 +156,12 @@ def saved_parts(path: Path) -> dict[str, Any]:
         facts = json.loads(table.schema.metadata[_KEY])
         for entry in UNSIGNED:  # Earlier versions wrote none.
             facts.pop(entry, None)
-        nested = facts.pop(_NESTED)
+        nested, chat = facts.pop(_NESTED), dict(facts.pop(_CHAT, {}))
         # Whole numbers with gaps stay whole.
         frame = table.to_pandas(integer_object_nulls=True)
         for name in nested:
             frame[f"field {name}"] = frame[f"field {name}"].map(json.loads)
-        return {**_parts_of_frame(frame), **_checked(facts)}
+        return {**_parts_of_frame(frame), **_checked(facts), "chat": chat}
 
 
 def _checked(facts: dict[str, Any]) -> dict[str, str]:
@@ -173,6 +185,10 @@ def _as_json(value: object) -> str:
     return text
 
 
+def _places(places: pd.Series) -> list[tuple[int, int]]:
+    return [(int(start), int(stop)) for start, stop in places]
+
+
 def _parts_of_frame(frame: pd.DataFrame) -> dict[str, Any]:
     def part(kind: str) -> dict[str, pd.Series]:
         names = [column for column in frame.columns if column.startswith(f"{kind} ")]
@@ -187,10 +203,16 @@ def _parts_of_frame(frame: pd.DataFrame) -> dict[str, Any]:
         "labels": plain(frame["label"]),
         "groups": plain(frame["group"]) if "group" in frame else None,
         "fields": pd.DataFrame(part("field"), index=frame.index),
-        "spans": {
-            name: [(int(start), int(stop)) for start, stop in places]
-            for name, places in part("span").items()
-        },
+        "spans": {name: _places(places) for name, places in part("span").items()},
+        "concepts": {name: plain(labels) for name, labels in part("concept").items()},
+        "turns": None
+        if "turns" not in frame
+        else [
+            [Turn(str(role), int(start), int(stop)) for role, start, stop in json.loads(turns)]
+            for turns in frame["turns"]
+        ],
+        "words": _places(frame["word"]) if "word" in frame else None,
+        "test": frame["test"].to_numpy(bool) if "test" in frame else None,
         "variants": {
             kind: [list(texts) for texts in rows] for kind, rows in part("variant").items()
         },

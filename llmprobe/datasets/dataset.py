@@ -54,6 +54,12 @@ class ConceptDataset:
     words: list[tuple[int, int]] | None = None
     """Where labels are of words, where the labelled one stands in its text: first character, and
     the one after the last. [n], or None."""
+    concepts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Where texts are labelled for several concepts, the labels of each by its name; ``labels`` are
+    then what a text has of all of them. Each [n]"""
+    test: np.ndarray | None = None
+    """The examples that are scored, by probes fitted on the others; None where all are, in folds.
+    [n] bool, or None"""
     variants: dict[str, list[list[str]]] = field(default_factory=dict)
     """Other texts that would go with a row's label and group, for the perturbations "negation" and
     "paraphrase_template": for each row one or more. Each [n][1 or more]"""
@@ -64,6 +70,8 @@ class ConceptDataset:
     """The template that the texts were put into; empty where there was none."""
     perturbation: str = ""
     """The kind of what was done to the texts before that; empty where nothing was."""
+    stem: str = ""
+    """The name of the dataset of several concepts that it is one of; empty where it is none."""
     source: str = ""
     """Where it comes from."""
     citation: str = ""
@@ -80,7 +88,7 @@ class ConceptDataset:
         texts: Any = self.texts
         if isinstance(texts, str):
             raise UserError(f"{where}: texts should be a list of texts, not one")
-        for part in ("labels", "groups"):
+        for part in ("labels", "groups", "test"):
             values = getattr(self, part)
             if values is not None:
                 object.__setattr__(self, part, np.asarray(values))
@@ -91,7 +99,8 @@ class ConceptDataset:
         if n == 0:
             raise UserError(f"{where}: no examples")
         parts: dict[str, Sized | None] = {"labels": self.labels, "groups": self.groups}
-        parts |= {"turns": self.turns, "words": self.words}
+        parts |= {"turns": self.turns, "words": self.words, "test": self.test}
+        parts |= {f"labels of {name!r}": labels for name, labels in self.concepts.items()}
         parts |= {f"spans of {name!r}": spans for name, spans in self.spans.items()}
         parts |= {f"variants {kind!r}": texts for kind, texts in self.variants.items()}
         parts["rows of fields"] = self.fields if len(self.fields.columns) else None
@@ -101,6 +110,12 @@ class ConceptDataset:
         for row, text in enumerate(self.texts):
             if not isinstance(text, str) or not text.strip():
                 raise UserError(f"{where}: example {row} has no text")
+        for row, (start, stop) in enumerate(self.words or ()):
+            if not 0 <= start < stop <= len(self.texts[row]):
+                raise UserError(f"{where}: example {row}: {start} to {stop} is no place in its "
+                                f"text of {len(self.texts[row])} characters")  # fmt: skip
+        if self.test is not None and self.test.dtype != bool:
+            raise UserError(f"{where}: test should be true or false for each text")
         missing = np.flatnonzero(pd.isna(pd.Series(self.labels)))
         if len(missing):
             raise UserError(f"{where}: example {missing[0]} has no label (of {len(missing)})")
@@ -137,9 +152,36 @@ class ConceptDataset:
 
     @property
     def content_hash(self) -> str:
-        """Return a hash of everything that a result depends on: texts, labels and groups."""
+        """Return a hash of everything that a result depends on: texts, labels, groups, …"""
         groups = None if self.groups is None else [str(group) for group in self.groups]
-        return digest([self.texts, [str(label) for label in self.labels], groups])
+        concepts = {name: labels.tolist() for name, labels in self.concepts.items()}
+        test = None if self.test is None else self.test.tolist()
+        more = [part for part in (self.turns, self.words, concepts, test) if part]
+        return digest([self.texts, [str(label) for label in self.labels], groups, *more])
+
+    @property
+    def surface(self) -> list[str]:
+        """Return what is labelled: the texts, or words in them. [n]"""
+        if self.words is None:
+            return self.texts
+        return [text[slice(*place)] for text, place in zip(self.texts, self.words, strict=True)]
+
+    def by_concept(self) -> list[ConceptDataset]:
+        """Return a dataset ``NAME:CONCEPT`` for each concept of several; else the dataset alone.
+
+        Their texts are the same, in the same order. A concept that all texts have, or none, cannot
+        be probed, and is left out.
+        """
+        if not self.concepts:
+            return [self]
+        alone = [
+            replace(self, name=f"{self.name}:{concept}", labels=labels, concepts={}, stem=self.name)
+            for concept, labels in self.concepts.items()
+            if len(np.unique(labels)) > 1
+        ]
+        for dataset in alone:
+            vars(dataset)["plain_texts"] = self.plain_texts
+        return alone
 
     def __repr__(self) -> str:
         groups = "" if self.groups is None else f" in {len(set(self.groups)):,} groups"
@@ -150,9 +192,10 @@ class ConceptDataset:
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each example: text, label, group (if any), then the fields.
 
-        A field called text or label becomes field_text or field_label.
+        Of several concepts, each has a column. A field called text becomes field_text, and so on.
         """
-        table = pd.DataFrame({"text": self.texts, "label": self.labels})
+        labels = self.concepts or {"label": self.labels}
+        table = pd.DataFrame({"text": self.texts, **labels})
         if self.groups is not None:
             table["group"] = self.groups
         extra = self.fields.reset_index(drop=True)
@@ -248,6 +291,8 @@ class ConceptDataset:
             self,
             texts=[self.texts[i] for i in rows],
             labels=self.labels[rows],
+            concepts={name: labels[rows] for name, labels in self.concepts.items()},
+            test=None if self.test is None else self.test[rows],
             groups=None if self.groups is None else self.groups[rows],
             spans={name: [spans[i] for i in rows] for name, spans in self.spans.items()},
             turns=None if self.turns is None else [self.turns[i] for i in rows],
@@ -271,6 +316,8 @@ class ConceptDataset:
         label_of = np.zeros(len(self), dtype=int)
         if self.labels.dtype.kind != "f":  # Numbers have no proportions to keep.
             _, label_of = np.unique(self.labels, return_inverse=True)
+        if self.test is not None:  # Nor do sides of a split lose theirs.
+            label_of = 2 * label_of + self.test
         counts = np.zeros((group_of.max() + 1, label_of.max() + 1), dtype=int)
         np.add.at(counts, (group_of, label_of), 1)
         mostly = counts.argmax(axis=1)

@@ -25,7 +25,7 @@ class Finding:
     """"error": cannot be probed; "warning": scores will mislead; "note": to keep in mind."""
     check: str
     """Which check says so: "lines", "repeats", "unlabelled", "classes", "majority", "groups",
-    "length", "words", "pairs", "copies", "surface"."""
+    "length", "words", "pairs", "copies", "surface", "concepts"."""
     message: str
     """A sentence with numbers, without the dataset's name."""
 

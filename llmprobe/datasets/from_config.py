@@ -77,7 +77,7 @@ def _dataset_of_ones_own(config: DatasetConfig) -> ConceptDataset:
             table = table_from_disk(path, config.split)
         elif config.split is not None:
             raise UserError(f"{where}: split {config.split!r} belongs to a folder, not to a file")
-        elif is_saved(path) and not (config.text or config.label or config.group):
+        elif is_saved(path) and not config.names_columns:
             return replace(ConceptDataset.load(path), name=config.title)
         else:
             table = read_table(path, config.encoding, config.delimiter, config.quoting)

@@ -27,7 +27,10 @@ _SECONDS = 10
 
 
 def as_table(dataset: datasets.Dataset) -> pd.DataFrame:
-    """Return a row for each example; class labels by name, without images and other media."""
+    """Return a row for each example; class labels by name, without images and other media.
+
+    Lists of class labels are by name too.
+    """
     import datasets
 
     features = dataset.features
@@ -37,9 +40,14 @@ def as_table(dataset: datasets.Dataset) -> pd.DataFrame:
     arrow.validate(full=True)
     table = arrow.to_pandas(integer_object_nulls=True)
     for name in kept:
+        inside = getattr(features[name], "feature", None)
         if isinstance(features[name], datasets.ClassLabel):
             names = dict(enumerate(features[name].names))
             table[name] = table[name].map(names).astype(object)  # -1, no label, is in no name.
+        elif isinstance(inside, datasets.ClassLabel):
+            names = dict(enumerate(inside.names))
+            table[name] = [cells if cells is None else [*map(names.get, cells)]
+                           for cells in table[name]]  # fmt: skip
     return pd.DataFrame(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -30,16 +31,20 @@ def near_copies(dataset: ConceptDataset) -> Iterator[Finding]:
     A note where they are few, or where their labels agree as labels of any two texts do: then one
     tells nothing of the other.
     """
-    pairs = _pairs(dataset)
+    # Of several words of a sentence, one stands for it.
+    rows = np.unique(np.array(dataset.texts, dtype=object), return_index=True)[1]
+    rows.sort()
+    units = group_indices(dataset.units, len(dataset))[rows]
+    pairs = rows[_pairs(tuple(_without_template(dataset, row) for row in rows), tuple(units))]
     if not len(pairs):
         return
-    n, texts = len(dataset), len(np.unique(pairs))
+    n, texts = len(rows), len(np.unique(pairs))
     one, other = pairs[0]
     message = (
         f"{texts:,} of {n:,} texts are nearly copies of another that a split may set apart, such "
         f"as {quoted_text(dataset, one)} and {quoted_text(dataset, other)}"
     )
-    if dataset.labels.dtype.kind == "f":
+    if dataset.labels.dtype.kind == "f" or dataset.words is not None:
         yield Finding("warning" if texts >= _MANY * n else "note", "copies", f"{message}; give "
                       "them one group")  # fmt: skip
         return
@@ -57,28 +62,35 @@ def _unlike_chance(dataset: ConceptDataset, same: np.ndarray) -> bool:
     return bool(binomtest(int(same.sum()), len(same), float((shares**2).sum())).pvalue < ALPHA)
 
 
-def _pairs(dataset: ConceptDataset) -> np.ndarray:
-    """Return pairs of rows of different units that are nearly copies. [pairs, 2]"""
+@lru_cache(maxsize=1)
+def _pairs(texts: tuple[str, ...], units: tuple[int, ...]) -> np.ndarray:
+    """Return pairs of texts of different units that are nearly copies. [pairs, 2]
+
+    Remembered for the concepts of one dataset, which have the same texts.
+    """
     from scipy.sparse import csr_array, triu  # type: ignore[import-untyped]
 
-    of_text = [_shingles(dataset, row) for row in range(len(dataset))]
+    of_text = [_shingles(text) for text in texts]
     sizes = np.array([len(shingles) for shingles in of_text])
     keys = np.array([hash(shingle) for shingles in of_text for shingle in shingles], dtype=np.int64)
-    row = np.repeat(np.arange(len(dataset)), sizes)
+    row = np.repeat(np.arange(len(texts)), sizes)
     _, shingle, n_texts = np.unique(keys, return_inverse=True, return_counts=True)
     rare = ((n_texts > 1) & (n_texts <= _COMMON))[shingle]
-    shape = len(dataset), len(n_texts)
+    shape = len(texts), len(n_texts)
     has = csr_array((np.ones(rare.sum(), dtype=np.int32), (row[rare], shingle[rare])), shape)
     shared = triu(has @ has.T, k=1).tocoo()
     one, other = shared.coords
-    unit_of = group_indices(dataset.units, len(dataset))
+    unit_of = np.array(units)
     alike = shared.data >= np.maximum(_LEAST, _ALIKE * (sizes[one] + sizes[other] - shared.data))
     alike &= unit_of[one] != unit_of[other]
     return np.column_stack([one[alike], other[alike]])
 
 
-def _shingles(dataset: ConceptDataset, row: int) -> set[tuple[str, ...]]:
-    """Return the shingles of a text without its template."""
+def _without_template(dataset: ConceptDataset, row: int) -> str:
     start, stop = dataset.spans["text"][row] if "text" in dataset.spans else (0, None)
-    words = _WORD.findall(plain(dataset.texts[row][start:stop]))[:_LONGEST]
+    return dataset.texts[row][start:stop]
+
+
+def _shingles(text: str) -> set[tuple[str, ...]]:
+    words = _WORD.findall(plain(text))[:_LONGEST]
     return set(zip(*(words[skipped:] for skipped in range(_WORDS)), strict=False))

@@ -24,8 +24,12 @@ def perturbed(dataset: ConceptDataset, config: PerturbConfig) -> ConceptDataset:
     Raises
     ------
     UserError
-        ``negation`` or ``paraphrase_template`` of a dataset that does not offer it.
+        ``negation`` or ``paraphrase_template`` of a dataset that does not offer it; a dataset of
+        chats or labelled words.
     """
+    if dataset.turns is not None or dataset.words is not None:
+        what = "chats" if dataset.words is None else "labelled words"
+        raise UserError(f"dataset {dataset.name!r}: perturb: changes texts, and not {what}")
     rng = np.random.default_rng(config.seed)
     texts = dataset.texts
     if config.kind == "prefix_noise":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ class Words:
     """How many texts have it. [V]"""
 
     @classmethod
-    def of(cls, texts: list[str]) -> Words:
+    @lru_cache(maxsize=1)
+    def of(cls, texts: tuple[str, ...]) -> Words:
+        """Count words; remembered for the concepts of one dataset, which have the same texts."""
         from sklearn.feature_extraction.text import CountVectorizer
 
         vectorizer = CountVectorizer(binary=True, token_pattern=_WORD, dtype=np.int64)

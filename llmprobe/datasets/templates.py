@@ -15,11 +15,29 @@ from llmprobe.ground.errors import UserError, suggestion
 
 
 def templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
-    """Put the texts into ``template``, whose fields are text and the dataset's other fields."""
+    """Put the texts into ``template``, whose fields are text and the dataset's other fields.
+
+    Raises
+    ------
+    UserError
+        The texts are chats; the template cannot be filled; labelled words do not stay as they are.
+    """
+    where = f"dataset {dataset.name!r}"
+    if dataset.turns is not None:
+        raise UserError(f"{where}: template: a chat is put into the model's own chat template; "
+                        "`chat: {…}` has options for it")  # fmt: skip
     texts, spans = filled(dataset, template)
+    words = None
+    if dataset.words is not None:
+        starts = [start for start, _ in spans.get("text", ())]
+        words = [(s + a, s + b) for s, (a, b) in zip(starts, dataset.words, strict=False)]
+        moved = [text[slice(*place)] for text, place in zip(texts, words, strict=False)]
+        if moved != dataset.surface:
+            raise UserError(f"{where}: template {template!r} does not keep the labelled words; "
+                            "it needs a plain {text}")  # fmt: skip
     # Texts that stand in a template already are what the new one's {text} is filled with.
     whole = template.replace("{text}", dataset.filled or "{text}")
-    return replace(dataset, texts=texts, spans=spans, template="", filled=whole)
+    return replace(dataset, texts=texts, spans=spans, words=words, template="", filled=whole)
 
 
 def filled(dataset: ConceptDataset, template: str) -> tuple[list[str], Spans]:

@@ -13,12 +13,12 @@ _WORDS = {"", "-", "?", "n/a", "na", "nan", "null", "none", "missing", "unknown"
 
 
 def without_label(labels: Iterable[Any]) -> np.ndarray:
-    """Return which labels mean none: missing, -1, or a word such as "N/A" or "unlabeled". [n]"""
+    """Return which labels mean none: missing, -1, -100 (of tokens), or a word like "N/A". [n]"""
     return np.array([_is_none(label) for label in labels], dtype=bool)
 
 
 def _is_none(label: Any) -> bool:
     if isinstance(label, str):
         word = " ".join(label.split()).casefold()
-        return word in _WORDS or word in ("-1", "-1.0")
-    return np.ndim(label) == 0 and bool(pd.isna(label) or label == -1)
+        return word in _WORDS or word in ("-1", "-1.0", "-100")
+    return np.ndim(label) == 0 and bool(pd.isna(label) or label in (-1, -100))

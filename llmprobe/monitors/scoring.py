@@ -14,7 +14,8 @@ import pyarrow
 
 from llmprobe.config.load import validated
 from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
-from llmprobe.datasets.from_table import find_column, unlabelled
+from llmprobe.datasets.cells import find_column
+from llmprobe.datasets.from_table import unlabelled
 from llmprobe.datasets.tables import read_table
 from llmprobe.extraction.stream import stream_states
 from llmprobe.ground.errors import UserError, first_line

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.load import load_dataset
+from llmprobe.datasets.spans import Turn
 from llmprobe.ground.errors import UserError
 
 
@@ -45,6 +46,8 @@ def assert_same(one: ConceptDataset, other: ConceptDataset) -> None:
             assert list(a.columns) == list(b.columns)
             for name in a.columns:
                 assert list(map(repr, a[name].tolist())) == list(map(repr, b[name].tolist()))
+        elif part.name == "concepts":
+            assert {k: v.tolist() for k, v in a.items()} == {k: v.tolist() for k, v in b.items()}
         elif isinstance(a, np.ndarray):
             assert a.dtype.kind == b.dtype.kind
             assert a.tolist() == b.tolist()
@@ -60,6 +63,20 @@ def assert_same(one: ConceptDataset, other: ConceptDataset) -> None:
 )  # fmt: skip
 def test_a_file_keeps_every_part(tmp_path: Path, labels: np.ndarray) -> None:
     dataset = whole(labels)
+    dataset.save(tmp_path / "facts.parquet")
+    assert_same(ConceptDataset.load(tmp_path / "facts.parquet"), dataset)
+
+
+def test_a_file_keeps_chats_words_concepts_and_a_split(tmp_path: Path) -> None:
+    dataset = dataclasses.replace(
+        whole(),
+        turns=[[Turn("user", 0, 4), Turn("assistant", 5, 8)], [], [Turn("user", 1, 5)]],
+        chat={"enable_thinking": False, "tools": None},
+        words=[(0, 4), (0, 4), (1, 5)],
+        concepts={"joy": np.array([1, 0, 1]), "a/b": np.array(["x", "y", "x"])},
+        test=np.array([True, False, False]),
+        stem="moods",
+    )
     dataset.save(tmp_path / "facts.parquet")
     assert_same(ConceptDataset.load(tmp_path / "facts.parquet"), dataset)
 
