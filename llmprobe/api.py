@@ -24,6 +24,7 @@ from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.monitors import tracing
 from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.probing import protocol
+from llmprobe.results.many_curves import of_one_run
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import Trace
@@ -107,7 +108,8 @@ def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelCon
 def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
     """Probe every layer of some activations.
 
-    The results have ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``.
+    The results have ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``; of a dataset
+    of several concepts, a curve for each.
 
     Parameters
     ----------
@@ -120,7 +122,9 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
     UserError
         An option is wrong, or there are too few examples or groups for the folds.
     """
-    return protocol.probe(activations, _config(options, "probe"), progress=progress)
+    config = _config(options, "probe")
+    parts = [protocol.probe(one, config, progress=progress) for one in activations.by_concept()]
+    return of_one_run(parts)
 
 
 def probe_layers(

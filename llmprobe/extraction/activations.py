@@ -27,6 +27,10 @@ class Activations:
     embeddings: Activations | None = field(default=None, repr=False)
     """The mean of the embeddings of each text's tokens, where that was extracted too."""
 
+    def by_concept(self) -> list[Activations]:
+        """Return these states with the labels of each concept, as ``ConceptDataset.by_concept``."""
+        return [replace(self, dataset=dataset) for dataset in self.dataset.by_concept()]
+
     @property
     def positions(self) -> tuple[str, ...]:
         """Return the positions that were read, in the order in which they were asked for."""

@@ -165,7 +165,7 @@ class Extractor:
     def folder(self, dataset: ConceptDataset) -> Path:
         """Return where the activations of ``dataset`` are or will be: named by their key."""
         ending = digest(self.key(dataset))[:16]
-        name = f"{self.model_config.name}-{file_name(dataset.name)}-{ending}"
+        name = f"{self.model_config.name}-{file_name(dataset.stem or dataset.name)}-{ending}"
         return cache_folder() / "activations" / name
 
     def find(self, dataset: ConceptDataset, *, embeddings: bool = False) -> Activations | None:

@@ -71,7 +71,8 @@ def probe(
         activations,
         dataset.labels,
         dataset.units,
-        texts=dataset.texts,
+        surface=dataset.surface,
+        test=dataset.test,
         config=config or ProbeConfig(),
         names={"model": facts["model"], "dataset": dataset.name,
                "site": facts["site"], "position": facts["position"]},
@@ -168,8 +169,8 @@ def probe_layers(
     return probe_states(
         Arrays(arrays),
         labels,
-        groups,
-        texts=texts,
+        units(None if groups is None else one_for_each_row("groups", groups, n), texts),
+        surface=texts,
         test=test,
         config=config or ProbeConfig(),
         names={"model": model, "dataset": dataset, "site": "", "position": ""},
@@ -201,7 +202,7 @@ def probe_states(
     labels: np.ndarray,
     groups: Sequence[Any] | np.ndarray | None,
     *,
-    texts: Sequence[str] | None = None,
+    surface: Sequence[str] | None = None,
     test: Sequence[bool] | np.ndarray | None = None,
     config: ProbeConfig,
     names: Mapping[str, str],
@@ -213,6 +214,8 @@ def probe_states(
 
     Parameters
     ----------
+    surface
+        What the bag of words reads. [n]
     embeddings
         The mean of the embeddings of each row's tokens, a rival of the layers. [n, d], or None
     """
@@ -224,7 +227,7 @@ def probe_states(
         test = one_for_each_row("test", test, len(labels))
         if test.dtype != bool:
             raise UserError(f"test: {test.dtype} numbers; expected true or false for each row")
-    unit_of = units(groups, texts)
+    unit_of = units(groups, None)
     tasks = build_tasks(labels, unit_of, config, names["dataset"], test)
     if isinstance(states, Arrays) and states.is_constant:
         raise UserError("layers: all rows are the same, in every layer; nothing tells them apart")
@@ -263,7 +266,7 @@ def probe_states(
     summary["peak_p_value_adjusted"] = summary["peak_p_value"]
     summary["peak_score"] = summary[f"peak_{metric}"]
     predictions = tables.predictions(layers, fits, labels, tasks, names)
-    rivals = tables.surface(tasks, config, texts, unit_of, embedded, names)
+    rivals = tables.surface(tasks, config, surface, unit_of, embedded, names)
     best = first_repeat(predictions)
     best = best[best["layer"] == summary["peak_layer"]]
     classes = tasks.classes.astype(str).tolist()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
 from llmprobe.results.curve import SURE
+from llmprobe.results.results import Results
 
 ENOUGH_AS_GOOD = 10
 """Shuffles that do as well as the observed labels, after which more would tell little."""
 STEP = 4
 """Times as many shuffles in each round as in the one before."""
+
+
+def of_one_run(parts: Sequence[Results]) -> Results:
+    """Put the parts of a run together, with p-values that allow for how many curves it has."""
+    results = Results.concatenate(parts)
+    return replace(results, summary=with_adjusted_p_values(results.summary))
 
 
 def with_adjusted_p_values(summary: pd.DataFrame) -> pd.DataFrame:

@@ -21,7 +21,6 @@ from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_config import dataset_from_config
-from llmprobe.datasets.groups import units
 from llmprobe.datasets.include import include
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
@@ -37,7 +36,7 @@ from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import Part, claimed, examples_of, write_results
-from llmprobe.results.many_curves import more_permutations, with_adjusted_p_values
+from llmprobe.results.many_curves import more_permutations, of_one_run
 from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
@@ -88,10 +87,10 @@ class Run:
                 except NotOnDiskError as error:
                     self.missing.append(str(error))
                     continue
-                _check(dataset, dataset_config.n, config)
+                probeable = _probeable(dataset, dataset_config.n, config)
                 for states in config.activations:
                     StatesFromElsewhere(states, config.extract).of(dataset)
-                self.datasets.append(dataset)
+                self.datasets += probeable
         if self.missing and download:
             raise NotOnDiskError("\n".join(self.missing))
 
@@ -192,7 +191,7 @@ class Run:
         finally:
             if len(parts) > written:
                 self._write(parts)
-        return _of_one_run(parts)
+        return of_one_run(parts)
 
     def _sharpen(
         self,
@@ -207,7 +206,7 @@ class Run:
         """
         # Labellings that no folds fit are left out, so fewer may come than were asked for.
         asked = np.zeros(len(parts), dtype=int)
-        while ((more := more_permutations(_of_one_run(parts).summary)) > asked).any():
+        while ((more := more_permutations(of_one_run(parts).summary)) > asked).any():
             for i in np.flatnonzero(more > asked).tolist():
                 asked[i] = more[i]
                 model, dataset = places[i]
@@ -227,7 +226,7 @@ class Run:
     def _write(self, parts: Sequence[Results]) -> None:
         models = [model_facts(source) for source in self.config.sources]
         results = replace(
-            _of_one_run(parts),
+            of_one_run(parts),
             examples=examples_of(self.datasets),
             environment=environment(models, self._dataset_facts),
             config=self.config.to_yaml(),
@@ -293,12 +292,37 @@ class Run:
         return models
 
 
+def _probeable(dataset: ConceptDataset, n: int | None, config: RunConfig) -> list[ConceptDataset]:
+    """Return a dataset for each concept that can be probed, and log which others cannot.
+
+    Raises
+    ------
+    UserError
+        None of them can be; ``n`` is how many examples were asked for.
+    """
+    if dataset.concepts:
+        log_findings(dataset)
+    probeable, problems = [], []
+    for concept in dataset.by_concept():
+        try:
+            _check(concept, n, config)
+            probeable.append(concept)
+        except UserError as error:
+            problems.append(error)
+    if not probeable:
+        raise problems[0]
+    for problem in problems:
+        log.warning("left out: %s", problem)
+    return probeable
+
+
 def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
     try:
-        log_findings(dataset, refuse=True)
+        if not dataset.stem:  # What is found of concepts has been said of all of them together.
+            log_findings(dataset, refuse=True)
         probe = accuracy_only(config.probe)
-        build_tasks(dataset.labels, dataset.units, probe, dataset.name)
+        build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
     except UserError as error:
         if n is None or dataset.groups is None:
             raise
@@ -325,12 +349,6 @@ def _untrained(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"weights": "random", "adapter": None, "name": name})
 
 
-def _of_one_run(parts: Sequence[Results]) -> Results:
-    """Put the parts of a run together, with p-values that allow for how many curves it has."""
-    results = Results.concatenate(parts)
-    return replace(results, summary=with_adjusted_p_values(results.summary))
-
-
 def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int) -> Results:
     """Add the untrained control to the results of a part: its scores, and its best layer's answers.
 
@@ -348,7 +366,7 @@ def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int)
         for results in (part, control)
     )
     rivals = theirs.assign(rival="random_weights", model=curve.model)[columns_of("rivals")]
-    unit_of = units(dataset.units, dataset.texts)
+    unit_of = dataset.units
     examples = np.sort(ours["example"].to_numpy())
     resamples = Resamples(len(examples), None if unit_of is None else unit_of[examples], seed)
     gains = rival_columns(rivals, ours, curve.metric.name, curve.classes, resamples)
