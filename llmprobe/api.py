@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -123,7 +124,8 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
         An option is wrong, or there are too few examples or groups for the folds.
     """
     config = _config(options, "probe")
-    parts = [protocol.probe(one, config, progress=progress) for one in activations.by_concept()]
+    of_each = [replace(activations, dataset=one) for one in activations.dataset.by_concept()]
+    parts = [protocol.probe(one, config, progress=progress) for one in of_each]
     return of_one_run(parts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,6 @@ class Activations:
     """Holds the temporary folder of an extraction that is not cached."""
     embeddings: Activations | None = field(default=None, repr=False)
     """The mean of the embeddings of each text's tokens, where that was extracted too."""
-
-    def by_concept(self) -> list[Activations]:
-        """Return these states with the labels of each concept, as ``ConceptDataset.by_concept``."""
-        return [replace(self, dataset=dataset) for dataset in self.dataset.by_concept()]
 
     @property
     def positions(self) -> tuple[str, ...]:
