@@ -676,6 +676,8 @@ class RunConfig(Section):
             raise ValueError("models: missing")
         if self.models and self.activations:
             raise ValueError("has models and activations; hidden states come from one of them")
+        if self.activations and len(self.extract.positions) > 1:
+            raise ValueError("extract.position: activations from elsewhere are of one position")
         return self
 
     @model_validator(mode="after")

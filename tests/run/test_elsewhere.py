@@ -284,6 +284,10 @@ def test_a_config_has_models_or_activations(tmp_path: Path, capsys) -> None:
         ({}, "models: missing"),
         ({"models": ["m"], "activations": "s.npz"}, "has models and activations"),
         ({"activations": {"path": "s.npz", "offset": 1}}, "activations.0.offset: unknown key"),
+        (
+            {"activations": "s.npz", "extract": {"position": ["last", "mean"]}},
+            "activations from elsewhere are of one position",
+        ),
         ({"activations": {"layers": [1, 1], "path": "s.npz"}}, "a number stands there twice"),
     ):
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({"datasets": ["toy.csv"]} | sections))
