@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from llmprobe.datasets.from_table import LONGEST
+from llmprobe.datasets.cells import LONGEST
 from llmprobe.ground.errors import UserError, first_line
 
 TEXTS_AT_A_TIME = 256
