@@ -100,7 +100,8 @@ def _require_model(config: ModelConfig, folder: Path, where: str) -> None:
         if not files:
             raise UserError(
                 f"{where}: the folder has no .safetensors weights (other formats can run code when "
-                "read, so they are not); `weights: random` needs none"
+                "read, so they are not; of .bin files `convert: true` makes some); `weights: "
+                "random` needs none"
             )
     if config.tokenizer is None:
         _require_tokenizer(folder, where, own=True)

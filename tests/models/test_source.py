@@ -6,10 +6,13 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import save_tokenizer
 
 from llmprobe import ConceptDataset, extract
@@ -143,3 +146,53 @@ def test_a_tokenizer_of_another_vocabulary_is_refused_before_weights_are_read(
     path.write_text(json.dumps(described))
     with pytest.raises(UserError, match=r"knows \d+ tokens, and the model has embeddings of 40"):
         load_model(ModelConfig(id=str(folder), tokenizer=str(other)))
+
+
+@pytest.fixture
+def hub(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], set[str]]:
+    """A Hub with a model, an older one and an adapter; what was downloaded of each."""
+    whole, older, adapter = tiny_model("llama"), tmp_path / "older", tmp_path / "adapter"
+    shutil.copytree(whole, older)
+    torch.save(load_file(older / "model.safetensors"), older / "pytorch_model.bin")
+    (older / "model.safetensors").unlink()
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "optimizer.pt").write_bytes(b"not needed")
+    origins = {"an/model": whole, "an/older": older, "an/adapter": adapter}
+
+    def snapshot_download(name: str, *, allow_patterns: list[str], **_: object) -> str:
+        folder = tmp_path / "hub" / name / f"{len(name):040}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in origins[name].iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, folder)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return lambda name: {file.name for file in (tmp_path / "hub" / name).glob("*/*")}
+
+
+def test_of_a_tokenizer_and_an_adapter_on_the_hub_only_their_own_files_are_downloaded(
+    hub: Callable[[str], set[str]], tiny_model: Callable[..., Path]
+) -> None:
+    folder = str(tiny_model("llama"))
+    source = locate(ModelConfig(id=folder, tokenizer="an/model", adapter="an/adapter"))
+    assert hub("an/model") == {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert hub("an/adapter") == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {key: len(identity) for key, identity in source.beside.items()} == {
+        "tokenizer": 40, "adapter": 40,
+    }  # fmt: skip
+
+
+def test_bin_files_of_the_hub_are_downloaded_only_where_that_is_asked_for_and_needed(
+    hub: Callable[[str], set[str]],
+) -> None:
+    with pytest.raises(UserError, match=r"has no \.safetensors weights .*`convert: true`"):
+        locate(ModelConfig(id="an/older"))
+    assert "pytorch_model.bin" not in hub("an/older")
+    source = locate(ModelConfig(id="an/older", convert=True))
+    assert list(source.folder.glob("*.safetensors"))
+    assert load_model(ModelConfig(id="an/older", convert=True)).n_blocks == 3
