@@ -18,6 +18,7 @@ from llmprobe.config.schema import (
     Section,
     expand_short_forms,
     short_dataset,
+    table_suffix,
 )
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing, shipped
@@ -248,7 +249,7 @@ def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
     for section, key in (
         *(("models", key) for key in ("id", "tokenizer", "adapter")),
         ("activations", "path"),
-        *(("datasets", key) for key in ("path", "hub")),
+        *(("datasets", key) for key in ("path", "hub", "test")),
     ):
         items = raw.get(section)
         for item in items if isinstance(items, list) else []:
@@ -259,6 +260,8 @@ def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
             is_path = key in ("path", "adapter") or "/" in text or text.endswith(".gguf")
             if key == "hub":
                 is_path = text.startswith((".", "/", "~"))
+            elif key == "test":  # Else it is another split.
+                is_path = bool(table_suffix(text))
             if is_path:
                 path = existing(folder / text) or existing(text)
                 if path is None and key == "path" and not text.startswith("~"):

@@ -224,6 +224,15 @@ class PairsConfig(Section):
     """Column of the texts without it."""
 
 
+class HeldOutConfig(Section):
+    """Which rows of a table are scored, by probes that are fitted on the others."""
+
+    column: str
+    """Column that says it."""
+    value: str | int | float | bool = "test"
+    """What stands there in rows that are scored."""
+
+
 _FORMS = {
     "text": ("text",),
     "messages": ("messages",),
@@ -249,7 +258,8 @@ class DatasetConfig(Section):
     subset: str | None = None
     """The configuration of a dataset on the Hub that has several."""
     split: str | None = None
-    """The split of a dataset on the Hub or in a folder; needed when there are several."""
+    """The split of a dataset on the Hub or in a folder; needed when there are several. Of a file,
+    the column where rows to be scored have ``test``, as ``test`` says in general."""
     revision: str | None = None
     """Branch, tag or commit of the dataset on the Hub."""
     text: str | None = None
@@ -289,6 +299,9 @@ class DatasetConfig(Section):
     """What quotation marks are in a .csv or .tsv file. ``minimal``: around a cell they are not part
     of it, and it may have delimiters and line breaks. ``none``: they are characters like others.
     By default what fits the file."""
+    test: str | HeldOutConfig | None = None
+    """What is scored, by probes fitted on the rest: a second file with the same columns, beside
+    ``hub`` another split, or ``{column: COLUMN, value: VALUE}``. By default all is, in folds."""
     drop: DropConfig = DropConfig()
     """Examples that are left out, e.g. ``{unlabelled: true}``."""
     perturb: PerturbConfig | None = None
@@ -368,6 +381,7 @@ class DatasetConfig(Section):
             raise ValueError("options belong to a known dataset, not to a file")
         for keys, belongs, there in (
             (_COLUMNS, "names a column of a file", self.is_own),
+            (("test",), "belongs to a file", self.is_own),
             (("encoding", "delimiter", "quoting"), "belongs to a file", self.path is not None),
             (("subset", "revision"), "belongs to a dataset on the Hub", self.hub is not None),
             (("split",), "belongs to a dataset on the Hub or a folder", self.is_own),

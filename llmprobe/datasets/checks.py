@@ -41,6 +41,8 @@ _MAJORITY = 0.7
 _FEW = 10
 """Independent examples of a class below which five folds of it say little."""
 _TEXTS_PER_LABEL = 5
+_MANY_NUMBERS = 20
+"""Distinct whole numbers, more than which are rather scores than classes."""
 _AUROC_OFF = 0.1
 _RANK_CORRELATION = 0.2
 
@@ -238,6 +240,11 @@ def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
         hint = scores if classes.dtype.kind in "iu" else ""
         yield Finding("warning", "classes", f"{len(classes):,} distinct labels for {n:,} texts "
                       f"leave {n / len(classes):.1f} to each{hint}")  # fmt: skip
+        return
+    if classes.dtype.kind in "iu" and len(classes) > max(_MANY_NUMBERS, n / 10):
+        yield Finding("warning", "classes", f"{len(classes):,} distinct whole numbers as labels of "
+                      f"{n:,} texts; if they are scores, probe them as numbers, "
+                      "`probe: {kind: ridge}`")  # fmt: skip
         return
     unit_of = group_indices(dataset.units, n)
     independent = (contingency(unit_of, y) > 0).sum(axis=0)

@@ -127,7 +127,13 @@ def describe(
         "licence": dataset.licence,
         "version": dataset.version,
         "size": _size(read),
-        "labels": _balance(dataset.labels),
+        "labels": _balance(dataset.labels) if not dataset.concepts else "",
+        "concepts": "; ".join(
+            f"{one.name.removeprefix(f'{dataset.name}:')}: {_balance(one.labels)}"
+            for one in dataset.by_concept()
+            if dataset.concepts
+        ),
+        "turns": _roles(dataset),
         "words": words,
         "fields": ", ".join(_field(str(c), dataset.fields[c]) for c in dataset.fields.columns),
         "template": dataset.template.replace("\n", "\\n"),
@@ -155,13 +161,22 @@ def _place(entry: Entry) -> str:
 
 def _size(dataset: ConceptDataset) -> str:
     lengths = [len(text) for text in dataset.texts]
-    words = f"{len(dataset):,} texts"
+    what = "texts" if dataset.words is None else "words"
+    words = f"{len(dataset):,} {what}"
+    if dataset.test is not None:
+        words += f", {dataset.test.sum():,} of them to be scored,"
     if dataset.groups is not None:
         sizes = np.unique(dataset.groups, return_counts=True)[1]
         smallest, largest = sizes.min(), sizes.max()
         each = f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,}"
         words += f" in {len(sizes):,} groups of {each}"
     return f"{words}; {np.mean(lengths):,.0f} characters on average, {max(lengths):,} at most"
+
+
+def _roles(dataset: ConceptDataset) -> str:
+    """Say how many turns the participants of chats have."""
+    roles = Counter(turn.role for turns in dataset.turns or () for turn in turns)
+    return ", ".join(f"{role}: {n:,}" for role, n in roles.items())
 
 
 def _balance(labels: np.ndarray) -> str:
@@ -179,11 +194,11 @@ def _balance(labels: np.ndarray) -> str:
 
 def _words(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding]]:
     """Say how often a bag of words is right, of at most ``_MOST_READ`` texts, and what follows."""
-    if dataset.labels.dtype.kind == "f":
+    if dataset.labels.dtype.kind == "f" or dataset.concepts:
         return "", []
     try:
         some = dataset.sample(_MOST_READ)
-        accuracy = surface(some.texts, some.labels, some.units)
+        accuracy = surface(some.surface, some.labels, some.units)
     except UserError:  # Too few to be split.
         return "", []
     of = f" ({len(some):,} of the texts)" if len(some) < len(dataset) else ""
@@ -235,6 +250,8 @@ def _example_table(dataset: ConceptDataset) -> list[str]:
     columns = [["label", *(_one_line(str(dataset.labels[row]), 20) for row in rows)]]
     if dataset.groups is not None:
         columns.append(["group", *(_one_line(str(dataset.groups[row]), 30) for row in rows)])
+    if dataset.words is not None:
+        columns.append(["word", *(_one_line(dataset.surface[row], 30) for row in rows)])
     columns.append(["text", *(_one_line(dataset.texts[row], _LONGEST_EXAMPLE) for row in rows)])
     return list(_columns(zip(*columns, strict=True)))
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
+from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig, HeldOutConfig
 from llmprobe.datasets import registry
+from llmprobe.datasets.cells import find_column
 from llmprobe.datasets.conversions import is_saved
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.findings import quoted_text
 from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.hub import table_from_disk, table_from_hub
 from llmprobe.datasets.perturb import perturbed
@@ -60,7 +64,14 @@ def _without_rare_classes(dataset: ConceptDataset, least: int) -> ConceptDataset
 
 
 def sampled(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
-    """Draw at most as many examples as ``config`` asks for."""
+    """Draw at most as many examples as ``config`` asks for, none of them on both sides of a test.
+
+    Raises
+    ------
+    UserError
+        Nothing is left to fit probes on.
+    """
+    dataset = _without_leaks(dataset)
     if config.n is None or config.n >= len(dataset):
         return dataset
     return dataset.sample(config.n, config.seed or 0)
@@ -68,20 +79,70 @@ def sampled(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
 
 def _dataset_of_ones_own(config: DatasetConfig) -> ConceptDataset:
     """Return the dataset of a file, a folder or the Hub."""
-    where = str(config.path)
+    path = None if config.path is None else existing(config.path)
+    is_file = config.path is not None and not (path and path.is_dir())
+    if path and is_file and not config.names_columns and is_saved(path):
+        return replace(ConceptDataset.load(path), name=config.title)
+    if is_file and config.split is not None:
+        if config.test is not None:
+            raise UserError(f"{config.path}: split and test both say what is scored; say one")
+        held_out = HeldOutConfig(column=config.split)
+        config = config.model_copy(update={"split": None, "test": held_out})
+    table, where = _table(config)
+    test = None
+    if isinstance(config.test, str):
+        key, other = ("path", Path(config.test)) if is_file else ("split", config.test)
+        more, of_test = _table(config.model_copy(update={key: other}))
+        parts_of_table(more, config, of_test)  # What is wrong in it is said with its own rows.
+        test = np.repeat([False, True], [len(table), len(more)])
+        table = pd.concat([table, more], ignore_index=True)
+    elif config.test is not None:
+        test = _held_out(table, config.test, where)
+    return ConceptDataset(**parts_of_table(table, config, where, test))
+
+
+def _table(config: DatasetConfig) -> tuple[pd.DataFrame, str]:
+    """Return the table of a file, a folder or the Hub, and what errors call it."""
     if config.path is None:
-        table, where = table_from_hub(config, may_download())
-    else:
-        path = existing(config.path) or config.path
-        if path.is_dir():
-            table = table_from_disk(path, config.split)
-        elif config.split is not None:
-            raise UserError(f"{where}: split {config.split!r} belongs to a folder, not to a file")
-        elif is_saved(path) and not config.names_columns:
-            return replace(ConceptDataset.load(path), name=config.title)
-        else:
-            table = read_table(path, config.encoding, config.delimiter, config.quoting)
-    return ConceptDataset(**parts_of_table(table, config, where))
+        return table_from_hub(config, may_download())
+    path = existing(config.path) or config.path
+    if path.is_dir():
+        return table_from_disk(path, config.split), str(config.path)
+    table = read_table(path, config.encoding, config.delimiter, config.quoting)
+    return table, str(config.path)
+
+
+def _held_out(table: pd.DataFrame, config: HeldOutConfig, where: str) -> np.ndarray:
+    """Return which rows are to be scored. [n] bool"""
+    columns = [str(column) for column in table.columns]
+    column = find_column("test", config.column, columns, where)
+    values = table.iloc[:, columns.index(column)].astype(str)
+    test = (values == str(config.value)).to_numpy()
+    if not test.any():
+        known = ", ".join(shortened(sorted(set(values))))
+        raise UserError(f"{where}: column {column!r}: no row has {str(config.value)!r}, so there "
+                        f"is nothing to score; it has {known}")  # fmt: skip
+    return test
+
+
+def _without_leaks(dataset: ConceptDataset) -> ConceptDataset:
+    """Leave out what probes would be fitted on though its text or group is scored; log it."""
+    units = dataset.units
+    if dataset.test is None or units is None:
+        return dataset
+    leaks = np.flatnonzero(~dataset.test & np.isin(units, units[dataset.test]))
+    if not len(leaks):
+        return dataset
+    kept = np.setdiff1d(np.arange(len(dataset)), leaks)
+    of_group = "" if dataset.groups is None else f" (group {str(dataset.groups[leaks[0]])!r:.40})"
+    message = (
+        f"{len(leaks):,} of {(~dataset.test).sum():,} examples outside the test set have a text or "
+        f"group that is in it, such as {quoted_text(dataset, leaks[0])}{of_group}"
+    )
+    if dataset.test[kept].all():
+        raise UserError(f"dataset {dataset.name!r}: {message}; nothing is left to fit probes on")
+    log.warning("%s: %s; they are left out", dataset.name, message)
+    return dataset.take(kept)
 
 
 def _known_dataset(config: DatasetConfig) -> ConceptDataset:

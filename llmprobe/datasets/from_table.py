@@ -20,8 +20,10 @@ from llmprobe.ground.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def parts_of_table(table: pd.DataFrame, config: DatasetConfig, where: str) -> dict[str, Any]:
-    """Return the arguments of a ``ConceptDataset`` from a table.
+def parts_of_table(
+    table: pd.DataFrame, config: DatasetConfig, where: str, test: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Return the arguments of a ``ConceptDataset`` from a table, of which ``test`` is scored.
 
     A row is a text with its label, a chat, a contrast pair or a sentence of labelled words, in the
     columns that ``config`` names, or which have the usual names. ``where``, a file's or dataset's
@@ -58,6 +60,7 @@ def parts_of_table(table: pd.DataFrame, config: DatasetConfig, where: str) -> di
         "turns": read["turns"].tolist() if "turns" in read else None,
         "words": read["word"].tolist() if "word" in read else None,
         "chat": config.chat,
+        "test": None if test is None else test[read.index],
         "fields": rows.fields.reset_index(drop=True),
         "source": where,
     }

@@ -15,7 +15,6 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_union
 from threadpoolctl import threadpool_limits
 
-from llmprobe.datasets.groups import units
 from llmprobe.ground.errors import UserError
 from llmprobe.probing.splits import ENOUGH, INNER_FOLDS, assign_folds, some_units
 
@@ -82,16 +81,15 @@ def bag_of_words(
 
 
 def surface_accuracy(
-    texts: Sequence[str], labels: np.ndarray, groups: np.ndarray | None, folds: int = 5
+    texts: Sequence[str], labels: np.ndarray, unit_of: np.ndarray | None, folds: int = 5
 ) -> float:
     """Return the accuracy of a bag of words with the folds that a probe of these labels would have.
 
     Raises
     ------
     UserError
-        There are too few examples or groups for ``folds``.
+        There are too few examples or units for ``folds``.
     """
-    unit_of = units(groups, texts)
     return bag_of_words_accuracy(texts, labels, assign_folds(labels, unit_of, folds), unit_of)
 
 

@@ -39,6 +39,9 @@ the others."""
 MOST_FRACTIONS = 10
 """Different labels with fractions that may still be classes."""
 
+MANY_CLASSES = 20
+"""Different whole numbers as labels, more than which are rather scores than classes."""
+
 MOST_FREQUENT = 1.2
 """Fair shares that a class may have for accuracy to be the main metric: 60 % of two classes."""
 
@@ -167,12 +170,19 @@ def build_tasks(
     stratify = bool(len(classes))
     n, seed = len(y), config.seed
     if test is None:
-        fold_of = np.stack(
-            [
-                assign_folds(labels, units, config.folds, [seed, *again], where, stratify=stratify)
-                for again in [(), *((_REPEATS, i) for i in range(1, config.n_repeats))]
-            ]
-        )
+        again = [(), *((_REPEATS, i) for i in range(1, config.n_repeats))]
+        try:
+            fold_of = np.stack(
+                [assign_folds(labels, units, config.folds, [seed, *repeat], where,
+                              stratify=stratify) for repeat in again]
+            )  # fmt: skip
+        except UserError as error:
+            if len(classes) <= MANY_CLASSES or classes.dtype.kind not in "iu":
+                raise
+            raise UserError(
+                f"{error}; if the {len(classes):,} different labels are scores and no classes, set "
+                "probe.kind to ridge"
+            ) from None
     else:
         fold_of = _one_split(test, y, classes, units, where)[None]
     auto = config.l2 == "auto" and kind.has_penalty

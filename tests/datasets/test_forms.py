@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pandas as pd
 import pytest
 
 import llmprobe
+from llmprobe.config.load import load_config
+from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.checks import check
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.describe import describe
 from llmprobe.ground.errors import UserError
+from llmprobe.probing.tasks import build_tasks
 
 CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -317,3 +322,83 @@ def test_keys_that_do_not_go_together_are_refused(
     with pytest.raises(UserError, match=r"my\.csv") as caught:
         load("text,label\na,0\nb,1\n", **options)
     assert words in str(caught.value)
+
+
+SPLIT = "text,label,part\n" + "".join(
+    f"text {i},{i % 2},{('train', 'dev', 'test')[i // 10 % 3]}\n" for i in range(60)
+)
+
+
+def test_a_column_or_a_second_file_says_what_is_scored(load, tmp_path: Path) -> None:
+    table = pd.read_csv(StringIO(SPLIT))
+    of_test = (table["part"] == "test").to_numpy()
+    by_column = load(SPLIT, split="part")
+    assert by_column.test.tolist() == of_test.tolist()
+    assert load(SPLIT, test={"column": "part", "value": "dev"}).test.sum() == 20
+    table[of_test].to_csv(tmp_path / "other.csv", index=False)
+    by_file = load(table[~of_test].to_csv(index=False), test=str(tmp_path / "other.csv"))
+    assert by_file.test.tolist() == 40 * [False] + 20 * [True]
+    assert by_file.texts[40:] == table["text"][of_test].tolist()
+    drawn = by_column.sample(30)
+    assert drawn.test.sum() == 10
+
+
+def test_the_file_of_a_config_is_beside_it(tmp_path: Path) -> None:
+    for name in ("my.csv", "other.csv"):
+        (tmp_path / name).write_text("text,label\na,0\nb,1\n")
+    config = tmp_path / "my.yaml"
+    config.write_text("models: [m]\ndatasets: {path: my.csv, test: other.csv}\n")
+    assert load_config(config).datasets[0].test == str(tmp_path / "other.csv")
+
+
+def test_what_stands_on_both_sides_of_a_split_is_no_training(
+    load, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = load(SPLIT.replace("text 3,", "TEXT 25.,"), split="part")
+    assert len(dataset) == 59
+    assert dataset.test.sum() == 20
+    assert "1 of 40 examples outside the test set have a text or group that is in it, such as "\
+           "'TEXT 25.'; they are left out" in caplog.text  # fmt: skip
+    with pytest.raises(UserError, match="nothing is left to fit probes on"):
+        load(SPLIT, split="part", group="label")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"split": "fold"}, "no column 'fold' (test); columns: text, label, part"),
+        ({"test": {"column": "part", "value": 3}}, "no row has '3', so there is nothing to score"),
+        ({"test": "none.csv"}, "none.csv: no such file"),
+        ({"test": {"value": 1}}, "missing"),
+        ({"test": {"column": "part"}, "split": "part"}, "split and test both say what is scored"),
+    ],
+)
+def test_a_split_that_is_none_is_refused(load, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(SPLIT, **options)
+    assert words in str(caught.value)
+
+
+def test_an_error_in_the_second_file_names_its_row(load, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("text,label\nc,0\n,1\n")
+    with pytest.raises(UserError, match=r"other\.csv: row 2: no value in column 'text'"):
+        load("text,label\na,0\nb,1\n", test=str(tmp_path / "other.csv"))
+
+
+def test_show_says_what_is_of_each_form(load) -> None:
+    def shown(*rows: Any, **options: Any) -> str:
+        return " ".join(describe(load(*rows, **options)).split())
+
+    assert "60 texts, 20 of them to be scored" in shown(SPLIT, split="part")
+    assert "system: 1, user: 2, assistant: 1" in shown(chats(CHAT, OTHER))
+    moods = [{"text": f"text {i}", "label": moods} for i, moods in enumerate(MOODS)]
+    assert "fear: 0: 2 (50.0 %), 1: 2 (50.0 %)" in shown(moods)
+    assert "NOUN sentence 1 Dogs Dogs bark ." in shown(SENTENCES, **TAGGED)
+
+
+def test_many_whole_numbers_point_to_a_probe_of_numbers(load) -> None:
+    rows = "".join(f"text {i},{i % 40}\n" for i in range(200))
+    dataset = load(f"text,label\n{rows}")
+    assert "40 distinct whole numbers as labels" in str(check(dataset))
+    with pytest.raises(UserError, match=r"40 different labels are scores .* probe\.kind to ridge"):
+        build_tasks(dataset.labels, None, ProbeConfig(folds=8), "my")

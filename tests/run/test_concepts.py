@@ -1,4 +1,4 @@
-"""Several concepts in one file: one extraction, and a curve for each."""
+"""Several concepts in one file, labelled words, and a split that a file has: whole runs of them."""
 
 from __future__ import annotations
 
@@ -57,3 +57,45 @@ def test_probing_activations_of_several_concepts_gives_all_curves(
     states = llmprobe.extract(tiny_model("llama"), alone, cache=False, progress=False)
     expected = llmprobe.probe(states, progress=False, **QUICK).table
     assert results.table["accuracy"].tolist() == expected["accuracy"].tolist()
+
+
+def test_a_split_of_the_file_is_scored_on_its_test_side_alone(
+    tmp_path: Path, tiny_model: TinyModel
+) -> None:
+    rows = "".join(
+        f"word {i} {'red' if i % 2 else 'blue'},{i % 2},{'test' if i < 40 else 'train'}\n"
+        for i in range(100)
+    )
+    (tmp_path / "my.csv").write_text(f"text,label,split\n{rows}")
+    data = {"path": str(tmp_path / "my.csv"), "split": "split"}
+    probe = {**QUICK, "permutations": 20, "controls": ["bag_of_words", "random_labels"]}
+    config = write_config(tmp_path / "my.yaml", tiny_model("llama"), data, probe=probe)
+    run = Run(load_config(config, ["report.traces=0"]), tmp_path / "run")
+    results = run.probe(extract=True)
+    assert set(results.predictions["example"]) == {*range(40)}
+    assert (results.table["n_examples"] == 40).all()
+    dataset = llmprobe.load_dataset(tmp_path / "my.csv", split="split")
+    states = llmprobe.extract(tiny_model("llama"), dataset, cache=False, progress=False)
+    layer = results.table["layer"].iloc[-1]
+    alone = llmprobe.probe_layers(
+        {layer: states.layer(layer)}, dataset.labels, test=dataset.test, progress=False, **QUICK
+    )
+    assert alone.table["accuracy"].item() == results.table["accuracy"].iloc[-1]
+
+
+def test_words_alone_are_what_the_bag_of_words_of_labelled_words_reads(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    nouns, verbs = ("city", "coin", "capital"), ("is", "in", "has")
+    rows = [
+        {"tokens": [rng.choice(nouns), rng.choice(verbs), rng.choice(nouns), rng.choice(verbs)],
+         "tags": ["N", "V", "N", "V"]}
+        for _ in range(40)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_json(tmp_path / "my.jsonl", orient="records", lines=True)
+    dataset = llmprobe.load_dataset(tmp_path / "my.jsonl", tokens="tokens", tags="tags")
+    states = llmprobe.extract(tiny_model("llama"), dataset, cache=False, progress=False)
+    options = QUICK | {"controls": ["bag_of_words"]}
+    summary = llmprobe.probe(states, progress=False, **options).summary
+    assert summary["bag_of_words_accuracy"].item() == 1.0
