@@ -89,13 +89,18 @@ def extract(
     return extractor.extract_with_embeddings(dataset, cache=cache, progress=progress)
 
 
-def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelConfig:
-    """Return the config of a model by its name, with what else is said of it."""
-    if not isinstance(model, str | Path | ModelConfig):
+def _require_named(model: Any) -> None:
+    """Raise ``UserError`` for what is no model and no name of one, which can be long in print."""
+    if not isinstance(model, str | Path | ModelConfig | nn.Module):
         raise UserError(
             f"the model is of the type {type(model).__name__!r}; give a known name, a Hub id, a "
             "folder, or a model of transformers"
         )
+
+
+def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelConfig:
+    """Return the config of a model by its name, with what else is said of it."""
+    _require_named(model)
     if not isinstance(tokenizer, str | Path | None):
         raise UserError(
             "tokenizer: an object goes with a model in memory; for another give a name or folder"
@@ -123,6 +128,11 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
     UserError
         An option is wrong, or there are too few examples or groups for the folds.
     """
+    if not isinstance(activations, Activations):
+        raise UserError(
+            f"probe: {type(activations).__name__!r} is no activations; give what extract returns, "
+            "arrays to probe_layers, or a network to probe_network"
+        )
     config = _config(options, "probe")
     of_each = [replace(activations, dataset=one) for one in activations.dataset.by_concept()]
     parts = [protocol.probe(one, config, progress=progress) for one in of_each]
@@ -276,6 +286,8 @@ def trace(
     """
     if not isinstance(probe, SavedProbe | str | Path):
         raise UserError(f"trace: {type(probe).__name__!r} is no probe; give one, or its file")
+    if model is not None:
+        _require_named(model)
     where = "the probe" if isinstance(probe, SavedProbe) else str(probe)
     loaded = probe if isinstance(probe, SavedProbe) else load_probe(probe)
     texts = [texts] if isinstance(texts, str) else list(texts)

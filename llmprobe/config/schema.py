@@ -48,8 +48,9 @@ class Section(BaseModel):
     """A mapping of the config; unknown keys are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True
-    )
+        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True,
+        hide_input_in_errors=True,
+    )  # fmt: skip
 
 
 def name_in(registry: Registry[Any]) -> Callable[[str, ValidationInfo], str]:

@@ -145,6 +145,8 @@ def refusals(model: Any, tokenizer: Any, folder: Path) -> list[tuple[Callable[[]
         (lambda: extract(tokenizer, DATASET), "the model is of the type 'TokenizersBackend'"),
         (lambda: trace(model, "a text"), "'LlamaForCausalLM' is no probe"),
         (lambda: trace(folder, "a text"), "there is no such file"),
+        (lambda: trace(folder, "a text", model=[model]), "the model is of the type 'list'"),
+        (lambda: probe(model), "probe: 'LlamaForCausalLM' is no activations"),
         (
             lambda: validated(RunConfig, {"models": [model], "datasets": ["capitals"]}, "x"),
             "an object of the type 'LlamaForCausalLM' is not allowed",
@@ -156,7 +158,7 @@ def refusals(model: Any, tokenizer: Any, folder: Path) -> list[tuple[Callable[[]
     ]
 
 
-@pytest.mark.parametrize("case", range(11))
+@pytest.mark.parametrize("case", range(13))
 def test_what_cannot_be_read_is_one_sentence_without_the_models_tree(
     case: int, tokenizer: Any, tmp_path: Path
 ) -> None:
