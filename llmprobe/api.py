@@ -112,7 +112,7 @@ def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelCon
 
 
 def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
-    """Probe every layer of some activations.
+    """Probe every layer of some activations, at each of their positions.
 
     The results have ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``; of a dataset
     of several concepts, a curve for each.
@@ -134,9 +134,12 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
             "arrays to probe_layers, or a network to probe_network"
         )
     config = _config(options, "probe")
-    of_each = [replace(activations, dataset=one) for one in activations.dataset.by_concept()]
-    parts = [protocol.probe(one, config, progress=progress) for one in of_each]
-    return of_one_run(parts)
+    of_each = [
+        replace(activations, dataset=dataset).at(position)
+        for dataset in activations.dataset.by_concept()
+        for position in activations.positions
+    ]
+    return of_one_run([protocol.probe(one, config, progress=progress) for one in of_each])
 
 
 def probe_layers(

@@ -45,6 +45,8 @@ class Activations:
         if position not in self.positions:
             wanted = "none was named" if position is None else f"{position!r} is none of them"
             raise UserError(f"these are states at {listed(self.positions)}, and {wanted}")
+        if self.facts.get("position") == position:
+            return self
         column = self.positions.index(position)
         own = {
             name: self.facts[name][column]

@@ -13,6 +13,7 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.states_files import StatesFile, content_digest
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
+from llmprobe.ground.text import listed
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class ActivationsFromElsewhere:
     def layers(self) -> list[int]:
         """Numbers of the layers, rising."""
         return self.states.layers
+
+    def at(self, position: str) -> ActivationsFromElsewhere:  # noqa: ARG002 - there is one
+        """Return the states at the position that they are of."""
+        return self
 
     def n_bytes(self, index: int) -> int:
         """Return the bytes that one layer takes in memory."""
@@ -100,6 +105,11 @@ class StatesFromElsewhere:
             They do not fit, or the file is none of hidden states.
         """
         states = StatesFile(self.model_config, {len(dataset)})
+        if len(self.config.positions) > 1:
+            raise UserError(
+                f"extract.position: {listed(self.config.positions)}, and the states of "
+                f"{states.where} are at one position; name that"
+            )
         facts = {
             "model": self.model_config.name,
             "site": self.config.site,

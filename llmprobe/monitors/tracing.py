@@ -32,7 +32,7 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
     UserError
         A text is too long or has no tokens; a state is not finite.
     """
-    width, position = max(len(probe.classes), 1), extractor.config.positions[0]
+    width, position = max(len(probe.classes), 1), str(probe.facts.get("position", "last"))
     traces = []
     with Capture(extractor.model, extractor.config.site, probe.layers) as capture:
         layers = list(capture.layers)

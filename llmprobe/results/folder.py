@@ -25,7 +25,7 @@ from llmprobe.ground.files import disk_is_full, write_text
 from llmprobe.ground.lease import lease
 from llmprobe.ground.text import listed
 from llmprobe.results.columns import CURVE, columns_of, wrong_column
-from llmprobe.results.curve import curve_file_name
+from llmprobe.results.curve import curve_file_name, curve_title
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
 
@@ -206,11 +206,17 @@ def read_results(out: Path, details: bool = True) -> Results:
 def missing_curves(results: Results, config: RunConfig) -> Iterator[str]:
     """Yield a sentence for each thing that the config of a run folder asks for and it lacks."""
     folder = results.folder
+    positions = config.extract.positions
     wanted = [
-        (source.name, dataset.title) for source, dataset in product(config.sources, config.datasets)
+        (source.name, dataset.title, position)
+        for source, dataset, position in product(config.sources, config.datasets, positions)
     ]
-    finished = set(zip(results.summary["model"], results.summary["dataset"], strict=True))
-    missing = [" on ".join(pair) for pair in wanted if pair not in finished]
+    finished = set(zip(*(results.summary[name] for name in CURVE), strict=True))
+    missing = [
+        f"{model} on {curve_title(dataset, position if len(positions) > 1 else '')}"
+        for model, dataset, position in wanted
+        if (model, dataset, position) not in finished
+    ]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         yield (

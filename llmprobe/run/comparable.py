@@ -27,7 +27,7 @@ SECTIONS: Mapping[Dimension, type[ModelConfig] | type[DatasetConfig]] = {
 }
 
 MUST_AGREE = (
-    *("extract.site", "extract.position", "extract.chat_template"),
+    *("extract.site", "extract.chat_template"),
     *("probe.kind", "probe.folds", "probe.l2", "probe.controls", "probe.seed"),
 )
 """Settings without which curves of the same examples do not mean the same."""
@@ -127,8 +127,9 @@ def what_differs(members: Sequence[ComparedRun]) -> dict[str, list[str]]:
 def incompatibilities(members: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield why curves of these runs do not mean the same, a clause each."""
     runs = [member.name for member in members]
+    shared = set.intersection(*(set(member.config.extract.positions) for member in members))
     for what, values in what_differs(members).items():
-        if what in MUST_AGREE:
+        if what in MUST_AGREE or (what == "extract.position" and not shared):
             yield f"{what} is {by_run(runs, values)}"
     for dataset in each_once(member.known["dataset"] for member in members):
         first, *others = (member for member in members if dataset in member.known["dataset"])

@@ -1,21 +1,28 @@
-"""The parts of a run, one model on one dataset each: from there it goes on when it was stopped."""
+"""The parts of a run, one model on one dataset at one position each.
+
+From there a run goes on when it was stopped.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llmprobe.config.schema import ProbeConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.extraction.elsewhere import StatesFromElsewhere
+from llmprobe.extraction.activations import Activations
+from llmprobe.extraction.elsewhere import ActivationsFromElsewhere, StatesFromElsewhere
 from llmprobe.extraction.extract import Extractor
 from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.monitors.example_traces import trace_examples
 from llmprobe.probing.protocol import probe
+from llmprobe.results.curve import curve_file_name, curve_title
 from llmprobe.results.folder import Part
 from llmprobe.results.results import Results
 from llmprobe.results.trace import Trace, read_traces, write_traces
@@ -49,79 +56,104 @@ def probed_once(part: Part, compute: Callable[[], Results]) -> tuple[Results, bo
     return results, True
 
 
-def probe_part(
-    out: Path,
-    extractor: Extractor | StatesFromElsewhere,
-    dataset: ConceptDataset,
-    config: ProbeConfig,
-    extract: bool,
-) -> tuple[Results, Part, bool]:
-    """Probe a model on a dataset, unless that was done before. -> results, part, whether it is new
+@dataclass(frozen=True)
+class StatesOf:
+    """The hidden states of a dataset in a model, which are read once, when they are wanted."""
 
-    Parameters
-    ----------
-    extract
-        Whether to extract what is not in the cache.
+    extractor: Extractor | StatesFromElsewhere
+    """Where they come from."""
+    dataset: ConceptDataset
+    """Whose texts they are of."""
+    extract: bool
+    """Whether to extract what is not in the cache."""
+    embeddings: bool
+    """Whether the mean token embeddings are wanted too."""
+
+    @cached_property
+    def activations(self) -> Activations | ActivationsFromElsewhere:
+        """Return them, at all positions.
+
+        Raises
+        ------
+        UserError
+            They are not in the cache, and ``extract`` is false.
+        """
+        extractor, dataset = self.extractor, self.dataset
+        if self.extract:
+            both = self.embeddings
+            return (extractor.extract_with_embeddings if both else extractor.extract)(dataset)
+        found = extractor.find(dataset, embeddings=self.embeddings) if extractor.is_local else None
+        if found is None:
+            raise self.not_extracted
+        return found
+
+    @property
+    def not_extracted(self) -> UserError:
+        """Return what is said where an extraction is missing."""
+        return UserError(
+            f"{self.extractor.model_config.name} on {self.dataset.name}: not extracted yet; run "
+            "`llmprobe extract` with the same config first, or `llmprobe run` for everything"
+        )
+
+    def where(self, position: str) -> str:
+        """Return the names of a model and a dataset, and of the position if there are several."""
+        several = len(self.extractor.config.positions) > 1
+        title = curve_title(self.dataset.name, position if several else "")
+        return f"{self.extractor.model_config.name} on {title}"
+
+
+def probe_part(
+    out: Path, states: StatesOf, position: str, config: ProbeConfig
+) -> tuple[Results, Part, bool]:
+    """Probe a model on a dataset at a position, unless that was done before.
+
+    -> results, part, and whether it is new
 
     Raises
     ------
     UserError
-        An extraction is missing, and ``extract`` is false.
+        An extraction is missing, and is not to be made.
     """
+    extractor, dataset = states.extractor, states.dataset
     # The untrained control is a part of its own, and the order of the others says nothing.
     controls = tuple(sorted(set(config.controls) - {"random_weights"}))
     config = config.model_copy(update={"controls": controls})
     name = extractor.model_config.name
-    not_extracted = UserError(
-        f"{name} on {dataset.name}: not extracted yet; run `llmprobe extract` with the "
-        "same config first, or `llmprobe run` for everything"
-    )
-    if not extract and not extractor.is_local:
-        raise not_extracted
-
-    def compute() -> Results:
-        embeddings = "token_embeddings" in config.controls
-        if not extract:
-            activations = extractor.find(dataset, embeddings=embeddings)
-        elif embeddings:
-            activations = extractor.extract_with_embeddings(dataset)
-        else:
-            activations = extractor.extract(dataset)
-        if activations is None:
-            raise not_extracted
-        return probe(activations, config)
-
+    if not states.extract and not extractor.is_local:
+        raise states.not_extracted
     depends_on = {
         "version": RESULTS_VERSION,
-        "names": [name, dataset.name],
+        "names": [name, dataset.name, position],
         "activations": extractor.folder(dataset).name,
         "dataset": dataset.content_hash,
         "probe": config.model_dump(mode="json", exclude=KEYS_WITHOUT_EFFECT["probe"]),
     }
-    part = part_of(out, f"{name}-{dataset.name}", depends_on)
-    results, is_new = probed_once(part, compute)
+    several = len(extractor.config.positions) > 1
+    file = curve_file_name(dataset.name, position if several else "")
+    part = part_of(out, f"{name}-{file}", depends_on)
+    results, is_new = probed_once(part, lambda: probe(states.activations.at(position), config))
     if not is_new:
-        log.info("%s on %s: already probed", name, dataset.name)
+        log.info("%s: already probed", states.where(position))
     return results, part, is_new
 
 
 def trace_part(
-    part: Part,
-    extractor: Extractor,
-    dataset: ConceptDataset,
-    results: Results,
-    examples: Sequence[int],
-    extract: bool,
+    part: Part, states: StatesOf, results: Results, examples: Sequence[int]
 ) -> list[Trace]:
     """Trace some examples of a part's dataset, or read the traces that are kept beside the part.
 
-    Without ``extract`` no model is run, and only traces that are kept are there.
+    Where nothing is to be extracted no model is run, and only traces that are kept are there.
     """
+    extractor = states.extractor
+    if not isinstance(extractor, Extractor):
+        return []
     path = part.folder / f"traces-{digest(examples)[:16]}.json"
     try:
         return read_traces(path)
     except UserError:
-        traces = trace_examples(extractor, dataset, results, examples) if extract else []
+        if not states.extract:
+            return []
+        traces = trace_examples(extractor, states.dataset, results, examples)
     if traces:  # What failed may succeed another time.
         with written_together(part.folder) as new:
             write_traces(new(path.name), traces)

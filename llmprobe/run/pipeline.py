@@ -43,13 +43,17 @@ from llmprobe.results.results import Results
 from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.run.environment import dataset_facts, environment, model_facts
-from llmprobe.run.parts import probe_part, trace_part
+from llmprobe.run.parts import StatesOf, probe_part, trace_part
 
 log = logging.getLogger(__name__)
 
 WORK_PER_WRITING = 20
 """While there is more to do, tables are written after this many times as long as writing them
 takes: of a process that is killed, what is finished can be looked at."""
+
+
+Place = tuple[ModelConfig | ActivationsConfig, ConceptDataset, str]
+"""A model, a dataset and a position, which have a curve."""
 
 
 class Run:
@@ -160,27 +164,27 @@ class Run:
             with written_together(self.out) as new:
                 write_text(new("config.yaml"), self.config.to_yaml())
         parts: list[Results] = []
-        places: list[tuple[ModelConfig | ActivationsConfig, ConceptDataset]] = []
+        places: list[Place] = []
         self._traces = []
-        untrained: dict[tuple[str, str], Results] = {}
+        untrained: dict[tuple[str, str, str], Results] = {}
         written, due = 0, 0.0
         try:
-            for extractor, dataset, is_control in self._work():
-                place = extractor.model_config.id, dataset.name
+            for states, position, is_control in self._work_at_positions(extract):
+                model, dataset = states.extractor.model_config, states.dataset
+                key = model.id, dataset.name, position
                 config = self.config.probe
                 if is_control:
                     config = accuracy_only(config)
-                results, part, is_new = probe_part(self.out, extractor, dataset, config, extract)
+                results, part, is_new = probe_part(self.out, states, position, config)
                 if is_control:
-                    untrained[place] = results
+                    untrained[key] = results
                     continue
-                control = untrained.get(place)
+                control = untrained.get(key)
                 if control is not None:
                     results = _beside(results, control, dataset, self.config.probe.seed)
                 parts.append(results)
-                places.append((extractor.model_config, dataset))
-                if isinstance(extractor, Extractor):
-                    self._trace(extractor, dataset, results, part, extract)
+                places.append((model, dataset, position))
+                self._trace(states, results, part)
                 began = time.monotonic()
                 if is_new and began >= due:
                     self._write(parts)
@@ -196,8 +200,8 @@ class Run:
     def _sharpen(
         self,
         parts: list[Results],
-        places: Sequence[tuple[ModelConfig | ActivationsConfig, ConceptDataset]],
-        untrained: Mapping[tuple[str, str], Results],
+        places: Sequence[Place],
+        untrained: Mapping[tuple[str, str, str], Results],
         extract: bool,
     ) -> bool:
         """Go on shuffling where p-values are too coarse beside so many others. -> whether any are
@@ -209,15 +213,15 @@ class Run:
         while ((more := more_permutations(of_one_run(parts).summary)) > asked).any():
             for i in np.flatnonzero(more > asked).tolist():
                 asked[i] = more[i]
-                model, dataset = places[i]
+                model, dataset, position = places[i]
+                states = self._states(self._source(model), dataset, extract)
                 log.info(
-                    "%s on %s: its p-value is too coarse beside %d other curves; going on to %d "
-                    "permutations", model.name, dataset.name, len(parts) - 1, more[i],
+                    "%s: its p-value is too coarse beside %d other curves; going on to %d "
+                    "permutations", states.where(position), len(parts) - 1, more[i],
                 )  # fmt: skip
                 config = self.config.probe.model_copy(update={"permutations": int(more[i])})
-                source = self._source(model)
-                results = probe_part(self.out, source, dataset, config, extract)[0]
-                control = untrained.get((model.id, dataset.name))
+                results = probe_part(self.out, states, position, config)[0]
+                control = untrained.get((model.id, dataset.name, position))
                 if control is not None:
                     results = _beside(results, control, dataset, config.seed)
                 parts[i] = results
@@ -235,21 +239,13 @@ class Run:
         with written_together(self.out) as new:
             write_traces(new(EXAMPLE_TRACES), self._traces)
 
-    def _trace(
-        self,
-        extractor: Extractor,
-        dataset: ConceptDataset,
-        results: Results,
-        part: Part,
-        extract: bool,
-    ) -> None:
-        """Trace a few examples, the same for all models."""
-        most = self.config.report.traces
+    def _trace(self, states: StatesOf, results: Results, part: Part) -> None:
+        """Trace a few examples, the same for all models and positions."""
+        most, dataset = self.config.report.traces, states.dataset
         if most:
             if dataset.name not in self._traced:
                 self._traced[dataset.name] = examples_to_trace(results, most)
-            examples = self._traced[dataset.name]
-            self._traces += trace_part(part, extractor, dataset, results, examples, extract)
+            self._traces += trace_part(part, states, results, self._traced[dataset.name])
 
     @cached_property
     def _dataset_facts(self) -> list[dict[str, Any]]:
@@ -260,6 +256,21 @@ class Run:
         if isinstance(model, ModelConfig):
             return Extractor(model, self.config.extract)
         return StatesFromElsewhere(model, self.config.extract)
+
+    def _states(
+        self, source: Extractor | StatesFromElsewhere, dataset: ConceptDataset, extract: bool
+    ) -> StatesOf:
+        embeddings = "token_embeddings" in self.config.probe.controls
+        return StatesOf(source, dataset, extract, embeddings)
+
+    def _work_at_positions(self, extract: bool) -> Iterator[tuple[StatesOf, str, bool]]:
+        """Yield the states of each model on each dataset, with each position; True is a control."""
+        for source, dataset, is_control in self._work():
+            states = self._states(source, dataset, extract)
+            if is_control:
+                states = replace(states, embeddings=False)
+            for position in self.config.extract.positions:
+                yield states, position, is_control
 
     def _work(self) -> Iterator[tuple[Extractor | StatesFromElsewhere, ConceptDataset, bool]]:
         """Yield each model with each dataset, so that a model is loaded once, and one at a time.

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from probes import at
 
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
@@ -68,7 +69,7 @@ def probed_run(
                 progress=False,
             )
             results.summary["parameters"] = 100_000_000 * (seed + 1)
-            parts.append(results)
+            parts.append(at(results, "last"))
     names = [one.name for one in datasets]
     results = replace(
         Results.concatenate(parts),

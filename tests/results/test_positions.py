@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
 import pytest
+from probes import at
 
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.protocol import probe_layers
@@ -44,19 +45,7 @@ def probed(model: str, dataset: str, position: str, strength: float) -> Results:
     found = probe_layers(
         states, labels, np.arange(N) // 2, model=model, dataset=dataset, config=BARE, progress=False
     )
-    tables = {
-        field.name: table.assign(position=position)
-        for field in fields(found)
-        if isinstance(table := getattr(found, field.name), pd.DataFrame)
-    }
-    probes = {
-        name: tuple(
-            replace(probe, facts={**probe.facts, "position": position})
-            for probe in getattr(found, name)
-        )
-        for name in ("probes", "fold0_probes")
-    }
-    return replace(found, **tables, **probes)
+    return at(found, position)
 
 
 @pytest.fixture(scope="module")

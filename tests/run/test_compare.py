@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from probes import at
 from toy import write_config, write_table
 
 from llmprobe import UserError
@@ -84,8 +85,9 @@ def make_run(
         "datasets": [{"name": dataset.name, "source": "", "licence": "", "version": "",
                       "content": dataset.content_hash, "findings": []}],
     }  # fmt: skip
+    position = config.get("extract", {}).get("position", "last")
     described = replace(
-        results,
+        at(results, position),
         config=yaml.safe_dump(config),
         environment=facts,
         examples=examples_of([dataset]),
