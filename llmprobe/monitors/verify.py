@@ -314,48 +314,53 @@ def _explanation(other: Other, reader: NewTextReader, tolerance: np.ndarray) -> 
 
 def _alternatives(own: Own, other: Other) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what can have gone wrong, and the logits of the own model if it did. [G, K]"""
-    golden, layer = other.golden, other.layer
-    at = own.layers.index(layer)
-    tokenizer = own.model.tokenizer
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    answers = [own.answers(example.token_ids) for example in golden]
+    golden = other.golden
+    at = own.layers.index(other.layer)
+    bos, eos = own.model.tokenizer.bos_token_id, own.model.tokenizer.eos_token_id
 
-    def of(place: int, shift: int = 0, normed: bool = False) -> np.ndarray:
+    def logits(
+        answers: Sequence[Answers], place: int, shift: int, normed: bool = False
+    ) -> np.ndarray:
         return np.array([
-            a.at(place, [max(p + shift, 0) for p in g.positions], normed)
-            for a, g in zip(answers, golden, strict=True)
+            answer.at(place, [max(p + shift, 0) for p in example.positions], normed)
+            for answer, example in zip(answers, golden, strict=True)
         ])  # fmt: skip
 
-    for moved in (-1, 1):
-        if 0 <= at + moved < len(own.layers):
-            yield _one_off(moved, other), of(at + moved)
+    as_they_are = [own.answers(example.token_ids) for example in golden]
+    texts = [("", as_they_are, 0)]
+    begins = all(example.token_ids[0] == bos for example in golden)
+    if begins and all(example.positions[0] > 0 for example in golden):
+        words = f"the BOS ({bos}) is missing: ask the engine for the golden token ids as they are"
+        texts.append((words, [own.answers(example.token_ids[1:]) for example in golden], -1))
+    if bos is not None:
+        words = (
+            f"a BOS ({bos}) was put before {'that of ' * begins}the golden token ids: ask the "
+            "engine for token ids, not for text"
+        )
+        texts.append((words, [own.answers((bos, *example.token_ids)) for example in golden], 1))
+    for words, answers, shift in texts:
+        if words:
+            yield words, logits(answers, at, shift)
+        for moved in (-1, 1):
+            if 0 <= at + moved < len(own.layers):
+                both = f"{words}; and " * bool(words) + _one_off(moved, other)
+                yield both, logits(answers, at + moved, shift)
     if own.norm is not None:
         yield (
             "the states are those after the model's final norm; read what the block returns",
-            of(at, normed=True),
+            logits(as_they_are, at, 0, normed=True),
         )
-    yield "the states are of the token before the one that is read", of(at, shift=-1)
-    yield "the states are of the first token", of(at, shift=-(10**9))
-    begins = all(example.token_ids[0] == bos for example in golden)
-    if begins and all(example.positions[0] > 0 for example in golden):
-        yield (
-            f"the BOS ({bos}) is missing: ask the engine for the golden token ids as they are",
-            np.array([own.answers(g.token_ids[1:]).at(at, [p - 1 for p in g.positions])
-                      for g in golden]),
-        )  # fmt: skip
-    if bos is not None:
-        yield (
-            f"a BOS ({bos}) was put before {'that of ' * begins}the golden token ids: ask the "
-            "engine for token ids, not for text",
-            np.array([own.answers((bos, *g.token_ids)).at(at, [p + 1 for p in g.positions])
-                      for g in golden]),
-        )  # fmt: skip
+    yield (
+        "the states are of the token before the one that is read",
+        logits(as_they_are, at, -1),
+    )
+    yield "the states are of the first token", logits(as_they_are, at, -(10**9))
     if eos is not None:
+        answers = [own.answers((*example.token_ids, eos)) for example in golden]
         yield (
             f"an EOS ({eos}) was put after the golden token ids, and its state was read",
-            np.array([own.answers((*g.token_ids, eos)).at(at, [len(g.token_ids)])
-                      for g in golden]),
-        )  # fmt: skip
+            np.array([answer.at(at, [-1]) for answer in answers]),
+        )
 
 
 def _one_off(moved: int, other: Other) -> str:
