@@ -6,7 +6,6 @@ Each is built once for all that shows or weighs it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -331,14 +330,8 @@ def curve_title(dataset: str, position: str = "") -> str:
 
 
 def curve_file_name(dataset: str, position: str = "") -> str:
-    """Return ``DATASET@POSITION`` as part of file names, or the dataset alone: ``a@span-city``.
-
-    What some system does not allow in names stands as in addresses, so that no two positions have
-    one name.
-    """
-    kind, colon, of = position.partition(":")
-    of = re.sub(r'[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", of)
-    return file_name(dataset) + (f"@{kind}{'-' if colon else ''}{of}" if position else "")
+    """Return ``DATASET@POSITION`` as part of file names, or the dataset alone: ``a@span-city``."""
+    return file_name(dataset) + (f"@{file_name(position)}" if position else "")
 
 
 def _of_one_probe(rows: pd.DataFrame) -> pd.DataFrame:

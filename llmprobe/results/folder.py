@@ -212,6 +212,8 @@ def missing_curves(results: Results, config: RunConfig) -> Iterator[str]:
         for source, dataset, position in product(config.sources, config.datasets, positions)
     ]
     finished = set(zip(*(results.summary[name] for name in CURVE), strict=True))
+    # Which concepts a dataset has is not in the config; each is called DATASET:CONCEPT.
+    finished |= {(model, name.partition(":")[0], place) for model, name, place in finished}
     missing = [
         f"{model} on {curve_title(dataset, position if len(positions) > 1 else '')}"
         for model, dataset, position in wanted

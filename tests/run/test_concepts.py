@@ -12,6 +12,7 @@ from toy import QUICK, write_config
 
 import llmprobe
 from llmprobe.config.load import load_config
+from llmprobe.results.folder import missing_curves, read_results
 from llmprobe.run.pipeline import Run
 
 TinyModel = Callable[..., Path]
@@ -42,6 +43,7 @@ def test_a_run_extracts_once_and_has_a_curve_for_each_concept(
     assert len(list((tmp_path / "cache" / "activations").iterdir())) == 1
     files = [path.name for path in (tmp_path / "run").glob("probes/*/*")]
     assert sorted(files) == ["moods-a%2Fb%3Ac.safetensors", "moods-odd.safetensors"]
+    assert not [*missing_curves(read_results(tmp_path / "run"), load_config(config))]
     assert "left out, since their labels are all the same: nobody" in caplog.text
     assert "left out: moods:rare: class 1 has 1 example, too few for 2 folds" in caplog.text
 
