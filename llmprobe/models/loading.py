@@ -207,6 +207,31 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
     return model
 
 
+def load_language_model(config: ModelConfig) -> tuple[Any, LoadedModel]:
+    """Load a model with its head, which can generate, and its base model, which shares its weights.
+
+    Raises
+    ------
+    UserError
+        As for ``load_model``; the model has no head that says what comes next.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    require_bitsandbytes(config)
+    source, device = locate(config), resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    tokenizer = load_tokenizer(source, config)
+    with user_errors(f"model {config.id!r} cannot be loaded"), fitting(config, device):
+        architecture = _configuration(config, source)
+        text = text_config(architecture)
+        if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or not _looks_left(text):
+            raise UserError(f"model {config.id!r}: does not say what comes next, so it answers "
+                            "nothing")  # fmt: skip
+        module: Any = _load_module(config, source, dtype, device, AutoModelForCausalLM).eval()
+        base = described(config.name, module.base_model, tokenizer, device, dtype)
+    return module, base
+
+
 def described(
     name: str, module: nn.Module, tokenizer: Any, device: torch.device, dtype: torch.dtype
 ) -> LoadedModel:
@@ -266,7 +291,7 @@ class Architecture:
 
 def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
     """Return the shape of a model, without its weights."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModel
+    from transformers import AutoModel
 
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
@@ -275,16 +300,28 @@ def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
         with torch.device("meta"):
             module = AutoModel.from_config(described, trust_remote_code=config.trust_remote_code)
         text = text_config(described)
-        causal = getattr(text, "is_decoder", False) or type(text) not in MODEL_FOR_MASKED_LM_MAPPING
-        return Architecture(module, int(text.num_hidden_layers), device, dtype, causal)
+        return Architecture(module, int(text.num_hidden_layers), device, dtype, _looks_left(text))
+
+
+def _looks_left(text: Any) -> bool:
+    """Whether a kind of model looks to the left only, by its configuration."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    is_decoder: bool = getattr(text, "is_decoder", False)
+    return is_decoder or type(text) not in MODEL_FOR_MASKED_LM_MAPPING
 
 
 def _load_module(
-    config: ModelConfig, source: ModelSource, dtype: torch.dtype, device: torch.device
+    config: ModelConfig,
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    kind: Any = None,
 ) -> nn.Module:
-    """Load the base model on ``device``, or spread if that has no room for it."""
+    """Load the base model, or one of another kind, on ``device``; spread if it has no room."""
     from transformers import AutoModel
 
+    kind = kind or AutoModel
     where = f"model {config.id!r}"
     architecture = _configuration(config, source)
     quantised = config.quantization != "none" or hasattr(architecture, "quantization_config")
@@ -296,7 +333,7 @@ def _load_module(
     if config.weights == "random":
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            module = AutoModel.from_config(architecture, **options)
+            module = kind.from_config(architecture, **options)
         if shares is None and not quantised:
             return module.to(device)  # type: ignore[no-any-return]
         # Only what is in files can be quantised or spread.
@@ -314,7 +351,7 @@ def _load_module(
         options["quantization_config"] = bitsandbytes_config(config.quantization, dtype)
     # Those that do not fit are refused below, by name; transformers would only log them.
     with without_adapter(folder) as plain:
-        module, loaded = AutoModel.from_pretrained(
+        module, loaded = kind.from_pretrained(
             plain, config=architecture, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
