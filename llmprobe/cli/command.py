@@ -77,7 +77,17 @@ def command(
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the commands that take a config file."""
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a YAML file; or with --model a dataset, such as my.csv"
+    )
+    parser.add_argument(
+        "--model", action="append", default=[], dest="models", help="of a dataset; repeatable"
+    )
+    parser.add_argument("--text", metavar="COLUMN", help="of a dataset")
+    parser.add_argument(
+        "--label", action="append", metavar="COLUMN", help="of a dataset; repeatable"
+    )
+    parser.add_argument("--group", metavar="COLUMN", help="of a dataset")
     add_out(parser, "runs/<name>")
     add_set(parser, "a key", "probe.folds=10 --set models.0.dtype=float32")
     parser.add_argument("--limit", type=int, metavar="N", help="examples per dataset")
@@ -133,7 +143,10 @@ def load_run(options: argparse.Namespace, download: bool = True) -> Run | None:
     from llmprobe.config.load import load_config
 
     # A wrong config is said before torch is loaded.
-    config = load_config(options.config, options.overrides, options.limit, options.include)
+    columns = {key: getattr(options, key) for key in ("text", "label", "group")}
+    config = load_config(
+        options.config, options.overrides, options.limit, options.include, options.models, columns
+    )
     from llmprobe.run.pipeline import Run, default_out
 
     run = Run(config, options.out or default_out(config), download and not options.dry_run)

@@ -1,11 +1,11 @@
-"""``llmprobe run CONFIG``: everything from a config to a report."""
+"""``llmprobe run CONFIG``: everything from a config, or a dataset and a model, to a report."""
 
 from __future__ import annotations
 
 import argparse
 
 from llmprobe.cli.command import add_config, command, load_run
-from llmprobe.cli.output import print_report
+from llmprobe.cli.output import print_report, say
 
 
 @command("run", "Extract, probe and report, skipping what is already done.", add_config)
@@ -15,3 +15,5 @@ def run(options: argparse.Namespace) -> None:
     if loaded is not None:
         loaded.probe(extract=True)
         print_report(loaded.out)
+        if options.models:
+            say(f"config   {loaded.out / 'config.yaml'} (edit a copy of it to change what is run)")

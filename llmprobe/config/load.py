@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -32,44 +32,78 @@ def load_config(
     overrides: Sequence[str] = (),
     limit: int | None = None,
     include: Sequence[str | Path] = (),
+    models: Sequence[str] = (),
+    columns: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Return the config in a YAML file (or a shipped one, by name), checked.
 
     Parameters
     ----------
+    path
+        Or a dataset, as a file, a known name or ``hub:owner/name``, of which ``models`` are probed.
     overrides
         Each as ``dotted.key=value``, where items of lists go by number.
     limit
         The most examples of each dataset.
     include
         Added to what the config includes, relative to the working folder.
+    models, columns
+        Of a dataset: the models, and keys of its mapping.
 
     Raises
     ------
     UserError
         Something is wrong; the message names the file, the key and what would be right.
     """
-    file = _config_file(path)
-    raw = parsed_yaml(file)
-    if not isinstance(raw, dict):
-        raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
-    if "sanity" in raw:
-        raise UserError(f"{file}: of an experiment; its command is `llmprobe sanity`, not `run`")
-    if "compare" in raw:
-        raise UserError(f"{file}: of a comparison; its command is `llmprobe compare`, not `run`")
+    columns = {key: value for key, value in (columns or {}).items() if value is not None}
+    if models or columns or table_suffix(str(path)):
+        raw, folder = _of_dataset(str(path), models, columns), Path()
+    else:
+        file = _config_file(path)
+        raw, folder = parsed_yaml(file), file.parent
+        raw = _of_run(raw, file)
     for override in overrides:
         raw = expand_short_forms(raw)
         _set(raw, override)
     raw = expand_short_forms(raw)
-    absolute_paths(raw, file.parent)
+    absolute_paths(raw, folder)
     if include:
         own = raw.get("include")
         more = [str(existing(path) or path) for path in include]
         raw["include"] = [*(own if isinstance(own, list) else []), *more]
     if limit is not None:
         _limit(raw, limit)
-    raw.setdefault("name", re.sub(r"[^\w.-]", "-", file.stem).lstrip(".-")[:100] or "run")
+    raw.setdefault("name", _run_name(Path(path).name))
     return validated(RunConfig, raw, str(path))
+
+
+def _of_run(raw: Any, file: Path) -> dict[str, Any]:
+    """Return what a YAML file holds, if it is the config of a run."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
+    if "sanity" in raw:
+        raise UserError(f"{file}: of an experiment; its command is `llmprobe sanity`, not `run`")
+    if "compare" in raw:
+        raise UserError(f"{file}: of a comparison; its command is `llmprobe compare`, not `run`")
+    return raw
+
+
+def _of_dataset(dataset: str, models: Sequence[str], columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the raw config of a run that has no YAML."""
+    if dataset.lower().endswith((".yaml", ".yml")):
+        raise UserError(f"{dataset}: is a config, which names its models and columns; --model, "
+                        "--text, --label and --group are for a file of data")  # fmt: skip
+    if not models:
+        raise UserError(f"{dataset}: is a dataset; say which model to probe with --model, as in "
+                        f"`llmprobe run {dataset} --model smollm2-135m`")  # fmt: skip
+    return {"models": [*models], "datasets": [{**short_dataset(dataset), **columns}]}
+
+
+def _run_name(name: str) -> str:
+    """Return the name of a run of a file."""
+    ending = table_suffix(name)
+    stem = name[: -len(ending)] if ending else Path(name).stem
+    return re.sub(r"[^\w.-]", "-", stem).lstrip(".-")[:100] or "run"
 
 
 def model_config(model: str, overrides: Sequence[str] = ()) -> ModelConfig:

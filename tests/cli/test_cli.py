@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from toy import write_config, write_table
+from toy import QUICK, write_config, write_table
 
 import llmprobe
 from llmprobe.cli.command import command, commands
 from llmprobe.cli.main import main
+from llmprobe.config.load import load_config
 from llmprobe.ground.errors import UserError
 from llmprobe.models.packaged import PACKAGED
 
@@ -166,6 +167,7 @@ def test_control_c_twice_ends_as_once_does_whatever_comes_of_it(end: str) -> Non
 import os, signal
 from llmprobe.cli.command import command
 from llmprobe.cli.main import main
+from llmprobe.config.load import load_config
 from llmprobe.ground.errors import UserError
 signal.signal(signal.SIGINT, signal.default_int_handler)
 @command("work", "Work.")
@@ -441,3 +443,33 @@ def test_several_processes_share_an_extraction_and_nothing_else(
     assert main([command, str(config), "--out", str(tmp_path / "out")]) == 2
     assert "several processes share `llmprobe extract` only" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_and_a_model_are_a_run_that_writes_its_config(
+    tmp_path: Path,
+    tiny_model: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llmprobe.cli.run.print_report", print)  # Figures take seconds.
+    rows = "".join(f"word {i} {'red' if i % 2 else 'blue'},{i % 2},{i // 3 % 2},{i // 2}\n"
+                   for i in range(60))  # fmt: skip
+    Path("my.csv").write_text(f"sentence,true,odd,coin\n{rows}")
+    model = str(tiny_model("llama"))
+    quick = [f"--set=probe.{key}={json.dumps(value)}" for key, value in QUICK.items()]
+    quick += ["--set=report.traces=0"]
+    columns = ["--model", model, "--label", "true", "--group", "coin"]
+    assert main(["run", "my.csv", *columns, *quick]) == 0
+    assert "config   runs/my/config.yaml" in capsys.readouterr().out
+    config = load_config("runs/my/config.yaml")
+    (dataset,) = config.datasets
+    assert (dataset.label, dataset.group, dataset.text) == ("true", "coin", None)
+    assert [m.id for m in config.models] == [model]
+    assert main(["validate", "my.csv", "--model", model, "--label", "true", "--label", "odd"]) == 0
+    assert "label:\n  - 'true'\n  - odd" in capsys.readouterr().out
+    assert main(["run", "my.csv", "--label", "true"]) == 2
+    assert "as in `llmprobe run my.csv --model smollm2-135m`" in capsys.readouterr().err
+    Path("my.yaml").write_text("models: [a]\ndatasets: [b]\n")
+    assert main(["run", "my.yaml", "--label", "true"]) == 2
+    assert "is a config, which names its models and columns" in capsys.readouterr().err
