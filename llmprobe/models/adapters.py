@@ -38,11 +38,11 @@ def base_of(folder: Path, where: str) -> str:
     return str(_described(folder, where).get("base_model_name_or_path") or "")
 
 
-def merge(base: Any, folder: Path, where: str) -> nn.Module:
-    """Merge the adapter in a folder into a base model, and return that.
+def merge(module: Any, folder: Path, where: str) -> nn.Module:
+    """Merge the adapter in a folder into a model with or without a head, and return that.
 
-    Weights for what stands above the base model, such as the vocabulary projection, are left out:
-    no hidden state depends on them.
+    Where it has none, weights of the adapter for one, such as the vocabulary projection, are left
+    out: no hidden state depends on them.
 
     Raises
     ------
@@ -55,11 +55,14 @@ def merge(base: Any, folder: Path, where: str) -> nn.Module:
         config = LoraConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)
     # Most are trained with a head, of which the base model is a part with a name.
-    part = f"{_PREFIX}{base.base_model_prefix}."
-    has_head = any(name.startswith(part) for name in weights)
-    if has_head:
-        weights = {name: value for name, value in weights.items() if name.startswith(part)}
-    whole = _Whole(base, base.base_model_prefix) if has_head else base
+    base, name = module.base_model, module.base_model_prefix
+    part = f"{_PREFIX}{name}."
+    whole = base
+    if any(weight.startswith(part) for weight in weights):
+        whole = module
+        if module is base:
+            whole = _Whole(base, name)
+            weights = {key: value for key, value in weights.items() if key.startswith(part)}
     unfit = f"{where}: was made for another model ({base_of(folder, where) or 'it names none'})"
     try:
         # Fresh adapters are drawn at random before they are filled.
@@ -75,8 +78,8 @@ def merge(base: Any, folder: Path, where: str) -> nn.Module:
     with foreign_errors(f"{where}: cannot be merged"):
         model.merge_and_unload(safe_merge=True)
     log.info("%s: merged into the weights", where)
-    assert isinstance(base, nn.Module)
-    return base.requires_grad_(False)
+    assert isinstance(module, nn.Module)
+    return module.requires_grad_(False)
 
 
 class _Whole(nn.Module):

@@ -16,7 +16,7 @@ from llmprobe import ConceptDataset, UserError, extract, load_probe, probe, trac
 from llmprobe.config.load import load_config, model_config
 from llmprobe.config.schema import ModelConfig
 from llmprobe.extraction.extract import Extractor
-from llmprobe.models.loading import load_model
+from llmprobe.models.loading import load_language_model, load_model
 from llmprobe.models.source import check
 
 IDS = torch.tensor([[5, 9, 11, 7, 20, 6]])
@@ -82,6 +82,27 @@ def test_the_states_are_those_of_the_model_that_peft_loads(
         torch.testing.assert_close(state, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(states[-1], before[-1], atol=1e-2)
     assert not any("lora" in name for name, _ in model.module.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("head", "targets"), [(True, ["q_proj"]), (True, ["v_proj", "lm_head"]), (False, ["q_proj"])]
+)
+def test_a_model_that_answers_does_so_with_its_adapter(
+    trained: Callable[..., tuple[Path, Path]], head: bool, targets: list[str]
+) -> None:
+    import transformers as hf
+    from peft import PeftModel
+
+    base, lora = trained("llama", head, target_modules=targets)
+    config = ModelConfig(id=str(base), adapter=str(lora), dtype="float32")
+    if not head:  # A base model alone has no head of its own.
+        hf.AutoModelForCausalLM.from_pretrained(base).save_pretrained(base)
+    module, model = load_language_model(config)
+    plain = hf.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    PeftModel.from_pretrained(plain if head else plain.base_model, lora)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(input_ids=IDS).logits, plain.eval()(IDS).logits)
+    assert model.module is module.base_model
 
 
 @pytest.fixture
