@@ -76,8 +76,9 @@ def answer_all(model: ModelConfig, dataset: ConceptDataset, asked: Asked, out: P
     head, base = load_language_model(model)
     extractor = Extractor(model, ExtractConfig(chat_template=asked.chat))
     prompts = _prompts(extractor, dataset, base, asked.max_tokens)
-    kept = _Kept(out, digest([extractor.source.identity, str(base.dtype), prompts,
-                              asked.max_tokens, asked.stop]))  # fmt: skip
+    weights = [extractor.source.identity, dict(extractor.source.beside), model.weights, model.seed,
+               model.quantization, str(base.dtype)]  # fmt: skip
+    kept = _Kept(out, digest([weights, prompts, asked.max_tokens, asked.stop]))
     with Progress(f"answering {dataset.name} with {model.name}", len(prompts)) as bar:
         bar.advance(len(kept.answers))
         for rows in _batches(prompts, kept.answers.keys()):

@@ -114,6 +114,29 @@ def test_an_interrupted_command_goes_on_after_what_it_has(
     assert list(tmp_path.glob(".*")) == []
 
 
+def test_answers_of_other_weights_are_not_gone_on_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, data, generate = tmp_path / "answers.jsonl", dataset(), answers._generate
+    asked_for: list[int] = []
+
+    def once(*args: Any) -> list[str]:
+        if asked_for:
+            raise KeyboardInterrupt
+        asked_for.append(len(args[2]))
+        return generate(*args)
+
+    monkeypatch.setattr(answers, "_generate", once)
+    with pytest.raises(KeyboardInterrupt):
+        answer_all(ModelConfig(id=str(folder)), data, Asked(max_tokens=2), out)
+    asked_for.clear()
+    monkeypatch.setattr(
+        answers, "_generate", lambda *args: asked_for.append(len(args[2])) or generate(*args)
+    )
+    answer_all(ModelConfig(id=str(folder), weights="random"), data, Asked(max_tokens=2), out)
+    assert sum(asked_for) == len(data)
+
+
 def test_answers_in_a_chat_become_prompt_and_response(folder: Path, tmp_path: Path) -> None:
     import shutil
 
