@@ -136,6 +136,8 @@ def test_a_run_of_states_has_tables_probes_figures_and_a_page(
     with caplog.at_level("INFO", logger="llmprobe"):
         assert main(["probe", str(out / "config.yaml"), "--out", str(out)]) == 0
     assert "engine on toy: already probed" in caplog.text
+    assert main(["extract", str(out / "config.yaml")]) == 2
+    assert "so there is nothing to extract" in capsys.readouterr().err
     assert main(["run", str(out / "config.yaml"), "--dry-run"]) == 0
     assert "engine: 40 rows of" in capsys.readouterr().out
     assert (
