@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 
 import llmprobe
+from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.checks import check
@@ -402,3 +405,17 @@ def test_many_whole_numbers_point_to_a_probe_of_numbers(load) -> None:
     assert "40 distinct whole numbers as labels" in str(check(dataset))
     with pytest.raises(UserError, match=r"40 different labels are scores .* probe\.kind to ridge"):
         build_tasks(dataset.labels, None, ProbeConfig(folds=8), "my")
+
+
+def test_the_commands_of_the_docs_show_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name, content in re.findall(r"`([\w.]+)`:\n\n```\n(.*?)```", docs, re.DOTALL):
+        Path(name).write_text(content, encoding="utf-8")
+    commands = re.findall(r"^    llmprobe (show \w+\.\w+.*)$", docs, re.MULTILINE)
+    assert {Path(shlex.split(command)[1]) for command in commands} == {*Path().iterdir()}
+    for command in commands:
+        assert main(shlex.split(command)) == 0, command
+        assert "size  " in capsys.readouterr().out
