@@ -53,6 +53,18 @@ def test_heatmap_shows_the_table(two_by_two: Tables) -> None:
         assert ax.get_title(loc="left") == model
 
 
+def test_rows_of_the_concepts_of_one_dataset_are_called_by_the_concept(
+    tables: Callable[..., Tables],
+) -> None:
+    figure = heatmap(curves_of(*tables({"m": 6}, ["moods:joy", "moods:fear"])))
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["joy", "fear"]
+    assert figure.axes[0].get_title(loc="left") == "m, moods"
+    figure = heatmap(curves_of(*tables({"m": 6}, ["moods:joy", "facts"])))
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == ["moods:joy", "facts"]
+
+
 def test_of_layers_that_score_the_same_the_heatmap_marks_the_one_with_the_least_loss(
     tables: Callable[..., Tables],
 ) -> None:

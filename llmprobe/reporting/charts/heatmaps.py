@@ -106,9 +106,9 @@ def heatmap(
             if numbers:
                 _write_scores(ax, row, curve, scale)
             _mark_best(ax, row, curve, "layers", scale, names, numbers)
-        names_of_rows = [str(getattr(curve, rows)) for curve in group]
+        stem, names_of_rows = _without_stem([str(getattr(curve, rows)) for curve in group])
         _name_rows(ax, names_of_rows, metric, hatched=bool(np.isnan(level).any()))
-        ax.set_title(label(model, 34))
+        ax.set_title(label(f"{model}, {stem}" if stem else model, 34))
         ax.set_xticks(layer_ticks(first, last))
     if names and same_layers(curves):
         for ax in panels[:-1]:
@@ -117,6 +117,14 @@ def heatmap(
     panels[-1].set_xlabel(layer_label(curves))
     scale.draw(drawn, bar)
     return drawn
+
+
+def _without_stem(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the dataset that all names are concepts of (or ""), and their names without it."""
+    stems = {name.partition(":")[0] for name in names if ":" in name}
+    if len(names) < 2 or len(stems) != 1 or not all(":" in name for name in names):
+        return "", [*names]
+    return stems.pop(), [name.partition(":")[2] for name in names]
 
 
 def _of_run(results: Results, metric: str) -> Figure | None:
