@@ -58,6 +58,21 @@ def rows_of_chats(table: pd.DataFrame, config: DatasetConfig, where: str) -> Row
     UserError
         A column is missing; a cell is no list of messages with text in them.
     """
+    read, used = read_chats(table, config, where)
+    labels = label_columns(config.label, list(table.columns), where)
+    return Rows(read, table[labels], table.drop(columns=[*used, *labels]))
+
+
+def read_chats(
+    table: pd.DataFrame, config: DatasetConfig, where: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the text, ``turns`` and ``span NAME`` of each chat, and the columns that they are in.
+
+    Raises
+    ------
+    UserError
+        As for ``rows_of_chats``.
+    """
     columns = list(table.columns)
     if config.prompt:
         keys = {key: name for key in _COLUMNS if (name := getattr(config, key)) is not None}
@@ -81,8 +96,7 @@ def rows_of_chats(table: pd.DataFrame, config: DatasetConfig, where: str) -> Row
     for key in keys.keys() - {"system"}:  # Which a row may lack.
         of_role = [{turn.role: turn for turn in said} for said in turns]
         read[f"span {key}"] = [tuple(said[_COLUMNS[key]][1:]) for said in of_role]
-    labels = label_columns(config.label, columns, where)
-    return Rows(read, table[labels], table.drop(columns=[*used, *labels]))
+    return read, used
 
 
 def _prompts(table: pd.DataFrame, keys: dict[str, str], where: str) -> list[Messages]:

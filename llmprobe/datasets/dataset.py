@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.groups import joined, plain
-from llmprobe.datasets.spans import Spans, Turn, field_ranges, turn_ranges
+from llmprobe.datasets.spans import Spans, Turn, ranges
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 
@@ -271,18 +271,10 @@ class ConceptDataset:
         UserError
             There is no such field or role, or a text has nothing of it, or several places.
         """
-        kind, _, name = position.partition(":")
-        where = f"dataset {self.name!r}: position {position!r}"
-        if kind == "token":
-            return None
-        if not name:
-            return self.words
-        roles = {turn.role for turns in self.turns or () for turn in turns}
-        if kind == "turn" or (name in roles and name not in self.spans):
-            if self.turns is None:
-                raise UserError(f"{where}: its texts are no chats, so there is no turn")
-            return turn_ranges(self.texts, self.turns, name, where)
-        return field_ranges(self.texts, self.spans, self.fields, name, where, occurrence)
+        return ranges(
+            position, self.texts, self.spans, self.fields, turns=self.turns, words=self.words,
+            occurrence=occurrence, where=f"dataset {self.name!r}",
+        )  # fmt: skip
 
     def take(self, rows: Sequence[int] | np.ndarray) -> ConceptDataset:
         """Return the examples at ``rows``, in that order."""

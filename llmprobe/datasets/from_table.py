@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets.cells import Rows, check_cells, find_column, label_columns
-from llmprobe.datasets.chats import is_chat, rows_of_chats
+from llmprobe.datasets.chats import is_chat, read_chats, rows_of_chats
 from llmprobe.datasets.labels import concepts_of, joint_labels
 from llmprobe.datasets.pairs import rows_of_pairs
 from llmprobe.datasets.unlabelled import without_label
@@ -79,6 +80,28 @@ def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFram
     column = find_column("text", text, list(table.columns), where)
     check_cells(table[column], column, where)
     return table.drop(columns=column).assign(text=[str(value) for value in table[column]])
+
+
+def unlabelled_chats(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return the text, ``turns`` and ``span NAME`` of each chat in the usual columns.
+
+    Those are messages, or prompt with response and system, where they are there.
+
+    Raises
+    ------
+    UserError
+        There are none, or a cell is no list of messages with text in them.
+    """
+    table = table.set_axis([str(column) for column in table.columns], axis=1)
+    table = table.reset_index(drop=True)
+    prompt, response, system = (
+        name if name in table.columns and "prompt" in table.columns else None
+        for name in ("prompt", "response", "system")
+    )
+    config = DatasetConfig(
+        name="chats", path=Path("chats"), prompt=prompt, response=response, system=system
+    )
+    return read_chats(table, config, where)[0]
 
 
 def _rows(table: pd.DataFrame, config: DatasetConfig, where: str) -> Rows:

@@ -24,6 +24,47 @@ class Turn(NamedTuple):
     stop: int
 
 
+def ranges(
+    position: str,
+    texts: Sequence[str],
+    spans: Spans,
+    fields: pd.DataFrame,
+    *,
+    turns: Sequence[Sequence[Turn]] | None = None,
+    words: Sequence[tuple[int, int]] | None = None,
+    occurrence: str | None = None,
+    where: str,
+) -> list[tuple[int, int]] | None:
+    """Return the part of each text that a position is of, None where it is of all. [n]
+
+    Parameters
+    ----------
+    position
+        As ``ExtractConfig.position`` has it.
+    occurrence
+        ``"first"`` or ``"last"``: which place is meant where a field that the template lacks stands
+        in a text several times.
+
+    Raises
+    ------
+    UserError
+        There is no such field or role, or a text has nothing of it, or several places; ``where``
+        begins the message.
+    """
+    kind, _, name = position.partition(":")
+    where = f"{where}: position {position!r}"
+    if kind == "token":
+        return None
+    if not name:
+        return None if words is None else list(words)
+    roles = {turn.role for said in turns or () for turn in said}
+    if kind == "turn" or (name in roles and name not in spans):
+        if turns is None:
+            raise UserError(f"{where}: its texts are no chats, so there is no turn")
+        return turn_ranges(texts, turns, name, where)
+    return field_ranges(texts, spans, fields, name, where, occurrence)
+
+
 def field_ranges(
     texts: Sequence[str],
     spans: Spans,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -306,6 +307,10 @@ class Extractor:
                 )  # fmt: skip
         how = self.origin | {"chat_template": self._turns(dataset) is not None,
                              "blocks": facts["layers"]}  # fmt: skip
+        if dataset.turns is not None:
+            how["chat"] = json.dumps(dataset.chat, sort_keys=True)
+        if dataset.words is not None:
+            how["of_words"] = True
         activations = Activations(dataset, facts | how, store, scratch)
         return activations if len(activations.positions) > 1 else activations.at()
 

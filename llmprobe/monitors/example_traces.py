@@ -67,8 +67,9 @@ def trace_examples(
         None, after a warning, where a text cannot be read.
     """
     texts = [dataset.texts[example] for example in examples]
+    turns = dataset.turns and [dataset.turns[example] for example in examples]
     try:
-        traces = trace(extractor, results.fold0_probes[0], texts)
+        traces = trace(extractor, results.fold0_probes[0], texts, turns)
     except UserError as error:
         log.warning("%s on %s: no traces: %s", extractor.model_config.name, dataset.name, error)
         return []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel
@@ -12,7 +14,7 @@ from pydantic import BaseModel
 from llmprobe.config.load import validated
 from llmprobe.config.schema import ExtractConfig, ModelConfig, check_template, template_fields
 from llmprobe.config.sites import SITES
-from llmprobe.datasets.spans import Spans, Turn, field_ranges
+from llmprobe.datasets.spans import Spans, Turn, ranges
 from llmprobe.datasets.templates import fill
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.tokens import (
@@ -22,7 +24,7 @@ from llmprobe.extraction.tokens import (
     require_usable_tokens,
     tokenise,
 )
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import existing, sha256
 from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.models.packaged import PACKAGED
@@ -227,23 +229,63 @@ class NewTextReader:
         """The position that the probe was fitted at."""
         return self.extractor.config.positions[0]
 
-    def ranges(
-        self, values: pd.DataFrame, texts: Sequence[str], spans: Spans, where: str
-    ) -> dict[str, list[tuple[int, int]]]:
-        """Return the part of each text that the probe's position is of; empty where it is of all.
+    @property
+    def of_chats(self) -> bool:
+        """Whether the probe's own texts were chats of several turns."""
+        return "chat" in self.probe.facts
+
+    def texts(self, values: pd.DataFrame, where: str) -> NewTexts:
+        """Return texts as the model reads them, and where in them the probe's position is.
+
+        Parameters
+        ----------
+        values
+            As for ``fill_template``; of chats, what ``unlabelled_chats`` returns.
 
         Raises
         ------
         UserError
-            A text does not have it, or has it in several places.
+            As for ``fill_template``; a text does not have the position, or has it several times.
         """
-        _, _, field = self.position.partition(":")
-        if not field or self.position.startswith("token:"):
-            return {}
-        fields = values.drop(columns="text")
-        parts = field_ranges(texts, spans, fields, field, f"{where}: position {self.position!r}",
-                             self.extractor.config.occurrence)  # fmt: skip
-        return {self.position: parts}
+        if self.probe.facts.get("of_words"):
+            raise UserError(
+                f"{self.where}: its labels are of words, and which word of a new text is meant is "
+                "not known; `llmprobe trace` shows its scores at every token"
+            )
+        if self.of_chats:
+            texts, turns = values["text"].tolist(), values["turns"].tolist()
+            columns = [column for column in values.columns if column.startswith("span ")]
+            spans = {name.removeprefix("span "): values[name].tolist() for name in columns}
+        else:
+            (texts, spans), turns = self.fill_template(values, where), None
+        parts = ranges(
+            self.position, texts, spans, values.drop(columns="text"), turns=turns,
+            occurrence=self.extractor.config.occurrence, where=where,
+        )  # fmt: skip
+        return NewTexts(texts, {} if parts is None else {self.position: parts}, turns)
+
+
+@dataclass(frozen=True)
+class NewTexts:
+    """Texts for a probe, before they become tokens."""
+
+    texts: list[str]
+    ranges: dict[str, list[tuple[int, int]]]
+    """The part of each text that the probe's position is of; empty where it is of all."""
+    turns: list[list[Turn]] | None
+    """Of chats, their turns."""
+
+
+def reading_of_chats(probe: SavedProbe) -> dict[str, Any]:
+    """Return the options with which a probe's own chats were put into their template.
+
+    Raises
+    ------
+    UserError
+        The probe's file says something else there.
+    """
+    with foreign_errors("the probe's options of the chat template cannot be used"):
+        return dict(json.loads(probe.facts.get("chat", "{}")))
 
 
 def tokenise_new(
@@ -253,6 +295,8 @@ def tokenise_new(
     *,
     position: str,
     ranges: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    turns: Sequence[Sequence[Turn]] | None = None,
+    chat: Mapping[str, Any] | None = None,
     place: Callable[[int], str] | None = None,
 ) -> TokenisedTexts:
     """Return the tokens of new texts as the extractor's model is used to reading them.
@@ -270,12 +314,13 @@ def tokenise_new(
         A text is too long for the model, or has no tokens that it knows.
     """
     model, config = extractor.model, extractor.config
+    if turns is None and config.chat_template:
+        turns = [[Turn("user", 0, len(text))] for text in texts]
     window = model_window(model.module)
     tokenised = tokenise(
         model.tokenizer, texts, window=window if config.too_long == "cut_left" else None,
         positions=[position], ranges=ranges, special=config.special, too_long=config.too_long,
-        turns=[[Turn("user", 0, len(text))] for text in texts] if config.chat_template else None,
-        where=where,
+        turns=turns, chat=chat, where=where,
     )  # fmt: skip
     for row, tokens in enumerate(tokenised.ids):
         if window is not None and len(tokens) > window:

@@ -15,12 +15,17 @@ import pyarrow
 from llmprobe.config.load import validated
 from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
 from llmprobe.datasets.cells import find_column
-from llmprobe.datasets.from_table import unlabelled
+from llmprobe.datasets.from_table import unlabelled, unlabelled_chats
 from llmprobe.datasets.tables import read_table
 from llmprobe.extraction.stream import stream_states
 from llmprobe.ground.errors import UserError, first_line
 from llmprobe.ground.files import whole_file
-from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
+from llmprobe.monitors.new_texts import (
+    NewTextReader,
+    ReadingOptions,
+    reading_of_chats,
+    tokenise_new,
+)
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.saved_probe import SavedProbe, load_probe
@@ -62,14 +67,14 @@ def score_texts(
         loaded, or is not the one that the probe was fitted on.
     """
     probe = reader.probe
-    texts, spans = reader.fill_template(values, where)
-    ranges = reader.ranges(values, texts, spans, where)
+    new = reader.texts(values, where)
     reader.require_own_model()
     tokens = tokenise_new(
-        reader.extractor, texts, where, position=reader.position, ranges=ranges,
+        reader.extractor, new.texts, where, position=reader.position, ranges=new.ranges,
+        turns=new.turns, chat=reading_of_chats(probe),
         place=lambda row: f"{where}: row {row + 1}",
     )  # fmt: skip
-    outputs = np.empty((len(texts), max(len(probe.classes), 1)))
+    outputs = np.empty((len(new.texts), max(len(probe.classes), 1)))
     for rows, states in stream_states(reader.extractor, tokens, name, [layer]):
         outputs[rows] = probe.outputs(states[0].float().numpy(), layer)
     return outputs
@@ -164,7 +169,10 @@ class Scorer:
             A column or a label is wrong; a text is empty; and as ``score_texts``.
         """
         probe = self.probe
-        values = unlabelled(table, self.text, where)
+        if self.reader.of_chats:
+            values = unlabelled_chats(table, where)
+        else:
+            values = unlabelled(table, self.text, where)
         truth = None if self.label is None else _truth(table, self.label, probe, where)
         names = _new_columns(probe)
         for column in names:

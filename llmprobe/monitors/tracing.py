@@ -7,17 +7,28 @@ from pathlib import Path
 
 import pandas as pd
 
+from llmprobe.datasets.spans import Turn
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.every_token import read_every_token
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.token_strings import token_strings
 from llmprobe.ground.errors import UserError, suggestion
-from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions, tokenise_new
+from llmprobe.monitors.new_texts import (
+    NewTextReader,
+    ReadingOptions,
+    reading_of_chats,
+    tokenise_new,
+)
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import TRACES, Trace
 
 
-def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list[Trace]:
+def trace(
+    extractor: Extractor,
+    probe: SavedProbe,
+    texts: Sequence[str],
+    turns: Sequence[Sequence[Turn]] | None = None,
+) -> list[Trace]:
     """Return the scores of ``probe`` at every token and layer of texts, each run alone.
 
     Parameters
@@ -26,6 +37,8 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
         Of the probe's model and site.
     texts
         As the model shall read them: in their template, but not yet in a chat template.
+    turns
+        Of chats, the turns of each text; else a text is a user's turn where the probe wants chats.
 
     Raises
     ------
@@ -40,7 +53,10 @@ def trace(extractor: Extractor, probe: SavedProbe, texts: Sequence[str]) -> list
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
             # A probe of the first token answers there.
             at = "first" if position == "first" else "last"
-            tokenised = tokenise_new(extractor, [text], where, position=at)
+            tokenised = tokenise_new(
+                extractor, [text], where, position=at, chat=reading_of_chats(probe),
+                turns=None if turns is None else [turns[number - 1]],
+            )  # fmt: skip
             (tokens,), (((read,),),) = tokenised.ids, tokenised.places
             outputs = read_every_token(
                 capture, tokens, width, lambda layer, states: probe.outputs(states, layer)

@@ -29,14 +29,15 @@ texts were read, so that others can be read in the same way."""
 
 READ_WITH = (
     "tokenizer", "tokenizer_revision", "adapter", "adapter_revision", "convert", "in_memory",
-    "special", "occurrence", "blocks",
+    "special", "occurrence", "blocks", "chat", "of_words",
 )  # fmt: skip
 """Names of further facts of that kind, which a probe has where they say more than the default;
-``blocks``, the number of the model's, older probes lack."""
+``blocks``, the number of the model's, older probes lack; ``chat``, options of the chat template as
+JSON, those of chats have; ``of_words`` those whose labels are of words."""
 
 _WORDS = ("model", "dataset", "site", "position", "kind", "template", "perturbation")
 _KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool, "convert": bool,
-          "in_memory": bool, "blocks": int}  # fmt: skip
+          "in_memory": bool, "blocks": int, "of_words": bool}  # fmt: skip
 """Of which type facts are that are no words."""
 
 

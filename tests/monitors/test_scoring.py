@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,17 @@ import pandas as pd
 import pytest
 from probes import fit, save
 from toy import write_table
+from transformers import AutoTokenizer
 
 import llmprobe
 from llmprobe.cli.main import main
+from llmprobe.config.schema import ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
+from llmprobe.extraction.extract import Extractor
+from llmprobe.ground.errors import UserError
+from llmprobe.monitors import tracing
+from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.monitors.scoring import score_file
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 
@@ -297,3 +304,58 @@ def test_a_text_that_is_too_long_can_be_cut_at_its_beginning(
     rows_of(text=["red " * n + "city is blue two" for n in (99, 80)])(tmp_path)
     scored, _ = score(probe, tmp_path / "bad.csv", "--too-long", "cut_left")
     assert scored["score"].nunique() == 1
+
+
+def test_a_probe_of_chats_reads_the_turns_of_others(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model("llama"), tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {{ end }} {% endfor %}"
+    )
+    tokenizer.save_pretrained(model)
+    rows = [{"messages": [{"role": "user", "content": f"{color} {word}"},
+                          {"role": "assistant", "content": answer}], "label": answer}
+            for color in ("red", "green", "blue") for word in ("one", "two", "three", "four")
+            for answer in ("true", "false")]  # fmt: skip
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = llmprobe.load_dataset(file, chat={"end": "</s>"})
+    activations = llmprobe.extract(str(model), data, position="turn:assistant", dtype="float32",
+                          cache=False, progress=False)  # fmt: skip
+    results = llmprobe.probe(activations, permutations=0, progress=False)
+    path = tmp_path / "probe.safetensors"
+    results.probes[0].save(path)
+    scored = score_file(path, file, options=ReadingOptions(model=str(model))).table
+    layer = results.probes[0].best_layer
+    expected = results.probes[0].predict_proba(activations.layer(layer))[:, 1]
+    np.testing.assert_allclose(scored["score"], expected, atol=1e-6)
+    (trace,) = tracing.trace(
+        Extractor(ModelConfig(id=str(model), dtype="float32")), results.probes[0],
+        data.texts[:1], data.turns and data.turns[:1],
+    )  # fmt: skip
+    assert "".join(trace.tokens).split() == "<unk> red one </s> <unk> true </s>".split()
+    plain = tmp_path / "plain.csv"
+    plain.write_text("text\nred one\n")
+    with pytest.raises(UserError, match="no column 'messages'"):
+        score_file(path, plain, options=ReadingOptions(model=str(model)))
+
+
+def test_a_probe_of_words_scores_no_texts(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    rows = [
+        {"tokens": ["the", color, word], "tags": ["other", "color", "number"]}
+        for color in ("red", "green", "blue")
+        for word in ("one", "two", "three", "four")
+    ]
+    file = tmp_path / "words.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = llmprobe.load_dataset(file, tokens="tokens", tags="tags")
+    activations = llmprobe.extract(str(tiny_model("llama")), data, cache=False, progress=False)
+    results = llmprobe.probe(activations, permutations=0, progress=False)
+    path = tmp_path / "probe.safetensors"
+    results.probes[0].save(path)
+    plain = tmp_path / "plain.csv"
+    plain.write_text("text\nred one\n")
+    with pytest.raises(UserError, match="labels are of words"):
+        score_file(path, plain)
