@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from llmprobe.config.schema import ExtractConfig, ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.spans import Turn
 from llmprobe.extraction import extract as extraction
 from llmprobe.extraction import plan as planning
 from llmprobe.extraction import runner as running
@@ -490,3 +491,44 @@ def test_a_real_model_gives_a_text_the_same_states_in_any_batch(
     for layer in states.layers:
         a, b = states.layer(layer)[1], alone.layer(layer)[0]
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b)
+
+
+@pytest.mark.packaged
+@pytest.mark.usefixtures("packaged_cache")
+def test_every_position_of_a_chat_is_that_of_a_real_model_run_plainly() -> None:
+    said = [("user", "Is 2 even?", "Yes, 2 is even."), ("user", "Is Lima in Peru?", " No.\n")]
+    texts = [f"{question}\n\n{answer}" for _, question, answer in said]
+    turns = [
+        [Turn("user", 0, len(question)), Turn("assistant", len(question) + 2, len(text))]
+        for (_, question, _), text in zip(said, texts, strict=True)
+    ]
+    data = ConceptDataset("chats", texts, np.arange(2), turns=turns)
+    positions = ("last", "turn:user", "first:assistant", "mean:assistant", "token:-2", "mean")
+    one = Extractor(ModelConfig(id="smollm2-135m", dtype="float32"),
+                    ExtractConfig(position=positions, layers=(0, 10, 20)))  # fmt: skip
+    states = one.extract(data, cache=False, progress=False)
+    tokenizer, module = one.model.tokenizer, one.model.module
+    special = set(tokenizer.all_special_ids)
+    for row, (_, question, answer) in enumerate(said):
+        messages = [
+            {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+        ]  # fmt: skip
+        ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+        with torch.inference_mode():
+            plain = module(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        words = [tokenizer.decode([token]) for token in ids]
+        ends = [i for i, word in enumerate(words) if word == "<|im_end|>"]
+        begin = max(i for i, word in enumerate(words) if word == "<|im_start|>")
+        start = words.index("\n", begin) + 1
+        length = len(tokenizer(answer.rstrip(), add_special_tokens=False)["input_ids"])
+        content, asked = list(range(start, start + length)), ends[-2] - 1
+        places = {
+            "last": [len(ids) - 1], "turn:user": [asked], "first:assistant": content[:1],
+            "mean:assistant": content, "token:-2": [len(ids) - 2],
+            "mean": [i for i, token in enumerate(ids) if token not in special],
+        }  # fmt: skip
+        for position, place in places.items():
+            for layer in (0, 10, 20):
+                expected = plain[layer][0, place].mean(dim=0).numpy()
+                got = states.at(position).layer(layer)[row]
+                assert np.linalg.norm(got - expected) <= 1e-4 * np.linalg.norm(expected), position
