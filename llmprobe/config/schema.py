@@ -555,6 +555,9 @@ def _in_range(penalty: float) -> float:
 Penalty = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_in_range)]
 
 
+_POOLING = re.compile(r"mean|max|attention|last-\d{1,6}|softmax(-\d{1,6}(\.\d{1,6})?)?")
+
+
 class ProbeConfig(Section):
     """How probes are fitted and layers are scored."""
 
@@ -581,6 +584,14 @@ class ProbeConfig(Section):
     the surface of the text gives away. ``token_embeddings``: what the mean of the model's
     embeddings of the tokens does. ``random_labels``: what a probe memorises about groups.
     ``random_weights``: the same architecture untrained, which doubles the extraction."""
+    pooling: tuple[str, ...] = Field(
+        default=("mean", "max", "last-5", "softmax", "attention"), min_length=1
+    )
+    """With ``position: tokens``, what a probe over tokens makes of a text; a curve each, at the
+    position ``tokens:mean`` and so on. ``mean``, ``last-K``: a probe of the mean state of all, or
+    of the last K tokens. ``max``: the largest score of a token. ``softmax-T``: the mean of the
+    scores, weighted by the soft-max of score / T (1 by default). ``attention``: the mean, weighted
+    by the soft-max of another linear function, one query that is learned."""
     permutations: int = Field(default=100, ge=0)
     """The number of refits on shuffled labels; the smallest p-value is 1 / (permutations + 1)."""
     description_length: bool = True
@@ -599,10 +610,29 @@ class ProbeConfig(Section):
             return 3 if self.permutations >= 20 else 1
         return self.repeats
 
+    @field_validator("pooling")
+    @classmethod
+    def _known_poolings(cls, pooling: tuple[str, ...]) -> tuple[str, ...]:
+        for name in pooling:
+            if not _POOLING.fullmatch(name) or not float(name.partition("-")[2] or 1):
+                raise ValueError(
+                    f"{name!r:.40}: should be mean, max, attention, last-K (such as last-5), "
+                    "softmax, or softmax-T (such as softmax-0.5)"
+                )
+        return tuple(dict.fromkeys(pooling))
+
     @field_validator("learning_curve")
     @classmethod
     def _each_once(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(fractions)))
+
+
+def curve_positions(read: Sequence[str], config: ProbeConfig) -> tuple[str, ...]:
+    """Return the positions of the curves of positions that are read, with ``tokens:POOLING``."""
+    pooled = tuple(f"tokens:{name}" for name in config.pooling)
+    return tuple(
+        position for name in read for position in (pooled if name == "tokens" else (name,))
+    )
 
 
 class ReportConfig(Section):
@@ -684,6 +714,11 @@ class RunConfig(Section):
     def sources(self) -> Sequence[ModelConfig | ActivationsConfig]:
         """Return where hidden states come from: the models, or the files in place of them."""
         return self.models or self.activations
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Return the positions of the curves, in order: ``tokens`` has one for each pooling."""
+        return curve_positions(self.extract.positions, self.probe)
 
     @model_validator(mode="after")
     def _models_or_states(self) -> RunConfig:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import Design, ManyFits
+from llmprobe.probing.fit_many import Design
 from llmprobe.probing.online_code import code_lengths
 from llmprobe.probing.probe_plane import probe_plane
 from llmprobe.probing.search import BestPenalties, ProbingTask, search
@@ -52,6 +52,10 @@ class LayerFit:
     """Length of the online code in each order of the groups, in nats. [orders]"""
     learning_curve: np.ndarray
     """Score after training on each fraction of the training groups. [fractions]"""
+    query: np.ndarray | None = None
+    """Of attention over tokens, the direction of a token's weight. [d], or None"""
+    fold0_query: np.ndarray | None = None
+    """That of the probe that did not see the first fold. [d], or None"""
 
 
 def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str = "cpu") -> LayerFit:
@@ -79,15 +83,17 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
     outer = slice(0, tasks.n_folds)
     of_folds = problems[outer].raw(solution[outer])
-    coef, intercept = _in_units_of_labels(problems[kept].raw(solution[kept]), tasks)
-    fold0_coef, fold0_intercept = _in_units_of_labels(of_folds, tasks)
+    (coef, intercept), (fold0_coef, fold0_intercept) = (
+        in_units_of_labels(fits.coef[:, 0], fits.intercept[0], tasks)
+        for fits in (problems[kept].raw(solution[kept]), of_folds)
+    )
     held_out = _held_out(solution.logits, tasks)
     scored = torch.as_tensor(tasks.scored, device=design.X.device)[None]
     learning_curve = [
         float(loss.score(logits[None], targets[None], scored)) for logits in held_out[repeats:]
     ]
     return LayerFit(
-        predicted=np.stack([_predictions(logits, tasks) for logits in held_out[:repeats]]),
+        predicted=np.stack([predictions(logits, tasks) for logits in held_out[:repeats]]),
         l2=l2 if kind.has_penalty else np.full(len(l2), np.nan),
         kept_l2=float(penalties[kept][0]) if kind.has_penalty else np.nan,
         unconverged=int((~solution.converged).sum()),
@@ -114,12 +120,13 @@ def _search_each(
     return [best[end - len(family) : end] for end, family in zip(ends, families, strict=True)]
 
 
-def _in_units_of_labels(fits: ManyFits, tasks: ProbingTasks) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first fit's directions [d, 1 or C] and intercepts [1 or C].
+def in_units_of_labels(
+    coef: np.ndarray, intercept: np.ndarray, tasks: ProbingTasks
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return directions [d, 1 or C] and intercepts [1 or C] that predict labels as they were given.
 
-    Labels that are numbers were standardised; those of the result are as they were given.
+    Labels that are numbers were standardised for the fit.
     """
-    coef, intercept = fits.coef[:, 0], fits.intercept[0]
     if len(tasks.classes):
         return coef, intercept
     return coef * tasks.y.std(), intercept * tasks.y.std() + tasks.y.mean()
@@ -139,7 +146,7 @@ def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
     return held_out
 
 
-def _predictions(logits: Tensor, tasks: ProbingTasks) -> np.ndarray:
+def predictions(logits: Tensor, tasks: ProbingTasks) -> np.ndarray:
     """Return probabilities [m, C] or numbers [m, 1] of the scored rows, from logits [C, n]."""
     values = logits.double().cpu().T[tasks.scored]
     if not len(tasks.classes):

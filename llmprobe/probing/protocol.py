@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from llmprobe.config.schema import ProbeConfig
-from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.groups import units
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
 from llmprobe.probing.layer import LayerFit, probe_layer
+from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
-from llmprobe.probing.workers import Arrays, States, each_layer
+from llmprobe.probing.token_probes import probe_tokens
+from llmprobe.probing.workers import Arrays, DatasetStates, States, each_layer
 from llmprobe.results.columns import columns_of
 from llmprobe.results.metrics import METRICS, Predictions, score
 from llmprobe.results.predictions import first_repeat
@@ -33,27 +34,14 @@ from llmprobe.results.saved_probe import HOW_READ, READ_WITH, GoldenExample, Sav
 
 log = logging.getLogger(__name__)
 
+FitLayer = Callable[[np.ndarray, ProbingTasks, torch.device], LayerFit]
+"""A probe's fits on the states of a layer."""
+
 KEPT_SCORES = (
     *(f"{metric}{end}" for metric in ("accuracy", "auroc", "r2") for end in ("", "_low", "_high")),
     *("log_loss", "skill", "control_accuracy", "p_value"),
 )
 """What a saved probe remembers of its results."""
-
-
-class DatasetStates(States, Protocol):
-    """The states of a dataset in a model, such as an extraction gives."""
-
-    @property
-    def dataset(self) -> ConceptDataset:
-        """The dataset whose texts the states are of."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What is known of the extraction: model, site, position, tokens, seconds, …"""
-
-    @property
-    def token_embeddings(self) -> np.ndarray | None:
-        """The mean of the embeddings of each text's tokens, where it is known. [n, d], or None"""
 
 
 def probe(
@@ -67,13 +55,18 @@ def probe(
         Too few examples, groups or members of a class for the folds.
     """
     facts, dataset = activations.facts, activations.dataset
+    config = config_of_pooling(config or ProbeConfig(), facts["position"])
+    fit_layer: FitLayer = probe_layer
+    pooling = Pooling.of(facts["position"])
+    if pooling is not None and activations.n_tokens is not None:
+        fit_layer = partial(probe_tokens, n_tokens=activations.n_tokens, pooling=pooling)
     results = probe_states(
         activations,
         dataset.labels,
         dataset.units,
         surface=dataset.surface,
         test=dataset.test,
-        config=config or ProbeConfig(),
+        config=config,
         names={"model": facts["model"], "dataset": dataset.name,
                "site": facts["site"], "position": facts["position"]},
         origin={**{name: facts[name] for name in (*HOW_READ, *READ_WITH) if name in facts},
@@ -81,6 +74,7 @@ def probe(
                 "dataset_sha256": dataset.content_hash, "real_tokens": True},
         embeddings=activations.token_embeddings,
         progress=progress,
+        fit_layer=fit_layer,
     )  # fmt: skip
     results = replace(results, probes=(_with_golden(results.probes[0], activations),))
     results.summary["parameters"] = facts["parameters"]
@@ -94,7 +88,7 @@ def probe(
 def _with_golden(probe: SavedProbe, activations: DatasetStates) -> SavedProbe:
     """Add what the probe makes of the texts that the extraction kept the token ids of."""
     texts, layer = activations.facts.get("golden"), probe.best_layer
-    if not texts:
+    if not texts or activations.n_tokens is not None:
         return probe
     states = activations.layer(layer)[[text["row"] for text in texts]]
     golden = (
@@ -209,6 +203,7 @@ def probe_states(
     origin: Mapping[str, Any],
     embeddings: np.ndarray | None = None,
     progress: bool,
+    fit_layer: FitLayer = probe_layer,
 ) -> Results:
     """What ``probe_layers`` does, of states that need not all be in memory.
 
@@ -218,6 +213,8 @@ def probe_states(
         What the bag of words reads. [n]
     embeddings
         The mean of the embeddings of each row's tokens, a rival of the layers. [n, d], or None
+    fit_layer
+        What is done with the states of a layer.
     """
     began = time.monotonic()
     layers = states.layers
@@ -235,12 +232,13 @@ def probe_states(
     of_scored = None if unit_of is None else unit_of[scored]
     resamples = Resamples(len(tasks.truth), of_scored, config.seed)
     label = f"probing {names['dataset']} in {names['model']}"
-    answer = partial(_fit, tasks=tasks, resamples=resamples, device=_device(config.device))
+    device = _device(config.device)
+    answer = partial(_fit, fit_layer=fit_layer, tasks=tasks, resamples=resamples, device=device)
     answers = each_layer(states, answer, label, progress)
     fits, scores, resampled = zip(*answers, strict=True)
     embedded = None
     if embeddings is not None and "token_embeddings" in config.controls:
-        bare = partial(probe_layer, tasks=tasks.bare, device=_device(config.device))
+        bare = partial(probe_layer, tasks=tasks.bare, device=device)
         embedded = each_layer(Arrays({0: embeddings}), bare, label, False)[0].predicted[0]
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
@@ -278,16 +276,21 @@ def probe_states(
     ]
     kept, fold0 = (
         SavedProbe(
-            coef={layer: coef.T for layer, (coef, _) in zip(layers, fitted, strict=True)},
-            intercept={layer: b for layer, (_, b) in zip(layers, fitted, strict=True)},
+            coef={layer: coef.T for layer, (coef, _, _) in zip(layers, fitted, strict=True)},
+            intercept={layer: b for layer, (_, b, _) in zip(layers, fitted, strict=True)},
             classes=tuple(tasks.classes.tolist()),
             facts={**names, **origin, "kind": config.kind},
             scores={name: table[name].to_list() for name in KEPT_SCORES}
             | {"l2": [fit.kept_l2 for fit in fits]},
+            query={
+                layer: query
+                for layer, (_, _, query) in zip(layers, fitted, strict=True)
+                if query is not None
+            },
         )
         for fitted in (
-            [(fit.coef, fit.intercept) for fit in fits],
-            [(fit.fold0_coef, fit.fold0_intercept) for fit in fits],
+            [(fit.coef, fit.intercept, fit.query) for fit in fits],
+            [(fit.fold0_coef, fit.fold0_intercept, fit.fold0_query) for fit in fits],
         )
     )
     return Results(
@@ -312,10 +315,14 @@ def _device(name: str) -> torch.device:
 
 
 def _fit(
-    X: np.ndarray, tasks: ProbingTasks, resamples: Resamples, device: torch.device
+    X: np.ndarray,
+    fit_layer: FitLayer,
+    tasks: ProbingTasks,
+    resamples: Resamples,
+    device: torch.device,
 ) -> tuple[LayerFit, dict[str, float], np.ndarray]:
     """The answers of one layer, its scores, and the main one in each resample [B]."""
-    fit = probe_layer(X, tasks, device)
+    fit = fit_layer(X, tasks, device)
     repeats = [
         Predictions(tasks.truth, predicted if len(tasks.classes) else predicted[:, 0],
                     resamples, fold_of[tasks.scored])

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
+from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.progress import Progress
 from llmprobe.probing.fit_many import CHUNK_BYTES
 
@@ -39,6 +40,26 @@ class States(Protocol):
 
     def n_bytes(self, index: int) -> int:
         """Return how many bytes of memory the states of a layer take."""
+
+
+class DatasetStates(States, Protocol):
+    """The states of a dataset in a model, such as an extraction gives."""
+
+    @property
+    def dataset(self) -> ConceptDataset:
+        """The dataset whose texts the states are of."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of the extraction: model, site, position, tokens, seconds, …"""
+
+    @property
+    def token_embeddings(self) -> np.ndarray | None:
+        """The mean of the embeddings of each text's tokens, where it is known. [n, d], or None"""
+
+    @property
+    def n_tokens(self) -> np.ndarray | None:
+        """The number of rows of each text, where it has one for each token. [n], or None"""
 
 
 @dataclass(frozen=True)

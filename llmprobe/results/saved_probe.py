@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,9 @@ class SavedProbe:
     tokenizer adds. A probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
+    query: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """For each layer of a probe over tokens at ``tokens:attention``, the direction of a token's
+    weight in raw activation space; none of other probes. [d] float64"""
     golden: tuple[GoldenExample, ...] = ()
     """Some of the probe's own texts, so that another engine's states can be compared; none of a
     probe of arrays or of an older version."""
@@ -126,7 +129,8 @@ class SavedProbe:
         parts = (
             np.ascontiguousarray(by_layer[layer], dtype=float).tobytes()
             for layer in self.layers
-            for by_layer in (self.coef, self.intercept)
+            for by_layer in (self.coef, self.intercept, self.query)
+            if layer in by_layer
         )
         return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
@@ -161,7 +165,18 @@ class SavedProbe:
         """
         if not self.classes:
             raise UserError("the probe predicts a number, which has no probabilities")
-        logits = self.decision_function(states, layer)
+        return self.outputs_of(self.decision_function(states, layer))
+
+    def outputs_of(self, logits: np.ndarray) -> np.ndarray:
+        """Return probabilities of the classes [n, C], or predicted numbers [n, 1].
+
+        Parameters
+        ----------
+        logits
+            As ``decision_function`` returns them. [n], or [n, C] of C > 2 classes
+        """
+        if not self.classes:
+            return logits[:, None]
         if logits.ndim == 1:
             logits = np.column_stack([np.zeros_like(logits), logits])
         probabilities: np.ndarray = softmax(logits, axis=1)
@@ -175,9 +190,7 @@ class SavedProbe:
         UserError
             As ``decision_function``.
         """
-        if self.classes:
-            return self.predict_proba(states, layer)
-        return self.decision_function(states, layer)[:, None]
+        return self.outputs_of(self.decision_function(states, layer))
 
     def predict(self, states: np.ndarray, layer: int | None = None) -> np.ndarray:
         """Return the most probable class, or the predicted number. [n, d] -> [n]"""
@@ -197,9 +210,9 @@ class SavedProbe:
             "golden": json.dumps([vars(example) for example in self.golden]),
         }
         tensors = {
-            f"{name}.{layer}": np.ascontiguousarray(getattr(self, name)[layer], dtype=float)
-            for name in ("coef", "intercept")
-            for layer in self.layers
+            f"{name}.{layer}": np.ascontiguousarray(array, dtype=float)
+            for name in ("coef", "intercept", "query")
+            for layer, array in sorted(getattr(self, name).items())
         }
         with whole_file(Path(path)) as partial:
             partial.write_bytes(signed(_with_sorted_header(save(tensors, header))))
@@ -223,7 +236,9 @@ def load_probe(path: str | Path) -> SavedProbe:
         header = _header(content).get("__metadata__") or {}
         if header.get("format") != FORMAT:
             raise UserError(f"{path}: a safetensors file, but not one of a saved probe")
-        tensors: dict[str, dict[int, np.ndarray]] = {"coef": {}, "intercept": {}}
+        tensors: dict[str, dict[int, np.ndarray]] = {
+            "coef": {}, "intercept": {}, "query": {},
+        }  # fmt: skip
         for key, array in arrays.items():
             name, _, layer = key.partition(".")
             tensors[name][int(layer)] = array
@@ -272,6 +287,11 @@ def _require_whole(probe: SavedProbe) -> None:
             raise ValueError(f"layer {layer} does not fit {len(classes)} classes")
         if not np.isfinite(coef).all() or not np.isfinite(probe.intercept[layer]).all():
             raise ValueError(f"layer {layer} has numbers that are not finite")
+    if (probe.facts.get("position") == "tokens:attention") != bool(probe.query) or any(
+        query.shape != probe.coef[layer].shape[1:] or not np.isfinite(query).all()
+        for layer, query in probe.query.items()
+    ):
+        raise ValueError("its queries do not fit its layers")
     for name, curve in probe.scores.items():
         if not np.shape(np.asarray(curve, dtype=float)) == (len(probe.coef),):
             raise ValueError(f"its scores {name!r:.40} are not one for each layer")

@@ -1,0 +1,327 @@
+"""Probes that score every token of a text and pool the scores: max, soft-max and attention.
+
+The score of a token is linear in its state. Of a text it is the largest (``max``), or the mean
+weighted by the soft-max of the scores themselves over a temperature (``softmax``), or by that of a
+second linear function, the query (``attention``; Shabalin & Belrose 2025, "Attention probes",
+EleutherAI, with one head and no position bias). McKenzie et al. (2025, "Detecting high-stakes
+interactions with activation probes", section 3) and Kramár et al. (2026, "Building production-ready
+probes for Gemini") compare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmprobe.probing.fit_many import CONSTANT
+from llmprobe.probing.layer import LayerFit, in_units_of_labels, predictions
+from llmprobe.probing.losses import Loss
+from llmprobe.probing.pooling import Pooling
+from llmprobe.probing.search import ProbingTask
+from llmprobe.probing.tasks import ProbingTasks
+from llmprobe.results.saved_probe import SavedProbe
+
+STEPS = 200
+"""Steps of gradient descent (Adam, all texts in each, a rate that falls to nothing)."""
+RATE = 0.3
+"""The rate of the first step, in standardised features, times the root of their number."""
+RATE_OF_INTERCEPT = 0.05
+"""The rate of the first step of intercepts."""
+PENALTIES = (1e3, 1e2, 1e1, 1e0)
+"""The grid of ``l2: auto`` for these probes."""
+MOST_TOKENS = 2**14
+"""Tokens whose scores by all probes are in memory at a time, or those of one text."""
+INNER_FOLDS = 2
+"""Inner folds that are scored to choose a penalty."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some texts of like length, padded to the longest of them."""
+
+    texts: Tensor
+    """Numbers of the texts. [m]"""
+    X: Tensor
+    """The states of their tokens, zero for padding. [m · longest, d]"""
+    lengths: Tensor
+    """How many of them are tokens. [m]"""
+    outside: Tensor
+    """-inf for padding, 0 for tokens. [m, longest]"""
+
+    def by_text(self, directions: Tensor) -> Tensor:
+        """Return the products of each state with k directions [k, d]. -> [k, m, longest]"""
+        return (directions @ self.X.T).view(len(directions), *self.outside.shape)
+
+
+class Tokens:
+    """The states of the tokens of n texts, of any lengths.
+
+    Parameters
+    ----------
+    X
+        The states, text by text. [tokens, d]
+    n_tokens
+        The number of tokens of each text, one or more. [n]
+    """
+
+    def __init__(
+        self, X: np.ndarray, n_tokens: np.ndarray, device: torch.device | str = "cpu"
+    ) -> None:
+        n_tokens = np.asarray(n_tokens)
+        if X.ndim != 2 or n_tokens.sum() != len(X) or n_tokens.min(initial=1) < 1:
+            raise ValueError(f"{X.shape} states for texts of {n_tokens.sum()} tokens, one or more")
+        self.device = torch.device(device)
+        self.n, self.d = len(n_tokens), X.shape[1]
+        ends = n_tokens.cumsum()
+        self.chunks = []
+        for texts in _of_like_length(n_tokens):
+            longest = int(n_tokens[texts].max())
+            is_token = np.arange(longest) < n_tokens[texts, None]
+            padded = np.zeros((len(texts), longest, self.d), dtype=np.float32)
+            for row, text in enumerate(texts):
+                padded[row, : n_tokens[text]] = X[ends[text] - n_tokens[text] : ends[text]]
+            outside = np.where(is_token, 0, -np.inf).astype(np.float32)
+            arrays = texts, padded.reshape(-1, self.d), n_tokens[texts], outside
+            self.chunks.append(Chunk(*(torch.as_tensor(x, device=self.device) for x in arrays)))
+
+    def moments(self, train: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of the tokens of some texts.
+
+        A feature that does not vary has a standard deviation of 1. [K, n] bool -> two of [K, d]
+        """
+        sums = torch.zeros(self.n, 2 * self.d + 1, dtype=torch.float64, device=self.device)
+        for chunk in self.chunks:
+            of_each = chunk.X.view(*chunk.outside.shape, self.d)
+            for row, states in enumerate(of_each.double()):  # Of a text at a time: it is float64.
+                sums[chunk.texts[row], : self.d] = states.sum(dim=0)
+                sums[chunk.texts[row], self.d : -1] = states.square().sum(dim=0)
+            sums[chunk.texts, -1] = chunk.lengths.double()
+        of_train = train.double() @ sums
+        of_token = of_train[:, :-1] / of_train[:, -1:]
+        mean, square = of_token[:, : self.d], of_token[:, self.d :]
+        sd = (square - mean.square()).clamp_min(0).sqrt()
+        return mean, torch.where(sd > CONSTANT * square.sqrt(), sd, 1.0)
+
+
+def _of_like_length(n_tokens: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the numbers of texts that are padded together: to a third more tokens at most."""
+    order = np.argsort(n_tokens, kind="stable")
+    start = 0
+    while start < len(order):
+        lengths = n_tokens[order[start:]]
+        fits = (lengths * np.arange(1, len(lengths) + 1) <= MOST_TOKENS) & (
+            3 * lengths <= 4 * lengths[0]
+        )
+        stop = start + max(int(fits.sum()), 1)
+        yield order[start:stop]
+        start = stop
+
+
+@dataclass(frozen=True)
+class TokenProbes:
+    """K probes over tokens, in raw feature space."""
+
+    pooling: Pooling
+    """How scores of tokens become one of a text."""
+    coef: Tensor
+    """Directions of the score of a token. [K, C, d]"""
+    intercept: Tensor
+    """What is added to it. [K, C]"""
+    query: Tensor | None = None
+    """Directions of the weight of a token, of attention alone. [K, d]"""
+
+    def logits(self, tokens: Tokens) -> Tensor:
+        """Return the score of each text. -> [K, C, n]"""
+        logits = self.coef.new_empty(*self.intercept.shape, tokens.n)
+        with torch.no_grad():
+            for chunk in tokens.chunks:
+                logits[:, :, chunk.texts] = self.of_chunk(chunk)
+        return logits
+
+    def of_chunk(self, chunk: Chunk) -> Tensor:
+        """Return the score of each text of a chunk. -> [K, C, m]"""
+        K, C, d = self.coef.shape
+        scores = chunk.by_text(self.coef.reshape(K * C, d)).view(K, C, *chunk.outside.shape)
+        if self.pooling.kind == "max":
+            of_texts = (scores + chunk.outside).amax(dim=-1)
+        else:
+            if self.query is None:
+                weights = scores / self.pooling.number
+            else:
+                weights = chunk.by_text(self.query)[:, None]
+            of_texts = ((weights + chunk.outside).softmax(dim=-1) * scores).sum(dim=-1)
+        pooled: Tensor = of_texts + self.intercept[..., None]
+        return pooled
+
+
+def logits_of_texts(
+    probe: SavedProbe, layer: int, X: np.ndarray, n_tokens: np.ndarray
+) -> np.ndarray:
+    """Return what a saved probe that pools scores makes of texts, from the states of their tokens.
+
+    Parameters
+    ----------
+    X
+        The states at ``layer``, text by text. [tokens, d]
+    n_tokens
+        The number of tokens of each text. [n]
+
+    Returns
+    -------
+    np.ndarray
+        As ``SavedProbe.decision_function`` has them: [n], or [n, C] of C > 2 classes.
+    """
+    pooling = Pooling.of(str(probe.facts["position"]))
+    assert pooling is not None
+    coef, intercept, *query = (
+        torch.as_tensor(by_layer[layer], dtype=torch.float32)[None]
+        for by_layer in (probe.coef, probe.intercept, probe.query)
+        if by_layer
+    )
+    probes = TokenProbes(pooling, coef, intercept, query[0] if query else None)
+    logits: np.ndarray = probes.logits(Tokens(X, n_tokens))[0].double().numpy()
+    return logits[0] if len(logits) == 1 else logits.T
+
+
+def fit_token_probes(
+    tokens: Tokens, pooling: Pooling, loss: Loss, targets: Tensor, train: Tensor, l2: Tensor
+) -> TokenProbes:
+    """Minimise for each of K probes the loss of its texts + l2 / 2 the squared norm of directions.
+
+    Directions, the query too, are in units of the standard deviations of the training tokens.
+    Attention and max have several minima. All start at zero, where each token counts alike, and
+    the descent is the same each time.
+
+    Parameters
+    ----------
+    targets
+        Labels of the texts, as the loss takes them. [C, n]
+    train
+        The texts of each probe. [K, n] bool
+    l2
+        The penalties. [K]
+    """
+    K, C, d = len(train), len(targets), tokens.d
+    mean, sd = (x.float()[:, None] for x in tokens.moments(train))
+    share = train.float() / train.sum(dim=1, keepdim=True)
+    penalty = (l2.float() / train.sum(dim=1))[:, None, None]
+    start = loss.intercept((share @ targets.T)[..., None])[..., 0]
+    coef = torch.zeros(K, C, d, device=tokens.device, requires_grad=True)
+    query = torch.zeros(K, 1, d, device=tokens.device, requires_grad=True)
+    intercept = start.clone().requires_grad_()
+    directions = [coef, query] if pooling.kind == "attention" else [coef]
+
+    def raw() -> TokenProbes:
+        weights = coef / sd
+        shift = intercept - (weights * mean).sum(dim=2)
+        of_query = (query / sd)[:, 0] if len(directions) > 1 else None
+        return TokenProbes(pooling, weights, shift, of_query)
+
+    optimiser = torch.optim.Adam(
+        [{"params": directions, "lr": RATE / d**0.5},
+         {"params": [intercept], "lr": RATE_OF_INTERCEPT}]
+    )  # fmt: skip
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        for chunk in tokens.chunks:
+            logits = raw().of_chunk(chunk)
+            means = loss.means(logits.detach())
+            slope = loss.residual(means, targets[None, :, chunk.texts])
+            logits.backward(slope * share[:, None, chunk.texts])  # type: ignore[no-untyped-call]
+        for weights in directions:
+            assert weights.grad is not None
+            weights.grad += penalty * weights.detach()
+        optimiser.step()
+        rate.step()
+    fitted = raw()
+    return replace(
+        fitted,
+        coef=fitted.coef.detach(),
+        intercept=fitted.intercept.detach(),
+        query=None if fitted.query is None else fitted.query.detach(),
+    )
+
+
+def probe_tokens(
+    X: np.ndarray,
+    tasks: ProbingTasks,
+    device: torch.device | str = "cpu",
+    *,
+    n_tokens: np.ndarray,
+    pooling: Pooling,
+) -> LayerFit:
+    """Fit probes over tokens on the states of a layer, X [tokens, d], text by text.
+
+    The penalty of each fold is chosen inside its training set. What would need refits on other
+    labels or parts of the texts is NaN; so are places beside a probe, which is not one direction.
+    """
+    tokens, loss, scored = Tokens(X, n_tokens, device), tasks.loss, tasks.scored
+    train = tasks.train
+    l2 = _penalties(tokens, pooling, tasks)
+    if scored.all():  # The probe that is kept is fitted on all texts.
+        train = np.concatenate([train, np.ones((1, len(scored)), dtype=bool)])
+        l2 = np.append(l2, np.exp(np.log(l2).mean()))
+    targets, masks, penalties = _on(tokens.device, tasks.targets, train, l2)
+    probes = fit_token_probes(tokens, pooling, loss, targets, masks, penalties)
+    fold_of = torch.as_tensor(tasks.fold_of[0], device=tokens.device).clamp_min(0)
+    every = probes.logits(tokens)
+    held_out = every.gather(0, fold_of.expand(1, every.shape[1], -1))[0]
+    rows = torch.as_tensor(scored, device=tokens.device)
+    total = float(loss.value(held_out[None].double(), targets[None].double())[0, 0, rows].sum())
+    coef, intercept = probes.coef.double().cpu().numpy(), probes.intercept.double().cpu().numpy()
+    query = None if probes.query is None else probes.query.double().cpu().numpy()
+    kept = [in_units_of_labels(coef[k].T, intercept[k], tasks) for k in (-1, 0)]
+    return LayerFit(
+        predicted=predictions(held_out, tasks)[None],
+        l2=l2[: tasks.n_folds],
+        kept_l2=float(l2[-1]),
+        unconverged=0,
+        coef=kept[0][0],
+        intercept=kept[0][1],
+        fold0_coef=kept[1][0],
+        fold0_intercept=kept[1][1],
+        probe_plane=np.full((int(scored.sum()), 2), np.nan),
+        skill=1 - total / tasks.intercept_loss[:1],
+        control_score=np.nan,
+        beside_control=np.nan,
+        code_lengths=np.empty(0),
+        learning_curve=np.empty(0),
+        query=None if query is None else query[-1],
+        fold0_query=None if query is None else query[0],
+    )
+
+
+def _penalties(tokens: Tokens, pooling: Pooling, tasks: ProbingTasks) -> np.ndarray:
+    """Return the penalty of each outer fold: the one with the least held-out loss inside it."""
+    if not tasks.inner:
+        return np.full(tasks.n_folds, tasks.penalties[0])
+    inner = [_some_folds(task) for task in tasks.inner]
+    sizes = [len(task.train) for task in inner]
+    train = np.tile(np.concatenate([task.train for task in inner]), (len(PENALTIES), 1))
+    l2 = np.repeat(PENALTIES, sum(sizes))
+    targets, masks, penalties = _on(tokens.device, tasks.targets, train, l2)
+    logits = fit_token_probes(tokens, pooling, tasks.loss, targets, masks, penalties).logits(tokens)
+    losses = tasks.loss.value(logits.double(), targets[None].double())[:, 0]
+    by_penalty = losses.reshape(len(PENALTIES), sum(sizes), -1).cpu().numpy()
+    ends = np.cumsum(sizes)
+    chosen = []
+    for task, end in zip(inner, ends, strict=True):
+        rows = np.flatnonzero(task.scored_by >= 0)
+        of_rows = by_penalty[:, end - len(task.train) + task.scored_by[rows], rows]
+        chosen.append(PENALTIES[int(of_rows.sum(axis=1).argmin())])
+    return np.array(chosen)
+
+
+def _some_folds(task: ProbingTask) -> ProbingTask:
+    """Return the first inner folds of a choice of a penalty."""
+    scored_by = np.where(task.scored_by < INNER_FOLDS, task.scored_by, -1)
+    return replace(task, train=task.train[:INNER_FOLDS], scored_by=scored_by)
+
+
+def _on(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
+    return [torch.as_tensor(array, device=device) for array in arrays]
