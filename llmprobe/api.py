@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from llmprobe.config.load import validated
-from llmprobe.config.schema import ExtractConfig, ModelConfig, ProbeConfig
+from llmprobe.config.schema import ExtractConfig, ModelConfig, ProbeConfig, curve_positions
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
@@ -25,6 +25,7 @@ from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.monitors import tracing
 from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.probing import protocol
+from llmprobe.probing.pooling import pooled
 from llmprobe.results.many_curves import of_one_run
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe, load_probe
@@ -120,7 +121,7 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
     Parameters
     ----------
     **options
-        Keys of a config's ``probe`` section: kind, folds, l2, controls, permutations,
+        Keys of a config's ``probe`` section: kind, folds, l2, controls, pooling, permutations,
         description_length, learning_curve, device, seed.
 
     Raises
@@ -135,9 +136,10 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
         )
     config = _config(options, "probe")
     of_each = [
-        replace(activations, dataset=dataset).at(position)
+        pooled(replace(activations, dataset=dataset).at(position), place)
         for dataset in activations.dataset.by_concept()
         for position in activations.positions
+        for place in curve_positions([position], config)
     ]
     return of_one_run([protocol.probe(one, config, progress=progress) for one in of_each])
 

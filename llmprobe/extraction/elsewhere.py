@@ -33,6 +33,10 @@ class ActivationsFromElsewhere:
         """None: there is no model that has any."""
 
     @property
+    def n_tokens(self) -> None:
+        """None: each text has one row."""
+
+    @property
     def layers(self) -> list[int]:
         """Numbers of the layers, rising."""
         return self.states.layers
@@ -109,6 +113,10 @@ class StatesFromElsewhere:
             raise UserError(
                 f"extract.position: {listed(self.config.positions)}, and the states of "
                 f"{states.where} are at one position; name that"
+            )
+        if self.config.position == "tokens":
+            raise UserError(
+                f"extract.position: tokens, and the states of {states.where} are one of each text"
             )
         facts = {
             "model": self.model_config.name,

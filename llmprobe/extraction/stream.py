@@ -20,8 +20,8 @@ def stream_states(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield the indices of some of the texts and their states, [layers, those, d], until all came.
 
-    They are the states that an extraction would keep; memory does not grow with the number of
-    texts.
+    A text of which several places are read has a row for each, in their order. The states are those
+    that an extraction would keep; memory does not grow with the number of texts.
 
     Parameters
     ----------
@@ -39,10 +39,11 @@ def stream_states(
     with Capture(model, extractor.config.site, layers) as capture:
         plan, _ = verified_plan(extractor.planner(texts, model), capture)
         executor = ShardExecutor(plan, capture, name)
-        row_of = np.array([row for (row,) in plan.row_of])
+        first = np.array([rows[0] for rows in plan.row_of])
         with Progress(f"reading {name} with {model.name}", int(plan.first_row[-1])) as bar:
             for index, states in executor.shards(list(range(len(plan.shards))), bar):
                 rows = plan.rows(index)
                 # Equal texts are run once.
-                indices = np.flatnonzero((row_of >= rows.start) & (row_of < rows.stop))
-                yield indices, states[:, row_of[indices] - rows.start]
+                indices = np.flatnonzero((first >= rows.start) & (first < rows.stop))
+                of_these = [row - rows.start for i in indices for row in plan.row_of[i]]
+                yield indices, states[:, of_these]

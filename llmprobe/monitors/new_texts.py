@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -28,6 +28,7 @@ from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import existing, sha256
 from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.models.packaged import PACKAGED
+from llmprobe.probing.pooling import Pooling
 from llmprobe.results.saved_probe import HOW_READ, SavedProbe
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class NewTextReader:
             return {name: facts[name] for name in section.model_fields if name in facts}
 
         extract = remembered(ExtractConfig)
+        if Pooling.of(self.position):
+            extract["position"] = "tokens"
         if options.too_long is not None:
             extract["too_long"] = options.too_long
         config = validated(ExtractConfig, extract, where)
@@ -226,8 +229,14 @@ class NewTextReader:
 
     @property
     def position(self) -> str:
-        """The position that the probe was fitted at."""
-        return self.extractor.config.positions[0]
+        """The position that the probe was fitted at, such as ``last`` or ``tokens:max``."""
+        return str(self.probe.facts.get("position", "last"))
+
+    @property
+    def pools_scores(self) -> bool:
+        """Whether the probe scores each token of a text, and pools the scores."""
+        pooling = Pooling.of(self.position)
+        return pooling is not None and not pooling.is_of_states
 
     @property
     def of_chats(self) -> bool:
@@ -259,7 +268,7 @@ class NewTextReader:
         else:
             (texts, spans), turns = self.fill_template(values, where), None
         parts = ranges(
-            self.position, texts, spans, values.drop(columns="text"), turns=turns,
+            self.extractor.config.positions[0], texts, spans, values.drop(columns="text"), turns=turns,
             occurrence=self.extractor.config.occurrence, where=where,
         )  # fmt: skip
         return NewTexts(texts, {} if parts is None else {self.position: parts}, turns)
@@ -316,11 +325,11 @@ def tokenise_new(
     model, config = extractor.model, extractor.config
     if turns is None and config.chat_template:
         turns = [[Turn("user", 0, len(text))] for text in texts]
-    window = model_window(model.module)
+    window, pooling = model_window(model.module), Pooling.of(position)
     tokenised = tokenise(
         model.tokenizer, texts, window=window if config.too_long == "cut_left" else None,
-        positions=[position], ranges=ranges, special=config.special, too_long=config.too_long,
-        turns=turns, chat=chat, where=where,
+        positions=[] if pooling else [position], every_token=pooling is not None, ranges=ranges,
+        special=config.special, too_long=config.too_long, turns=turns, chat=chat, where=where,
     )  # fmt: skip
     for row, tokens in enumerate(tokenised.ids):
         if window is not None and len(tokens) > window:
@@ -330,4 +339,7 @@ def tokenise_new(
                 "its beginning"
             )
     require_usable_tokens(tokenised, where, model)
+    if pooling and pooling.is_of_states:
+        places = [[pooling.merged([i for (i,) in read])] for read in tokenised.places]
+        tokenised = replace(tokenised, places=places)
     return tokenised

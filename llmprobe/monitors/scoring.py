@@ -26,6 +26,7 @@ from llmprobe.monitors.new_texts import (
     reading_of_chats,
     tokenise_new,
 )
+from llmprobe.probing.token_probes import logits_of_texts
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.saved_probe import SavedProbe, load_probe
@@ -76,7 +77,12 @@ def score_texts(
     )  # fmt: skip
     outputs = np.empty((len(new.texts), max(len(probe.classes), 1)))
     for rows, states in stream_states(reader.extractor, tokens, name, [layer]):
-        outputs[rows] = probe.outputs(states[0].float().numpy(), layer)
+        X = states[0].float().numpy()
+        if reader.pools_scores:
+            n_tokens = np.array([len(tokens.places[row]) for row in rows])
+            outputs[rows] = probe.outputs_of(logits_of_texts(probe, layer, X, n_tokens))
+        else:
+            outputs[rows] = probe.outputs(X, layer)
     return outputs
 
 

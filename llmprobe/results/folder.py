@@ -206,7 +206,7 @@ def read_results(out: Path, details: bool = True) -> Results:
 def missing_curves(results: Results, config: RunConfig) -> Iterator[str]:
     """Yield a sentence for each thing that the config of a run folder asks for and it lacks."""
     folder = results.folder
-    positions = config.extract.positions
+    positions = config.positions
     wanted = [
         (source.name, dataset.title, position)
         for source, dataset, position in product(config.sources, config.datasets, positions)

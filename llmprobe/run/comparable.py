@@ -127,7 +127,7 @@ def what_differs(members: Sequence[ComparedRun]) -> dict[str, list[str]]:
 def incompatibilities(members: Sequence[ComparedRun]) -> Iterator[str]:
     """Yield why curves of these runs do not mean the same, a clause each."""
     runs = [member.name for member in members]
-    shared = set.intersection(*(set(member.config.extract.positions) for member in members))
+    shared = set.intersection(*(set(member.config.positions) for member in members))
     for what, values in what_differs(members).items():
         if what in MUST_AGREE or (what == "extract.position" and not shared):
             yield f"{what} is {by_run(runs, values)}"

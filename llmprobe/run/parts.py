@@ -21,7 +21,9 @@ from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.monitors.example_traces import trace_examples
+from llmprobe.probing.pooling import Pooling, pooled
 from llmprobe.probing.protocol import probe
+from llmprobe.probing.workers import DatasetStates
 from llmprobe.results.curve import curve_file_name, curve_title
 from llmprobe.results.folder import Part
 from llmprobe.results.results import Results
@@ -36,7 +38,7 @@ KEYS_WITHOUT_EFFECT: Mapping[str, set[str]] = {
     "model": {"name", "device", "trust_remote_code"},
     "dataset": {"alias"},
     "extract": {"batch_tokens"},
-    "probe": {"device"},
+    "probe": {"device", "pooling"},
 }
 """Settings that say where something happens, or what it is called, by the section they are in."""
 
@@ -97,9 +99,19 @@ class StatesOf:
 
     def where(self, position: str) -> str:
         """Return the names of a model and a dataset, and of the position if there are several."""
-        several = len(self.extractor.config.positions) > 1
-        title = curve_title(self.dataset.name, position if several else "")
+        title = curve_title(self.dataset.name, position if self.several else "")
         return f"{self.extractor.model_config.name} on {title}"
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be more than one curve, of several positions or poolings of tokens."""
+        positions = self.extractor.config.positions
+        return len(positions) > 1 or "tokens" in positions
+
+    def at(self, position: str) -> DatasetStates:
+        """Return those of a curve's position, such as ``last`` or ``tokens:max``."""
+        read = "tokens" if Pooling.of(position) else position
+        return pooled(self.activations.at(read), position)
 
 
 def probe_part(
@@ -128,10 +140,9 @@ def probe_part(
         "dataset": dataset.content_hash,
         "probe": config.model_dump(mode="json", exclude=KEYS_WITHOUT_EFFECT["probe"]),
     }
-    several = len(extractor.config.positions) > 1
-    file = curve_file_name(dataset.name, position if several else "")
+    file = curve_file_name(dataset.name, position if states.several else "")
     part = part_of(out, f"{name}-{file}", depends_on)
-    results, is_new = probed_once(part, lambda: probe(states.activations.at(position), config))
+    results, is_new = probed_once(part, lambda: probe(states.at(position), config))
     if not is_new:
         log.info("%s: already probed", states.where(position))
     return results, part, is_new

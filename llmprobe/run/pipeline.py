@@ -33,6 +33,7 @@ from llmprobe.ground.launch import launched
 from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
+from llmprobe.probing.pooling import config_of_pooling
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import Part, claimed, examples_of, write_results
@@ -82,6 +83,13 @@ class Run:
             include(path)
         # What was included may have registered them, so unknown names are refused here.
         _ = SITES[config.extract.site], PROBE_KINDS[config.probe.kind]
+        without = [position for position in config.positions
+                   if config_of_pooling(config.probe, position) is not config.probe]  # fmt: skip
+        if without:
+            log.info(
+                "%s: no p-values, control tasks or description lengths, since each refit would be "
+                "a search by gradient descent", ", ".join(without),
+            )  # fmt: skip
         self.datasets: list[ConceptDataset] = []
         self.missing: list[str] = []
         with nullcontext() if download else without_downloads():
@@ -269,7 +277,7 @@ class Run:
             states = self._states(source, dataset, extract)
             if is_control:
                 states = replace(states, embeddings=False)
-            for position in self.config.extract.positions:
+            for position in self.config.positions:
                 yield states, position, is_control
 
     def _work(self) -> Iterator[tuple[Extractor | StatesFromElsewhere, ConceptDataset, bool]]:
