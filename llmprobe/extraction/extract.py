@@ -329,13 +329,14 @@ class Extractor:
             if position == "tokens":
                 own = [rows[len(one_place) :] for rows in every]
                 facts["row_of"].append([row for rows in own for row in rows])
-                facts["golden"].append([])
+                columns = slice(len(one_place), None)
                 facts["n_read"].append([len(rows) for rows in own])
             else:
                 column = one_place.index(position)
                 facts["row_of"].append([rows[column] for rows in every])
-                facts["golden"].append(texts.golden(column, cut=causal))
+                columns = slice(column, column + 1)
                 facts["n_read"].append(None)
+            facts["golden"].append(texts.golden(columns, cut=causal))
         return facts
 
     def _where(self, dataset: ConceptDataset) -> str:

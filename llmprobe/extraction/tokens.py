@@ -50,7 +50,7 @@ class TokenisedTexts:
         """Number of distinct prefixes of all texts: the nodes of their prefix tree."""
         return self.n_tokens - int(shared_with_previous(sorted(self.ids)).sum())
 
-    def golden(self, column: int, most: int = 8, *, cut: bool) -> list[dict[str, Any]]:
+    def golden(self, columns: slice, most: int = 8, *, cut: bool) -> list[dict[str, Any]]:
         """Return some short texts from everywhere, as JSON: what another engine can be asked.
 
         Each has the number of its text (``row``), its ``token_ids``, and the ``positions`` of the
@@ -58,15 +58,16 @@ class TokenisedTexts:
 
         Parameters
         ----------
-        column
+        columns
             Which of the places that are read of each text.
         """
         chosen = []
         for block in np.array_split(np.arange(len(self.ids)), min(most, len(self.ids))):
             row = min(block.tolist(), key=lambda row: len(self.ids[row]))
-            tokens, place = self.ids[row], self.places[row][column]
+            tokens, places = self.ids[row], self.places[row][columns]
+            place = [i for read in places for i in read]
             token_ids = tokens[: place[-1] + 1] if cut else tokens
-            chosen.append({"row": row, "token_ids": token_ids, "positions": list(place)})
+            chosen.append({"row": row, "token_ids": token_ids, "positions": place})
         return chosen
 
     @property

@@ -60,7 +60,7 @@ def golden_of(probe: SavedProbe, where: str) -> tuple[GoldenExample, ...]:
     if not probe.golden:
         raise UserError(
             f"{where}: has no golden examples, since it was fitted on arrays or by an older "
-            "version; a run of a model on texts leaves some"
+            "version, or it pools scores of tokens; a run of a model on texts leaves some"
         )
     return probe.golden
 

@@ -96,8 +96,14 @@ class Pooled:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what is known of the extraction, with the position of the curve."""
-        return {**self.of_tokens.facts, "position": self.position}
+        """Return what is known of the extraction, with the position of the curve.
+
+        Golden examples are of means of states: elsewhere there is no pooling of scores.
+        """
+        facts = self.of_tokens.facts
+        golden = facts.get("golden", []) if self.pooling.is_of_states else []
+        merged = [text | {"positions": self.pooling.merged(text["positions"])} for text in golden]
+        return {**facts, "position": self.position, "golden": merged}
 
     @property
     def token_embeddings(self) -> np.ndarray | None:

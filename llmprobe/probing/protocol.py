@@ -88,7 +88,7 @@ def probe(
 def _with_golden(probe: SavedProbe, activations: DatasetStates) -> SavedProbe:
     """Add what the probe makes of the texts that the extraction kept the token ids of."""
     texts, layer = activations.facts.get("golden"), probe.best_layer
-    if not texts or activations.n_tokens is not None:
+    if not texts:
         return probe
     states = activations.layer(layer)[[text["row"] for text in texts]]
     golden = (

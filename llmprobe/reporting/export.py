@@ -20,6 +20,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import existing, whole_file, write_text
 from llmprobe.ground.text import printable
 from llmprobe.models.packaged import PACKAGED
+from llmprobe.probing.pooling import Pooling
 from llmprobe.reporting.charts.style import GREY, label, model_style, png, styled
 from llmprobe.results.saved_probe import SavedProbe
 
@@ -39,6 +40,13 @@ _NUMPY = """# {title}
 {meaning}
 Layer 0 enters the first block, layer i leaves block i, before the final norm.
 """
+
+_POOLED = {
+    "max": "is the largest of theirs.",
+    "softmax": "is the mean of theirs, weighted by the soft-max of logit / {:g}.",
+    "attention": "is the mean of theirs, weighted by the soft-max of `states @ query_L` over them.",
+}
+"""What is said of a probe that pools scores, by the kind of pooling."""
 
 _CARD = """# {title}
 
@@ -89,6 +97,8 @@ def export_numpy(probe: SavedProbe, out: Path) -> list[Path]:
     for layer in probe.layers:
         arrays[f"coef_{layer}"] = probe.coef[layer]
         arrays[f"intercept_{layer}"] = probe.intercept[layer]
+        if layer in probe.query:
+            arrays[f"query_{layer}"] = probe.query[layer]
     content = io.BytesIO()
     np.savez(content, **arrays)
     with whole_file(out / "probe.npz") as partial:
@@ -101,6 +111,10 @@ def export_numpy(probe: SavedProbe, out: Path) -> list[Path]:
     elif classes:
         meaning = f"The largest logit names the class ({', '.join(classes)}); soft-max gives "
         meaning += "probabilities."
+    pooling = Pooling.of(str(facts.get("position")))
+    if pooling is not None and not pooling.is_of_states:
+        how = _POOLED[pooling.kind].format(pooling.number)
+        meaning = f"Rows are the tokens of a text, whose logit {how} {meaning}"
     readme = _NUMPY.format(
         title=_code(_title(probe)), layers=f"{probe.layers[0]} to {probe.layers[-1]}",
         site=_code(facts.get("site") or "arrays"), position=_code(facts.get("position") or "none"),

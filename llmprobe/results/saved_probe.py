@@ -84,12 +84,12 @@ class SavedProbe:
     tokenizer adds. A probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
-    query: Mapping[int, np.ndarray] = field(default_factory=dict)
-    """For each layer of a probe over tokens at ``tokens:attention``, the direction of a token's
-    weight in raw activation space; none of other probes. [d] float64"""
     golden: tuple[GoldenExample, ...] = ()
     """Some of the probe's own texts, so that another engine's states can be compared; none of a
     probe of arrays or of an older version."""
+    query: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """For each layer of a probe over tokens at ``tokens:attention``, the direction of a token's
+    weight in raw activation space; none of other probes. [d] float64"""
 
     @property
     def layers(self) -> list[int]:

@@ -106,6 +106,26 @@ def test_a_saved_probe_scores_a_text_as_the_states_of_its_tokens(
     np.testing.assert_allclose(scored, probe.outputs_of(logits)[:, 1], atol=1e-4)
 
 
+@pytest.mark.parametrize("position", ["tokens:mean", "tokens:last-2"])
+def test_golden_examples_of_mean_states_agree_with_the_model(
+    position: str, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(toy.cache))
+    assert main(["verify", str(toy.probe_file(position)), "--model", str(toy.model["id"])]) == 0
+    assert main(["verify", str(toy.probe_file("tokens:max"))]) == 2
+
+
+@pytest.mark.parametrize("position", LEARNED)
+def test_an_exported_probe_says_how_scores_are_pooled(
+    position: str, toy: Toy, tmp_path: Path
+) -> None:
+    path = str(toy.probe_file(position))
+    assert main(["export", path, "--to", "numpy", "--out", str(tmp_path)]) == 0
+    assert "Rows are the tokens of a text, whose logit" in (tmp_path / "README.md").read_text()
+    arrays = np.load(tmp_path / "probe.npz")
+    assert ("query_1" in arrays) == (position == "tokens:attention")
+
+
 def test_only_attention_has_a_query(toy: Toy) -> None:
     for position in ["last", *POOLED]:
         probe = load_probe(toy.probe_file(position))
