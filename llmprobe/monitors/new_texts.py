@@ -267,8 +267,9 @@ class NewTextReader:
             spans = {name.removeprefix("span "): values[name].tolist() for name in columns}
         else:
             (texts, spans), turns = self.fill_template(values, where), None
+        (read,) = self.extractor.config.positions
         parts = ranges(
-            self.extractor.config.positions[0], texts, spans, values.drop(columns="text"), turns=turns,
+            read, texts, spans, values.drop(columns="text"), turns=turns,
             occurrence=self.extractor.config.occurrence, where=where,
         )  # fmt: skip
         return NewTexts(texts, {} if parts is None else {self.position: parts}, turns)
