@@ -15,7 +15,7 @@ from llmprobe.probing import token_probes
 from llmprobe.probing.fit_many import fit_many
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.losses import Logistic
-from llmprobe.probing.pooling import Pooling
+from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.token_probes import TokenProbes, Tokens, fit_token_probes, probe_tokens
 from llmprobe.probing.workers import threads
@@ -176,9 +176,10 @@ def test_what_is_held_out_moves_no_prediction(name: str) -> None:
 
 
 def test_a_kind_without_a_loss_has_no_pooling_of_scores() -> None:
-    X, n_tokens, y = one_token_tells(30, 4)
+    config = ProbeConfig(kind="mass_mean")
+    assert config_of_pooling(config, "tokens:last-5") is config
     with pytest.raises(UserError, match="pooling max: needs a kind"):
-        fitted(X, n_tokens, "max", tasks_of(y, kind="mass_mean"))
+        config_of_pooling(config, "tokens:max")
 
 
 def test_states_and_lengths_that_do_not_fit_are_refused() -> None:
