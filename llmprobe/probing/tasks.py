@@ -153,10 +153,12 @@ def build_tasks(
     config: ProbeConfig,
     where: str,
     test: np.ndarray | None = None,
+    fold_of: np.ndarray | None = None,
 ) -> ProbingTasks:
     """Return the tasks of a config, of labels [n] and the units [n] that no split may separate.
 
     With ``test`` [n] bool there is one split: those rows are scored, by probes fitted on the rest.
+    With ``fold_of`` [n] the rows have been dealt out to folds already, once.
 
     Raises
     ------
@@ -169,7 +171,9 @@ def build_tasks(
     classes, y = _encode(labels, kind, where)
     stratify = bool(len(classes))
     n, seed = len(y), config.seed
-    if test is None:
+    if fold_of is not None:
+        fold_of = fold_of[None]
+    elif test is None:
         again = [(), *((_REPEATS, i) for i in range(1, config.n_repeats))]
         try:
             fold_of = np.stack(

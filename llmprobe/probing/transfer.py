@@ -1,0 +1,515 @@
+"""Transfer: probes of one set of examples, scored on others that they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.shared_units import shared_units
+from llmprobe.ground.errors import UserError
+from llmprobe.probing.fit_many import Design
+from llmprobe.probing.labels import relabellings, shuffled_labels
+from llmprobe.probing.search import search
+from llmprobe.probing.splits import assign_folds
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
+from llmprobe.probing.workers import States, each_layer
+from llmprobe.results.curve import FEWEST_RELABELLINGS
+from llmprobe.results.metrics import METRICS, Predictions
+from llmprobe.results.resampling import Resamples
+from llmprobe.results.transfer import LAYER_COLUMNS, TransferMatrix, with_answers
+
+PERMUTATIONS = 1999
+"""Permutations of the test labels: scores are fixed, so that they cost next to nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class TransferSet:
+    """Examples that probes are fitted on, or scored on: some rows of a dataset's states."""
+
+    name: str
+    """What tables call it."""
+    states: States
+    """The hidden states of the whole dataset; sets of one dataset share the object."""
+    dataset: ConceptDataset
+    """The whole dataset."""
+    rows: np.ndarray
+    """Which of its examples the set has. [n] int"""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Return the labels of the examples of the set. [n]"""
+        labels: np.ndarray = self.dataset.labels[self.rows]
+        return labels
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """The probes of one train set: one for each layer and fold."""
+
+    coef: Mapping[int, np.ndarray]
+    """Directions in raw space, by layer. [F, d, C]"""
+    intercept: Mapping[int, np.ndarray]
+    """By layer. [F, C]"""
+    classes: tuple[str, ...]
+    """As text, in the order of the probes; empty for labels that are numbers."""
+    best: int
+    """The layer with the least out-of-fold loss."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """The examples of a test set that a train set's probes can be asked about."""
+
+    rows: np.ndarray
+    """Which examples of the test set have a class that both sets have. [m]"""
+    columns: tuple[int, ...]
+    """Those classes among the train set's; empty for numbers."""
+    truth: np.ndarray
+    """Their number among the shared classes, or the label that is a number. [m]"""
+    note: str = ""
+    """Why nothing can be asked; empty where something can."""
+
+
+def transfer(
+    sets: Sequence[TransferSet],
+    config: ProbeConfig | None = None,
+    *,
+    train: Sequence[str] = (),
+    test: Sequence[str] = (),
+    across_layers: bool = False,
+    entity: str | None = None,
+    model: str = "model",
+    position: str = "",
+    progress: bool = True,
+) -> TransferMatrix:
+    """Fit probes on each train set, and score them on each test set.
+
+    Folds are dealt to the units of all sets together (`datasets.shared_units`), and each example is
+    scored by the probe of its fold, which saw its unit in no set. So the diagonal is out-of-fold,
+    and a probe that has memorised units gains nothing elsewhere. The layer of a cell is the train
+    set's own best.
+
+    Parameters
+    ----------
+    train, test
+        Names of sets; by default all.
+    across_layers
+        Whether probes of every layer are scored on the states of every other one too.
+    entity
+        The field that names what an example is about, where units are not seen by themselves.
+
+    Raises
+    ------
+    UserError
+        There is no such set, a train set is too small for the folds, layers or sizes differ, or no
+        two sets have labels in common.
+    """
+    config = _bare(config or ProbeConfig())
+    train_sets, test_sets = _named(sets, train), _named(sets, test)
+    used = list(dict.fromkeys([*train_sets, *test_sets]))
+    layers = _common_layers(used)
+    unit_of = _units(used, entity)
+    fold_of = _folds(used, unit_of, config)
+    trained = {
+        one: _fit(one, unit_of[one], fold_of[one], config, layers, progress) for one in train_sets
+    }
+    shared = {
+        (one, other): _shared(trained[one], one, other)
+        for one, other in product(train_sets, test_sets)
+    }
+    if all(cell.note for (one, other), cell in shared.items() if one is not other):
+        notes = [cell.note for (one, other), cell in shared.items() if one is not other]
+        raise UserError(f"transfer: {notes[0]}" if notes else "transfer: there is one set only")
+    names = {"model": model, "position": position}
+    by_layer, answers = _scored(trained, shared, fold_of, layers, across_layers)
+    rows = []
+    labels = _ShuffledLabels(unit_of, config.seed)
+    for (one, other), cell in shared.items():
+        best = trained[one].best
+        row = {
+            **names, "train": one.name, "test": other.name,
+            "train_layer": best, "test_layer": best, "note": cell.note,
+            "n_examples": len(cell.rows),
+            "shared_units": len(np.intersect1d(unit_of[one], unit_of[other])),
+            "train_dataset": one.dataset.name, "test_dataset": other.dataset.name,
+        }  # fmt: skip
+        if not cell.note:
+            row |= _cell(cell, answers[one, other], other, unit_of, fold_of, labels, config.seed)
+        rows.append(row)
+    table = pd.DataFrame(rows).reindex(columns=[*dict.fromkeys([*_MEASURED, *rows[0]])])
+    return TransferMatrix(
+        with_answers(table),
+        pd.DataFrame(by_layer).assign(**names).reindex(columns=list(LAYER_COLUMNS)),
+    )
+
+
+_MEASURED = (
+    *("accuracy", "accuracy_refitted_threshold", "auroc", "auroc_low", "auroc_high", "p_value"),
+    *("rank_correlation", "rank_correlation_low", "rank_correlation_high"),
+)
+
+
+def _bare(config: ProbeConfig) -> ProbeConfig:
+    """Return a config that fits probes once, and nothing else."""
+    return config.model_copy(
+        update={"repeats": 1, "controls": (), "permutations": 0, "description_length": False,
+                "learning_curve": ()}
+    )  # fmt: skip
+
+
+def _named(sets: Sequence[TransferSet], names: Sequence[str]) -> list[TransferSet]:
+    """Return the sets of some names, or all; raise ``UserError`` where there is none of a name."""
+    by_name = {one.name: one for one in sets}
+    for name in names:
+        if name not in by_name:
+            raise UserError(f"transfer: no set is called {name!r}; there are {', '.join(by_name)}")
+    return [by_name[name] for name in names or by_name]
+
+
+def _common_layers(sets: Sequence[TransferSet]) -> list[int]:
+    first = sets[0]
+    for other in sets:
+        if other.states.layers != first.states.layers:
+            raise UserError(
+                f"transfer: {first.name} and {other.name} are states of different layers"
+            )
+    return first.states.layers
+
+
+def _units(sets: Sequence[TransferSet], entity: str | None) -> dict[TransferSet, np.ndarray]:
+    """Return the unit of each example of each set, numbered over all of them."""
+    datasets = list({id(one.dataset): one.dataset for one in sets}.values())
+    of_dataset = dict(zip(map(id, datasets), shared_units(datasets, entity), strict=True))
+    return {one: of_dataset[id(one.dataset)][one.rows] for one in sets}
+
+
+def _folds(
+    sets: Sequence[TransferSet], unit_of: Mapping[TransferSet, np.ndarray], config: ProbeConfig
+) -> dict[TransferSet, np.ndarray]:
+    """Deal the units of all sets together out to folds, stratified by set and label."""
+    for_numbers = config.kind == "ridge"
+    strata = np.concatenate(
+        [
+            [f"{'' if for_numbers else label} of {one.name}" for label in _as_text(one.labels)]
+            for one in sets
+        ]
+    )
+    units = np.concatenate([unit_of[one] for one in sets])
+    fold_of = assign_folds(strata, units, config.folds, config.seed, "transfer")
+    ends = np.cumsum([len(one.rows) for one in sets])[:-1]
+    return dict(zip(sets, np.split(fold_of, ends), strict=True))
+
+
+def _as_text(labels: np.ndarray) -> np.ndarray:
+    """Return labels such that 1, 1.0 and "1" are the same. [n]"""
+    if labels.dtype.kind == "f" and (labels % 1 == 0).all():
+        labels = labels.astype(int)
+    text: np.ndarray = labels.astype(int).astype(str) if labels.dtype.kind == "b" else labels
+    return text.astype(str)
+
+
+def _fit(
+    one: TransferSet,
+    unit_of: np.ndarray,
+    fold_of: np.ndarray,
+    config: ProbeConfig,
+    layers: Sequence[int],
+    progress: bool,
+) -> _Trained:
+    """Fit a probe for each layer and fold, with penalties chosen inside the training folds."""
+    tasks = build_tasks(one.labels, unit_of, config, f"transfer: {one.name}", fold_of=fold_of)
+    label = f"fitting on {one.name}"
+    fits = each_layer(one.states, partial(_fit_layer, rows=one.rows, tasks=tasks), label, progress)
+    coef, intercept, skill = zip(*fits, strict=True)
+    classes = tuple(_as_text(tasks.classes).tolist()) if len(tasks.classes) else ()
+    best = layers[int(np.argmax(skill))]
+    return _Trained(
+        dict(zip(layers, coef, strict=True)), dict(zip(layers, intercept, strict=True)),
+        classes, best,
+    )  # fmt: skip
+
+
+def _fit_layer(
+    X: np.ndarray, rows: np.ndarray, tasks: ProbingTasks
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return each fold's direction [F, d, C] and intercept [F, C] on some rows, and the skill."""
+    design = Design(torch.as_tensor(X[rows]))
+    chosen = search(design, tasks.kind, tasks.loss, [*tasks.inner, tasks.observed], tasks.penalties)
+    folds = len(tasks.train)
+    l2 = chosen.l2[:folds] if tasks.inner else np.full(folds, tasks.penalties[0])
+    targets = torch.as_tensor(tasks.targets)
+    weights = torch.as_tensor(tasks.train).to(design.X.dtype)
+    problems = tasks.kind.problems(design, tasks.loss, targets.expand(folds, -1, -1), weights)
+    fits = problems.raw(problems.solve(torch.as_tensor(l2)))
+    skill = 1 - chosen.loss[-1] / tasks.intercept_loss[0]
+    return fits.coef.transpose(1, 0, 2), fits.intercept, float(skill)
+
+
+def _shared(trained: _Trained, one: TransferSet, other: TransferSet) -> _Shared:
+    """Return what probes of ``one`` can be asked about the examples of ``other``."""
+    if not trained.classes:
+        if other.labels.dtype.kind not in "fiu":
+            note = f"{one.name} has numbers as labels and {other.name} has classes"
+            return _Shared(np.empty(0, int), (), np.empty(0), note)
+        return _Shared(np.arange(len(other.rows)), (), other.labels.astype(float))
+    labels = _as_text(other.labels)
+    columns = tuple(column for column, name in enumerate(trained.classes) if (labels == name).any())
+    if len(columns) < 2:
+        ours, theirs = ", ".join(trained.classes[:4]), ", ".join(np.unique(labels)[:4])
+        note = (
+            f"{one.name} and {other.name} have fewer than two classes in common (labels {ours}; "
+            f"{theirs})"
+        )
+        return _Shared(np.empty(0, int), (), np.empty(0), note)
+    number = {trained.classes[column]: place for place, column in enumerate(columns)}
+    rows = np.flatnonzero(np.isin(labels, list(number)))
+    return _Shared(rows, columns, np.array([number[label] for label in labels[rows]]))
+
+
+Pair = tuple[TransferSet, TransferSet]
+
+
+def _scored(
+    trained: Mapping[TransferSet, _Trained],
+    shared: Mapping[Pair, _Shared],
+    fold_of: Mapping[TransferSet, np.ndarray],
+    layers: Sequence[int],
+    across_layers: bool,
+) -> tuple[list[dict[str, object]], dict[Pair, np.ndarray]]:
+    """Score every probe on every test set, one product for each layer of the states.
+
+    -> a row for each cell and pair of layers; and each cell's logits [m, C] at its best layer
+    """
+    rows: list[dict[str, object]] = []
+    answers = {}
+    of_states: dict[int, list[TransferSet]] = {}
+    for other in dict.fromkeys(other for _, other in shared):
+        of_states.setdefault(id(other.states), []).append(other)
+    for group in of_states.values():
+        for test_layer in layers:
+            X = group[0].states.layer(test_layer)
+            fitted = [
+                (one, layer)
+                for one in trained
+                for layer in (layers if across_layers else [test_layer])
+                if trained[one].coef[layer].shape[1] == X.shape[1]
+            ]
+            stacked = [trained[one].coef[layer].transpose(1, 0, 2) for one, layer in fitted]
+            columns = np.cumsum([coef[0].size for coef in stacked])[:-1]
+            directions = np.concatenate([coef.reshape(len(coef), -1) for coef in stacked], axis=1)
+            for other in group:
+                products = np.split(X[other.rows].astype(float) @ directions, columns, axis=1)
+                for (one, layer), values in zip(fitted, products, strict=True):
+                    cell, probes = shared[one, other], trained[one]
+                    if cell.note:
+                        continue
+                    logits = _of_own_fold(values, probes.intercept[layer], fold_of[other])
+                    logits = _of_classes(logits[cell.rows], probes, cell)
+                    if layer == test_layer == probes.best:
+                        answers[one, other] = logits
+                    score = "auroc" if probes.classes else "rank_correlation"
+                    rows.append(
+                        {"train": one.name, "test": other.name, "train_layer": layer,
+                         "test_layer": test_layer,
+                         score: _separation(cell.truth, logits, fold_of[other][cell.rows])}
+                    )  # fmt: skip
+    return rows, answers
+
+
+def _of_own_fold(values: np.ndarray, intercept: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Return each example's logits by the probe of its fold. [n, F · C], [F, C] -> [n, C]"""
+    by_fold = values.reshape(len(values), *intercept.shape) + intercept
+    own: np.ndarray = by_fold[np.arange(len(values)), fold_of]
+    return own
+
+
+def _of_classes(logits: np.ndarray, probes: _Trained, cell: _Shared) -> np.ndarray:
+    """Return the logits of the shared classes [m, C]; of numbers, what is predicted [m, 1]."""
+    if not probes.classes:
+        return logits
+    if len(probes.classes) == 2:
+        logits = np.column_stack([np.zeros(len(logits)), logits])
+    of_classes: np.ndarray = logits[:, cell.columns]
+    return of_classes
+
+
+def _separation(truth: np.ndarray, logits: np.ndarray, fold_of: np.ndarray) -> float:
+    """Return the AUROC of logits [m, C], or of numbers [m, 1] the rank correlation."""
+    return float(_statistics(truth[:, None], logits, fold_of)[0])
+
+
+def _statistics(truth: np.ndarray, logits: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Return the AUROC, or of numbers the rank correlation, of each of B labellings.
+
+    Within folds; of more than two classes the mean of one against the rest. truth [m, B],
+    logits [m, C] -> [B]
+    """
+    if logits.shape[1] == 1:
+        return _rank_correlations(truth, logits[:, 0], fold_of)
+    probabilities = _probabilities(logits)
+    classes = [1] if logits.shape[1] == 2 else range(logits.shape[1])
+    areas = [aurocs(truth == k, probabilities[:, k], fold_of) for k in classes]
+    means: np.ndarray = np.mean(areas, axis=0)
+    return means
+
+
+def aurocs(positive: np.ndarray, scores: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Compute the AUROC within folds of B labellings: `metrics.auroc` of each.
+
+    positive [m, B] bool, scores [m], fold_of [m] -> [B], NaN where no fold has both classes
+    """
+    in_order, pairs = np.zeros((2, positive.shape[1]))
+    for fold in np.unique(fold_of):
+        rows = fold_of == fold
+        labels = positive[rows].astype(float)
+        count = labels.sum(axis=0)
+        in_order += rankdata(scores[rows]) @ labels - count * (count + 1) / 2
+        pairs += count * (len(labels) - count)
+    with np.errstate(invalid="ignore"):
+        areas: np.ndarray = in_order / pairs
+    return areas
+
+
+def _rank_correlations(truth: np.ndarray, scores: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Compute `metrics.rank_correlation` of B labellings. truth [m, B], scores [m] -> [B]"""
+    weighted, total = np.zeros((2, truth.shape[1]))
+    for fold in np.unique(fold_of):
+        rows = fold_of == fold
+        a, b = (rankdata(of[rows], axis=0) for of in (truth, scores[:, None]))
+        a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+        with np.errstate(invalid="ignore"):
+            correlation = (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum())
+        there = np.isfinite(correlation)
+        weighted += np.where(there, correlation * rows.sum(), 0)
+        total += np.where(there, rows.sum(), 0)
+    with np.errstate(invalid="ignore"):
+        correlations: np.ndarray = weighted / total
+    return correlations
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the soft-max of logits [m, C]."""
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exponents / exponents.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+class _ShuffledLabels:
+    """The labels of test sets, permuted by unit: drawn once, for all probes that are scored."""
+
+    def __init__(self, unit_of: Mapping[TransferSet, np.ndarray], seed: int) -> None:
+        self.unit_of, self.seed = unit_of, seed
+        self.drawn: dict[tuple[TransferSet, bytes], np.ndarray | None] = {}
+
+    def of(self, other: TransferSet, cell: _Shared) -> np.ndarray | None:
+        """Return permuted labels [m, B]; None where too few are different for a p-value."""
+        key = other, cell.rows.tobytes() + cell.truth.tobytes()
+        if key not in self.drawn:
+            units = self.unit_of[other][cell.rows]
+            few = relabellings(cell.truth, units) < FEWEST_RELABELLINGS
+            self.drawn[key] = (
+                None if few else shuffled_labels(cell.truth, units, PERMUTATIONS, self.seed)
+            )
+        return self.drawn[key]
+
+
+def _cell(
+    cell: _Shared,
+    logits: np.ndarray,
+    other: TransferSet,
+    unit_of: Mapping[TransferSet, np.ndarray],
+    fold_of: Mapping[TransferSet, np.ndarray],
+    labels: _ShuffledLabels,
+    seed: int,
+) -> dict[str, float]:
+    """Return the scores of one cell, from logits [m, C] at the train set's best layer."""
+    folds, units = fold_of[other][cell.rows], unit_of[other][cell.rows]
+    is_number = logits.shape[1] == 1
+    predicted = logits[:, 0] if is_number else _probabilities(logits)
+    answers = Predictions(cell.truth, predicted, Resamples(len(cell.rows), units, seed), folds)
+    metric = METRICS["rank_correlation" if is_number else "auroc"]
+    scores = metric.score([answers])
+    shuffled = labels.of(other, cell)
+    if shuffled is not None:
+        observed = _separation(cell.truth, logits, folds)
+        scores["p_value"] = two_sided(observed, _statistics(shuffled, logits, folds))
+    if is_number:
+        return scores
+    scores["accuracy"] = METRICS["accuracy"].estimate(answers)
+    if logits.shape[1] == 2:
+        margin = logits[:, 1] - logits[:, 0]
+        scores["accuracy_refitted_threshold"] = _with_refitted_threshold(
+            cell.truth == 1, margin, folds
+        )
+    return scores
+
+
+def two_sided(observed: float, shuffled: np.ndarray) -> float:
+    """Return twice the smaller share of shuffled statistics [B] as far out, the observed included.
+
+    NaN where the statistic is not defined.
+    """
+    shuffled = shuffled[np.isfinite(shuffled)]
+    if not np.isfinite(observed) or not len(shuffled):
+        return np.nan
+    above = (shuffled >= observed - 1e-12).sum()
+    below = (shuffled <= observed + 1e-12).sum()
+    return float(min(1.0, 2 * (1 + min(above, below)) / (1 + len(shuffled))))
+
+
+def _with_refitted_threshold(
+    positive: np.ndarray, scores: np.ndarray, fold_of: np.ndarray
+) -> float:
+    """Return the accuracy with a threshold that is fitted on the other folds of the test set.
+
+    The direction stays as it is, also where it reads the opposite. positive [m] bool, scores [m]
+    """
+    right = np.empty(len(scores), dtype=bool)
+    for fold in np.unique(fold_of):
+        rows = fold_of == fold
+        threshold = _best_threshold(positive[~rows], scores[~rows])
+        right[rows] = (scores[rows] > threshold) == positive[rows]
+    return float(right.mean())
+
+
+def _best_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Return the threshold that is right most often, half-way between two scores."""
+    order = scores.argsort(kind="stable")
+    ranked = scores[order]
+    # Right below a cut: negatives so far, and all positives after it.
+    gained = np.concatenate([[0], np.cumsum(np.where(positive[order], -1, 1))])
+    cuts = np.concatenate([[-np.inf], (ranked[1:] + ranked[:-1]) / 2, [np.inf]])
+    possible = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
+    return float(cuts[np.where(possible, gained, -np.inf).argmax()])
+
+
+def sets_of(
+    name: str, states: States, dataset: ConceptDataset, by: str | None = None
+) -> list[TransferSet]:
+    """Return a dataset as one set, or as one for each value of a field that both classes have.
+
+    Raises
+    ------
+    UserError
+        The dataset has no such field.
+    """
+    if by is None:
+        return [TransferSet(name, states, dataset, np.arange(len(dataset)))]
+    if by not in dataset.fields:
+        known = ", ".join(map(str, dataset.fields.columns)) or "none"
+        raise UserError(f"dataset {dataset.name!r}: transfer: no field {by!r}; its fields: {known}")
+    values = dataset.fields[by]
+    sets = [
+        TransferSet(str(value), states, dataset, np.flatnonzero(values == value))
+        for value in pd.unique(values.dropna())
+    ]
+    return [one for one in sets if len(np.unique(one.labels)) > 1]

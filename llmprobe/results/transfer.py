@@ -1,0 +1,135 @@
+"""What probes that were fitted on one set of examples do on others: tables of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
+
+from llmprobe.results.curve import SURE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MARGIN = 0.1
+"""How far from one half an AUROC may be to count as nothing: "no" needs its interval inside."""
+
+COLUMNS = (
+    *("model", "train", "test", "position", "train_layer", "test_layer"),
+    *("accuracy", "accuracy_refitted_threshold", "auroc", "auroc_low", "auroc_high"),
+    *("p_value", "p_value_adjusted", "reads", "n_examples", "shared_units"),
+    *("rank_correlation", "rank_correlation_low", "rank_correlation_high"),
+    *("train_dataset", "test_dataset", "note"),
+)
+"""The columns of ``transfer.parquet``."""
+LAYER_COLUMNS = (
+    *("model", "train", "test", "position", "train_layer", "test_layer", "auroc"),
+    "rank_correlation",
+)
+"""The columns of ``transfer_layers.parquet``."""
+
+
+@dataclass(frozen=True)
+class TransferMatrix:
+    """Train sets × test sets: what a probe reads where it was not fitted."""
+
+    table: pd.DataFrame
+    """A row for each model × position × train set × test set, at the layer that is best for the
+    train set. Columns are ``COLUMNS``."""
+    layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LAYER_COLUMNS))
+    """The AUROC of each of those at every layer; where layers were crossed, of a probe fitted at
+    ``train_layer`` and scored at ``test_layer``."""
+
+    @property
+    def plot(self) -> TransferPlots:
+        """Return the figures, each a method; called itself, it draws the train × test heatmap."""
+        return TransferPlots(self)
+
+    @staticmethod
+    def concatenate(matrices: Sequence[TransferMatrix]) -> TransferMatrix:
+        """Return the rows of several matrices, such as those of several models."""
+        return TransferMatrix(
+            pd.concat([one.table for one in matrices], ignore_index=True),
+            pd.concat([one.layers for one in matrices], ignore_index=True),
+        )
+
+    def worst(self) -> pd.DataFrame:
+        """Return the worst cell elsewhere of each model × dataset × position that was trained on.
+
+        Columns: model, dataset, position, and ``worst_transfer_…``: auroc, auroc_low, auroc_high,
+        p_value (adjusted over the matrix), train, test.
+        """
+        elsewhere = self.table[self.table["train"] != self.table["test"]].dropna(subset="auroc")
+        least = elsewhere.groupby(["model", "train_dataset", "position"], sort=False)["auroc"]
+        rows = elsewhere.loc[least.idxmin()]
+        named = rows.rename(columns={"train_dataset": "dataset"})
+        columns = {
+            "auroc": "auroc", "auroc_low": "auroc_low", "auroc_high": "auroc_high",
+            "p_value": "p_value_adjusted", "train": "train", "test": "test",
+        }  # fmt: skip
+        worst = {f"worst_transfer_{new}": named[old] for new, old in columns.items()}
+        return named[["model", "dataset", "position"]].assign(**worst).reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class TransferPlots:
+    """The figures of a matrix; drawing lies above, so it is imported when one is asked for."""
+
+    matrix: TransferMatrix
+    """What is drawn."""
+
+    def __call__(self, **options: Any) -> Figure:
+        """Draw the train × test heatmap, each train set at its own best layer."""
+        return self.heatmap(**options)
+
+    def heatmap(self, path: str | Path | None = None, **options: Any) -> Figure:
+        """Draw the train × test heatmap; with ``path`` into a file too, with ``layer`` at one."""
+        return self._drawn("transfer_heatmap", path, options)
+
+    def curves(self, path: str | Path | None = None, **options: Any) -> Figure:
+        """Draw, by layer, the AUROC at home, its mean elsewhere and the worst elsewhere."""
+        return self._drawn("transfer_curves", path, options)
+
+    def across_layers(self, path: str | Path | None = None, **options: Any) -> Figure:
+        """Draw the AUROC of a probe fitted at layer i on layer j, for ``train`` and ``test``."""
+        return self._drawn("transfer_across_layers", path, options)
+
+    def _drawn(self, name: str, path: str | Path | None, options: dict[str, Any]) -> Figure:
+        draw = getattr(import_module("llmprobe.reporting.charts.transfer"), name)
+        figure: Figure = draw(self.matrix, **options)
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, bbox_inches="tight")
+        return figure
+
+
+def with_answers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of one matrix with ``p_value_adjusted`` and ``reads``.
+
+    ``reads`` is *yes* or *opposite* where the adjusted p-value is below 0.05, *no* where the
+    interval lies within ``MARGIN`` of chance, *not defined* where there is no score, else
+    *unclear*.
+    """
+    p = table["p_value"].to_numpy(float)
+    adjusted, tested = p.copy(), np.isfinite(p)
+    if tested.any():
+        adjusted[tested] = false_discovery_control(p[tested])
+    is_number = table["auroc"].isna() & table["rank_correlation"].notna()
+    score, low, high = (
+        # A rank correlation of r has pairs in order as an AUROC of about (1 + r) / 2 has.
+        np.where(is_number, (1 + table[f"rank_correlation{end}"]) / 2, table[f"auroc{end}"])
+        for end in ("", "_low", "_high")
+    )
+    sure, nothing = adjusted < SURE, (low >= 0.5 - MARGIN) & (high <= 0.5 + MARGIN)
+    reads = np.select(
+        [np.isnan(score), sure & (score > 0.5), sure & (score < 0.5), nothing],
+        ["not defined", "yes", "opposite", "no"],
+        "unclear",
+    )
+    return table.assign(p_value_adjusted=adjusted, reads=reads)[list(COLUMNS)]

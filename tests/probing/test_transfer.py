@@ -1,0 +1,295 @@
+"""Probes are scored elsewhere, on units they have not seen, and what they read there is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import kstest
+from threadpoolctl import threadpool_limits
+
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.shared_units import shared_units
+from llmprobe.ground.errors import UserError
+from llmprobe.probing import transfer as module
+from llmprobe.probing.transfer import TransferSet, sets_of, transfer
+from llmprobe.probing.workers import Arrays
+from llmprobe.results.metrics import METRICS, Predictions
+from llmprobe.results.resampling import Resamples
+from llmprobe.results.transfer import TransferMatrix
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Problems this small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(threads)
+
+
+FAST = ProbeConfig(l2=10.0, folds=4)
+
+
+def dataset_of(name: str, labels: Sequence[object] | np.ndarray, **parts: object) -> ConceptDataset:
+    texts = [f"{name} says the thing of number {row} aloud" for row in range(len(labels))]
+    return ConceptDataset(name, texts, np.asarray(labels), **parts)
+
+
+def set_of(dataset: ConceptDataset, *layers: np.ndarray) -> TransferSet:
+    return sets_of(dataset.name, Arrays(dict(enumerate(layers))), dataset)[0]
+
+
+def cell(matrix: TransferMatrix, train: str, test: str) -> pd.Series:
+    table = matrix.table
+    return table[(table["train"] == train) & (table["test"] == test)].iloc[0]
+
+
+def planted(
+    n: int, sign: float, rng: np.random.Generator, shift: float = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and states of eight features of which the first tells them, with a sign."""
+    y = np.arange(n) % 2
+    X = rng.normal(size=(n, 8))
+    X[:, 0] += sign * (2 * y - 1) + shift
+    return y, X.astype(np.float32)
+
+
+def test_a_direction_that_transfers_and_one_that_flips_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    sets = [
+        set_of(dataset_of(name, y), X)
+        for name, (y, X) in {
+            "home": planted(120, 1, rng),
+            "same": planted(120, 1, rng),
+            "turned": planted(120, -1, rng),
+            "nothing": planted(400, 0, rng),
+        }.items()
+    ]
+    matrix = transfer(sets, FAST, train=["home"], progress=False)
+    reads = matrix.table.set_index("test")["reads"].to_dict()
+    assert reads == {"home": "yes", "same": "yes", "turned": "opposite", "nothing": "no"}
+    assert cell(matrix, "home", "turned")["auroc"] < 0.2
+    worst = matrix.worst().iloc[0]
+    assert worst["worst_transfer_test"] == "turned"
+    assert worst["dataset"] == "home"
+
+
+def test_a_refitted_threshold_tells_a_moved_offset_from_a_moved_direction() -> None:
+    rng = np.random.default_rng(1)
+    home, moved = planted(200, 2, rng), planted(200, 2, rng, shift=6)
+    sets = [set_of(dataset_of("home", home[0]), home[1]),
+            set_of(dataset_of("moved", moved[0]), moved[1])]  # fmt: skip
+    elsewhere = cell(transfer(sets, FAST, progress=False), "home", "moved")
+    assert elsewhere["accuracy"] < 0.6
+    assert elsewhere["accuracy_refitted_threshold"] > 0.9
+    assert elsewhere["auroc"] > 0.95
+
+
+def facts(form: str, codes: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> TransferSet:
+    """Return statements on things of which a state tells nothing but which thing it is."""
+    names = [f"thing {chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(len(y))]
+    dataset = dataset_of(form, y, fields=pd.DataFrame({"thing": names}))
+    X = codes + 0.05 * rng.normal(size=codes.shape)
+    return set_of(dataset, X.astype(np.float32))
+
+
+def test_a_probe_that_has_memorised_facts_is_at_chance_elsewhere() -> None:
+    rng = np.random.default_rng(2)
+    n = 160
+    codes, y = rng.normal(size=(n, 400)), rng.permutation(np.arange(n) % 2)
+    sets = [facts("said", codes, y, rng), facts("repeated", codes, y, rng)]
+    matrix = transfer(sets, FAST, progress=False)
+    assert (matrix.table["shared_units"] == n).all()
+    assert matrix.table["auroc"].between(0.3, 0.7).all()
+    # What it would be if units were not shared out together: memory passes for generalisation.
+    for one in sets:
+        object.__setattr__(one.dataset, "fields", pd.DataFrame())
+    leaked = cell(transfer(sets, FAST, progress=False), "said", "repeated")
+    assert leaked["auroc"] > 0.9
+
+
+def test_no_row_is_scored_by_a_probe_that_saw_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    y = np.arange(60) % 2
+    groups = np.arange(60) // 4
+    both = dataset_of(
+        "both", y, groups=groups, fields=pd.DataFrame({"form": ["a", "a", "b", "b"] * 15})
+    )
+    X = rng.normal(size=(60, 5)).astype(np.float32)
+    sets = sets_of("both", Arrays({0: X}), both, by="form")
+    folds = {}
+    deal = module._folds
+
+    def watched(*args: object) -> object:
+        folds.update(deal(*args))  # type: ignore[arg-type]
+        return folds
+
+    monkeypatch.setattr(module, "_folds", watched)
+    transfer(sets, FAST, progress=False)
+    of_unit: dict[int, set[int]] = {}
+    for one in sets:
+        for row, fold in zip(one.rows, folds[one], strict=True):
+            of_unit.setdefault(int(groups[row]), set()).add(int(fold))
+    assert len(of_unit) == 15
+    assert all(len(numbers) == 1 for numbers in of_unit.values())
+
+
+def test_labels_of_one_fold_move_no_score_of_that_fold() -> None:
+    rng = np.random.default_rng(4)
+    y, X = planted(80, 0.5, rng)
+    groups = np.arange(80) // 2
+    forms = pd.DataFrame({"form": np.where(np.arange(80) // 2 % 2, "a", "b")})
+
+    def held_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        both = dataset_of("both", labels, groups=groups, fields=forms)
+        sets = sets_of("both", Arrays({0: X}), both, by="form")
+        units = module._units(sets, None)
+        fold_of = module._folds(sets, units, FAST)
+        one, other = sets
+        trained = module._fit(one, units[one], fold_of[one], FAST, [0], False)
+        cells = {(one, other): module._shared(trained, one, other)}
+        answers = module._scored({one: trained}, cells, fold_of, [0], False)[1]
+        return answers[one, other], fold_of[other]
+
+    before, fold_of = held_out(y)
+    changed = y.copy()  # Both rows of a group of the train set: the folds stay as they are.
+    one = np.flatnonzero(forms["form"] == "b")[:2]
+    changed[one] = changed[one][::-1]
+    after, _ = held_out(changed)
+    same = (before == after).all(axis=1)
+    assert same.sum() == (fold_of == fold_of[same][0]).sum()
+    assert not same.all()
+
+
+def test_p_is_uniform_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PERMUTATIONS", 199)
+    monkeypatch.setattr(module, "Resamples", partial(Resamples, samples=20))
+    rng = np.random.default_rng(5)
+    groups = np.arange(48) // 2
+    names = pd.DataFrame({"thing": [f"thing {chr(97 + group)}" for group in groups]})
+    p = []
+    for draw in range(60):
+        sets, is_shared = [], draw % 2 == 0
+        of_group, codes = rng.permutation(np.arange(24) % 2), rng.normal(size=(24, 4))
+        for name in "ab":
+            if not is_shared:
+                of_group, codes = rng.permutation(of_group), rng.normal(size=(24, 4))
+            fields = names if is_shared else pd.DataFrame()
+            dataset = dataset_of(name, of_group[groups], groups=groups, fields=fields)
+            X = codes[groups] + rng.normal(size=(48, 4))
+            sets.append(set_of(dataset, X.astype(np.float32)))
+        matrix = transfer(sets, FAST, train=["a"], test=["b"], progress=False)
+        p.append(matrix.table["p_value"].item())
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert np.mean(np.array(p) < 0.05) <= 0.12
+
+
+def test_areas_of_many_labellings_are_those_of_the_metric() -> None:
+    rng = np.random.default_rng(6)
+    fold_of, truth = np.arange(40) % 3, rng.integers(2, size=(40, 5))
+    logits = rng.normal(size=40).round(1)  # With ties.
+    for labels, area in zip(truth.T, module.aurocs(truth == 1, logits, fold_of), strict=True):
+        predicted = np.column_stack([-logits, logits])
+        answers = Predictions(labels, predicted, Resamples(40), fold_of)
+        assert area == pytest.approx(METRICS["auroc"].estimate(answers))
+    numbers = rng.normal(size=(40, 3))
+    for labels, r in zip(
+        numbers.T, module._rank_correlations(numbers, logits, fold_of), strict=True
+    ):
+        answers = Predictions(labels, logits, Resamples(40), fold_of)
+        assert r == pytest.approx(METRICS["rank_correlation"].estimate(answers), abs=1e-6)
+
+
+def test_classes_that_both_sets_have_are_compared() -> None:
+    rng = np.random.default_rng(7)
+    centres = 3 * rng.normal(size=(4, 6))
+    sets = []
+    for name, classes in (("a", "rgb"), ("b", "gbw"), ("c", "xy")):
+        labels = np.array(list(classes))[np.arange(90) % len(classes)]
+        place = np.array(["rgbwxy".index(label) % 4 for label in labels])
+        X = centres[place] + rng.normal(size=(90, 6))
+        sets.append(set_of(dataset_of(name, labels), X.astype(np.float32)))
+    matrix = transfer(sets, FAST, progress=False)
+    both = cell(matrix, "a", "b")
+    assert both["n_examples"] == 60
+    assert both["auroc"] > 0.9
+    assert both["reads"] == "yes"
+    none = cell(matrix, "a", "c")
+    assert none["reads"] == "not defined"
+    assert "classes in common" in none["note"]
+    with pytest.raises(UserError, match="a and c have fewer than two classes in common"):
+        transfer([sets[0], sets[2]], FAST, progress=False)
+
+
+def test_numbers_are_compared_by_rank() -> None:
+    rng = np.random.default_rng(8)
+    sets = []
+    for name, sign in (("a", 1), ("b", -1)):
+        y, X = rng.normal(size=100), rng.normal(size=(100, 6))
+        X[:, 0] += 2 * sign * y
+        sets.append(set_of(dataset_of(name, y), X.astype(np.float32)))
+    matrix = transfer(sets, ProbeConfig(kind="ridge", l2=10.0), progress=False)
+    assert cell(matrix, "a", "a")["rank_correlation"] > 0.7
+    elsewhere = cell(matrix, "a", "b")
+    assert elsewhere["rank_correlation"] < -0.7
+    assert elsewhere["reads"] == "opposite"
+    assert np.isnan(elsewhere["auroc"])
+
+
+def test_the_layer_is_the_train_sets_own_best_and_layers_can_be_crossed() -> None:
+    rng = np.random.default_rng(9)
+    (y, noise), (_, good) = planted(100, 0, rng), planted(100, 1.5, rng)
+    a = set_of(dataset_of("a", y), noise, good)
+    b = set_of(dataset_of("b", y), good, noise)
+    matrix = transfer([a, b], FAST, across_layers=True, progress=False)
+    assert (cell(matrix, "a", "b")["train_layer"], cell(matrix, "b", "a")["train_layer"]) == (1, 0)
+    layers = matrix.layers.set_index(["train", "test", "train_layer", "test_layer"])["auroc"]
+    assert len(layers) == 16
+    assert layers["a", "b", 1, 0] > 0.9
+    assert 0.3 < layers["a", "b", 1, 1] < 0.7
+    at_best = layers["a", "b", 1, 1]
+    assert cell(matrix, "a", "b")["auroc"] == pytest.approx(at_best, abs=1e-6)
+
+
+def test_units_are_shared_by_text_entity_and_group_of_one_source() -> None:
+    def shares(a: ConceptDataset, b: ConceptDataset, entity: str | None = None) -> int:
+        return len(np.intersect1d(*shared_units([a, b], entity)))
+
+    y, ids = [0, 1, 0, 1], np.array(["1", "2", "3", "4"])
+    cities = pd.DataFrame({"city": ["Lima", "Oslo", "Rome", "Cairo"], "id": ["ax", "bx", "c", "d"],
+                           "place": ["x 1", "x 2", "x 3", "x 4"]})  # fmt: skip
+    other = cities.assign(city=["LIMA", "Oslo ", "Bern", "Kyiv"])
+    assert shares(dataset_of("a", y, groups=ids), dataset_of("b", y, groups=ids)) == 0
+    assert shares(dataset_of("a", y, fields=cities[["id"]]),
+                  dataset_of("b", y, fields=cities[["id"]])) == 0  # fmt: skip
+    assert shares(dataset_of("a", y, fields=cities), dataset_of("b", y, fields=other)) == 2
+    assert shares(dataset_of("a", y, fields=cities), dataset_of("b", y, fields=other), "place") == 4
+    same = dataset_of("a", y, groups=ids, source="one.csv")
+    turned = dataset_of("b", y, groups=ids, source="one.csv")
+    assert shares(same, turned) == 4
+    again = ConceptDataset("c", [*same.texts[:2], "else", "other"], np.array(y))
+    assert shares(same, again) == 2
+    with pytest.raises(UserError, match="no dataset has a field 'town'"):
+        shares(same, again, "town")
+    # A field of which one value stands in several units names none, and joins nothing.
+    kind = pd.DataFrame({"kind": ["hard", "easy", "hard", "easy"]})
+    assert shares(dataset_of("a", y, fields=kind), dataset_of("b", y, fields=kind)) == 0
+
+
+def test_what_is_not_there_is_refused_by_name() -> None:
+    rng = np.random.default_rng(10)
+    y, X = planted(40, 1, rng)
+    one = set_of(dataset_of("one", y), X)
+    with pytest.raises(UserError, match="no set is called 'two'; there are one"):
+        transfer([one], FAST, test=["two"], progress=False)
+    with pytest.raises(UserError, match="no field 'form'; its fields: none"):
+        sets_of("one", one.states, one.dataset, by="form")
+    with pytest.raises(UserError, match="states of different layers"):
+        transfer([one, set_of(dataset_of("two", y), X, X)], FAST, progress=False)
