@@ -73,6 +73,7 @@ def probe(
                 "template": dataset.filled, "perturbation": dataset.perturbation,
                 "dataset_sha256": dataset.content_hash, "real_tokens": True},
         embeddings=activations.token_embeddings,
+        blocks=facts.get("layers"),
         progress=progress,
         fit_layer=fit_layer,
     )  # fmt: skip
@@ -202,6 +203,7 @@ def probe_states(
     names: Mapping[str, str],
     origin: Mapping[str, Any],
     embeddings: np.ndarray | None = None,
+    blocks: int | None = None,
     progress: bool,
     fit_layer: FitLayer = probe_layer,
 ) -> Results:
@@ -213,11 +215,14 @@ def probe_states(
         What the bag of words reads. [n]
     embeddings
         The mean of the embeddings of each row's tokens, a rival of the layers. [n, d], or None
+    blocks
+        The number of the model's blocks; by default that of the last layer.
     fit_layer
         What is done with the states of a layer.
     """
     began = time.monotonic()
     layers = states.layers
+    blocks = int(layers[-1]) if blocks is None else blocks
     if groups is not None:
         groups = one_for_each_row("groups", groups, len(labels))
     if test is not None:
@@ -244,7 +249,7 @@ def probe_states(
         if fit.unconverged:
             log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)
     n_classes = len(tasks.classes)
-    table = tables.results_table(layers, fits, scores, tasks, resamples, config, names)
+    table = tables.results_table(layers, fits, scores, tasks, resamples, config, names, blocks)
     metric = tasks.main_metric
     if n_classes and table["auroc"].isna().all():
         log.warning("%s: no AUROC: no fold has examples of both classes", label)
@@ -256,7 +261,7 @@ def probe_states(
         "permutations": len(tasks.shuffled),
         "relabellings": tasks.relabellings,
         "repeats": len(tasks.fold_of),
-        "layers": int(layers[-1]),
+        "layers": blocks,
         "majority_accuracy": tables.majority(tasks, config),
         "peak_p_value": tables.p_values(np.max([fit.skill for fit in fits], axis=0)[None])[0],
         "seconds_probe": round(time.monotonic() - began, 3),

@@ -30,11 +30,12 @@ def results_table(
     resamples: Resamples,
     config: ProbeConfig,
     names: Mapping[str, str],
+    blocks: int,
 ) -> pd.DataFrame:
-    """Return the results: a row for each layer."""
+    """Return the results: a row for each layer, of a model of so many blocks."""
     metric, n = tasks.main_metric, len(tasks.truth)
     table = pd.DataFrame(scores).assign(**names, layer=layers)
-    table["depth"] = table["layer"] / max(layers[-1], 1)
+    table["depth"] = table["layer"] / max(blocks, 1)
     table["probe"] = config.kind
     table["n_examples"] = n
     table["n_classes"] = len(tasks.classes)

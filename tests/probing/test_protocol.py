@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,8 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, roc_auc
 
 import llmprobe
 from llmprobe import Results, UserError
+from llmprobe.config.schema import ExtractConfig, ModelConfig
+from llmprobe.extraction.extract import Extractor
 from llmprobe.probing import protocol, workers
 
 RESULTS = (
@@ -68,7 +71,7 @@ def test_the_planted_layers_are_found(results: Results) -> None:
 def test_tables_have_the_columns_they_promise(results: Results) -> None:
     assert list(results.table)[: len(RESULTS)] == RESULTS
     assert list(results.summary)[: len(SUMMARY)] == SUMMARY
-    assert list(results.predictions) == PREDICTIONS
+    assert list(results.predictions) == [*PREDICTIONS, "position"]
     assert results.table["layer"].to_list() == [0, 2, 4, 6, 8]
     assert results.table["depth"].to_list() == [0, 0.25, 0.5, 0.75, 1]
     assert len(results.summary) == 1
@@ -396,3 +399,15 @@ def test_folds_are_dealt_out_three_times_where_permutations_cost_far_more() -> N
         found = probe({0: layers[0]}, y, groups, controls=[], description_length=False, **options)
         assert found.summary["repeats"].item() == repeats
         assert found.predictions["repeat"].nunique() == repeats
+
+
+def test_depth_is_that_in_the_model_where_some_layers_alone_were_read(
+    tiny_model: Callable[..., Path],
+) -> None:
+    data = llmprobe.load_dataset("coin_flip", n=60, options={"people": 2})
+    activations = Extractor(
+        ModelConfig(id=str(tiny_model("llama"))), ExtractConfig(layers=(0, 1))
+    ).extract(data, cache=False, progress=False)
+    results = llmprobe.probe(activations, permutations=0, progress=False)
+    assert results.table["depth"].tolist() == [0, pytest.approx(1 / 3)]
+    assert results.summary["layers"].tolist() == [3]

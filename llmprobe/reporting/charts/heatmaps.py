@@ -31,7 +31,7 @@ from llmprobe.results.metrics import METRICS, Metric
 from llmprobe.results.results import Results
 
 _MOST_NUMBERS = 12
-"""Layers of which each cell has room for its score."""
+"""Layers of which each cell has room for its score, or its number below it."""
 _ALT = (
     "Heatmap: a panel for each model, a row for each dataset, a column for each layer; colour is "
     "the {}. The tables below hold the same numbers."
@@ -81,7 +81,7 @@ def heatmap(
         )
     scale, models, names = ColourScale.of(curves, kind), by_model(curves), layer_names(curves)
     layers = {layer for curve in curves for layer in curve.layers}
-    numbers = max(layers) - min(layers) < _MOST_NUMBERS
+    numbers = len(layers) <= _MOST_NUMBERS
     wide = (numbers or names) and len(layers) > _MOST_NUMBERS / 2
     height = 1.0 + 0.45 * len(models) + 0.18 * len(curves)
     drawn = Figure(figsize=(6.75 if wide else 4.5, height))
@@ -89,27 +89,35 @@ def heatmap(
         len(models) + 1, 1, height_ratios=[*(len(group) for group in models.values()), 0.7]
     )
     for ax, (model, group) in zip(panels, models.items(), strict=True):
-        first = min(curve.layers[0] for curve in group)
-        last = max(curve.layers[-1] for curve in group)
-        level = np.full((len(group), last - first + 1), np.nan)
+        columns = sorted({layer for curve in group for layer in curve.layers})
+        first, last = columns[0], columns[-1]
+        # Where only some layers were read, they stand side by side.
+        all_read = columns == list(range(first, last + 1))
+        at = {layer: layer if all_read else i for i, layer in enumerate(columns)}
+        level = np.full((len(group), len(columns)), np.nan)
         for row, curve in enumerate(group):
-            level[row, np.array(curve.layers) - first] = curve.levels(kind)
+            level[row, [columns.index(layer) for layer in curve.layers]] = curve.levels(kind)
         ax.imshow(
             np.ma.masked_invalid(level),
             cmap=CHANCE_MAP,
             norm=scale.norm,
             aspect="auto",
             interpolation="none",
-            extent=(first - 0.5, last + 0.5, len(group) - 0.5, -0.5),
+            extent=(at[first] - 0.5, at[last] + 0.5, len(group) - 0.5, -0.5),
         )
         for row, curve in enumerate(group):
+            x = [at[layer] for layer in curve.layers]
             if numbers:
-                _write_scores(ax, row, curve, scale)
-            _mark_best(ax, row, curve, "layers", scale, names, numbers)
+                _write_scores(ax, row, curve, x, scale)
+            _mark_best(ax, row, curve, x, scale, names, numbers)
         stem, names_of_rows = _without_stem([str(getattr(curve, rows)) for curve in group])
         _name_rows(ax, names_of_rows, metric, hatched=bool(np.isnan(level).any()))
         ax.set_title(label(f"{model}, {stem}" if stem else model, 34))
-        ax.set_xticks(layer_ticks(first, last))
+        if all_read:
+            ax.set_xticks(layer_ticks(first, last))
+        else:
+            shown = columns[:: -(-len(columns) // _MOST_NUMBERS)]
+            ax.set_xticks([at[layer] for layer in shown], [str(layer) for layer in shown])
     if names and same_layers(curves):
         for ax in panels[:-1]:
             ax.set_xticks([])
@@ -120,11 +128,12 @@ def heatmap(
 
 
 def _without_stem(names: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the dataset that all names are concepts of (or ""), and their names without it."""
-    stems = {name.partition(":")[0] for name in names if ":" in name}
-    if len(names) < 2 or len(stems) != 1 or not all(":" in name for name in names):
-        return "", [*names]
-    return stems.pop(), [name.partition(":")[2] for name in names]
+    """Return the dataset of which all are concepts or positions (or ""), and names without it."""
+    for separator in (" @ ", ":"):
+        stems = {name.partition(separator)[0] for name in names}
+        if len(names) > 1 and len(stems) == 1 and all(separator in name for name in names):
+            return stems.pop(), [name.partition(separator)[2] for name in names]
+    return "", [*names]
 
 
 def _of_run(results: Results, metric: str) -> Figure | None:
@@ -196,7 +205,8 @@ def heatmap_by_model(curves: Sequence[Curve], metric: str = "accuracy") -> Figur
         for curve in group:
             _draw_row(ax, models.index(curve.model), curve, scale)
         for curve in group:
-            _mark_best(ax, models.index(curve.model), curve, "depths", scale, names)
+            x = curve.depths.tolist()
+            _mark_best(ax, models.index(curve.model), curve, x, scale, names)
         gaps = any(np.isnan(curve.levels(kind)).any() for curve in group)
         shown = models if index % columns == 0 else [""] * len(models)
         _name_rows(ax, shown, metric, hatched=gaps or len(group) < len(models))
@@ -246,13 +256,13 @@ def _draw_row(ax: Axes, row: int, curve: Curve, scale: ColourScale) -> None:
     )
 
 
-def _write_scores(ax: Axes, row: int, curve: Curve, scale: ColourScale) -> None:
+def _write_scores(ax: Axes, row: int, curve: Curve, x: Sequence[float], scale: ColourScale) -> None:
     scores, levels = curve.column(scale.metric.name), curve.levels(scale.metric)
-    for layer, score, level in zip(curve.layers, scores, levels, strict=True):
+    for place, score, level in zip(x, scores, levels, strict=True):
         if np.isfinite(score):
             colour = scale.text_colour(level)
             ax.text(
-                layer, row, scale.written(score), color=colour, ha="center", va="center",
+                place, row, scale.written(score), color=colour, ha="center", va="center",
                 fontsize=6.5,
             )  # fmt: skip
 
@@ -261,23 +271,26 @@ def _mark_best(
     ax: Axes,
     row: int,
     curve: Curve,
-    x: Literal["layers", "depths"],
+    x: Sequence[float],
     scale: ColourScale,
     names: Mapping[int, str],
     frame: bool = False,
 ) -> None:
-    """Draw a dot or a frame at the best layer, and its score and name at the right."""
+    """Draw a dot or a frame at the best layer, and its score and name at the right.
+
+    ``x`` is where each layer stands.
+    """
     best, scores = curve.best(scale.metric), curve.column(scale.metric.name)
     if best is None or np.isnan(scores[best]):
         return
     layer = curve.layers[best]
     if frame:
-        box = Rectangle((layer - 0.5, row - 0.42), 1, 0.84, fill=False, clip_on=False)
+        box = Rectangle((x[best] - 0.5, row - 0.42), 1, 0.84, fill=False, clip_on=False)
         box.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
         ax.add_patch(box)
     else:
         dot: dict[str, Any] = {"color": "black", "markeredgecolor": "white", "markersize": 4}
-        ax.plot(getattr(curve, x)[best], row, "o", clip_on=False, **dot)
+        ax.plot(x[best], row, "o", clip_on=False, **dot)
     ax.annotate(
         f"{scale.written(scores[best])} ({label(names.get(layer, str(layer)), 14)})",
         (1, row),

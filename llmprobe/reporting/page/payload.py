@@ -153,7 +153,7 @@ def _marked(curve: Curve, name: str) -> float:
 def _mark(curve: Curve, name: str) -> dict[str, Any]:
     """Return where a mark stands on a curve."""
     value, is_depth = _marked(curve, name), name.endswith("depth")
-    depth = value if is_depth else value / max(curve.layers[-1], 1)
+    depth = value if is_depth else value / max(curve.blocks or curve.layers[-1], 1)
     return {
         "mark": MARKS[name][0],
         "depth": _number(depth),
