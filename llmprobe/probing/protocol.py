@@ -74,6 +74,7 @@ def probe(
                 "dataset_sha256": dataset.content_hash, "real_tokens": True},
         embeddings=activations.token_embeddings,
         blocks=facts.get("layers"),
+        control_of=None if dataset.words is None else np.array(dataset.surface),
         progress=progress,
         fit_layer=fit_layer,
     )  # fmt: skip
@@ -204,6 +205,7 @@ def probe_states(
     origin: Mapping[str, Any],
     embeddings: np.ndarray | None = None,
     blocks: int | None = None,
+    control_of: np.ndarray | None = None,
     progress: bool,
     fit_layer: FitLayer = probe_layer,
 ) -> Results:
@@ -217,6 +219,8 @@ def probe_states(
         The mean of the embeddings of each row's tokens, a rival of the layers. [n, d], or None
     blocks
         The number of the model's blocks; by default that of the last layer.
+    control_of
+        As for ``build_tasks``.
     fit_layer
         What is done with the states of a layer.
     """
@@ -230,7 +234,7 @@ def probe_states(
         if test.dtype != bool:
             raise UserError(f"test: {test.dtype} numbers; expected true or false for each row")
     unit_of = units(groups, None)
-    tasks = build_tasks(labels, unit_of, config, names["dataset"], test)
+    tasks = build_tasks(labels, unit_of, config, names["dataset"], test, control_of=control_of)
     if isinstance(states, Arrays) and states.is_constant:
         raise UserError("layers: all rows are the same, in every layer; nothing tells them apart")
     scored = tasks.scored

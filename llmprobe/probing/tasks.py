@@ -154,11 +154,13 @@ def build_tasks(
     where: str,
     test: np.ndarray | None = None,
     fold_of: np.ndarray | None = None,
+    control_of: np.ndarray | None = None,
 ) -> ProbingTasks:
     """Return the tasks of a config, of labels [n] and the units [n] that no split may separate.
 
     With ``test`` [n] bool there is one split: those rows are scored, by probes fitted on the rest.
-    With ``fold_of`` [n] the rows have been dealt out to folds already, once.
+    With ``fold_of`` [n] the rows have been dealt out to folds already, once. ``control_of`` [n] is
+    what the control task has a random label for, such as word types; by default each unit.
 
     Raises
     ------
@@ -204,7 +206,8 @@ def build_tasks(
     shuffled, n_relabellings = _shuffled(
         y, classes, units, config, where, None if test is None else fold_of[0]
     )
-    control = _control(y, classes, units, config) if "random_labels" in config.controls else ()
+    of = units if control_of is None else control_of
+    control = _control(y, classes, of, config) if "random_labels" in config.controls else ()
     return ProbingTasks(
         kind=kind,
         loss=kind.loss(len(classes)),
@@ -218,7 +221,7 @@ def build_tasks(
         shuffled=shuffled,
         relabellings=min(n_relabellings, 1e6),
         control=control,
-        beside_control=_beside_control(targets, units, control, where),
+        beside_control=_beside_control(targets, of, control, where),
         online=_online(targets, classes, units, fold_of[0], seed)
         if config.description_length
         else (),

@@ -411,3 +411,34 @@ def test_depth_is_that_in_the_model_where_some_layers_alone_were_read(
     results = llmprobe.probe(activations, permutations=0, progress=False)
     assert results.table["depth"].tolist() == [0, pytest.approx(1 / 3)]
     assert results.summary["layers"].tolist() == [3]
+
+
+def test_the_control_task_of_labelled_words_is_of_word_types(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours, things = ["red", "green", "blue"], ["coin", "city", "capital", "statement"]
+    texts = [f"the {colour} {thing}" for colour in colours for thing in things for _ in (0, 1)]
+    words, labels, sentences = [], [], []
+    for i, text in enumerate(texts):
+        start = text.index(" ") + 1
+        stop = text.index(" ", start)
+        words += [(start, stop), (stop + 1, len(text))]
+        labels += ["colour", "thing"]
+        sentences += [i, i]
+    data = llmprobe.ConceptDataset(
+        "words", [text for text in texts for _ in (0, 1)], np.array(labels),
+        np.array(sentences), words=words,
+    )  # fmt: skip
+    activations = Extractor(ModelConfig(id=str(tiny_model("llama")))).extract(
+        data, cache=False, progress=False
+    )
+    drawn = []
+    build = protocol.build_tasks
+    monkeypatch.setattr(
+        protocol, "build_tasks", lambda *a, **k: drawn.append(build(*a, **k)) or drawn[-1]
+    )
+    config = {"permutations": 0, "controls": ["random_labels"], "l2": 1.0}
+    llmprobe.probe(activations, progress=False, **config)
+    for task in drawn[0].control:
+        by_word = pd.Series(task.targets[0]).groupby(np.array(data.surface)).nunique()
+        assert (by_word == 1).all()
