@@ -119,7 +119,9 @@ def describe(
     entry = REGISTRY[config.name] if config and known else None
     words, from_words = _words(read, surface) if surface else ("", [])
     offered = ", ".join([*wordings, "prefix_noise", "typos", "case"])
-    if config and config.perturb:
+    if dataset.turns is not None or dataset.words is not None:
+        offered = ""
+    elif config and config.perturb:
         offered = f"{config.perturb.kind} (done here); offered: {offered}"
     facts = {
         "source": dataset.source,
@@ -164,7 +166,9 @@ def _size(dataset: ConceptDataset) -> str:
     what = "texts" if dataset.words is None else "words"
     words = f"{len(dataset):,} {what}"
     if dataset.test is not None:
-        words += f", {dataset.test.sum():,} of them to be scored,"
+        words += f", {dataset.test.sum():,} of them to be scored" + "," * (
+            dataset.groups is not None
+        )
     if dataset.groups is not None:
         sizes = np.unique(dataset.groups, return_counts=True)[1]
         smallest, largest = sizes.min(), sizes.max()

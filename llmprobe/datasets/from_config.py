@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.findings import quoted_text
 from llmprobe.datasets.from_table import parts_of_table
 from llmprobe.datasets.hub import table_from_disk, table_from_hub
+from llmprobe.datasets.labels import joint_labels
 from llmprobe.datasets.perturb import perturbed
 from llmprobe.datasets.published.files import may_download
 from llmprobe.datasets.tables import read_table
@@ -39,15 +41,21 @@ def dataset_from_config(config: DatasetConfig) -> ConceptDataset:
 def untemplated_dataset(config: DatasetConfig) -> ConceptDataset:
     """Return the dataset, perturbed as ``config`` says, but neither in a template nor sampled."""
     dataset = _dataset_of_ones_own(config) if config.is_own else _known_dataset(config)
-    if config.drop.unlabelled and len(dataset.classes) > 1:
-        dataset = dataset.take(np.flatnonzero(~without_label(dataset.labels)))
+    if config.drop.unlabelled:
+        none = [without_label(labels) for labels in dataset.concepts.values() or [dataset.labels]]
+        dataset = dataset.take(np.flatnonzero(~np.any(none, axis=0)))
     if config.drop.classes_under:
         dataset = _without_rare_classes(dataset, config.drop.classes_under)
     return dataset if config.perturb is None else perturbed(dataset, config.perturb)
 
 
 def _without_rare_classes(dataset: ConceptDataset, least: int) -> ConceptDataset:
-    """Leave out the classes with fewer than ``least`` examples, and log which."""
+    """Leave out the classes with fewer than ``least`` examples, and log which.
+
+    Of several concepts, those that have such a class are left out.
+    """
+    if dataset.concepts:
+        return _without_rare_concepts(dataset, least)
     classes, of_class, counts = np.unique(dataset.labels, return_inverse=True, return_counts=True)
     rare = counts < least
     if rare.all():
@@ -57,10 +65,33 @@ def _without_rare_classes(dataset: ConceptDataset, least: int) -> ConceptDataset
         )
     if not rare.any():
         return dataset
-    log.info("%s: %d examples of %d classes with fewer than %d are left out: %s", dataset.name,
-             counts[rare].sum(), rare.sum(), least,
-             ", ".join(shortened([str(name) for name in classes[rare]])))  # fmt: skip
+    _log_rare(dataset, f"{counts[rare].sum():,} examples of {rare.sum():,} classes", least,
+              classes[rare])  # fmt: skip
     return dataset.take(np.flatnonzero(~rare[of_class]))
+
+
+def _without_rare_concepts(dataset: ConceptDataset, least: int) -> ConceptDataset:
+    """Leave out the concepts that have a class with fewer than ``least`` examples; log which."""
+    kept = {
+        name: labels
+        for name, labels in dataset.concepts.items()
+        if labels.dtype.kind == "f" or np.unique(labels, return_counts=True)[1].min() >= least
+    }
+    rare = [name for name in dataset.concepts if name not in kept]
+    if not kept:
+        raise UserError(
+            f"{dataset.name}: drop.classes_under {least}: each of the {len(rare):,} concepts has a "
+            "class with fewer examples"
+        )
+    if not rare:
+        return dataset
+    _log_rare(dataset, f"{len(rare):,} concepts with a class", least, rare)
+    return replace(dataset, concepts=kept, labels=joint_labels(kept))
+
+
+def _log_rare(dataset: ConceptDataset, what: str, least: int, names: Iterable[object]) -> None:
+    listed = ", ".join(shortened([str(name) for name in names]))
+    log.info("%s: %s with fewer than %d are left out: %s", dataset.name, what, least, listed)
 
 
 def sampled(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
@@ -122,6 +153,9 @@ def _held_out(table: pd.DataFrame, config: HeldOutConfig, where: str) -> np.ndar
         known = ", ".join(shortened(sorted(set(values))))
         raise UserError(f"{where}: column {column!r}: no row has {str(config.value)!r}, so there "
                         f"is nothing to score; it has {known}")  # fmt: skip
+    if test.all():
+        raise UserError(f"{where}: column {column!r}: every row has {str(config.value)!r}, so "
+                        "there is nothing to fit probes on")  # fmt: skip
     return test
 
 

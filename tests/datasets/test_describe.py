@@ -233,6 +233,17 @@ def test_show_takes_a_name_with_options_and_a_file(tmp_path: Path) -> None:
     assert "options" not in own
 
 
+def test_show_offers_no_perturbation_of_chats_and_labelled_words(tmp_path: Path) -> None:
+    chats, words = tmp_path / "chats.jsonl", tmp_path / "words.jsonl"
+    chat = '{{"messages": [{{"role": "user", "content": "{}"}}], "label": {}, "part": "{}"}}\n'
+    chats.write_text(chat.format("one", 0, "test") + chat.format("two", 1, "train"))
+    words.write_text('{"t": ["one", "two"], "tags": ["a", "b"]}\n')
+    texts = show(dataset_config(str(chats), ["test={column: part}"]))
+    assert "prefix_noise" not in texts
+    assert "2 texts, 1 of them to be scored; " in texts
+    assert "prefix_noise" not in show(dataset_config(str(words), ["tokens=t", "tags=tags"]))
+
+
 def test_show_says_what_the_words_alone_give_away(tmp_path: Path) -> None:
     table = str(write_table(tmp_path / "toy.csv"))
     said = lines_of(show(dataset_config(table), surface_accuracy))

@@ -382,6 +382,11 @@ def test_a_split_that_is_none_is_refused(load, options: dict[str, Any], words: s
     assert words in str(caught.value)
 
 
+def test_a_split_without_anything_to_fit_probes_on_is_refused(load) -> None:
+    with pytest.raises(UserError, match="every row has 'test', so there is nothing to fit"):
+        load(SPLIT.replace(",train", ",test").replace(",dev", ",test"), split="part")
+
+
 def test_an_error_in_the_second_file_names_its_row(load, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("text,label\nc,0\n,1\n")
     with pytest.raises(UserError, match=r"other\.csv: row 2: no value in column 'text'"):

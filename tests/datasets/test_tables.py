@@ -121,6 +121,26 @@ def test_rare_classes_are_left_out_where_that_is_asked_for(
         llmprobe.load_dataset(path, drop={"classes_under": 4})
 
 
+def test_of_several_concepts_rare_ones_are_left_out_and_no_text_for_what_it_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "moods.csv"
+    rows = [(i % 2, i % 3 == 0, i == 5, i / 7) for i in range(12)]
+    cells = "".join(
+        f"t{i},{joy},{fear:d},{awe:d},{x}\n" for i, (joy, fear, awe, x) in enumerate(rows)
+    )
+    path.write_text("text,joy,fear,awe,size\n" + cells)
+    caplog.set_level("INFO")
+    drop = {"classes_under": 4, "unlabelled": True}
+    dataset = llmprobe.load_dataset(path, label=["joy", "fear", "awe", "size"], drop=drop)
+    assert len(dataset) == 12
+    assert list(dataset.concepts) == ["joy", "fear", "size"]
+    assert dataset.labels[:4].tolist() == ["fear", "joy", "none", "joy, fear"]
+    assert "1 concepts with a class with fewer than 4 are left out: awe" in caplog.text
+    with pytest.raises(UserError, match="each of the 2 concepts has a class with fewer"):
+        llmprobe.load_dataset(path, label=["joy", "awe"], drop={"classes_under": 7})
+
+
 def test_a_label_that_is_missing_is_refused_with_the_key_that_drops_it(load) -> None:
     with pytest.raises(UserError, match=r"row 2: no value .* `drop: \{unlabelled: true\}`"):
         load("text,label\na,0\nb,\nc,1\n")
