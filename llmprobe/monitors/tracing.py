@@ -19,6 +19,7 @@ from llmprobe.monitors.new_texts import (
     reading_of_chats,
     tokenise_new,
 )
+from llmprobe.probing.pooling import Pooling
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import TRACES, Trace
 
@@ -46,22 +47,25 @@ def trace(
         A text is too long or has no tokens; a state is not finite.
     """
     width, position = max(len(probe.classes), 1), str(probe.facts.get("position", "last"))
-    traces = []
+    traces, pooling = [], Pooling.of(position)
     with Capture(extractor.model, extractor.config.site, probe.layers) as capture:
         layers = list(capture.layers)
         for number, text in enumerate(texts, start=1):
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
-            # A probe of the first token answers there.
-            at = "first" if position == "first" else "last"
+            # Other places are of fields and turns, which a text alone has not.
+            at = position if position in ("first", "mean") or pooling else "last"
             tokenised = tokenise_new(
                 extractor, [text], where, position=at, chat=reading_of_chats(probe),
                 turns=None if turns is None else [turns[number - 1]],
             )  # fmt: skip
-            (tokens,), (((read,),),) = tokenised.ids, tokenised.places
+            (tokens,), (places,) = tokenised.ids, tokenised.places
+            read = [token for place in places for token in place]
             outputs = read_every_token(
                 capture, tokens, width, lambda layer, states: probe.outputs(states, layer)
             )
-            answer = outputs[layers.index(probe.best_layer), read]
+            answers = outputs[layers.index(probe.best_layer), read]
+            is_max = pooling is not None and pooling.kind == "max"
+            answer = answers.max(axis=0) if is_max else answers.mean(axis=0)
             column = 1 if width == 2 else int(answer.argmax())
             traces.append(
                 Trace(
@@ -75,6 +79,7 @@ def trace(
                     label=str(probe.classes[column]) if probe.classes else None,
                     position=position,
                     probe=probe.digest,
+                    read=read if pooling or position == "mean" else [],
                 )
             )
     return traces

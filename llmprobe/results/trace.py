@@ -52,11 +52,14 @@ class Trace:
     """The last of two classes; of more, the one predicted for the whole text at the best layer.
     None when the probe predicts a number."""
     position: str
-    """The position in a text at which the probe was fitted: last, first, mean or span:FIELD."""
+    """The position in a text at which the probe was fitted, such as last, span:FIELD or
+    tokens:max."""
     probe: str
     """The ``SavedProbe.digest`` of the probe."""
     title: str = ""
     """What is known of an example, such as its label and the answer; empty for a new text."""
+    read: Sequence[int] = ()
+    """Indices of the tokens that the probe reads of the text, where it reads several."""
 
     @property
     def file_name(self) -> str:
@@ -94,6 +97,8 @@ class Trace:
             whole = trace.scores.shape == (len(trace.layers), len(trace.tokens))
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise UserError(f"not a trace: {error}") from None
+        if trace.read and not set(trace.read) <= set(range(len(trace.tokens))):
+            whole = False
         if not whole or trace.best_layer not in trace.layers:
             raise UserError("not a trace: its layers, tokens and scores do not fit each other")
         return trace

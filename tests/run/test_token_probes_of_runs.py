@@ -18,6 +18,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.monitors.scoring import score_file
 from llmprobe.probing.pooling import Pooling, pooled
 from llmprobe.probing.token_probes import logits_of_texts
+from llmprobe.reporting.trace.view import TraceView
 from llmprobe.results.folder import missing_curves, read_results
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
@@ -173,6 +174,17 @@ def test_poolings_that_cannot_be_are_refused_before_a_model_is_loaded(
 def test_examples_are_traced_by_probes_over_tokens(toy: Toy) -> None:
     traces = {trace.position: trace for trace in traces_of_run(toy.run.folder)}
     assert list(traces) == ["last", *POOLED]
+    n = len(traces["last"].tokens)
+    assert {position: list(trace.read) for position, trace in traces.items()} == {
+        "last": [], "tokens:last-2": [n - 2, n - 1],
+        **{position: list(range(n)) for position in ("tokens:mean", *LEARNED)},
+    }  # fmt: skip
+    view = TraceView(traces["tokens:last-2"], most_tokens=3)
+    assert view.read == [False, True, True]
+    assert "fitted at the mean of the last 2 tokens (in bold); elsewhere" in view.caution
+    assert "a text's is the largest." in TraceView(traces["tokens:max"]).caution
+    page = (toy.run.folder / "report.html").read_text()
+    assert page.count('<th scope="col" class="read">') == 4 * n + 2
 
 
 def test_pooling_is_of_positions_of_tokens_alone() -> None:

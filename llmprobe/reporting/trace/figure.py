@@ -59,6 +59,8 @@ def _panel(ax: Axes, view: TraceView, part: slice) -> None:
         extent=(-0.5, right, first - 0.5, last + 0.5),
     )
     ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+    for text, is_read in zip(ax.get_xticklabels(), view.read[part], strict=True):
+        text.set_fontweight("bold" if is_read else "normal")
     ax.xaxis.tick_top()
     ax.set_yticks(layer_ticks(first, last, 8))
     ax.tick_params(length=0)

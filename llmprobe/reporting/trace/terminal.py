@@ -51,9 +51,11 @@ def trace_lines(
     yield Text(fitted(trace.text))
     for block in blocks:
         yield Text()
-        yield Text("layer ".rjust(margin)).append(
-            "".join(f" {' ' * (widths[i] - cell_len(tokens[i]))}{tokens[i]}" for i in block)
-        )
+        names = Text("layer ".rjust(margin))
+        for i in block:
+            names.append(" " * (1 + widths[i] - cell_len(tokens[i])))
+            names.append(tokens[i], "bold" if view.read[i] else "")
+        yield names
         for head, row in zip(heads, view.rows, strict=True):
             line = Text(head.rjust(margin), "bold" if row.best else "")
             for i in block:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from llmprobe.ground.text import elide
+from llmprobe.probing.pooling import Pooling
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.results.trace import Trace
 
@@ -24,6 +25,12 @@ _POSITIONS = {
     "turn": "the turn",
 }
 """By what stands before the colon of a position."""
+_POOLED = {
+    "max": "is the largest",
+    "softmax": "is the mean, weighted by their soft-max",
+    "attention": "is the mean, weighted by a learned query",
+}
+"""What the score of a text is of those of its tokens, by the kind of pooling."""
 
 
 class Cell(NamedTuple):
@@ -66,15 +73,30 @@ class TraceView:
     def caution(self) -> str:
         """Say why the scores are to be read with care."""
         kind, _, of = self.trace.position.partition(":")
+        pooling = Pooling.of(self.trace.position)
+        if pooling and not pooling.is_of_states:
+            return f"The probe scores each token (those in bold); a text's {_POOLED[pooling.kind]}."
+        if pooling:
+            kind, of = "mean", ""
         place = _POSITIONS.get(kind, elide(self.trace.position, 40))
         if of and kind in _POSITIONS:
             place += f" of {elide(of, 40)!r}"
+        if pooling and pooling.kind == "last":
+            place = f"the mean of the last {pooling.number:g} tokens"
+        if self.trace.read:
+            place += " (in bold)"
         return f"The probe was fitted at {place}; elsewhere its scores are an extrapolation."
 
     @cached_property
     def tokens(self) -> list[str]:
         """Return the tokens that are shown, with spaces that can be seen."""
         return [visible(token) for token in self.trace.tokens[-self.most_tokens :]]
+
+    @cached_property
+    def read(self) -> list[bool]:
+        """Return whether the probe reads each token that is shown, where it reads several."""
+        first = len(self.trace.tokens) - len(self.tokens)
+        return [i in self.trace.read for i in range(first, len(self.trace.tokens))]
 
     @cached_property
     def layers(self) -> list[int]:
