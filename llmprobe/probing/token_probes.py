@@ -27,6 +27,8 @@ from llmprobe.results.saved_probe import SavedProbe
 
 STEPS = 200
 """Steps of gradient descent (Adam, all texts in each, a rate that falls to nothing)."""
+SEARCH_STEPS = 100
+"""Steps of fits that only tell penalties apart."""
 RATE = 0.3
 """The rate of the first step, in standardised features, times the root of their number."""
 RATE_OF_INTERCEPT = 0.05
@@ -188,7 +190,13 @@ def logits_of_texts(
 
 
 def fit_token_probes(
-    tokens: Tokens, pooling: Pooling, loss: Loss, targets: Tensor, train: Tensor, l2: Tensor
+    tokens: Tokens,
+    pooling: Pooling,
+    loss: Loss,
+    targets: Tensor,
+    train: Tensor,
+    l2: Tensor,
+    steps: int = STEPS,
 ) -> TokenProbes:
     """Minimise for each of K probes the loss of its texts + l2 / 2 the squared norm of directions.
 
@@ -225,8 +233,8 @@ def fit_token_probes(
         [{"params": directions, "lr": RATE / d**0.5},
          {"params": [intercept], "lr": RATE_OF_INTERCEPT}]
     )  # fmt: skip
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
-    for _ in range(STEPS):
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
         optimiser.zero_grad()
         for chunk in tokens.chunks:
             logits = raw().of_chunk(chunk)
@@ -305,7 +313,8 @@ def _penalties(tokens: Tokens, pooling: Pooling, tasks: ProbingTasks) -> np.ndar
     train = np.tile(np.concatenate([task.train for task in inner]), (len(PENALTIES), 1))
     l2 = np.repeat(PENALTIES, sum(sizes))
     targets, masks, penalties = _on(tokens.device, tasks.targets, train, l2)
-    logits = fit_token_probes(tokens, pooling, tasks.loss, targets, masks, penalties).logits(tokens)
+    probes = fit_token_probes(tokens, pooling, tasks.loss, targets, masks, penalties, SEARCH_STEPS)
+    logits = probes.logits(tokens)
     losses = tasks.loss.value(logits.double(), targets[None].double())[:, 0]
     by_penalty = losses.reshape(len(PENALTIES), sum(sizes), -1).cpu().numpy()
     ends = np.cumsum(sizes)
