@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmprobe.api import probe_layers as probe_layers
     from llmprobe.api import probe_network as probe_network
     from llmprobe.api import trace as trace
+    from llmprobe.api import transfer as transfer
     from llmprobe.cli.command import command as command
     from llmprobe.config.sites import site as site
     from llmprobe.datasets.dataset import ConceptDataset as ConceptDataset
@@ -41,11 +42,12 @@ if TYPE_CHECKING:
     from llmprobe.results.saved_probe import SavedProbe as SavedProbe
     from llmprobe.results.saved_probe import load_probe as load_probe
     from llmprobe.results.trace import Trace as Trace
+    from llmprobe.results.transfer import TransferMatrix as TransferMatrix
 
 __version__ = "0.1.0"
 
 _NAMES_IN = {
-    "llmprobe.api": "ProbeCallback extract probe probe_layers probe_network trace",
+    "llmprobe.api": "ProbeCallback extract probe probe_layers probe_network trace transfer",
     "llmprobe.cli.command": "command",
     "llmprobe.config.sites": "site",
     "llmprobe.datasets.dataset": "ConceptDataset",
@@ -63,6 +65,7 @@ _NAMES_IN = {
     "llmprobe.results.results": "Results",
     "llmprobe.results.saved_probe": "SavedProbe load_probe",
     "llmprobe.results.trace": "Trace",
+    "llmprobe.results.transfer": "TransferMatrix",
 }
 _MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names.split()}
 

@@ -21,15 +21,19 @@ from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.ground.errors import UserError
+from llmprobe.ground.text import listed
 from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.monitors import tracing
 from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.probing import protocol
 from llmprobe.probing.pooling import pooled
+from llmprobe.probing.transfer import plan_transfer, sets_of_all
+from llmprobe.probing.transfer import transfer as transfer_of_plan
 from llmprobe.results.many_curves import of_one_run
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import Trace
+from llmprobe.results.transfer import TransferMatrix
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +146,60 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
         for place in curve_positions([position], config)
     ]
     return of_one_run([protocol.probe(one, config, progress=progress) for one in of_each])
+
+
+def transfer(
+    sets: Mapping[str, Activations],
+    *,
+    by: str | None = None,
+    train: Sequence[str] = (),
+    test: Sequence[str] = (),
+    across_layers: bool = False,
+    entity: str | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> TransferMatrix:
+    """Fit probes on some activations, and score them on others, on units that they have not seen.
+
+    ``llmprobe.transfer({"affirmed": a, "negated": b})`` has ``.table``, a row for each train set ×
+    test set, and ``.plot.heatmap(path)``.
+
+    Parameters
+    ----------
+    sets
+        Activations of one model at one position, by what tables are to call them.
+    by
+        A field of a dataset, each value of which is a set.
+    train, test
+        Names of the sets that probes are fitted on, and of those that are scored; by default all.
+    across_layers
+        Whether probes of every layer are scored on the states of every other one too.
+    entity
+        The field that names what an example is about, where that is not seen by itself.
+    **options
+        Keys of a config's ``probe`` section: kind, folds, l2, seed.
+
+    Raises
+    ------
+    UserError
+        The sets are of different models, positions or layers, there is no such field or set, a set
+        is too small for the folds, or no two sets have labels in common.
+    """
+    if not sets or not all(isinstance(one, Activations) for one in sets.values()):
+        raise UserError('transfer: give activations by name, as {"a": activations}')
+    at = {name: activations.at() for name, activations in sets.items()}
+    for fact in ("model", "site", "position"):
+        values = {name: str(activations.facts[fact]) for name, activations in at.items()}
+        if len(set(values.values())) > 1:
+            raise UserError(f"transfer: the sets differ in {fact}: {listed([*values.values()])}")
+    # Under the given name, beside the dataset's own, by which what one builder made is known.
+    named = [(replace(one.dataset, name=name), one) for name, one in at.items()]
+    plan = plan_transfer(sets_of_all(named, by), _config(options, "transfer"), train, test, entity)
+    facts = next(iter(at.values())).facts
+    return transfer_of_plan(
+        plan, across_layers=across_layers, model=facts["model"], position=facts["position"],
+        progress=progress,
+    )  # fmt: skip
 
 
 def probe_layers(

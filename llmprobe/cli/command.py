@@ -37,8 +37,8 @@ class Command:
 
 
 _ORDER = (
-    "run extract probe validate sanity answer trace score verify export report compare check "
-    "path cache ls show"
+    "run extract probe transfer validate sanity answer trace score verify export report compare "
+    "check path cache ls show"
 )
 
 commands: Registry[Command] = Registry(

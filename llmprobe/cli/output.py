@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmprobe.ground.text import printable
+
+if TYPE_CHECKING:
+    from llmprobe.results.transfer import TransferMatrix
 
 
 def say(text: object) -> None:
@@ -32,6 +36,21 @@ def print_summary(out: Path, written: Sequence[Path] = ()) -> None:
     width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     console.print(terminal_text(out, width, _unicode()), soft_wrap=True)
     _print_places(out, written)
+
+
+def print_transfer(matrix: TransferMatrix, out: Path) -> None:
+    """Print the train × test matrix of each model, draw it, and say where the rest is."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from llmprobe.reporting.terminal import WIDTH
+    from llmprobe.reporting.terminal_transfer import transfer_lines
+
+    console = Console(file=sys.stdout, highlight=False)
+    width = console.width if console.is_terminal else WIDTH
+    lines = transfer_lines(matrix.table, width, _unicode())
+    console.print(Text("\n").join(lines), soft_wrap=True)
+    say(f"\ntables   {out / 'transfer.csv'}")
 
 
 def _unicode() -> bool:

@@ -635,6 +635,30 @@ def curve_positions(read: Sequence[str], config: ProbeConfig) -> tuple[str, ...]
     )
 
 
+class TransferConfig(Section):
+    """Which sets of examples probes are fitted on, and which others they are scored on."""
+
+    by: str | None = None
+    """A field of a dataset, each value of which is a set; datasets without it are sets whole. By
+    default every dataset is one."""
+    train: tuple[str, ...] = ()
+    """The sets that probes are fitted on, by the names of the datasets or values; by default all.
+    """
+    test: tuple[str, ...] = ()
+    """The sets that are scored; by default all."""
+    across_layers: bool = False
+    """Whether probes of every layer are scored on the states of every other one too."""
+    entity: str | None = None
+    """The field that names what an example is about, where sets of different datasets share that
+    and it is not seen by itself (docs/evidence.md)."""
+
+    @field_validator("train", "test", mode="before")
+    @classmethod
+    def _as_list(cls, names: Any) -> Any:
+        names = [names] if isinstance(names, str | int | float) else names
+        return [str(name) for name in names] if isinstance(names, list | tuple) else names
+
+
 class ReportConfig(Section):
     """What is drawn from a run's tables."""
 
@@ -663,6 +687,9 @@ def expand_short_forms(raw: Any) -> Any:
             items = [items]
         if isinstance(items, list):
             raw[section] = [mapping(item, key) for item in items]
+    if isinstance(raw.get("transfer"), bool):
+        asked = raw.pop("transfer")
+        raw |= {"transfer": {}} if asked else {}
     if isinstance(raw.get("include"), str):
         raw["include"] = [raw["include"]]
     return raw
@@ -695,6 +722,9 @@ class RunConfig(Section):
     """Which hidden states are taken."""
     probe: ProbeConfig = ProbeConfig()
     """How probes are fitted and layers are scored."""
+    transfer: TransferConfig | None = None
+    """Where what is read is scored elsewhere, or ``true`` for all datasets; by default it is not.
+    """
     report: ReportConfig = ReportConfig()
     """What is drawn."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +23,13 @@ from llmprobe.probing.search import search
 from llmprobe.probing.splits import assign_folds
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import States, each_layer
+from llmprobe.results.columns import TRANSFER_LAYERS
 from llmprobe.results.curve import FEWEST_RELABELLINGS
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
-from llmprobe.results.transfer import LAYER_COLUMNS, TransferMatrix, with_answers
+from llmprobe.results.transfer import TransferMatrix, with_answers
+
+log = logging.getLogger(__name__)
 
 PERMUTATIONS = 1999
 """Permutations of the test labels: scores are fixed, so that they cost next to nothing."""
@@ -52,20 +56,6 @@ class TransferSet:
 
 
 @dataclass(frozen=True, eq=False)
-class _Trained:
-    """The probes of one train set: one for each layer and fold."""
-
-    coef: Mapping[int, np.ndarray]
-    """Directions in raw space, by layer. [F, d, C]"""
-    intercept: Mapping[int, np.ndarray]
-    """By layer. [F, C]"""
-    classes: tuple[str, ...]
-    """As text, in the order of the probes; empty for labels that are numbers."""
-    best: int
-    """The layer with the least out-of-fold loss."""
-
-
-@dataclass(frozen=True, eq=False)
 class _Shared:
     """The examples of a test set that a train set's probes can be asked about."""
 
@@ -79,14 +69,89 @@ class _Shared:
     """Why nothing can be asked; empty where something can."""
 
 
-def transfer(
+Pair = tuple[TransferSet, TransferSet]
+"""A train set and a test set."""
+
+
+@dataclass(frozen=True, eq=False)
+class TransferPlan:
+    """Which sets are trained on and scored, and how their examples are dealt out to folds."""
+
+    train: tuple[TransferSet, ...]
+    """The sets that probes are fitted on."""
+    test: tuple[TransferSet, ...]
+    """The sets that are scored."""
+    unit_of: Mapping[TransferSet, np.ndarray]
+    """The unit of each example of each set, numbered over all of them. [n] each"""
+    fold_of: Mapping[TransferSet, np.ndarray]
+    """The fold of each example of each set; all examples of a unit are in one. [n] each"""
+    tasks: Mapping[TransferSet, ProbingTasks]
+    """The fits of each train set."""
+    shared: Mapping[Pair, _Shared]
+    """What each train set's probes can be asked about each test set."""
+    seed: int
+    """That of permutations and resamples."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """The probes of one train set: one for each layer and fold."""
+
+    coef: Mapping[int, np.ndarray]
+    """Directions in raw space, by layer. [F, d, C]"""
+    intercept: Mapping[int, np.ndarray]
+    """By layer. [F, C]"""
+    classes: tuple[str, ...]
+    """As text, in the order of the probes; empty for labels that are numbers."""
+    best: int
+    """The layer with the least out-of-fold loss."""
+
+
+def plan_transfer(
     sets: Sequence[TransferSet],
-    config: ProbeConfig | None = None,
-    *,
+    config: ProbeConfig,
     train: Sequence[str] = (),
     test: Sequence[str] = (),
-    across_layers: bool = False,
     entity: str | None = None,
+) -> TransferPlan:
+    """Choose sets by name, and deal the units of all together out to folds. Reads no states.
+
+    Raises
+    ------
+    UserError
+        There is no such set, one set only, a train set is too small for the folds, or no two sets
+        have labels in common.
+    """
+    config = _bare(config)
+    train_sets, test_sets = _named(sets, train), _named(sets, test)
+    used = list(dict.fromkeys([*train_sets, *test_sets]))
+    if len(used) < 2:
+        raise UserError(
+            f"transfer: {used[0].name} is the only set; give more datasets, or a field of one "
+            "(transfer: {by: FIELD})"
+        )
+    unit_of = _units(used, entity)
+    fold_of = _folds(used, unit_of, config)
+    tasks = {
+        one: build_tasks(
+            one.labels, unit_of[one], config, f"transfer: {one.name}", fold_of=fold_of[one]
+        )
+        for one in train_sets
+    }
+    shared = {
+        (one, other): _shared(tasks[one], one, other)
+        for one, other in product(train_sets, test_sets)
+    }
+    notes = [cell.note for (one, other), cell in shared.items() if one is not other]
+    if all(notes):
+        raise UserError(f"transfer: {notes[0]}")
+    return TransferPlan(train_sets, test_sets, unit_of, fold_of, tasks, shared, config.seed)
+
+
+def transfer(
+    plan: TransferPlan,
+    *,
+    across_layers: bool = False,
     model: str = "model",
     position: str = "",
     progress: bool = True,
@@ -100,55 +165,36 @@ def transfer(
 
     Parameters
     ----------
-    train, test
-        Names of sets; by default all.
     across_layers
         Whether probes of every layer are scored on the states of every other one too.
-    entity
-        The field that names what an example is about, where units are not seen by themselves.
 
     Raises
     ------
     UserError
-        There is no such set, a train set is too small for the folds, layers or sizes differ, or no
-        two sets have labels in common.
+        The sets are states of different layers.
     """
-    config = _bare(config or ProbeConfig())
-    train_sets, test_sets = _named(sets, train), _named(sets, test)
-    used = list(dict.fromkeys([*train_sets, *test_sets]))
-    layers = _common_layers(used)
-    unit_of = _units(used, entity)
-    fold_of = _folds(used, unit_of, config)
-    trained = {
-        one: _fit(one, unit_of[one], fold_of[one], config, layers, progress) for one in train_sets
-    }
-    shared = {
-        (one, other): _shared(trained[one], one, other)
-        for one, other in product(train_sets, test_sets)
-    }
-    if all(cell.note for (one, other), cell in shared.items() if one is not other):
-        notes = [cell.note for (one, other), cell in shared.items() if one is not other]
-        raise UserError(f"transfer: {notes[0]}" if notes else "transfer: there is one set only")
+    layers = _common_layers(list(plan.unit_of))
+    trained = {one: _fit(one, plan, layers, progress) for one in plan.train}
     names = {"model": model, "position": position}
-    by_layer, answers = _scored(trained, shared, fold_of, layers, across_layers)
+    by_layer, answers = _scored(trained, plan.shared, plan.fold_of, layers, across_layers)
+    labels = _ShuffledLabels(plan.unit_of, plan.seed)
     rows = []
-    labels = _ShuffledLabels(unit_of, config.seed)
-    for (one, other), cell in shared.items():
+    for (one, other), cell in plan.shared.items():
         best = trained[one].best
         row = {
             **names, "train": one.name, "test": other.name,
             "train_layer": best, "test_layer": best, "note": cell.note,
             "n_examples": len(cell.rows),
-            "shared_units": len(np.intersect1d(unit_of[one], unit_of[other])),
+            "shared_units": len(np.intersect1d(plan.unit_of[one], plan.unit_of[other])),
             "train_dataset": one.dataset.name, "test_dataset": other.dataset.name,
         }  # fmt: skip
         if not cell.note:
-            row |= _cell(cell, answers[one, other], other, unit_of, fold_of, labels, config.seed)
+            row |= _cell(cell, answers[one, other], other, plan, labels)
         rows.append(row)
     table = pd.DataFrame(rows).reindex(columns=[*dict.fromkeys([*_MEASURED, *rows[0]])])
     return TransferMatrix(
         with_answers(table),
-        pd.DataFrame(by_layer).assign(**names).reindex(columns=list(LAYER_COLUMNS)),
+        pd.DataFrame(by_layer).assign(**names).reindex(columns=list(TRANSFER_LAYERS)),
     )
 
 
@@ -166,13 +212,13 @@ def _bare(config: ProbeConfig) -> ProbeConfig:
     )  # fmt: skip
 
 
-def _named(sets: Sequence[TransferSet], names: Sequence[str]) -> list[TransferSet]:
+def _named(sets: Sequence[TransferSet], names: Sequence[str]) -> tuple[TransferSet, ...]:
     """Return the sets of some names, or all; raise ``UserError`` where there is none of a name."""
     by_name = {one.name: one for one in sets}
     for name in names:
         if name not in by_name:
             raise UserError(f"transfer: no set is called {name!r}; there are {', '.join(by_name)}")
-    return [by_name[name] for name in names or by_name]
+    return tuple(by_name[name] for name in names or by_name)
 
 
 def _common_layers(sets: Sequence[TransferSet]) -> list[int]:
@@ -217,24 +263,16 @@ def _as_text(labels: np.ndarray) -> np.ndarray:
     return text.astype(str)
 
 
-def _fit(
-    one: TransferSet,
-    unit_of: np.ndarray,
-    fold_of: np.ndarray,
-    config: ProbeConfig,
-    layers: Sequence[int],
-    progress: bool,
-) -> _Trained:
+def _fit(one: TransferSet, plan: TransferPlan, layers: Sequence[int], progress: bool) -> _Trained:
     """Fit a probe for each layer and fold, with penalties chosen inside the training folds."""
-    tasks = build_tasks(one.labels, unit_of, config, f"transfer: {one.name}", fold_of=fold_of)
+    tasks = plan.tasks[one]
     label = f"fitting on {one.name}"
     fits = each_layer(one.states, partial(_fit_layer, rows=one.rows, tasks=tasks), label, progress)
     coef, intercept, skill = zip(*fits, strict=True)
-    classes = tuple(_as_text(tasks.classes).tolist()) if len(tasks.classes) else ()
     best = layers[int(np.argmax(skill))]
     return _Trained(
         dict(zip(layers, coef, strict=True)), dict(zip(layers, intercept, strict=True)),
-        classes, best,
+        _classes(tasks), best,
     )  # fmt: skip
 
 
@@ -254,28 +292,31 @@ def _fit_layer(
     return fits.coef.transpose(1, 0, 2), fits.intercept, float(skill)
 
 
-def _shared(trained: _Trained, one: TransferSet, other: TransferSet) -> _Shared:
+def _classes(tasks: ProbingTasks) -> tuple[str, ...]:
+    """Return the classes as text, none for labels that are numbers."""
+    return tuple(_as_text(tasks.classes).tolist()) if len(tasks.classes) else ()
+
+
+def _shared(tasks: ProbingTasks, one: TransferSet, other: TransferSet) -> _Shared:
     """Return what probes of ``one`` can be asked about the examples of ``other``."""
-    if not trained.classes:
+    classes = _classes(tasks)
+    if not classes:
         if other.labels.dtype.kind not in "fiu":
             note = f"{one.name} has numbers as labels and {other.name} has classes"
             return _Shared(np.empty(0, int), (), np.empty(0), note)
         return _Shared(np.arange(len(other.rows)), (), other.labels.astype(float))
     labels = _as_text(other.labels)
-    columns = tuple(column for column, name in enumerate(trained.classes) if (labels == name).any())
+    columns = tuple(column for column, name in enumerate(classes) if (labels == name).any())
     if len(columns) < 2:
-        ours, theirs = ", ".join(trained.classes[:4]), ", ".join(np.unique(labels)[:4])
+        ours, theirs = ", ".join(classes[:4]), ", ".join(np.unique(labels)[:4])
         note = (
             f"{one.name} and {other.name} have fewer than two classes in common (labels {ours}; "
             f"{theirs})"
         )
         return _Shared(np.empty(0, int), (), np.empty(0), note)
-    number = {trained.classes[column]: place for place, column in enumerate(columns)}
+    number = {classes[column]: place for place, column in enumerate(columns)}
     rows = np.flatnonzero(np.isin(labels, list(number)))
     return _Shared(rows, columns, np.array([number[label] for label in labels[rows]]))
-
-
-Pair = tuple[TransferSet, TransferSet]
 
 
 def _scored(
@@ -426,16 +467,14 @@ def _cell(
     cell: _Shared,
     logits: np.ndarray,
     other: TransferSet,
-    unit_of: Mapping[TransferSet, np.ndarray],
-    fold_of: Mapping[TransferSet, np.ndarray],
+    plan: TransferPlan,
     labels: _ShuffledLabels,
-    seed: int,
 ) -> dict[str, float]:
     """Return the scores of one cell, from logits [m, C] at the train set's best layer."""
-    folds, units = fold_of[other][cell.rows], unit_of[other][cell.rows]
+    folds, units = plan.fold_of[other][cell.rows], plan.unit_of[other][cell.rows]
     is_number = logits.shape[1] == 1
     predicted = logits[:, 0] if is_number else _probabilities(logits)
-    answers = Predictions(cell.truth, predicted, Resamples(len(cell.rows), units, seed), folds)
+    answers = Predictions(cell.truth, predicted, Resamples(len(cell.rows), units, plan.seed), folds)
     metric = METRICS["rank_correlation" if is_number else "auroc"]
     scores = metric.score([answers])
     shuffled = labels.of(other, cell)
@@ -493,9 +532,11 @@ def _best_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
 
 
 def sets_of(
-    name: str, states: States, dataset: ConceptDataset, by: str | None = None
+    dataset: ConceptDataset, states: States, by: str | None = None, prefix: str = ""
 ) -> list[TransferSet]:
-    """Return a dataset as one set, or as one for each value of a field that both classes have.
+    """Return a dataset as one set, or as one for each value of a field, called ``prefix`` + value.
+
+    Values with which there are fewer than two classes are left out.
 
     Raises
     ------
@@ -503,13 +544,42 @@ def sets_of(
         The dataset has no such field.
     """
     if by is None:
-        return [TransferSet(name, states, dataset, np.arange(len(dataset)))]
+        return [TransferSet(dataset.name, states, dataset, np.arange(len(dataset)))]
     if by not in dataset.fields:
         known = ", ".join(map(str, dataset.fields.columns)) or "none"
         raise UserError(f"dataset {dataset.name!r}: transfer: no field {by!r}; its fields: {known}")
     values = dataset.fields[by]
-    sets = [
-        TransferSet(str(value), states, dataset, np.flatnonzero(values == value))
-        for value in pd.unique(values.dropna())
-    ]
-    return [one for one in sets if len(np.unique(one.labels)) > 1]
+    sets = []
+    for value in pd.unique(values.dropna()):
+        rows = np.flatnonzero(values == value)
+        if len(np.unique(dataset.labels[rows])) > 1:
+            sets.append(TransferSet(f"{prefix}{value}", states, dataset, rows))
+        else:
+            log.warning(
+                "transfer: %s: %s %r is left out: all its labels are the same",
+                dataset.name, by, str(value),
+            )  # fmt: skip
+    return sets
+
+
+def sets_of_all(
+    datasets: Sequence[tuple[ConceptDataset, States]], by: str | None = None
+) -> list[TransferSet]:
+    """Return datasets as sets; those that have the field ``by`` as a set for each value of it.
+
+    Sets are called as the datasets or the values are, or DATASET:VALUE where several have the
+    field.
+
+    Raises
+    ------
+    UserError
+        No dataset has such a field.
+    """
+    having = [dataset for dataset, _ in datasets if by in dataset.fields]
+    if by is not None and not having:
+        sets_of(*datasets[0], by)
+    sets = []
+    for dataset, states in datasets:
+        prefix = f"{dataset.name}:" if len(having) > 1 else ""
+        sets += sets_of(dataset, states, by if by in dataset.fields else None, prefix)
+    return sets

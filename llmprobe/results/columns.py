@@ -36,6 +36,8 @@ _OF_A_CURVE = (
     *(f"{rival}_{metric}" for metric in MAIN for rival in RIVALS),
     *(f"gain_over_{rival}{end}" for rival in RIVALS for end in ("", "_low", "_high")),
     *("main_score", "peak_score", "peak_p_value_adjusted"),
+    *(f"worst_transfer_{name}" for name in ("auroc", "auroc_low", "auroc_high", "p_value")),
+    *("worst_transfer_train", "worst_transfer_test"),
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
@@ -43,10 +45,24 @@ _OF_AN_EXAMPLE = (
     *("along", "across", "position"),
 )
 
+TRANSFER = (
+    *("model", "train", "test", "position", "train_layer", "test_layer"),
+    *("accuracy", "accuracy_refitted_threshold", "auroc", "auroc_low", "auroc_high"),
+    *("p_value", "p_value_adjusted", "reads", "n_examples", "shared_units"),
+    *("rank_correlation", "rank_correlation_low", "rank_correlation_high"),
+    *("train_dataset", "test_dataset", "note"),
+)
+"""The columns of ``transfer.parquet``."""
+TRANSFER_LAYERS = (
+    *("model", "train", "test", "position", "train_layer", "test_layer", "auroc"),
+    "rank_correlation",
+)
+"""The columns of ``transfer_layers.parquet``."""
 
 _WORDS = (
     *("model", "dataset", "site", "position", "probe", "main_score", "classes", "label"),
-    *("predicted", "text", "group", "fields", "rival"),
+    *("predicted", "text", "group", "fields", "rival", "train", "test", "reads", "note"),
+    *("train_dataset", "test_dataset", "worst_transfer_train", "worst_transfer_test"),
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")
@@ -89,5 +105,7 @@ def columns_of(table: str) -> list[str]:
         "predictions": list(_OF_AN_EXAMPLE),
         "rivals": "model dataset rival example predicted score position".split(),
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
+        "transfer": list(TRANSFER),
+        "transfer_layers": list(TRANSFER_LAYERS),
         "examples": "dataset example text label group fields".split(),
     }.get(table, [])

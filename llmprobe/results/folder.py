@@ -35,10 +35,12 @@ TABLES = {
     "predictions": "predictions",
     "learning_curve": "learning_curve",
     "rivals": "rivals",
+    "transfer": "transfer",
+    "transfer_layers": "transfer_layers",
     "examples": "examples",
 }
 """The file of each table, without its suffix, and the field of `Results` that holds it."""
-AS_TEXT = ("results", "summary", "learning_curve")
+AS_TEXT = ("results", "summary", "learning_curve", "transfer")
 """Tables that are written as CSV too."""
 OF_A_PART = ("results", "summary", "predictions", "learning_curve", "rivals")
 PROBES, FOLD0_PROBES = "probes.safetensors", "blind_probes.safetensors"
@@ -154,10 +156,12 @@ def read_results(out: Path, details: bool = True) -> Results:
     table, summary = (read_table(out, name, any_version=True) for name in ("results", "summary"))
     written = [set(rows) for rows in (table, summary)]
     table, summary = _completed(out, table, summary)
-    predictions, learning_curve, rivals, examples = (
-        _detail(out, name, details, table, notes)
-        for name in ("predictions", "learning_curve", "rivals", "examples")
-    )
+    tables: dict[str, Any] = {
+        field: _detail(out, name, details, table, notes)
+        for name, field in TABLES.items()
+        if name not in ("results", "summary")
+    }
+    predictions = tables["predictions"]
     written.append(set(predictions))
     absent = {
         column
@@ -192,10 +196,7 @@ def read_results(out: Path, details: bool = True) -> Results:
     return Results(
         table,
         summary,
-        predictions,
-        learning_curve,
-        rivals=rivals,
-        examples=examples,
+        **tables,
         environment=environment,
         config=config,
         notes=tuple(notes),

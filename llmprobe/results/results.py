@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ import pandas as pd
 
 from llmprobe.results.curve import Curve, curves_of
 from llmprobe.results.saved_probe import SavedProbe
+from llmprobe.results.transfer import TransferMatrix
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Results:
     """A row for each rival of a curve × scored example: what it answers out-of-fold, as in the
     predictions. Rivals are a bag of words, the mean of the token embeddings and the best layer of
     the untrained network."""
+    transfer: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row for each model × position × train set × test set, where that was asked for; see
+    ``transfer_matrix``."""
+    transfer_layers: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What those cells are at every layer."""
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What predictions are about: a row for each dataset × example, with its text, label, group
     and fields; empty where examples are no texts."""
@@ -58,6 +64,25 @@ class Results:
         """Return the curve of each model, dataset and position, in the order of the summary."""
         return curves_of(self.table, self.summary)
 
+    @property
+    def transfer_matrix(self) -> TransferMatrix | None:
+        """Return what probes read elsewhere, with its figures; None where that was not asked."""
+        if self.transfer.empty:
+            return None
+        return TransferMatrix(self.transfer, self.transfer_layers)
+
+    def with_transfer(self, matrix: TransferMatrix) -> Results:
+        """Return them with what probes read elsewhere, and the worst of it in the summary."""
+        worst = matrix.worst()
+        kept = self.summary.drop(columns=[name for name in worst if str(name).startswith("worst_")])
+        summary = kept.merge(worst, on=["model", "dataset", "position"], how="left")
+        return replace(
+            self,
+            summary=summary[list(self.summary)],
+            transfer=matrix.table,
+            transfer_layers=matrix.layers,
+        )
+
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
         """Draw the layer × dataset heatmap into a file; the suffix chooses the format."""
         # By name, since drawing lies above: whoever only probes never loads matplotlib.
@@ -70,7 +95,10 @@ class Results:
     @staticmethod
     def concatenate(parts: Sequence[Results]) -> Results:
         """Return the rows and probes of all parts."""
-        names = ("table", "summary", "predictions", "learning_curve", "rivals")
+        names = (
+            *("table", "summary", "predictions", "learning_curve", "rivals"),
+            *("transfer", "transfer_layers"),
+        )
         tables: dict[str, Any] = {
             name: pd.concat([getattr(part, name) for part in parts], ignore_index=True)
             for name in names

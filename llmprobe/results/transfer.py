@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
+from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS
 from llmprobe.results.curve import SURE
 
 if TYPE_CHECKING:
@@ -20,20 +21,6 @@ if TYPE_CHECKING:
 MARGIN = 0.1
 """How far from one half an AUROC may be to count as nothing: "no" needs its interval inside."""
 
-COLUMNS = (
-    *("model", "train", "test", "position", "train_layer", "test_layer"),
-    *("accuracy", "accuracy_refitted_threshold", "auroc", "auroc_low", "auroc_high"),
-    *("p_value", "p_value_adjusted", "reads", "n_examples", "shared_units"),
-    *("rank_correlation", "rank_correlation_low", "rank_correlation_high"),
-    *("train_dataset", "test_dataset", "note"),
-)
-"""The columns of ``transfer.parquet``."""
-LAYER_COLUMNS = (
-    *("model", "train", "test", "position", "train_layer", "test_layer", "auroc"),
-    "rank_correlation",
-)
-"""The columns of ``transfer_layers.parquet``."""
-
 
 @dataclass(frozen=True)
 class TransferMatrix:
@@ -41,8 +28,8 @@ class TransferMatrix:
 
     table: pd.DataFrame
     """A row for each model × position × train set × test set, at the layer that is best for the
-    train set. Columns are ``COLUMNS``."""
-    layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=LAYER_COLUMNS))
+    train set. Columns are those of ``columns.TRANSFER``."""
+    layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRANSFER_LAYERS))
     """The AUROC of each of those at every layer; where layers were crossed, of a probe fitted at
     ``train_layer`` and scored at ``test_layer``."""
 
@@ -132,4 +119,4 @@ def with_answers(table: pd.DataFrame) -> pd.DataFrame:
         ["not defined", "yes", "opposite", "no"],
         "unclear",
     )
-    return table.assign(p_value_adjusted=adjusted, reads=reads)[list(COLUMNS)]
+    return table.assign(p_value_adjusted=adjusted, reads=reads)[list(TRANSFER)]

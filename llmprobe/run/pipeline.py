@@ -16,7 +16,13 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
-from llmprobe.config.schema import ActivationsConfig, ModelConfig, ProbeConfig, RunConfig
+from llmprobe.config.schema import (
+    ActivationsConfig,
+    ModelConfig,
+    ProbeConfig,
+    RunConfig,
+    TransferConfig,
+)
 from llmprobe.config.sites import SITES
 from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
@@ -33,7 +39,7 @@ from llmprobe.ground.launch import launched
 from llmprobe.models.devices import resolve_device
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
-from llmprobe.probing.pooling import config_of_pooling
+from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import Part, claimed, examples_of, write_results
@@ -43,8 +49,10 @@ from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
+from llmprobe.results.transfer import TransferMatrix
 from llmprobe.run.environment import dataset_facts, environment, model_facts
 from llmprobe.run.parts import StatesOf, probe_part, trace_part
+from llmprobe.run.transfer import check_transfer, transfer_part, write_transfer
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +113,9 @@ class Run:
                 self.datasets += probeable
         if self.missing and download:
             raise NotOnDiskError("\n".join(self.missing))
+        self._matrix: TransferMatrix | None = None
+        if config.transfer is not None and not self.missing:
+            check_transfer(config.transfer, config.probe, self.datasets)
 
     def extract(self) -> Iterator[Activations]:
         """Yield the activations of every model on every dataset, extracted into the cache.
@@ -173,7 +184,7 @@ class Run:
                 write_text(new("config.yaml"), self.config.to_yaml())
         parts: list[Results] = []
         places: list[Place] = []
-        self._traces = []
+        self._traces, self._matrix = [], None
         untrained: dict[tuple[str, str, str], Results] = {}
         written, due = 0, 0.0
         try:
@@ -200,10 +211,59 @@ class Run:
                     due = began + (1 + WORK_PER_WRITING) * (time.monotonic() - began)
             if self._sharpen(parts, places, untrained, extract):
                 written = 0
+            if self.config.transfer is not None:
+                self._matrix, written = self._transfer(self.config.transfer, extract), 0
         finally:
             if len(parts) > written:
                 self._write(parts)
-        return of_one_run(parts)
+        return self._together(parts)
+
+    def transfer(self, config: TransferConfig) -> TransferMatrix:
+        """Fit probes on some sets of examples, score them on others, and write the tables.
+
+        What is missing is extracted; nothing else is probed.
+
+        Raises
+        ------
+        UserError
+            There is no such set, or a set is too small; another process works in the folder.
+        """
+        check_transfer(config, self.config.probe, self.datasets)
+        with claimed(self.out):
+            if not (self.out / "results.parquet").exists():
+                asked = self.config.model_copy(update={"transfer": config})
+                with written_together(self.out) as new:
+                    write_text(new("config.yaml"), asked.to_yaml())
+            matrix = self._transfer(config, extract=True)
+            write_transfer(self.out, matrix)
+        return matrix
+
+    def _transfer(self, config: TransferConfig, extract: bool) -> TransferMatrix:
+        """Return the transfer between the datasets in each model, at each position."""
+        matrices = []
+        for model, is_control in self._models():
+            if is_control:
+                continue
+            source = self._source(model)
+            states = [
+                replace(self._states(source, dataset, extract), embeddings=False)
+                for dataset in self.datasets
+            ]
+            for position in self.config.positions:
+                pooling = Pooling.of(position)
+                if pooling is None or pooling.is_of_states:
+                    matrices.append(
+                        transfer_part(self.out, states, position, self.config.probe, config)
+                    )
+        if not matrices:
+            raise UserError("transfer: scores of tokens that are pooled cannot be transferred; "
+                            "add a position, or tokens:mean to probe.pooling")  # fmt: skip
+        return TransferMatrix.concatenate(matrices)
+
+    def _together(self, parts: Sequence[Results]) -> Results:
+        """Return the parts as one, with the transfer between their datasets if there is one."""
+        results = of_one_run(parts)
+        return results if self._matrix is None else results.with_transfer(self._matrix)
 
     def _sharpen(
         self,
@@ -238,7 +298,7 @@ class Run:
     def _write(self, parts: Sequence[Results]) -> None:
         models = [model_facts(source) for source in self.config.sources]
         results = replace(
-            of_one_run(parts),
+            self._together(parts),
             examples=examples_of(self.datasets),
             environment=environment(models, self._dataset_facts),
             config=self.config.to_yaml(),

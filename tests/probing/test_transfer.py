@@ -17,7 +17,7 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.shared_units import shared_units
 from llmprobe.ground.errors import UserError
 from llmprobe.probing import transfer as module
-from llmprobe.probing.transfer import TransferSet, sets_of, transfer
+from llmprobe.probing.transfer import TransferSet, plan_transfer, sets_of
 from llmprobe.probing.workers import Arrays
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
@@ -43,7 +43,18 @@ def dataset_of(name: str, labels: Sequence[object] | np.ndarray, **parts: object
 
 
 def set_of(dataset: ConceptDataset, *layers: np.ndarray) -> TransferSet:
-    return sets_of(dataset.name, Arrays(dict(enumerate(layers))), dataset)[0]
+    return sets_of(dataset, Arrays(dict(enumerate(layers))))[0]
+
+
+def transfer(
+    sets: Sequence[TransferSet],
+    config: ProbeConfig,
+    train: Sequence[str] = (),
+    test: Sequence[str] = (),
+    across_layers: bool = False,
+) -> TransferMatrix:
+    plan = plan_transfer(sets, config, train, test)
+    return module.transfer(plan, across_layers=across_layers, progress=False)
 
 
 def cell(matrix: TransferMatrix, train: str, test: str) -> pd.Series:
@@ -72,7 +83,7 @@ def test_a_direction_that_transfers_and_one_that_flips_are_told_apart() -> None:
             "nothing": planted(400, 0, rng),
         }.items()
     ]
-    matrix = transfer(sets, FAST, train=["home"], progress=False)
+    matrix = transfer(sets, FAST, train=["home"])
     reads = matrix.table.set_index("test")["reads"].to_dict()
     assert reads == {"home": "yes", "same": "yes", "turned": "opposite", "nothing": "no"}
     assert cell(matrix, "home", "turned")["auroc"] < 0.2
@@ -86,7 +97,7 @@ def test_a_refitted_threshold_tells_a_moved_offset_from_a_moved_direction() -> N
     home, moved = planted(200, 2, rng), planted(200, 2, rng, shift=6)
     sets = [set_of(dataset_of("home", home[0]), home[1]),
             set_of(dataset_of("moved", moved[0]), moved[1])]  # fmt: skip
-    elsewhere = cell(transfer(sets, FAST, progress=False), "home", "moved")
+    elsewhere = cell(transfer(sets, FAST), "home", "moved")
     assert elsewhere["accuracy"] < 0.6
     assert elsewhere["accuracy_refitted_threshold"] > 0.9
     assert elsewhere["auroc"] > 0.95
@@ -105,37 +116,24 @@ def test_a_probe_that_has_memorised_facts_is_at_chance_elsewhere() -> None:
     n = 160
     codes, y = rng.normal(size=(n, 400)), rng.permutation(np.arange(n) % 2)
     sets = [facts("said", codes, y, rng), facts("repeated", codes, y, rng)]
-    matrix = transfer(sets, FAST, progress=False)
+    matrix = transfer(sets, FAST)
     assert (matrix.table["shared_units"] == n).all()
     assert matrix.table["auroc"].between(0.3, 0.7).all()
     # What it would be if units were not shared out together: memory passes for generalisation.
     for one in sets:
         object.__setattr__(one.dataset, "fields", pd.DataFrame())
-    leaked = cell(transfer(sets, FAST, progress=False), "said", "repeated")
+    leaked = cell(transfer(sets, FAST), "said", "repeated")
     assert leaked["auroc"] > 0.9
 
 
-def test_no_row_is_scored_by_a_probe_that_saw_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(3)
-    y = np.arange(60) % 2
-    groups = np.arange(60) // 4
-    both = dataset_of(
-        "both", y, groups=groups, fields=pd.DataFrame({"form": ["a", "a", "b", "b"] * 15})
-    )
-    X = rng.normal(size=(60, 5)).astype(np.float32)
-    sets = sets_of("both", Arrays({0: X}), both, by="form")
-    folds = {}
-    deal = module._folds
-
-    def watched(*args: object) -> object:
-        folds.update(deal(*args))  # type: ignore[arg-type]
-        return folds
-
-    monkeypatch.setattr(module, "_folds", watched)
-    transfer(sets, FAST, progress=False)
+def test_no_row_is_scored_by_a_probe_that_saw_its_unit() -> None:
+    y, groups = np.arange(60) % 2, np.arange(60) // 4
+    forms = pd.DataFrame({"form": ["a", "a", "b", "b"] * 15})
+    both = dataset_of("both", y, groups=groups, fields=forms)
+    plan = plan_transfer(sets_of(both, Arrays({}), by="form"), FAST)
     of_unit: dict[int, set[int]] = {}
-    for one in sets:
-        for row, fold in zip(one.rows, folds[one], strict=True):
+    for one in plan.train:
+        for row, fold in zip(one.rows, plan.fold_of[one], strict=True):
             of_unit.setdefault(int(groups[row]), set()).add(int(fold))
     assert len(of_unit) == 15
     assert all(len(numbers) == 1 for numbers in of_unit.values())
@@ -149,14 +147,13 @@ def test_labels_of_one_fold_move_no_score_of_that_fold() -> None:
 
     def held_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         both = dataset_of("both", labels, groups=groups, fields=forms)
-        sets = sets_of("both", Arrays({0: X}), both, by="form")
-        units = module._units(sets, None)
-        fold_of = module._folds(sets, units, FAST)
-        one, other = sets
-        trained = module._fit(one, units[one], fold_of[one], FAST, [0], False)
-        cells = {(one, other): module._shared(trained, one, other)}
-        answers = module._scored({one: trained}, cells, fold_of, [0], False)[1]
-        return answers[one, other], fold_of[other]
+        sets = sets_of(both, Arrays({0: X}), by="form")
+        plan = plan_transfer(sets, FAST)
+        one, other = plan.train
+        trained = module._fit(one, plan, [0], False)
+        cells = {(one, other): plan.shared[one, other]}
+        answers = module._scored({one: trained}, cells, plan.fold_of, [0], False)[1]
+        return answers[one, other], plan.fold_of[other]
 
     before, fold_of = held_out(y)
     changed = y.copy()  # Both rows of a group of the train set: the folds stay as they are.
@@ -185,7 +182,7 @@ def test_p_is_uniform_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:
             dataset = dataset_of(name, of_group[groups], groups=groups, fields=fields)
             X = codes[groups] + rng.normal(size=(48, 4))
             sets.append(set_of(dataset, X.astype(np.float32)))
-        matrix = transfer(sets, FAST, train=["a"], test=["b"], progress=False)
+        matrix = transfer(sets, FAST, train=["a"], test=["b"])
         p.append(matrix.table["p_value"].item())
     assert kstest(p, "uniform").pvalue > 0.01
     assert np.mean(np.array(p) < 0.05) <= 0.12
@@ -216,7 +213,7 @@ def test_classes_that_both_sets_have_are_compared() -> None:
         place = np.array(["rgbwxy".index(label) % 4 for label in labels])
         X = centres[place] + rng.normal(size=(90, 6))
         sets.append(set_of(dataset_of(name, labels), X.astype(np.float32)))
-    matrix = transfer(sets, FAST, progress=False)
+    matrix = transfer(sets, FAST)
     both = cell(matrix, "a", "b")
     assert both["n_examples"] == 60
     assert both["auroc"] > 0.9
@@ -225,7 +222,7 @@ def test_classes_that_both_sets_have_are_compared() -> None:
     assert none["reads"] == "not defined"
     assert "classes in common" in none["note"]
     with pytest.raises(UserError, match="a and c have fewer than two classes in common"):
-        transfer([sets[0], sets[2]], FAST, progress=False)
+        transfer([sets[0], sets[2]], FAST)
 
 
 def test_numbers_are_compared_by_rank() -> None:
@@ -235,7 +232,7 @@ def test_numbers_are_compared_by_rank() -> None:
         y, X = rng.normal(size=100), rng.normal(size=(100, 6))
         X[:, 0] += 2 * sign * y
         sets.append(set_of(dataset_of(name, y), X.astype(np.float32)))
-    matrix = transfer(sets, ProbeConfig(kind="ridge", l2=10.0), progress=False)
+    matrix = transfer(sets, ProbeConfig(kind="ridge", l2=10.0))
     assert cell(matrix, "a", "a")["rank_correlation"] > 0.7
     elsewhere = cell(matrix, "a", "b")
     assert elsewhere["rank_correlation"] < -0.7
@@ -248,7 +245,7 @@ def test_the_layer_is_the_train_sets_own_best_and_layers_can_be_crossed() -> Non
     (y, noise), (_, good) = planted(100, 0, rng), planted(100, 1.5, rng)
     a = set_of(dataset_of("a", y), noise, good)
     b = set_of(dataset_of("b", y), good, noise)
-    matrix = transfer([a, b], FAST, across_layers=True, progress=False)
+    matrix = transfer([a, b], FAST, across_layers=True)
     assert (cell(matrix, "a", "b")["train_layer"], cell(matrix, "b", "a")["train_layer"]) == (1, 0)
     layers = matrix.layers.set_index(["train", "test", "train_layer", "test_layer"])["auroc"]
     assert len(layers) == 16
@@ -288,8 +285,10 @@ def test_what_is_not_there_is_refused_by_name() -> None:
     y, X = planted(40, 1, rng)
     one = set_of(dataset_of("one", y), X)
     with pytest.raises(UserError, match="no set is called 'two'; there are one"):
-        transfer([one], FAST, test=["two"], progress=False)
+        transfer([one], FAST, test=["two"])
+    with pytest.raises(UserError, match="one is the only set"):
+        transfer([one], FAST)
     with pytest.raises(UserError, match="no field 'form'; its fields: none"):
-        sets_of("one", one.states, one.dataset, by="form")
+        sets_of(one.dataset, one.states, by="form")
     with pytest.raises(UserError, match="states of different layers"):
-        transfer([one, set_of(dataset_of("two", y), X, X)], FAST, progress=False)
+        transfer([one, set_of(dataset_of("two", y), X, X)], FAST)

@@ -1,0 +1,40 @@
+"""``llmprobe transfer CONFIG``: fit probes on some examples, score them on others."""
+
+from __future__ import annotations
+
+import argparse
+
+from llmprobe.cli.command import add_config, command, load_run
+from llmprobe.cli.output import print_transfer
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--by", metavar="FIELD", help="sets are the values of a field")
+    parser.add_argument(
+        "--train", action="append", metavar="SET", help="fit on this one; repeatable; default: all"
+    )
+    parser.add_argument(
+        "--test", action="append", metavar="SET", help="score this one; repeatable; default: all"
+    )
+    parser.add_argument(
+        "--across-layers", action="store_true", default=None,
+        help="score probes of each layer on the states of every other one too",
+    )  # fmt: skip
+    parser.add_argument("--entity", metavar="FIELD", help="what names the thing a text is about")
+
+
+@command("transfer", "Fit probes on some examples, score them on others.", _add_arguments)
+def transfer(options: argparse.Namespace) -> None:
+    """Extract what is missing, write the tables, and print the matrix."""
+    run = load_run(options)
+    if run is None:
+        return
+    from llmprobe.config.load import validated
+    from llmprobe.config.schema import TransferConfig
+
+    config = run.config.transfer or TransferConfig()
+    keys = {name: getattr(options, name) for name in TransferConfig.model_fields}
+    asked = {name: value for name, value in keys.items() if value is not None}
+    config = validated(TransferConfig, config.model_dump() | asked, "transfer")
+    print_transfer(run.transfer(config), run.out)

@@ -1,0 +1,75 @@
+"""Train × test matrices as a few lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.text import Text
+
+from llmprobe.ground.text import elide
+
+_MARKS = {"yes": "", "opposite": "!", "no": "-", "unclear": "?", "not defined": ""}
+"""What stands behind a score for what the probe reads there."""
+_STYLES = {"yes": "", "opposite": "bold", "no": "dim", "unclear": "dim", "not defined": "dim"}
+
+
+def transfer_lines(table: pd.DataFrame, width: int, unicode: bool = True) -> list[Text]:
+    """Return each model's matrix of AUROCs (of numbers, rank correlations), a row a train set.
+
+    Where the sets do not fit beside each other, the worst of the others in place of all.
+    """
+    several = table["position"].nunique() > 1
+    lines: list[Text] = []
+    for (model, position), cells in table.groupby(["model", "position"], sort=False):
+        title = f"{model} @ {position}" if several else str(model)
+        lines += [Text(title, "bold"), *_matrix(cells, width, unicode), Text()]
+    legend = "rows: fitted on; columns: scored on; ! reads the opposite, - nothing, ? unclear"
+    return [*lines, Text(legend, "dim")]
+
+
+def _matrix(cells: pd.DataFrame, width: int, unicode: bool) -> Iterator[Text]:
+    tests = [str(name) for name in pd.unique(cells["test"])]
+    ellipsis = "…" if unicode else "..."
+    widest = max(len(str(name)) for name in cells["train"])
+    first, wide = min(widest, 24), max(6, min(12, max(map(len, tests))))
+    numbers = cells["auroc"].isna().all()
+    score = "rank_correlation" if numbers else "auroc"
+    label = "rank r" if numbers else "AUROC"
+    if first + 9 + (wide + 2) * len(tests) > width:
+        yield from _worst(cells, score, label, first, ellipsis)
+        return
+    heads = "  ".join(f"{elide(name, wide, ellipsis):>{wide}}" for name in tests)
+    yield Text(f"  {label:<{first}}  layer  {heads}", "dim")
+    for train, row in cells.groupby("train", sort=False):
+        line = Text(f"  {elide(str(train), first, ellipsis):<{first}}  ")
+        line.append(f"{row['train_layer'].iloc[0]:>5}")
+        for cell in row.to_dict("records"):
+            line.append(f"  {_written(cell, score):>{wide}}", _STYLES[cell["reads"]])
+        yield line
+
+
+def _worst(
+    cells: pd.DataFrame, score: str, label: str, first: int, ellipsis: str
+) -> Iterator[Text]:
+    """Yield for each train set the score at home, the mean elsewhere and the worst elsewhere."""
+    yield Text(f"  {label:<{first}}  layer    home    mean   worst  elsewhere", "dim")
+    for train, row in cells.groupby("train", sort=False):
+        is_home = row["test"] == train
+        home = row[is_home].to_dict("records")
+        elsewhere = row[~is_home].dropna(subset=score).sort_values(score)
+        line = f"  {elide(str(train), first, ellipsis):<{first}}  {row['train_layer'].iloc[0]:>5}"
+        line += f"  {_written(home[0], score) if home else '':>6}"
+        if len(elsewhere):
+            worst = elsewhere.to_dict("records")[0]
+            line += f"  {elsewhere[score].mean():>6.2f}  {_written(worst, score):>6}"
+            line += f"  {elide(str(worst['test']), 24, ellipsis)}"
+        yield Text(line)
+
+
+def _written(cell: Mapping[Hashable, Any], score: str) -> str:
+    value = float(cell[score])
+    number = "" if np.isnan(value) else f"{value:.2f}"
+    return f"{number}{_MARKS[cell['reads']]}"

@@ -1,0 +1,139 @@
+"""The transfer of a run: sets of its examples, and a part for each model and position."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from llmprobe.config.schema import ProbeConfig, TransferConfig
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.ground.digests import recorded, written_together
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import write_text
+from llmprobe.probing.transfer import TransferPlan, plan_transfer, sets_of_all, transfer
+from llmprobe.probing.workers import Arrays, DatasetStates, States
+from llmprobe.results.folder import Part, read_table
+from llmprobe.results.transfer import TransferMatrix
+from llmprobe.run.parts import RESULTS_VERSION, StatesOf, part_of
+
+log = logging.getLogger(__name__)
+
+TABLES = {"transfer": "table", "transfer_layers": "layers"}
+"""The file of each table, without its suffix, and the field of the matrix that holds it."""
+
+
+@dataclass(frozen=True)
+class _StatesAt:
+    """The states of a dataset at a position, which are read when they are wanted."""
+
+    of: StatesOf
+    position: str
+
+    @property
+    def states(self) -> DatasetStates:
+        return self.of.at(self.position)
+
+    @property
+    def layers(self) -> list[int]:
+        return self.states.layers
+
+    @property
+    def n_tokens(self) -> np.ndarray | None:
+        return self.states.n_tokens
+
+    def layer(self, index: int) -> np.ndarray:
+        return self.states.layer(index)
+
+    def n_bytes(self, index: int) -> int:
+        return self.states.n_bytes(index)
+
+
+def plan_of(
+    config: TransferConfig, probe: ProbeConfig, datasets: Sequence[tuple[ConceptDataset, States]]
+) -> TransferPlan:
+    """Return what the section ``transfer`` asks for, of datasets and their states.
+
+    Raises
+    ------
+    UserError
+        There is no such field or set, or a set is too small.
+    """
+    sets = sets_of_all(datasets, config.by)
+    return plan_transfer(sets, probe, config.train, config.test, config.entity)
+
+
+def check_transfer(
+    config: TransferConfig, probe: ProbeConfig, datasets: Sequence[ConceptDataset]
+) -> None:
+    """Raise ``UserError`` for what can be seen to be wrong before a model is loaded."""
+    if datasets:
+        plan_of(config, probe, [(dataset, Arrays({})) for dataset in datasets])
+
+
+def transfer_part(
+    out: Path,
+    states: Sequence[StatesOf],
+    position: str,
+    probe: ProbeConfig,
+    config: TransferConfig,
+) -> TransferMatrix:
+    """Compute the transfer of one model at one position, or read what was computed before.
+
+    Raises
+    ------
+    UserError
+        An extraction is missing, and is not to be made.
+    """
+    of_datasets = {of.dataset.name: of for of in states}
+    plan = plan_of(config, probe, [(of.dataset, _StatesAt(of, position)) for of in states])
+    extractor = states[0].extractor
+    model = extractor.model_config.name
+    depends_on = {
+        "version": RESULTS_VERSION,
+        "names": [model, position],
+        "sets": [
+            [
+                one.name, of_datasets[one.dataset.name].extractor.folder(one.dataset).name,
+                one.dataset.content_hash, one.rows.tolist(),
+                plan.unit_of[one].tolist(), plan.fold_of[one].tolist(),
+            ]
+            for one in plan.unit_of
+        ],
+        "probe": probe.model_dump(mode="json", include={"kind", "folds", "l2", "seed"}),
+        "transfer": config.model_dump(mode="json"),
+    }  # fmt: skip
+    part = part_of(out, f"transfer-{model}", depends_on)
+    matrix = _read(part)
+    if matrix is None:
+        matrix = transfer(plan, across_layers=config.across_layers, model=model, position=position)
+        with written_together(part.folder) as new:
+            for name, field in TABLES.items():
+                getattr(matrix, field).to_parquet(new(f"{name}.parquet"), index=False)
+    else:
+        log.info("transfer in %s: already computed", model)
+    return matrix
+
+
+def _read(part: Part) -> TransferMatrix | None:
+    """Read a part; None unless it is there, whole and of this version."""
+    try:
+        if not {f"{name}.parquet" for name in TABLES} <= set(recorded(part.folder)):
+            return None
+        tables = {field: read_table(part.folder, name) for name, field in TABLES.items()}
+    except (UserError, ValueError):
+        return None
+    return TransferMatrix(**tables)
+
+
+def write_transfer(out: Path, matrix: TransferMatrix) -> None:
+    """Write the tables of a transfer alone into a folder."""
+    with written_together(out) as new:
+        for name, field in TABLES.items():
+            table: pd.DataFrame = getattr(matrix, field)
+            table.to_parquet(new(f"{name}.parquet"), index=False)
+        write_text(out / "transfer.csv", matrix.table.to_csv(index=False))

@@ -1,0 +1,114 @@
+"""A run, a command and a function say what is read elsewhere, from one extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from toy import write_config
+
+import llmprobe
+from llmprobe.cli.main import main
+from llmprobe.config.load import load_config
+from llmprobe.results.folder import read_results
+from llmprobe.run.pipeline import Run
+
+THINGS = [f"{first}{last}" for first in ("coin", "city", "tree", "lake", "road") for last in "abcd"]
+CELLS = [("plain", "plain"), ("plain", "turned"), ("turned", "plain"), ("turned", "turned")]
+
+
+def write_forms(path: Path) -> Path:
+    """20 things, each in two forms, whose label is a word that the second form turns round."""
+    rows = []
+    for number, thing in enumerate(THINGS):
+        label = number % 2
+        words = ("red", "blue")
+        rows += [
+            {"text": f"{thing} is {words[label]}", "label": label, "form": "plain", "thing": thing},
+            {"text": f"{thing} looks {words[1 - label]}", "label": label, "form": "turned",
+             "thing": thing},
+        ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Path:
+    folder = tmp_path_factory.mktemp("transfer")
+    model = {"id": str(tiny_model("llama")), "dtype": "float32"}
+    dataset = {"path": str(write_forms(folder / "forms.csv")), "group": "thing"}
+    return write_config(
+        folder / "forms.yaml", model, dataset, transfer={"by": "form"}, report={"traces": 0}
+    )
+
+
+def test_a_run_with_the_section_writes_the_cells_and_the_worst_of_them(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
+    run = Run(load_config(config), tmp_path / "out")
+    probed = run.probe(extract=True)
+    assert len([*(tmp_path / "cache" / "activations").iterdir()]) == 1
+    table = pd.read_csv(tmp_path / "out" / "transfer.csv")
+    assert [*zip(table["train"], table["test"], strict=True)] == CELLS
+    assert (table["shared_units"] == 20).all()
+    assert (table["n_examples"] == 20).all()
+    results = read_results(tmp_path / "out")
+    pd.testing.assert_frame_equal(results.transfer[["train", "test", "auroc"]],
+                                  table[["train", "test", "auroc"]])  # fmt: skip
+    elsewhere = table[table["train"] != table["test"]]
+    (worst,) = results.summary.to_dict("records")
+    assert worst["worst_transfer_auroc"] == pytest.approx(elsewhere["auroc"].min())
+    assert worst["worst_transfer_test"] in ("plain", "turned")
+    monkeypatch.setattr("llmprobe.run.transfer.transfer", None)  # What is there is read.
+    pd.testing.assert_frame_equal(run.probe().transfer, probed.transfer)
+
+
+def test_the_command_needs_no_section_and_prints_the_matrix(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    arguments = ["transfer", str(config), "--out", str(out), "--set", "transfer=null"]
+    assert main([*arguments, "--by", "form", "--train", "plain", "--across-layers"]) == 0
+    printed = capsys.readouterr().out
+    assert "plain" in printed
+    assert str(out / "transfer.csv") in printed
+    table = pd.read_parquet(out / "transfer.parquet")
+    assert table["train"].unique().tolist() == ["plain"]
+    layers = pd.read_parquet(out / "transfer_layers.parquet")
+    assert (
+        layers.groupby(["train_layer", "test_layer"]).ngroups == layers["test_layer"].nunique() ** 2
+    )
+    assert main([*arguments, "--by", "colour"]) == 2
+    assert "no field 'colour'" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert "forms is the only set" in capsys.readouterr().err
+
+
+def test_activations_are_compared_by_the_names_they_are_given(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
+    dataset = llmprobe.load_dataset(str(config.parent / "forms.csv"), group="thing")
+    model = load_config(config).models[0]
+    activations = llmprobe.extract(model, dataset, progress=False)
+    options = {"folds": 2, "l2": 1.0, "progress": False}
+    whole = llmprobe.transfer({"it": activations}, by="form", **options)
+    rows = [dataset.fields["form"] == form for form in ("plain", "turned")]
+    parts = {
+        name: llmprobe.extract(model, dataset.take(rows[i].to_numpy().nonzero()[0]), progress=False)
+        for i, name in enumerate(("a", "b"))
+    }
+    apart = llmprobe.transfer(parts, **options)
+    assert (apart.table["shared_units"] == 20).all()
+    assert apart.table["train"].tolist() == ["a", "a", "b", "b"]
+    assert whole.table["auroc"].to_numpy() == pytest.approx(apart.table["auroc"].to_numpy())
+    mean = llmprobe.extract(model, dataset, position="mean", progress=False)
+    with pytest.raises(llmprobe.UserError, match="differ in position"):
+        llmprobe.transfer({"a": activations, "b": mean}, **options)
