@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import llmprobe
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Ours from INFO; other libraries only when something is wrong.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter())
+    handler.addFilter(_not_said_before())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -64,6 +65,19 @@ class _PrintableFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), kept="\n\t")
+
+
+def _not_said_before() -> Callable[[logging.LogRecord], bool]:
+    """Return a filter of warnings that were given: what is wrong for one position is for others."""
+    given: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        repeated = record.levelno >= logging.WARNING and message in given
+        given.add(message)
+        return not repeated
+
+    return is_new
 
 
 @contextmanager

@@ -176,15 +176,23 @@ def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
         return section.model_validate(raw, context={"include": raw.get("include")})
     except ValidationError as error:
         problems: dict[str, list[str]] = {}
-        for detail in error.errors():
+        errors = error.errors()
+        paths = [_keys_in(raw, detail["loc"]) for detail in errors]
+        for detail, path in zip(errors, paths, strict=True):
+            inside = (other for other in paths if len(other) > len(path))
+            if detail["type"] not in _OF_KEYS and any(o[: len(path)] == path for o in inside):
+                continue  # What is said of a part of the value says more.
             about, message = _problem(section, dict(detail), raw)
             problems.setdefault(about, []).append(message)
         lines = [f"{where}: {about}{_either(messages)}" for about, messages in problems.items()]
         raise UserError("\n".join(shortened(lines))) from None
 
 
+_OF_KEYS = ("missing", "extra_forbidden")
+"""Types of pydantic's errors of which each is about a key of its own."""
+
 _OUR_WORDS = (
-    (r"^(Value error, |Input |List |String )", ""),
+    (r"^(Value error, |Input |List |Tuple |String )", ""),
     (r"is not a valid path.*", "should be a path"),
     (r"a valid dictionary( or instance of \w+)?", "a mapping"),
     (r"a valid (tuple|list)", "a list"),
@@ -230,7 +238,7 @@ def _keys_in(raw: Any, location: Sequence[str | int]) -> list[str]:
         try:
             raw = raw[part]
         except (LookupError, TypeError):
-            break
+            continue
         keys.append(str(part))
     return keys
 

@@ -522,13 +522,21 @@ class ExtractConfig(Section):
         positions = (position,) if isinstance(position, str) else position
         for name in positions:
             if not _POSITION.fullmatch(name):
+                which = "" if isinstance(position, str) else f"{name!r:.40}: "
                 raise ValueError(
-                    f"{name!r:.40}: should be last, first, mean, one of them with :FIELD, "
+                    f"{which}should be last, first, mean, one of them with :FIELD, "
                     "span:FIELD, turn:ROLE, token:N or tokens"
                 )
         if len(set(positions)) < max(len(positions), 1):
             raise ValueError("should be one position, or a list of different ones")
         return positions[0] if len(positions) == 1 else position
+
+    @field_validator("layers")
+    @classmethod
+    def _different_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers and len(set(layers)) < len(layers):
+            raise ValueError("a number stands there twice")
+        return layers
 
     @property
     def positions(self) -> tuple[str, ...]:

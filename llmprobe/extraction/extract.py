@@ -301,9 +301,9 @@ class Extractor:
         for position, states in zip(facts["positions"], facts["distinct_states"], strict=True):
             if states * 2 < texts:
                 log.warning(
-                    "%s on %s: position %s reads only %d different states of %d different texts, "
+                    "%s: position %s reads only %d different states of %d different texts, "
                     "at every layer; a probe cannot tell apart those that share one",
-                    facts["model"], dataset.name, position, states, texts,
+                    self._where(dataset), position, states, texts,
                 )  # fmt: skip
         how = self.origin | {"chat_template": self._turns(dataset) is not None,
                              "blocks": facts["layers"]}  # fmt: skip
@@ -340,12 +340,17 @@ class Extractor:
         return facts
 
     def _where(self, dataset: ConceptDataset) -> str:
-        return f"{self.model_config.name} on {dataset.name}"
+        return f"{self.model_config.name} on {dataset.stem or dataset.name}"
 
     def _turns(self, dataset: ConceptDataset) -> Sequence[Sequence[Turn]] | None:
         """Return the turns of chats; of texts each is a user's where the config wants chats."""
         if dataset.turns is None and self.config.chat_template:
             return [[Turn("user", 0, len(text))] for text in dataset.texts]
+        if dataset.turns is None and dataset.chat:
+            raise UserError(
+                f"{self._where(dataset)}: `chat` has options for a chat template, and these texts "
+                "are no chats; with `extract: {chat_template: true}` each is a user's turn"
+            )
         return dataset.turns
 
     def _ranges(self, dataset: ConceptDataset) -> dict[str, list[tuple[int, int]]]:
@@ -366,7 +371,7 @@ class Extractor:
         model = self.model
         began = time.monotonic()
         texts = self.tokens(dataset, model.tokenizer, model.module)
-        require_usable_tokens(texts, dataset.name, model)
+        require_usable_tokens(texts, dataset.stem or dataset.name, model)
         n_states = self._distinct_states(dataset, texts, model.causal, model.tokenizer)
         planner = self.planner(texts, model)
         with Capture(model, self.config.site, self.layers(model.n_blocks)) as capture:
@@ -377,13 +382,13 @@ class Extractor:
             whole = world.agree(sorted(store.shards(layout)) if world.leader else None)
             missing = [i for i in range(len(plan.shards)) if i not in whole]
             mine = world.share({i: plan.shard_tokens(i) for i in missing})
-            label = f"extracting {dataset.name}"
+            label = f"extracting {dataset.stem or dataset.name}"
             if world.leader:
                 rows = sum(len(plan.rows(i)) for i in missing)
                 require_space(store.folder, rows * planner.shape.row_bytes + 2**20, label)
                 if capture.layers[-1]:  # Else it is next to nothing.
                     cost = describe_cost(planner, plan, model)
-                    log.info("%s on %s: %s", model.name, dataset.name, cost)
+                    log.info("%s: %s", self._where(dataset), cost)
             executor = ShardExecutor(plan, capture, dataset.name, world.size)
             shown, n_rows = progress and world.leader, sum(len(plan.rows(i)) for i in mine)
             with Progress(f"{label} with {model.name}", n_rows, shown=shown) as bar:

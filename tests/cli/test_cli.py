@@ -46,6 +46,20 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert run_python(code).stdout == "[]\n"
 
 
+def test_a_warning_that_holds_for_several_curves_is_printed_once() -> None:
+    code = (
+        "import logging\n"
+        "from llmprobe.cli.command import command\n"
+        "from llmprobe.cli.main import main\n"
+        "@command('warn', 'Warn.')\n"
+        "def warn(options):\n"
+        "    for level in (logging.WARNING, logging.WARNING, logging.INFO, logging.INFO):\n"
+        "        logging.getLogger('llmprobe').log(level, '%s', 'few texts')\n"
+        "main(['warn'])"
+    )
+    assert run_python(code).stderr == "few texts\n" * 3
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, llmprobe.cli.main\n"

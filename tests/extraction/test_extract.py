@@ -289,6 +289,14 @@ def test_whatever_changes_the_states_changes_the_key(tiny_model: Callable[..., P
     assert key(batch_tokens=7) == key()
 
 
+def test_options_for_a_chat_template_are_refused_where_nothing_is_a_chat(
+    tiny_model: Callable[..., Path],
+) -> None:
+    texts = replace(dataset(), chat={"enable_thinking": False})
+    with pytest.raises(UserError, match="`chat` has options for a chat template, and these texts"):
+        extractor(tiny_model("llama")).extract(texts)
+
+
 def test_a_chat_template_that_changes_what_is_read_changes_the_key(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
