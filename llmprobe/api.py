@@ -20,6 +20,7 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.network import NetworkStates
+from llmprobe.extraction.text_encoder import TextEncoder
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
 from llmprobe.models.in_memory import ModelInMemory
@@ -145,7 +146,13 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
         for position in activations.positions
         for place in curve_positions([position], config)
     ]
-    return of_one_run([protocol.probe(one, config, progress=progress) for one in of_each])
+    encoded = None
+    if "text_encoder" in config.controls:
+        encoder = TextEncoder(config.text_encoder)
+        encoded = encoder.normalised(encoder.extract(activations.dataset, progress=progress))
+    return of_one_run(
+        [protocol.probe(one, config, encoded=encoded, progress=progress) for one in of_each]
+    )
 
 
 def transfer(
@@ -424,7 +431,8 @@ def _config(options: dict[str, Any], where: str) -> ProbeConfig:
             f"{where}: controls: random_weights needs states of its own, which `llmprobe run` "
             'makes; here, probe those of ModelConfig(id=…, weights="random")'
         )
-    asked = "token_embeddings" in options.get("controls", ())
-    if asked and where in ("probe_layers", "probe_network", "ProbeCallback"):
-        log.warning("%s: controls: token_embeddings needs texts that a model has read", where)
+    if where in ("probe_layers", "probe_network", "ProbeCallback"):
+        for control in ("token_embeddings", "text_encoder"):
+            if control in options.get("controls", ()):
+                log.warning("%s: controls: %s needs texts that a model has read", where, control)
     return config

@@ -309,6 +309,11 @@ def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
                 if path is None and key == "path" and not text.startswith("~"):
                     path = folder / text  # So that an error says where it was looked for.
                 item[key] = text if path is None else str(path)
+    probe = raw.get("probe")
+    encoder = probe.get("text_encoder") if isinstance(probe, dict) else None
+    if isinstance(probe, dict) and isinstance(encoder, str) and "/" in encoder:
+        path = existing(folder / encoder) or existing(encoder)
+        raw["probe"] = {**probe, "text_encoder": str(path or encoder)}
     include = raw.get("include")
     if isinstance(include, list):
         raw["include"] = [

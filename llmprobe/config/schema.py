@@ -585,13 +585,26 @@ class ProbeConfig(Section):
     """The penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto`` chooses inside each training fold.
     """
     controls: tuple[
-        Literal["majority", "bag_of_words", "token_embeddings", "random_labels", "random_weights"],
+        Literal[
+            "majority",
+            "bag_of_words",
+            "token_embeddings",
+            "text_encoder",
+            "length",
+            "random_labels",
+            "random_weights",
+        ],
         ...,
     ] = ("majority", "bag_of_words", "token_embeddings", "random_labels")
     """What scores are compared with. ``majority``: the most frequent class. ``bag_of_words``: what
     the surface of the text gives away. ``token_embeddings``: what the mean of the model's
-    embeddings of the tokens does. ``random_labels``: what a probe memorises about groups.
-    ``random_weights``: the same architecture untrained, which doubles the extraction."""
+    embeddings of the tokens does. ``text_encoder``: what the sentence embeddings of another, small
+    model do. ``length``: what the numbers of characters and of words do. ``random_labels``: what a
+    probe memorises about groups. ``random_weights``: the same architecture untrained, which doubles
+    the extraction."""
+    text_encoder: str = Field(default="minilm", min_length=1)
+    """The model of the control ``text_encoder``: a known name, or a Hub id or folder, best of
+    sentence-transformers."""
     pooling: tuple[str, ...] = Field(
         default=("mean", "max", "last-5", "softmax", "attention"), min_length=1
     )

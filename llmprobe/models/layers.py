@@ -19,8 +19,8 @@ Record = dict[nn.Module, list[Tensor]]
 
 
 def hidden_state(output: Any) -> Tensor:
-    """Return the hidden state in what a module returns: the tensor, or the first of a tuple."""
-    state: Tensor = output[0] if isinstance(output, tuple) else output
+    """Return the hidden state in what a module returns: the tensor, or the first of several."""
+    state: Tensor = output if isinstance(output, Tensor) else output[0]
     return state
 
 

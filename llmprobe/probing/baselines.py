@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from llmprobe.ground.errors import UserError
 from llmprobe.probing.splits import ENOUGH, INNER_FOLDS, assign_folds, some_units
+
+TOKEN = r"(?u)\w+|[^\w\s]"
+"""What matches a word, or a mark that stands outside of words."""
 
 SEARCH_TOLERANCE = 1e-3
 """Tolerance of fits that only tell penalties apart."""
@@ -80,6 +84,12 @@ def bag_of_words(
     return predicted
 
 
+def lengths(texts: Sequence[str]) -> np.ndarray:
+    """Return how many characters, and how many words and marks, each text has. [n, 2]"""
+    counts = [(len(text), len(re.findall(TOKEN, text))) for text in texts]
+    return np.array(counts, dtype=np.float32)
+
+
 def surface_accuracy(
     texts: Sequence[str], labels: np.ndarray, unit_of: np.ndarray | None, folds: int = 5
 ) -> float:
@@ -110,7 +120,7 @@ def _features(train: np.ndarray, test: np.ndarray) -> tuple[csr_matrix, csr_matr
     if not any(map(str.strip, train)):
         return csr_matrix((len(train), 1)), csr_matrix((len(test), 1))
     surface = make_union(
-        TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\w+|[^\w\s]"),
+        TfidfVectorizer(sublinear_tf=True, token_pattern=TOKEN),
         TfidfVectorizer(
             sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 4), max_features=20_000
         ),

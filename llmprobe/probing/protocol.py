@@ -19,6 +19,7 @@ from llmprobe.datasets.groups import units
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
+from llmprobe.probing.baselines import lengths
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
@@ -45,9 +46,18 @@ KEPT_SCORES = (
 
 
 def probe(
-    activations: DatasetStates, config: ProbeConfig | None = None, *, progress: bool = True
+    activations: DatasetStates,
+    config: ProbeConfig | None = None,
+    *,
+    encoded: np.ndarray | None = None,
+    progress: bool = True,
 ) -> Results:
     """Probe every layer of an extraction.
+
+    Parameters
+    ----------
+    encoded
+        What the control ``text_encoder`` makes of each text. [n, d], or None
 
     Raises
     ------
@@ -72,7 +82,7 @@ def probe(
         origin={**{name: facts[name] for name in (*HOW_READ, *READ_WITH) if name in facts},
                 "template": dataset.filled, "perturbation": dataset.perturbation,
                 "dataset_sha256": dataset.content_hash, "real_tokens": True},
-        embeddings=activations.token_embeddings,
+        embeddings={"token_embeddings": activations.token_embeddings, "text_encoder": encoded},
         blocks=facts.get("layers"),
         control_of=None if dataset.words is None else np.array(dataset.surface),
         progress=progress,
@@ -203,7 +213,7 @@ def probe_states(
     config: ProbeConfig,
     names: Mapping[str, str],
     origin: Mapping[str, Any],
-    embeddings: np.ndarray | None = None,
+    embeddings: Mapping[str, np.ndarray | None] | None = None,
     blocks: int | None = None,
     control_of: np.ndarray | None = None,
     progress: bool,
@@ -214,9 +224,10 @@ def probe_states(
     Parameters
     ----------
     surface
-        What the bag of words reads. [n]
+        What the bag of words reads, and whose length is a rival too. [n]
     embeddings
-        The mean of the embeddings of each row's tokens, a rival of the layers. [n, d], or None
+        Features of each row that are rivals of the layers, by the name of their control. Each
+        [n, d], or None
     blocks
         The number of the model's blocks; by default that of the last layer.
     control_of
@@ -245,10 +256,13 @@ def probe_states(
     answer = partial(_fit, fit_layer=fit_layer, tasks=tasks, resamples=resamples, device=device)
     answers = each_layer(states, answer, label, progress)
     fits, scores, resampled = zip(*answers, strict=True)
-    embedded = None
-    if embeddings is not None and "token_embeddings" in config.controls:
-        bare = partial(probe_layer, tasks=tasks.bare, device=device)
-        embedded = each_layer(Arrays({0: embeddings}), bare, label, False)[0].predicted[0]
+    features = {**(embeddings or {}), "length": None if surface is None else lengths(surface)}
+    bare = partial(probe_layer, tasks=tasks.bare, device=device)
+    embedded: dict[str, np.ndarray] = {
+        rival: each_layer(Arrays({0: X}), bare, label, False)[0].predicted[0]
+        for rival, X in features.items()
+        if X is not None and rival in config.controls
+    }
     for layer, fit in zip(layers, fits, strict=True):
         if fit.unconverged:
             log.warning("%s: layer %d: %d fits did not converge", label, layer, fit.unconverged)

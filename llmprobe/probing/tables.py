@@ -81,7 +81,7 @@ def surface(
     config: ProbeConfig,
     texts: Sequence[str] | None,
     units: np.ndarray | None,
-    embedded: np.ndarray | None,
+    embedded: Mapping[str, np.ndarray],
     names: Mapping[str, str],
 ) -> pd.DataFrame:
     """Return the rivals that read the surface of the texts: a row for each × scored example.
@@ -91,7 +91,7 @@ def surface(
     units
         What no split may separate. [n], or None
     embedded
-        Out-of-fold predictions from the token embeddings, [m, C or 1], where those are known.
+        Out-of-fold predictions of the rivals that are probes of a few features. Each [m, C or 1]
     """
     predicted = {}
     if "bag_of_words" in config.controls and texts is not None:
@@ -100,8 +100,7 @@ def surface(
             texts, tasks.y, tasks.fold_of[0], units, numbers=numbers, seed=config.seed
         )
         predicted["bag_of_words"] = of_all[tasks.scored]
-    if embedded is not None:
-        predicted["token_embeddings"] = embedded
+    predicted |= embedded
     rows = [pd.DataFrame(columns=columns_of("rivals"))]
     for rival, values in predicted.items():
         answers = {"example": np.flatnonzero(tasks.scored), **_answers(values, tasks)}

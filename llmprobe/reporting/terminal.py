@@ -113,7 +113,8 @@ def _that_fit(room: int) -> tuple[dict[str, int], int]:
 
 def _matched(curve: Curve) -> str:
     """Return which reading of the surface does as well as the curve; empty for none."""
-    names = {"bag_of_words": "words", "token_embeddings": "tokens"}
+    names = {rival: rival.replace("_", " ") for rival in ("text_encoder", "length")}
+    names = {"bag_of_words": "words", "token_embeddings": "tokens", **names}
     as_well = [name for rival, name in names.items() if is_matched(curve, rival)]
     return f"  not above {as_well[0]}" if as_well else ""
 

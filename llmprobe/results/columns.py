@@ -10,7 +10,7 @@ from llmprobe.results.metrics import METRICS
 CURVE = ("model", "dataset", "position")
 """What tells curves apart. The position is empty where states were read from no text."""
 
-RIVALS = ("bag_of_words", "token_embeddings", "random_weights")
+RIVALS = ("bag_of_words", "token_embeddings", "text_encoder", "length", "random_weights")
 """What reads the same texts without the trained network."""
 
 _OF_A_LAYER = (

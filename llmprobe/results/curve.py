@@ -199,7 +199,7 @@ class Curve:
     def rival(self, name: str) -> float:
         """Return what a rival scores without the trained network, NaN where it was not asked for.
 
-        ``bag_of_words``, ``token_embeddings`` or ``random_weights``, of which it is the best layer.
+        One of ``columns.RIVALS``; of ``random_weights`` it is the best layer.
         """
         return self.number(f"{name}_{self.metric.name}")
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from llmprobe.config.schema import ProbeConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.elsewhere import ActivationsFromElsewhere, StatesFromElsewhere
 from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.text_encoder import TextEncoder
 from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
@@ -70,6 +73,8 @@ class StatesOf:
     """Whether to extract what is not in the cache."""
     embeddings: bool
     """Whether the mean token embeddings are wanted too."""
+    encoder: TextEncoder | None = None
+    """What makes the sentence embeddings that are a rival, where they are wanted."""
 
     @cached_property
     def activations(self) -> Activations | ActivationsFromElsewhere:
@@ -88,6 +93,23 @@ class StatesOf:
         if found is None:
             raise self.not_extracted
         return found
+
+    @property
+    def encoded(self) -> np.ndarray | None:
+        """Return the sentence embeddings of the texts, where they are wanted. [n, d], or None
+
+        Raises
+        ------
+        UserError
+            They are not in the cache, and ``extract`` is false.
+        """
+        if self.encoder is None:
+            return None
+        encoder, dataset = self.encoder, self.dataset
+        found = encoder.extract(dataset) if self.extract else encoder.find(dataset)
+        if found is None:
+            raise replace(self, extractor=encoder).not_extracted
+        return encoder.normalised(found)
 
     @property
     def not_extracted(self) -> UserError:
@@ -133,16 +155,22 @@ def probe_part(
     name = extractor.model_config.name
     if not states.extract and not extractor.is_local:
         raise states.not_extracted
+    # What an encoder is called says less than the name of its embeddings.
+    exclude = KEYS_WITHOUT_EFFECT["probe"] | {"text_encoder"}
     depends_on = {
         "version": RESULTS_VERSION,
         "names": [name, dataset.name, position],
         "activations": extractor.folder(dataset).name,
         "dataset": dataset.content_hash,
-        "probe": config.model_dump(mode="json", exclude=KEYS_WITHOUT_EFFECT["probe"]),
+        "probe": config.model_dump(mode="json", exclude=exclude),
     }
+    if states.encoder is not None:
+        depends_on["text_encoder"] = states.encoder.folder(dataset).name
     file = curve_file_name(dataset.name, position if states.several else "")
     part = part_of(out, f"{name}-{file}", depends_on)
-    results, is_new = probed_once(part, lambda: probe(states.at(position), config))
+    results, is_new = probed_once(
+        part, lambda: probe(states.at(position), config, encoded=states.encoded)
+    )
     if not is_new:
         log.info("%s: already probed", states.where(position))
     return results, part, is_new

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.elsewhere import StatesFromElsewhere
 from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.text_encoder import TextEncoder, encoder_config
 from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.ground.files import write_text
@@ -128,6 +129,7 @@ class Run:
         if self.config.activations:
             raise UserError("the config has hidden states from elsewhere (activations), so there "
                             "is nothing to extract; `llmprobe run` probes them")  # fmt: skip
+        yield from self._encode()
         embeddings = "token_embeddings" in self.config.probe.controls
         for extractor, dataset, is_control in self._work():
             assert isinstance(extractor, Extractor)
@@ -140,23 +142,31 @@ class Run:
         """Yield what each extraction would cost, a line each. Downloads nothing."""
         yield from self.missing
         texts = sum(map(len, self.datasets))
+        name = self.config.probe.text_encoder
+        if "text_encoder" in self.config.probe.controls:
+            yield from self._estimates_of(encoder_config(name), lambda: TextEncoder(name))
         for model, is_control in self._models():
             if isinstance(model, ActivationsConfig):
                 yield f"{model.name}: {texts:,} rows of {model.path}, nothing to extract"
-                continue
-            if not is_local(model):
-                if not is_control:
-                    yield (
-                        f"{model.name}: {expected_size(model)} is not on this disk and would be "
-                        f"downloaded first, for {texts:,} texts of {len(self.datasets)} datasets"
-                    )
-                continue
-            extractor = Extractor(model, self.config.extract)
-            for dataset in self.datasets:
-                line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
-                done = extractor.find(dataset) is not None
-                cost = "already extracted" if done else extractor.estimate(dataset)
-                yield f"{line}, {cost}"
+            elif is_local(model) or not is_control:
+                make = partial(Extractor, model, self.config.extract)
+                yield from self._estimates_of(model, make)
+
+    def _estimates_of(self, model: ModelConfig, make: Callable[[], Extractor]) -> Iterator[str]:
+        """Yield what one model's extractions would cost; ``make`` makes its extractor."""
+        if not is_local(model):
+            texts = sum(map(len, self.datasets))
+            yield (
+                f"{model.name}: {expected_size(model)} is not on this disk and would be "
+                f"downloaded first, for {texts:,} texts of {len(self.datasets)} datasets"
+            )
+            return
+        extractor = make()
+        for dataset in self.datasets:
+            line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
+            done = extractor.find(dataset) is not None
+            cost = "already extracted" if done else extractor.estimate(dataset)
+            yield f"{line}, {cost}"
 
     def probe(self, extract: bool = False) -> Results:
         """Probe every model on every dataset, extracting what is missing if told to.
@@ -187,6 +197,8 @@ class Run:
         self._traces, self._matrix = [], None
         untrained: dict[tuple[str, str, str], Results] = {}
         written, due = 0, 0.0
+        for _ in self._encode() if extract else ():
+            pass
         try:
             for states, position, is_control in self._work_at_positions(extract):
                 model, dataset = states.extractor.model_config, states.dataset
@@ -329,14 +341,32 @@ class Run:
         self, source: Extractor | StatesFromElsewhere, dataset: ConceptDataset, extract: bool
     ) -> StatesOf:
         embeddings = "token_embeddings" in self.config.probe.controls
-        return StatesOf(source, dataset, extract, embeddings)
+        return StatesOf(source, dataset, extract, embeddings, self._encoder)
+
+    @cached_property
+    def _encoder(self) -> TextEncoder | None:
+        """What makes sentence embeddings, where they are asked for; downloads it on first use."""
+        asked = "text_encoder" in self.config.probe.controls
+        return TextEncoder(self.config.probe.text_encoder) if asked else None
+
+    def _encode(self) -> Iterator[Activations]:
+        """Yield the sentence embeddings of each dataset where they are asked for.
+
+        They are made before any model is loaded, and then the encoder is forgotten.
+        """
+        if self._encoder is not None:
+            for model in self.config.models:
+                check(model)
+            for dataset in self.datasets:
+                yield self._encoder.extract(dataset)
+            self._encoder.release()
 
     def _work_at_positions(self, extract: bool) -> Iterator[tuple[StatesOf, str, bool]]:
         """Yield the states of each model on each dataset, with each position; True is a control."""
         for source, dataset, is_control in self._work():
             states = self._states(source, dataset, extract)
             if is_control:
-                states = replace(states, embeddings=False)
+                states = replace(states, embeddings=False, encoder=None)
             for position in self.config.positions:
                 yield states, position, is_control
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,19 +13,24 @@ from toy import write_config, write_table
 import llmprobe
 from llmprobe import UserError
 from llmprobe.config.load import load_config
+from llmprobe.config.schema import ModelConfig
 from llmprobe.datasets.groups import units
+from llmprobe.extraction import extract as extraction
+from llmprobe.models.loading import LoadedModel, load_model
+from llmprobe.models.source import ModelSource
 from llmprobe.results.folder import read_results
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.rivals import rival_columns
 from llmprobe.run.pipeline import Run
 
-CONTROLS = ["bag_of_words", "token_embeddings", "random_weights"]
+CONTROLS = ["bag_of_words", "token_embeddings", "text_encoder", "length", "random_weights"]
 
 
 @pytest.fixture
 def config(tiny_model: Callable[..., Path], tmp_path: Path) -> Path:
     model = {"id": str(tiny_model("llama")), "dtype": "float32"}
-    probe = {"folds": 2, "controls": CONTROLS, "permutations": 0, "description_length": False}
+    probe = {"folds": 2, "controls": CONTROLS, "permutations": 0, "description_length": False,
+             "text_encoder": str(tiny_model("bert", bos=True, eos=True))}  # fmt: skip
     return write_config(
         tmp_path / "toy.yaml", model, write_table(tmp_path / "first.csv"), probe=probe
     )
@@ -65,3 +72,55 @@ def test_a_stage_alone_asks_for_the_embeddings_too(config: Path) -> None:
     with pytest.raises(UserError, match="not extracted yet"):
         Run(load_config(config, ["probe.controls=[token_embeddings]"]),
             config.parent / "run").probe()  # fmt: skip
+
+
+def test_the_text_encoder_is_run_once_and_gone_before_a_model_is_loaded(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(config.parent / "second.csv", words=("red", "green"))
+    datasets = [str(config.parent / f"{name}.csv") for name in ("first", "second")]
+    loaded, held = [], list[weakref.ref[object]]()
+
+    def load(model: ModelConfig, source: ModelSource) -> LoadedModel:
+        gc.collect()
+        assert not any(reference() for reference in held), "an earlier one is still in memory"
+        loaded.append(model.name)
+        found = load_model(model, source)
+        held.append(weakref.ref(found.module))
+        return found
+
+    monkeypatch.setattr(extraction, "load_model", load)
+    quick = ["probe.l2=1.0", "probe.controls=[text_encoder, length]"]
+    both = load_config(config, [f"datasets={datasets}", "extract.position=[last, mean]", *quick])
+    estimates = list(Run(both, config.parent / "run").estimates())
+    assert estimates[0].startswith("tiny-bert on first: 40 texts, ")
+    results = Run(both, config.parent / "run").probe(extract=True)
+    assert loaded == ["tiny-bert", "tiny-llama"]
+    reached = results.summary.groupby("dataset")["text_encoder_accuracy"]
+    assert reached.nunique().tolist() == [1, 1]
+    again = Run(both, config.parent / "run").probe()
+    assert again.summary["text_encoder_accuracy"].equals(results.summary["text_encoder_accuracy"])
+    assert len(loaded) == 2
+
+
+def test_a_text_encoder_is_a_rival_in_python_too(config: Path) -> None:
+    read = load_config(config, ["probe.l2=1.0"])
+    results = Run(read, config.parent / "run").probe(extract=True)
+    dataset = llmprobe.load_dataset(config.parent / "first.csv")
+    states = llmprobe.extract(read.models[0], dataset, progress=False)
+    controls = ["text_encoder", "length"]
+    options = read.probe.model_dump() | {"controls": controls, "l2": 1.0}
+    alone = llmprobe.probe(states, progress=False, **options).summary
+    for name in ("text_encoder_accuracy", "length_accuracy", "gain_over_text_encoder_low"):
+        assert alone[name].item() == pytest.approx(results.summary[name].item())
+
+
+def test_what_is_wrong_with_a_text_encoder_is_said_by_its_name(config: Path) -> None:
+    for name, message in {
+        "./nowhere/minilm": "'./nowhere/minilm'.*does not exist",
+        "minilmm": "did you mean 'minilm'",
+        str(config.parent): "has no config.json",
+    }.items():
+        run = Run(load_config(config, [f"probe.text_encoder={name}"]), config.parent / "run")
+        with pytest.raises(UserError, match=message):
+            run.probe(extract=True)

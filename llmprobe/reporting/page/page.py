@@ -180,7 +180,7 @@ def headline(curve: Curve) -> str:
         return f"{curve.model}: {curve.title} was not scored"
     place = f"layer {layer_text(curve)}" + ("" if curve.blocks is None else f" of {curve.blocks}")
     parts = [f"{curve.score:.2f}{interval_text(curve)}", f"chance {number_text(curve.chance())}"]
-    for rival in ("bag_of_words", "token_embeddings"):
+    for rival in ("bag_of_words", "token_embeddings", "text_encoder", "length"):
         if not isnan(curve.rival(rival)):
             parts.append(f"{rival.replace('_', ' ')} {curve.rival(rival):.2f}")
     if not isnan(curve.p_value):
