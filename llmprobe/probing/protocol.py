@@ -66,7 +66,7 @@ def probe(
     """
     facts, dataset = activations.facts, activations.dataset
     config = config_of_pooling(config or ProbeConfig(), facts["position"])
-    fit_layer: FitLayer = probe_layer
+    fit_layer: FitLayer | None = None
     pooling = Pooling.of(facts["position"])
     if pooling is not None and activations.n_tokens is not None:
         fit_layer = partial(probe_tokens, n_tokens=activations.n_tokens, pooling=pooling)
@@ -217,7 +217,7 @@ def probe_states(
     blocks: int | None = None,
     control_of: np.ndarray | None = None,
     progress: bool,
-    fit_layer: FitLayer = probe_layer,
+    fit_layer: FitLayer | None = None,
 ) -> Results:
     """What ``probe_layers`` does, of states that need not all be in memory.
 
@@ -233,7 +233,7 @@ def probe_states(
     control_of
         As for ``build_tasks``.
     fit_layer
-        What is done with the states of a layer.
+        What is done with the states of a layer; by default ``probe_layer``.
     """
     began = time.monotonic()
     layers = states.layers
@@ -253,6 +253,7 @@ def probe_states(
     resamples = Resamples(len(tasks.truth), of_scored, config.seed)
     label = f"probing {names['dataset']} in {names['model']}"
     device = _device(config.device)
+    fit_layer = fit_layer or probe_layer
     answer = partial(_fit, fit_layer=fit_layer, tasks=tasks, resamples=resamples, device=device)
     answers = each_layer(states, answer, label, progress)
     fits, scores, resampled = zip(*answers, strict=True)
