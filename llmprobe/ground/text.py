@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 from typing import Any
 from unicodedata import category
 
@@ -54,3 +55,13 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def number_text(value: float | None, form: str = ".2f") -> str:
+    """Return a number in a format, a dash where there is none."""
+    return "–" if value is None or isnan(value) else format(value, form)
+
+
+def p_text(value: float | None) -> str:
+    """Return a p-value, a dash where there is none."""
+    return "< 0.001" if value is not None and value < 0.001 else number_text(value, ".3f")

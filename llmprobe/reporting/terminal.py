@@ -9,21 +9,24 @@ import numpy as np
 import pandas as pd
 from rich.text import Text
 
-from llmprobe.ground.text import elide
+from llmprobe.ground.text import elide, number_text, printable
 from llmprobe.reporting.charts.style import COLOURS
-from llmprobe.reporting.verdicts import is_matched
 from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics
+from llmprobe.results.evidence import MARKS, QUESTIONS, Evidence
 from llmprobe.results.metrics import METRICS
 
 WIDTH = 100
 NOT_ABOVE = "not above chance"
+UNCLEAR = "may be chance"
+MOST_VERDICTS = 8
+"""Curves up to which each has its verdict under the table; of more, a column has the marks."""
 _LONGEST_SPARKLINE = 32
 _BARS = "▁▂▃▄▅▆▇█"
-_TO_ASCII = str.maketrans(f"–²{_BARS}", "-2_.:-=+*#")
-_COLUMNS = {"n": 6, "chance": 6, "words": 5, "score": 17, "layer": 7, "AUROC": 5}
+_TO_ASCII = str.maketrans(f"–²’✓✗·{_BARS}", "-2'+x._.:-=+*#")
+_COLUMNS = {"n": 6, "chance": 6, "words": 5, "score": 17, "layer": 7, "AUROC": 5, "evidence": 8}
 """Their widths."""
 _BASELINES = ("chance", "words")
-_LEFT_OUT = ("AUROC", "words", "n", "chance")
+_LEFT_OUT = ("AUROC", "words", "n", "chance", "evidence")
 """Columns that a narrow terminal lacks, the first first."""
 _NARROWEST = 4 + (17 + 2) + (7 + 2) + len(NOT_ABOVE)
 """Columns of a line without a name of a dataset and what may be left out."""
@@ -31,6 +34,7 @@ _NARROWEST = 4 + (17 + 2) + (7 + 2) + len(NOT_ABOVE)
 
 def summary_lines(
     curves: Sequence[Curve],
+    evidence: Sequence[Evidence],
     models: Sequence[Mapping[str, str]] = (),
     *,
     width: int,
@@ -42,6 +46,8 @@ def summary_lines(
     ----------
     curves
         One for each model × dataset × position.
+    evidence
+        Of each curve: the verdicts on a few stand under the table, the answers on many in it.
     models
         What is known of the models (``name``, ``precision``): stands under the table.
     width
@@ -52,7 +58,9 @@ def summary_lines(
     ellipsis = "…" if unicode else "..."
     longest = max((len(curve.title) for curve in curves), default=0)
     name_width = max(len("dataset"), min(24, longest, width - _NARROWEST))
-    columns, room = _that_fit(width - name_width - 4)
+    few = len(curves) <= MOST_VERDICTS
+    columns, room = _that_fit(width - name_width - 4, left_out=["evidence"] if few else [])
+    known = {one.key: one for one in evidence}
     mains = [metric.label for metric in main_metrics(curves)] or [METRICS["accuracy"].label]
     score = mains[0] if len(mains) == 1 else "score"
     header = Text(f"  {'dataset':<{name_width}}", "dim")
@@ -63,10 +71,13 @@ def summary_lines(
     for model, group in by_model(curves).items():
         lines.append(Text(elide(model, width, ellipsis), "bold"))
         for curve in group:
-            unsure = not (np.isnan(curve.score) or curve.above_chance)
+            answers = known[curve.key].questions
+            read = answers["above_chance"].answer
+            unsure = read != "yes"
             name = elide(curve.title, name_width, ellipsis)
             line = Text(f"  {name:<{name_width}}", "dim" if unsure else "")
-            numbers = _numbers(curve)
+            marks = "".join(MARKS[one.answer] for one in answers.values())
+            numbers = _numbers(curve) | {"evidence": marks}
             for column, wide in columns.items():
                 style = "dim" if unsure or column in _BASELINES else ""
                 if column == "score" and not unsure and curve.score == best[curve.title]:
@@ -74,7 +85,12 @@ def summary_lines(
                 line.append(f"  {numbers[column]:>{wide}}", style)
             scores = curve.column(curve.metric.name)
             bars = sparkline(scores, curve.chance(), min(room, _LONGEST_SPARKLINE))
-            mark = f"  {NOT_ABOVE}" if unsure else _matched(curve)
+            if np.isnan(curve.score):
+                mark = ""
+            elif unsure:
+                mark = f"  {NOT_ABOVE if read == 'no' else UNCLEAR}"
+            else:
+                mark = "  not above text" if answers["beyond_text"].answer == "no" else ""
             if not mark or len(bars) + len(mark) <= room:
                 line.append("  ")
                 for bar in bars:
@@ -82,10 +98,19 @@ def summary_lines(
             lines.append(line.append(mark, "yellow"))
             line.rstrip()
     lines.append(Text())
+    if few:
+        for curve in curves:
+            title = f"{printable(curve.model)} on {printable(curve.title)}"
+            verdict = printable(f"{title}: {known[curve.key].line}")
+            lines += map(Text, wrap(verdict, width, subsequent_indent="  "))
+        lines.append(Text())
     inverted = [curve.title for curve in curves if curve.is_inverted("bag_of_words")]
     below = f"words below chance are no floor: {', '.join(dict.fromkeys(inverted))}"
     named = "" if len(mains) == 1 else f" ({', '.join(mains)} of a dataset)"
+    answers_to = ", ".join(question.name for question in QUESTIONS.values())
+    legend = ", ".join(f"{mark} {answer}" for answer, mark in MARKS.items())
     for note in (
+        *([f"evidence: {answers_to}? {legend}"] if "evidence" in columns else []),
         *([below] if inverted else []),
         f"{score}{named}, AUROC: at the best layer (of all layers); words: bag of words, no model",
         f"curve: {score} of the first to the last layer, from {_BARS[0]} chance to {_BARS[-1]} 1",
@@ -101,22 +126,14 @@ def summary_lines(
     return lines
 
 
-def _that_fit(room: int) -> tuple[dict[str, int], int]:
+def _that_fit(room: int, left_out: Sequence[str]) -> tuple[dict[str, int], int]:
     """Return the columns beside which a short curve, or words in its place, have room, and that."""
-    columns = dict(_COLUMNS)
+    columns = {name: wide for name, wide in _COLUMNS.items() if name not in left_out}
     room -= sum(wide + 2 for wide in columns.values())
     for name in _LEFT_OUT:
-        if room < len(NOT_ABOVE):
+        if room < len(NOT_ABOVE) and name in columns:
             room += columns.pop(name) + 2
     return columns, room
-
-
-def _matched(curve: Curve) -> str:
-    """Return which reading of the surface does as well as the curve; empty for none."""
-    names = {rival: rival.replace("_", " ") for rival in ("text_encoder", "length")}
-    names = {"bag_of_words": "words", "token_embeddings": "tokens", **names}
-    as_well = [name for rival, name in names.items() if is_matched(curve, rival)]
-    return f"  not above {as_well[0]}" if as_well else ""
 
 
 def _score(curve: Curve) -> float:
@@ -130,18 +147,15 @@ def _colour(bar: str) -> str:
 
 
 def _numbers(curve: Curve) -> dict[str, str]:
-    def number(value: float, form: str = ".2f") -> str:
-        return "–" if np.isnan(value) else format(value, form)
-
     interval = "" if np.isnan(curve.low) else f" [{curve.low:.2f}, {curve.high:.2f}]"
     layer, blocks = ("–" if n is None else str(n) for n in (curve.layer, curve.blocks))
     return {
-        "n": number(curve.number("n_examples"), ".0f"),
-        "chance": number(curve.chance()),
-        "words": number(curve.rival("bag_of_words")),
-        "score": number(curve.score) + interval,
+        "n": number_text(curve.number("n_examples"), ".0f"),
+        "chance": number_text(curve.chance()),
+        "words": number_text(curve.rival("bag_of_words")),
+        "score": number_text(curve.score) + interval,
         "layer": f"{layer}/{blocks}",
-        "AUROC": number(curve.at_best("auroc")),
+        "AUROC": number_text(curve.at_best("auroc")),
     }
 
 

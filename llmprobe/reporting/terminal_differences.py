@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from llmprobe.ground.text import elide
+from llmprobe.ground.text import elide, p_text
 from llmprobe.reporting.page.compared import pairs, sides, with_interval
-from llmprobe.reporting.page.tables import p_text
 from llmprobe.reporting.terminal import WIDTH
 from llmprobe.results.metrics import METRICS
 

@@ -42,6 +42,9 @@ TABLES = {
 """The file of each table, without its suffix, and the field of `Results` that holds it."""
 AS_TEXT = ("results", "summary", "learning_curve", "transfer")
 """Tables that are written as CSV too."""
+EVIDENCE = "evidence.json"
+"""What the tables are evidence of. It is for other programs: here it is always made of the tables
+again, so that it says what they say."""
 OF_A_PART = ("results", "summary", "predictions", "learning_curve", "rivals")
 PROBES, FOLD0_PROBES = "probes.safetensors", "blind_probes.safetensors"
 
@@ -115,6 +118,7 @@ def write_results(out: Path, results: Results) -> None:
     with written_together(out) as new:
         write_text(new("config.yaml"), results.config)
         write_text(new("environment.json"), json.dumps(results.environment, indent=2))
+        write_text(new(EVIDENCE), evidence_text(results))
         for name, field in TABLES.items():
             table: pd.DataFrame = getattr(results, field)
             if table.empty:  # One may be left of another config.
@@ -133,6 +137,24 @@ def write_results(out: Path, results: Results) -> None:
         remove_others(out / "probes", "*/*.safetensors", probes)
         for path, probe in probes.items():
             probe.save(new(path.relative_to(out).as_posix()))
+
+
+def evidence_text(results: Results) -> str:
+    """Return evidence.json: the verdict on each curve, and the answers that it is written from."""
+    entries = [evidence.as_json() for evidence in results.evidence]
+    return json.dumps(entries, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def refresh_evidence(out: Path, results: Results) -> None:
+    """Write evidence.json into a folder again, unless it says what the tables say already."""
+    text = evidence_text(results)
+    try:
+        if read_back(out / EVIDENCE).decode("utf-8") == text:
+            return
+    except (OSError, ValueError):
+        pass
+    with written_together(out) as new:
+        write_text(new(EVIDENCE), text)
 
 
 def read_results(out: Path, details: bool = True) -> Results:
@@ -186,6 +208,15 @@ def read_results(out: Path, details: bool = True) -> Results:
     except UserError as error:
         notes.append(str(error))
         environment = {"models": [], "datasets": []}
+    try:
+        read_back(out / EVIDENCE)
+    except FileNotFoundError:
+        pass  # An earlier version wrote none.
+    except (OSError, ValueError) as error:
+        notes.append(
+            f"{out / EVIDENCE}: damaged ({error}); `llmprobe report {out}` makes it again from the "
+            "tables"
+        )
     path, config = out / "config.yaml", ""
     try:
         config = whole_config(out).read_text(encoding="utf-8", errors="replace")

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from llmprobe.results.curve import Curve, curves_of
+from llmprobe.results.evidence import Evidence, all_evidence
 from llmprobe.results.saved_probe import SavedProbe
 from llmprobe.results.transfer import TransferMatrix
 
@@ -82,6 +83,11 @@ class Results:
             transfer=matrix.table,
             transfer_layers=matrix.layers,
         )
+
+    @cached_property
+    def evidence(self) -> list[Evidence]:
+        """Return for each curve which questions were asked of it, the answers, and the verdict."""
+        return all_evidence(self.curves, self.environment.get("datasets", []))
 
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
         """Draw the layer × dataset heatmap into a file; the suffix chooses the format."""

@@ -14,12 +14,10 @@ from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
 from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS
 from llmprobe.results.curve import SURE
+from llmprobe.results.evidence import TRANSFER_MARGIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MARGIN = 0.1
-"""How far from one half an AUROC may be to count as nothing: "no" needs its interval inside."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def with_answers(table: pd.DataFrame) -> pd.DataFrame:
     """Return the cells of one matrix with ``p_value_adjusted`` and ``reads``.
 
     ``reads`` is *yes* or *opposite* where the adjusted p-value is below 0.05, *no* where the
-    interval lies within ``MARGIN`` of chance, *not defined* where there is no score, else
+    interval lies within ``TRANSFER_MARGIN`` of chance, *not defined* where there is no score, else
     *unclear*.
     """
     p = table["p_value"].to_numpy(float)
@@ -113,7 +111,8 @@ def with_answers(table: pd.DataFrame) -> pd.DataFrame:
         np.where(is_number, (1 + table[f"rank_correlation{end}"]) / 2, table[f"auroc{end}"])
         for end in ("", "_low", "_high")
     )
-    sure, nothing = adjusted < SURE, (low >= 0.5 - MARGIN) & (high <= 0.5 + MARGIN)
+    sure = adjusted < SURE
+    nothing = (low >= 0.5 - TRANSFER_MARGIN) & (high <= 0.5 + TRANSFER_MARGIN)
     reads = np.select(
         [np.isnan(score), sure & (score > 0.5), sure & (score < 0.5), nothing],
         ["not defined", "yes", "opposite", "no"],

@@ -16,7 +16,13 @@ from llmprobe.ground.registry import Registry
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import differences
 from llmprobe.results.figures import draw_figures
-from llmprobe.results.folder import missing_curves, read_results, require_run, whole_config
+from llmprobe.results.folder import (
+    missing_curves,
+    read_results,
+    refresh_evidence,
+    require_run,
+    whole_config,
+)
 from llmprobe.results.results import Results
 from llmprobe.results.trace import traces_of_run
 from llmprobe.run.wordings import wordings
@@ -56,8 +62,9 @@ def kind_of(out: Path) -> str:
 def report(out: Path) -> list[Path]:
     """Draw the figures and the page of a run folder of any kind. -> the files written, page last
 
-    Figures of what stood in the folder before are removed. What is missing or damaged is said in
-    warnings, and on the page.
+    ``evidence.json`` is made again where it does not say what the tables do. Figures of what stood
+    in the folder before are removed. What is missing or damaged is said in warnings, and on the
+    page.
 
     Raises
     ------
@@ -76,6 +83,7 @@ def _report(out: Path) -> list[Path]:
     run = read_results(out)
     for note in run.notes:
         log.warning("%s", note)
+    refresh_evidence(out, run)
     about = FOLDER_KINDS[kind_of(out)].describe(run)
     figures = draw_figures(run)
     own = {name: figure for name, (figure, _, _) in about.illustrations.items()}
@@ -107,7 +115,8 @@ def summary_text(run: Results, width: int, unicode: bool) -> Text:
     from llmprobe.reporting.terminal import summary_lines
 
     models = run.environment["models"]
-    return Text("\n").join(summary_lines(run.curves, models, width=width, unicode=unicode))
+    lines = summary_lines(run.curves, run.evidence, models, width=width, unicode=unicode)
+    return Text("\n").join(lines)
 
 
 def _remove_other_figures(folder: Path, written: Sequence[Path]) -> None:

@@ -14,7 +14,6 @@ from browsing import DRAWN, Opened
 from synthetic_runs import MODELS
 
 from llmprobe.reporting.page.examples import REACH
-from llmprobe.reporting.page.page import headline
 from llmprobe.results.metrics import METRICS
 from llmprobe.results.predictions import first_repeat
 from llmprobe.results.results import Results
@@ -287,8 +286,9 @@ def test_click_on_a_finding_opens_its_best_layer(
     shown: Open, trial_page: Path, trial: Results, width: int
 ) -> None:
     page = shown(trial_page, width)
-    for curve in trial.curves:
-        page.page.click(f'button.plain[data-curve]:has-text("{headline(curve)}")')
+    for curve, evidence in zip(trial.curves, trial.evidence, strict=True):
+        headline = f"{curve.model} on {curve.dataset}: {evidence.line}"
+        page.page.click(f'button.plain[data-curve]:has-text("{headline}")')
         assert page.text("#layer-title") == (
             f"{curve.model}, {curve.dataset}: layer {curve.layer} of {curve.blocks}"
         )

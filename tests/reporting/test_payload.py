@@ -20,7 +20,6 @@ from llmprobe.probing.protocol import probe_layers
 from llmprobe.reporting.page import examples as drawn
 from llmprobe.reporting.page import payload
 from llmprobe.reporting.page.payload import as_json
-from llmprobe.reporting.verdicts import verdict
 from llmprobe.results.metrics import METRICS, Metric
 from llmprobe.results.results import Results
 
@@ -36,8 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def data_of(run: Results) -> dict[str, Any]:
     """As the script reads it."""
-    verdicts = [verdict(curve, ()) for curve in run.curves]
-    data: dict[str, Any] = json.loads(as_json(payload.payload(run, verdicts)))
+    data: dict[str, Any] = json.loads(as_json(payload.payload(run)))
     return data
 
 
@@ -83,9 +81,8 @@ def test_curves_hold_the_scores_of_the_results(run: Results) -> None:
             assert curve["scores"][score] == pytest.approx(rows[score].to_list(), rel=1e-4)
         assert curve["layers"][curve["best"]["accuracy"]] == row["peak_layer"].item()
         assert curve["chances"]["accuracy"] == row["majority_accuracy"].item()
-        assert curve["verdict"] in ("holds", "doubt", "chance")
         places = {mark["mark"]: mark["place"] for mark in curve["marks"]}
-        read, stays = curve["verdict"] != "chance", row["falls_below_half_depth"].isna().item()
+        read, stays = curve["readable"], row["falls_below_half_depth"].isna().item()
         for name, mark, there in (
             ("stays_above_half_depth", "above half from here", read),
             ("falls_below_half_depth", "below half from here", read),

@@ -22,6 +22,7 @@ from llmprobe.reporting.description import Description
 from llmprobe.reporting.page import page
 from llmprobe.reporting.page import tables as page_tables
 from llmprobe.results.curve import curves_of
+from llmprobe.results.evidence import evidence_of
 from llmprobe.results.figures import draw_figures
 from llmprobe.results.results import Results
 
@@ -88,34 +89,6 @@ def html(tables: Callable[..., Tables], tmp_path_factory: pytest.TempPathFactory
     return write(tmp_path_factory.mktemp("page") / "report.html", two_by_two)
 
 
-def test_headline_says_where_how_well_and_against_what() -> None:
-    assert page.headline(curve_of()) == (
-        "gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], "
-        "chance 0.50, bag of words 0.51"
-    )
-    assert page.headline(curve_of(peak_p_value=0.0099)).endswith("bag of words 0.51, p = 0.010")
-    assert page.headline(curve_of(peak_p_value=0.0002)).endswith(", p < 0.001")
-
-
-def test_headline_names_a_layer_that_has_a_name() -> None:
-    names = [f"point {layer}" for layer in range(19)]
-    assert page.headline(curve_of(layers={"layer_name": names})).startswith(
-        "gemma-3-270m: capitals is readable best at layer 13 (point 13) of 18: 0.90"
-    )
-
-
-@pytest.mark.parametrize(("low", "above"), [(0.49, False), (0.51, True)])
-def test_headline_says_when_the_peak_is_not_above_chance(low: float, above: bool) -> None:
-    sentence = page.headline(curve_of(n_layers=1, score=0.53, low=low))
-    assert ("not above chance" in sentence) is not above
-    assert ("readable" in sentence) is above
-
-
-def test_headline_of_what_was_not_scored_claims_nothing() -> None:
-    unscored = curve_of(peak_layer=np.nan)
-    assert page.headline(unscored) == "gemma-3-270m: capitals was not scored"
-
-
 def depths(curve_is: str = "above chance", **ends: float) -> str:
     """The sentence of a curve with these ends, each within 0.1."""
     within = {
@@ -151,7 +124,7 @@ def test_page_shows_every_number(html: str, two_by_two: Tables) -> None:
     words = Outline(html).words
     assert "quickstart" in html[html.index("<h1>") : html.index("</h1>")]
     for curve in curves_of(results, summary):
-        assert page.headline(curve) in words
+        assert f"{curve.model} on {curve.dataset}: {evidence_of(curve).line}" in words
     cells = Counter(re.findall(r"<td>([^<]*)</td>", html))
     for metric in ("accuracy", "auroc", "log_loss"):
         for value, count in Counter(f"{value:.2f}" for value in results[metric]).items():
@@ -297,8 +270,9 @@ def test_the_page_of_a_network_names_its_layers_and_speaks_of_no_language_model(
     words = Outline(of_network).words
     for curve in curves_of(results, summary):
         place = f"{curve.layer} ({results['layer_name'][curve.layer]}) of 9"
-        assert f"readable best at layer {place}" in page.headline(curve)
-        assert page.headline(curve) in words
+        line = evidence_of(curve).line
+        assert f"at layer {place})" in line
+        assert f"{curve.model} on {curve.dataset}: {line}" in words
         assert f"<td>{place}</td>" in of_network
     assert "A probe point of the network: 0 is its input" in words
     assert '<th scope="col">point</th>' not in html
@@ -371,7 +345,7 @@ def test_findings_and_illustrations_come_first_and_as_text(
     assert outline.all("script") == SCRIPTS
     assert outline.words.count(EVIL) == 1 + 4
     in_order = [
-        "The network makes 0.7 % of errors.", f"{EVIL} & more", "smollm2-135m: capitals",
+        "The network makes 0.7 % of errors.", f"{EVIL} & more", "smollm2-135m on capitals",
         *(f"Plane {number}." for number in range(4)), "Accuracy of a probe on each layer.",
         "Where each concept can be read",
     ]  # fmt: skip
@@ -410,5 +384,5 @@ def test_what_was_found_about_one_dataset_stands_together(
     names = list(dict.fromkeys(summary["dataset"]))
     assert len(names) > 1
     written = write(tmp_path / "page.html", two_by_two)
-    found = re.findall(r'data-curve="\d+"[^>]*>[^:<]+: (\w+)', written)
+    found = re.findall(r'data-curve="\d+"[^>]*><strong>[^:<]+ on (\w+)<', written)
     assert found == [name for name in names for _ in summary["model"].unique()]

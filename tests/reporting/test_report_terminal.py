@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Any
 
@@ -15,8 +15,9 @@ from rich.text import Text
 from synthetic_runs import curve_of
 
 from llmprobe.ground.text import elide
-from llmprobe.reporting.terminal import NOT_ABOVE, sparkline, summary_lines
-from llmprobe.results.curve import curves_of
+from llmprobe.reporting.terminal import MOST_VERDICTS, NOT_ABOVE, UNCLEAR, sparkline, summary_lines
+from llmprobe.results.curve import Curve, curves_of
+from llmprobe.results.evidence import MARKS, evidence_of
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -24,8 +25,15 @@ Tables = tuple[pd.DataFrame, pd.DataFrame]
 def summary_table(
     summary: pd.DataFrame, results: pd.DataFrame, models: Any = (), *, unicode: bool = True
 ) -> str:
-    lines = summary_lines(curves_of(results, summary), models, width=100, unicode=unicode)
+    lines = lines_of(curves_of(results, summary), 100, models, unicode=unicode)
     return "\n".join(line.plain for line in lines)
+
+
+def lines_of(
+    curves: Sequence[Curve], width: int = 100, models: Any = (), *, unicode: bool = True
+) -> list[Text]:
+    evidence = [evidence_of(curve) for curve in curves]
+    return summary_lines(curves, evidence, models, width=width, unicode=unicode)
 
 
 def test_table_holds_the_peaks(two_by_two: Tables) -> None:
@@ -107,12 +115,30 @@ def test_what_is_not_above_chance_is_marked_in_words(two_by_two: Tables) -> None
     results, summary = two_by_two
     for row, line in zip([0, 1], summary_table(summary, results).splitlines()[2:4], strict=True):
         unsure = summary["dataset"][row] == "coin_flip"
-        assert line.endswith(f"  {NOT_ABOVE}") is unsure
+        assert line.endswith(f"  {UNCLEAR}") is unsure
     few = summary.assign(peak_p_value=0.1)
-    marked = summary_table(few, results).count(NOT_ABOVE)
+    marked = summary_table(few, results).count(UNCLEAR)
     assert marked == 4
     few["permutations"] = 9
-    assert summary_table(few, results).count(NOT_ABOVE) < marked
+    assert summary_table(few, results).count(UNCLEAR) < marked
+    nothing = results.assign(accuracy_high=0.54)
+    table = summary_table(summary.assign(peak_p_value=0.6), nothing)
+    assert table.count(f"  {NOT_ABOVE}") == 4
+    assert UNCLEAR not in table
+
+
+def test_few_curves_have_verdicts_and_many_a_column_of_marks(tables: Callable[..., Tables]) -> None:
+    for n in (MOST_VERDICTS, MOST_VERDICTS + 1):
+        results, summary = tables({"small": 3}, [f"d{number}" for number in range(n)])
+        curves = curves_of(results, summary)
+        lines = [line.plain for line in lines_of(curves)]
+        text = " ".join(" ".join(lines).split())
+        verdicts = [f"small on {curve.title}: {evidence_of(curve).line}" for curve in curves]
+        assert all((verdict in text) is (n == MOST_VERDICTS) for verdict in verdicts)
+        marks = [MARKS[one.answer] for one in evidence_of(curves[0]).questions.values()]
+        assert ("".join(marks) in lines[2]) is (n > MOST_VERDICTS)
+        assert ("✓ yes, ✗ no, ? unclear" in text) is (n > MOST_VERDICTS)
+        assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -120,18 +146,18 @@ def test_a_terminal_of_any_width_has_whole_lines(tables: Callable[..., Tables], 
     models = {"smollm2-135m": 30, "organisation/" + "long-name" * 20: 126}
     results, summary = tables(models, ["capitals", "a_dataset_with_a_long_name", "coin_flip"])
     notes = [{"name": model, "precision": "4-bit weights " * 20} for model in models]
-    lines = summary_lines(curves_of(results, summary), notes, width=width)
+    lines = lines_of(curves_of(results, summary), width, notes)
     assert max(line.cell_len for line in lines) <= width
     for row, line in zip(summary.to_dict("records")[:3], lines[2:5], strict=True):
         assert f"{row['peak_accuracy']:.2f} [" in line.plain
         assert f"{row['peak_layer']}/{row['layers']}" in line.plain
-    assert NOT_ABOVE in lines[4].plain
+    assert UNCLEAR in lines[4].plain
     assert lines[2].plain[-1] in "▁▂▃▄▅▆▇█"
 
 
 def test_colours_say_nothing_that_words_do_not(two_by_two: Tables) -> None:
     results, summary = two_by_two
-    lines = summary_lines(curves_of(results, summary), width=100)
+    lines = lines_of(curves_of(results, summary))
     coloured = colourful(lines, 100, color_system="truecolor")
     assert "\x1b[38;2;" in coloured
     stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
@@ -145,7 +171,7 @@ def test_the_best_model_of_each_dataset_is_bold(two_by_two: Tables) -> None:
     summary["peak_p_value"] = 0.01
     bold = {
         line.plain[span.start : span.end].split()[0]
-        for line in summary_lines(curves_of(results, summary), width=100)
+        for line in lines_of(curves_of(results, summary))
         for span in line.spans
         if span.style == "bold"
     }
@@ -190,13 +216,13 @@ def test_long_names_keep_both_ends(text: str, width: int, short: str) -> None:
 
 
 def test_a_curve_that_words_reach_is_marked_and_words_below_chance_are_named() -> None:
-    reached = curve_of(bag_of_words_accuracy=0.89, gain_over_bag_of_words_low=-0.01)
+    gains = {"gain_over_bag_of_words_low": -0.01, "gain_over_bag_of_words_high": 0.03}
+    reached = curve_of(bag_of_words_accuracy=0.89, **gains)
     inverted = curve_of(dataset="companies", bag_of_words_accuracy=0.2)
     one, other = (
-        "\n".join(line.plain for line in summary_lines([curve], width=100))
-        for curve in (reached, inverted)
+        "\n".join(line.plain for line in lines_of([curve])) for curve in (reached, inverted)
     )
-    assert "not above words" in one
+    assert "not above text" in one
     assert "no floor" not in one
-    assert "not above words" not in other
+    assert "not above text" not in other
     assert "words below chance are no floor: companies" in other

@@ -15,11 +15,9 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.protocol import probe_layers
 from llmprobe.reporting.charts.heatmaps import positions
 from llmprobe.reporting.page.compared import Compared
-from llmprobe.reporting.page.page import headline
 from llmprobe.reporting.page.payload import payload
 from llmprobe.reporting.page.tables import cost_table, layer_tables
 from llmprobe.reporting.terminal import summary_lines
-from llmprobe.reporting.verdicts import verdict
 from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import curve_file_name
 from llmprobe.results.differences import differences
@@ -113,15 +111,14 @@ def test_no_two_positions_share_a_file_and_any_system_takes_the_name() -> None:
 
 
 def test_words_and_pages_tell_positions_apart(run: Results) -> None:
-    verdicts = [verdict(curve, []) for curve in run.curves]
-    page = payload(run, verdicts)
+    page = payload(run)
     assert [dataset["name"] for dataset in page["datasets"]] == TITLES
     assert [TITLES[curve["dataset"]] for curve in page["curves"]] == [*TITLES[:3], *TITLES]
     assert page["datasets"][1]["examples"]["text"][:2] == ["cities 0", "cities 1"]
     points = [curve["points"]["right"] for curve in page["curves"]]
     assert len(set(points)) == len(points)
-    assert headline(run.curves[1]).startswith("small: cities @ span:city ")
-    lines = "\n".join(line.plain for line in summary_lines(run.curves, width=100))
+    assert [one.position for one in run.evidence] == [curve.position for curve in run.curves]
+    lines = "\n".join(line.plain for line in summary_lines(run.curves, run.evidence, width=100))
     captions = [table.caption for table in layer_tables(run.table)[0]]
     for title in TITLES:
         assert lines.count(f"  {title} ") == (1 if title == "rivers" else 2)

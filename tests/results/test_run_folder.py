@@ -61,7 +61,7 @@ def test_results_replace_all_of_an_earlier_config(found: Results, tmp_path: Path
     bare = replace(found, learning_curve=found.learning_curve.head(0), probes=())
     write_results(tmp_path, described(bare, "name: second\n"))
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
-        "config.yaml", "digests.json", "environment.json", "predictions.parquet",
+        "config.yaml", "digests.json", "environment.json", "evidence.json", "predictions.parquet",
         "results.csv", "results.parquet", "summary.csv", "summary.parquet",
     }  # fmt: skip
     assert "second" in (tmp_path / "config.yaml").read_text()

@@ -118,8 +118,8 @@ def test_a_run_folder_has_the_files_of_the_contract(finished: Toy) -> None:
     found = {name for name in files(finished.out) if not name.startswith("parts/")}
     figures = {name for name in found if name.startswith("figures/")}
     assert found - figures == {
-        "config.yaml", "digests.json", "environment.json", "report.html", "predictions.parquet",
-        "examples.parquet", "example_traces.json",
+        "config.yaml", "digests.json", "environment.json", "evidence.json", "report.html",
+        "predictions.parquet", "examples.parquet", "example_traces.json",
         "results.parquet", "results.csv", "summary.parquet", "summary.csv",
         "probes/tiny-llama/first.safetensors", "probes/tiny-llama/second.safetensors",
     }  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from llmprobe.ground.text import elide
-from llmprobe.reporting.page.tables import LONGEST_NAME, Table, number_text, p_text, whole_text
+from llmprobe.ground.text import elide, number_text, p_text
+from llmprobe.reporting.page.tables import LONGEST_NAME, Table, whole_text
 from llmprobe.results.curve import SURE, titles
 from llmprobe.results.metrics import METRICS
 

@@ -33,16 +33,12 @@ from llmprobe.reporting.page.pictures import (
 from llmprobe.reporting.page.tables import (
     Table,
     cost_table,
-    interval_text,
     layer_tables,
-    layer_text,
-    number_text,
-    p_text,
     summary_table,
 )
 from llmprobe.reporting.trace.view import TraceView, shade_style
-from llmprobe.reporting.verdicts import Verdict, verdict
 from llmprobe.results.curve import Curve, layer_names
+from llmprobe.results.evidence import MARGIN, MARKS, QUESTIONS, TRANSFER_MARGIN, Evidence
 from llmprobe.results.results import Results
 
 _MOST_FILE_BYTES = 1_000_000
@@ -78,18 +74,16 @@ _CLASS_COLOURS = (
 
 
 class Card(NamedTuple):
-    """One model on one dataset: its best layer, and whether to believe it."""
+    """One model on one dataset: the verdict, and the answers that it is written from."""
 
+    name: str
+    """Model and dataset."""
     about: str
-    """What the dataset asks; may be empty."""
-    sentence: str
-    """The headline."""
+    """What the dataset asks; empty for all models on it but the first."""
     where: str
     """At which depths it stays above half of its rise; may be empty."""
-    verdict: Verdict
-    """What to think of it."""
-    reasons: str
-    """What speaks for it, and what was not looked at."""
+    evidence: Evidence
+    """The answers."""
     curve: int | None
     """Its place among the curves of the script's data."""
 
@@ -111,8 +105,6 @@ def write_report(
         What the page says beside them; its illustrations stand before all other figures.
     """
     compared = about.compared
-    checks = {facts.get("name"): facts.get("findings") for facts in run.environment["datasets"]}
-    verdicts = [verdict(curve, checks.get(curve.dataset) or []) for curve in run.curves]
     tables, left_out_tables = layer_tables(run.table)
     files_in_page, left_out_files = _downloads(run, compared)
     illustrated, left_out, size = as_pictures(about.illustrations, MOST_FIGURE_BYTES)
@@ -128,10 +120,14 @@ def write_report(
         style=Markup(asset("page.css") + (shade_style() if about.traces else "")),
         script_hashes=Markup(" ".join(map(_hash, scripts))),
         scripts=[Markup(text) for text in scripts],
-        data=Markup(as_json(payload(run, verdicts) | {"files": files_in_page} | _colours())),
+        data=Markup(as_json(payload(run) | {"files": files_in_page} | _colours())),
         notes=run.notes,
         findings=[*about.findings, *([] if compared is None else compared.sentences())],
-        cards=_cards(run, verdicts),
+        cards=_cards(run),
+        questions=QUESTIONS,
+        marks=MARKS,
+        margin=MARGIN,
+        transfer_margin=TRANSFER_MARGIN,
         illustrations=list(illustrated.values()),
         pictures=[picture for name, picture in pictures.items() if not drawn_by_script(name)],
         plain_pictures=[picture for name, picture in pictures.items() if drawn_by_script(name)],
@@ -168,31 +164,6 @@ def write_report(
     # Half of a surrogate pair, in a name, is no text that a file can hold.
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
     return path
-
-
-def headline(curve: Curve) -> str:
-    """Return a sentence about the best layer: where it is, how good, and against what.
-
-    ``gemma-3-270m: capitals is readable best at layer 13 of 18: 0.90 [0.88, 0.92], chance 0.50``;
-    in a plain network, ``layer 8 (fc1_postact) of 9``.
-    """
-    if curve.layer is None or isnan(curve.score):
-        return f"{curve.model}: {curve.title} was not scored"
-    place = f"layer {layer_text(curve)}" + ("" if curve.blocks is None else f" of {curve.blocks}")
-    parts = [f"{curve.score:.2f}{interval_text(curve)}", f"chance {number_text(curve.chance())}"]
-    for rival in ("bag_of_words", "token_embeddings", "text_encoder", "length"):
-        if not isnan(curve.rival(rival)):
-            parts.append(f"{rival.replace('_', ' ')} {curve.rival(rival):.2f}")
-    if not isnan(curve.p_value):
-        parts.append(f"p = {p_text(curve.p_value)}" if curve.p_value >= 0.001 else "p < 0.001")
-        if curve.adjusted_p_value > curve.p_value:
-            parts.append(f"{p_text(curve.adjusted_p_value)} adjusted for the other curves")
-    verb = (
-        f"is readable best at {place}"
-        if curve.above_chance
-        else f"is not above chance, even at its best layer ({place})"
-    )
-    return f"{curve.model}: {curve.title} {verb}: {', '.join(parts)}"
 
 
 def depth_sentence(curve: Curve) -> str:
@@ -244,17 +215,16 @@ def _colours() -> dict[str, Any]:
     }
 
 
-def _cards(run: Results, verdicts: Sequence[Verdict]) -> list[Card]:
+def _cards(run: Results) -> list[Card]:
     """Return a card for each curve; models of one dataset stand beside each other."""
     abouts = descriptions(run.environment["datasets"])
     places, cards = count(), dict[str, list[Card]]()
-    for curve, outcome in zip(run.curves, verdicts, strict=True):
+    for curve, evidence in zip(run.curves, run.evidence, strict=True):
         card = Card(
-            about=abouts.get(curve.dataset, ""),
-            sentence=headline(curve),
+            name=f"{curve.model} on {curve.title}",
+            about="" if curve.title in cards else abouts.get(curve.dataset, ""),
             where=depth_sentence(curve),
-            verdict=outcome,
-            reasons="; ".join(outcome.reasons).capitalize(),
+            evidence=evidence,
             curve=next(places) if len(curve.rows) else None,
         )
         cards.setdefault(curve.title, []).append(card)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmprobe.ground.text import number_text
 from llmprobe.reporting.page.examples import ExampleSample, points, sample_examples
-from llmprobe.reporting.page.tables import number_text, whole_text
-from llmprobe.reporting.verdicts import Verdict
+from llmprobe.reporting.page.tables import whole_text
 from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve, by_model
+from llmprobe.results.evidence import Evidence
 from llmprobe.results.metrics import METRICS
 from llmprobe.results.predictions import LayerScores, scores_by_layer
 from llmprobe.results.results import Results
@@ -36,7 +37,7 @@ MARKS = {
 what the curves call it, its sign in text, its shape for Vega."""
 
 
-def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def payload(run: Results) -> dict[str, Any]:
     """Return the metrics, marks, models, datasets with their examples, and curves of a run.
 
     A dataset that was read at several positions stands there once for each, with it in its name.
@@ -48,10 +49,8 @@ def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     ----------
     run
         Its curves without any layer are left out.
-    verdicts
-        One for each curve of the run.
     """
-    judged = [pair for pair in zip(run.curves, verdicts, strict=True) if len(pair[0].rows)]
+    judged = [pair for pair in zip(run.curves, run.evidence, strict=True) if len(pair[0].rows)]
     curves = [curve for curve, _ in judged]
     models = by_model(curves)
     datasets = {curve.title: curve.dataset for curve in curves}
@@ -80,12 +79,12 @@ def payload(run: Results, verdicts: Sequence[Verdict]) -> dict[str, Any]:
             {
                 "model": list(models).index(curve.model),
                 "dataset": list(datasets).index(curve.title),
-                **_curve(curve, verdict, detailed),
+                **_curve(curve, evidence, detailed),
                 **_points(
                     scores.get((curve.model, curve.title)), samples.get(curve.title), detailed
                 ),
             }
-            for curve, verdict in judged
+            for curve, evidence in judged
         ],
     }  # fmt: skip
 
@@ -113,8 +112,8 @@ def descriptions(datasets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {str(facts.get("name")): str(facts.get("description") or "") for facts in datasets}
 
 
-def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
-    """Return the layers of a curve, their scores, and what the curve is worth.
+def _curve(curve: Curve, evidence: Evidence, detailed: bool) -> dict[str, Any]:
+    """Return the layers of a curve, their scores, and what speaks against it.
 
     Without details, metrics that are neither shown as colours nor of the protocol are left out.
     """
@@ -137,8 +136,8 @@ def _curve(curve: Curve, verdict: Verdict, detailed: bool) -> dict[str, Any]:
         "bag_of_words": _number(curve.rival("bag_of_words")),
         "stays_above_half": _number(curve.shown("stays_above_half_depth")),
         "marks": [_mark(curve, name) for name in MARKS if np.isfinite(_marked(curve, name))],
-        "verdict": verdict.level,
-        "against": list(verdict.against),
+        "readable": evidence.questions["above_chance"].answer == "yes",
+        "doubts": evidence.doubts,
     }
 
 

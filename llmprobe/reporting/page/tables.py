@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from llmprobe.ground.text import elide
+from llmprobe.ground.text import elide, number_text, p_text
 from llmprobe.results.columns import RIVALS
 from llmprobe.results.curve import Curve, titles
 from llmprobe.results.metrics import METRICS, Metric
@@ -131,16 +131,6 @@ def metric_text(metric: Metric, value: Any) -> str:
     return p_text(value) if metric.form == "p" else number_text(value, metric.form)
 
 
-def number_text(value: float | None, form: str = ".2f") -> str:
-    """Return a number in a format, a dash where there is none."""
-    return "–" if pd.isna(value) else format(value, form)
-
-
 def whole_text(value: float | None) -> str:
     """Return a number without decimals, a dash where there is none."""
     return number_text(value, ",.0f")
-
-
-def p_text(value: float | None) -> str:
-    """Return a p-value, a dash where there is none."""
-    return "< 0.001" if pd.notna(value) and value < 0.001 else number_text(value, ".3f")

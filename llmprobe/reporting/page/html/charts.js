@@ -38,15 +38,18 @@ async function chart(id, spec, description, tooltip = showTip) {
 }
 
 function showTip(handler, event, item, value) {
-  const tip = place("tip");
   if (value === null || value === undefined || value === "") {
-    tip.hidden = true;
+    place("tip").hidden = true;
     return;
   }
   const lines = typeof value === "object" ? Object.entries(value).map(([key, text]) => `${key}: ${text}`) : [String(value)];
+  tipAt(event.clientX, event.clientY, lines);
+}
+
+function tipAt(x, y, lines) {
+  const tip = place("tip");
   tip.replaceChildren(...lines.map((line) => element("div", {}, element("bdi", {}, line))));
   tip.hidden = false;
-  const { clientX: x, clientY: y } = event;
   const width = tip.offsetWidth, height = tip.offsetHeight;
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 4))}px`;
   tip.style.top = `${y + 18 + height > innerHeight ? Math.max(4, y - height - 10) : y + 18}px`;

@@ -1,4 +1,4 @@
-// The curves of a dataset: every model, with intervals, baselines and marks, and what speaks against them.
+// The curves of a dataset: every model, with intervals, baselines and marks, and what speaks against them or is unclear.
 
 function sameLayers(shown) {
   return new Set(shown.map((curve) => curve.layers[curve.layers.length - 1])).size === 1;
@@ -89,10 +89,10 @@ function baselineRules(shown, { name, chance_name: chance }) {
   });
 }
 
-/** What speaks against the curves, beside them, and what their lines and signs are. */
+/** What speaks against the curves or is unclear, beside them, and what their lines and signs are. */
 function drawCautions(shown, marks, { name }, rows) {
   const against = new Map();
-  for (const curve of shown) for (const line of curve.against) against.set(line, [...(against.get(line) ?? []), curve.model]);
+  for (const curve of shown) for (const line of curve.doubts) against.set(line, [...(against.get(line) ?? []), curve.model]);
   const items = [...against].map(([line, models]) => element("li", {},
     models.length === shown.length ? null : element("strong", {}, element("bdi", {}, models.map((model) => data.models[model].name).join(", ")), ": "), line));
   place("cautions").hidden = !items.length;

@@ -35,9 +35,20 @@ for (const button of document.querySelectorAll("button[data-curve]")) {
   });
 }
 
+// An answer says its sentence to who points at it, touches it or comes to it with a key.
+for (const button of document.querySelectorAll("button.answer")) {
+  const say = () => {
+    const { left, bottom } = button.getBoundingClientRect();
+    tipAt(left, bottom - 14, [place(button.getAttribute("aria-describedby")).textContent]);
+  };
+  for (const event of ["pointerenter", "focus", "click"]) button.addEventListener(event, say);
+  for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => { place("tip").hidden = true; });
+  button.addEventListener("keydown", (event) => { if (event.key === "Escape") place("tip").hidden = true; });
+}
+
 document.documentElement.classList.add("scripted");
 const height = (curve) => curve.scores[curve.metric]?.[peakPlace(curve)] ?? -1;
-const [first] = [...curves].sort((a, b) => (b.verdict === "holds") - (a.verdict === "holds") || a.dataset - b.dataset || height(b) - height(a));
+const [first] = [...curves].sort((a, b) => b.readable - a.readable || a.dataset - b.dataset || height(b) - height(a));
 Object.assign(state, { model: first.model, dataset: first.dataset, at: peakPlace(first), theme: isDark() });
 for (const { draw } of parts) draw(Object.keys(state));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change({ theme: isDark() }));
