@@ -34,11 +34,14 @@ def _matrix(cells: pd.DataFrame, width: int, unicode: bool) -> Iterator[Text]:
     tests = [str(name) for name in pd.unique(cells["test"])]
     ellipsis = "…" if unicode else "..."
     widest = max(len(str(name)) for name in cells["train"])
-    first, wide = min(widest, 24), max(6, min(12, max(map(len, tests))))
+    first = min(widest, 24)
+    longest = max(map(len, tests))
+    room = (width - first - 9) // len(tests) - 2
+    wide = max(6, min(longest, room))
     numbers = cells["auroc"].isna().all()
     score = "rank_correlation" if numbers else "auroc"
     label = "rank r" if numbers else "AUROC"
-    if first + 9 + (wide + 2) * len(tests) > width:
+    if room < max(6, min(longest, 12)):
         yield from _worst(cells, score, label, first, ellipsis)
         return
     heads = "  ".join(f"{elide(name, wide, ellipsis):>{wide}}" for name in tests)
