@@ -197,6 +197,10 @@ class Run:
         self._traces, self._matrix = [], None
         untrained: dict[tuple[str, str, str], Results] = {}
         written, due = 0, 0.0
+        encoder = encoder_config(self.config.probe.text_encoder)
+        if "text_encoder" in self.config.probe.controls and not (extract or is_local(encoder)):
+            raise UserError(f"{encoder.name}: not extracted yet, nor on this disk; run `llmprobe "
+                            "extract` with the same config first, or `llmprobe run`")  # fmt: skip
         for _ in self._encode() if extract else ():
             pass
         try:

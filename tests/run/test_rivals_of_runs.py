@@ -65,13 +65,21 @@ def test_token_embeddings_are_probed_as_layer_0_of_the_mean_is(config: Path) -> 
     assert alone.summary["token_embeddings_accuracy"].item() == stated
 
 
-def test_a_stage_alone_asks_for_the_embeddings_too(config: Path) -> None:
+def test_a_stage_alone_asks_for_the_embeddings_too_and_downloads_no_encoder(config: Path) -> None:
     without = ["probe.controls=[bag_of_words]"]
     for _ in Run(load_config(config, without), config.parent / "run").extract():
         pass
     with pytest.raises(UserError, match="not extracted yet"):
         Run(load_config(config, ["probe.controls=[token_embeddings]"]),
             config.parent / "run").probe()  # fmt: skip
+    here = load_config(config).probe.text_encoder
+    for encoder, message in (
+        (here, "tiny-bert on first: not extracted yet"),
+        ("minilm", "minilm: not extracted yet, nor on this disk"),
+    ):
+        both = [f"probe.text_encoder={encoder}", "probe.controls=[text_encoder]"]
+        with pytest.raises(UserError, match=message):
+            Run(load_config(config, both), config.parent / "run").probe()
 
 
 def test_the_text_encoder_is_run_once_and_gone_before_a_model_is_loaded(
