@@ -150,10 +150,6 @@ class Scorer:
         layer: int | None = None,
         options: ReadingOptions | None = None,
     ) -> None:
-        if path.is_dir():
-            inside = sorted(map(str, path.glob("probes/*/*.safetensors")))
-            such = f", such as {inside[0]}" if inside else ""
-            raise UserError(f"{path}: is a folder; a probe is one .safetensors file{such}")
         self.probe = load_probe(path)
         self.layer = self.probe.layer_or_best(layer)
         self.reader = NewTextReader(self.probe, str(path), options)

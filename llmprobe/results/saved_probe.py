@@ -225,9 +225,13 @@ def load_probe(path: str | Path) -> SavedProbe:
     Raises
     ------
     UserError
-        There is no such file, or it is not a saved probe.
+        There is no such file, or it is a folder or not a saved probe.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(map(str, path.rglob("*.safetensors")))
+        such = f", such as {inside[0]}" if inside else ""
+        raise UserError(f"{path}: is a folder; a probe is one .safetensors file{such}")
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     with foreign_errors(f"{path}: not a saved probe, or damaged"):
