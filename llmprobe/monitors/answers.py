@@ -92,7 +92,7 @@ def answer_all(model: ModelConfig, dataset: ConceptDataset, asked: Asked, out: P
         judge = _JUDGES[asked.judge]
         known = sorted({*rights}, key=len, reverse=True)
         right = [judge(answer, one, known) for answer, one in zip(answers, rights, strict=True)]
-        lines[0] += f", {sum(right) / len(right):.1%} of them right ({asked.judge})"
+        lines[0] += f", {100 * sum(right) / len(right):.1f} % of them right ({asked.judge})"
     empty = sum(not answer.strip() for answer in answers)
     if empty == len(answers):
         raise UserError(f"{dataset.name}: every answer of {model.name} is empty; ask otherwise, "
@@ -108,6 +108,9 @@ def answer_all(model: ModelConfig, dataset: ConceptDataset, asked: Asked, out: P
 
 def _turns(dataset: ConceptDataset, asked: Asked) -> list[list[Turn]] | None:
     """Return the turns that are answered; None where texts go on as they are."""
+    if dataset.words is not None:
+        raise UserError(f"{dataset.name}: its labels are of words in a text; what is answered is "
+                        "a text with a label of its own")  # fmt: skip
     if dataset.turns is None:
         return [[Turn("user", 0, len(t))] for t in dataset.texts] if asked.chat else None
     for row, turns in enumerate(dataset.turns):
@@ -124,6 +127,9 @@ def _expected(dataset: ConceptDataset, asked: Asked) -> list[str]:
             raise UserError("--expected and --word belong to --judge")
         return []
     values = dataset.labels.tolist()
+    if asked.expected is None and dataset.concepts:
+        raise UserError(f"{dataset.name}: a text has labels of {len(dataset.concepts)} concepts; "
+                        "--expected names the column of what is right")  # fmt: skip
     if asked.expected is not None:
         if asked.expected not in dataset.fields:
             known = [str(column) for column in dataset.fields.columns]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,11 @@ def test_what_cannot_be_answered_is_one_sentence(
     ):
         with pytest.raises(UserError, match=message):
             answer_all(model, data, asked, out)
+    words = replace(data, words=[(0, 1)] * len(data))
+    several = replace(data, concepts={"a": data.labels, "b": data.labels})
+    for other, message in ((words, "labels are of words"), (several, "labels of 2 concepts")):
+        with pytest.raises(UserError, match=message):
+            answer_all(one, other, Asked(judge="exact"), out)
     assert not out.exists()
     out.write_text("")
     with pytest.raises(UserError, match="is there already"):

@@ -238,7 +238,7 @@ GOLDEN = {"token_ids": [1, 5], "positions": [1], "layer": 3, "logit": [0.5, 1.0,
 
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path.unlink(), "there is no such file"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder; a probe is one .safetensors file"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder; a probe is one"),
     "empty": (lambda path: path.write_bytes(b""), "not a saved probe, or damaged"),
     "text": (lambda path: path.write_text("layer,accuracy\n" * 9), "not a saved probe, or damaged"),
     "cut in the header": (lambda path: cut(path, 0.1), "not a saved probe, or damaged"),
