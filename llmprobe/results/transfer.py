@@ -19,6 +19,14 @@ from llmprobe.results.evidence import TRANSFER_MARGIN
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TRANSFER_MARKS = {"yes": "", "opposite": "!", "no": "–", "unclear": "?", "not defined": ""}
+"""What stands behind a score for what is read there, in figures and on the page."""
+
+
+def as_aurocs(cells: pd.DataFrame) -> pd.Series:
+    """Return the AUROC of each cell; of a rank correlation r about what it is, (1 + r) / 2."""
+    return cells["auroc"].astype(float).fillna((1 + cells["rank_correlation"].astype(float)) / 2)
+
 
 @dataclass(frozen=True)
 class TransferMatrix:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import Opened
+from synthetic_runs import write_page
 
 from llmprobe.ground.errors import UserError
 from llmprobe.reporting.terminal_transfer import transfer_lines
 from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS
+from llmprobe.results.results import Results
 from llmprobe.results.transfer import TransferMatrix, with_answers
 
 
@@ -28,7 +32,7 @@ def matrix_of(names: Sequence[str], layers: int = 3, is_crossed: bool = False) -
              "p_value": 0.001, "note": ""}
         )  # fmt: skip
     by_layer = [
-        {**cell, "train_layer": i, "test_layer": j}
+        {**cell, "train_layer": i, "test_layer": j} | ({} if i else {"auroc": 0.5})
         for cell in cells
         for i, j in product(range(layers), range(layers))
         if i == j or is_crossed
@@ -49,9 +53,27 @@ def test_the_heatmap_writes_each_cell_and_marks_the_opposite(tmp_path: Path) -> 
 def test_curves_are_at_home_and_elsewhere() -> None:
     figure = matrix_of(["a", "b", "c"]).plot.curves()
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    assert np.asarray(lines["at home"]) == pytest.approx([0.9] * 3)
-    assert np.asarray(lines["mean elsewhere"]) == pytest.approx([0.55] * 3)
-    assert np.asarray(lines["worst elsewhere"]) == pytest.approx([0.2] * 3)
+    assert np.asarray(lines["at home"]) == pytest.approx([0.5, 0.9, 0.9])
+    assert np.asarray(lines["mean elsewhere"]) == pytest.approx([0.5, 0.55, 0.55])
+    assert np.asarray(lines["worst elsewhere"]) == pytest.approx([0.5, 0.2, 0.2])
+
+
+def test_the_page_has_the_matrix_at_the_best_layers_and_at_each(
+    shown: Callable[..., Opened], trial: Results, tmp_path: Path
+) -> None:
+    matrix = matrix_of(["affirmed", "negated"])
+    run = replace(trial, transfer=matrix.table, transfer_layers=matrix.layers)
+    opened = shown(write_page(tmp_path / "report.html", run))
+    cells = opened.page.locator("#transfer-matrix tbody td")
+    assert cells.all_inner_texts() == ["1", "0.90", "0.20!", "1", "0.20!", "0.90"]
+    slider = opened.page.locator("#transfer-layer")
+    slider.focus()
+    slider.press("ArrowRight")
+    assert cells.all_inner_texts() == ["0", "0.50", "0.50", "0", "0.50", "0.50"]
+    assert opened.page.locator("#transfer-at").inner_text() == "layer 0"
+    slider.press("End")
+    assert cells.all_inner_texts() == ["2", "0.90", "0.20", "2", "0.20", "0.90"]
+    assert not opened.complaints
 
 
 def test_layers_are_crossed_where_they_were_asked_for() -> None:

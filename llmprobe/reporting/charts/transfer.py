@@ -13,10 +13,8 @@ from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.style import COLOURS, GREY, label, styled
 from llmprobe.results.figures import figure
 from llmprobe.results.results import Results
-from llmprobe.results.transfer import TransferMatrix
+from llmprobe.results.transfer import TRANSFER_MARKS, TransferMatrix, as_aurocs
 
-_MARKS = {"opposite": "!", "no": "–", "unclear": "?"}
-"""What stands behind a number for what a probe reads there; nothing where it reads the same."""
 _MOST_NUMBERS = 16
 """Sets beside each other whose cells have room for a number."""
 
@@ -28,6 +26,7 @@ _MOST_NUMBERS = 16
     "opposite (!); – nothing, ? unclear. The diagonal is out-of-fold.",
     alt="Heatmap: a row for each set that probes were fitted on, a column for each set that they "
     "were scored on, with the AUROC. transfer.csv holds the same numbers.",
+    drawn_by_script=True,
 )
 def transfer_figure(results: Results) -> Figure | None:
     """Draw the train × test heatmap of a run; None where nothing was transferred."""
@@ -89,7 +88,7 @@ def transfer_heatmap(matrix: TransferMatrix, layer: int | None = None) -> Figure
     for ax, ((model, position), cells) in zip(axes, panels, strict=True):
         several = table["position"].nunique() > 1
         ax.set_title(label(f"{model} @ {position}" if several else str(model), 40))
-        score = _scores(cells)
+        score = as_aurocs(cells)
         wide = pd.DataFrame({"train": cells["train"], "test": cells["test"], "score": score})
         wide = wide.pivot_table(index="train", columns="test", values="score", sort=False,
                                 dropna=False)  # fmt: skip
@@ -107,7 +106,7 @@ def transfer_heatmap(matrix: TransferMatrix, layer: int | None = None) -> Figure
 def transfer_curves(matrix: TransferMatrix) -> Figure:
     """Draw AUROC by layer at home, its mean elsewhere and the worst: a panel for each train set."""
     layers = matrix.layers[~_crossed(matrix.layers)]
-    layers = layers.assign(score=_scores(layers))
+    layers = layers.assign(score=as_aurocs(layers))
     groups = list(layers.groupby(["model", "position", "train"], sort=False))
     columns = min(len(groups), 4)
     rows = -(-len(groups) // columns)
@@ -157,7 +156,7 @@ def transfer_across_layers(
     """
     if not _crossed(matrix.layers).any():
         raise UserError("transfer: layers were not crossed; ask for across_layers: true")
-    layers = matrix.layers.assign(score=_scores(matrix.layers))
+    layers = matrix.layers.assign(score=as_aurocs(matrix.layers))
     train = layers["train"].iloc[0] if train is None else train
     test = train if test is None and (layers["test"] == train).any() else test
     test = layers["test"].iloc[0] if test is None else test
@@ -192,11 +191,6 @@ def _crossed(layers: pd.DataFrame) -> pd.Series:
     return layers["train_layer"] != layers["test_layer"]
 
 
-def _scores(cells: pd.DataFrame) -> pd.Series:
-    """Return AUROCs; of numbers, what an AUROC of that rank correlation would be."""
-    return cells["auroc"].astype(float).fillna((1 + cells["rank_correlation"].astype(float)) / 2)
-
-
 def _draw(ax: Axes, values: np.ndarray) -> None:
     ax.imshow(values, cmap=CHANCE_MAP, norm=Normalize(0, 1), aspect="equal")
     ax.spines[:].set_visible(False)
@@ -208,6 +202,6 @@ def _write(ax: Axes, wide: pd.DataFrame, cells: pd.DataFrame) -> None:
     reads = cells.set_index(["train", "test"])["reads"].to_dict()
     for (y, x), value in np.ndenumerate(wide.to_numpy()):
         if not np.isnan(value):
-            mark = _MARKS.get(reads[wide.index[y], wide.columns[x]], "")
+            mark = TRANSFER_MARKS[reads[wide.index[y], wide.columns[x]]]
             colour = "white" if abs(value - 0.5) > 0.3 else "black"
             ax.text(x, y, f"{value:.2f}{mark}", ha="center", va="center", color=colour, fontsize=7)

@@ -44,7 +44,17 @@ from llmprobe.results.results import Results
 _MOST_FILE_BYTES = 1_000_000
 _TRACE_SIZE = 40, 50
 """Most tokens and layers of a trace."""
-_SCRIPTS = ("state", "charts", "heatmap", "layer", "clouds", "curves", "examples", "start")
+_SCRIPTS = (
+    "state",
+    "charts",
+    "heatmap",
+    "layer",
+    "clouds",
+    "curves",
+    "examples",
+    "transfer",
+    "start",
+)
 _DARK_MAP = LinearSegmentedColormap.from_list(
     "dark",
     [
@@ -121,6 +131,7 @@ def write_report(
         script_hashes=Markup(" ".join(map(_hash, scripts))),
         scripts=[Markup(text) for text in scripts],
         data=Markup(as_json(payload(run) | {"files": files_in_page} | _colours())),
+        transfer=run.transfer_matrix is not None,
         notes=run.notes,
         findings=[*about.findings, *([] if compared is None else compared.sentences())],
         cards=_cards(run),

@@ -18,6 +18,7 @@ from llmprobe.results.evidence import Evidence
 from llmprobe.results.metrics import METRICS
 from llmprobe.results.predictions import LayerScores, scores_by_layer
 from llmprobe.results.results import Results
+from llmprobe.results.transfer import TRANSFER_MARKS, as_aurocs
 
 MOST_CELLS = 6000
 """Layers × curves up to which each has its confusion, its calibration and all of its scores."""
@@ -86,7 +87,44 @@ def payload(run: Results) -> dict[str, Any]:
             }
             for curve, evidence in judged
         ],
+        "transfer": _transfer(run),
     }  # fmt: skip
+
+
+def _transfer(run: Results) -> list[dict[str, Any]]:
+    """Return the train × test matrix of each model and position, at each layer."""
+    matrix = run.transfer_matrix
+    if matrix is None:
+        return []
+    same = matrix.layers[matrix.layers["train_layer"] == matrix.layers["test_layer"]]
+    several = matrix.table["position"].nunique() > 1
+    matrices = []
+    for (model, position), cells in matrix.table.groupby(["model", "position"], sort=False):
+        rows = same[(same["model"] == model) & (same["position"] == position)]
+        layers = sorted(set(rows["test_layer"]))
+        train, test = (pd.unique(cells[side]).tolist() for side in ("train", "test"))
+        known = dict(
+            zip(
+                rows[["train", "test", "test_layer"]].itertuples(index=False, name=None),
+                as_aurocs(rows).round(3),
+                strict=True,
+            )
+        )
+        reads = cells.set_index(["train", "test"])["reads"].to_dict()
+        best = cells.groupby("train", sort=False)["train_layer"].first()
+        matrices.append(
+            {
+                "model": f"{model} @ {position}" if several else model,
+                "train": train, "test": test, "layers": layers,
+                "best": [layers.index(best[name]) for name in train],
+                "marks": [[TRANSFER_MARKS[reads[a, b]] for b in test] for a in train],
+                "scores": [
+                    [[_number(known.get((a, b, layer), np.nan)) for b in test] for a in train]
+                    for layer in layers
+                ],
+            }
+        )  # fmt: skip
+    return matrices
 
 
 def _scores(
