@@ -229,7 +229,8 @@ def load_probe(path: str | Path) -> SavedProbe:
     """
     path = Path(path)
     if path.is_dir():
-        inside = sorted(map(str, path.rglob("*.safetensors")))
+        patterns = ("*.safetensors", "probes/*/*.safetensors")
+        inside = sorted(str(file) for pattern in patterns for file in path.glob(pattern))
         such = f", such as {inside[0]}" if inside else ""
         raise UserError(f"{path}: is a folder; a probe is one .safetensors file{such}")
     if not path.is_file():

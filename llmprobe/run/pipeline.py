@@ -138,10 +138,15 @@ class Run:
             else:
                 yield extractor.extract(dataset)
 
+    @property
+    def _read(self) -> list[ConceptDataset]:
+        """The datasets that are extracted: one for all concepts of a file."""
+        return [*{dataset.stem or dataset.name: dataset for dataset in self.datasets}.values()]
+
     def estimates(self) -> Iterator[str]:
         """Yield what each extraction would cost, a line each. Downloads nothing."""
         yield from self.missing
-        texts = sum(map(len, self.datasets))
+        texts = sum(map(len, self._read))
         name = self.config.probe.text_encoder
         if "text_encoder" in self.config.probe.controls:
             yield from self._estimates_of(encoder_config(name), lambda: TextEncoder(name))
@@ -155,15 +160,15 @@ class Run:
     def _estimates_of(self, model: ModelConfig, make: Callable[[], Extractor]) -> Iterator[str]:
         """Yield what one model's extractions would cost; ``make`` makes its extractor."""
         if not is_local(model):
-            texts = sum(map(len, self.datasets))
+            texts = sum(map(len, self._read))
             yield (
                 f"{model.name}: {expected_size(model)} is not on this disk and would be "
-                f"downloaded first, for {texts:,} texts of {len(self.datasets)} datasets"
+                f"downloaded first, for {texts:,} texts of {len(self._read)} datasets"
             )
             return
         extractor = make()
-        for dataset in self.datasets:
-            line = f"{model.name} on {dataset.name}: {len(dataset):,} texts"
+        for dataset in self._read:
+            line = f"{model.name} on {dataset.stem or dataset.name}: {len(dataset):,} texts"
             done = extractor.find(dataset) is not None
             cost = "already extracted" if done else extractor.estimate(dataset)
             yield f"{line}, {cost}"
