@@ -53,7 +53,11 @@ def ranges(
     """
     kind, _, name = position.partition(":")
     where = f"{where}: position {position!r}"
-    if kind == "token":
+    if position == "tokens" and words is not None:
+        raise UserError(
+            f"{where}: labels are of words; mean, first and last are of a word's tokens"
+        )
+    if kind in ("token", "tokens"):
         return None
     if not name:
         return None if words is None else list(words)

@@ -356,7 +356,7 @@ class Extractor:
     def _ranges(self, dataset: ConceptDataset) -> dict[str, list[tuple[int, int]]]:
         """Return the part of each text for those positions that are of a part."""
         ranges = {position: dataset.ranges(position, self.config.occurrence)
-                  for position in self._one_place}  # fmt: skip
+                  for position in self.config.positions}  # fmt: skip
         return {position: parts for position, parts in ranges.items() if parts is not None}
 
     def _fill(

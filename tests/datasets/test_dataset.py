@@ -173,6 +173,9 @@ def test_a_position_is_of_a_word_a_turn_or_all_of_the_text() -> None:
     words = ConceptDataset("x", ["a b"] * 2, np.array([0, 1]), words=[(0, 1), (2, 3)])
     assert words.ranges("last") == words.ranges("mean") == [(0, 1), (2, 3)]
     assert words.ranges("token:0") is None
+    assert chats.ranges("tokens") is None
+    with pytest.raises(UserError, match="labels are of words"):
+        words.ranges("tokens")
     with pytest.raises(UserError, match="no chats"):
         words.ranges("turn:user")
     assert words.take([1, 0]).words == [(2, 3), (0, 1)]
