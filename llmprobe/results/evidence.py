@@ -78,7 +78,7 @@ QUESTIONS: Mapping[str, Question] = {
     "transfers": Question(
         "transfers",
         "Does its probe read the same in other forms or datasets?",
-        "No other form, wording or dataset was tried, so it may read one of these alone.",
+        "No other form, wording or dataset was tried (transfer): it may read one of them alone.",
     ),
     "said": Question("said", "Does the model say it?", "What the model says was not asked."),
     "used": Question(
@@ -431,23 +431,34 @@ def _transfers(curve: Curve, is_read: bool) -> Answer:
         return Answer(
             "does not apply", "Nothing is shown to be above chance that could be read elsewhere."
         )
-    test, p = str(curve.summary.get("worst_transfer_test")), curve.number("worst_transfer_p_value")
+    p = curve.number("worst_transfer_p_value")
+    train, test = (
+        str(curve.summary.get(f"worst_transfer_{end}") or "") for end in ("train", "test")
+    )
+    # The curve's own probe is fitted on all of the dataset; that of a part of it is another one.
+    is_part = train not in ("", "nan", curve.dataset)
+    whence = f"from {train} " if is_part else ""
     number = _with_interval(value, low, high)
     known = "" if isnan(p) else f", p {_equals(p)}"
-    sentence = f"At worst, on {test}, its probe has AUROC {number}{known}; chance 0.50."
+    how = f"fitted on {train} and scored on {test}" if is_part else f"scored on {test}"
+    sentence = f"At worst, {how}, AUROC {number}{known}; chance 0.50."
 
     def answered(word: Word, clause: str, more: str = "") -> Answer:
         return Answer(word, sentence + more, value, low, high, number, f"{clause} ({number})")
 
     if high < 0.5:
-        return answered("no", f"reads the opposite on {test}", " There it reads the opposite.")
+        clause = f"reads the opposite on {test}"
+        clause = f"fitted on {train} it {clause}" if is_part else clause
+        return answered("no", clause, " There it reads the opposite.")
     if high <= 0.5 + TRANSFER_MARGIN:
         return answered(
-            "no", f"does not transfer to {test}", f" It ends within {TRANSFER_MARGIN} of that."
+            "no",
+            f"does not transfer {whence}to {test}",
+            f" It ends within {TRANSFER_MARGIN} of that.",
         )
     if low > 0.5 + TRANSFER_MARGIN and not p > SURE:
-        return answered("yes", f"transfers, at worst to {test}")
-    clause, error = f"unclear whether it transfers to {test}", (high - low) / (2 * _ENDS)
+        return answered("yes", f"transfers, at worst {whence}to {test}")
+    clause, error = f"unclear whether it transfers {whence}to {test}", (high - low) / (2 * _ENDS)
     more = ""
     if error > 0:
         distances = value - 0.5 - TRANSFER_MARGIN, 0.5 + TRANSFER_MARGIN - value, 0.5 - value

@@ -326,6 +326,18 @@ def test_the_worst_transfer_is_answered_by_its_interval(
     assert one.clause.startswith(clause)
 
 
+def test_a_probe_of_a_part_of_the_dataset_is_said_to_be_that() -> None:
+    known = transferred(0.10, 0.17) | {"worst_transfer_train": "affirmed"}
+    one = answer("transfers", **known)
+    assert one.clause == "fitted on affirmed it reads the opposite on negated (0.14 [0.10, 0.17])"
+    assert one.sentence.startswith("At worst, fitted on affirmed and scored on negated, AUROC 0.14")
+    own = answer("transfers", **(known | {"worst_transfer_train": "capitals"}))
+    assert own.clause == "reads the opposite on negated (0.14 [0.10, 0.17])"
+    assert own.sentence.startswith("At worst, scored on negated, AUROC 0.14")
+    held = answer("transfers", **(known | transferred(0.7, 0.8)))
+    assert held.clause.startswith("transfers, at worst from affirmed to negated (")
+
+
 def test_a_transfer_without_a_p_value_that_allows_for_the_matrix_is_unclear() -> None:
     assert answer("transfers", **transferred(0.7, 0.9, p=0.06)).answer == "unclear"
     assert answer("transfers", **transferred(0.7, 0.9, p=NAN)).answer == "yes"

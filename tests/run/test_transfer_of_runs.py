@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def test_a_run_with_the_section_writes_the_cells_and_the_worst_of_them(
     (worst,) = results.summary.to_dict("records")
     assert worst["worst_transfer_auroc"] == pytest.approx(elsewhere["auroc"].min())
     assert worst["worst_transfer_test"] in ("plain", "turned")
+    assert results.evidence[0].questions["transfers"].answer != "not asked"
+    (written,) = json.loads((tmp_path / "out" / "evidence.json").read_text("utf-8"))
+    assert written == results.evidence[0].as_json()
     report(tmp_path / "out")
     assert (tmp_path / "out" / "figures" / "transfer.svg").is_file()
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
