@@ -90,9 +90,9 @@ def toy(tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.Mon
         toy.extracted.append(dataset.name)
         return fill(self, store, dataset, *rest)
 
-    def counted_probe(activations: Any, config: Any) -> Any:
+    def counted_probe(activations: Any, config: Any, **options: Any) -> Any:
         toy.probed.append(activations.dataset.name)
-        return probe(activations, config)
+        return probe(activations, config, **options)
 
     monkeypatch.setattr(Extractor, "_fill", counted_fill)
     monkeypatch.setattr(parts, "probe", counted_probe)
@@ -240,10 +240,10 @@ def test_an_interrupted_run_leaves_no_probe_of_another_config(
     toy.run()
     probe = parts.probe
 
-    def interrupted(activations: Any, config: Any) -> Any:
+    def interrupted(activations: Any, config: Any, **options: Any) -> Any:
         if activations.dataset.name == "second":
             raise KeyboardInterrupt
-        return probe(activations, config)
+        return probe(activations, config, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(parts, "probe", interrupted)
@@ -471,10 +471,10 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     toy.out = toy.out.with_name("other")
     probe = parts.probe
 
-    def interrupted(activations: Any, config: Any) -> Any:
+    def interrupted(activations: Any, config: Any, **options: Any) -> Any:
         if activations.dataset.name == "second":
             raise KeyboardInterrupt
-        return probe(activations, config)
+        return probe(activations, config, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(parts, "probe", interrupted)
@@ -516,7 +516,7 @@ def slow(activations, config):
     if activations.dataset.name == "second":
         print("waiting", flush=True)
         time.sleep(600)
-    return probe(activations, config)
+    return probe(activations, config, **options)
 parts.probe = slow
 raise SystemExit(main(sys.argv[1:]))
 """
@@ -614,10 +614,10 @@ def test_a_report_needs_no_config(
 def test_what_a_run_has_not_finished_is_said(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = parts.probe
 
-    def interrupted(activations: Any, config: Any) -> Any:
+    def interrupted(activations: Any, config: Any, **options: Any) -> Any:
         if activations.dataset.name == "second":
             raise KeyboardInterrupt
-        return probe(activations, config)
+        return probe(activations, config, **options)
 
     monkeypatch.setattr(parts, "probe", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -649,7 +649,7 @@ def slow(activations, config):
     if activations.dataset.name == sys.argv[1]:
         print("waiting", flush=True)
         time.sleep(600)
-    return probe(activations, config)
+    return probe(activations, config, **options)
 parts.probe = slow
 raise SystemExit(main(sys.argv[2:]))
 """
