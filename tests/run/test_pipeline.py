@@ -275,7 +275,7 @@ def test_few_permutations_do_not_hide_what_is_above_chance(toy: Toy, permutation
     assert summary["peak_accuracy"].item() == 1
     assert summary["peak_p_value"].item() == 1 / (permutations + 1)
     report(toy.out)
-    assert "first is readable best at layer" in (toy.out / "report.html").read_text()
+    assert "on first</strong>: readable" in (toy.out / "report.html").read_text()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "vulkan"])
@@ -493,7 +493,7 @@ def test_an_interruption_before_anything_new_leaves_the_old_run_as_it_was(
     toy.run()
     before = {name: (toy.out / name).read_bytes() for name in files(toy.out)}
 
-    def interrupted(*_: Any) -> Any:
+    def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(parts, "probe", interrupted)
@@ -668,7 +668,7 @@ raise SystemExit(main(sys.argv[2:]))
         said = capsys.readouterr().err + caplog.text
         assert ("the run has no results yet" if code else "lacks tiny-llama on second") in said
     assert set(toy.tables()["results"]["dataset"]) == {"first"}
-    assert "first is readable best at layer" in (toy.out / "report.html").read_text()
+    assert "on first</strong>: readable" in (toy.out / "report.html").read_text()
 
 
 def test_the_same_work_gives_the_same_bytes(toy: Toy) -> None:
