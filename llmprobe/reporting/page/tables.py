@@ -41,8 +41,8 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
     score = f"{labels.pop() if len(labels) == 1 else 'score'} there"
     headers = (
         *("model", "dataset", "test examples" if held_out else "examples", "best layer", score),
-        *("AUROC there", "p", "p, adjusted", "chance", "bag of words", "token embeddings"),
-        "random weights",
+        *("AUROC there", "p", "p, adjusted", "chance"),
+        *(rival.replace("_", " ") for rival in RIVALS),
         *("jump layer", "converging layer", "above half from", "above half to"),
     )
     rows = [
