@@ -93,7 +93,9 @@ class Trace:
             entry = {key: value for key, value in entry.items() if key not in UNSIGNED}
             if "trace" in entry:  # Version 0.1.0 kept the title of an example beside its trace.
                 entry = {**entry["trace"], "title": entry["title"]}
-            trace = Trace(**{**entry, "scores": np.array(entry["scores"], dtype=float)})
+            read = tuple(map(int, entry.get("read", ())))
+            scores = np.array(entry["scores"], dtype=float)
+            trace = Trace(**{**entry, "scores": scores, "read": read})
             whole = trace.scores.shape == (len(trace.layers), len(trace.tokens))
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise UserError(f"not a trace: {error}") from None
