@@ -53,8 +53,9 @@ def rendered(
     """
     if not tokenizer.chat_template:
         raise UserError(
-            f"{where}: these are chats, and this model's tokenizer has no chat template; take a "
-            "model that was made for chats, or make one text of each with `template`"
+            f"{where}: this model's tokenizer has no chat template, which chats and "
+            "extract.chat_template need; take a model that was made for chats, or make one text of "
+            "each with `template`"
         )
     around: dict[tuple[str, ...], list[str] | None] = {}
 

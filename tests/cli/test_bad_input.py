@@ -256,7 +256,8 @@ TEMPLATES = {
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "maximum recursion depth",
     "{% include '/etc/passwd' %}": "no loader",
     "{{ 'a' * 99999999999999 }}": "Memory",
-    "{{ '\\ud800' }}": "the model's tokenizer fails on its texts",
+    "{{ messages[0].content }}{{ '\\ud800' }}": "the model's tokenizer fails on its texts",
+    "one for all": "leaves out, or changes, what 'user' says",
 }
 """Chat templates that are none, or refuse a text, and what is said of them."""
 
