@@ -381,7 +381,7 @@ def main_metrics(curves: Sequence[Curve]) -> list[Metric]:
 
 def same_layers(curves: Sequence[Curve]) -> bool:
     """Whether all models have as many layers, so that layers of one number stand at one depth."""
-    return len({curve.blocks or curve.layers[-1] for curve in curves if len(curve.rows)}) == 1
+    return len({(curve.blocks, curve.layers[-1]) for curve in curves if len(curve.rows)}) == 1
 
 
 def difficulty(curves: Sequence[Curve]) -> dict[str, float]:
