@@ -144,7 +144,7 @@ def refusals(model: Any, tokenizer: Any, folder: Path) -> list[tuple[Callable[[]
         (lambda: extract("x", DATASET, tokenizer=tokenizer), "an object goes with a model in mem"),
         (lambda: extract(tokenizer, DATASET), "the model is of the type 'TokenizersBackend'"),
         (lambda: trace(model, "a text"), "'LlamaForCausalLM' is no probe"),
-        (lambda: trace(folder, "a text"), "there is no such file"),
+        (lambda: trace(folder, "a text"), "is a folder; a probe is one .safetensors file"),
         (lambda: trace(folder, "a text", model=[model]), "the model is of the type 'list'"),
         (lambda: probe(model), "probe: 'LlamaForCausalLM' is no activations"),
         (

@@ -512,7 +512,7 @@ from llmprobe.run import parts, pipeline
 # A suite that runs in the background ignores the signal, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 probe = parts.probe
-def slow(activations, config):
+def slow(activations, config, **options):
     if activations.dataset.name == "second":
         print("waiting", flush=True)
         time.sleep(600)
@@ -645,7 +645,7 @@ import sys, time
 from llmprobe.cli.main import main
 from llmprobe.run import parts, pipeline
 probe = parts.probe
-def slow(activations, config):
+def slow(activations, config, **options):
     if activations.dataset.name == sys.argv[1]:
         print("waiting", flush=True)
         time.sleep(600)
