@@ -47,13 +47,14 @@ def trace(
         A text is too long or has no tokens; a state is not finite.
     """
     width, position = max(len(probe.classes), 1), str(probe.facts.get("position", "last"))
-    traces, pooling = [], Pooling.of(position)
+    traces, pooling, of_words = [], Pooling.of(position), bool(probe.facts.get("of_words"))
     with Capture(extractor.model, extractor.config.site, probe.layers) as capture:
         layers = list(capture.layers)
         for number, text in enumerate(texts, start=1):
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
-            # Other places are of fields and turns, which a text alone has not.
-            at = position if position in ("first", "mean") or pooling else "last"
+            # Other places are of fields, turns and words, which a text alone has not.
+            is_of_text = position in ("first", "mean") and not of_words
+            at = position if is_of_text or pooling else "last"
             tokenised = tokenise_new(
                 extractor, [text], where, position=at, chat=reading_of_chats(probe),
                 turns=None if turns is None else [turns[number - 1]],
@@ -79,7 +80,8 @@ def trace(
                     label=str(probe.classes[column]) if probe.classes else None,
                     position=position,
                     probe=probe.digest,
-                    read=read if pooling or position == "mean" else [],
+                    read=read if pooling or at == "mean" else [],
+                    of_words=of_words,
                 )
             )
     return traces

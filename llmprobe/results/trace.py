@@ -60,6 +60,8 @@ class Trace:
     """What is known of an example, such as its label and the answer; empty for a new text."""
     read: Sequence[int] = ()
     """Indices of the tokens that the probe reads of the text, where it reads several."""
+    of_words: bool = False
+    """Whether the probe's labels are of words, so that its position is of one in the text."""
 
     @property
     def file_name(self) -> str:
@@ -97,6 +99,7 @@ class Trace:
             scores = np.array(entry["scores"], dtype=float)
             trace = Trace(**{**entry, "scores": scores, "read": read})
             whole = trace.scores.shape == (len(trace.layers), len(trace.tokens))
+            whole = whole and isinstance(trace.of_words, bool)
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise UserError(f"not a trace: {error}") from None
         if trace.read and not set(trace.read) <= set(range(len(trace.tokens))):

@@ -26,6 +26,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.monitors import tracing
 from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.monitors.scoring import score_file
+from llmprobe.reporting.trace.view import TraceView
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 
 
@@ -355,6 +356,9 @@ def test_a_probe_of_words_scores_no_texts(tiny_model: Callable[..., Path], tmp_p
     results = llmprobe.probe(activations, permutations=0, progress=False)
     path = tmp_path / "probe.safetensors"
     results.probes[0].save(path)
+    (trace,) = llmprobe.trace(path, "the red one", model=str(tiny_model("llama")))
+    assert "fitted at the last token of a labelled word; elsewhere" in TraceView(trace).caution
+    assert not trace.read
     plain = tmp_path / "plain.csv"
     plain.write_text("text\nred one\n")
     with pytest.raises(UserError, match="labels are of words"):

@@ -81,6 +81,8 @@ class TraceView:
         place = _POSITIONS.get(kind, elide(self.trace.position, 40))
         if of and kind in _POSITIONS:
             place += f" of {elide(of, 40)!r}"
+        if self.trace.of_words:
+            place = place.replace("all tokens", "the tokens") + " of a labelled word"
         if pooling and pooling.kind == "last":
             place = f"the mean of the last {pooling.number:g} tokens"
         if self.trace.read:
