@@ -186,25 +186,9 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
         The model cannot be found or read, or has no stack of blocks; it does not fit into memory;
         bitsandbytes is missing, or cannot quantise it.
     """
-    require_bitsandbytes(config)
-    source = source or locate(config)
-    device = resolve_device(config.device)
-    if device.type == "cuda":
-        # What libraries allocate without naming a device belongs there too.
-        torch.cuda.set_device(device)
-    dtype = resolve_dtype(config.dtype, device)
-    tokenizer = load_tokenizer(source, config)
-    with user_errors(f"model {config.id!r} cannot be loaded"), fitting(config, device):
-        module = _load_module(config, source, dtype, device).eval()
-        model = described(config.name, module, tokenizer, device, dtype)
-    stored = f"{model.quantised:.0%} of its weights quantised, "
-    held = (f"{place} ({size(n)})" for place, n in held_on(module).items())
-    log.info(
-        "%s: %s, %d blocks of width %d, %s%s on %s",
-        config.name, type(module).__name__, len(model.blocks), model.hidden_size,
-        stored if model.quantised else "", dtype, ", ".join(held) if model.spread else device,
-    )  # fmt: skip
-    return model
+    from transformers import AutoModel
+
+    return _load(config, source or locate(config), AutoModel)[1]
 
 
 def load_language_model(config: ModelConfig) -> tuple[Any, LoadedModel]:
@@ -217,19 +201,37 @@ def load_language_model(config: ModelConfig) -> tuple[Any, LoadedModel]:
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
+    source = locate(config)
+    with user_errors(f"model {config.id!r} cannot be loaded"):
+        text = text_config(_configuration(config, source))
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or not _looks_left(text):
+        raise UserError(f"model {config.id!r}: does not say what comes next, so it answers nothing")
+    return _load(config, source, AutoModelForCausalLM)
+
+
+def _load(config: ModelConfig, source: ModelSource, kind: Any) -> tuple[Any, LoadedModel]:
+    """Load a model by one of transformers' classes, and find the blocks of its base model."""
+    from transformers import AutoModel
+
     require_bitsandbytes(config)
-    source, device = locate(config), resolve_device(config.device)
+    device = resolve_device(config.device)
+    if device.type == "cuda":
+        # What libraries allocate without naming a device belongs there too.
+        torch.cuda.set_device(device)
     dtype = resolve_dtype(config.dtype, device)
     tokenizer = load_tokenizer(source, config)
     with user_errors(f"model {config.id!r} cannot be loaded"), fitting(config, device):
-        architecture = _configuration(config, source)
-        text = text_config(architecture)
-        if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or not _looks_left(text):
-            raise UserError(f"model {config.id!r}: does not say what comes next, so it answers "
-                            "nothing")  # fmt: skip
-        module: Any = _load_module(config, source, dtype, device, AutoModelForCausalLM).eval()
-        base = described(config.name, module.base_model, tokenizer, device, dtype)
-    return module, base
+        module: Any = _load_module(config, source, dtype, device, kind).eval()
+        base = module if kind is AutoModel else module.base_model
+        model = described(config.name, base, tokenizer, device, dtype)
+    stored = f"{model.quantised:.0%} of its weights quantised, "
+    held = (f"{place} ({size(n)})" for place, n in held_on(module).items())
+    log.info(
+        "%s: %s, %d blocks of width %d, %s%s on %s",
+        config.name, type(module).__name__, len(model.blocks), model.hidden_size,
+        stored if model.quantised else "", dtype, ", ".join(held) if model.spread else device,
+    )  # fmt: skip
+    return module, model
 
 
 def described(
@@ -316,12 +318,9 @@ def _load_module(
     source: ModelSource,
     dtype: torch.dtype,
     device: torch.device,
-    kind: Any = None,
+    kind: Any,
 ) -> nn.Module:
-    """Load the base model, or one of another kind, on ``device``; spread if it has no room."""
-    from transformers import AutoModel
-
-    kind = kind or AutoModel
+    """Load a model by one of transformers' classes on ``device``; spread if it has no room."""
     where = f"model {config.id!r}"
     architecture = _configuration(config, source)
     quantised = config.quantization != "none" or hasattr(architecture, "quantization_config")
