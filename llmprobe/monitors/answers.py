@@ -190,13 +190,20 @@ def _generated(
     config = GenerationConfig(
         do_sample=False, max_new_tokens=asked.max_tokens, eos_token_id=ends,
         pad_token_id=first_end if padding is None else padding,
-        stop_strings=list(asked.stop) or None, return_dict_in_generate=True, **more,
+        return_dict_in_generate=True, **more,
     )  # fmt: skip
     inputs = torch.tensor(prompts, device=base.device)
+
+    # The library's own criterion of stop strings does not take every tokenizer.
+    def stopped(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        texts = base.tokenizer.batch_decode(ids[:, inputs.shape[1] :])
+        ended = [any(stop in text for stop in asked.stop) for text in texts]
+        return torch.tensor(ended, device=ids.device)
+
     with foreign_errors(f"model {base.name!r} cannot generate", out_of_memory):
         return head.generate(
             inputs, attention_mask=torch.ones_like(inputs), generation_config=config,
-            tokenizer=base.tokenizer if asked.stop else None,
+            stopping_criteria=[stopped] if asked.stop else None,
         )  # fmt: skip
 
 

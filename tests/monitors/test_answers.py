@@ -88,6 +88,18 @@ def test_answers_are_those_of_a_plain_loop_and_their_states_are_read_back(
         np.testing.assert_allclose(states.layer(layer)[alike], means, rtol=1e-4, atol=1e-5)
 
 
+def test_an_answer_ends_where_it_is_told_to(folder: Path, tmp_path: Path) -> None:
+    model, data = ModelConfig(id=str(folder), dtype="float32"), dataset()
+    answer_all(model, data, Asked(max_tokens=3), tmp_path / "whole.jsonl")
+    whole = {row["text"]: row["response"] for row in rows_of(tmp_path / "whole.jsonl")}
+    text, (first, stop) = next((text, response.split()[:2]) for text, response in whole.items()
+                               if len(set(response.split()[:2])) == 2)  # fmt: skip
+    answer_all(model, data, Asked(max_tokens=3, stop=(stop,)), tmp_path / "cut.jsonl")
+    cut = {row["text"]: row["response"] for row in rows_of(tmp_path / "cut.jsonl")}
+    assert cut[text].split() == [first]
+    assert not any(stop in response for response in cut.values())
+
+
 def test_an_interrupted_command_goes_on_after_what_it_has(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
