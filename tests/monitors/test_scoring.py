@@ -352,12 +352,14 @@ def test_a_probe_of_words_scores_no_texts(tiny_model: Callable[..., Path], tmp_p
     file = tmp_path / "words.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = llmprobe.load_dataset(file, tokens="tokens", tags="tags")
-    activations = llmprobe.extract(str(tiny_model("llama")), data, cache=False, progress=False)
+    activations = llmprobe.extract(
+        str(tiny_model("llama")), data, position="mean", cache=False, progress=False
+    )
     results = llmprobe.probe(activations, permutations=0, progress=False)
     path = tmp_path / "probe.safetensors"
     results.probes[0].save(path)
     (trace,) = llmprobe.trace(path, "the red one", model=str(tiny_model("llama")))
-    assert "fitted at the last token of a labelled word; elsewhere" in TraceView(trace).caution
+    assert "fitted at the mean of the tokens of a labelled word; else" in TraceView(trace).caution
     assert not trace.read
     plain = tmp_path / "plain.csv"
     plain.write_text("text\nred one\n")
