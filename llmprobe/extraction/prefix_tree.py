@@ -56,11 +56,11 @@ class _AncestorPath:
     """Number of tokens of the path; the first stands at position 0."""
     attention: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Keys and values of each attention layer, each [1, heads, length, head size]."""
-    states: Sequence[Tensor] = ()
-    """Of each layer, the hidden states of those tokens of the path that means below it are over.
-    Each [kept, d]"""
-    kept: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
-    """The positions of those tokens. [kept]"""
+    sums: Sequence[Tensor] = ()
+    """Of each layer, sums of the hidden states of those tokens of the path that means below it are
+    over: one for all that follow each other and are in the same means. Each [sums, d] float32"""
+    first: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    """The position of the first token of each sum. [sums]"""
 
 
 class PrefixTree:
@@ -98,7 +98,8 @@ class PrefixTree:
             tree = build_tree([self.prefix], [()])
             last_use = np.full(len(self.prefix), -1)
             last_use[list(self.read_in_prefix)] = len(tree)
-            *_, (_, _, self._above) = self._run(_Strand(tree, [], last_use))
+            # In which means they are differs between strands, so each is kept by itself.
+            *_, (_, _, self._above) = self._run(_Strand(tree, [], last_use, last_use))
 
     def __call__(self, texts: Sequence[Text]) -> Pending:
         """Return the states of some texts, [layers, rows, d], on their way to the host.
@@ -161,7 +162,7 @@ class PrefixTree:
                 past_key_values=cache,
                 use_cache=True,
             )
-        return rows, states, _AncestorPath(len(kept), cache.kept, reader.carried, reader.kept)
+        return rows, states, _AncestorPath(len(kept), cache.kept, reader.carried, reader.first)
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,9 @@ class _Strand:
     last_use: np.ndarray
     """For each position of a token, the last node at which a mean is read that is over a token
     there, -1 without any. [positions]"""
+    last_edge: np.ndarray
+    """The same of means that are over a token there and not over the one before, or the other way
+    round. [positions]"""
 
     @staticmethod
     def of(texts: Sequence[Text], skip: int) -> _Strand:
@@ -181,11 +185,18 @@ class _Strand:
         ends = [[place[-1] for place in text.places] for text in texts]
         tree = build_tree([text.tokens for text in texts], ends, skip)
         places = [place for text in texts for place in text.places]
-        last_use = np.full(max(len(text.tokens) for text in texts), -1)
+        last_use, last_edge = np.full((2, max(len(text.tokens) for text in texts) + 1), -1)
         for place, node in zip(places, tree.read.tolist(), strict=True):
-            if not (len(place) == 1 and place[0] >= skip):
-                last_use[list(place)] = np.maximum(last_use[list(place)], node)
-        return _Strand(tree, places, last_use)
+            if len(place) == 1 and place[0] >= skip:
+                continue
+            of = np.array(place)
+            gaps = np.flatnonzero(np.diff(of) > 1)
+            edges = np.concatenate([of[:1], of[gaps] + 1, of[gaps + 1]])
+            if of[-1] < skip:  # Else it is read at its end, and nothing of it comes after that.
+                edges = np.append(edges, of[-1] + 1)
+            last_use[of] = np.maximum(last_use[of], node)
+            last_edge[edges] = np.maximum(last_edge[edges], node)
+        return _Strand(tree, places, last_use, last_edge)
 
 
 class _Rows:
@@ -223,33 +234,39 @@ class _Rows:
         places = [strand.places[row] for row in rows]
         means = [i for i, place in enumerate(places) if len(place) > 1 or place[0] < skip]
         self.means = index(means)
-        # Columns are the kept states of the path, then the nodes of the slice.
-        depth = np.concatenate([path.kept, tree.depth[nodes.start : nodes.stop]])
+        # Columns are the sums of the path, then the nodes of the slice.
+        depth = np.concatenate([path.first, tree.depth[nodes.start : nodes.stop]])
         weights = np.zeros((len(means), len(depth)), dtype=np.float32)
         tops, ends = tree.tops(nodes), tree.end[nodes.start : nodes.stop]
         numbers = np.arange(nodes.start, nodes.stop)
         for weight, i in zip(weights, means, strict=True):
             place, node = places[i], int(tree.read[rows[i]])
             above = (numbers <= node) & (node < ends)
-            seen = np.concatenate([path.kept < tops[node - nodes.start], above])
+            seen = np.concatenate([path.first < tops[node - nodes.start], above])
             counts = np.zeros(len(strand.last_use), dtype=np.float32)
             counts[list(place)] = 1 / len(place)
             weight[:] = counts[depth] * seen
         self.weights = torch.from_numpy(weights).to(device)
-        stays = (path.kept < n_above) & (strand.last_use[path.kept] >= nodes.stop)
-        more = [n for n in goes_on if strand.last_use[tree.depth[n]] >= nodes.stop]
-        self.stays, self.more = index(np.flatnonzero(stays)), index(np.array(more) - nodes.start)
-        self.kept = np.concatenate([path.kept[stays], tree.depth[np.array(more, dtype=int)]])
+        stays = (path.first < n_above) & (strand.last_use[path.first] >= nodes.stop)
+        later = [n for n in goes_on if strand.last_use[tree.depth[n]] >= nodes.stop]
+        more = np.array(later, dtype=int)
+        # A sum ends where a later text leaves the path, and where some mean begins or ends.
+        leaves = (more == more[:1]) | (tree.last_child[tree.parent[more]] >= nodes.stop)
+        begins = leaves | (strand.last_edge[tree.depth[more]] >= nodes.stop)
+        self.stays, self.more = index(np.flatnonzero(stays)), index(more - nodes.start)
+        self.sum_of, self.n_sums = index(begins.cumsum() - 1), int(begins.sum())
+        self.first = np.concatenate([path.first[stays], tree.depth[more[begins]]])
         self.carried: list[Tensor] = []
 
     def __call__(self, layer: int, states: Tensor) -> Tensor:
         states, device = states[0], states.device
         rows = states[self.nodes.to(device)]
-        above = self.path.states[layer].to(device) if self.path.states else states[:0]
+        above = self.path.sums[layer].to(device) if self.path.sums else states[:0].float()
         if len(self.means):
-            columns = torch.cat([above, states]).float()
+            columns = torch.cat([above, states.float()])
             rows[self.means.to(device)] = (self.weights.to(device) @ columns).to(rows.dtype)
-        more = states[self.more.to(device)]
+        more = above.new_zeros(self.n_sums, states.shape[1])
+        more.index_add_(0, self.sum_of.to(device), states[self.more.to(device)].float())
         self.carried.append(torch.cat([above[self.stays.to(device)], more]))
         return rows
 

@@ -28,6 +28,8 @@ class TokenTree:
     end: np.ndarray
     """The node after each node's subtree: node ``j`` is below ``i`` (or is it) when
     ``i <= j < end[i]``. [nodes]"""
+    last_child: np.ndarray
+    """The last of the nodes right below each node, -1 without any. [nodes]"""
     read: np.ndarray
     """The node at which each row can be read, since all before it is above it. [rows]"""
 
@@ -78,6 +80,7 @@ def build_tree(
     depth: list[int] = []
     parent: list[int] = []
     end: list[int] = []
+    last_child: list[int] = []
     read: list[int] = []
     path: list[int] = []
     before: Sequence[int] = ()
@@ -87,16 +90,21 @@ def build_tree(
             end[node] = len(token)
         del path[shared - skip :]
         for position in range(shared, len(text)):
+            if path:
+                last_child[path[-1]] = len(token)
             parent.append(path[-1] if path else -1)
             path.append(len(token))
             token.append(text[position])
             depth.append(position)
             end.append(-1)
+            last_child.append(-1)
         read += [path[max(position - skip, 0)] for position in read_at]
         before = text
     for node in path:
         end[node] = len(token)
-    arrays = (np.array(values, dtype=int) for values in (token, depth, parent, end, read))
+    arrays = (
+        np.array(values, dtype=int) for values in (token, depth, parent, end, last_child, read)
+    )
     return TokenTree(*arrays)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import ARCHITECTURES, BOTH_WAYS, WORDS
 from transformers import PreTrainedTokenizerFast
 
@@ -23,8 +25,10 @@ from llmprobe.extraction import runner as running
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
+from llmprobe.extraction.padded import PaddedBatches
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE, ExtractionPlan
 from llmprobe.extraction.runner import make_runner
+from llmprobe.extraction.tokens import Text, TokenisedTexts
 from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import LoadedModel, load_model
 
@@ -283,3 +287,36 @@ def test_an_extraction_takes_a_way_that_is_right_for_the_model(
     assert activations.facts["check"] < 1e-5
     states = np.stack([activations.layer(i) for i in activations.layers], axis=1)
     assert_same(states, expected_states(one.model, "residual", data)["last"])
+
+
+@st.composite
+def texts_with_places(draw: st.DrawFn) -> TokenisedTexts:
+    """Texts of few words, which share much; of each, means over any of its tokens."""
+    tokens = st.integers(4, 6)
+    ids = draw(st.lists(st.lists(tokens, min_size=1, max_size=9), min_size=1, max_size=9))
+    shared = draw(st.lists(tokens, max_size=4))
+    ids = [shared + text for text in ids]
+    places = [
+        [tuple(sorted(draw(st.sets(st.integers(0, len(text) - 1), min_size=1)))) for _ in range(2)]
+        for text in ids
+    ]
+    return TokenisedTexts(ids, places)
+
+
+@settings(max_examples=80, deadline=None)
+@given(texts=texts_with_places(), budget=st.integers(1, 9))
+def test_a_mean_over_any_tokens_is_that_of_the_text_alone(
+    texts: TokenisedTexts, budget: int, loaded: Callable[..., LoadedModel]
+) -> None:
+    model = loaded("llama")
+    one = Extractor(ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget))
+    plan = one.planner(texts, model).plan(PREFIX_TREE)
+    with Capture(model, "residual") as capture:
+        tree = make_runner(plan, capture, Budget(budget))
+        alone = PaddedBatches(capture, Budget(1), masked=False)
+        tree.prepare()
+        parts = [tree(plan.texts[s.start : s.stop]).result() for s in plan.strands]
+        states = torch.cat(parts, dim=1)
+        for rows, tokens, places in zip(plan.row_of, texts.ids, texts.places, strict=True):
+            expected = alone([Text(tuple(tokens), tuple(places))]).result()
+            torch.testing.assert_close(states[:, rows], expected, rtol=1e-4, atol=1e-5)

@@ -47,6 +47,8 @@ def test_a_subtree_is_a_range_of_nodes(texts: list[tuple[int, ...]]) -> None:
     for node in range(len(tree)):
         below = [n for n in range(len(tree)) if node in path_to(tree, n)]
         assert below == list(range(node, tree.end[node]))
+        children = [n for n in range(len(tree)) if tree.parent[n] == node]
+        assert tree.last_child[node] == max(children, default=-1)
 
 
 @given(TEXTS, st.integers(1, 12))
