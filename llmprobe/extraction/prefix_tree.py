@@ -185,15 +185,13 @@ class _Strand:
         ends = [[place[-1] for place in text.places] for text in texts]
         tree = build_tree([text.tokens for text in texts], ends, skip)
         places = [place for text in texts for place in text.places]
-        last_use, last_edge = np.full((2, max(len(text.tokens) for text in texts) + 1), -1)
+        last_use, last_edge = np.full((2, max(len(text.tokens) for text in texts)), -1)
         for place, node in zip(places, tree.read.tolist(), strict=True):
             if len(place) == 1 and place[0] >= skip:
                 continue
             of = np.array(place)
             gaps = np.flatnonzero(np.diff(of) > 1)
             edges = np.concatenate([of[:1], of[gaps] + 1, of[gaps + 1]])
-            if of[-1] < skip:  # Else it is read at its end, and nothing of it comes after that.
-                edges = np.append(edges, of[-1] + 1)
             last_use[of] = np.maximum(last_use[of], node)
             last_edge[edges] = np.maximum(last_edge[edges], node)
         return _Strand(tree, places, last_use, last_edge)
