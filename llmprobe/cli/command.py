@@ -38,7 +38,7 @@ class Command:
 
 _ORDER = (
     "run extract probe transfer validate sanity answer trace score verify export report compare "
-    "check path cache ls show"
+    "check path cache ls show help"
 )
 
 commands: Registry[Command] = Registry(

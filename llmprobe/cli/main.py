@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     with _one_interrupt() as interrupts:
         try:
-            options = _parser().parse_args(arguments)
+            options = parser().parse_args(arguments)
             command: RunCommand = options.command
             command(options)
             sys.stdout.flush()
@@ -134,7 +134,12 @@ def _where(error: BaseException) -> str:
     return f" ({file})" if file else ""
 
 
-def _parser() -> argparse.ArgumentParser:
+def print_help(name: str | None = None) -> None:
+    """Print the help of a command, or of the program."""
+    parser().parse_args([*([] if name is None else [name]), "--help"])
+
+
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llmprobe",
         description="Shows at which layer of a language model a concept becomes linearly readable.",
