@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmprobe.config.sites import SITES
+from llmprobe.config.sites import SITES, Site
 from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import block_input, hidden_state
 from llmprobe.models.loading import LoadedModel
@@ -28,6 +29,27 @@ rows that are kept, ``[rows, d]``."""
 
 class _AllIsRead(Exception):  # noqa: N818 - no error
     """Ends a forward pass of which the rest is not wanted."""
+
+
+def listen(model: LoadedModel, site: Site, layer: int, read: Callable[[Tensor], None]) -> Any:
+    """Call ``read`` with the states of a layer whenever the model runs. -> handle of the hook
+
+    Raises
+    ------
+    UserError
+        The model has no such site.
+    """
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read(block_input(args, kwargs))
+
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        read(hidden_state(output))
+
+    modules = model.site(site.name)
+    if layer == 0 or site.reads == "input":
+        return modules[max(layer - 1, 0)].register_forward_pre_hook(before, with_kwargs=True)
+    return modules[layer - 1].register_forward_hook(after)
 
 
 class Capture:
@@ -64,12 +86,9 @@ class Capture:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Capture:
-        modules = self.model.site(self.site.name)
         for layer in self.layers:
-            if layer == 0 or self.site.reads == "input":
-                self._hook_input(modules[max(layer - 1, 0)], layer)
-            else:
-                self._hook_output(modules[layer - 1], layer)
+            read = partial(self._read, layer)
+            self._handles.append(listen(self.model, self.site, layer, read))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,18 +108,6 @@ class Capture:
             pass
         finally:
             self._reading.current = None
-
-    def _hook_input(self, module: nn.Module, layer: int) -> None:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._read(layer, block_input(args, kwargs))
-
-        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-
-    def _hook_output(self, module: nn.Module, layer: int) -> None:
-        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            self._read(layer, hidden_state(output))
-
-        self._handles.append(module.register_forward_hook(hook))
 
     def _read(self, layer: int, states: Tensor) -> None:
         current = getattr(self._reading, "current", None)

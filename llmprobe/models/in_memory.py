@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,27 @@ from llmprobe.models.loading import LoadedModel, described, require_vocabulary
 from llmprobe.models.source import ModelSource
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def base_of(module: Any) -> Any:
+    """Return a model's base, without a head and without what trains it on several devices."""
+    while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        module = module.module
+    if hasattr(module, "get_base_model"):  # Of peft; its adapters are inside.
+        module = module.get_base_model()
+    return getattr(module, "base_model", module)
+
+
+@contextmanager
+def as_it_was(module: nn.Module) -> Iterator[None]:
+    """Let a model be in eval mode while a ``with`` block lasts, each part of it."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 @dataclass(frozen=True)
@@ -69,12 +90,7 @@ class ModelInMemory:
     @property
     def base(self) -> Any:
         """The base model, without a head and without what trains it on several devices."""
-        module = self.module
-        while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            module = module.module
-        if hasattr(module, "get_base_model"):  # Of peft; its adapters are inside.
-            module = module.get_base_model()
-        return getattr(module, "base_model", module)
+        return base_of(self.module)
 
     @property
     def config(self) -> ModelConfig:
@@ -100,16 +116,9 @@ class ModelInMemory:
         with self.as_it_was(), user_errors(f"model {config.name!r}"):
             return described(config.name, base, self.tokenizer, base.device, base.dtype)
 
-    @contextmanager
-    def as_it_was(self) -> Iterator[None]:
+    def as_it_was(self) -> AbstractContextManager[None]:
         """Let it be in eval mode while a ``with`` block lasts, each part of it."""
-        training = [module for module in self.module.modules() if module.training]
-        self.module.eval()
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+        return as_it_was(self.module)
 
     def _digest(self) -> str:
         """Return a digest of all that its states depend on: weights, adapters and tokenizer."""

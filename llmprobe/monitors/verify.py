@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import torch
 from llmprobe.config.schema import ActivationsConfig
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.every_token import read_every_token
-from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.states_files import StatesFile
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import write_text
 from llmprobe.models.layers import final_norm
+from llmprobe.models.loading import LoadedModel
 from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions
 from llmprobe.results.saved_probe import GoldenExample, SavedProbe
 
@@ -104,7 +104,7 @@ def verify(
     expected = np.array([np.atleast_1d(example.logit) for example in golden])
     if states is None:
         reader.require_own_model()
-        own = Own(reader.extractor, probe)
+        own = Own(reader.extractor.model, reader.extractor.config.site, probe)
         logits, size = own.of_golden(probe.golden)
         engine, dtypes = own.name, [own.dtype]
     else:
@@ -112,8 +112,7 @@ def verify(
         logits, size = other.logits(0), other.size()
         engine, dtypes = str(states.path), [other.file.dtype]
     dtypes.append(str(probe.facts.get("dtype", "float32")))
-    share = max(TOLERANCE.get(dtype, PRECISE) for dtype in dtypes)
-    tolerance = share * np.maximum(size, 1e-9)
+    tolerance = tolerated(size, dtypes)
     yield f"{where}: layer {golden[0].layer}, {len(golden)} golden examples, in {engine}"
     yield "example  tokens  expected        engine    difference  tolerance"
     for number, example in enumerate(golden):
@@ -121,14 +120,15 @@ def verify(
         a, b, t = (values[number, worst] for values in (expected, logits, tolerance))
         yield f"{number:7}  {len(example.token_ids):6}  {a:+8.4f}      {b:+8.4f}      " \
               f"{b - a:+8.4f}   {t:8.4f}"  # fmt: skip
-    if _off(logits, expected, tolerance) <= 1:
+    off = times_off(logits, expected, tolerance)
+    if off <= 1:
         rounding = " and ".join(dict.fromkeys(dtypes))
         yield f"they agree: differences are within the rounding of {rounding}"
         return
     difference = float(np.abs(logits - expected).max())
     problem = (
         f"{engine}: does not agree with the golden examples of {where}: logits differ by up to "
-        f"{difference:.3g}, {_off(logits, expected, tolerance):.3g} times what rounding explains"
+        f"{difference:.3g}, {off:.3g} times what rounding explains"
     )
     if states is None:
         raise UserError(f"{problem}; other weights, or another version of transformers")
@@ -138,9 +138,9 @@ def verify(
 class Own:
     """The probe's own model, which tells what it would say of other tokens and layers."""
 
-    def __init__(self, extractor: Extractor, probe: SavedProbe) -> None:
-        self.probe, self.model, self.site = probe, extractor.model, extractor.config.site
-        self.name = extractor.model_config.name
+    def __init__(self, model: LoadedModel, site: str, probe: SavedProbe) -> None:
+        self.probe, self.model, self.site = probe, model, site
+        self.name = model.name
         self.dtype = str(self.model.dtype).removeprefix("torch.")
         with Capture(self.model, self.site) as capture:
             self.layers = list(capture.layers)
@@ -292,15 +292,17 @@ def _explanation(other: Other, reader: NewTextReader, tolerance: np.ndarray) -> 
     fits: list[tuple[float, str]] = []
     for moved in (-1, 1):
         if other.layer + moved in other.file.layers:
-            off = _off(other.logits(moved), expected, tolerance)
-            fits.append((off, _one_off(-moved, other)))
+            off = times_off(other.logits(moved), expected, tolerance)
+            fits.append((off, _onetimes_off(-moved, other)))
     try:
         if not reader.extractor.is_local:
             raise UserError("its model is not on this disk")
         reader.require_own_model()
         logits = other.logits(0)
-        for words, own in _alternatives(Own(reader.extractor, other.probe), other):
-            fits.append((_off(logits, own, tolerance), words))
+        for words, own in _alternatives(
+            Own(reader.extractor.model, reader.extractor.config.site, other.probe), other
+        ):
+            fits.append((times_off(logits, own, tolerance), words))
     except UserError as error:
         log.warning("a missing BOS, a norm and other tokens are not tried: %s", error)
     fits = [(off, words) for off, words in fits if off <= 1]
@@ -343,7 +345,7 @@ def _alternatives(own: Own, other: Other) -> Iterator[tuple[str, np.ndarray]]:
             yield words, logits(answers, at, shift)
         for moved in (-1, 1):
             if 0 <= at + moved < len(own.layers):
-                both = f"{words}; and " * bool(words) + _one_off(moved, other)
+                both = f"{words}; and " * bool(words) + _onetimes_off(moved, other)
                 yield both, logits(answers, at + moved, shift)
     if own.norm is not None:
         yield (
@@ -363,7 +365,7 @@ def _alternatives(own: Own, other: Other) -> Iterator[tuple[str, np.ndarray]]:
         )
 
 
-def _one_off(moved: int, other: Other) -> str:
+def _onetimes_off(moved: int, other: Other) -> str:
     """Say that what is called the probe's layer is another one."""
     which = "after" if moved > 0 else "before"
     offset = other.file.config.layer_offset + moved
@@ -384,7 +386,14 @@ def _size(states: np.ndarray, coef: np.ndarray) -> np.ndarray:
     return size
 
 
-def _off(logits: np.ndarray, expected: np.ndarray, tolerance: np.ndarray) -> float:
+def tolerated(size: np.ndarray, dtypes: Iterable[str]) -> np.ndarray:
+    """Return how far logits may be off, by the length of direction × state [G, K] and the types."""
+    share = max(TOLERANCE.get(dtype, PRECISE) for dtype in dtypes)
+    tolerance: np.ndarray = share * np.maximum(size, 1e-9)
+    return tolerance
+
+
+def times_off(logits: np.ndarray, expected: np.ndarray, tolerance: np.ndarray) -> float:
     """Return the largest difference in units of what is tolerated."""
     off = np.abs(logits - expected) / tolerance
     return float(np.where(np.isnan(off), np.inf, off).max())

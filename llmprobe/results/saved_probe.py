@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,27 @@ class SavedProbe:
             return self.decision_function(states, layer)
         predicted: np.ndarray = np.asarray(self.classes)[self.outputs(states, layer).argmax(axis=1)]
         return predicted
+
+    def attach(self, module: Any, **options: Any) -> Any:
+        """Score every forward pass of a model as it runs: ``probe.attach(model).scores``.
+
+        What is returned is a ``monitors.attached.AttachedProbe``; its ``remove`` ends it.
+
+        Parameters
+        ----------
+        module
+            The probe's model of transformers, with or without a head.
+        **options
+            Its keywords: layer, every_token, on_scores, check.
+
+        Raises
+        ------
+        UserError
+            It is not the probe's model, or the probe was fitted elsewhere than at the last token.
+        """
+        # By name, since running models lies above: whoever only reads probes never loads torch.
+        attached = import_module("llmprobe.monitors.attached")
+        return attached.AttachedProbe(self, module, **options)
 
     def save(self, path: str | Path) -> Path:
         """Write one .safetensors file, whole or not at all; equal probes give equal bytes."""
