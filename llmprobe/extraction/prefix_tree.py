@@ -49,7 +49,7 @@ def multiplied(model: LoadedModel) -> bool:
 
 
 @dataclass(frozen=True)
-class _AncestorPath:
+class AncestorPath:
     """The path above the first node of the next slice, which the slices run so far leave to it."""
 
     length: int = 0
@@ -86,7 +86,7 @@ class PrefixTree:
     ) -> None:
         self.capture, self.budget, self.multiply = capture, budget, multiply
         self.prefix, self.read_in_prefix = tuple(prefix), read_in_prefix
-        self._above = _AncestorPath()
+        self._above = AncestorPath()
 
     def running(self) -> AbstractContextManager[None]:
         """Compute attention as it is to be computed while strands run."""
@@ -111,11 +111,11 @@ class PrefixTree:
         order = np.argsort(np.concatenate([rows for rows, _ in read]))
         return Pending.of([states for _, states in read], order)
 
-    def _run(self, strand: _Strand) -> Iterator[tuple[np.ndarray, Tensor, _AncestorPath]]:
+    def _run(self, strand: _Strand) -> Iterator[tuple[np.ndarray, Tensor, AncestorPath]]:
         """Yield which rows are read in each slice, their states, and the path to go on from it."""
         path = self._above
 
-        def run(nodes: range) -> tuple[np.ndarray, Tensor, _AncestorPath]:
+        def run(nodes: range) -> tuple[np.ndarray, Tensor, AncestorPath]:
             nonlocal path
             rows, states, path = self._slice(strand, nodes, path)
             return rows, states, path
@@ -128,8 +128,8 @@ class PrefixTree:
 
     @torch.inference_mode()
     def _slice(
-        self, strand: _Strand, nodes: range, path: _AncestorPath
-    ) -> tuple[np.ndarray, Tensor, _AncestorPath]:
+        self, strand: _Strand, nodes: range, path: AncestorPath
+    ) -> tuple[np.ndarray, Tensor, AncestorPath]:
         """Run one slice below ``path``.
 
         Return the rows that are read in it, their states, [layers, rows, d], and the path above the
@@ -149,7 +149,7 @@ class PrefixTree:
         goes_on = tree.path_after(nodes)
         n_above = int(tree.depth[goes_on[0] if goes_on else nodes.stop])
         kept = [*range(n_above), *(path.length + node - nodes.start for node in goes_on)]
-        cache = _PathCache(path, torch.tensor(kept, dtype=torch.long, device=device))
+        cache = PathCache(path, torch.tensor(kept, dtype=torch.long, device=device))
 
         rows = np.flatnonzero((tree.read >= nodes.start) & (tree.read < nodes.stop))
         reader = _Rows(strand, rows, nodes, path, goes_on, n_above, device)
@@ -158,11 +158,11 @@ class PrefixTree:
             model.module(
                 input_ids=of_slice(tree.token)[None],
                 position_ids=depth[None],
-                attention_mask=_masks(model, seen, depth, path.length),
+                attention_mask=masks(model, seen[None], depth[None], path.length),
                 past_key_values=cache,
                 use_cache=True,
             )
-        return rows, states, _AncestorPath(len(kept), cache.kept, reader.carried, reader.first)
+        return rows, states, AncestorPath(len(kept), cache.kept, reader.carried, reader.first)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class _Rows:
         strand: _Strand,
         rows: np.ndarray,
         nodes: range,
-        path: _AncestorPath,
+        path: AncestorPath,
         goes_on: Sequence[int],
         n_above: int,
         device: torch.device,
@@ -269,10 +269,10 @@ class _Rows:
         return rows
 
 
-class _PathCache(DynamicCache):  # type: ignore[misc]
+class PathCache(DynamicCache):  # type: ignore[misc]
     """Shows a slice the keys and values of the path above it, and keeps those of the next path."""
 
-    def __init__(self, path: _AncestorPath, keep: Tensor) -> None:
+    def __init__(self, path: AncestorPath, keep: Tensor) -> None:
         super().__init__()
         self.path, self.keep = path, keep
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -297,28 +297,39 @@ class _PathCache(DynamicCache):  # type: ignore[misc]
         return self.path.length
 
 
-def _masks(
+def masks(
     model: LoadedModel, seen: Tensor, depth: Tensor, above: int
 ) -> Tensor | dict[str, Tensor]:
-    """Return additive masks [1, 1, queries, keys], one for each kind of layer the model has.
+    """Return additive masks [texts, 1, queries, keys], one for each kind of layer the model has.
 
     transformers takes a mask of four dimensions as it is, and a mapping of them where the model's
     configuration has ``layer_types``.
+
+    Parameters
+    ----------
+    seen
+        Which keys each query may see: those of the path above, then those of the queries. [texts,
+        queries, keys] bool
+    depth
+        The position of each query. [texts, queries]
+    above
+        The number of keys of the path, which stand at positions 0, 1, 2, …
     """
     config = text_config(model.module.config)
-    position = torch.cat([torch.arange(above, device=depth.device), depth])
+    path = torch.arange(above, device=depth.device).expand(len(depth), -1)
+    position = torch.cat([path, depth], dim=1)[:, None]
     types = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
 
     def mask(kind: str) -> Tensor:
         visible = seen
         if kind == "sliding_attention" and window:
-            visible = seen & (depth[:, None] - position < window)
+            visible = seen & (depth[..., None] - position < window)
         elif kind == "chunked_attention":
             chunk = config.attention_chunk_size
-            visible = seen & (depth[:, None] // chunk == position // chunk)
+            visible = seen & (depth[..., None] // chunk == position // chunk)
         hidden = torch.zeros(visible.shape, dtype=model.dtype, device=depth.device)
-        return hidden.masked_fill_(~visible, torch.finfo(model.dtype).min)[None, None]
+        return hidden.masked_fill_(~visible, torch.finfo(model.dtype).min)[:, None]
 
     if types:
         return {kind: mask(kind) for kind in sorted(set(types))}
