@@ -51,19 +51,21 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``tiny_model("llama")``: a folder with a model that ``llmprobe`` can load."""
-    made: dict[tuple[str, bool, bool, bool], Path] = {}
+    made: dict[tuple[str, bool, bool, bool, bool], Path] = {}
 
     def make(
-        architecture: str = "llama", *, bos: bool = False, eos: bool = False, left: bool = False
-    ) -> Path:
-        from transformers import AutoModel
+        architecture: str = "llama", *, bos: bool = False, eos: bool = False, left: bool = False,
+        head: bool = False,
+    ) -> Path:  # fmt: skip
+        from transformers import AutoModel, AutoModelForCausalLM
 
-        key = (architecture, bos, eos, left)
+        key = (architecture, bos, eos, left, head)
         if key not in made:
             folder = tmp_path_factory.mktemp("models") / f"tiny-{architecture}"
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                AutoModel.from_config(tiny_config(architecture)).save_pretrained(folder)
+                kind = AutoModelForCausalLM if head else AutoModel
+                kind.from_config(tiny_config(architecture)).save_pretrained(folder)
             save_tokenizer(folder, bos=bos, eos=eos, left=left)
             made[key] = folder
         return made[key]
