@@ -309,6 +309,12 @@ class DatasetConfig(Section):
     """A change of the texts, before they are put into the template."""
     template: str | None = None
     """The text that the model reads, e.g. ``"True or False? {text}"``; each column is a field."""
+    question: bool | str = False
+    """In place of ``template``, one that ends where an answer begins, e.g. ``"{text} Answer:"``;
+    ``true`` is the dataset's own. What the model says there is compared with what a probe reads."""
+    answers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Words that say each label, e.g. ``{1: [yes, Yes], 0: [no, No]}``; a known dataset has its
+    own."""
     n: PositiveInt | None = None
     """The number of examples: generated, or drawn in whole groups from those there are; by default
     all."""
@@ -354,6 +360,30 @@ class DatasetConfig(Section):
             check_template(template)
         return template
 
+    @field_validator("question")
+    @classmethod
+    def _question_has_fields(cls, question: bool | str) -> bool | str:
+        if isinstance(question, str):
+            check_template(question)
+        return question
+
+    @field_validator("answers", mode="before")
+    @classmethod
+    def _words_of_labels(cls, answers: Any) -> Any:
+        if not isinstance(answers, dict):
+            return answers
+        of_label = {
+            str(label): [words] if isinstance(words, str | bool) else words
+            for label, words in answers.items()
+        }
+        for words in (*of_label.values(), answers):
+            if isinstance(words, list | tuple | dict) and any(isinstance(w, bool) for w in words):
+                raise ValueError(
+                    "YAML reads yes, no, true and false as something else than words; put labels "
+                    "and words in quotation marks"
+                )
+        return of_label
+
     @field_validator("perturb", mode="before")
     @classmethod
     def _kind_alone(cls, perturb: Any) -> Any:
@@ -396,6 +426,17 @@ class DatasetConfig(Section):
                 )
         for part in (file_name(self.title), *self.title.split("/")):
             _check_file_name(part, "as")
+        return self
+
+    @model_validator(mode="after")
+    def _one_template(self) -> DatasetConfig:
+        if self.question and self.template is not None:
+            raise ValueError("has template and question, which is one too; say one of them")
+        if isinstance(self.question, str) and self.is_own and not self.answers:
+            raise ValueError("has a question, which needs answers: {LABEL: [words]}")
+        for label, words in self.answers.items():
+            if not words or not all(word.strip() for word in words):
+                raise ValueError(f"answers: {label!r} needs a word")
         return self
 
     @model_validator(mode="after")
@@ -743,6 +784,8 @@ class RunConfig(Section):
     """Which hidden states are taken."""
     probe: ProbeConfig = ProbeConfig()
     """How probes are fitted and layers are scored."""
+    said: bool = True
+    """Whether what the model itself says is compared, of datasets with a ``question``."""
     transfer: TransferConfig | None = None
     """Where what is read is scored elsewhere, or ``true`` for all datasets; by default it is not.
     """

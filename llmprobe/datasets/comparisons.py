@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.datasets.facts import STATEMENT
 from llmprobe.datasets.options import require_choice, require_flag, require_whole
 from llmprobe.datasets.registry import dataset
 from llmprobe.datasets.synthetic.common import generate
@@ -118,6 +119,7 @@ def number_comparison(
         statements,
         labels=(statements.labels == "true").astype(int),
         groups=_groups(firsts, seconds),
+        **STATEMENT,
         variants={
             "negation": [
                 [f"{second.capitalize()} is not {word} than {first}."]
@@ -194,6 +196,7 @@ def calendar(names: str = "both") -> ConceptDataset:
         licence="Apache-2.0",
         version="1",
         description="Is the order of these weekdays or months true (1) or false (0)?",
+        **STATEMENT,
     )
 
 

@@ -43,9 +43,12 @@ _NESTED = "nested"
 _CHAT = "chat"
 """Options for a chat template, a mapping beside the facts, which are texts."""
 
+_ANSWERS = "answers"
+"""Words that say each label, another such mapping."""
+
 _FACTS = (
     "name", "template", "filled", "perturbation", "source", "citation", "licence", "version",
-    "description", "stem",
+    "description", "stem", "question",
 )  # fmt: skip
 
 
@@ -121,7 +124,8 @@ def save(dataset: ConceptDataset, path: Path) -> None:
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise UserError(f"{path}: cannot be saved: {' '.join(str(error).split())}") from None
     known = {fact: getattr(dataset, fact) for fact in _FACTS}
-    facts = json.dumps({**UNSIGNED, **known, _NESTED: nested, _CHAT: dataset.chat})
+    facts = json.dumps({**UNSIGNED, **known, _NESTED: nested, _CHAT: dataset.chat,
+                        _ANSWERS: dataset.answers})  # fmt: skip
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: facts})
     with whole_file(path) as partial:
         pq.write_table(table, partial)
@@ -157,11 +161,13 @@ def saved_parts(path: Path) -> dict[str, Any]:
         for entry in UNSIGNED:  # Earlier versions wrote none.
             facts.pop(entry, None)
         nested, chat = facts.pop(_NESTED), dict(facts.pop(_CHAT, {}))
+        answers = {str(label): tuple(map(str, words))
+                   for label, words in dict(facts.pop(_ANSWERS, {})).items()}  # fmt: skip
         # Whole numbers with gaps stay whole.
         frame = table.to_pandas(integer_object_nulls=True)
         for name in nested:
             frame[f"field {name}"] = frame[f"field {name}"].map(json.loads)
-        return {**_parts_of_frame(frame), **_checked(facts), "chat": chat}
+        return {**_parts_of_frame(frame), **_checked(facts), "chat": chat, "answers": answers}
 
 
 def _checked(facts: dict[str, Any]) -> dict[str, str]:
@@ -169,7 +175,7 @@ def _checked(facts: dict[str, Any]) -> dict[str, str]:
     for fact in ("name", *facts):
         if fact not in _FACTS or not isinstance(facts.get(fact), str):
             raise ValueError(f"{fact!r:.40} is no text, or not known")
-    for template in filter(None, (facts.get("template"), facts.get("filled"))):
+    for template in filter(None, map(facts.get, ("template", "filled", "question"))):
         check_template(template)
     return facts
 

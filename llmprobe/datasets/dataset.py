@@ -66,6 +66,11 @@ class ConceptDataset:
     template: str = ""
     """What the texts are still to be put into, where no other template is asked for;
     ``load_dataset`` does it."""
+    question: str = ""
+    """A template that ends where an answer begins, in place of the other where it is asked for."""
+    answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Words that say each label, by the label as text, in the order of the classes; empty where no
+    question is asked."""
     filled: str = ""
     """The template that the texts were put into; empty where there was none."""
     perturbation: str = ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,11 @@ from llmprobe.datasets.registry import dataset
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import shipped
 
+STATEMENT: Mapping[str, Any] = {
+    "question": "{text} The statement is",
+    "answers": {"0": ("false", "False"), "1": ("true", "True")},
+}
+"""What a model is asked about statements that are true (1) or false (0)."""
 NEGATIVES = ("mixed", "hard", "easy")
 
 
@@ -82,6 +88,7 @@ def capitals(
         licence="CC BY 4.0",
         version="2",
         description="Is this city the capital of that country: true (1) or false (0)?",
+        **STATEMENT,
     )
 
 
@@ -162,6 +169,7 @@ def cities(min_population: int = 0) -> ConceptDataset:
         licence="CC BY 4.0",
         version="1",
         description="Is this city in that country: true (1) or false (0)?",
+        **STATEMENT,
     )
 
 

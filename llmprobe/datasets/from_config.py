@@ -26,15 +26,16 @@ from llmprobe.datasets.templates import templated
 from llmprobe.datasets.unlabelled import without_label
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.files import existing
-from llmprobe.ground.text import shortened
+from llmprobe.ground.text import listed, shortened
 
 log = logging.getLogger(__name__)
 
 
 def dataset_from_config(config: DatasetConfig) -> ConceptDataset:
     """Return the dataset that ``config`` asks for, put into its template, unchecked."""
-    dataset = untemplated_dataset(config)
-    template = config.template or dataset.template
+    dataset = _asked(untemplated_dataset(config), config)
+    template = dataset.question or config.template or dataset.template
+    dataset = replace(dataset, question="")
     return sampled(templated(dataset, template) if template else dataset, config)
 
 
@@ -47,6 +48,43 @@ def untemplated_dataset(config: DatasetConfig) -> ConceptDataset:
     if config.drop.classes_under:
         dataset = _without_rare_classes(dataset, config.drop.classes_under)
     return dataset if config.perturb is None else perturbed(dataset, config.perturb)
+
+
+def _asked(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
+    """Return the dataset with the question and the answers that are asked for, else with none.
+
+    Raises
+    ------
+    UserError
+        It has no question of its own, or there is not one answer for each label.
+    """
+    own, where = dataset.question, f"dataset {dataset.name!r}"
+    question = own if config.question is True else config.question or ""
+    # A chat ends where an answer begins.
+    if config.question is False and not (config.answers and dataset.turns is not None):
+        if config.answers:
+            raise UserError(f"{where}: answers need a question, a template that ends where an "
+                            'answer begins, e.g. question: "{text} Answer:"')  # fmt: skip
+        # What was saved has its answers, and stands in its question already.
+        return replace(dataset, question="", answers={}) if own else dataset
+    if config.question is True and not own:
+        raise UserError(f"{where}: has no question of its own; give a template that ends where an "
+                        'answer begins, e.g. question: "{text} Answer:"')  # fmt: skip
+    if dataset.concepts or dataset.words is not None or dataset.labels.dtype.kind == "f":
+        kind = "several concepts" if dataset.concepts else "words"
+        kind = "numbers" if dataset.labels.dtype.kind == "f" else kind
+        raise UserError(f"{where}: its labels are of {kind}, and a question has an answer for each "
+                        "class of texts")  # fmt: skip
+    answers, classes = config.answers or dataset.answers, [str(label) for label in dataset.classes]
+    if set(answers) != set(classes):
+        other = next((one for one in answers if one not in classes), None)
+        problem = (
+            f"no label {other!r}; the labels are {listed(classes)}" if other is not None
+            else f"no words for {next(one for one in classes if one not in answers)!r}"
+        )  # fmt: skip
+        raise UserError(f"{where}: answers: {problem}")
+    ordered = {label: tuple(answers[label]) for label in classes}
+    return replace(dataset, question=question, answers=ordered)
 
 
 def _without_rare_classes(dataset: ConceptDataset, least: int) -> ConceptDataset:

@@ -486,7 +486,7 @@ def _cell(
     scores["accuracy"] = METRICS["accuracy"].estimate(answers)
     if logits.shape[1] == 2:
         margin = logits[:, 1] - logits[:, 0]
-        scores["accuracy_refitted_threshold"] = _with_refitted_threshold(
+        scores["accuracy_refitted_threshold"] = with_refitted_threshold(
             cell.truth == 1, margin, folds
         )
     return scores
@@ -505,9 +505,7 @@ def two_sided(observed: float, shuffled: np.ndarray) -> float:
     return float(min(1.0, 2 * (1 + min(above, below)) / (1 + len(shuffled))))
 
 
-def _with_refitted_threshold(
-    positive: np.ndarray, scores: np.ndarray, fold_of: np.ndarray
-) -> float:
+def with_refitted_threshold(positive: np.ndarray, scores: np.ndarray, fold_of: np.ndarray) -> float:
     """Return the accuracy with a threshold that is fitted on the other folds of the test set.
 
     The direction stays as it is, also where it reads the opposite. positive [m] bool, scores [m]

@@ -13,11 +13,24 @@ CURVE = ("model", "dataset", "position")
 RIVALS = ("bag_of_words", "token_embeddings", "text_encoder", "length", "random_weights")
 """What reads the same texts without the trained network."""
 
+SAID = (
+    *("said_auroc", "said_auroc_low", "said_auroc_high", "said_accuracy"),
+    "said_accuracy_refitted_threshold",
+)
+"""What the model's own head makes of the states of a layer; at the last one it is what it says."""
+
+SAID_SUMMARY = (
+    *("said_layer", *SAID, "said_next_token_share", "said_note"),
+    *(f"readable_minus_said{end}" for end in ("", "_low", "_high")),
+)
+"""The same of a curve."""
+
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
     *("balanced_accuracy", "f1", "auroc", "log_loss", "majority_accuracy", "control_accuracy"),
     *("selectivity", "p_value", "main_score", "permutations", "repeats"),
+    *SAID,
 )
 """The first columns of the results; those of the other metrics follow."""
 _DEPTHS = (
@@ -38,6 +51,7 @@ _OF_A_CURVE = (
     *("main_score", "peak_score", "peak_p_value_adjusted"),
     *(f"worst_transfer_{name}" for name in ("auroc", "auroc_low", "auroc_high", "p_value")),
     *("worst_transfer_train", "worst_transfer_test"),
+    *SAID_SUMMARY,
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
@@ -63,6 +77,7 @@ _WORDS = (
     *("model", "dataset", "site", "position", "probe", "main_score", "classes", "label"),
     *("predicted", "text", "group", "fields", "rival", "train", "test", "reads", "note"),
     *("train_dataset", "test_dataset", "worst_transfer_train", "worst_transfer_test"),
+    "said_note",
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")

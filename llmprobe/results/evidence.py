@@ -80,7 +80,11 @@ QUESTIONS: Mapping[str, Question] = {
         "Does its probe read the same in other forms or datasets?",
         "No other form, wording or dataset was tried (transfer): it may read one of them alone.",
     ),
-    "said": Question("said", "Does the model say it?", "What the model says was not asked."),
+    "said": Question(
+        "said",
+        "Does the model’s own last layer say it?",
+        "What the model says was not asked (question and answers of a dataset).",
+    ),
     "used": Question(
         "used", "Does the model use it?",
         "Nothing was changed in the model, so whether it uses the direction is not known.",
@@ -193,7 +197,8 @@ def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evi
         "beyond_untrained": _beyond(curve, _UNTRAINED, "beyond_untrained", is_read),
         "stable": _stable(curve, findings, is_read),
         "transfers": _transfers(curve, is_read),
-        **{key: _unasked(key) for key in ("said", "used", "linear")},
+        "said": _said(curve, is_read),
+        **{key: _unasked(key) for key in ("used", "linear")},
     }
     return Evidence(*curve.key, answers)
 
@@ -467,6 +472,47 @@ def _transfers(curve: Curve, is_read: bool) -> Answer:
             "" if times == inf else f" About {_rounded_up(times)} times as many units would tell."
         )
     return answered("unclear", clause, more)
+
+
+def _said(curve: Curve, is_read: bool) -> Answer:
+    note = curve.summary.get("said_note")
+    if isinstance(note, str) and note:
+        return Answer("does not apply", note)
+    value, low, high = (curve.number(f"said_auroc{end}") for end in ("", "_low", "_high"))
+    if isnan(value):
+        return _unasked("said")
+    gap, gap_low, gap_high = (
+        curve.number(f"readable_minus_said{end}") for end in ("", "_low", "_high")
+    )
+    share = curve.number("said_next_token_share")
+    number = _with_interval(value, low, high)
+    sentence = (
+        f"By its own last layer the answers have AUROC {number}, accuracy "
+        f"{curve.number('said_accuracy'):.2f}; chance 0.50. What is read at the best layer is "
+        f"{_gain_text(-gap, -gap_high, -gap_low)}."
+    )
+    if share < 0.5:
+        sentence += (
+            f" After {1 - share:.0%} of the texts that were tried the model would write something "
+            "else than an answer."
+        )
+    start = curve.number("said_layer")
+    whence = "" if isnan(start) else f" from layer {start:.0f} on"
+
+    def answered(word: Word, clause: str, more: str = "") -> Answer:
+        return Answer(word, sentence + more, value, low, high, number, f"{clause} ({number})")
+
+    if low > 0.5:
+        less = "less of it than is readable" if gap_low > MARGIN and is_read else "it"
+        return answered("yes", f"the model says {less}{whence}")
+    if high < 0.5:
+        return answered("no", "the model says the opposite", " It says the opposite.")
+    if high <= 0.5 + MARGIN:
+        return answered("no", "the model does not say it", f" It ends within {MARGIN} of chance.")
+    units, error = _units(curve), (high - low) / (2 * _ENDS)
+    needed = (units_needed(units, error, far) for far in (value - 0.5, 0.5 + MARGIN - value))
+    more = _would_tell(units, _fewest(units, *needed))
+    return answered("unclear", "unclear whether the model says it", more)
 
 
 def _unasked(key: str) -> Answer:

@@ -38,14 +38,14 @@ def rival_columns(
         Of the examples in their order.
     """
     ours = predictions.sort_values("example")
-    b = _measured(METRICS[metric], _predictions(ours, classes, resamples))
+    b = measured(METRICS[metric], predictions_of(ours, classes, resamples))
     columns: dict[str, float] = {}
     for rival, rows in rivals.groupby("rival", sort=False):
         theirs = rows.sort_values("example").assign(
             **{name: ours[name].to_numpy() for name in ("label", "fold")}
         )
-        answers = _predictions(theirs, classes, resamples)
-        a = _measured(METRICS[metric], answers)
+        answers = predictions_of(theirs, classes, resamples)
+        a = measured(METRICS[metric], answers)
         if len(classes):
             columns[f"{rival}_accuracy"] = METRICS["accuracy"].estimate(answers)
         low, high = difference_interval(a[0], b[0], a[1], b[1])
@@ -59,15 +59,13 @@ def rival_columns(
     return columns
 
 
-def _measured(
-    metric: Metric, answers: Predictions
-) -> tuple[tuple[float, float, float], np.ndarray]:
+def measured(metric: Metric, answers: Predictions) -> tuple[tuple[float, float, float], np.ndarray]:
     """Return a score with the ends of its interval, and the score in each resample [B]."""
     estimate, low, high = (metric.score([answers])[name] for name in metric.columns)
     return (estimate, low, high), metric.resampled([answers])
 
 
-def _predictions(
+def predictions_of(
     answers: pd.DataFrame, classes: Sequence[str], resamples: Resamples
 ) -> Predictions:
     """Return answers as what metrics are computed of.

@@ -38,6 +38,7 @@ from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
 from llmprobe.models.devices import resolve_device
+from llmprobe.models.loading import LoadedModel, load_language_model
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.pooling import Pooling, config_of_pooling
@@ -53,6 +54,7 @@ from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.results.transfer import TransferMatrix
 from llmprobe.run.environment import dataset_facts, environment, model_facts
 from llmprobe.run.parts import StatesOf, probe_part, trace_part
+from llmprobe.run.said import said_beside, with_said_of
 from llmprobe.run.transfer import check_transfer, transfer_part, write_transfer
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class Run:
         self.config, self.out = config, out
         self._traces: list[Trace] = []
         self._traced: dict[str, list[int]] = {}
+        self._with_head: tuple[ModelConfig, tuple[Any, LoadedModel]] | None = None
         if config.probe.device != "auto":
             resolve_device(config.probe.device, "probe.device")
         for path in config.include:
@@ -222,6 +225,7 @@ class Run:
                 control = untrained.get(key)
                 if control is not None:
                     results = _beside(results, control, dataset, self.config.probe.seed)
+                results = self._beside_said(states, position, results, part)
                 parts.append(results)
                 places.append((model, dataset, position))
                 self._trace(states, results, part)
@@ -313,7 +317,7 @@ class Run:
                 control = untrained.get((model.id, dataset.name, position))
                 if control is not None:
                     results = _beside(results, control, dataset, config.seed)
-                parts[i] = results
+                parts[i] = with_said_of(parts[i], results)
         return bool(asked.any())
 
     def _write(self, parts: Sequence[Results]) -> None:
@@ -335,6 +339,21 @@ class Run:
             if dataset.name not in self._traced:
                 self._traced[dataset.name] = examples_to_trace(results, most)
             self._traces += trace_part(part, states, results, self._traced[dataset.name])
+
+    def _beside_said(
+        self, states: StatesOf, position: str, results: Results, part: Part
+    ) -> Results:
+        """Add what the model itself says to the results of a part, where that is asked."""
+        if not self.config.said or not states.dataset.answers:
+            return results
+        return said_beside(part, states, position, results, self.config, self._language_model)
+
+    def _language_model(self, config: ModelConfig) -> tuple[Any, LoadedModel]:
+        """Load a model with its head, or return it where it was the last to be loaded."""
+        if self._with_head is None or self._with_head[0] != config:
+            self._with_head = None
+            self._with_head = config, load_language_model(config)
+        return self._with_head[1]
 
     @cached_property
     def _dataset_facts(self) -> list[dict[str, Any]]:

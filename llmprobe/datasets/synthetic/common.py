@@ -129,6 +129,8 @@ def generate(
         texts=list(rows),
         labels=np.array(answers)[labels],
         fields=pd.DataFrame(list(rows.values())),
+        question="{text} Answer:",
+        answers={answer: (answer, answer.capitalize()) for answer in answers},
         source=source,
         licence="Apache-2.0",
         version="1",
