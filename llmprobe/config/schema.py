@@ -721,6 +721,19 @@ class TransferConfig(Section):
         return [str(name) for name in names] if isinstance(names, list | tuple) else names
 
 
+class InterveneConfig(Section):
+    """Whether a model uses what is read of it: states are changed, and what it then says."""
+
+    layers: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
+    """The layers whose states are changed; ``auto`` is every one of a model of up to 32 blocks, and
+    of a larger one some around the best."""
+    null: int = Field(default=50, ge=19, le=1000)
+    """How many directions that say nothing each effect is compared with: half are fitted to
+    shuffled labels, half are random."""
+    n: int = Field(default=200, ge=20)
+    """Most texts whose states are changed; of more, so many in random whole groups."""
+
+
 class ReportConfig(Section):
     """What is drawn from a run's tables."""
 
@@ -749,9 +762,10 @@ def expand_short_forms(raw: Any) -> Any:
             items = [items]
         if isinstance(items, list):
             raw[section] = [mapping(item, key) for item in items]
-    if isinstance(raw.get("transfer"), bool):
-        asked = raw.pop("transfer")
-        raw |= {"transfer": {}} if asked else {}
+    for section in ("transfer", "intervene"):
+        if isinstance(raw.get(section), bool):
+            asked = raw.pop(section)
+            raw |= {section: {}} if asked else {}
     if isinstance(raw.get("include"), str):
         raw["include"] = [raw["include"]]
     return raw
@@ -789,6 +803,8 @@ class RunConfig(Section):
     transfer: TransferConfig | None = None
     """Where what is read is scored elsewhere, or ``true`` for all datasets; by default it is not.
     """
+    intervene: InterveneConfig | None = None
+    """What the model would say with other states, or ``true``; by default that is not asked."""
     report: ReportConfig = ReportConfig()
     """What is drawn."""
 

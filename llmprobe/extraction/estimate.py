@@ -19,7 +19,7 @@ def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | A
     texts, n_bytes = planner.texts, int(plan.first_row[-1]) * planner.shape.row_bytes
     return (
         f"{texts.n_tokens:,} tokens ({texts.n_unique_tokens:,} unique), {plan.way} "
-        f"({plan.cost.tokens:,} to compute), {size(n_bytes)} on disk, {_duration(seconds)}"
+        f"({plan.cost.tokens:,} to compute), {size(n_bytes)} on disk, {duration(seconds)}"
     )
 
 
@@ -35,7 +35,7 @@ def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a time in words: ``about 40 s``, ``about 12 min``, ``about 3.5 h``."""
     if seconds < 1:
         return "under a second"

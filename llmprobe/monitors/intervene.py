@@ -1,0 +1,244 @@
+"""Whether a model uses a direction: what it would say if a state stood elsewhere along it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmprobe.config.schema import InterveneConfig, ProbeConfig
+from llmprobe.extraction.estimate import duration, matmul_speed
+from llmprobe.extraction.last_token import LastToken, require_parity
+from llmprobe.extraction.memory import Budget
+from llmprobe.ground.progress import Progress
+from llmprobe.models.loading import LoadedModel, active_weights
+from llmprobe.probing.directions import KINDS, Directions, fit_directions
+from llmprobe.probing.splits import some_units
+from llmprobe.probing.tasks import ProbingTasks
+from llmprobe.probing.workers import States
+from llmprobe.results.interventions import Changed, Intervention, Measured, summarise
+from llmprobe.results.resampling import Resamples
+
+DOSES = (0.5, 1.0, 2.0, 4.0)
+"""By how many standard deviations states are shifted, at the layer of the largest effect."""
+SMALL = 32
+"""Blocks up to which every layer of a model is changed."""
+FEWER = 16
+"""About how many layers of a larger one are."""
+_TOKENS = {"cpu": 2048}
+_MOST_TOKENS = 16384
+"""States that go through the model at a time."""
+
+LogOdds = Callable[[Tensor], Tensor]
+"""From states before the final norm, [n, d], to the log-odds of the second answer. [n]"""
+
+
+class Edit(NamedTuple):
+    """A change of a state along the direction of a number."""
+
+    direction: int
+    kind: str
+    """``reflect`` puts it as far on the other side of the middle, ``remove`` into the middle, and
+    ``shift`` moves it by ``dose`` standard deviations away from the side on which it stands."""
+    dose: float = 1.0
+
+    def change(self, places: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Return how far states move that stand at some places, [m], by their spread. -> [m]"""
+        if self.kind == "shift":
+            return -np.sign(places) * spread * self.dose
+        moved: np.ndarray = -places * (2 if self.kind == "reflect" else 1)
+        return moved
+
+
+@dataclass(frozen=True)
+class LayerOfTexts:
+    """The states of some texts at a layer, and the directions for each."""
+
+    number: int
+    states: np.ndarray
+    """[m, d]"""
+    fold: np.ndarray
+    """The fold of each text. [m]"""
+    directions: Sequence[Directions]
+    """One for each fold."""
+
+    def moved(self, edits: Sequence[Edit]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the texts' own states and after each edit, and the side on which each stood.
+
+        -> [m, 1 + edits, d], [m, edits]
+        """
+        m, d = self.states.shape
+        which = [edit.direction for edit in edits]
+        states = np.empty((m, 1 + len(edits), d), dtype=np.float32)
+        states[:, 0] = self.states
+        sides = np.empty((m, len(edits)))
+        for fold in np.unique(self.fold):
+            rows = np.flatnonzero(self.fold == fold)
+            directions = self.directions[fold]
+            places = directions.places(self.states[rows])
+            sides[rows] = np.sign(places)[:, which]
+            change = np.stack(
+                [e.change(places[:, e.direction], directions.spread[e.direction]) for e in edits],
+                axis=1,
+            )
+            acts = directions.acts[which]
+            states[rows, 1:] = self.states[rows][:, None] + change[..., None] * acts
+        return states, sides
+
+
+def effects(
+    runner: LastToken,
+    log_odds: LogOdds,
+    tokens: Sequence[Sequence[int]],
+    layers: Sequence[LayerOfTexts],
+    edits: Sequence[Edit],
+    label: str = "",
+) -> tuple[np.ndarray, list[Changed]]:
+    """Change the last token's states of some texts at each of some layers, by each of some edits.
+
+    -> log-odds of the texts as they are [m], and for each layer how far each edit moves them
+    """
+    m, n = len(tokens), 1 + len(edits)
+    plain = np.empty(m)
+    changed = [Changed(layer.number, edits, *np.empty((2, m, len(edits)))) for layer in layers]
+    budget = Budget(_TOKENS.get(runner.model.device.type, _MOST_TOKENS))
+    order = np.argsort([len(text) for text in tokens], kind="stable")
+    with Progress(label, m * len(layers), shown=bool(label)) as bar:
+
+        def run(rows: Sequence[int]) -> None:
+            kept = runner.keep([tokens[row] for row in rows])
+            for i, layer in enumerate(layers):
+                part = replace(layer, states=layer.states[rows], fold=layer.fold[rows])
+                states, sides = part.moved(edits)
+                ends = runner.run(kept, layer.number, torch.from_numpy(states))
+                odds = log_odds(ends.reshape(-1, ends.shape[-1])).float().cpu().numpy()
+                odds = odds.reshape(len(rows), n)
+                changed[i].log_odds[rows] = odds[:, 1:] - odds[:, :1]
+                changed[i].sides[rows] = sides
+                plain[rows] = odds[:, 0]
+                bar.advance(len(rows))
+
+        parts = [order.tolist()]
+        for _ in budget.run_in_parts(
+            parts,
+            lambda rows: run(rows) or True,
+            lambda rows: len(rows) * n,
+            lambda rows: f"{n} states of the last token of {len(rows)} texts",
+        ):
+            pass
+    return plain, changed
+
+
+def chosen_layers(config: InterveneConfig, known: Sequence[int], peak: int) -> list[int]:
+    """Return the layers that are changed: all of a small model, of a larger some around the peak."""
+    if config.layers != "auto":
+        return sorted(set(config.layers) & set(known))
+    if len(known) - 1 <= SMALL:
+        return list(known)
+    step = -(-len(known) // FEWER)
+    near = {layer for layer in known if abs(layer - peak) <= 2}
+    return sorted(near | {layer for layer in known if (layer - peak) % step == 0} | {known[-1]})
+
+
+def tasks_config(probe: ProbeConfig, config: InterveneConfig) -> ProbeConfig:
+    """Return how the labels are dealt out to folds, and half of the null's are shuffled."""
+    return probe.model_copy(
+        update={"kind": "logistic", "repeats": 1, "controls": (), "learning_curve": (),
+                "permutations": config.null // 2, "description_length": False}
+    )  # fmt: skip
+
+
+def intervene(
+    model: LoadedModel,
+    log_odds: LogOdds,
+    tokens: Sequence[Sequence[int]],
+    states: States,
+    tasks: ProbingTasks,
+    units: np.ndarray | None,
+    config: InterveneConfig,
+    *,
+    peak: int,
+    seed: int = 0,
+    label: str = "",
+) -> Intervention:
+    """Change the states of held-out texts along directions that were fitted without their units.
+
+    Parameters
+    ----------
+    tokens
+        Of each text, up to the token whose state is changed. [n][tokens]
+    states
+        Of those tokens, at every layer. Each [n, d]
+    tasks
+        The labels, of two classes, with their folds and as many shuffled labellings as half of the
+        null (``tasks_config``).
+    peak
+        The layer around which layers of a large model are chosen.
+
+    Raises
+    ------
+    UserError
+        The model's last token cannot be run by itself.
+    """
+    scored = np.flatnonzero(tasks.scored)
+    rows = some_units(scored, config.n, units, seed)
+    fold = tasks.fold_of[0][rows]
+    texts = [tokens[row] for row in rows]
+    runner = LastToken(model)
+    few = [*range(min(3, len(texts)))]
+    middle = model.n_blocks // 2
+    trial = states.layer(middle)[rows[few]] if middle in states.layers else None
+    if trial is not None:
+        require_parity(model, [texts[i] for i in few], torch.from_numpy(trial[::-1].copy()))
+    layers = []
+    for number in chosen_layers(config, states.layers, peak):
+        X = states.layer(number)
+        of_folds = fit_directions(X, tasks, config.null, seed + number)
+        layers.append(LayerOfTexts(number, X[rows], fold, of_folds))
+    fitted = [*KINDS, "leace"]
+    nulls = range(len(fitted), len(fitted) + 2 * config.null)
+    of_all = [
+        *(Edit(i, "reflect") for i in range(len(KINDS))),
+        *(Edit(i, "remove") for i in range(len(fitted))),
+        *(Edit(i, "reflect") for i in nulls),
+    ]
+    plain, parts = effects(runner, log_odds, texts, layers, of_all, label)
+    measured = Measured(
+        labels=tasks.y[rows],
+        log_odds=plain,
+        resamples=Resamples(len(rows), None if units is None else units[rows], seed),
+        kinds=KINDS,
+    )
+    reflected = [(-part.sides * part.log_odds)[:, : len(KINDS)].mean(axis=0) for part in parts]
+    best = int(np.argmax(np.max(reflected, axis=1)))
+    at_one = [
+        *(Edit(i, "remove") for i in (*range(len(fitted)), *nulls)),
+        *(Edit(i, "shift", dose) for dose in DOSES for i in (*range(len(KINDS)), *nulls)),
+    ]
+    _, more = effects(runner, log_odds, texts, layers[best : best + 1], at_one)
+    return summarise(measured, [*parts, *more], fitted)
+
+
+def cost(model: Any, n_blocks: int, config: InterveneConfig, texts: int) -> tuple[int, float]:
+    """Return how many tokens pass through all blocks, and about how many seconds that takes.
+
+    A state at a layer passes through the blocks after it alone.
+    """
+    layers = chosen_layers(config, range(n_blocks + 1), n_blocks // 2)
+    a_layer = 1 + len(KINDS) * 2 + 1 + 2 * config.null
+    through = sum((n_blocks - layer) / n_blocks for layer in layers)
+    at_one = (2 * config.null * (1 + len(DOSES)) + len(KINDS) * len(DOSES)) / 2
+    passes = round(min(texts, config.n) * (a_layer * through + at_one))
+    speed = matmul_speed(model.device, model.dtype)
+    return passes, 2 * active_weights(model.module) * passes / speed
+
+
+def describe(model: Any, n_blocks: int, config: InterveneConfig, texts: int) -> str:
+    """Return one line: how many token passes, and how long they take."""
+    passes, seconds = cost(model, n_blocks, config, texts)
+    return (f"changed at its last token in {min(texts, config.n):,} of them, {passes:,} token "
+            f"passes, {duration(seconds)}")  # fmt: skip

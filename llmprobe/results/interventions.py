@@ -1,0 +1,201 @@
+"""What changing a model's states does to its answers: a table, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+from llmprobe.results.resampling import Resamples
+
+
+class AnEdit(Protocol):
+    """A change of a state along the direction of a number."""
+
+    @property
+    def direction(self) -> int:
+        """Return the number of the direction."""
+
+    @property
+    def kind(self) -> str:
+        """Return ``reflect``, ``remove`` or ``shift``."""
+
+    @property
+    def dose(self) -> float:
+        """Return the number of standard deviations of a shift."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The texts whose states were changed, and what the model says of them as they are."""
+
+    labels: np.ndarray
+    """0 or 1. [m]"""
+    log_odds: np.ndarray
+    """Of the second answer. [m]"""
+    resamples: Resamples
+    """Of their units."""
+    kinds: Sequence[str]
+    """The directions that have a null, the first ones; each draw of it has one for each."""
+
+    @property
+    def gap(self) -> float:
+        """Return how far the log-odds of the second class are above those of the first."""
+        second = self.labels > 0
+        return float(self.log_odds[second].mean() - self.log_odds[~second].mean())
+
+    @property
+    def scale(self) -> float:
+        """Return what effects are shares of: the gap, or how the log-odds vary within a class.
+
+        The larger of both: where the model hardly says the class, the gap is next to nothing, and
+        anything would be a large share of it.
+        """
+        second = self.labels > 0
+        within = np.concatenate([
+            self.log_odds[rows] - self.log_odds[rows].mean() for rows in (second, ~second)
+        ])  # fmt: skip
+        return max(self.gap, float(within.std()), 1e-12)
+
+    def auroc(self, log_odds: np.ndarray) -> float:
+        """Return how often log-odds [m] are higher for a text of the second class."""
+        ranks, second = rankdata(log_odds), self.labels > 0
+        n = int(second.sum())
+        return float((ranks[second].mean() - (n + 1) / 2) / (len(ranks) - n))
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What came of changing the states of one model on one dataset."""
+
+    table: pd.DataFrame
+    """A row for each layer × direction × edit × dose, without the names of the curve."""
+    by_layer: pd.DataFrame
+    """Columns of the results, a row for each layer: ``used_share`` with its interval, of the
+    direction that has the largest effect of all, and ``used_p_value``."""
+    summary: dict[str, Any]
+    """Columns of the summary."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What some edits did at one layer."""
+
+    layer: int
+    edits: Sequence[AnEdit]
+    log_odds: np.ndarray
+    """How far each edit moved the log-odds of each text. [m, edits]"""
+    sides: np.ndarray
+    """1 where a state stood on the side of the second class along the edit's direction, -1 where
+    it stood on the other. [m, edits]"""
+
+
+def summarise(measured: Measured, parts: Sequence[Changed], fitted: Sequence[str]) -> Intervention:
+    """Compare each effect with those of the null by the same edit.
+
+    The effect on a text is how far its log-odds move against the side on which its state stood.
+
+    Parameters
+    ----------
+    parts
+        Reflections are of every layer, and come first.
+    fitted
+        The names of the first directions; all further ones are of the null.
+    """
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        of_edit: dict[tuple[str, float], list[int]] = {}
+        for i, edit in enumerate(part.edits):
+            of_edit.setdefault((edit.kind, edit.dose), []).append(i)
+        for (kind, dose), columns in of_edit.items():
+            names = {"layer": part.layer, "edit": kind, "dose": dose}
+            own = [i for i in columns if part.edits[i].direction < len(fitted)]
+            null = [i for i in columns if part.edits[i].direction >= len(fitted)]
+            rows += [names | row for row in _rows(measured, part, own, null, fitted)]
+    table = pd.DataFrame(rows)
+    # What was first changed at every layer is completed by the null of one.
+    table = table.drop_duplicates(["layer", "direction", "edit", "dose"], keep="last")
+    table = table.sort_values("layer", kind="stable").reset_index(drop=True)
+    for end in ("", "_low", "_high"):
+        table[f"share{end}"] = table[f"effect{end}"] / measured.scale
+    table["n_examples"] = len(measured.labels)
+    return Intervention(table, *_used(measured, table, parts, fitted))
+
+
+def _effects(part: Changed, columns: Sequence[int]) -> np.ndarray:
+    """Return the effects of some edits on each text. [m, edits]"""
+    effects: np.ndarray = -part.sides[:, columns] * part.log_odds[:, columns]
+    return effects
+
+
+def _rows(
+    measured: Measured,
+    part: Changed,
+    own: Sequence[int],
+    null: Sequence[int],
+    fitted: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return the rows of one edit at one layer: of each direction, and of the null."""
+    of_null = _effects(part, null).mean(axis=0).reshape(-1, len(measured.kinds))
+    effects = _effects(part, own)
+    low, high = np.quantile(measured.resamples.means(effects), (0.025, 0.975), axis=0)
+    rows = []
+    for i, column in enumerate(own):
+        name, value = fitted[part.edits[column].direction], float(effects[:, i].mean())
+        kind = name if name in measured.kinds else measured.kinds[-1]
+        draws = of_null[:, measured.kinds.index(kind)]
+        removed = part.edits[column].kind == "remove"
+        rows.append({
+            "direction": name, "effect": value, "effect_low": low[i], "effect_high": high[i],
+            "null_mean": draws.mean() if draws.size else np.nan,
+            "null_high": np.quantile(draws, 0.95) if draws.size else np.nan,
+            "p_value": _p_value(value, draws),
+            "said_auroc": measured.auroc(measured.log_odds + part.log_odds[:, column])
+            if removed else np.nan,
+        })  # fmt: skip
+    if of_null.size:
+        ends = np.quantile(of_null, (0.025, 0.975))
+        rows.append({
+            "direction": "null", "effect": of_null.mean(), "effect_low": ends[0],
+            "effect_high": ends[1], "null_mean": of_null.mean(),
+            "null_high": np.quantile(of_null, 0.95), "p_value": np.nan, "said_auroc": np.nan,
+        })  # fmt: skip
+    return rows
+
+
+def _p_value(value: float, null: np.ndarray) -> float:
+    """Return how often the null, or the effect itself, is as large; NaN without a null."""
+    return float((1 + (null >= value).sum()) / (1 + len(null))) if len(null) else np.nan
+
+
+def _used(
+    measured: Measured, table: pd.DataFrame, parts: Sequence[Changed], fitted: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the columns of the results and of the summary, by reflections.
+
+    The largest effect over layers and directions is compared with the largest of each draw of the
+    null, which has a direction of each kind too.
+    """
+    reflected = table[(table["edit"] == "reflect") & (table["direction"] != "null")]
+    best = reflected.loc[reflected["effect"].idxmax()]
+    draws = []
+    for part in parts:
+        null = [i for i, edit in enumerate(part.edits)
+                if edit.kind == "reflect" and edit.direction >= len(fitted)]  # fmt: skip
+        if null:
+            draws.append(_effects(part, null).mean(axis=0).reshape(-1, len(measured.kinds)))
+    largest = np.max([draw.max(axis=1) for draw in draws], axis=0) if draws else np.empty(0)
+    of_best = reflected[reflected["direction"] == best["direction"]]
+    columns = {"layer": "layer", "share": "used_share", "share_low": "used_share_low",
+               "share_high": "used_share_high", "p_value": "used_p_value"}  # fmt: skip
+    by_layer = of_best[[*columns]].rename(columns=columns).reset_index(drop=True)
+    return by_layer, {
+        "used_layer": int(best["layer"]),
+        "used_direction": str(best["direction"]),
+        "used_p_value": _p_value(float(best["effect"]), largest),
+        **{f"used_share{end}": float(best[f"share{end}"]) for end in ("", "_low", "_high")},
+    }

@@ -1,0 +1,152 @@
+"""Directions that a model uses move what it says, and such as it only carries do not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llmprobe.config.schema import InterveneConfig, ProbeConfig
+from llmprobe.extraction.last_token import LastToken
+from llmprobe.models.loading import LoadedModel, described
+from llmprobe.monitors.intervene import Edit, LayerOfTexts, effects, intervene, tasks_config
+from llmprobe.probing.directions import Directions
+from llmprobe.probing.tasks import build_tasks
+from llmprobe.probing.workers import Arrays
+
+CLASS, ONE, USED, CARRIED, ANSWER = range(5)
+"""Axes of the stream: the class where the text says it, a constant, the two directions that block
+2 writes, and what block 4 writes for the head. Further ones have noise."""
+A, B, END = 0, 1, 2
+WIDTH, NOISE = 48, 43
+
+
+@pytest.fixture(scope="module")
+def by_hand() -> LoadedModel:
+    """A Llama in which block 2 moves the class to the last token, and block 4 answers from it."""
+    config = LlamaConfig(
+        vocab_size=3 + 40, hidden_size=WIDTH, num_hidden_layers=5, num_attention_heads=1,
+        intermediate_size=WIDTH, head_dim=WIDTH,
+    )  # fmt: skip
+    module = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            weight.fill_(1.0 if "norm" in name else 0.0)
+        embed = module.model.embed_tokens.weight
+        embed[A, CLASS], embed[B, CLASS] = 0.3, -0.3
+        embed[:, ONE] = 1.0
+        noise = 2 * torch.randn(40, NOISE, generator=torch.manual_seed(0))
+        embed[3:, -NOISE:] = noise
+        blocks = module.model.layers
+        # All tokens are looked at alike; what they say of the class and their noise come along.
+        attention = blocks[1].self_attn
+        attention.v_proj.weight.copy_(torch.eye(WIDTH))
+        attention.o_proj.weight[USED, CLASS] = attention.o_proj.weight[CARRIED, CLASS] = 1.0
+        for axis in range(WIDTH - NOISE, WIDTH):
+            attention.o_proj.weight[axis, axis] = 4.0
+        # A gate that is open wherever the constant stands, so that the block is nearly linear.
+        mlp = blocks[3].mlp
+        mlp.gate_proj.weight[USED, ONE], mlp.up_proj.weight[USED, USED] = 4.0, 1.0
+        mlp.down_proj.weight[ANSWER, USED] = 0.5
+        module.lm_head.weight[A, ANSWER], module.lm_head.weight[B, ANSWER] = 1.0, -1.0
+    model = described("by hand", module.model, None, torch.device("cpu"), torch.float32)
+    _clear(model, module)
+    return SimpleNamespace(head=module, model=model)
+
+
+def _clear(model, module) -> None:
+    """Let block 4 take away what it read, which depends on the size of the states there."""
+    with torch.no_grad():
+        states = _states(model, [[A, 3, END], [B, 3, END]])
+        before, after = states[3], states[4]
+        wrote = after[0, ANSWER] - before[0, ANSWER]
+        mlp = model.blocks[3].mlp
+        mlp.down_proj.weight[USED, USED] = float(-0.5 * before[0, USED] / wrote)
+
+
+def _states(model, texts) -> dict[int, torch.Tensor]:
+    with torch.no_grad():
+        read = model.module(
+            input_ids=torch.tensor(texts), output_hidden_states=True, use_cache=False
+        ).hidden_states
+        states = {i: state[:, -1].clone() for i, state in enumerate(read[:-1])}
+        kept: list[torch.Tensor] = []
+        handle = model.blocks[-1].register_forward_hook(lambda *args: kept.append(args[-1][:, -1]))
+        model.module(input_ids=torch.tensor(texts), use_cache=False)
+        handle.remove()
+        return states | {model.n_blocks: kept[0]}
+
+
+def _texts(n: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    return [[A if y else B, int(rng.integers(3, 43)), END] for y in labels], labels
+
+
+def _log_odds(by_hand):
+    def log_odds(states):
+        with torch.no_grad():
+            logits = by_hand.head.lm_head(by_hand.model.module.norm(states))
+        return logits[:, A] - logits[:, B]
+
+    return log_odds
+
+
+def test_a_direction_is_used_from_where_it_is_written_to_where_it_is_read(by_hand) -> None:
+    texts, labels = _texts(40)
+    states = _states(by_hand.model, texts)
+    acts = np.eye(WIDTH, dtype=np.float32)[[USED, CARRIED]]
+    directions = Directions(acts, acts, np.zeros(2), np.ones(2))
+    fold = np.zeros(len(texts), dtype=int)
+    layers = [LayerOfTexts(i, X.numpy(), fold, [directions]) for i, X in states.items()]
+    edits = [Edit(0, "reflect"), Edit(1, "reflect")]
+    plain, changed = effects(
+        LastToken(by_hand.model), _log_odds(by_hand), texts, layers, edits
+    )  # fmt: skip
+    gap = plain[labels == 1].mean() - plain[labels == 0].mean()
+    moved = np.array([(-c.sides * c.log_odds).mean(axis=0) for c in changed]) / gap
+    used, carried = moved.T
+    np.testing.assert_allclose(used[2:4], 1, atol=0.05)
+    np.testing.assert_allclose(np.delete(used, [2, 3]), 0, atol=0.05)
+    np.testing.assert_allclose(carried, 0, atol=0.05)
+    # Both are as readable, in the same layers.
+    assert (
+        np.sign(states[3][:, [USED, CARRIED]].numpy()) == np.where(labels, 1, -1)[:, None]
+    ).all()
+
+
+def _intervene(by_hand, labels, texts, **config):
+    asked = InterveneConfig(null=20, n=60, **config)
+    probe = tasks_config(ProbeConfig(l2=100.0, folds=3), asked)
+    tasks = build_tasks(labels, None, probe, "texts")
+    states = Arrays({i: X.numpy() for i, X in _states(by_hand.model, texts).items()})
+    return intervene(
+        by_hand.model, _log_odds(by_hand), texts, states, tasks, None, asked, peak=3
+    )  # fmt: skip
+
+
+def test_what_a_model_answers_by_is_found_and_compared_with_the_null(by_hand) -> None:
+    texts, labels = _texts(60)
+    result = _intervene(by_hand, labels, texts)
+    summary, table = result.summary, result.table
+    assert summary["used_p_value"] == pytest.approx(1 / 21)
+    assert summary["used_share"] > 0.5
+    shares = result.by_layer.set_index("layer")["used_share"]
+    assert (shares[:2].abs() < 0.05).all()  # Nothing is there yet.
+    doses = table[(table["edit"] == "shift") & (table["direction"] == "mean_difference")]
+    assert doses["effect"].is_monotonic_increasing
+    leace = table[(table["direction"] == "leace") & (table["layer"] == summary["used_layer"])]
+    assert leace["said_auroc"].item() < 0.95  # Of 1.
+
+
+def test_the_null_is_uniform(by_hand) -> None:
+    p_values = []
+    for seed in range(16):
+        texts, _ = _texts(40, seed)
+        labels = np.random.default_rng(100 + seed).permutation(np.arange(40) % 2)
+        p_values.append(_intervene(by_hand, labels, texts, layers=(2, 4)).summary["used_p_value"])
+    assert 0.3 < np.mean(p_values) < 0.7
+    assert np.mean(np.array(p_values) <= 0.1) < 0.4
