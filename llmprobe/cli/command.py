@@ -37,8 +37,8 @@ class Command:
 
 
 _ORDER = (
-    "run extract probe transfer validate sanity answer trace score verify export report compare "
-    "check path cache ls show help"
+    "run extract probe transfer intervene validate sanity answer trace score verify export report "
+    "compare check path cache ls show help"
 )
 
 commands: Registry[Command] = Registry(

@@ -766,6 +766,9 @@ def expand_short_forms(raw: Any) -> Any:
         if isinstance(raw.get(section), bool):
             asked = raw.pop(section)
             raw |= {section: {}} if asked else {}
+    if isinstance(asked := raw.get("intervene"), dict):
+        # YAML reads the key ``null`` as nothing.
+        raw["intervene"] = {"null" if key is None else key: asked[key] for key in asked}
     if isinstance(raw.get("include"), str):
         raw["include"] = [raw["include"]]
     return raw

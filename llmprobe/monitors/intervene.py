@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from llmprobe.extraction.estimate import duration, matmul_speed
 from llmprobe.extraction.last_token import LastToken, require_parity
 from llmprobe.extraction.memory import Budget
 from llmprobe.ground.progress import Progress
-from llmprobe.models.loading import LoadedModel, active_weights
+from llmprobe.models.loading import Architecture, LoadedModel, active_weights
 from llmprobe.probing.directions import KINDS, Directions, fit_directions
 from llmprobe.probing.splits import some_units
 from llmprobe.probing.tasks import ProbingTasks
@@ -49,8 +49,9 @@ class Edit(NamedTuple):
     def change(self, places: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Return how far states move that stand at some places, [m], by their spread. -> [m]"""
         if self.kind == "shift":
-            return -np.sign(places) * spread * self.dose
-        moved: np.ndarray = -places * (2 if self.kind == "reflect" else 1)
+            moved: np.ndarray = -np.sign(places) * spread * self.dose
+            return moved
+        moved = -places * (2 if self.kind == "reflect" else 1)
         return moved
 
 
@@ -109,7 +110,7 @@ def effects(
     order = np.argsort([len(text) for text in tokens], kind="stable")
     with Progress(label, m * len(layers), shown=bool(label)) as bar:
 
-        def run(rows: Sequence[int]) -> None:
+        def run(rows: Sequence[int]) -> bool:
             kept = runner.keep([tokens[row] for row in rows])
             for i, layer in enumerate(layers):
                 part = replace(layer, states=layer.states[rows], fold=layer.fold[rows])
@@ -121,11 +122,12 @@ def effects(
                 changed[i].sides[rows] = sides
                 plain[rows] = odds[:, 0]
                 bar.advance(len(rows))
+            return True
 
         parts = [order.tolist()]
         for _ in budget.run_in_parts(
             parts,
-            lambda rows: run(rows) or True,
+            run,
             lambda rows: len(rows) * n,
             lambda rows: f"{n} states of the last token of {len(rows)} texts",
         ):
@@ -134,7 +136,7 @@ def effects(
 
 
 def chosen_layers(config: InterveneConfig, known: Sequence[int], peak: int) -> list[int]:
-    """Return the layers that are changed: all of a small model, of a larger some around the peak."""
+    """Return the layers that are changed: all of a small model, of others some around the peak."""
     if config.layers != "auto":
         return sorted(set(config.layers) & set(known))
     if len(known) - 1 <= SMALL:
@@ -223,11 +225,14 @@ def intervene(
     return summarise(measured, [*parts, *more], fitted)
 
 
-def cost(model: Any, n_blocks: int, config: InterveneConfig, texts: int) -> tuple[int, float]:
+def cost(
+    model: LoadedModel | Architecture, config: InterveneConfig, texts: int
+) -> tuple[int, float]:
     """Return how many tokens pass through all blocks, and about how many seconds that takes.
 
     A state at a layer passes through the blocks after it alone.
     """
+    n_blocks = model.n_blocks
     layers = chosen_layers(config, range(n_blocks + 1), n_blocks // 2)
     a_layer = 1 + len(KINDS) * 2 + 1 + 2 * config.null
     through = sum((n_blocks - layer) / n_blocks for layer in layers)
@@ -237,8 +242,8 @@ def cost(model: Any, n_blocks: int, config: InterveneConfig, texts: int) -> tupl
     return passes, 2 * active_weights(model.module) * passes / speed
 
 
-def describe(model: Any, n_blocks: int, config: InterveneConfig, texts: int) -> str:
+def describe(model: LoadedModel | Architecture, config: InterveneConfig, texts: int) -> str:
     """Return one line: how many token passes, and how long they take."""
-    passes, seconds = cost(model, n_blocks, config, texts)
+    passes, seconds = cost(model, config, texts)
     return (f"changed at its last token in {min(texts, config.n):,} of them, {passes:,} token "
             f"passes, {duration(seconds)}")  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.covariance import oas  # type: ignore[import-untyped]
+from sklearn.covariance import oas
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.probing.fit_many import Design

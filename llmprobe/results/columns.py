@@ -25,12 +25,25 @@ SAID_SUMMARY = (
 )
 """The same of a curve."""
 
+USED = ("used_share", "used_share_low", "used_share_high", "used_p_value")
+"""What the model's answers move by when the states of a layer are reflected."""
+
+USED_SUMMARY = ("used_layer", *USED, "used_direction", "used_note")
+"""The same of a curve, where they move most."""
+
+INTERVENE = (
+    *("model", "dataset", "position", "layer", "direction", "edit", "dose", "effect"),
+    *("effect_low", "effect_high", "null_mean", "null_high", "p_value", "n_examples"),
+    *("share", "share_low", "share_high", "said_auroc"),
+)
+"""The columns of ``intervene.parquet``."""
+
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
     *("balanced_accuracy", "f1", "auroc", "log_loss", "majority_accuracy", "control_accuracy"),
     *("selectivity", "p_value", "main_score", "permutations", "repeats"),
-    *SAID,
+    *(*SAID, *USED),
 )
 """The first columns of the results; those of the other metrics follow."""
 _DEPTHS = (
@@ -51,7 +64,7 @@ _OF_A_CURVE = (
     *("main_score", "peak_score", "peak_p_value_adjusted"),
     *(f"worst_transfer_{name}" for name in ("auroc", "auroc_low", "auroc_high", "p_value")),
     *("worst_transfer_train", "worst_transfer_test"),
-    *SAID_SUMMARY,
+    *(*SAID_SUMMARY, *USED_SUMMARY),
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
@@ -77,7 +90,7 @@ _WORDS = (
     *("model", "dataset", "site", "position", "probe", "main_score", "classes", "label"),
     *("predicted", "text", "group", "fields", "rival", "train", "test", "reads", "note"),
     *("train_dataset", "test_dataset", "worst_transfer_train", "worst_transfer_test"),
-    "said_note",
+    *("said_note", "used_note", "used_direction", "direction", "edit"),
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")
@@ -120,6 +133,7 @@ def columns_of(table: str) -> list[str]:
         "predictions": list(_OF_AN_EXAMPLE),
         "rivals": "model dataset rival example predicted score position".split(),
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
+        "intervene": list(INTERVENE),
         "transfer": list(TRANSFER),
         "transfer_layers": list(TRANSFER_LAYERS),
         "examples": "dataset example text label group fields".split(),

@@ -32,6 +32,9 @@ MARGIN = 0.05
 """What counts as nothing, in accuracy, AUROC or R²: “no” needs an interval that ends within it. It
 is the least that a few hundred units can exclude, since at chance 400 have an interval of ± 0.05,
 and half of a gain of 0.1 that one would go by."""
+USED_SHARE = 0.1
+"""The share of what an answer differs between the classes that an effect needs to be called use:
+some have been the largest of all of the null, and 3 % of it."""
 TRANSFER_MARGIN = 0.1
 """The same for the AUROC elsewhere, which moves faster: where two normal classes of equal size have
 0.6, their accuracy is 0.57."""
@@ -198,7 +201,8 @@ def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evi
         "stable": _stable(curve, findings, is_read),
         "transfers": _transfers(curve, is_read),
         "said": _said(curve, is_read),
-        **{key: _unasked(key) for key in ("used", "linear")},
+        "used": _used(curve),
+        "linear": _unasked("linear"),
     }
     return Evidence(*curve.key, answers)
 
@@ -513,6 +517,36 @@ def _said(curve: Curve, is_read: bool) -> Answer:
     needed = (units_needed(units, error, far) for far in (value - 0.5, 0.5 + MARGIN - value))
     more = _would_tell(units, _fewest(units, *needed))
     return answered("unclear", "unclear whether the model says it", more)
+
+
+def _used(curve: Curve) -> Answer:
+    note = curve.summary.get("used_note")
+    if isinstance(note, str) and note:
+        return Answer("does not apply", note)
+    value, low, high = (curve.number(f"used_share{end}") for end in ("", "_low", "_high"))
+    p, layer = curve.number("used_p_value"), curve.number("used_layer")
+    if isnan(value):
+        return _unasked("used")
+    number = _with_interval(value, low, high)
+    direction = str(curve.summary.get("used_direction", "")).replace("_", " ")
+    known = "" if isnan(p) else f"; p {_equals(p)} by directions that say nothing"
+    sentence = (
+        f"Reflecting the state at layer {layer:.0f} along the {direction} direction moves this "
+        f"answer at this position by {number} of what it differs between the classes{known}."
+    )
+
+    def answered(word: Word, clause: str, more: str = "") -> Answer:
+        return Answer(word, sentence + more, value, low, high, number, f"{clause} ({number})")
+
+    if high < USED_SHARE:
+        return answered(
+            "no",
+            "not used for this answer at this position",
+            f" No layer moves it by {USED_SHARE:.0%}.",
+        )
+    if p < SURE and value >= USED_SHARE and low > 0:
+        return answered("yes", f"used for this answer at layer {layer:.0f}")
+    return answered("unclear", "unclear whether it is used for this answer")
 
 
 def _unasked(key: str) -> Answer:

@@ -37,10 +37,11 @@ TABLES = {
     "rivals": "rivals",
     "transfer": "transfer",
     "transfer_layers": "transfer_layers",
+    "intervene": "interventions",
     "examples": "examples",
 }
 """The file of each table, without its suffix, and the field of `Results` that holds it."""
-AS_TEXT = ("results", "summary", "learning_curve", "transfer")
+AS_TEXT = ("results", "summary", "learning_curve", "transfer", "intervene")
 """Tables that are written as CSV too."""
 EVIDENCE = "evidence.json"
 """What the tables are evidence of. It is for other programs: here it is always made of the tables

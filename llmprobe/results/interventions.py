@@ -181,7 +181,7 @@ def _used(
     null, which has a direction of each kind too.
     """
     reflected = table[(table["edit"] == "reflect") & (table["direction"] != "null")]
-    best = reflected.loc[reflected["effect"].idxmax()]
+    best = reflected.iloc[int(reflected["effect"].to_numpy().argmax())]
     draws = []
     for part in parts:
         null = [i for i, edit in enumerate(part.edits)

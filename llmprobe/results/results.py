@@ -47,6 +47,8 @@ class Results:
     ``transfer_matrix``."""
     transfer_layers: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What those cells are at every layer."""
+    interventions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row for each curve × layer × direction × edit × dose, where states were changed."""
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What predictions are about: a row for each dataset × example, with its text, label, group
     and fields; empty where examples are no texts."""
@@ -103,7 +105,7 @@ class Results:
         """Return the rows and probes of all parts."""
         names = (
             *("table", "summary", "predictions", "learning_curve", "rivals"),
-            *("transfer", "transfer_layers"),
+            *("transfer", "transfer_layers", "interventions"),
         )
         tables: dict[str, Any] = {
             name: pd.concat([getattr(part, name) for part in parts], ignore_index=True)

@@ -38,9 +38,10 @@ from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
 from llmprobe.models.devices import resolve_device
-from llmprobe.models.loading import LoadedModel, load_language_model
+from llmprobe.models.loading import LoadedModel, load_architecture, load_language_model
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
+from llmprobe.monitors.intervene import describe
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import columns_of
@@ -53,6 +54,7 @@ from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.results.transfer import TransferMatrix
 from llmprobe.run.environment import dataset_facts, environment, model_facts
+from llmprobe.run.intervene import intervened, with_used_of
 from llmprobe.run.parts import StatesOf, probe_part, trace_part
 from llmprobe.run.said import said_beside, with_said_of
 from llmprobe.run.transfer import check_transfer, transfer_part, write_transfer
@@ -175,6 +177,9 @@ class Run:
             done = extractor.find(dataset) is not None
             cost = "already extracted" if done else extractor.estimate(dataset)
             yield f"{line}, {cost}"
+            asked = self.config.intervene
+            if asked is not None and dataset.answers and model.weights != "random":
+                yield f"{line}, {describe(load_architecture(model, extractor.source), asked, len(dataset))}"
 
     def probe(self, extract: bool = False) -> Results:
         """Probe every model on every dataset, extracting what is missing if told to.
@@ -226,6 +231,7 @@ class Run:
                 if control is not None:
                     results = _beside(results, control, dataset, self.config.probe.seed)
                 results = self._beside_said(states, position, results, part)
+                results = self._beside_used(states, position, results, part)
                 parts.append(results)
                 places.append((model, dataset, position))
                 self._trace(states, results, part)
@@ -317,7 +323,7 @@ class Run:
                 control = untrained.get((model.id, dataset.name, position))
                 if control is not None:
                     results = _beside(results, control, dataset, config.seed)
-                parts[i] = with_said_of(parts[i], results)
+                parts[i] = with_used_of(parts[i], with_said_of(parts[i], results))
         return bool(asked.any())
 
     def _write(self, parts: Sequence[Results]) -> None:
@@ -347,6 +353,14 @@ class Run:
         if not self.config.said or not states.dataset.answers:
             return results
         return said_beside(part, states, position, results, self.config, self._language_model)
+
+    def _beside_used(
+        self, states: StatesOf, position: str, results: Results, part: Part
+    ) -> Results:
+        """Add what the model says with other states to the results of a part, if that is asked."""
+        if self.config.intervene is None:
+            return results
+        return intervened(part, states, position, results, self.config, self._language_model)
 
     def _language_model(self, config: ModelConfig) -> tuple[Any, LoadedModel]:
         """Load a model with its head, or return it where it was the last to be loaded."""

@@ -53,11 +53,11 @@ def by_hand() -> LoadedModel:
         mlp.down_proj.weight[ANSWER, USED] = 0.5
         module.lm_head.weight[A, ANSWER], module.lm_head.weight[B, ANSWER] = 1.0, -1.0
     model = described("by hand", module.model, None, torch.device("cpu"), torch.float32)
-    _clear(model, module)
+    _clear(model)
     return SimpleNamespace(head=module, model=model)
 
 
-def _clear(model, module) -> None:
+def _clear(model) -> None:
     """Let block 4 take away what it read, which depends on the size of the states there."""
     with torch.no_grad():
         states = _states(model, [[A, 3, END], [B, 3, END]])

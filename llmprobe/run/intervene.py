@@ -1,0 +1,150 @@
+"""What the models of a run say with other states, kept beside each part of its results."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pandas as pd
+
+from llmprobe.config.schema import InterveneConfig, RunConfig
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.extraction.extract import Extractor
+from llmprobe.ground.digests import recorded, written_together
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.files import digest
+from llmprobe.models.answer_head import AnswerHead, answer_tokens
+from llmprobe.monitors.intervene import intervene, tasks_config
+from llmprobe.monitors.said import why_not
+from llmprobe.probing.tasks import build_tasks
+from llmprobe.results.columns import INTERVENE, USED, USED_SUMMARY
+from llmprobe.results.folder import Part, read_table
+from llmprobe.results.interventions import Intervention
+from llmprobe.results.results import Results
+from llmprobe.run.parts import StatesOf
+from llmprobe.run.said import LoadHead
+
+log = logging.getLogger(__name__)
+
+
+def intervened(
+    part: Part,
+    states: StatesOf,
+    position: str,
+    results: Results,
+    config: RunConfig,
+    load_head: LoadHead,
+) -> Results:
+    """Return the results of a part with what changed states do, or with why they cannot be changed.
+
+    Where nothing is to be extracted no model is run, and only what is kept is added.
+    """
+    asked = config.intervene or InterveneConfig()
+    extractor, dataset = states.extractor, states.dataset
+    note = why_not_used(dataset) or why_not(
+        extractor.model_config, dataset, config.extract.site, position
+    )
+    words = {label: list(words) for label, words in dataset.answers.items()}
+    name = f"intervene-{digest([words, asked.model_dump(mode='json')])[:16]}"
+    if not note:
+        kept = _read(part, name)
+        if kept is None and not states.extract:
+            return results
+        try:
+            assert isinstance(extractor, Extractor)
+            if kept is None:
+                kept = _intervene(extractor, states, position, results, config, asked, load_head)
+                _write(part, name, kept)
+            return _beside(results, kept)
+        except UserError as error:
+            note = str(error)
+    log.warning("%s: whether the model uses it is not known: %s", states.where(position), note)
+    return replace(results, summary=results.summary.assign(used_note=note))
+
+
+def why_not_used(dataset: ConceptDataset) -> str:
+    """Return why no use can be asked of a dataset; empty where it can."""
+    if not dataset.answers:
+        return ("The dataset has no question and answers, so there is nothing that the model would "
+                "say otherwise (question: true).")  # fmt: skip
+    if len(dataset.classes) != 2:
+        return f"Use is asked of two classes, and there are {len(dataset.classes)}."
+    return ""
+
+
+def _intervene(
+    extractor: Extractor,
+    states: StatesOf,
+    position: str,
+    results: Results,
+    config: RunConfig,
+    asked: InterveneConfig,
+    load_head: LoadHead,
+) -> Intervention:
+    """Change the states of a part's texts."""
+    dataset, seed = states.dataset, config.probe.seed
+    head, base = load_head(extractor.model_config)
+    tokens = extractor.tokens(dataset, base.tokenizer, base.module)
+    texts = [ids[: places[0][-1] + 1]
+             for ids, places in zip(tokens.ids, tokens.places, strict=True)]  # fmt: skip
+    answers = {str(label): dataset.answers[str(label)] for label in dataset.classes}
+    asked_head = AnswerHead(
+        head, base, answer_tokens(base.tokenizer, texts[0], answers, dataset.name)
+    )
+    probe = tasks_config(config.probe, asked)
+    tasks = build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
+    peak = results.curves[0].layer
+    return intervene(
+        base, asked_head.log_odds, texts, states.at(position), tasks, dataset.units, asked,
+        peak=base.n_blocks // 2 if peak is None else peak, seed=seed,
+        label=f"changing the states of {dataset.name} in {base.name}",
+    )  # fmt: skip
+
+
+def _beside(results: Results, kept: Intervention) -> Results:
+    """Return the results of one model, dataset and position with what changed states do."""
+    table = results.table.drop(columns=list(USED), errors="ignore")
+    table = table.merge(kept.by_layer, on="layer", how="left")
+    of_curve = {
+        name: results.summary[name].iloc[0] for name in ("model", "dataset", "position")
+    }  # fmt: skip
+    return replace(
+        results,
+        table=table[list(results.table)],
+        summary=results.summary.assign(**kept.summary),
+        interventions=kept.table.assign(**of_curve)[list(INTERVENE)],
+    )
+
+
+def with_used_of(before: Results, results: Results) -> Results:
+    """Return results with what changing the same states did before."""
+    return replace(
+        results,
+        table=results.table.assign(**{name: before.table[name] for name in USED}),
+        summary=results.summary.assign(**{name: before.summary[name] for name in USED_SUMMARY}),
+        interventions=before.interventions,
+    )
+
+
+def _files(name: str) -> list[str]:
+    return [f"{name}.parquet", f"{name}-layers.parquet", f"{name}-summary.parquet"]
+
+
+def _write(part: Part, name: str, kept: Intervention) -> None:
+    with written_together(part.folder) as new:
+        tables = (kept.table, kept.by_layer, pd.DataFrame([kept.summary]))
+        for file, table in zip(_files(name), tables, strict=True):
+            table.to_parquet(new(file), index=False)
+
+
+def _read(part: Part, name: str) -> Intervention | None:
+    """Read what is kept; None unless it is there and whole."""
+    try:
+        if not set(_files(name)) <= set(recorded(part.folder)):
+            return None
+        table, by_layer, summary = (
+            read_table(part.folder, file.removesuffix(".parquet")) for file in _files(name)
+        )
+    except (UserError, ValueError):
+        return None
+    return Intervention(table, by_layer, {str(k): v for k, v in summary.iloc[0].items()})
