@@ -532,7 +532,8 @@ def _used(curve: Curve) -> Answer:
     known = "" if isnan(p) else f"; p {_equals(p)} by directions that say nothing"
     sentence = (
         f"Reflecting the state at layer {layer:.0f} along the {direction} direction moves this "
-        f"answer at this position by {number} of what it differs between the classes{known}."
+        f"answer at this position by {number} of what it "
+        f"differs between the classes (or varies within one, if that is more){known}."
     )
 
     def answered(word: Word, clause: str, more: str = "") -> Answer:

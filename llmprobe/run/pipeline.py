@@ -179,7 +179,8 @@ class Run:
             yield f"{line}, {cost}"
             asked = self.config.intervene
             if asked is not None and dataset.answers and model.weights != "random":
-                yield f"{line}, {describe(load_architecture(model, extractor.source), asked, len(dataset))}"
+                shape = load_architecture(model, extractor.source)
+                yield f"{line}, {describe(shape, asked, len(dataset))}"
 
     def probe(self, extract: bool = False) -> Results:
         """Probe every model on every dataset, extracting what is missing if told to.

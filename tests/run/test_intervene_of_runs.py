@@ -1,0 +1,68 @@
+"""A run asks whether the model uses what is read, in its tables, its evidence and the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from toy import write_config, write_table
+
+from llmprobe.cli.main import main
+from llmprobe.config.load import load_config
+from llmprobe.results.columns import INTERVENE
+from llmprobe.run.pipeline import Run
+
+QUESTION = {"question": "the statement {text} is", "answers": {"1": ["true"], "0": ["false"]}}
+
+
+def _config(tmp_path: Path, model: Path, **dataset: object) -> Path:
+    entry = {"path": str(write_table(tmp_path / "toy.csv"))} | dataset
+    return write_config(
+        tmp_path / "toy.yaml", {"id": str(model), "dtype": "float32"}, entry, report={"traces": 0}
+    )
+
+
+def test_a_finished_run_can_be_asked_whether_the_model_uses_it(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    config, out = _config(tmp_path, tiny_model("llama", head=True), **QUESTION), tmp_path / "out"
+    Run(load_config(config), out).probe(extract=True)
+    assert main(["intervene", str(out), "--set", "intervene.null=20"]) == 0
+    assert (out / "intervene.csv").is_file()
+    rows = pd.read_parquet(out / "intervene.parquet")
+    assert list(rows) == list(INTERVENE)
+    assert set(rows["direction"]) == {"logistic", "mean_difference", "leace", "null"}
+    assert set(rows["edit"]) == {"reflect", "remove", "shift"}
+    assert not rows.duplicated(["layer", "direction", "edit", "dose"]).any()
+    summary = pd.read_csv(out / "summary.csv").iloc[0]
+    assert 0 < summary["used_p_value"] <= 1
+    assert summary["used_layer"] in rows["layer"].to_numpy()
+    by_layer = pd.read_csv(out / "results.csv")
+    assert by_layer["used_share"].max() == pytest.approx(summary["used_share"])
+    (entry,) = json.loads((out / "evidence.json").read_text())
+    assert "this answer at this position" in entry["questions"]["used"]["sentence"]
+
+
+def test_a_set_without_answers_says_why_use_is_not_known(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    config, out = _config(tmp_path, tiny_model("llama", head=True)), tmp_path / "out"
+    assert main(["intervene", str(config), "--out", str(out)]) == 0
+    (entry,) = json.loads((out / "evidence.json").read_text())
+    used = entry["questions"]["used"]
+    assert used["answer"] == "does not apply"
+    assert "no question and answers" in used["sentence"]
+
+
+def test_the_key_null_can_be_written_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "models: [gpt2]\ndatasets: [capitals]\nintervene: {layers: auto, null: 50}\n",
+        encoding="utf-8",
+    )
+    config = load_config(path)
+    assert config.intervene is not None
+    assert config.intervene.null == 50
