@@ -9,6 +9,7 @@ import yaml
 
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
+from llmprobe.datasets.from_config import dataset_from_config
 from llmprobe.ground.files import shipped
 
 NAMES = sorted(path.stem for path in shipped("configs").glob("*.yaml"))
@@ -67,3 +68,12 @@ def test_each_begins_by_saying_what_it_is_for(name: str) -> None:
     text = (shipped("configs") / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     assert yaml.safe_load(text)["name"] == name
+
+
+def test_the_quickstart_asks_whether_a_probe_of_affirmed_sentences_reads_negated_ones() -> None:
+    config = load_config("quickstart")
+    capitals = dataset_from_config(config.datasets[0])
+    assert capitals.fields is not None
+    assert set(capitals.fields["form"].value_counts()) == {len(capitals) // 2}
+    assert config.transfer is not None
+    assert config.transfer.by == "form"

@@ -167,7 +167,8 @@ def read_results(out: Path, details: bool = True) -> Results:
     Parameters
     ----------
     details
-        Whether to read more than results and summary; without, the other tables are empty.
+        Whether to read more than results, summary and transfer; without, the other tables are
+        empty.
 
     Raises
     ------
@@ -180,7 +181,7 @@ def read_results(out: Path, details: bool = True) -> Results:
     written = [set(rows) for rows in (table, summary)]
     table, summary = _completed(out, table, summary)
     tables: dict[str, Any] = {
-        field: _detail(out, name, details, table, notes)
+        field: _detail(out, name, details or name == "transfer", table, notes)
         for name, field in TABLES.items()
         if name not in ("results", "summary")
     }

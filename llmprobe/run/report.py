@@ -109,13 +109,17 @@ def terminal_text(out: Path, width: int = 100, unicode: bool = True) -> Text:
 
 
 def summary_text(run: Results, width: int, unicode: bool) -> Text:
-    """Return the best layer of each model on each dataset as the lines of a short table."""
+    """Return the best layer of each model on each dataset, and the matrices of what transfers."""
     from rich.text import Text
 
     from llmprobe.reporting.terminal import summary_lines
+    from llmprobe.reporting.terminal_transfer import transfer_lines
 
     models = run.environment["models"]
     lines = summary_lines(run.curves, run.evidence, models, width=width, unicode=unicode)
+    if run.transfer_matrix is not None:
+        lines += [Text(), Text("Elsewhere, in units that no probe has seen"), Text()]
+        lines += transfer_lines(run.transfer_matrix.table, width, unicode)
     return Text("\n").join(lines)
 
 

@@ -18,6 +18,7 @@ from llmprobe.reporting.charts.depth import (
     depth_against_difficulty,
     depth_against_size,
     depth_scatter,
+    family,
     rank_correlation,
 )
 from llmprobe.reporting.charts.style import COLOURS, paler
@@ -203,13 +204,14 @@ def test_each_name_is_joined_to_the_difficulty_of_its_dataset(
         assert place == pytest.approx(hardness[text.get_text()])
 
 
-def test_depth_is_drawn_against_size_with_a_line_for_each_dataset(
+def test_depth_is_drawn_against_size_with_a_line_for_each_family(
     tables: Callable[..., Tables],
 ) -> None:
-    results, summary = with_starts(tables({"big": 30, "small": 12, "mid": 18}, ["x", "y"]))
-    summary["parameters"] = summary["model"].map({"big": 7e9, "small": 1.35e8, "mid": 1.5e9})
+    parameters = {"a/kin-7B": 7e9, "kin-135m": 1.35e8, "kin-1.5b": 1.5e9, "other-1b": 1e9}
+    results, summary = with_starts(tables(dict.fromkeys(parameters, 12), ["x", "y"]))
+    summary["parameters"] = summary["model"].map(parameters)
     summary["peak_p_value"] = np.where(
-        (summary["model"] == "mid") & (summary["dataset"] == "y"), 0.3, 0.01
+        (summary["model"] == "kin-1.5b") & (summary["dataset"] == "y"), 0.3, 0.01
     )
     figure = depth_against_size(results_of(results, summary))
     assert figure is not None
@@ -225,11 +227,20 @@ def test_depth_is_drawn_against_size_with_a_line_for_each_dataset(
             )
             for index, row in enumerate(here.to_dict("records"))
         }
-        (line,) = (line for line in ax.lines if to_hex(line.get_color()) == "#aaaaaa")
+        line, alone = (line for line in ax.lines if to_hex(line.get_color()) == "#aaaaaa")
+        assert list(alone.get_xdata()) == [1e9]
         sure = here[here["peak_p_value"] <= 0.05].sort_values("parameters")
+        sure = sure[sure["model"] != "other-1b"]
         assert list(line.get_xdata()) == sure["parameters"].tolist()
         assert list(line.get_ydata()) == sure["stays_above_half_depth"].tolist()
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["135M", "1.5B", "7B"]
+
+
+def test_models_of_one_family_differ_in_their_size_alone() -> None:
+    assert family("Qwen/Qwen2.5-0.5B") == family("qwen2.5-7b") == "qwen2.5"
+    assert family("gpt2") == family("gpt2-xl") == family("openai-community/gpt2-medium")
+    assert family("smollm2-135m") != family("gemma-3-270m")
+    assert family("gemma-2-2b") != family("gemma-3-1b")
 
 
 @pytest.mark.parametrize("n_datasets", [1, 2, 40])

@@ -152,6 +152,16 @@ def test_page_trusts_no_name(tables: Callable[..., Tables], tmp_path: Path) -> N
     }
 
 
+def test_the_menu_leads_to_every_section(html: str) -> None:
+    outline = Outline(html)
+    ids = {attributes.get("id") for _, attributes in outline.tags} - {None}
+    links = {str(link["href"]) for link in outline.all("a") if str(link["href"]).startswith("#")}
+    assert len(links) > 5
+    assert {link.removeprefix("#") for link in links} <= ids
+    sections = [section.get("id") for section in outline.all("section")]
+    assert links >= {f"#{name}" for name in sections if name}
+
+
 def test_no_script_runs_but_those_of_the_page(html: str) -> None:
     outline = Outline(html)
     assert outline.all("script") == SCRIPTS
@@ -345,7 +355,7 @@ def test_findings_and_illustrations_come_first_and_as_text(
     assert outline.all("script") == SCRIPTS
     assert outline.words.count(EVIL) == 1 + 4
     in_order = [
-        "The network makes 0.7 % of errors.", f"{EVIL} & more", "smollm2-135m on capitals",
+        "smollm2-135m on capitals", "The network makes 0.7 % of errors.", f"{EVIL} & more",
         *(f"Plane {number}." for number in range(4)), "Accuracy of a probe on each layer.",
         "Where each concept can be read",
     ]  # fmt: skip

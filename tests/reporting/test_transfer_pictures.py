@@ -18,6 +18,7 @@ from llmprobe.reporting.terminal_transfer import transfer_lines
 from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS
 from llmprobe.results.results import Results
 from llmprobe.results.transfer import TransferMatrix, with_answers
+from llmprobe.run.report import summary_text
 
 
 def matrix_of(names: Sequence[str], layers: int = 3, is_crossed: bool = False) -> TransferMatrix:
@@ -74,6 +75,28 @@ def test_the_page_has_the_matrix_at_the_best_layers_and_at_each(
     slider.press("End")
     assert cells.all_inner_texts() == ["2", "0.90", "0.20", "2", "0.20", "0.90"]
     assert not opened.complaints
+
+
+def test_the_first_screen_has_the_heatmap_the_evidence_and_the_matrix(
+    shown: Callable[..., Opened], trial: Results, tmp_path: Path
+) -> None:
+    matrix = matrix_of(["affirmed", "negated"])
+    run = replace(trial, transfer=matrix.table, transfer_layers=matrix.layers)
+    opened = shown(write_page(tmp_path / "report.html", run))
+    bottoms = {
+        name: opened.page.locator(name).first.bounding_box()
+        for name in ("#heatmap", ".evidence tbody", "#transfer-matrix table")
+    }
+    for name, box in bottoms.items():
+        assert box is not None, name
+        assert box["y"] + box["height"] <= 900, name
+
+
+def test_a_run_prints_its_matrix(trial: Results) -> None:
+    matrix = matrix_of(["affirmed", "negated"])
+    printed = summary_text(replace(trial, transfer=matrix.table), 100, unicode=True).plain
+    assert "0.20!" in printed
+    assert "0.20!" not in summary_text(trial, 100, unicode=True).plain
 
 
 def test_layers_are_crossed_where_they_were_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ ABOVE_HALF = "depth from which it stays above half"
 PERMUTATIONS = 9_999
 LEAST_CORRELATED = 5
 """Concepts: of fewer, no order would be surprising."""
+SIZE = re.compile(r"\d+(\.\d+)?[kmbt]|tiny|mini|small|medium|base|large|x+l")
+"""The part of a model's name that says its size."""
 MOST_SLANTED = 15
 """Names above a panel; more of them are upright."""
 
@@ -139,8 +142,9 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 @figure(
     "size",
     caption="How much of the network does a model of each size need? Parameters, and the depth "
-    "from which the score stays above half of its rise, with its interval.",
-    alt="Line chart: a line for each dataset, the depth from which the score stays above half of "
+    "from which the score stays above half of its rise, with its interval. Lines join models of "
+    "one family.",
+    alt="Line chart: a panel for each dataset, the depth from which the score stays above half of "
     "its rise against the number of parameters. The summary table holds the same numbers.",
 )
 @styled
@@ -148,9 +152,9 @@ def depth_against_size(results: Results) -> Figure | None:
     """Draw how much of the network a model of each size needs: a panel for each dataset.
 
     Horizontally the number of parameters; vertically the depth from which the score stays above
-    half of its rise, with its 95 % interval. A line joins the models of one dataset, those that
-    read it: pale are models whose best layer is not above chance. None where all models are of one
-    size.
+    half of its rise, with its 95 % interval. A line joins the models of one family (``family``)
+    that read the dataset: pale are models whose best layer is not above chance. None where all
+    models are of one size.
     """
     sized = [curve for curve in _rising(results.curves) if not np.isnan(_parameters(curve))]
     sizes = {_parameters(curve) for curve in sized}
@@ -161,11 +165,13 @@ def depth_against_size(results: Results) -> Figure | None:
     for ax, group in zip(grid.panels, datasets.values(), strict=True):
         group = sorted(group, key=_parameters)
         sure = [curve for curve in group if curve.above_chance]
-        ax.plot(
-            [_parameters(curve) for curve in sure],
-            [curve.number(STAYS) for curve in sure],
-            color="#aaaaaa", linewidth=0.8, zorder=1,
-        )  # fmt: skip
+        for name in dict.fromkeys(family(curve.model) for curve in sure):
+            kin = [curve for curve in sure if family(curve.model) == name]
+            ax.plot(
+                [_parameters(curve) for curve in kin],
+                [curve.number(STAYS) for curve in kin],
+                color="#aaaaaa", linewidth=0.8, zorder=1,
+            )  # fmt: skip
         for curve in group:
             places = {curve.title: _parameters(curve)}
             _draw_starts(ax, places, [curve], styles[curve.model])
@@ -181,6 +187,15 @@ def depth_against_size(results: Results) -> Figure | None:
     grid.figure.supxlabel("parameters")
     legend(grid.figure, styles, _pale_mark(sized))
     return grid.figure
+
+
+def family(model: str) -> str:
+    """Return the name of a model without the folder or owner before it and the size in it.
+
+    ``Qwen/Qwen2.5-0.5B`` and ``Qwen/Qwen2.5-7B`` are both ``qwen2.5``.
+    """
+    return "-".join(part for part in re.split(r"[-_ ]", model.lower().rsplit("/", 1)[-1])
+                    if not SIZE.fullmatch(part))  # fmt: skip
 
 
 def _parameters(curve: Curve) -> float:

@@ -267,7 +267,6 @@ def _facts_table(
 
 
 _HEATMAP_NOTE = (
-    "A row for each dataset, from {first} to {last}; networks of different depth have the same "
-    "width, so that equal depths stand below each other. Blue is above chance, orange below it. "
-    "The dot is the best layer."
+    "A row for each dataset, from {first} to {last}. Blue is above chance, orange below it; the "
+    "dot is the best layer."
 )
