@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from llmprobe.reporting.charts.projections import EDGE, projection
-from llmprobe.reporting.charts.style import COLOURS, png, svg
+from llmprobe.reporting.charts.style import CLASS_COLOURS, png, svg
 from llmprobe.results.curve import curves_of
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -81,8 +81,8 @@ def test_each_panel_shows_the_examples_of_its_layer(tables: Callable[..., Tables
         for ax, (layer, _) in zip(line, titles(line), strict=True):
             here = {"model": model, "layer": int(layer.split()[1])}
             assert points(ax) == {
-                COLOURS[1]: places(predictions, label="no", **here),
-                COLOURS[0]: places(predictions, label="yes", **here),
+                CLASS_COLOURS[0]: places(predictions, label="no", **here),
+                CLASS_COLOURS[1]: places(predictions, label="yes", **here),
             }
 
 
@@ -126,12 +126,14 @@ def test_only_two_classes_have_a_threshold(
     assert ("class scores" in figure.get_supxlabel()) == (n_classes > 2)
 
 
-def test_of_two_classes_blue_is_the_probes_second(tables: Callable[..., Tables]) -> None:
+def test_classes_have_the_colours_of_the_page_in_the_probes_order(
+    tables: Callable[..., Tables],
+) -> None:
     results, _ = tables({"a": 0}, ["d"])
     predictions = placed(results, ["10", "9", "9"])
-    for classes, blue in (('["9", "10"]', "10"), ("", "9")):  # As text, 10 comes before 9.
+    for classes, second in (('["9", "10"]', "10"), ("", "9")):  # As text, 10 comes before 9.
         (ax,) = strip(results, predictions, classes).axes
-        assert points(ax)[COLOURS[0]] == places(predictions, label=blue)
+        assert points(ax)[CLASS_COLOURS[1]] == places(predictions, label=second)
 
 
 def test_many_examples_are_sampled_alike_everywhere_and_it_is_said(
@@ -157,7 +159,7 @@ def test_an_example_that_is_far_out_stands_at_the_edge(tables: Callable[..., Tab
     predictions = placed(results, ["0", "1"])
     predictions["along"] = [-90.0, 1.0]
     (ax,) = strip(results, predictions).axes
-    (at,) = points(ax)[COLOURS[1]]
+    (at,) = points(ax)[CLASS_COLOURS[0]]
     assert at[0] == -EDGE
     low, high = ax.get_xlim()
     assert low < -EDGE < EDGE < high

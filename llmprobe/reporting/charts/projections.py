@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from llmprobe.reporting.charts.panels import legend
-from llmprobe.reporting.charts.style import label, model_style, styled
+from llmprobe.reporting.charts.style import class_style, label, styled
 from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve, by_dataset, layer_names
 from llmprobe.results.figures import figure
@@ -137,12 +137,8 @@ class _Classes:
         if len(found) < len(there):  # An earlier version did not write the classes down.
             found = sorted(there)
         kept = set(labels.value_counts().index[:MOST_CLASSES])
-        # Of two, as in heatmaps, blue is the side of a high score.
-        order = range(len(found)) if len(found) != 2 else (1, 0)
         frequent = [name for name in found if name in kept]
-        self.styles = {
-            name: model_style(index) for index, name in zip(order, frequent, strict=False)
-        }
+        self.styles = {name: class_style(index) for index, name in enumerate(frequent)}
         self.rare = len(found) > len(frequent)
         self.decide = len(found) == 2
         self.along = "along the probe's direction, which decides at the line"

@@ -16,6 +16,17 @@ from llmprobe.ground.text import elide
 
 # From Okabe & Ito and Paul Tol: apart for colour-blind eyes too, and dark enough on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255")
+# Apart from each other on light and on dark, and not those of the first models.
+CLASS_COLOURS = (
+    "#8257cc",
+    "#e69f00",
+    "#009e73",
+    "#d4569b",
+    "#56b4e9",
+    "#b0562b",
+    "#7a8b2c",
+    "#777777",
+)
 GREY = "#555555"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
@@ -57,6 +68,11 @@ def model_style(index: int) -> dict[str, Any]:
         "linewidth": 1.2,
         "markersize": 4,
     }
+
+
+def class_style(index: int) -> dict[str, Any]:
+    """Return the point of class number ``index``, in the colour that the page has for it."""
+    return model_style(index) | {"color": CLASS_COLOURS[index % len(CLASS_COLOURS)]}
 
 
 def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from llmprobe.ground.files import write_text
 from llmprobe.ground.text import flatten
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
-from llmprobe.reporting.charts.style import COLOURS
+from llmprobe.reporting.charts.style import CLASS_COLOURS, COLOURS
 from llmprobe.reporting.description import Description
 from llmprobe.reporting.page.assets import asset, template
 from llmprobe.reporting.page.compared import Compared
@@ -70,17 +70,6 @@ _DARK_MAP = LinearSegmentedColormap.from_list(
     ],
 )
 """As CHANCE_MAP, but dark at chance, as the dark page is."""
-_CLASS_COLOURS = (
-    "#8257cc",
-    "#e69f00",
-    "#009e73",
-    "#d4569b",
-    "#56b4e9",
-    "#b0562b",
-    "#7a8b2c",
-    "#777777",
-)
-"""Apart from each other on light and on dark, and not those of the first models."""
 
 
 class Card(NamedTuple):
@@ -219,7 +208,7 @@ def _colours() -> dict[str, Any]:
     maps = {"light": CHANCE_MAP, "dark": _DARK_MAP}
     return {
         "colours": COLOURS,
-        "class_colours": _CLASS_COLOURS,
+        "class_colours": CLASS_COLOURS,
         "ramps": {
             name: [to_hex(colours(step)) for step in steps] for name, colours in maps.items()
         },
