@@ -141,6 +141,7 @@ def depths(table: pd.DataFrame, resampled: np.ndarray, tasks: ProbingTasks) -> d
         "n_examples": int(peak["n_examples"]),
         "peak_layer": int(peak["layer"]),
         **{f"peak_{name}": float(peak[name]) for name in {metric, tasks.search_metric}},
+        **{column: float(peak[column]) for column in METRICS["tpr_at_1_fpr"].columns},
         **depths,
     }
 

@@ -64,7 +64,7 @@ _OF_A_CURVE = (
     *("main_score", "peak_score", "peak_p_value_adjusted"),
     *(f"worst_transfer_{name}" for name in ("auroc", "auroc_low", "auroc_high", "p_value")),
     *("worst_transfer_train", "worst_transfer_test"),
-    *(*SAID_SUMMARY, *USED_SUMMARY),
+    *(*SAID_SUMMARY, *USED_SUMMARY, *METRICS["tpr_at_1_fpr"].columns),
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (

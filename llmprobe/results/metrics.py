@@ -298,6 +298,41 @@ def auroc(predictions: Predictions) -> np.ndarray:
     return _mean(np.stack(areas, axis=-1))
 
 
+@metric("partial_auroc", "AUROC up to 10 % FPR", target="classes", class_balanced=True, chance=0.5)
+def partial_auroc(predictions: Predictions) -> np.ndarray:
+    """Compute the area under the ROC curve where the false positive rate is at most 10 %.
+
+    Of two classes; standardised, so that chance is 0.5 and perfect 1 (McClish 1989, as
+    scikit-learn's ``max_fpr``). NaN where `negatives_needed` says that there are too few units.
+    """
+    return _at_low_rates(predictions, 0.1)[1]
+
+
+@metric("tpr_at_1_fpr", "TPR at 1 % FPR", target="classes", class_balanced=True, chance=0.01)
+def tpr_at_1_fpr(predictions: Predictions) -> np.ndarray:
+    """Compute the share of positives above the threshold that 1 % of the negatives exceed at most.
+
+    Of two classes, the last is positive. The scores of all folds are ranked together, since the
+    negatives of one fold are too few. NaN where `negatives_needed` says that there are too few.
+    """
+    return _at_low_rates(predictions, 0.01)[0]
+
+
+@metric("tpr_at_01_fpr", "TPR at 0.1 % FPR", target="classes", class_balanced=True, chance=0.001)
+def tpr_at_01_fpr(predictions: Predictions) -> np.ndarray:
+    """Compute the same as `tpr_at_1_fpr` where at most 0.1 % of the negatives are above."""
+    return _at_low_rates(predictions, 0.001)[0]
+
+
+def negatives_needed(rate: float) -> int:
+    """Return how many independent negatives it takes to tell a false positive rate.
+
+    With fewer, a threshold that none of them exceeds could still have a higher rate: the upper end
+    of its 95 % interval is above ``rate``, 0 < rate < 1 (Clopper & Pearson 1934, one-sided).
+    """
+    return int(np.ceil(np.log(0.05) / np.log1p(-rate)))
+
+
 @metric("f1", "F1", target="classes", class_balanced=True)
 def f1(predictions: Predictions) -> np.ndarray:
     """Compute F1 of the last of two classes, else its mean over the classes that are there."""
@@ -422,6 +457,40 @@ def _auroc(positive: np.ndarray, scores: np.ndarray, predictions: Predictions) -
     with np.errstate(invalid="ignore"):
         areas: np.ndarray = in_order / pairs
     return areas
+
+
+def _at_low_rates(predictions: Predictions, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the true positive rate at a false positive rate, and the standardised area up to it.
+
+    -> two arrays [B], NaN where the classes are not two or the negative units too few
+    """
+    counts, group_of = predictions.resamples.counts, predictions.resamples.group_of
+    share, area = np.full((2, counts.shape[1]), np.nan)
+    negative = predictions.truth == 0
+    units = len(np.unique(group_of[negative]))
+    if predictions.n_classes != 2 or units < negatives_needed(rate) or negative.all():
+        return share, area
+    scores = predictions.predicted[:, 1]
+    positives, negatives = np.flatnonzero(~negative), np.flatnonzero(negative)
+    positives = positives[scores[positives].argsort()]
+    negatives = negatives[(-scores[negatives]).argsort()]
+    places = _places(scores[positives], scores[negatives])
+    smallest, largest = rate**2 / 2, rate
+    for part in chunks(len(share), len(scores)):
+        weights = counts[:, part].astype(float)
+        lost, won = weights[group_of[negatives]], weights[group_of[positives]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            below = _weight_below(won, *places) / won.sum(axis=0)
+            at_most = won.cumsum(axis=0)[places[1] - 1] * (places[1] > 0)[:, None]
+            reached = lost.cumsum(axis=0)
+            reached = reached / reached[-1]
+            # Rounding must not exclude a negative that is just allowed.
+            first = (reached > rate + 1e-12).argmax(axis=0)
+            share[part] = 1 - at_most[first, np.arange(len(first))] / won.sum(axis=0)
+            widths = np.diff(np.minimum(reached, rate), axis=0, prepend=0)
+            within = ((1 - below) * widths).sum(axis=0)
+        area[part] = (1 + (within - smallest) / (largest - smallest)) / 2
+    return share, area
 
 
 def _spearman(predictions: Predictions) -> np.ndarray:

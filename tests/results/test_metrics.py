@@ -17,6 +17,7 @@ from llmprobe.results.metrics import (
     METRICS,
     Predictions,
     majority_accuracy,
+    negatives_needed,
     rank_correlation,
     score,
 )
@@ -176,8 +177,8 @@ def test_the_size_of_a_part_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(resampling, "CHUNK", 1999)
     parts = found()
     assert np.array_equal(parts[0].counts, whole[0].counts)
-    assert parts[1] == pytest.approx(whole[1], rel=1e-5)
-    assert parts[2] == pytest.approx(whole[2], rel=1e-5)
+    assert parts[1] == pytest.approx(whole[1], rel=1e-5, nan_ok=True)
+    assert parts[2] == pytest.approx(whole[2], rel=1e-5, nan_ok=True)
 
 
 def test_means_are_each_layers_accuracies() -> None:
@@ -306,7 +307,8 @@ def test_intervals_hold_the_estimate_and_stay_in_range(seed: int, n_classes: int
     probabilities = probabilities**seed  # from ignorance to overconfidence
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     found = scores(y, probabilities, Resamples(30, rng.integers(0, 12, 30), seed))
-    assert set(found) == {m + end for m in SCORES for end in ("", "_low", "_high")}
+    names = [*SCORES, "partial_auroc", "tpr_at_1_fpr", "tpr_at_01_fpr"]
+    assert set(found) == {m + end for m in names for end in ("", "_low", "_high")}
     for name in SCORES:
         assert 0 <= found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
         assert name == "log_loss" or found[f"{name}_high"] <= 1
@@ -379,3 +381,47 @@ def test_every_metric_has_its_line_in_the_documentation() -> None:
         )
         for metric in METRICS.values()
     ]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_operating_points_are_those_of_scikit_learns_roc_curve(weighted: bool) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 900)
+    p = 1 / (1 + np.exp(-rng.normal(1.5 * y)))
+    resamples = Resamples(900, samples=5)
+    resamples = resamples if weighted else resamples.once
+    predictions = Predictions(y, np.column_stack([1 - p, p]), resamples)
+    found = {name: METRICS[name].compute(predictions) for name in ("partial_auroc", "tpr_at_1_fpr")}
+    for b in range(resamples.counts.shape[1]):
+        weight = resamples.counts[:, b].astype(float)
+        there = weight > 0
+        truth, scores, weight = y[there], p[there], weight[there]
+        fpr, tpr, _ = metrics.roc_curve(truth, scores, sample_weight=weight,
+                                        drop_intermediate=False)  # fmt: skip
+        area = metrics.roc_auc_score(truth, scores, sample_weight=weight, max_fpr=0.1)
+        assert found["partial_auroc"][b] == pytest.approx(area, abs=1e-9)
+        assert found["tpr_at_1_fpr"][b] == pytest.approx(tpr[fpr <= 0.01 + 1e-12].max(), abs=1e-9)
+
+
+def test_positives_that_tie_with_a_negative_too_many_are_not_above_the_threshold() -> None:
+    y = np.repeat([0, 1], 400)
+    p = np.concatenate([np.repeat([0.1, 0.8], [390, 10]), np.repeat([0.8, 0.9], [300, 100])])
+    found = scores(y, np.column_stack([1 - p, p]), Resamples(800))
+    assert found["tpr_at_1_fpr"] == 0.25
+    assert found["tpr_at_1_fpr_low"] < 0.25 < found["tpr_at_1_fpr_high"]
+
+
+def test_too_few_negative_units_give_no_operating_point() -> None:
+    assert [negatives_needed(rate) for rate in (0.1, 0.01, 0.001)] == [29, 299, 2995]
+    y = np.tile([0, 1], 400)
+    predicted = np.column_stack([1 - 0.9 * y, 0.9 * y])
+    alone = scores(y, predicted, Resamples(800, samples=20))
+    in_groups = scores(y, predicted, Resamples(800, np.arange(800) // 4, samples=20))
+    assert alone["tpr_at_1_fpr"] == in_groups["partial_auroc"] == 1
+    assert np.isnan([alone["tpr_at_01_fpr"], in_groups["tpr_at_1_fpr"]]).all()
+
+
+def test_more_than_two_classes_have_no_operating_point() -> None:
+    y, probabilities = guesses(3, n=2000)
+    found = scores(y, probabilities, Resamples(2000, samples=5))
+    assert np.isnan([found["tpr_at_1_fpr"], found["partial_auroc"]]).all()
