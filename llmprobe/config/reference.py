@@ -15,7 +15,10 @@ _JSON = Mapping[str, Any]
 _ALONE = ("models", "activations", "datasets")
 """Lists, of which an item can be a word, and that can be one item alone."""
 _SHORT_FORMS: Mapping[str, Mapping[str, str]] = {
-    "RunConfig": {"include": "string", "transfer": "boolean"},
+    "RunConfig": {
+        "include": "string",
+        **dict.fromkeys(("transfer", "intervene", "linear"), "boolean"),
+    },
     "DatasetConfig": {"perturb": "string"},
     "TransferConfig": {"train": "string", "test": "string"},
 }

@@ -734,6 +734,19 @@ class InterveneConfig(Section):
     """Most texts whose states are changed; of more, so many in random whole groups."""
 
 
+class LinearConfig(Section):
+    """Whether a curved probe would read more, and how many directions a linear one takes."""
+
+    features: PositiveInt = 2048
+    """The number of random features of the states that a curved probe has beside them."""
+    layers: tuple[NonNegativeInt, ...] | Literal["auto"] = "auto"
+    """The layers; ``auto`` is the best one and four from the first to the last."""
+    null: NonNegativeInt = 19
+    """The number of shuffled labellings whose gaps the gap is compared with."""
+    rank: bool = True
+    """Whether to count the principal directions that a probe takes, at the best layer."""
+
+
 class ReportConfig(Section):
     """What is drawn from a run's tables."""
 
@@ -762,13 +775,14 @@ def expand_short_forms(raw: Any) -> Any:
             items = [items]
         if isinstance(items, list):
             raw[section] = [mapping(item, key) for item in items]
-    for section in ("transfer", "intervene"):
+    for section in ("transfer", "intervene", "linear"):
         if isinstance(raw.get(section), bool):
             asked = raw.pop(section)
             raw |= {section: {}} if asked else {}
-    if isinstance(asked := raw.get("intervene"), dict):
+    for section in ("intervene", "linear"):
         # YAML reads the key ``null`` as nothing.
-        raw["intervene"] = {"null" if key is None else key: asked[key] for key in asked}
+        if isinstance(asked := raw.get(section), dict):
+            raw[section] = {"null" if key is None else key: asked[key] for key in asked}
     if isinstance(raw.get("include"), str):
         raw["include"] = [raw["include"]]
     return raw
@@ -803,6 +817,8 @@ class RunConfig(Section):
     """How probes are fitted and layers are scored."""
     said: bool = True
     """Whether what the model itself says is compared, of datasets with a ``question``."""
+    linear: LinearConfig | None = None
+    """Whether a curved probe would read more, or ``true``; by default it is not asked."""
     transfer: TransferConfig | None = None
     """Where what is read is scored elsewhere, or ``true`` for all datasets; by default it is not.
     """

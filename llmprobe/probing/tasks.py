@@ -193,7 +193,7 @@ def build_tasks(
         fold_of = _one_split(test, y, classes, units, where)[None]
     auto = config.l2 == "auto" and kind.has_penalty
     inner: tuple[ProbingTask, ...] = ()
-    targets = _targets(y, classes)
+    targets = targets_of(y, classes)
     if auto:
         try:
             inner = tuple(
@@ -249,7 +249,7 @@ def _encode(labels: np.ndarray, kind: ProbeKind, where: str) -> tuple[np.ndarray
     return classes, y
 
 
-def _targets(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def targets_of(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return targets: of class 1 or standardised numbers [1, n], of more classes [C, n]."""
     if not len(classes):
         targets = (y - y.mean()) / y.std()
@@ -347,7 +347,7 @@ def _shuffled(
                 )
         except UserError:
             continue
-        tasks.append(_split(_targets(column, classes), fold_of))
+        tasks.append(_split(targets_of(column, classes), fold_of))
     if len(tasks) < config.permutations:
         log.warning(
             "%s: %d of %d shuffled labellings fit the folds; p-values are from those",
@@ -373,7 +373,7 @@ def _control(
     drawn = control_labels(y, units, CONTROL_DRAWS, config.seed).T
     folds = (control_folds(units, column, y, config.folds, config.seed) for column in drawn)
     return tuple(
-        ProbingTask.cross_validated(_targets(column, classes), fold_of)
+        ProbingTask.cross_validated(targets_of(column, classes), fold_of)
         for column, fold_of in zip(drawn, folds, strict=True)
     )
 

@@ -38,12 +38,17 @@ INTERVENE = (
 )
 """The columns of ``intervene.parquet``."""
 
+LINEAR = tuple(f"linearity_gap{end}" for end in ("", "_low", "_high", "_p_value", "_detectable"))
+"""How much more a curved probe reads at a layer than a linear one."""
+LINEAR_SUMMARY = (*LINEAR, "linearity_note", "rank")
+"""The same at the best layer of a curve, and how many principal directions it takes."""
+
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
     *("balanced_accuracy", "f1", "auroc", "log_loss", "majority_accuracy", "control_accuracy"),
     *("selectivity", "p_value", "main_score", "permutations", "repeats"),
-    *(*SAID, *USED),
+    *(*SAID, *USED, *LINEAR),
 )
 """The first columns of the results; those of the other metrics follow."""
 _DEPTHS = (
@@ -64,7 +69,7 @@ _OF_A_CURVE = (
     *("main_score", "peak_score", "peak_p_value_adjusted"),
     *(f"worst_transfer_{name}" for name in ("auroc", "auroc_low", "auroc_high", "p_value")),
     *("worst_transfer_train", "worst_transfer_test"),
-    *(*SAID_SUMMARY, *USED_SUMMARY, *METRICS["tpr_at_1_fpr"].columns),
+    *(*SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY, *METRICS["tpr_at_1_fpr"].columns),
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
@@ -90,7 +95,7 @@ _WORDS = (
     *("model", "dataset", "site", "position", "probe", "main_score", "classes", "label"),
     *("predicted", "text", "group", "fields", "rival", "train", "test", "reads", "note"),
     *("train_dataset", "test_dataset", "worst_transfer_train", "worst_transfer_test"),
-    *("said_note", "used_note", "used_direction", "direction", "edit"),
+    *("said_note", "used_note", "linearity_note", "used_direction", "direction", "edit"),
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")

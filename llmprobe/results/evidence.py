@@ -202,7 +202,7 @@ def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evi
         "transfers": _transfers(curve, is_read),
         "said": _said(curve, is_read),
         "used": _used(curve),
-        "linear": _unasked("linear"),
+        "linear": _linear(curve, is_read),
     }
     return Evidence(*curve.key, answers)
 
@@ -548,6 +548,33 @@ def _used(curve: Curve) -> Answer:
     if p < SURE and value >= USED_SHARE and low > 0:
         return answered("yes", f"used for this answer at layer {layer:.0f}")
     return answered("unclear", "unclear whether it is used for this answer")
+
+
+def _linear(curve: Curve, is_read: bool) -> Answer:
+    note = curve.summary.get("linearity_note")
+    if isinstance(note, str) and note:
+        return Answer("does not apply", note)
+    value, low, high = (curve.number(f"linearity_gap{end}") for end in ("", "_low", "_high"))
+    if isnan(value):
+        return _unasked("linear")
+    p, detectable = (curve.number(f"linearity_gap_{end}") for end in ("p_value", "detectable"))
+    number = _signed(value, low, high)
+    known = "" if isnan(p) else f", p {_equals(p)}"
+    sentence = (
+        f"At the best layer a curved probe reads {number}{known} more; a parity of the two leading "
+        f"components, planted in these states, would have given {detectable:+.2f}."
+    )
+
+    def answered(word: Word, clause: str, more: str = "") -> Answer:
+        return Answer(word, sentence + more, value, low, high, number, clause)
+
+    if low > 0 and not p > SURE:
+        less = "part of it is not linear" if is_read else "there, but not linear"
+        return answered("no", f"{less} (a curved probe reads {number} more)")
+    if high <= MARGIN and detectable > MARGIN:
+        return answered("yes", "all of it is linear" if is_read else "nothing more by a curve")
+    more = "" if detectable > MARGIN else " So a gap could hardly have been found in these rows."
+    return answered("unclear", "unclear whether all of it is linear", more)
 
 
 def _unasked(key: str) -> Answer:

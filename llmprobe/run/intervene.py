@@ -17,7 +17,7 @@ from llmprobe.models.answer_head import AnswerHead, answer_tokens
 from llmprobe.monitors.intervene import intervene, tasks_config
 from llmprobe.monitors.said import why_not
 from llmprobe.probing.tasks import build_tasks
-from llmprobe.results.columns import INTERVENE, USED, USED_SUMMARY
+from llmprobe.results.columns import INTERVENE, USED
 from llmprobe.results.folder import Part, read_table
 from llmprobe.results.interventions import Intervention
 from llmprobe.results.results import Results
@@ -113,16 +113,6 @@ def _beside(results: Results, kept: Intervention) -> Results:
         table=table[list(results.table)],
         summary=results.summary.assign(**kept.summary),
         interventions=kept.table.assign(**of_curve)[list(INTERVENE)],
-    )
-
-
-def with_used_of(before: Results, results: Results) -> Results:
-    """Return results with what changing the same states did before."""
-    return replace(
-        results,
-        table=results.table.assign(**{name: before.table[name] for name in USED}),
-        summary=results.summary.assign(**{name: before.summary[name] for name in USED_SUMMARY}),
-        interventions=before.interventions,
     )
 
 

@@ -54,9 +54,10 @@ from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.results.transfer import TransferMatrix
 from llmprobe.run.environment import dataset_facts, environment, model_facts
-from llmprobe.run.intervene import intervened, with_used_of
+from llmprobe.run.intervene import intervened
+from llmprobe.run.linearity import linearity_beside
 from llmprobe.run.parts import StatesOf, probe_part, trace_part
-from llmprobe.run.said import said_beside, with_said_of
+from llmprobe.run.said import said_beside, with_answers_of
 from llmprobe.run.transfer import check_transfer, transfer_part, write_transfer
 
 log = logging.getLogger(__name__)
@@ -233,6 +234,10 @@ class Run:
                     results = _beside(results, control, dataset, self.config.probe.seed)
                 results = self._beside_said(states, position, results, part)
                 results = self._beside_used(states, position, results, part)
+                if self.config.linear is not None:
+                    results = linearity_beside(
+                        part, states, position, results, self.config.linear, self.config.probe
+                    )
                 parts.append(results)
                 places.append((model, dataset, position))
                 self._trace(states, results, part)
@@ -324,7 +329,7 @@ class Run:
                 control = untrained.get((model.id, dataset.name, position))
                 if control is not None:
                     results = _beside(results, control, dataset, config.seed)
-                parts[i] = with_used_of(parts[i], with_said_of(parts[i], results))
+                parts[i] = with_answers_of(parts[i], results)
         return bool(asked.any())
 
     def _write(self, parts: Sequence[Results]) -> None:

@@ -14,7 +14,14 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.models.loading import LoadedModel
 from llmprobe.monitors.said import Said, said, why_not
-from llmprobe.results.columns import SAID, SAID_SUMMARY
+from llmprobe.results.columns import (
+    LINEAR,
+    LINEAR_SUMMARY,
+    SAID,
+    SAID_SUMMARY,
+    USED,
+    USED_SUMMARY,
+)
 from llmprobe.results.folder import Part, read_table
 from llmprobe.results.results import Results
 from llmprobe.run.parts import StatesOf
@@ -61,12 +68,15 @@ def said_beside(
     return replace(results, summary=results.summary.assign(said_note=note))
 
 
-def with_said_of(before: Results, results: Results) -> Results:
-    """Return results with what the model said of the same states before."""
+def with_answers_of(before: Results, results: Results) -> Results:
+    """Return results with what was asked of the same states before beside their probes."""
+    layers = *SAID, *USED, *LINEAR
+    curve = *SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY
     return replace(
         results,
-        table=results.table.assign(**{name: before.table[name] for name in SAID}),
-        summary=results.summary.assign(**{name: before.summary[name] for name in SAID_SUMMARY}),
+        table=results.table.assign(**{name: before.table[name] for name in layers}),
+        summary=results.summary.assign(**{name: before.summary[name] for name in curve}),
+        interventions=before.interventions,
     )
 
 

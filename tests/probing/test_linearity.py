@@ -1,0 +1,81 @@
+"""A gap is found where there is one, and directions are counted as they were planted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmprobe.config.schema import ProbeConfig
+from llmprobe.probing.linearity import LinearityGap, bare_config, linearity_gap, rank
+from llmprobe.probing.tasks import ProbingTasks, build_tasks
+
+N = 180
+
+
+def tasks_of(
+    y: np.ndarray, units: np.ndarray | None = None, kind: str = "logistic"
+) -> ProbingTasks:
+    return build_tasks(y, units, bare_config(ProbeConfig(kind=kind, folds=3)), "toy")
+
+
+def gap_of(X: np.ndarray, y: np.ndarray, null: int = 0, kind: str = "logistic") -> LinearityGap:
+    tasks = tasks_of(y, kind=kind)
+    return linearity_gap(X.astype(np.float32), tasks, None, features=64, null=null)
+
+
+def test_xor_has_a_gap_at_its_input_and_none_in_its_hidden_layer() -> None:
+    X = np.random.default_rng(0).normal(size=(N, 2))
+    y = ((X[:, 0] > 0) ^ (X[:, 1] > 0)).astype(int)
+    at_input = gap_of(X, y, null=3)
+    assert at_input.low > 0.3
+    assert at_input.p_value == 0.25
+    hidden = np.column_stack([np.abs(X[:, 0]), np.abs(X[:, 1]), X[:, 0] * X[:, 1]])
+    at_hidden = gap_of(hidden, y)
+    assert abs(at_hidden.gap) < 0.03
+    assert at_hidden.high < 0.05
+    assert at_hidden.detectable > 0.3
+
+
+def test_without_signal_there_is_no_gap_and_with_many_columns_none_could_be_found() -> None:
+    rng = np.random.default_rng(1)
+    gap = gap_of(rng.normal(size=(N, 60)), rng.integers(2, size=N), null=3)
+    assert gap.low < 0.05
+    assert gap.p_value > 0.25
+    assert abs(gap.detectable) < 0.15
+
+
+def test_a_product_of_numbers_has_a_gap_in_r2() -> None:
+    X = np.random.default_rng(2).normal(size=(N, 2))
+    assert gap_of(X, X[:, 0] * X[:, 1], kind="ridge").low > 0.3
+    assert abs(gap_of(X, X[:, 0] + X[:, 1], kind="ridge").gap) < 0.02
+
+
+def rank_of(X: np.ndarray, y: np.ndarray) -> int:
+    return rank(X.astype(np.float32), tasks_of(y), None)
+
+
+def test_one_direction_in_five_copies_is_of_rank_one() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(2, size=N)
+    X = rng.normal(size=(N, 20)) * 0.3
+    X[:, :5] = (2 * y - 1)[:, None] + rng.normal(size=(N, 5)) * 0.3
+    assert rank_of(X, y) == 1
+
+
+def test_two_directions_that_are_both_needed_are_of_rank_two() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(2, N))
+    X = rng.normal(size=(N, 20)) * 0.3
+    X[:, 0], X[:, 1] = 3 * a, 3 * b
+    assert rank_of(X, (a + b > 0).astype(int)) == 2
+    assert rank_of(X, (a > 0).astype(int) + 2 * (b > 0)) == 2
+
+
+def test_a_test_set_is_what_is_scored() -> None:
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(N, 2))
+    y = ((X[:, 0] > 0) ^ (X[:, 1] > 0)).astype(int)
+    test = np.arange(N) % 3 == 0
+    tasks = build_tasks(y, None, bare_config(ProbeConfig(folds=3)), "toy", test)
+    gap = linearity_gap(X.astype(np.float32), tasks, None, features=64, null=0)
+    assert gap.low > 0.2
+    assert np.isnan(gap.p_value)
