@@ -25,12 +25,32 @@ SECTIONS: Mapping[Dimension, type[ModelConfig] | type[DatasetConfig]] = {
     "model": ModelConfig,
     "dataset": DatasetConfig,
 }
+NAMING: Mapping[Dimension, tuple[str, ...]] = {
+    "model": ("model",),
+    "dataset": (
+        *("dataset", "train_dataset", "test_dataset", "train", "test"),
+        *("worst_transfer_train", "worst_transfer_test"),
+    ),
+}
+"""Columns that have such a name; sets of a transfer are a dataset, or DATASET:VALUE."""
 
 MUST_AGREE = (
     *("extract.site", "extract.chat_template"),
     *("probe.kind", "probe.folds", "probe.l2", "probe.controls", "probe.seed"),
 )
 """Settings without which curves of the same examples do not mean the same."""
+
+
+def _renamed(names: pd.Series, new: Mapping[str, str]) -> pd.Series:
+    """Return other names, of datasets and of parts that are called DATASET:VALUE."""
+
+    def renamed(name: Any) -> Any:
+        if not isinstance(name, str) or name in new:
+            return new.get(name, name)
+        of = max((old for old in new if name.startswith(f"{old}:")), key=len, default="")
+        return new.get(of, of) + name[len(of) :]
+
+    return names.map(renamed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +83,14 @@ class ComparedRun:
         """Give other names to its models or datasets, in its tables too."""
         frames = {table: getattr(self.run, table) for table in TABLES.values()}
         tables: dict[str, Any] = {
-            table: frame.assign(**{kind: frame[kind].replace(new)})
+            table: frame.assign(
+                **{
+                    column: _renamed(frame[column], new)
+                    for column in NAMING[kind]
+                    if column in frame
+                }
+            )
             for table, frame in frames.items()
-            if kind in frame  # Examples are of no model.
         }
         environment = {**self.run.environment}
         environment[f"{kind}s"] = [

@@ -41,7 +41,7 @@ def merged(members: Sequence[ComparedRun]) -> dict[str, Any]:
     for table in TABLES.values():
         parts = [getattr(member.run, table).assign(run=i) for i, member in enumerate(members)]
         rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-        curve = [key for key in CURVE if key in rows]
+        curve = [key for key in (*CURVE, "train", "test") if key in rows]
         rows = rows[rows["run"] == rows.groupby(curve)["run"].transform("min")]
         if "model" in rows:  # A model's curves stand together, whatever run they are of.
             place = rows["model"].map({model: i for i, model in enumerate(models)})
