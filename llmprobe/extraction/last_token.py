@@ -7,8 +7,8 @@ then run beside each other, as siblings that see the text before them and themse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from llmprobe.extraction.prefix_tree import (
     tree_can_run,
 )
 from llmprobe.ground.errors import UserError
-from llmprobe.models.layers import block_input, hidden_state, hooked
+from llmprobe.models.layers import given_states, hidden_state, hooked, left_out
 from llmprobe.models.loading import LoadedModel, example_input
 from llmprobe.models.private import plain_attention
 
@@ -105,9 +105,9 @@ class LastToken:
         read: list[Tensor] = []
         block, last = model.blocks[layer], model.blocks[-1]
         with (
-            _skipped(model.blocks[:layer], self._in_tuples),
+            left_out(model.blocks[:layer], self._in_tuples),
             hooked([
-                block.register_forward_pre_hook(_replacing(states), with_kwargs=True),
+                given_states(block, lambda _: states),
                 last.register_forward_hook(lambda *args: read.append(hidden_state(args[-1]))),
             ]),
         ):  # fmt: skip
@@ -147,17 +147,16 @@ def run_whole(model: LoadedModel, tokens: Sequence[int], layer: int, states: Ten
         return states.to(model.device, model.dtype)
     n, read = len(states), []
 
-    def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        whole = block_input(args, kwargs)
+    def replace(whole: Tensor) -> Tensor:
         changed = whole.clone().view(n, len(tokens), -1)
         changed[:, -1] = states.to(whole)
-        return _with_input(args, kwargs, changed.view_as(whole))
+        return changed
 
     def keep(_: nn.Module, __: Any, output: Any) -> None:
         read.append(hidden_state(output).view(n, len(tokens), -1)[:, -1])
 
     with hooked([
-        model.blocks[layer].register_forward_pre_hook(replace, with_kwargs=True),
+        given_states(model.blocks[layer], replace),
         model.blocks[-1].register_forward_hook(keep),
     ]):  # fmt: skip
         ids = torch.tensor([list(tokens)] * n, device=model.device)
@@ -193,26 +192,6 @@ def require_parity(model: LoadedModel, texts: Sequence[Sequence[int]], states: T
     return difference
 
 
-def _replacing(states: Tensor) -> Callable[..., Any]:
-    """Return a hook that gives a block other states, [texts, states, d], than those that come."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = block_input(args, kwargs)
-        return _with_input(args, kwargs, states.reshape(given.shape).to(given.device))
-
-    return hook
-
-
-def _with_input(
-    args: tuple[Any, ...], kwargs: dict[str, Any], states: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return a block's arguments with other states in place of the first tensor."""
-    if args:
-        return (states, *args[1:]), kwargs
-    name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-    return args, {**kwargs, name: states}
-
-
 @torch.inference_mode()
 def _return_tuples(model: LoadedModel) -> bool:
     """Whether the blocks of a model return their states as the first of several things."""
@@ -220,24 +199,3 @@ def _return_tuples(model: LoadedModel) -> bool:
     with hooked([model.blocks[0].register_forward_hook(lambda *args: read.append(args[-1]))]):
         model.module(input_ids=example_input(model.module, model.device), use_cache=False)
     return not isinstance(read[0], Tensor)
-
-
-@contextmanager
-def _skipped(blocks: Sequence[nn.Module], in_tuples: bool) -> Iterator[None]:
-    """Let blocks return what they are given while a ``with`` block lasts."""
-
-    def unchanged(*args: Any, **kwargs: Any) -> Any:
-        states = block_input(args, kwargs)
-        return (states, None) if in_tuples else states
-
-    # Where accelerate moves the parts of a model about, blocks have a forward of their own.
-    own = {block: vars(block)["forward"] for block in blocks if "forward" in vars(block)}
-    for block in blocks:
-        vars(block)["forward"] = unchanged
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del vars(block)["forward"]
-        for block, forward in own.items():
-            vars(block)["forward"] = forward

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from llmprobe.ground.errors import UserError, first_line, suggestion
-from llmprobe.models.layers import hidden_state, hooked, same
+from llmprobe.models.layers import as_it_was, hidden_state, hooked, same
 
 MOST_HELD = 2**30
 """Bytes of features that one pass through the network may fill, unless one point alone has more."""
@@ -170,7 +169,7 @@ class NetworkStates:
         device, dtype = self._place
         batch = self.inputs[first : first + self.batch_size].to(device, dtype, copy=True)
         try:
-            with _evaluating(self._module):
+            with as_it_was(self._module):
                 tap(INPUT, batch)
                 self._run(batch, tap)
         except _AllReadError:
@@ -208,7 +207,7 @@ class NetworkStates:
     def _operations(self) -> Callable[[Tensor, Tap], None]:
         """Return what runs a batch operation by operation."""
         try:
-            with _evaluating(self._module):
+            with as_it_was(self._module):
                 graph = fx.symbolic_trace(self._module)
         except Exception as error:  # Whatever the network's own code raises on a symbolic input.
             modules = ", ".join(name for name, _ in self._module.named_modules() if name)
@@ -284,15 +283,3 @@ def _rows(value: Any) -> Tensor | None:
 
 def _shape(value: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if isinstance(value, Tensor) else None
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for as long as the block lasts."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

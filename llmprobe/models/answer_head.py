@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmprobe.ground.errors import UserError, foreign_errors
-from llmprobe.models.layers import block_input, hidden_state
+from llmprobe.models.layers import given_states, hidden_state, hooked, left_out
 from llmprobe.models.loading import LoadedModel, example_input
 
 _ROWS = 4096
@@ -107,9 +107,9 @@ def _first_token(tokenizer: Any, tail: str, word: str) -> int | None:
 class AnswerHead:
     """The last norm and the rows of the head that some tokens have, run by the model's own code.
 
-    The model is run with its blocks left out: the first returns the states that are asked about,
-    the others what they are given. So what comes after the blocks (norm, projection, scale, soft
-    cap) is the model's own, and only the rows of the tokens are multiplied, in float32.
+    The model is run with its blocks left out, so that the states that are asked about reach what
+    comes after them: norm, projection, scale and soft cap are the model's own, and only the rows of
+    the tokens are multiplied, in float32.
 
     Parameters
     ----------
@@ -128,11 +128,12 @@ class AnswerHead:
         self.head, self.model, self.tokens = head, model, tokens
         example = example_input(model.module, model.device)
         with foreign_errors(f"model {model.name!r}: its head cannot be asked"):
-            own, states, returned = self._run(example)
-            self._forms = [_form(output) for output in returned]
-            logits = self.logits(states)
+            logits, states, returned = self._run(example)
+            own = logits[:, self.tokens.ids]
+            self._in_tuples = not isinstance(returned, Tensor)
+            recomputed = self.logits(states)
         largest = max(float(own.abs().max()), 1.0)
-        off = float((logits - own).abs().max()) / largest
+        off = float((recomputed - own).abs().max()) / largest
         if not off <= _TOLERANCE.get(model.dtype, 1e-4):
             raise UserError(
                 f"model {model.name!r}: what comes after its blocks is not a norm and a head that "
@@ -151,60 +152,39 @@ class AnswerHead:
     @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits of the tokens after states that leave a block. [n, d] -> [n, T]"""
-        with self._without_blocks() as given, self._with_rows():
-            parts = []
-            for part in torch.split(states, _ROWS):
-                given.append(part[:, None].to(self.model.device, self.model.dtype))
-                ids = torch.ones(len(part), 1, dtype=torch.long, device=self.model.device)
-                parts.append(self.head(input_ids=ids, use_cache=False).logits[:, 0].float().cpu())
-                given.clear()
-        return torch.cat(parts)
+        with left_out(self.model.blocks, self._in_tuples), self._with_rows():
+            return torch.cat([self._logits(part) for part in torch.split(states, _ROWS)])
+
+    def _logits(self, states: Tensor) -> Tensor:
+        device = self.model.device
+        given = states.to(device, self.model.dtype)
+        ids = torch.ones(len(states), 1, dtype=torch.long, device=device)
+        with hooked([given_states(self.model.blocks[0], lambda _: given)]):
+            logits: Tensor = self.head(input_ids=ids, use_cache=False).logits[:, 0]
+        return logits.float().cpu()
 
     @torch.inference_mode()
     def own(self, ids: Sequence[int]) -> tuple[Tensor, Tensor, int]:
         """Run a text whole. -> logits of the tokens after it [T], state [d], the next token"""
         tokens = torch.tensor([list(ids)], device=self.model.device)
-        logits, states, _ = self._run(tokens, every=True)
+        logits, states, _ = self._run(tokens)
         return logits[-1, self.tokens.ids], states[-1], int(logits[-1].argmax())
 
     @torch.inference_mode()
-    def _run(self, ids: Tensor, every: bool = False) -> tuple[Tensor, Tensor, list[Any]]:
-        """Run a text [1, t]. -> logits [t, T] (or of all tokens), states that leave the last block
-        [t, d], and what each block returned
+    def _run(self, ids: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Run a text [1, t]. -> logits of all tokens after each of its own [t, vocabulary], states
+        that leave the last block [t, d], and what that block returned
         """
         returned: list[Any] = []
-        handles = [
-            block.register_forward_hook(lambda _, __, output: returned.append(output))
-            for block in self.model.blocks
-        ]
-        try:
+        last = self.model.blocks[-1]
+
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            returned.append(output)
+
+        with hooked([last.register_forward_hook(keep)]):
             logits = self.head(input_ids=ids, use_cache=False).logits[0].float().cpu()
-        finally:
-            for handle in handles:
-                handle.remove()
-        states = hidden_state(returned[-1])
-        states = states.reshape(ids.shape[1], -1).cpu()
-        return logits if every else logits[:, self.tokens.ids], states, returned
-
-    @contextmanager
-    def _without_blocks(self) -> Iterator[list[Tensor]]:
-        """Let blocks return what they are given, the first what is in the list."""
-        given: list[Tensor] = []
-        before = [vars(block).get("forward") for block in self.model.blocks]
-
-        def passing(i: int) -> Callable[..., Any]:
-            form = self._forms[i]
-            return lambda *args, **kwargs: form(given[0] if i == 0 else block_input(args, kwargs))
-
-        try:
-            for i, block in enumerate(self.model.blocks):
-                block.forward = passing(i)
-            yield given
-        finally:
-            for block, forward in zip(self.model.blocks, before, strict=True):
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
+        states = hidden_state(returned[0]).reshape(ids.shape[1], -1).cpu()
+        return logits, states, returned[0]
 
     @contextmanager
     def _with_rows(self) -> Iterator[None]:
@@ -228,10 +208,3 @@ class _Rows(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         return nn.functional.linear(states.float(), self.weight, self.bias)
-
-
-def _form(output: Any) -> Callable[[Tensor], Any]:
-    """Return how a block returns a state: alone, or before others that nobody asks for here."""
-    if isinstance(output, Tensor):
-        return lambda state: state
-    return lambda state: (state, *[None] * (len(output) - 1))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from llmprobe.config.schema import ModelConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import dtype_name
 from llmprobe.models.gguf import user_errors
+from llmprobe.models.layers import as_it_was
 from llmprobe.models.loading import LoadedModel, described, require_vocabulary
 from llmprobe.models.source import ModelSource
 
@@ -30,18 +30,6 @@ def base_of(module: Any) -> Any:
     if hasattr(module, "get_base_model"):  # Of peft; its adapters are inside.
         module = module.get_base_model()
     return getattr(module, "base_model", module)
-
-
-@contextmanager
-def as_it_was(module: nn.Module) -> Iterator[None]:
-    """Let a model be in eval mode while a ``with`` block lasts, each part of it."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 @dataclass(frozen=True)

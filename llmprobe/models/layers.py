@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -45,6 +45,65 @@ def hooked(handles: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def left_out(blocks: Sequence[nn.Module], in_tuples: bool) -> Iterator[None]:
+    """Let blocks return the states that they are given while a ``with`` block lasts.
+
+    Parameters
+    ----------
+    in_tuples
+        Whether they return a state as the first of several things.
+    """
+
+    def unchanged(*args: Any, **kwargs: Any) -> Any:
+        states = block_input(args, kwargs)
+        return (states, None) if in_tuples else states
+
+    # Where accelerate moves the parts of a model about, blocks have a forward of their own.
+    own = {block: vars(block)["forward"] for block in blocks if "forward" in vars(block)}
+    for block in blocks:
+        vars(block)["forward"] = unchanged
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del vars(block)["forward"]
+        for block, forward in own.items():
+            vars(block)["forward"] = forward
+
+
+def given_states(block: nn.Module, states: Callable[[Tensor], Tensor]) -> Any:
+    """Give a block other states than those that come to it. -> handle of the hook
+
+    Parameters
+    ----------
+    states
+        From the states that come to those that the block is given, of the same shape.
+    """
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = block_input(args, kwargs)
+        after = states(before).reshape(before.shape).to(before.device)
+        if args:
+            return (after, *args[1:]), kwargs
+        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+        return args, {**kwargs, name: after}
+
+    return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@contextmanager
+def as_it_was(module: nn.Module) -> Iterator[None]:
+    """Let a network be in evaluation mode while a ``with`` block lasts, each part of it."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def _run_recorded(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from llmprobe.config.sites import SITES
 from llmprobe.extraction.capture import listen
 from llmprobe.ground.errors import UserError
-from llmprobe.models.in_memory import as_it_was, base_of
-from llmprobe.models.layers import block_input
+from llmprobe.models.in_memory import base_of
+from llmprobe.models.layers import as_it_was, block_input
 from llmprobe.models.loading import LoadedModel, described
 from llmprobe.monitors.verify import Own, times_off, tolerated
 from llmprobe.results.saved_probe import SavedProbe
@@ -115,12 +114,7 @@ class AttachedProbe:
     def __enter__(self) -> AttachedProbe:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     def _require_own(self, module: Any, check: bool) -> LoadedModel:

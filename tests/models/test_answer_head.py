@@ -93,6 +93,24 @@ def test_scaled_capped_and_tied_heads_are_the_models_own(
     assert architecture == "llama" or not torch.allclose(plain, own, rtol=1e-2)
 
 
+@torch.inference_mode()
+def test_a_head_with_a_bias_adds_it(tmp_path: Path) -> None:
+    from tiny import save_tokenizer
+    from transformers import PhiConfig
+
+    config = PhiConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        vocab_size=60, pad_token_id=3, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    model.lm_head.bias.copy_(torch.arange(60.0))
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    head = head_of(tmp_path)
+    own, state, _ = head.own([4, 8, 6, 11, 5])
+    torch.testing.assert_close(head.logits(state[None])[0], own, rtol=1e-5, atol=1e-5)
+
+
 class Letters:
     """A tokenizer of characters, of which a space and what follows are one."""
 
@@ -123,6 +141,24 @@ def test_words_are_taken_as_they_follow_the_question() -> None:
     assert asked("Is it?", a=["no", "not", "false"], b=["yes"]).of_label[0] == (
         spaced + n, spaced + ord("f"), n, ord("f"),
     )  # fmt: skip
+
+
+class Words(Letters):
+    """A tokenizer to which a word after a space is one token, and without it its letters are."""
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        first, *others = text.split(" ")
+        return {"input_ids": [*map(ord, first), *(1000 + len(word) for word in others)]}
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return "".join(" " + "x" * (i - 1000) if i >= 1000 else chr(i) for i in ids)
+
+
+def test_of_the_other_way_to_begin_what_two_labels_share_is_left_out() -> None:
+    tokens = answer_tokens(
+        Words(), Words()("Is?")["input_ids"], {"0": ["no"], "1": ["nay", "yes"]}, "toy"
+    )
+    assert tokens.of_label == ((1002,), (1003, ord("y")))
 
 
 def test_words_that_begin_with_one_token_are_refused() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from llmprobe.config.schema import ModelConfig
 from llmprobe.ground.errors import UserError
-from llmprobe.models.layers import find_blocks, is_causal, verify_blocks
+from llmprobe.models.layers import find_blocks, is_causal, left_out, verify_blocks
 from llmprobe.models.loading import load_model
 
 IDS = torch.arange(1, 9)[None]
@@ -96,3 +96,17 @@ def test_a_model_that_looks_back_only_is_causal(tiny_model: Callable[..., Path])
     both_ways = load_model(ModelConfig(id=str(tiny_model("bert")), dtype="float32")).module
     assert is_causal(causal, IDS)
     assert not is_causal(both_ways, IDS)
+
+
+def test_blocks_that_are_left_out_pass_on_states_and_come_back_as_they_were() -> None:
+    plain, moved = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    own = moved.forward
+    moved.forward = lambda states: own(states) + 1  # As accelerate does.
+    states = torch.ones(1, 2)
+    before = [block(states) for block in (plain, moved)]
+    with left_out([plain, moved], in_tuples=False):
+        assert moved(plain(states)) is states
+    with left_out([plain], in_tuples=True):
+        assert plain(states) == (states, None)
+    for block, expected in zip((plain, moved), before, strict=True):
+        assert torch.equal(block(states), expected)

@@ -101,10 +101,13 @@ def _of(folder: Path) -> Any:
 
 
 @torch.inference_mode()
-def test_each_new_token_is_scored_while_the_model_generates(llama: Fitted) -> None:
+@pytest.mark.parametrize("every_token", [False, True])
+def test_each_new_token_is_scored_while_the_model_generates(
+    llama: Fitted, every_token: bool
+) -> None:
     model, scores = llama.model(), []
     inputs = llama.batch(TEXTS[:1])
-    handle = llama.probe.attach(model, on_scores=scores.append)
+    handle = llama.probe.attach(model, every_token=every_token, on_scores=scores.append)
     tokens = model.generate(
         **inputs, do_sample=False, max_new_tokens=5, min_new_tokens=5,
         pad_token_id=llama.tokenizer.pad_token_id,
@@ -113,9 +116,28 @@ def test_each_new_token_is_scored_while_the_model_generates(llama: Fitted) -> No
     start = inputs["input_ids"].shape[1]
     every = llama.probe.attach(model, every_token=True)
     model(input_ids=tokens)
-    expected = every.scores[0, start - 1 : start + 4]
     assert len(scores) == 5
-    assert torch.cat(scores).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+    assert {of.numel() for of in scores[1:]} == {1}
+    last = torch.stack([of.reshape(-1)[-1] for of in scores])
+    expected = every.scores[0, start - 1 : start + 4]
+    assert last.numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+@torch.inference_mode()
+def test_of_a_text_that_goes_on_from_a_cache_the_new_tokens_are_scored(llama: Fitted) -> None:
+    model = llama.model()
+    inputs = llama.batch([TEXTS[2], TEXTS[3]], side="left")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    handle = llama.probe.attach(model, every_token=True)
+    model(input_ids=ids, attention_mask=mask, position_ids=positions)
+    whole = handle.scores
+    begun = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1],
+                  position_ids=positions[:, :-1], use_cache=True)  # fmt: skip
+    model(input_ids=ids[:, -1:], attention_mask=mask, position_ids=positions[:, -1:],
+          past_key_values=begun.past_key_values)  # fmt: skip
+    assert handle.scores.shape == (2, 1)
+    torch.testing.assert_close(handle.scores, whole[:, -1:], rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()
