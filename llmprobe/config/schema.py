@@ -672,6 +672,13 @@ class ProbeConfig(Section):
             return 3 if self.permutations >= 20 else 1
         return self.repeats
 
+    def alone(self, **others: Any) -> ProbeConfig:
+        """Return a config of the same probes and nothing beside them: no controls, p-values, …"""
+        nothing: dict[str, Any] = {
+            "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
+        }  # fmt: skip
+        return self.model_copy(update=nothing | others)
+
     @field_validator("pooling")
     @classmethod
     def _known_poolings(cls, pooling: tuple[str, ...]) -> tuple[str, ...]:

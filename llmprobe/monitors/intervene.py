@@ -14,6 +14,7 @@ from llmprobe.config.schema import InterveneConfig, ProbeConfig
 from llmprobe.extraction.estimate import duration, matmul_speed
 from llmprobe.extraction.last_token import LastToken, require_parity
 from llmprobe.extraction.memory import Budget
+from llmprobe.ground.errors import UserError
 from llmprobe.ground.progress import Progress
 from llmprobe.models.loading import Architecture, LoadedModel, active_weights
 from llmprobe.probing.directions import KINDS, Directions, fit_directions
@@ -136,9 +137,19 @@ def effects(
 
 
 def chosen_layers(config: InterveneConfig, known: Sequence[int], peak: int) -> list[int]:
-    """Return the layers that are changed: all of a small model, of others some around the peak."""
+    """Return the layers that are changed: all of a small model, of others some around the peak.
+
+    Raises
+    ------
+    UserError
+        There is no such layer.
+    """
     if config.layers != "auto":
-        return sorted(set(config.layers) & set(known))
+        unknown = sorted(set(config.layers) - set(known))
+        if unknown:
+            raise UserError(f"intervene.layers: there is no layer {unknown[0]}; they are "
+                            f"{known[0]} to {known[-1]}")  # fmt: skip
+        return sorted(set(config.layers))
     if len(known) - 1 <= SMALL:
         return list(known)
     step = -(-len(known) // FEWER)
@@ -148,10 +159,7 @@ def chosen_layers(config: InterveneConfig, known: Sequence[int], peak: int) -> l
 
 def tasks_config(probe: ProbeConfig, config: InterveneConfig) -> ProbeConfig:
     """Return how the labels are dealt out to folds, and half of the null's are shuffled."""
-    return probe.model_copy(
-        update={"kind": "logistic", "repeats": 1, "controls": (), "learning_curve": (),
-                "permutations": config.null // 2, "description_length": False}
-    )  # fmt: skip
+    return probe.alone(kind="logistic", repeats=1, permutations=config.null // 2)
 
 
 def intervene(
@@ -184,7 +192,7 @@ def intervene(
     Raises
     ------
     UserError
-        The model's last token cannot be run by itself.
+        The model's last token cannot be run by itself, or there is no such layer.
     """
     scored = np.flatnonzero(tasks.scored)
     rows = some_units(scored, config.n, units, seed)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import shuffled_labels
 from llmprobe.probing.layer import predictions
@@ -140,14 +139,6 @@ def rank(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int
         middle = (below + k) // 2
         below, k = (below, middle) if score(middle) >= enough else (middle, k)
     return k
-
-
-def bare_config(config: ProbeConfig) -> ProbeConfig:
-    """Return a config whose tasks have what a gap needs: one deal of folds, chosen penalties."""
-    return config.model_copy(
-        update={"repeats": 1, "l2": "auto", "controls": (), "permutations": 0,
-                "description_length": False, "learning_curve": ()}
-    )  # fmt: skip
 
 
 def _standardised(X: np.ndarray) -> np.ndarray:

@@ -122,7 +122,7 @@ def plan_transfer(
         There is no such set, one set only, a train set is too small for the folds, or no two sets
         have labels in common.
     """
-    config = _bare(config)
+    config = config.alone(repeats=1)
     train_sets, test_sets = _named(sets, train), _named(sets, test)
     used = list(dict.fromkeys([*train_sets, *test_sets]))
     if len(used) < 2:
@@ -202,14 +202,6 @@ _MEASURED = (
     *("accuracy", "accuracy_refitted_threshold", "auroc", "auroc_low", "auroc_high", "p_value"),
     *("rank_correlation", "rank_correlation_low", "rank_correlation_high"),
 )
-
-
-def _bare(config: ProbeConfig) -> ProbeConfig:
-    """Return a config that fits probes once, and nothing else."""
-    return config.model_copy(
-        update={"repeats": 1, "controls": (), "permutations": 0, "description_length": False,
-                "learning_curve": ()}
-    )  # fmt: skip
 
 
 def _named(sets: Sequence[TransferSet], names: Sequence[str]) -> tuple[TransferSet, ...]:

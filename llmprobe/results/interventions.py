@@ -77,8 +77,8 @@ class Intervention:
     by_layer: pd.DataFrame
     """Columns of the results, a row for each layer: ``used_share`` with its interval, of the
     direction that has the largest effect of all, and ``used_p_value``."""
-    summary: dict[str, Any]
-    """Columns of the summary."""
+    summary: pd.DataFrame
+    """Columns of the summary, one row."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _p_value(value: float, null: np.ndarray) -> float:
 
 def _used(
     measured: Measured, table: pd.DataFrame, parts: Sequence[Changed], fitted: Sequence[str]
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the columns of the results and of the summary, by reflections.
 
     The largest effect over layers and directions is compared with the largest of each draw of the
@@ -193,9 +193,10 @@ def _used(
     columns = {"layer": "layer", "share": "used_share", "share_low": "used_share_low",
                "share_high": "used_share_high", "p_value": "used_p_value"}  # fmt: skip
     by_layer = of_best[[*columns]].rename(columns=columns).reset_index(drop=True)
-    return by_layer, {
+    summary = {
         "used_layer": int(best["layer"]),
         "used_direction": str(best["direction"]),
         "used_p_value": _p_value(float(best["effect"]), largest),
         **{f"used_share{end}": float(best[f"share{end}"]) for end in ("", "_low", "_high")},
     }
+    return by_layer, pd.DataFrame([summary])

@@ -10,7 +10,6 @@ import pandas as pd
 from llmprobe.config.schema import InterveneConfig, RunConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
-from llmprobe.ground.digests import recorded, written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.models.answer_head import AnswerHead, answer_tokens
@@ -18,10 +17,10 @@ from llmprobe.monitors.intervene import intervene, tasks_config
 from llmprobe.monitors.said import why_not
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import INTERVENE, USED
-from llmprobe.results.folder import Part, read_table
+from llmprobe.results.folder import Part
 from llmprobe.results.interventions import Intervention
 from llmprobe.results.results import Results
-from llmprobe.run.parts import StatesOf
+from llmprobe.run.parts import StatesOf, kept_tables
 from llmprobe.run.said import LoadHead
 
 log = logging.getLogger(__name__)
@@ -46,16 +45,17 @@ def intervened(
     )
     words = {label: list(words) for label, words in dataset.answers.items()}
     name = f"intervene-{digest([words, asked.model_dump(mode='json')])[:16]}"
+
+    def compute() -> list[pd.DataFrame]:
+        assert isinstance(extractor, Extractor)
+        changed = _intervene(extractor, states, position, results, config, asked, load_head)
+        return [changed.table, changed.by_layer, changed.summary]
+
     if not note:
-        kept = _read(part, name)
-        if kept is None and not states.extract:
-            return results
         try:
-            assert isinstance(extractor, Extractor)
-            if kept is None:
-                kept = _intervene(extractor, states, position, results, config, asked, load_head)
-                _write(part, name, kept)
-            return _beside(results, kept)
+            names = [name, f"{name}-layers", f"{name}-summary"]
+            tables = kept_tables(part, names, compute if states.extract else None)
+            return results if tables is None else _beside(results, Intervention(*tables))
         except UserError as error:
             note = str(error)
     log.warning("%s: whether the model uses it is not known: %s", states.where(position), note)
@@ -111,30 +111,6 @@ def _beside(results: Results, kept: Intervention) -> Results:
     return replace(
         results,
         table=table[list(results.table)],
-        summary=results.summary.assign(**kept.summary),
+        summary=results.summary.assign(**kept.summary.iloc[0]),
         interventions=kept.table.assign(**of_curve)[list(INTERVENE)],
     )
-
-
-def _files(name: str) -> list[str]:
-    return [f"{name}.parquet", f"{name}-layers.parquet", f"{name}-summary.parquet"]
-
-
-def _write(part: Part, name: str, kept: Intervention) -> None:
-    with written_together(part.folder) as new:
-        tables = (kept.table, kept.by_layer, pd.DataFrame([kept.summary]))
-        for file, table in zip(_files(name), tables, strict=True):
-            table.to_parquet(new(file), index=False)
-
-
-def _read(part: Part, name: str) -> Intervention | None:
-    """Read what is kept; None unless it is there and whole."""
-    try:
-        if not set(_files(name)) <= set(recorded(part.folder)):
-            return None
-        table, by_layer, summary = (
-            read_table(part.folder, file.removesuffix(".parquet")) for file in _files(name)
-        )
-    except (UserError, ValueError):
-        return None
-    return Intervention(table, by_layer, {str(k): v for k, v in summary.iloc[0].items()})

@@ -9,16 +9,15 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import LinearConfig, ProbeConfig
-from llmprobe.ground.digests import recorded, written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.ground.progress import Progress
-from llmprobe.probing.linearity import bare_config, linearity_gap, rank
+from llmprobe.probing.linearity import linearity_gap, rank
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import LINEAR
-from llmprobe.results.folder import Part, read_table
+from llmprobe.results.folder import Part
 from llmprobe.results.results import Results
-from llmprobe.run.parts import StatesOf
+from llmprobe.run.parts import StatesOf, kept_tables
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +40,20 @@ def linearity_beside(
     elif position.startswith("tokens:") and position != "tokens:mean":
         note = "The probe pools scores of tokens, so it is not linear in one state."
     name = f"linear-{digest(config.model_dump(mode='json'))[:16]}"
-    rows = None if note else _read(part, name)
-    if rows is None and not note:
+
+    def compute() -> list[pd.DataFrame]:
+        return [_computed(states, position, results, config, probe)]
+
+    tables = None
+    if not note:
         try:
-            rows = _computed(states, position, results, config, probe)
+            tables = kept_tables(part, [name], compute)
         except UserError as error:
             note = str(error)
-        else:
-            with written_together(part.folder) as new:
-                rows.to_parquet(new(f"{name}.parquet"), index=False)
-    if rows is None:
+    if tables is None:
         log.warning("%s: whether it is linear is not known: %s", states.where(position), note)
         return replace(results, summary=results.summary.assign(linearity_note=note))
+    (rows,) = tables
     table = results.table.drop(columns=list(LINEAR)).merge(
         rows[["layer", *LINEAR]], on="layer", how="left"
     )
@@ -75,7 +76,9 @@ def _computed(
     at, dataset = states.at(position), states.dataset
     units, best = dataset.units, int(results.summary["peak_layer"].iloc[0])
     layers = _layers(config, at.layers, best)
-    tasks = build_tasks(dataset.labels, units, bare_config(probe), dataset.name, dataset.test)
+    tasks = build_tasks(
+        dataset.labels, units, probe.alone(repeats=1, l2="auto"), dataset.name, dataset.test
+    )
     rows = []
     with Progress(f"linear? {states.where(position)}", len(layers)) as bar:
         for layer in layers:
@@ -101,11 +104,3 @@ def _layers(config: LinearConfig, layers: list[int], best: int) -> list[int]:
         raise UserError(f"linear.layers: there is no layer {min(unknown)}; they are {layers[0]} to "
                         f"{layers[-1]}")  # fmt: skip
     return sorted({best, *config.layers})
-
-
-def _read(part: Part, name: str) -> pd.DataFrame | None:
-    """Read what is kept; None unless it is there and whole."""
-    try:
-        return read_table(part.folder, name) if f"{name}.parquet" in recorded(part.folder) else None
-    except (UserError, ValueError):
-        return None

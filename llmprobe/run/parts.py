@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from llmprobe.config.schema import ProbeConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
@@ -20,15 +21,23 @@ from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.elsewhere import ActivationsFromElsewhere, StatesFromElsewhere
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.text_encoder import TextEncoder
-from llmprobe.ground.digests import written_together
+from llmprobe.ground.digests import recorded, written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.monitors.example_traces import trace_examples
 from llmprobe.probing.pooling import Pooling, pooled
 from llmprobe.probing.protocol import probe
 from llmprobe.probing.workers import DatasetStates
+from llmprobe.results.columns import (
+    LINEAR,
+    LINEAR_SUMMARY,
+    SAID,
+    SAID_SUMMARY,
+    USED,
+    USED_SUMMARY,
+)
 from llmprobe.results.curve import curve_file_name, curve_title
-from llmprobe.results.folder import Part
+from llmprobe.results.folder import Part, read_table
 from llmprobe.results.results import Results
 from llmprobe.results.trace import Trace, read_traces, write_traces
 
@@ -59,6 +68,39 @@ def probed_once(part: Part, compute: Callable[[], Results]) -> tuple[Results, bo
     results = compute()
     part.save(results)
     return results, True
+
+
+def kept_tables(
+    part: Part, names: Sequence[str], compute: Callable[[], Sequence[pd.DataFrame]] | None
+) -> Sequence[pd.DataFrame] | None:
+    """Read tables that are kept in the folder of a part, or compute and keep them.
+
+    -> None where they are not there, whole and of this version, and are not to be computed
+    """
+    try:
+        if {f"{name}.parquet" for name in names} <= set(recorded(part.folder)):
+            return [read_table(part.folder, name) for name in names]
+    except (UserError, ValueError):
+        pass
+    if compute is None:
+        return None
+    tables = compute()
+    with written_together(part.folder) as new:
+        for name, table in zip(names, tables, strict=True):
+            table.to_parquet(new(f"{name}.parquet"), index=False)
+    return tables
+
+
+def with_answers_of(before: Results, results: Results) -> Results:
+    """Return results with what was asked of the same states before beside their probes."""
+    layers = *SAID, *USED, *LINEAR
+    curve = *SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY
+    return replace(
+        results,
+        table=results.table.assign(**{name: before.table[name] for name in layers}),
+        summary=results.summary.assign(**{name: before.summary[name] for name in curve}),
+        interventions=before.interventions,
+    )
 
 
 @dataclass(frozen=True)

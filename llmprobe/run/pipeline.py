@@ -19,7 +19,6 @@ from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import (
     ActivationsConfig,
     ModelConfig,
-    ProbeConfig,
     RunConfig,
     TransferConfig,
 )
@@ -56,8 +55,8 @@ from llmprobe.results.transfer import TransferMatrix
 from llmprobe.run.environment import dataset_facts, environment, model_facts
 from llmprobe.run.intervene import intervened
 from llmprobe.run.linearity import linearity_beside
-from llmprobe.run.parts import StatesOf, probe_part, trace_part
-from llmprobe.run.said import said_beside, with_answers_of
+from llmprobe.run.parts import StatesOf, probe_part, trace_part, with_answers_of
+from llmprobe.run.said import said_beside
 from llmprobe.run.transfer import check_transfer, transfer_part, write_transfer
 
 log = logging.getLogger(__name__)
@@ -224,7 +223,7 @@ class Run:
                 key = model.id, dataset.name, position
                 config = self.config.probe
                 if is_control:
-                    config = accuracy_only(config)
+                    config = config.alone(repeats=config.n_repeats)
                 results, part, is_new = probe_part(self.out, states, position, config)
                 if is_control:
                     untrained[key] = results
@@ -478,7 +477,7 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     try:
         if not dataset.stem:  # What is found of concepts has been said of all of them together.
             log_findings(dataset, refuse=True)
-        probe = accuracy_only(config.probe)
+        probe = config.probe.alone(repeats=config.probe.n_repeats)
         build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
     except UserError as error:
         if n is None or dataset.groups is None:
@@ -490,14 +489,6 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
         ) from None
     for position in config.extract.positions:
         dataset.ranges(position, config.extract.occurrence)
-
-
-def accuracy_only(config: ProbeConfig) -> ProbeConfig:
-    """Return a config that gives the same accuracies, and nothing else."""
-    return config.model_copy(
-        update={"repeats": config.n_repeats, "controls": (), "permutations": 0,
-                "description_length": False, "learning_curve": ()}
-    )  # fmt: skip
 
 
 def _untrained(model: ModelConfig) -> ModelConfig:

@@ -7,24 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from llmprobe.config.schema import ModelConfig, RunConfig
 from llmprobe.extraction.extract import Extractor
-from llmprobe.ground.digests import recorded, written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.models.loading import LoadedModel
 from llmprobe.monitors.said import Said, said, why_not
-from llmprobe.results.columns import (
-    LINEAR,
-    LINEAR_SUMMARY,
-    SAID,
-    SAID_SUMMARY,
-    USED,
-    USED_SUMMARY,
-)
-from llmprobe.results.folder import Part, read_table
+from llmprobe.results.folder import Part
 from llmprobe.results.results import Results
-from llmprobe.run.parts import StatesOf
+from llmprobe.run.parts import StatesOf, kept_tables
 
 log = logging.getLogger(__name__)
 
@@ -47,44 +40,22 @@ def said_beside(
     extractor, dataset = states.extractor, states.dataset
     model, extract = extractor.model_config, config.extract
     note = why_not(model, dataset, extract.site, position)
-    name = f"said-{digest({label: list(words) for label, words in dataset.answers.items()})[:16]}"
+    words = {label: list(words) for label, words in dataset.answers.items()}
+    name = f"said-{digest(words)[:16]}"
+
+    def compute() -> list[pd.DataFrame]:
+        assert isinstance(extractor, Extractor)
+        head, base = load_head(extractor.model_config)
+        answered = said(head, base, extractor, dataset, states.at(position), results,
+                        config.probe.seed)  # fmt: skip
+        return [answered.layers, answered.summary]
+
     if not note:
-        kept = _read(part, name)
-        if kept is None and not states.extract:
-            return results
         try:
-            assert isinstance(extractor, Extractor)
-            if kept is None:
-                head, base = load_head(extractor.model_config)
-                kept = said(head, base, extractor, dataset, states.at(position), results,
-                            config.probe.seed)  # fmt: skip
-                with written_together(part.folder) as new:
-                    kept.layers.to_parquet(new(f"{name}-layers.parquet"), index=False)
-                    kept.summary.to_parquet(new(f"{name}.parquet"), index=False)
-            return kept.beside(results)
+            names = [f"{name}-layers", name]
+            tables = kept_tables(part, names, compute if states.extract else None)
+            return results if tables is None else Said(*tables).beside(results)
         except UserError as error:
             note = str(error)
     log.warning("%s: what the model says is not known: %s", states.where(position), note)
     return replace(results, summary=results.summary.assign(said_note=note))
-
-
-def with_answers_of(before: Results, results: Results) -> Results:
-    """Return results with what was asked of the same states before beside their probes."""
-    layers = *SAID, *USED, *LINEAR
-    curve = *SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY
-    return replace(
-        results,
-        table=results.table.assign(**{name: before.table[name] for name in layers}),
-        summary=results.summary.assign(**{name: before.summary[name] for name in curve}),
-        interventions=before.interventions,
-    )
-
-
-def _read(part: Part, name: str) -> Said | None:
-    """Read what is kept; None unless it is there and whole."""
-    try:
-        if not {f"{name}.parquet", f"{name}-layers.parquet"} <= set(recorded(part.folder)):
-            return None
-        return Said(read_table(part.folder, f"{name}-layers"), read_table(part.folder, name))
-    except (UserError, ValueError):
-        return None

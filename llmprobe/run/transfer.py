@@ -12,14 +12,12 @@ import pandas as pd
 
 from llmprobe.config.schema import ProbeConfig, TransferConfig
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.ground.digests import recorded, written_together
-from llmprobe.ground.errors import UserError
+from llmprobe.ground.digests import written_together
 from llmprobe.ground.files import write_text
 from llmprobe.probing.transfer import TransferPlan, plan_transfer, sets_of_all, transfer
 from llmprobe.probing.workers import Arrays, DatasetStates, States
-from llmprobe.results.folder import Part, read_table
 from llmprobe.results.transfer import TransferMatrix
-from llmprobe.run.parts import RESULTS_VERSION, StatesOf, part_of
+from llmprobe.run.parts import RESULTS_VERSION, StatesOf, kept_tables, part_of
 
 log = logging.getLogger(__name__)
 
@@ -108,26 +106,18 @@ def transfer_part(
         "transfer": config.model_dump(mode="json"),
     }  # fmt: skip
     part = part_of(out, f"transfer-{model}", depends_on)
-    matrix = _read(part)
-    if matrix is None:
+
+    def compute() -> list[pd.DataFrame]:
         matrix = transfer(plan, across_layers=config.across_layers, model=model, position=position)
-        with written_together(part.folder) as new:
-            for name, field in TABLES.items():
-                getattr(matrix, field).to_parquet(new(f"{name}.parquet"), index=False)
-    else:
+        return [getattr(matrix, field) for field in TABLES.values()]
+
+    tables = kept_tables(part, [*TABLES], None)
+    if tables is not None:
         log.info("transfer in %s: already computed", model)
-    return matrix
-
-
-def _read(part: Part) -> TransferMatrix | None:
-    """Read a part; None unless it is there, whole and of this version."""
-    try:
-        if not {f"{name}.parquet" for name in TABLES} <= set(recorded(part.folder)):
-            return None
-        tables = {field: read_table(part.folder, name) for name, field in TABLES.items()}
-    except (UserError, ValueError):
-        return None
-    return TransferMatrix(**tables)
+    else:
+        tables = kept_tables(part, [*TABLES], compute)
+        assert tables is not None
+    return TransferMatrix(**dict(zip(TABLES.values(), tables, strict=True)))
 
 
 def write_transfer(out: Path, matrix: TransferMatrix) -> None:

@@ -16,6 +16,8 @@ from llmprobe.monitors.intervene import Edit, LayerOfTexts, effects, intervene, 
 from llmprobe.probing.directions import Directions
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.probing.workers import Arrays
+from llmprobe.results.interventions import Measured
+from llmprobe.results.resampling import Resamples
 
 CLASS, ONE, USED, CARRIED, ANSWER = range(5)
 """Axes of the stream: the class where the text says it, a constant, the two directions that block
@@ -131,7 +133,7 @@ def _intervene(by_hand, labels, texts, **config):
 def test_what_a_model_answers_by_is_found_and_compared_with_the_null(by_hand) -> None:
     texts, labels = _texts(60)
     result = _intervene(by_hand, labels, texts)
-    summary, table = result.summary, result.table
+    summary, table = result.summary.iloc[0], result.table
     assert summary["used_p_value"] == pytest.approx(1 / 21)
     assert summary["used_share"] > 0.5
     shares = result.by_layer.set_index("layer")["used_share"]
@@ -142,11 +144,24 @@ def test_what_a_model_answers_by_is_found_and_compared_with_the_null(by_hand) ->
     assert leace["said_auroc"].item() < 0.95  # Of 1.
 
 
-def test_the_null_is_uniform(by_hand) -> None:
+def test_p_values_of_shuffled_labels_are_seldom_small(by_hand) -> None:
     p_values = []
     for seed in range(16):
         texts, _ = _texts(40, seed)
         labels = np.random.default_rng(100 + seed).permutation(np.arange(40) % 2)
-        p_values.append(_intervene(by_hand, labels, texts, layers=(2, 4)).summary["used_p_value"])
+        p_values.append(
+            _intervene(by_hand, labels, texts, layers=(2, 4)).summary["used_p_value"].iloc[0]
+        )
     assert 0.3 < np.mean(p_values) < 0.7
     assert np.mean(np.array(p_values) <= 0.1) < 0.4
+
+
+@pytest.mark.parametrize(("gap", "within", "scale"), [(4.0, 1.0, 4.0), (0.1, 2.0, 2.0)])
+def test_shares_are_of_the_gap_or_of_what_varies_within_a_class(
+    gap: float, within: float, scale: float
+) -> None:
+    labels = np.arange(40) // 20
+    log_odds = gap * labels + within * np.where(np.arange(40) % 2, 1.0, -1.0)
+    measured = Measured(labels, log_odds, Resamples(40), ("logistic",))
+    assert measured.gap == pytest.approx(gap)
+    assert measured.scale == pytest.approx(scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmprobe.config.schema import ProbeConfig
-from llmprobe.probing.linearity import LinearityGap, bare_config, linearity_gap, rank
+from llmprobe.probing.linearity import LinearityGap, linearity_gap, rank
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 
 N = 180
@@ -14,7 +14,7 @@ N = 180
 def tasks_of(
     y: np.ndarray, units: np.ndarray | None = None, kind: str = "logistic"
 ) -> ProbingTasks:
-    return build_tasks(y, units, bare_config(ProbeConfig(kind=kind, folds=3)), "toy")
+    return build_tasks(y, units, ProbeConfig(kind=kind, folds=3).alone(repeats=1), "toy")
 
 
 def gap_of(X: np.ndarray, y: np.ndarray, null: int = 0, kind: str = "logistic") -> LinearityGap:
@@ -22,14 +22,15 @@ def gap_of(X: np.ndarray, y: np.ndarray, null: int = 0, kind: str = "logistic") 
     return linearity_gap(X.astype(np.float32), tasks, None, features=64, null=null)
 
 
-def test_xor_has_a_gap_at_its_input_and_none_in_its_hidden_layer() -> None:
-    X = np.random.default_rng(0).normal(size=(N, 2))
-    y = ((X[:, 0] > 0) ^ (X[:, 1] > 0)).astype(int)
+def test_xor_has_a_gap_at_its_input_and_none_after_its_two_hidden_neurons() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.integers(2, size=(N, 2))
+    X, y = corners + 0.15 * rng.normal(size=(N, 2)), corners[:, 0] ^ corners[:, 1]
     at_input = gap_of(X, y, null=3)
     assert at_input.low > 0.3
     assert at_input.p_value == 0.25
-    hidden = np.column_stack([np.abs(X[:, 0]), np.abs(X[:, 1]), X[:, 0] * X[:, 1]])
-    at_hidden = gap_of(hidden, y)
+    x, z = X.T
+    at_hidden = gap_of(np.maximum(np.column_stack([x - z, z - x]), 0), y)
     assert abs(at_hidden.gap) < 0.03
     assert at_hidden.high < 0.05
     assert at_hidden.detectable > 0.3
@@ -75,7 +76,7 @@ def test_a_test_set_is_what_is_scored() -> None:
     X = rng.normal(size=(N, 2))
     y = ((X[:, 0] > 0) ^ (X[:, 1] > 0)).astype(int)
     test = np.arange(N) % 3 == 0
-    tasks = build_tasks(y, None, bare_config(ProbeConfig(folds=3)), "toy", test)
+    tasks = build_tasks(y, None, ProbeConfig(folds=3).alone(repeats=1), "toy", test)
     gap = linearity_gap(X.astype(np.float32), tasks, None, features=64, null=0)
     assert gap.low > 0.2
     assert np.isnan(gap.p_value)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from toy import write_config, write_table
@@ -13,6 +15,7 @@ from toy import write_config, write_table
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
 from llmprobe.results.columns import INTERVENE
+from llmprobe.run.parts import with_answers_of
 from llmprobe.run.pipeline import Run
 
 QUESTION = {"question": "the statement {text} is", "answers": {"1": ["true"], "0": ["false"]}}
@@ -46,6 +49,22 @@ def test_a_finished_run_can_be_asked_whether_the_model_uses_it(
     assert "this answer at this position" in entry["questions"]["used"]["sentence"]
 
 
+def test_what_was_asked_stays_beside_results_of_more_permutations(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    config = _config(tmp_path, tiny_model("llama", head=True), **QUESTION)
+    before = Run(load_config(config, ["intervene.null=20"]), tmp_path / "out").probe(extract=True)
+    columns = [name for name in before.summary if "said" in name or "used" in name]
+    bare = replace(
+        before, summary=before.summary.assign(**dict.fromkeys(columns)),
+        table=before.table.assign(used_share=np.nan, said_auroc=np.nan),
+        interventions=pd.DataFrame(),
+    )  # fmt: skip
+    again = with_answers_of(before, bare)
+    for name in ("summary", "table", "interventions"):
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(before, name))
+
+
 def test_a_set_without_answers_says_why_use_is_not_known(
     tmp_path: Path, tiny_model: Callable[..., Path]
 ) -> None:
@@ -55,6 +74,18 @@ def test_a_set_without_answers_says_why_use_is_not_known(
     used = entry["questions"]["used"]
     assert used["answer"] == "does not apply"
     assert "no question and answers" in used["sentence"]
+
+
+def test_a_layer_that_is_not_there_is_said(
+    tmp_path: Path, tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(tmp_path, tiny_model("llama", head=True), **QUESTION)
+    # A section of its own is kept, wherever it stands in the file.
+    config.write_text(f"intervene: {{layers: [9], 'null': 20}}\n{config.read_text()}")
+    assert main(["intervene", str(config), "--out", str(tmp_path / "out")]) == 0
+    assert "does not apply. intervene.layers: there is no layer 9; they are 0 to 3" in (
+        capsys.readouterr().out
+    )
 
 
 def test_the_key_null_can_be_written_as_it_is(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ import torch
 import yaml
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
+from tiny import WORDS
 from toy import write_config, write_table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmprobe
 from llmprobe.config.load import load_config
+from llmprobe.models.answer_head import AnswerHead
 from llmprobe.reporting.charts.said_used import said_used
 from llmprobe.results.results import Results
 from llmprobe.run import said as said_of_runs
@@ -45,24 +47,31 @@ def results_of(
 
 
 @torch.inference_mode()
-def plain(folder: Path, texts: list[str]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """By transformers alone: the log-odds after each text, and the states that leave each block."""
+def plain_logits(folder: Path, table: Path) -> list[np.ndarray]:
+    """By transformers alone, the logits of all words after each text: of the logit lens at each
+    layer, and last of the model. Each [texts, words]
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    true, one, false = tokenizer.convert_tokens_to_ids(["true", "one", "false"])
-    odds, states = [], []
-    for text in texts:
-        out = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
-        logits = out.logits[0, -1].numpy()
-        odds.append(logsumexp(logits[[true, one]]) - logits[false])
-        states.append([state[0, -1] for state in out.hidden_states])
-    lens = [
-        model.lm_head(model.model.norm(torch.stack([state[layer] for state in states]))).numpy()
-        for layer in range(len(states[0]) - 1)
+    texts = [QUESTION.format(text=text) for text in pd.read_csv(table)["text"]]
+    outs = [
+        model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True) for text in texts
     ]
-    return np.array(odds), [
-        logsumexp(of[:, [true, one]], axis=1) - of[:, false] for of in lens
-    ]  # fmt: skip
+    states = [torch.cat([out.hidden_states[i][:, -1] for out in outs])
+              for i in range(len(outs[0].hidden_states) - 1)]  # fmt: skip
+    lens = [model.lm_head(model.model.norm(of)).numpy() for of in states]
+    return [*lens, torch.cat([out.logits[:, -1] for out in outs]).numpy()]
+
+
+def ids_of(folder: Path, *words: str) -> list[int]:
+    ids: list[int] = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids([*words])
+    return ids
+
+
+def odds_of(logits: np.ndarray, folder: Path) -> np.ndarray:
+    """The log-odds of ``ANSWERS``. [texts]"""
+    odds: np.ndarray = logsumexp(logits[:, ids_of(folder, *ANSWERS["1"])], axis=1)
+    return odds - logits[:, ids_of(folder, *ANSWERS["0"])[0]]
 
 
 def test_said_is_by_the_models_own_logits_and_below_by_the_logit_lens(
@@ -71,21 +80,77 @@ def test_said_is_by_the_models_own_logits_and_below_by_the_logit_lens(
     folder = tiny_model("llama", head=True)
     results = results_of(tmp_path, folder, table)
     rows = pd.read_csv(table)
-    odds, lens = plain(folder, [QUESTION.format(text=text) for text in rows["text"]])
-    summary = results.summary.iloc[0]
-    assert summary["said_auroc"] == pytest.approx(roc_auc_score(rows["label"], odds), abs=1e-6)
+    every = plain_logits(folder, table)
+    expected = [roc_auc_score(rows["label"], odds_of(of, folder)) for of in every]
+    summary, odds = results.summary.iloc[0], odds_of(every[-1], folder)
+    assert summary["said_auroc"] == pytest.approx(expected[-1], abs=1e-6)
     assert summary["said_accuracy"] == pytest.approx(((odds > 0) == rows["label"]).mean())
-    expected = [*(roc_auc_score(rows["label"], of) for of in lens), summary["said_auroc"]]
     assert results.table["said_auroc"].tolist() == pytest.approx(expected, abs=1e-6)
+    tried = np.unique(np.linspace(0, len(rows) - 1, 8).astype(int))
+    written = np.isin(every[-1][tried].argmax(axis=1), ids_of(folder, "true", "one", "false"))
+    assert summary["said_next_token_share"] == written.mean()
     best = results.table.set_index("layer").loc[summary["peak_layer"]]
     gap = best["auroc"] - summary["said_auroc"]
     assert summary["readable_minus_said"] == pytest.approx(gap, abs=0.03)
     assert summary["readable_minus_said_low"] < gap < summary["readable_minus_said_high"]
-    assert 0 <= summary["said_next_token_share"] <= 1
     evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())[0]
     assert evidence["questions"]["said"]["value"] == pytest.approx(summary["said_auroc"])
     assert "say" in evidence["line"]
     assert "said" not in evidence["line"].rpartition("not asked")[2]
+
+
+def test_it_is_said_from_where_the_lens_stays_within_the_interval_of_the_end(
+    tmp_path: Path, tiny_model: Callable[..., Path], table: Path
+) -> None:
+    folder = tiny_model("llama", head=True)
+    labels = pd.read_csv(table)["label"]
+    logits = plain_logits(folder, table)[-1][:, ids_of(folder, *WORDS)]
+    pairs = [(i, j) for i in range(len(WORDS)) for j in range(len(WORDS)) if i != j]
+    best, other = max(
+        pairs, key=lambda pair: roc_auc_score(labels, logits[:, pair[0]] - logits[:, pair[1]])
+    )
+    answers = {"1": [WORDS[best]], "0": [WORDS[other]]}
+    results = results_of(tmp_path, folder, table, {"answers": answers})
+    end = results.summary.iloc[0]
+    assert end["said_auroc_low"] > 0.5
+    assert results.evidence[0].questions["said"].answer == "yes"
+    expected = None
+    for layer, value in results.table[["layer", "said_auroc"]].itertuples(index=False):
+        inside = end["said_auroc_low"] <= value <= end["said_auroc_high"]
+        expected = (layer if expected is None else expected) if inside else None
+    assert end["said_layer"] == expected
+
+
+def test_units_are_what_the_interval_counts(
+    tmp_path: Path, tiny_model: Callable[..., Path], table: Path
+) -> None:
+    folder, rows = tiny_model("llama", head=True), pd.read_csv(table)
+    rows.assign(group=rows["text"].str.split().str[0] + rows["label"].astype(str)).to_csv(
+        tmp_path / "grouped.csv", index=False
+    )
+    alone = results_of(tmp_path, folder, table).summary.iloc[0]
+    grouped = results_of(tmp_path, folder, tmp_path / "grouped.csv", {"group": "group"})
+    width = grouped.summary.iloc[0]["said_auroc_high"] - grouped.summary.iloc[0]["said_auroc_low"]
+    assert grouped.summary.iloc[0]["said_auroc"] == pytest.approx(alone["said_auroc"])
+    assert width > 1.2 * (alone["said_auroc_high"] - alone["said_auroc_low"])
+
+
+def test_states_that_are_not_the_models_are_noticed(
+    tmp_path: Path,
+    tiny_model: Callable[..., Path],
+    table: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = AnswerHead.own
+
+    def another(self: AnswerHead, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        logits, state, following = own(self, ids)
+        return logits + 0.1, state, following
+
+    monkeypatch.setattr(AnswerHead, "own", another)
+    results = results_of(tmp_path, tiny_model("llama", head=True), table)
+    answer = results.evidence[0].questions["said"]
+    assert "give other logits than the model: 0.1 off" in answer.sentence
 
 
 def test_what_was_said_is_kept_and_asked_again_for_other_words(
