@@ -203,6 +203,7 @@ def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evi
         "said": _said(curve, is_read),
         "used": _used(curve),
         "linear": _linear(curve, is_read),
+        **_noted(curve),
     }
     return Evidence(*curve.key, answers)
 
@@ -478,10 +479,18 @@ def _transfers(curve: Curve, is_read: bool) -> Answer:
     return answered("unclear", clause, more)
 
 
+def _noted(curve: Curve) -> dict[str, Answer]:
+    """Return the questions that a run has noted why they cannot be asked of this curve."""
+    notes = {"said": "said_note", "used": "used_note", "linear": "linearity_note"}
+    known = {key: curve.summary.get(column) for key, column in notes.items()}
+    return {
+        key: Answer("does not apply", note)
+        for key, note in known.items()
+        if isinstance(note, str) and note
+    }
+
+
 def _said(curve: Curve, is_read: bool) -> Answer:
-    note = curve.summary.get("said_note")
-    if isinstance(note, str) and note:
-        return Answer("does not apply", note)
     value, low, high = (curve.number(f"said_auroc{end}") for end in ("", "_low", "_high"))
     if isnan(value):
         return _unasked("said")
@@ -520,9 +529,6 @@ def _said(curve: Curve, is_read: bool) -> Answer:
 
 
 def _used(curve: Curve) -> Answer:
-    note = curve.summary.get("used_note")
-    if isinstance(note, str) and note:
-        return Answer("does not apply", note)
     value, low, high = (curve.number(f"used_share{end}") for end in ("", "_low", "_high"))
     p, layer = curve.number("used_p_value"), curve.number("used_layer")
     if isnan(value):
@@ -551,9 +557,6 @@ def _used(curve: Curve) -> Answer:
 
 
 def _linear(curve: Curve, is_read: bool) -> Answer:
-    note = curve.summary.get("linearity_note")
-    if isinstance(note, str) and note:
-        return Answer("does not apply", note)
     value, low, high = (curve.number(f"linearity_gap{end}") for end in ("", "_low", "_high"))
     if isnan(value):
         return _unasked("linear")

@@ -18,6 +18,7 @@ from llmprobe.results.evidence import (
     MARGIN,
     QUESTIONS,
     TRANSFER_MARGIN,
+    USED_SHARE,
     Answer,
     Evidence,
     evidence_of,
@@ -345,6 +346,87 @@ def test_a_transfer_without_a_p_value_that_allows_for_the_matrix_is_unclear() ->
     assert answer("transfers", worst_transfer_auroc=NAN).answer == "not asked"
     known = transferred(0.7, 0.9)
     assert answer("transfers", **known, peak_p_value=0.4).answer == "does not apply"
+
+
+def measured(name: str, low: float, high: float, **more: Any) -> dict[str, Any]:
+    """Columns of the summary: a number, half-way between the ends of its interval."""
+    return {name: (low + high) / 2, f"{name}_low": low, f"{name}_high": high, **more}
+
+
+def said(low: float, high: float, gap: float = 0.3, share: float = 1.0) -> dict[str, Any]:
+    """Columns of the summary: what the model says, ``gap`` below what is read."""
+    more = {"said_accuracy": 0.5, "said_next_token_share": share, "said_layer": 9.0}
+    less = measured("readable_minus_said", gap - 0.1, gap + 0.1)
+    return measured("said_auroc", low, high, **less, **more)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word", "clause"),
+    [
+        (0.6, 0.7, "yes", "the model says less of it than is readable from layer 9 on"),
+        (0.48, 0.5 + MARGIN, "no", "the model does not say it"),
+        (0.3, 0.4, "no", "the model says the opposite"),
+        (0.48, 0.5 + 1.1 * MARGIN, "unclear", "unclear whether the model says it"),
+        (0.5, 0.7, "unclear", "unclear whether the model says it"),
+    ],
+)
+def test_what_is_said_is_answered_by_its_interval(
+    low: float, high: float, word: str, clause: str
+) -> None:
+    one = answer("said", **said(low, high))
+    assert one.answer == word
+    assert one.clause.startswith(f"{clause} (")
+    assert (one.low, one.high) == (low, high)
+
+
+def test_less_is_said_than_is_readable_only_where_the_gap_is_sure() -> None:
+    assert answer("said", **said(0.6, 0.7, gap=0.1)).clause.startswith("the model says it from")
+    sentence = answer("said", **said(0.6, 0.7, share=0.25)).sentence
+    assert "After 75% of the texts that were tried" in sentence
+    assert "texts that were tried" not in answer("said", **said(0.6, 0.7)).sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "word"),
+    [
+        (0.2, 0.4, 0.01, "yes"), (0.2, 0.4, 0.06, "unclear"), (-0.01, 0.4, 0.01, "unclear"),
+        (0.01, 0.9 * USED_SHARE, 0.01, "no"), (0.01, 1.1 * USED_SHARE, 0.01, "unclear"),
+    ],
+)  # fmt: skip
+def test_use_needs_a_share_beside_its_p_value(low: float, high: float, p: float, word: str) -> None:
+    more = {"used_p_value": p, "used_layer": 7.0, "used_direction": "mean_difference"}
+    one = answer("used", **measured("used_share", low, high, **more))
+    assert one.answer == word
+    assert "at layer 7 along the mean difference direction" in one.sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "detectable", "word"),
+    [
+        (0.02, 0.1, 0.05, 0.2, "no"), (0.02, 0.1, 0.1, 0.2, "unclear"),
+        (-0.01, MARGIN, 0.5, 0.2, "yes"), (-0.01, MARGIN, 0.5, MARGIN, "unclear"),
+        (-0.01, 1.1 * MARGIN, 0.5, 0.2, "unclear"),
+    ],
+)  # fmt: skip
+def test_no_gap_counts_only_where_one_could_have_been_found(
+    low: float, high: float, p: float, detectable: float, word: str
+) -> None:
+    more = {"linearity_gap_p_value": p, "linearity_gap_detectable": detectable}
+    one = answer("linear", **measured("linearity_gap", low, high, **more))
+    assert one.answer == word
+    doubted = word == "unclear" and detectable <= MARGIN
+    assert ("could hardly have been found" in one.sentence) is doubted
+
+
+@pytest.mark.parametrize(
+    ("key", "column"),
+    [("said", "said_note"), ("used", "used_note"), ("linear", "linearity_note")],
+)
+def test_why_a_question_cannot_be_asked_is_its_answer(key: str, column: str) -> None:
+    one = answer(key, **{column: "Its weights are random."})
+    assert (one.answer, one.sentence) == ("does not apply", "Its weights are random.")
+    assert not one.clause
+    assert answer(key, **{column: ""}).answer == answer(key).answer == "not asked"
 
 
 @pytest.fixture(scope="module")
