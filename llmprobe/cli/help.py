@@ -6,6 +6,7 @@ import argparse
 
 from llmprobe.cli.command import command, commands
 from llmprobe.cli.output import say
+from llmprobe.ground.errors import UserError, suggestion
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +27,8 @@ def show_help(options: argparse.Namespace) -> None:
     if options.topic != "config":
         from llmprobe.cli.main import print_help
 
-        if options.topic is not None:
-            _ = commands[options.topic]
+        if options.topic not in (None, *commands):
+            raise UserError(f"no such topic; {suggestion(options.topic, ['config', *commands])}")
         print_help(options.topic)
         return
     import json

@@ -9,26 +9,24 @@ from llmprobe.cli.command import add_config, command, load_run
 from llmprobe.cli.output import say
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
-
-
-@command("intervene", "Change states along a direction: does the model use it?", _add_arguments)
+@command("intervene", "Change states along a direction: does the model use it?", add_config)
 def intervene(options: argparse.Namespace) -> None:
     """Do what is missing of a run, whose folder or config is given, and change its states."""
     folder = Path(options.config)
     if folder.is_dir() and (folder / "config.yaml").is_file():
         options.config, options.out = str(folder / "config.yaml"), options.out or folder
+    from llmprobe.config.load import parsed_yaml
+
     path = Path(options.config)
-    if not (path.is_file() and "\nintervene:" in path.read_text(encoding="utf-8")):
+    raw = parsed_yaml(path) if path.suffix in (".yaml", ".yml") and path.is_file() else None
+    if not (isinstance(raw, dict) and raw.get("intervene")):
         options.overrides.insert(0, "intervene=true")
     run = load_run(options)
     if run is None:
         return
     results = run.probe(extract=True)
-    columns = ["model", "dataset", "used_layer", "used_direction", "used_share", "used_p_value"]
-    say(results.summary[columns].to_string(index=False))
     for evidence in results.evidence:
-        say(f"{evidence.model} on {evidence.dataset}: {evidence.questions['used'].sentence}")
+        answer = evidence.questions["used"]
+        say(f"{evidence.model} on {evidence.dataset}: {answer.answer}. {answer.sentence}")
     if not results.interventions.empty:
-        say(f"{run.out / 'intervene.csv'}")
+        say(f"\ntables   {run.out / 'intervene.csv'}")

@@ -139,6 +139,7 @@ def describe(
         "words": words,
         "fields": ", ".join(_field(str(c), dataset.fields[c]) for c in dataset.fields.columns),
         "template": dataset.template.replace("\n", "\\n"),
+        "question": _question(dataset),
         "options": ", ".join(_options(entry, config)) if entry and config else "",
         "perturb": offered,
         "content": read.content_hash[:12],
@@ -222,6 +223,15 @@ def _words(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding
                                 "that a split sets apart share words and have opposite labels, so "
                                 "words are no floor here"))  # fmt: skip
     return said, findings
+
+
+def _question(dataset: ConceptDataset) -> str:
+    """Return the question that a dataset has of its own, and the words that say each label."""
+    if not dataset.question:
+        return ""
+    words = (f"{label}: {', '.join(of)}" for label, of in dataset.answers.items())
+    question = dataset.question.replace("\n", "\\n")
+    return f"{question} ({'; '.join(words)}), with question: true"
 
 
 def _field(name: str, values: pd.Series) -> str:

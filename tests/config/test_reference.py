@@ -57,8 +57,9 @@ def test_the_help_of_a_command_is_that_of_its_option(capsys: pytest.CaptureFixtu
             main(words)
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != ""
-    assert main(["help", "scor"]) == 2
-    assert "did you mean 'score'?" in capsys.readouterr().err
+    for wrong, right in (("scor", "score"), ("confg", "config")):
+        assert main(["help", wrong]) == 2
+        assert f"did you mean {right!r}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
