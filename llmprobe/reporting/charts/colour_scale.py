@@ -24,6 +24,12 @@ _ALL_NEAR_ONE = 0.8
 _TOP_NEAR_ONE = 0.999
 
 
+def text_colour(place: float) -> str:
+    """Return the colour of a number that stands on a colour of the map, 0 to 1."""
+    red, green, blue, _ = CHANCE_MAP(place)
+    return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "black"
+
+
 class ColourScale(NamedTuple):
     """The colours of one figure.
 
@@ -67,8 +73,7 @@ class ColourScale(NamedTuple):
 
     def text_colour(self, level: float) -> str:
         """Return the colour of a number that stands on the colour of ``level``."""
-        red, green, blue, _ = CHANCE_MAP(self.norm(level))
-        return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "black"
+        return text_colour(self.norm(level))
 
     @property
     def _shares_chance(self) -> bool:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
+from llmprobe.reporting.charts.colour_scale import CHANCE_MAP, text_colour
 from llmprobe.reporting.charts.style import label, styled
 from llmprobe.results.curve import Curve
 from llmprobe.results.figures import figure
@@ -42,7 +42,7 @@ _BARS = (
     "the last layer what the model says; below it the logit lens, in whose basis earlier layers "
     "need not write. Used: how much of the gap between the answers changes with the state. More, "
     "not linear: what a curved probe adds. Blue is more than nothing, orange the opposite; numbers "
-    "stand at the best layer, and for said at the last.",
+    "stand at the best layer, for said at the last, for used where it is most.",
     alt="For each model and dataset a strip of bars over layers: readable, said, used, linear. "
     "results.csv holds the same numbers.",
 )
@@ -76,11 +76,9 @@ def _draw(ax: Axes, curve: Curve) -> None:
         ax.imshow(values[None], cmap=CHANCE_MAP, norm=norm, aspect="auto", extent=extent,
                   interpolation="nearest")  # fmt: skip
         place = _marked(curve, bar, values)
-        red, green, blue, _ = CHANCE_MAP(norm(values[place]))
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
         written = f"{values[place]:.2f}".removeprefix("0").replace("-0", "−")
         ax.text(place, row, written, ha="center", va="center", fontsize=6,
-                color="white" if dark else "black")  # fmt: skip
+                color=text_colour(norm(values[place])))  # fmt: skip
     ax.set_ylim(len(bars) - 0.5, -0.5)
     ax.set_xlim(-0.5, len(layers) - 0.5)
     ax.set_yticks(range(len(bars)), [bar.name for bar in bars])
@@ -95,6 +93,7 @@ def _marked(curve: Curve, bar: _Bar, values: np.ndarray) -> int:
     """Return the place of the layer whose number is written."""
     if bar.column == "said_auroc":
         return len(values) - 1
-    if bar.column == "auroc" and curve.layer in curve.layers:
-        return curve.layers.index(curve.layer)
-    return int(np.nanargmax(np.abs(values)))
+    if bar.column == "used_share":
+        return int(np.nanargmax(values))
+    best = curve.layers.index(curve.layer) if curve.layer in curve.layers else 0
+    return best if np.isfinite(values[best]) else int(np.nanargmax(values))
