@@ -38,9 +38,9 @@ from llmprobe.reporting.trace.files import write_trace
 from llmprobe.results.folder import TABLES, read_results
 from llmprobe.results.saved_probe import load_probe
 from llmprobe.results.trace import traces_of_run
-from llmprobe.run.compare import compare
-from llmprobe.run.pipeline import Run
-from llmprobe.run.report import FOLDER_KINDS, kind_of, terminal_text
+from llmprobe.runs.compare import compare
+from llmprobe.runs.pipeline import Run
+from llmprobe.runs.report import FOLDER_KINDS, kind_of, terminal_text
 from llmprobe.sanity import experiments
 from llmprobe.sanity.config import MnistConfig
 

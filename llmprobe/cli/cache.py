@@ -38,7 +38,7 @@ def cache(options: argparse.Namespace) -> None:
 
 
 def _list() -> None:
-    from llmprobe.run.cache import contents
+    from llmprobe.runs.cache import contents
 
     total = 0
     for entry in contents():
@@ -53,7 +53,7 @@ def _list() -> None:
 
 
 def _prune(options: argparse.Namespace) -> None:
-    from llmprobe.run.cache import contents, remove, used_by_others
+    from llmprobe.runs.cache import contents, remove, used_by_others
 
     if not (options.older or options.model or options.outdated):
         raise UserError("cache prune: say what can go: --older 30d, --model NAME, --outdated")

@@ -18,7 +18,7 @@ from llmprobe.cli.output import say
 from llmprobe.ground.registry import Registry
 
 if TYPE_CHECKING:
-    from llmprobe.run.pipeline import Run
+    from llmprobe.runs.pipeline import Run
 
 AddArguments = Callable[[argparse.ArgumentParser], None]
 RunCommand = Callable[[argparse.Namespace], None]
@@ -147,7 +147,7 @@ def load_run(options: argparse.Namespace, download: bool = True) -> Run | None:
     config = load_config(
         options.config, options.overrides, options.limit, options.include, options.models, columns
     )
-    from llmprobe.run.pipeline import Run, default_out
+    from llmprobe.runs.pipeline import Run, default_out
 
     run = Run(config, options.out or default_out(config), download and not options.dry_run)
     if not options.dry_run:

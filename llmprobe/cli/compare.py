@@ -24,7 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 )  # fmt: skip
 def compare(options: argparse.Namespace) -> None:
     """Compare runs, draw the comparison, and print how their curves differ."""
-    from llmprobe.run import compare as comparison
+    from llmprobe.runs import compare as comparison
 
     comparison.compare(options.runs, options.out, anyway=options.anyway)
     print_report(options.out)

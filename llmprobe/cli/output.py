@@ -20,7 +20,7 @@ def say(text: object) -> None:
 
 def print_report(out: Path) -> None:
     """Draw any run folder, print what it found, and where the rest is."""
-    from llmprobe.run.report import report
+    from llmprobe.runs.report import report
 
     print_summary(out, report(out))
 
@@ -30,7 +30,7 @@ def print_summary(out: Path, written: Sequence[Path] = ()) -> None:
     from rich.console import Console
 
     from llmprobe.reporting.terminal import WIDTH
-    from llmprobe.run.report import terminal_text
+    from llmprobe.runs.report import terminal_text
 
     console = Console(file=sys.stdout, highlight=False)
     width = min(console.width, WIDTH) if console.is_terminal else WIDTH

@@ -16,8 +16,8 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.reporting.description import Description, Illustrations
 from llmprobe.results.folder import claimed, write_results
 from llmprobe.results.results import Results
-from llmprobe.run.environment import environment
-from llmprobe.run.report import FOLDER_KINDS, FolderKind
+from llmprobe.runs.environment import environment
+from llmprobe.runs.report import FOLDER_KINDS, FolderKind
 from llmprobe.sanity import xor
 from llmprobe.sanity.config import MnistConfig, SanityConfig, XorConfig, load
 from llmprobe.sanity.image_findings import image_figures, image_findings, image_text

@@ -19,7 +19,7 @@ from llmprobe.ground.digests import read_back, written_together
 from llmprobe.models.devices import resolve_device
 from llmprobe.results.intervals import unit_interval
 from llmprobe.results.results import Results
-from llmprobe.run.parts import RESULTS_VERSION, part_of, probed_once
+from llmprobe.runs.parts import RESULTS_VERSION, part_of, probed_once
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.images import Images
 from llmprobe.sanity.networks import (

@@ -156,7 +156,7 @@ def test_a_command_that_began_to_use_it_while_it_was_removed_gets_it_back(
     answers = iter([set(), {filled["llama"]}])
     others = {path for path in cache_folder().glob("activations/*") if path != filled["llama"]}
     monkeypatch.setattr(
-        "llmprobe.run.cache.in_use", lambda: next(answers, {filled["llama"]}) | others
+        "llmprobe.runs.cache.in_use", lambda: next(answers, {filled["llama"]}) | others
     )
     run("prune", "--model", "tiny-llama")
     assert (filled["llama"] / "manifest.json").is_file()

@@ -19,7 +19,7 @@ from llmprobe.datasets.load import load_dataset
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.datasets.registry import REGISTRY, Entry
 from llmprobe.ground.errors import UserError
-from llmprobe.run.pipeline import Run
+from llmprobe.runs.pipeline import Run
 
 
 @pytest.fixture

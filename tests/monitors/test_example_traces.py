@@ -16,7 +16,7 @@ from llmprobe.config.load import load_config
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe
-from llmprobe.run.pipeline import Run
+from llmprobe.runs.pipeline import Run
 
 EXAMPLES = 60
 

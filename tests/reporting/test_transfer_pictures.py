@@ -18,7 +18,7 @@ from llmprobe.reporting.terminal_transfer import transfer_lines
 from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS
 from llmprobe.results.results import Results
 from llmprobe.results.transfer import TransferMatrix, with_answers
-from llmprobe.run.report import summary_text
+from llmprobe.runs.report import summary_text
 
 
 def matrix_of(names: Sequence[str], layers: int = 3, is_crossed: bool = False) -> TransferMatrix:

@@ -16,7 +16,7 @@ from llmprobe import load_probe
 from llmprobe.cli.main import main
 from llmprobe.results.folder import read_results
 from llmprobe.results.results import Results
-from llmprobe.run.report import terminal_text
+from llmprobe.runs.report import terminal_text
 from llmprobe.sanity import experiments, image_networks
 from llmprobe.sanity.config import MnistConfig
 from llmprobe.sanity.image_findings import (

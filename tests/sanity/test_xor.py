@@ -15,7 +15,7 @@ from scipy.optimize import linprog
 
 from llmprobe.results.folder import read_results
 from llmprobe.results.results import Results
-from llmprobe.run.report import terminal_text
+from llmprobe.runs.report import terminal_text
 from llmprobe.sanity.xor import (
     LEARNED,
     OUTCOMES,

@@ -24,9 +24,9 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
 from llmprobe.results.differences import differences
 from llmprobe.results.folder import examples_of, read_results, write_results
-from llmprobe.run.compare import compare
-from llmprobe.run.pipeline import Run
-from llmprobe.run.report import kind_of, terminal_text
+from llmprobe.runs.compare import compare
+from llmprobe.runs.pipeline import Run
+from llmprobe.runs.report import kind_of, terminal_text
 
 N = 40
 QUICK = {"folds": 2, "l2": 1.0, "controls": ["majority", "random_labels"], "permutations": 0,

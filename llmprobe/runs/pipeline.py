@@ -52,12 +52,12 @@ from llmprobe.results.results import Results
 from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.results.transfer import TransferMatrix
-from llmprobe.run.environment import dataset_facts, environment, model_facts
-from llmprobe.run.intervene import intervened
-from llmprobe.run.linearity import linearity_beside
-from llmprobe.run.parts import StatesOf, probe_part, trace_part, with_answers_of
-from llmprobe.run.said import said_beside
-from llmprobe.run.transfer import check_transfer, transfer_part, write_transfer
+from llmprobe.runs.environment import dataset_facts, environment, model_facts
+from llmprobe.runs.intervene import intervened
+from llmprobe.runs.linearity import linearity_beside
+from llmprobe.runs.parts import StatesOf, probe_part, trace_part, with_answers_of
+from llmprobe.runs.said import said_beside
+from llmprobe.runs.transfer import check_transfer, transfer_part, write_transfer
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import LINEAR
 from llmprobe.results.folder import Part
 from llmprobe.results.results import Results
-from llmprobe.run.parts import StatesOf, kept_tables
+from llmprobe.runs.parts import StatesOf, kept_tables
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from llmprobe.results.folder import missing_curves, read_results
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
 from llmprobe.results.trace import traces_of_run
-from llmprobe.run.pipeline import Run
+from llmprobe.runs.pipeline import Run
 
 POOLED = ["tokens:mean", "tokens:max", "tokens:last-2", "tokens:softmax-0.5", "tokens:attention"]
 LEARNED = ["tokens:max", "tokens:softmax-0.5", "tokens:attention"]
@@ -135,7 +135,7 @@ def test_only_attention_has_a_query(toy: Toy) -> None:
 
 def test_a_run_goes_on_with_what_it_has(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMPROBE_CACHE", str(toy.cache))
-    monkeypatch.setattr("llmprobe.run.parts.probe", None)
+    monkeypatch.setattr("llmprobe.runs.parts.probe", None)
     Run(load_config(toy.run.folder / "config.yaml"), toy.run.folder).probe(extract=True)
 
 

@@ -30,7 +30,7 @@ from llmprobe.results.folder import (
     write_results,
 )
 from llmprobe.results.results import Results
-from llmprobe.run.comparable import (
+from llmprobe.runs.comparable import (
     ComparedRun,
     by_run,
     each_once,
@@ -38,9 +38,9 @@ from llmprobe.run.comparable import (
     plain,
     what_differs,
 )
-from llmprobe.run.report import FOLDER_KINDS, FolderKind, kind_of, summary_text
-from llmprobe.run.side_by_side import disambiguate_names, merged
-from llmprobe.run.wordings import wordings
+from llmprobe.runs.report import FOLDER_KINDS, FolderKind, kind_of, summary_text
+from llmprobe.runs.side_by_side import disambiguate_names, merged
+from llmprobe.runs.wordings import wordings
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -24,8 +24,8 @@ from llmprobe.config.load import load_config
 from llmprobe.models.answer_head import AnswerHead
 from llmprobe.reporting.charts.said_used import said_used
 from llmprobe.results.results import Results
-from llmprobe.run import said as said_of_runs
-from llmprobe.run.pipeline import Run
+from llmprobe.runs import said as said_of_runs
+from llmprobe.runs.pipeline import Run
 
 ANSWERS = {"1": ["true", "one"], "0": ["false"]}
 QUESTION = "the statement {text} is"

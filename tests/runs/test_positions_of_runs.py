@@ -17,8 +17,8 @@ from llmprobe.ground.errors import UserError
 from llmprobe.results.folder import missing_curves, read_results
 from llmprobe.results.results import Results
 from llmprobe.results.trace import traces_of_run
-from llmprobe.run.compare import compare
-from llmprobe.run.pipeline import Run
+from llmprobe.runs.compare import compare
+from llmprobe.runs.pipeline import Run
 
 PLACES = ["last", "mean:text"]
 PROBE = {
@@ -98,7 +98,7 @@ def test_examples_are_traced_at_each_position(toy: Toy) -> None:
 
 def test_a_run_goes_on_with_what_it_has(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMPROBE_CACHE", str(toy.folder / "cache"))
-    monkeypatch.setattr("llmprobe.run.parts.probe", None)
+    monkeypatch.setattr("llmprobe.runs.parts.probe", None)
     again = Run(load_config(toy.together.folder / "config.yaml"), toy.together.folder)
     again.probe(extract=True)
 

@@ -17,7 +17,7 @@ from llmprobe.models.loading import LoadedModel
 from llmprobe.monitors.said import Said, said, why_not
 from llmprobe.results.folder import Part
 from llmprobe.results.results import Results
-from llmprobe.run.parts import StatesOf, kept_tables
+from llmprobe.runs.parts import StatesOf, kept_tables
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from llmprobe.ground.text import flatten, listed
 from llmprobe.results.folder import TABLES
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
-from llmprobe.run.parts import KEYS_WITHOUT_EFFECT
+from llmprobe.runs.parts import KEYS_WITHOUT_EFFECT
 
 Facts = dict[str, Any]
 """What a config says of a model or a dataset, beside the defaults."""

@@ -14,8 +14,8 @@ import llmprobe
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
 from llmprobe.results.folder import read_results
-from llmprobe.run.pipeline import Run
-from llmprobe.run.report import report
+from llmprobe.runs.pipeline import Run
+from llmprobe.runs.report import report
 
 THINGS = [f"{first}{last}" for first in ("coin", "city", "tree", "lake", "road") for last in "abcd"]
 CELLS = [("plain", "plain"), ("plain", "turned"), ("turned", "plain"), ("turned", "turned")]
@@ -71,7 +71,7 @@ def test_a_run_with_the_section_writes_the_cells_and_the_worst_of_them(
     assert (tmp_path / "out" / "figures" / "transfer.svg").is_file()
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Does it hold elsewhere?" in page
-    monkeypatch.setattr("llmprobe.run.transfer.transfer", None)  # What is there is read.
+    monkeypatch.setattr("llmprobe.runs.transfer.transfer", None)  # What is there is read.
     pd.testing.assert_frame_equal(run.probe().transfer, probed.transfer)
 
 

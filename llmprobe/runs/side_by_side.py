@@ -12,7 +12,7 @@ import pandas as pd
 from llmprobe.ground.text import flatten
 from llmprobe.results.columns import CURVE, columns_of
 from llmprobe.results.folder import TABLES
-from llmprobe.run.comparable import ComparedRun, Dimension, Facts, each_once, plain, without
+from llmprobe.runs.comparable import ComparedRun, Dimension, Facts, each_once, plain, without
 
 SELF_EXPLAINING = {
     "id", "revision", "dtype", "quantization", "weights", "kind", "site", "template"

@@ -13,8 +13,8 @@ from toy import QUICK, write_config, write_table
 
 from llmprobe.config.load import load_config
 from llmprobe.results.results import Results
-from llmprobe.run import linearity
-from llmprobe.run.pipeline import Run
+from llmprobe.runs import linearity
+from llmprobe.runs.pipeline import Run
 
 ASKED = {"features": 64, "null": 1, "layers": [1]}
 

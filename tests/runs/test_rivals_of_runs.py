@@ -21,7 +21,7 @@ from llmprobe.models.source import ModelSource
 from llmprobe.results.folder import read_results
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.rivals import rival_columns
-from llmprobe.run.pipeline import Run
+from llmprobe.runs.pipeline import Run
 
 CONTROLS = ["bag_of_words", "token_embeddings", "text_encoder", "length", "random_weights"]
 

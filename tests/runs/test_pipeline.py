@@ -28,9 +28,9 @@ from llmprobe.config.schema import RunConfig
 from llmprobe.extraction.extract import Extractor
 from llmprobe.reporting.trace.files import write_trace
 from llmprobe.results.folder import missing_curves, read_results
-from llmprobe.run import parts, pipeline
-from llmprobe.run.pipeline import Run
-from llmprobe.run.report import report, terminal_text
+from llmprobe.runs import parts, pipeline
+from llmprobe.runs.pipeline import Run
+from llmprobe.runs.report import report, terminal_text
 
 TABLES = ("results", "summary", "predictions")
 """Those that every run has."""
@@ -508,7 +508,7 @@ def test_control_c_ends_with_130_and_the_finished_part_on_disk(toy: Toy) -> None
     program = """
 import signal, sys, time
 from llmprobe.cli.main import main
-from llmprobe.run import parts, pipeline
+from llmprobe.runs import parts, pipeline
 # A suite that runs in the background ignores the signal, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 probe = parts.probe
@@ -643,7 +643,7 @@ def test_of_a_run_that_is_killed_a_report_shows_what_is_finished(
     program = """
 import sys, time
 from llmprobe.cli.main import main
-from llmprobe.run import parts, pipeline
+from llmprobe.runs import parts, pipeline
 probe = parts.probe
 def slow(activations, config, **options):
     if activations.dataset.name == sys.argv[1]:

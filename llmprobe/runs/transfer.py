@@ -17,7 +17,7 @@ from llmprobe.ground.files import write_text
 from llmprobe.probing.transfer import TransferPlan, plan_transfer, sets_of_all, transfer
 from llmprobe.probing.workers import Arrays, DatasetStates, States
 from llmprobe.results.transfer import TransferMatrix
-from llmprobe.run.parts import RESULTS_VERSION, StatesOf, kept_tables, part_of
+from llmprobe.runs.parts import RESULTS_VERSION, StatesOf, kept_tables, part_of
 
 log = logging.getLogger(__name__)
 

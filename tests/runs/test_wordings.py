@@ -1,7 +1,7 @@
 """Datasets are the same examples in other words where their configs differ in wording alone."""
 
 from llmprobe.config.schema import DatasetConfig
-from llmprobe.run.wordings import wordings
+from llmprobe.runs.wordings import wordings
 
 CAPITALS = {"name": "capitals", "n": 100}
 

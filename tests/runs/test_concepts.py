@@ -13,7 +13,7 @@ from toy import QUICK, write_config
 import llmprobe
 from llmprobe.config.load import load_config
 from llmprobe.results.folder import missing_curves, read_results
-from llmprobe.run.pipeline import Run
+from llmprobe.runs.pipeline import Run
 
 TinyModel = Callable[..., Path]
 

@@ -7,8 +7,8 @@ import pandas as pd
 from llmprobe.config.schema import RunConfig
 from llmprobe.results.columns import CURVE
 from llmprobe.results.results import Results
-from llmprobe.run.comparable import ComparedRun
-from llmprobe.run.side_by_side import merged
+from llmprobe.runs.comparable import ComparedRun
+from llmprobe.runs.side_by_side import merged
 
 
 def _member(name: str, **worst: str) -> ComparedRun:

@@ -25,7 +25,7 @@ from llmprobe.results.folder import (
 )
 from llmprobe.results.results import Results
 from llmprobe.results.trace import traces_of_run
-from llmprobe.run.wordings import wordings
+from llmprobe.runs.wordings import wordings
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -45,7 +45,7 @@ class FolderKind:
 
 
 FOLDER_KINDS: Registry[FolderKind] = Registry(
-    "kind of run folder", homes=["llmprobe.run.compare", "llmprobe.sanity.experiments"]
+    "kind of run folder", homes=["llmprobe.runs.compare", "llmprobe.sanity.experiments"]
 )
 """By the key that config.yaml has in a folder of that kind; ``run`` where it has none of them."""
 

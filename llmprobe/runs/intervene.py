@@ -20,8 +20,8 @@ from llmprobe.results.columns import INTERVENE, USED
 from llmprobe.results.folder import Part
 from llmprobe.results.interventions import Intervention
 from llmprobe.results.results import Results
-from llmprobe.run.parts import StatesOf, kept_tables
-from llmprobe.run.said import LoadHead
+from llmprobe.runs.parts import StatesOf, kept_tables
+from llmprobe.runs.said import LoadHead
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from toy import write_config, write_table
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
 from llmprobe.results.columns import INTERVENE
-from llmprobe.run.parts import with_answers_of
-from llmprobe.run.pipeline import Run
+from llmprobe.runs.parts import with_answers_of
+from llmprobe.runs.pipeline import Run
 
 QUESTION = {"question": "the statement {text} is", "answers": {"1": ["true"], "0": ["false"]}}
 
