@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from llmprobe.config.schema import ProbeConfig
-from llmprobe.datasets.groups import units
+from llmprobe.datasets.groups import group_indices, units
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
@@ -27,6 +27,7 @@ from llmprobe.probing.token_probes import probe_tokens
 from llmprobe.probing.workers import Arrays, DatasetStates, States, each_layer
 from llmprobe.results.columns import columns_of
 from llmprobe.results.metrics import METRICS, Predictions, score
+from llmprobe.results.operating import OperatingPoints, from_held_out
 from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
@@ -317,6 +318,7 @@ def probe_states(
             [(fit.fold0_coef, fit.fold0_intercept, fit.fold0_query) for fit in fits],
         )
     )
+    kept = replace(kept, operating=_operating(fits, tasks, unit_of, has_test=test is not None))
     return Results(
         table,
         pd.DataFrame([summary]).reindex(columns=columns_of("summary")),
@@ -326,6 +328,18 @@ def probe_states(
         (fold0,),
         rivals,
     )
+
+
+def _operating(
+    fits: Sequence[LayerFit], tasks: ProbingTasks, units: np.ndarray | None, has_test: bool
+) -> OperatingPoints | None:
+    """Return the thresholds of two classes, from the scores of negatives; None of others."""
+    if len(tasks.classes) != 2:
+        return None
+    negative = tasks.truth == 0
+    scores = np.stack([fit.predicted[:, negative, 1] for fit in fits])
+    unit_of = group_indices(units, len(tasks.y))[tasks.scored][negative]
+    return from_held_out(scores, unit_of, "test set" if has_test else "out-of-fold")
 
 
 def _device(name: str) -> torch.device:

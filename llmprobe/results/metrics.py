@@ -26,6 +26,7 @@ from llmprobe.results.intervals import (
     positive_interval,
     unit_interval,
 )
+from llmprobe.results.operating import negatives_needed
 from llmprobe.results.resampling import Resamples, chunks, floats
 
 BINS = 15
@@ -322,15 +323,6 @@ def tpr_at_1_fpr(predictions: Predictions) -> np.ndarray:
 def tpr_at_01_fpr(predictions: Predictions) -> np.ndarray:
     """Compute the same as `tpr_at_1_fpr` where at most 0.1 % of the negatives are above."""
     return _at_low_rates(predictions, 0.001)[0]
-
-
-def negatives_needed(rate: float) -> int:
-    """Return how many independent negatives it takes to tell a false positive rate.
-
-    With fewer, a threshold that none of them exceeds could still have a higher rate: the upper end
-    of its 95 % interval is above ``rate``, 0 < rate < 1 (Clopper & Pearson 1934, one-sided).
-    """
-    return int(np.ceil(np.log(0.05) / np.log1p(-rate)))
 
 
 @metric("f1", "F1", target="classes", class_balanced=True)

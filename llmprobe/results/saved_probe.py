@@ -18,6 +18,7 @@ from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import whole_file
 from llmprobe.results.depth import peak_index
+from llmprobe.results.operating import OperatingPoints, Threshold, by_hand
 
 FORMAT = "llmprobe-probe-1"
 
@@ -91,6 +92,9 @@ class SavedProbe:
     query: Mapping[int, np.ndarray] = field(default_factory=dict)
     """For each layer of a probe over tokens at ``tokens:attention``, the direction of a token's
     weight in raw activation space; none of other probes. [d] float64"""
+    operating: OperatingPoints | None = None
+    """The thresholds of a monitor; None of a probe of more than two classes, of numbers or of an
+    older version."""
 
     @property
     def layers(self) -> list[int]:
@@ -200,6 +204,40 @@ class SavedProbe:
         predicted: np.ndarray = np.asarray(self.classes)[self.outputs(states, layer).argmax(axis=1)]
         return predicted
 
+    def threshold(
+        self, fpr: float | None = None, *, value: float | None = None, layer: int | None = None
+    ) -> Threshold:
+        """Return the score above which a text is flagged, with what is guaranteed of it.
+
+        Parameters
+        ----------
+        fpr
+            The false positive rate that it is for: 0.1, 0.05, 0.01 or 0.001.
+        value
+            In place of that, the threshold itself, a probability of the last class.
+        layer
+            By default the best one.
+
+        Raises
+        ------
+        UserError
+            The probe is not of two classes; there is no such rate, layer or probability, or there
+            were too few negatives to tell; not one of ``fpr`` and ``value`` is given.
+        """
+        if len(self.classes) != 2:
+            of = f"has {len(self.classes)} classes" if self.classes else "predicts a number"
+            raise UserError(f"a threshold is for a probe of two classes, and this one {of}")
+        if (fpr is None) == (value is None):
+            raise UserError("give a false positive rate (fpr) or a threshold, one of the two")
+        place = self.layers.index(self.layer_or_best(layer))
+        if value is not None:
+            return by_hand(value)
+        assert fpr is not None
+        if self.operating is None:
+            raise UserError("the probe has no thresholds, since an older version made it; probe "
+                            "again, or give a threshold")  # fmt: skip
+        return self.operating.at(fpr, place)
+
     def attach(self, module: Any, **options: Any) -> Any:
         """Score every forward pass of a model as it runs: ``probe.attach(model).scores``.
 
@@ -231,6 +269,8 @@ class SavedProbe:
             "scores": json.dumps(dict(self.scores)),
             "golden": json.dumps([vars(example) for example in self.golden]),
         }
+        if self.operating is not None:
+            header["operating"] = json.dumps(self.operating.as_json())
         tensors = {
             f"{name}.{layer}": np.ascontiguousarray(array, dtype=float)
             for name in ("coef", "intercept", "query")
@@ -275,6 +315,7 @@ def load_probe(path: str | Path) -> SavedProbe:
             facts=dict(json.loads(header["facts"])),
             scores=dict(json.loads(header["scores"])),
             golden=tuple(map(_golden_example, json.loads(header.get("golden", "[]")))),
+            operating=_operating(header, len(tensors["coef"])),
         )
         _require_whole(probe)
         return probe
@@ -301,6 +342,12 @@ def _golden_example(entry: dict[str, Any]) -> GoldenExample:
     return GoldenExample(**lists, layer=entry["layer"], logit=logit)
 
 
+def _operating(header: Mapping[str, str], layers: int) -> OperatingPoints | None:
+    if "operating" not in header:
+        return None
+    return OperatingPoints.from_json(json.loads(header["operating"]), layers)
+
+
 def _require_whole(probe: SavedProbe) -> None:
     """Raise ``ValueError`` or another error where parts of a probe do not fit each other."""
     classes = probe.classes
@@ -319,6 +366,8 @@ def _require_whole(probe: SavedProbe) -> None:
         for layer, query in probe.query.items()
     ):
         raise ValueError("its queries do not fit its layers")
+    if probe.operating is not None and len(classes) != 2:
+        raise ValueError(f"it has thresholds of {len(classes)} classes")
     for name, curve in probe.scores.items():
         if not np.shape(np.asarray(curve, dtype=float)) == (len(probe.coef),):
             raise ValueError(f"its scores {name!r:.40} are not one for each layer")

@@ -1,0 +1,146 @@
+"""Operating points: the score above which a monitor flags a text, at a false positive rate.
+
+Of two classes, the last one is what is looked for, and texts of the other are *negatives*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.text import listed
+
+RATES = (0.1, 0.05, 0.01, 0.001)
+"""The false positive rates that a probe has thresholds for."""
+
+Origin = Literal["out-of-fold", "test set"]
+_NO_GUARANTEE: Mapping[Origin, str] = {
+    "out-of-fold": "{rate} of the out-of-fold scores of {units:,} units with negatives exceed it, "
+    "but those are scores of other probes than this one, fitted to parts of its examples",
+    "test set": "{rate} of the test set's {units:,} units with negatives exceed it, by which the "
+    "best layer was chosen too",
+}
+"""What thresholds were made from, and why they carry no guarantee."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score above which a text is flagged, with what is known of its false alarms."""
+
+    value: float
+    """A text is flagged where its probability of the last of two classes is larger than this."""
+    guarantee: bool
+    """Whether the false positive rate is known to be kept, at 95 % confidence."""
+    sentence: str
+    """The threshold, and what is guaranteed, or why nothing is."""
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """The thresholds of a saved probe, at each of its layers."""
+
+    origin: Origin
+    """Which scores of negatives the thresholds were made from."""
+    negative_units: int
+    """How many units have a negative among those."""
+    values: Mapping[float, Sequence[float]]
+    """For each false positive rate that so many units can tell, the threshold at each layer."""
+
+    def at(self, fpr: float, place: int) -> Threshold:
+        """Return the threshold for a false positive rate, at the ``place``-th layer.
+
+        Raises
+        ------
+        UserError
+            It is none of ``RATES``, or there are too few negatives to tell.
+        """
+        if fpr not in RATES:
+            rates = listed([str(rate) for rate in RATES])
+            raise UserError(f"fpr {fpr}: a probe has thresholds for {rates}; give one of those, or "
+                            "a threshold")  # fmt: skip
+        if fpr not in self.values:
+            raise UserError(self.too_few(fpr))
+        value = float(self.values[fpr][place])
+        why = _NO_GUARANTEE[self.origin].format(rate=f"{100 * fpr:g} %", units=self.negative_units)
+        return Threshold(value, False, f"threshold {value:.6g}, no guarantee: {why}")
+
+    def too_few(self, fpr: float) -> str:
+        """Say that a false positive rate cannot be told, and what it would take."""
+        return (
+            f"too few negatives to tell a false positive rate of {100 * fpr:g} %: "
+            f"{self.negative_units:,} units have one, {negatives_needed(fpr):,} needed"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        values = {str(fpr): list(values) for fpr, values in self.values.items()}
+        return {"origin": self.origin, "negative_units": self.negative_units, "values": values}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any], layers: int) -> OperatingPoints:
+        """Read those of a probe of so many layers.
+
+        Raises
+        ------
+        ValueError
+            It is no such thing. Other errors where its parts are of other types.
+        """
+        values = {float(fpr): [*map(float, values)] for fpr, values in entry["values"].items()}
+        points = cls(entry["origin"], entry["negative_units"], values)
+        if points.origin not in get_args(Origin) or type(points.negative_units) is not int:
+            raise ValueError("its thresholds are of no known origin")
+        for fpr, by_layer in values.items():
+            if fpr not in RATES or points.negative_units < negatives_needed(fpr):
+                raise ValueError(f"its negatives cannot tell a false positive rate of {fpr}")
+            if len(by_layer) != layers or not all(0 <= value <= 1 for value in by_layer):
+                raise ValueError("its thresholds are not a probability for each layer")
+        return points
+
+
+def by_hand(value: float) -> Threshold:
+    """Return a threshold that a user chose.
+
+    Raises
+    ------
+    UserError
+        It is no probability.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"threshold {value}: should be a probability, from 0 to 1")
+    sentence = f"threshold {value:.6g}, no guarantee: it was chosen by hand"
+    return Threshold(float(value), False, sentence)
+
+
+def negatives_needed(rate: float) -> int:
+    """Return how many independent negatives it takes to tell a false positive rate.
+
+    With fewer, a threshold that none of them exceeds could still have a higher rate: the upper end
+    of its 95 % interval is above ``rate``, 0 < rate < 1 (Clopper & Pearson 1934, one-sided).
+    """
+    return int(np.ceil(np.log(0.05) / np.log1p(-rate)))
+
+
+def from_held_out(scores: np.ndarray, units: np.ndarray, origin: Origin) -> OperatingPoints:
+    """Return the thresholds that at most so many of the negatives exceed, over all repeats.
+
+    Parameters
+    ----------
+    scores
+        Probabilities of the last of two classes, of m negatives. [layers, repeats, m]
+    units
+        The unit of each negative. [m]
+    """
+    by_layer = scores.reshape(len(scores), -1)
+    n = len(np.unique(units))
+    values = {}
+    for fpr in RATES:
+        if n >= negatives_needed(fpr):
+            # Rounding must not exclude a negative that is just allowed.
+            above = int(fpr * by_layer.shape[1] + 1e-9)
+            place = by_layer.shape[1] - 1 - above
+            values[fpr] = np.partition(by_layer, place, axis=1)[:, place].tolist()
+    return OperatingPoints(origin, n, values)
