@@ -246,6 +246,12 @@ _FORMS = {
 _COLUMNS = ("label", "group", "start", "end", *(key for keys in _FORMS.values() for key in keys))
 
 
+_NOT_WORDS = (
+    "YAML reads yes, no, true and false as something else than words; put labels and words in "
+    "quotation marks"
+)
+
+
 class DatasetConfig(Section):
     """A dataset that is known by name, a file of one's own, or one on the Hub."""
 
@@ -315,6 +321,9 @@ class DatasetConfig(Section):
     answers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Words that say each label, e.g. ``{1: [yes, Yes], 0: [no, No]}``; a known dataset has its
     own."""
+    classes: dict[str, str] = Field(default_factory=dict)
+    """What figures and the page call each label, e.g. ``{1: spam, 0: other}``; by default the first
+    of its answers, where there are any, else the label."""
     n: PositiveInt | None = None
     """The number of examples: generated, or drawn in whole groups from those there are; by default
     all."""
@@ -378,11 +387,20 @@ class DatasetConfig(Section):
         }
         for words in (*of_label.values(), answers):
             if isinstance(words, list | tuple | dict) and any(isinstance(w, bool) for w in words):
-                raise ValueError(
-                    "YAML reads yes, no, true and false as something else than words; put labels "
-                    "and words in quotation marks"
-                )
+                raise ValueError(_NOT_WORDS)
         return of_label
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_of_labels(cls, classes: Any) -> Any:
+        if not isinstance(classes, dict):
+            return classes
+        if any(isinstance(word, bool) for name in classes.items() for word in name):
+            raise ValueError(_NOT_WORDS)
+        names = {str(label): str(name).strip() for label, name in classes.items()}
+        if "" in names.values() or len({*names.values()}) < len(names):
+            raise ValueError("should have a name for each label, and none twice")
+        return names
 
     @field_validator("perturb", mode="before")
     @classmethod

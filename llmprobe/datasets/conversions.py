@@ -46,6 +46,9 @@ _CHAT = "chat"
 _ANSWERS = "answers"
 """Words that say each label, another such mapping."""
 
+_CLASS_NAMES = "class_names"
+"""What each label is called, a third one."""
+
 _FACTS = (
     "name", "template", "filled", "perturbation", "source", "citation", "licence", "version",
     "description", "stem", "question",
@@ -125,7 +128,7 @@ def save(dataset: ConceptDataset, path: Path) -> None:
         raise UserError(f"{path}: cannot be saved: {' '.join(str(error).split())}") from None
     known = {fact: getattr(dataset, fact) for fact in _FACTS}
     facts = json.dumps({**UNSIGNED, **known, _NESTED: nested, _CHAT: dataset.chat,
-                        _ANSWERS: dataset.answers})  # fmt: skip
+                        _ANSWERS: dataset.answers, _CLASS_NAMES: dataset.class_names})  # fmt: skip
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: facts})
     with whole_file(path) as partial:
         pq.write_table(table, partial)
@@ -163,11 +166,14 @@ def saved_parts(path: Path) -> dict[str, Any]:
         nested, chat = facts.pop(_NESTED), dict(facts.pop(_CHAT, {}))
         answers = {str(label): tuple(map(str, words))
                    for label, words in dict(facts.pop(_ANSWERS, {})).items()}  # fmt: skip
+        names = {str(label): str(name)
+                 for label, name in dict(facts.pop(_CLASS_NAMES, {})).items()}  # fmt: skip
         # Whole numbers with gaps stay whole.
         frame = table.to_pandas(integer_object_nulls=True)
         for name in nested:
             frame[f"field {name}"] = frame[f"field {name}"].map(json.loads)
-        return {**_parts_of_frame(frame), **_checked(facts), "chat": chat, "answers": answers}
+        more = {"chat": chat, "answers": answers, "class_names": names}
+        return {**_parts_of_frame(frame), **_checked(facts), **more}
 
 
 def _checked(facts: dict[str, Any]) -> dict[str, str]:

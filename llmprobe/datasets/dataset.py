@@ -71,6 +71,9 @@ class ConceptDataset:
     answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Words that say each label, by the label as text, in the order of the classes; empty where no
     question is asked."""
+    class_names: dict[str, str] = field(default_factory=dict)
+    """What figures and pages call each label, by the label as text, e.g. ``{"0": "false", "1":
+    "true"}``; a label that is not there speaks for itself."""
     filled: str = ""
     """The template that the texts were put into; empty where there was none."""
     perturbation: str = ""
@@ -180,7 +183,15 @@ class ConceptDataset:
         if not self.concepts:
             return [self]
         alone = [
-            replace(self, name=f"{self.name}:{concept}", labels=labels, concepts={}, stem=self.name)
+            replace(
+                self,
+                name=f"{self.name}:{concept}",
+                labels=labels,
+                concepts={},
+                stem=self.name,
+                class_names=self.class_names
+                or ({"0": f"not {concept}", "1": concept} if {*labels.tolist()} == {0, 1} else {}),
+            )
             for concept, labels in self.concepts.items()
             if len(np.unique(labels)) > 1
         ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from llmprobe.config.schema import DatasetConfig
 from llmprobe.datasets.checks import check, one_label_column
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.findings import Finding, percent
-from llmprobe.datasets.from_config import sampled, untemplated_dataset
+from llmprobe.datasets.from_config import class_names, sampled, untemplated_dataset
 from llmprobe.datasets.perturb import perturbed
 from llmprobe.datasets.published.entry import PublishedDataset
 from llmprobe.datasets.published.files import is_here
@@ -90,7 +91,11 @@ def show(config: DatasetConfig, surface: Surface | None = None) -> str:
     plain = untemplated_dataset(config.model_copy(update={"perturb": None}))
     dataset = plain if config.perturb is None else perturbed(plain, config.perturb)
     dataset = sampled(dataset, config)
-    dataset = replace(dataset, template=config.template or dataset.template)
+    dataset = replace(
+        dataset,
+        template=config.template or dataset.template,
+        class_names=class_names(dataset, config),
+    )
     return describe(dataset, config, sorted(plain.variants), surface)
 
 
@@ -129,7 +134,7 @@ def describe(
         "licence": dataset.licence,
         "version": dataset.version,
         "size": _size(read),
-        "labels": _balance(dataset.labels) if not dataset.concepts else "",
+        "labels": _balance(dataset.labels, dataset.class_names) if not dataset.concepts else "",
         "concepts": "; ".join(
             f"{one.name.removeprefix(f'{dataset.name}:')}: {_balance(one.labels)}"
             for one in dataset.by_concept()
@@ -184,17 +189,24 @@ def _roles(dataset: ConceptDataset) -> str:
     return ", ".join(f"{role}: {n:,}" for role, n in roles.items())
 
 
-def _balance(labels: np.ndarray) -> str:
+def _balance(labels: np.ndarray, names: Mapping[str, str] = MappingProxyType({})) -> str:
     """Say how many texts each class has, or between what numbers with fractions lie."""
     if labels.dtype.kind == "f":
         return f"numbers from {labels.min():g} to {labels.max():g}, mean {labels.mean():g}"
     counts = Counter(labels.tolist())
     largest = counts.most_common(_LABELS)
     shown = sorted(largest) if len(counts) == len(largest) else largest
-    listed = [f"{label}: {n:,} ({percent(n / len(labels))})" for label, n in shown]
+    listed = [
+        f"{_called(str(label), names)}: {n:,} ({percent(n / len(labels))})" for label, n in shown
+    ]
     if len(counts) > len(largest):
         listed.append(f"and {len(counts) - len(largest):,} more classes")
     return f"{', '.join(listed)}; majority rate {percent(largest[0][1] / len(labels))}"
+
+
+def _called(label: str, names: Mapping[str, str]) -> str:
+    """Return a label and, where it has one, its name: ``1 = true``."""
+    return f"{label} = {names[label]}" if label in names else label
 
 
 def _words(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding]]:

@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 def dataset_from_config(config: DatasetConfig) -> ConceptDataset:
     """Return the dataset that ``config`` asks for, put into its template, unchecked."""
-    dataset = _asked(untemplated_dataset(config), config)
+    dataset = untemplated_dataset(config)
+    names = class_names(dataset, config)
+    dataset = replace(_asked(dataset, config), class_names=names)
     template = dataset.question or config.template or dataset.template
     dataset = replace(dataset, question="")
     return sampled(templated(dataset, template) if template else dataset, config)
@@ -48,6 +50,27 @@ def untemplated_dataset(config: DatasetConfig) -> ConceptDataset:
     if config.drop.classes_under:
         dataset = _without_rare_classes(dataset, config.drop.classes_under)
     return dataset if config.perturb is None else perturbed(dataset, config.perturb)
+
+
+def class_names(dataset: ConceptDataset, config: DatasetConfig) -> dict[str, str]:
+    """Return what each label is called, by the label as text, where that is another word.
+
+    Raises
+    ------
+    UserError
+        ``config`` names a class that is not there.
+    """
+    each = dataset.concepts.values() or [dataset.labels]
+    labels = {str(label) for values in each for label in np.unique(values)}
+    for label in config.classes:
+        if label not in labels:
+            known = listed(shortened(sorted(labels)))
+            raise UserError(f"dataset {dataset.name!r}: classes: no label {label!r}; the labels "
+                            f"are {known}")  # fmt: skip
+    answers = config.answers or dataset.answers
+    first_answers = {label: words[0].strip() for label, words in answers.items()}
+    names = config.classes or dataset.class_names or first_answers
+    return {label: name for label, name in names.items() if name != label}
 
 
 def _asked(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:

@@ -61,6 +61,9 @@ def parts_of_table(
         "turns": read["turns"].tolist() if "turns" in read else None,
         "words": read["word"].tolist() if "word" in read else None,
         "chat": config.chat,
+        "class_names": {"1": config.pairs.positive, "0": config.pairs.negative}
+        if config.pairs
+        else {},
         "test": None if test is None else test[read.index],
         "fields": rows.fields.reset_index(drop=True),
         "source": where,

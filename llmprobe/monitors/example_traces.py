@@ -73,11 +73,13 @@ def trace_examples(
     except UserError as error:
         log.warning("%s on %s: no traces: %s", extractor.model_config.name, dataset.name, error)
         return []
-    rows = _at_best_layer(results).set_index("example").loc[list(examples)]
-    return [
-        replace(made, title=f"label {row.label}, answered {_short(str(row.predicted))}")
-        for row, made in zip(rows.itertuples(), traces, strict=True)
-    ]
+    rows, names = _at_best_layer(results).set_index("example"), dataset.class_names
+    shown = []
+    for example, made in zip(examples, traces, strict=True):
+        label, answer = (str(rows.at[example, column]) for column in ("label", "predicted"))
+        title = f"label {names.get(label, label)}, answered {names.get(answer, _short(answer))}"
+        shown.append(replace(made, label=names.get(made.label or "", made.label), title=title))
+    return shown
 
 
 def _at_best_layer(results: Results) -> pd.DataFrame:

@@ -213,7 +213,7 @@ class Scorer:
             low, total, high = self._range
             return f"predicted {total / self._n:.4g} on average, from {low:.4g} to {high:.4g}"
         counts = self._predicted.most_common()
-        shown = [f"{n:,} × {str(self.probe.classes[k])!r:.40}" for k, n in counts[:4]]
+        shown = [f"{n:,} × {self.probe.class_names[k]!r:.40}" for k, n in counts[:4]]
         return "predicted " + ", ".join([*shown, *["…"] * (len(counts) > 4)])
 
 

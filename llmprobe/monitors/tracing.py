@@ -77,7 +77,7 @@ def trace(
                     model=str(probe.facts["model"]),
                     dataset=str(probe.facts["dataset"]),
                     best_layer=probe.best_layer,
-                    label=str(probe.classes[column]) if probe.classes else None,
+                    label=probe.class_names[column] if probe.classes else None,
                     position=position,
                     probe=probe.digest,
                     read=read if pooling or at == "mean" else [],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -133,7 +133,11 @@ def write_results(out: Path, results: Results) -> None:
         probes = {}
         for probe in results.probes:
             model, dataset, position = (str(probe.facts[name]) for name in CURVE)
-            probes[_probe_path(out, model, names[model, dataset, position])] = probe
+            named = results.class_names(dataset)
+            facts = {**probe.facts, "class_names": named} if named else probe.facts
+            probes[_probe_path(out, model, names[model, dataset, position])] = replace(
+                probe, facts=facts
+            )
         # Like the tables, they are those of this config that are finished; parts keep the others.
         remove_others(out / "probes", "*/*.safetensors", probes)
         for path, probe in probes.items():

@@ -67,6 +67,14 @@ class Results:
         """Return the curve of each model, dataset and position, in the order of the summary."""
         return curves_of(self.table, self.summary)
 
+    def class_names(self, dataset: str) -> Mapping[str, str]:
+        """Return what labels of a dataset are called, by the label as text, where that is known."""
+        datasets = self.environment.get("datasets", [])
+        known = {facts.get("name"): facts.get("classes") for facts in datasets}.get(dataset)
+        if not isinstance(known, dict) or len({*map(str, known.values())}) < len(known):
+            return {}
+        return {label: str(name) for label, name in known.items()}
+
     @property
     def transfer_matrix(self) -> TransferMatrix | None:
         """Return what probes read elsewhere, with its figures; None where that was not asked."""

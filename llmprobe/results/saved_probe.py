@@ -37,9 +37,11 @@ READ_WITH = (
 ``blocks``, the number of the model's, older probes lack; ``chat``, options of the chat template as
 JSON, those of chats have; ``of_words`` those whose labels are of words."""
 
-_WORDS = ("model", "dataset", "site", "position", "kind", "template", "perturbation")
+_WORDS = (
+    "model", "dataset", "site", "position", "kind", "template", "perturbation", "class_names",
+)  # fmt: skip
 _KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool, "convert": bool,
-          "in_memory": bool, "blocks": int, "of_words": bool}  # fmt: skip
+          "in_memory": bool, "blocks": int, "of_words": bool, "class_names": dict}  # fmt: skip
 """Of which type facts are that are no words."""
 
 
@@ -82,7 +84,8 @@ class SavedProbe:
     """The labels, sorted; empty for continuous labels."""
     facts: Mapping[str, Any]
     """Where the probe came from: model, dataset, site, position, kind, template, perturbation, and
-    those of ``HOW_READ``; ``real_tokens``, that the first and the last token are none that the
+    those of ``HOW_READ``; ``class_names``, what labels are called, by the label as text;
+    ``real_tokens``, that the first and the last token are none that the
     tokenizer adds. A probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
@@ -100,6 +103,12 @@ class SavedProbe:
     def layers(self) -> list[int]:
         """Return the layers in rising order."""
         return sorted(self.coef)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return what each class is called: the name that its dataset has for it, or the label."""
+        names = self.facts.get("class_names", {})
+        return tuple(str(names.get(str(label), label)) for label in self.classes)
 
     @property
     def best_layer(self) -> int:

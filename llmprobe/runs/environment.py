@@ -67,6 +67,7 @@ def dataset_facts(dataset: ConceptDataset) -> dict[str, Any]:
         "licence": dataset.licence,
         "version": dataset.version,
         "description": dataset.description,
+        "classes": dataset.class_names,
         "content": dataset.content_hash,
         "findings": [asdict(finding) for finding in check(dataset)],
     }

@@ -48,7 +48,7 @@ RESULTS_VERSION = 8
 
 KEYS_WITHOUT_EFFECT: Mapping[str, set[str]] = {
     "model": {"name", "device", "trust_remote_code"},
-    "dataset": {"alias"},
+    "dataset": {"alias", "classes"},
     "extract": {"batch_tokens"},
     "probe": {"device", "pooling"},
 }
@@ -228,7 +228,8 @@ def trace_part(
     extractor = states.extractor
     if not isinstance(extractor, Extractor):
         return []
-    path = part.folder / f"traces-{digest(examples)[:16]}.json"
+    shown = [*examples, states.dataset.class_names]
+    path = part.folder / f"traces-{digest(shown)[:16]}.json"
     try:
         return read_traces(path)
     except UserError:

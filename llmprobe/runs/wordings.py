@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_WORDING = {"perturb", "template", "alias", "as"}
+_WORDING = {"perturb", "template", "alias", "as", "classes"}
 """Keys of a dataset's config that say how its texts are worded, and what it is called."""
 
 

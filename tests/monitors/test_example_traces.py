@@ -14,8 +14,11 @@ import toy
 
 from llmprobe.config.load import load_config
 from llmprobe.monitors.example_traces import examples_to_trace
+from llmprobe.monitors.new_texts import ReadingOptions
+from llmprobe.monitors.tracing import probes_of_run, trace_probes
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import SavedProbe
+from llmprobe.results.trace import Trace
 from llmprobe.runs.pipeline import Run
 
 EXAMPLES = 60
@@ -83,6 +86,26 @@ def test_of_few_numbers_each_is_there_once() -> None:
     found = results(())
     few = replace(found, predictions=found.predictions[found.predictions["example"] < 10])
     assert sorted(examples_to_trace(few, 50)) == [0, 5]
+
+
+def test_labels_are_called_by_name_when_a_run_is_given_other_names(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = toy.write_table(tmp_path / "set.csv")
+    for names in ({"0": "blue", "1": "red"}, {"0": "cold", "1": "warm"}):
+        dataset = {"path": str(table), "classes": names}
+        config = load_config(toy.write_config(tmp_path / "run.yaml", tiny_model(), dataset))
+        Run(config, tmp_path / "run").probe(extract=True)
+        made = json.loads((tmp_path / "run" / "example_traces.json").read_text())
+        assert {one["label"] for one in made} == {names["1"]}
+        assert all(set(names.values()) & set(one["title"].split()) for one in made)
+    (again,) = {trace.label for trace in new_traces(tmp_path / "run")}
+    assert again == "warm"
+
+
+def new_traces(run: Path) -> list[Trace]:
+    """What saved probes of a run say at the tokens of a new text."""
+    return [*trace_probes(probes_of_run(run), ["coin is red one"], ReadingOptions())]
 
 
 def titles(run: Path) -> list[str]:

@@ -53,6 +53,20 @@ def octets(text: str) -> np.ndarray:
     return np.frombuffer(b64decode(text), dtype=np.uint8)
 
 
+def test_labels_are_called_by_the_names_of_their_dataset(run: Results) -> None:
+    named = {"name": "capitals", "classes": {"0": "false", "1": "true"}}
+    environment = {**run.environment, "datasets": [named, {"name": "coin_flip"}]}
+    before, after = data_of(run), data_of(replace(run, environment=environment))
+    first, other = after["datasets"]
+    assert first["classes"] == ["false", "true"]
+    plain = before["datasets"][0]["examples"]["label"]
+    assert first["examples"]["label"] == [named["classes"][label] for label in plain]
+    assert other == before["datasets"][1] | {"about": ""}
+    assert [curve["points"] for curve in after["curves"]] == [
+        curve["points"] for curve in before["curves"]
+    ]
+
+
 EVIL = "</script><!-- <script>alert(1)</script> & \"'\u2028\u2029 \U0001f600 \u202eabc"
 
 

@@ -40,14 +40,16 @@ def placed(results: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def strip(results: pd.DataFrame, predictions: pd.DataFrame, classes: str = "") -> Figure:
+def strip(
+    results: pd.DataFrame, predictions: pd.DataFrame, classes: str = "", **options: object
+) -> Figure:
     """The strip of results whose best layer is the one with the most accuracy, or R²."""
     score = "r2" if "r2" in results else "accuracy"
     best = results.loc[results.groupby("model", sort=False)[score].idxmax()]
     summary = best[["model", "dataset", "position"]].assign(
         main_score=score, peak_layer=best["layer"], classes=classes
     )
-    return projection(curves_of(results, summary), predictions)
+    return projection(curves_of(results, summary), predictions, **options)
 
 
 def titles(axes: Sequence[Axes]) -> list[list[str]]:
@@ -124,6 +126,12 @@ def test_only_two_classes_have_a_threshold(
         assert [line.get_xdata()[0] for line in ax.lines] == lines
     assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
     assert ("class scores" in figure.get_supxlabel()) == (n_classes > 2)
+
+
+def test_the_legend_has_the_names_of_classes(tables: Callable[..., Tables]) -> None:
+    results, _ = tables({"a": 6}, ["d"])
+    drawn = strip(results, placed(results, ["0", "1"]), class_names={"1": "true"})
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["0", "true"]
 
 
 def test_classes_have_the_colours_of_the_page_in_the_probes_order(

@@ -22,6 +22,7 @@ from llmprobe.results.folder import (
     write_results,
 )
 from llmprobe.results.results import Results
+from llmprobe.results.saved_probe import load_probe
 
 ENVIRONMENT = {"python": "3.12.4", "models": [{"name": "net", "precision": "float32"}]}
 
@@ -54,6 +55,21 @@ def test_results_from_anywhere_are_read_as_they_were_written(
     assert read_environment(tmp_path) == ENVIRONMENT | {"datasets": []}
     assert (tmp_path / "config.yaml").read_text() == "name: net\n"
     assert (tmp_path / "probes" / "net" / "set.safetensors").is_file()
+
+
+def test_probes_know_what_the_datasets_labels_are_called(found: Results, tmp_path: Path) -> None:
+    datasets = [{"name": "set", "classes": {"1": "true"}}]
+    write_results(tmp_path, replace(found, environment=ENVIRONMENT | {"datasets": datasets}))
+    probe = load_probe(tmp_path / "probes" / "net" / "set.safetensors")
+    assert probe.classes == (0, 1)
+    assert probe.class_names == ("0", "true")
+    assert found.probes[0].class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("classes", [None, 3, ["true"], {"0": "same", "1": "same"}])
+def test_names_that_name_nothing_are_not_used(found: Results, classes: object) -> None:
+    datasets = [{"name": "set", "classes": classes}]
+    assert replace(found, environment={"datasets": datasets}).class_names("set") == {}
 
 
 def test_results_replace_all_of_an_earlier_config(found: Results, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ class PublishedDataset:
     """The files of each value of the option ``split``; the default's are ``files``."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """The template of each value of the option ``prompts``; the default's is ``template``."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """What figures and pages call each label, by the label as text."""
     parser_options: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The allowed values of each option that the parser takes, the default first."""
 
@@ -90,6 +92,7 @@ class PublishedDataset:
             groups=None if groups is None else groups.astype(str).to_numpy(str),
             fields=table.drop(columns=["text", "label"]).reset_index(drop=True),
             template=template,
+            class_names=dict(self.classes),
             source="; ".join(file.origin for file in files),
             citation=self.citation,
             licence="; ".join(dict.fromkeys(file.licence for file in files)),

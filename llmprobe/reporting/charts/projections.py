@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,17 @@ def projections(results: Results) -> Mapping[str, Figure]:
         group = [curve for curve in group if curve.key in of_curves and curve.has(curve.metric)]
         if group:
             points = pd.concat([of_curves[curve.key] for curve in group])
-            drawn[group[0].file_name] = projection(group, points)
+            names = results.class_names(group[0].dataset)
+            drawn[group[0].file_name] = projection(group, points, names)
     return drawn
 
 
 @styled
-def projection(curves: Sequence[Curve], predictions: pd.DataFrame) -> Figure:
+def projection(
+    curves: Sequence[Curve],
+    predictions: pd.DataFrame,
+    class_names: Mapping[str, str] = MappingProxyType({}),
+) -> Figure:
     """Draw the examples of one dataset in the plane of the probe: a row a model, five layers.
 
     Horizontally the distance from where the probe decides (the line, for two classes), vertically
@@ -68,6 +74,8 @@ def projection(curves: Sequence[Curve], predictions: pd.DataFrame) -> Figure:
         Of the dataset, one for each model, for the scores above the panels.
     predictions
         A row for each model × layer × example of the dataset: label, along, across.
+    class_names
+        What labels are called, by the label as text, where they have other names.
     """
     metric = curves[0].metric
     chosen = [_five(curve) for curve in curves]
@@ -78,7 +86,7 @@ def projection(curves: Sequence[Curve], predictions: pd.DataFrame) -> Figure:
     looks = (
         _Numbers(points["label"])
         if metric.target == "numbers"
-        else _Classes(predictions["label"], curves[0].classes)
+        else _Classes(predictions["label"], curves[0].classes, class_names)
     )
     names = layer_names(curves)
     for curve, places, line in zip(curves, chosen, panels, strict=True):
@@ -131,8 +139,8 @@ def _sample(predictions: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 class _Classes:
     """Points of classes, and the threshold between two."""
 
-    def __init__(self, labels: pd.Series, classes: Sequence[str]) -> None:
-        there = set(labels)
+    def __init__(self, labels: pd.Series, classes: Sequence[str], names: Mapping[str, str]) -> None:
+        there, self.names = set(labels), names
         found = [name for name in classes if name in there]
         if len(found) < len(there):  # An earlier version did not write the classes down.
             found = sorted(there)
@@ -155,7 +163,10 @@ class _Classes:
             _scatter(ax, of_class, color=style["color"], marker=style["marker"])
 
     def explain(self, figure: Figure) -> None:
-        styles = {name: {**style, "linestyle": "none"} for name, style in self.styles.items()}
+        styles = {
+            self.names.get(name, name): {**style, "linestyle": "none"}
+            for name, style in self.styles.items()
+        }
         legend(figure, styles, [Line2D([], [], **RARE)] if self.rare else [])
 
 

@@ -73,7 +73,7 @@ def payload(run: Results) -> dict[str, Any]:
         ],
         "datasets": [
             {"name": title, "about": abouts.get(dataset, "")}
-            | _dataset(dataset, samples.get(title), run.examples)
+            | _dataset(samples.get(title), _texts(run, dataset), run.class_names(dataset))
             for title, dataset in datasets.items()
         ],
         "curves": [
@@ -224,27 +224,34 @@ def as_json(mapping: Mapping[str, Any]) -> str:
     return text
 
 
-def _dataset(name: str, sample: ExampleSample | None, examples: pd.DataFrame) -> dict[str, Any]:
-    """Return the classes of a dataset and the examples that are drawn or listed."""
+def _texts(run: Results, dataset: str) -> pd.DataFrame:
+    """Return the examples of a dataset, as far as they are known."""
+    return run.examples[run.examples["dataset"] == dataset] if len(run.examples) else run.examples
+
+
+def _dataset(
+    sample: ExampleSample | None, texts: pd.DataFrame, names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the classes of a dataset, by name, and the examples that are drawn or listed."""
     if sample is None:
         return {"classes": [], "n": 0, "examples": None}
     listed: dict[str, Any] = {
         "number": sample.examples.tolist(),
-        "label": sample.labels.tolist(),
+        "label": [names.get(label, label) for label in sample.labels.tolist()],
         "drawn": sample.n_drawn,
     }
-    texts = examples[examples["dataset"] == name] if len(examples) else examples
     if len(texts):
         rows = texts.set_index("example").reindex(sample.examples)
         for column in ("text", "group"):
             if rows[column].notna().any():
                 listed[column] = [_clipped(value) for value in rows[column]]
         fields = [_mapping(value) for value in rows["fields"]]
-        names = list(dict.fromkeys(key for record in fields for key in record))
+        keys = dict.fromkeys(key for record in fields for key in record)
         listed["fields"] = {
-            key: [_clipped(record.get(key, "")) for record in fields] for key in names
+            key: [_clipped(record.get(key, "")) for record in fields] for key in keys
         }
-    return {"classes": sample.scores.classes, "n": sample.n, "examples": listed}
+    classes = [names.get(label, label) for label in sample.scores.classes]
+    return {"classes": classes, "n": sample.n, "examples": listed}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
