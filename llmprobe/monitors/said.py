@@ -17,7 +17,7 @@ from llmprobe.extraction.tokens import TokenisedTexts
 from llmprobe.ground.errors import UserError
 from llmprobe.models.answer_head import AnswerHead, answer_tokens
 from llmprobe.models.loading import LoadedModel
-from llmprobe.probing.transfer import with_refitted_threshold
+from llmprobe.probing.transfer import with_refitted_thresholds
 from llmprobe.probing.workers import DatasetStates
 from llmprobe.results.columns import SAID
 from llmprobe.results.differences import difference_interval
@@ -171,10 +171,7 @@ def _checked(asked: AnswerHead, tokens: TokenisedTexts, states: np.ndarray) -> f
 def _scores(predictions: Predictions, logits: np.ndarray, fold_of: np.ndarray) -> dict[str, float]:
     """Return ``columns.SAID`` of one layer, from the logits of the labels [n, C]."""
     auroc = METRICS["auroc"].score([predictions])
-    refitted = np.nan
-    if logits.shape[1] == 2:
-        margin = logits[:, 1] - logits[:, 0]
-        refitted = with_refitted_threshold(predictions.truth == 1, margin, fold_of)
+    refitted = with_refitted_thresholds(predictions.truth, logits.astype(float), fold_of)
     accuracy = METRICS["accuracy"].estimate(predictions)
     numbers = (*(auroc[name] for name in METRICS["auroc"].columns), accuracy, refitted)
     return dict(zip(SAID, numbers, strict=True))

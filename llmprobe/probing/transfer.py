@@ -353,6 +353,7 @@ def _scored(
                     rows.append(
                         {"train": one.name, "test": other.name, "train_layer": layer,
                          "test_layer": test_layer,
+                         "train_dataset": one.dataset.name, "test_dataset": other.dataset.name,
                          score: _separation(cell.truth, logits, fold_of[other][cell.rows])}
                     )  # fmt: skip
     return rows, answers
@@ -476,12 +477,8 @@ def _cell(
     if is_number:
         return scores
     scores["accuracy"] = METRICS["accuracy"].estimate(answers)
-    if logits.shape[1] == 2:
-        margin = logits[:, 1] - logits[:, 0]
-        scores["accuracy_refitted_threshold"] = with_refitted_threshold(
-            cell.truth == 1, margin, folds
-        )
-    return scores
+    refitted = with_refitted_thresholds(cell.truth, logits, folds)
+    return scores | {"accuracy_refitted_threshold": refitted}
 
 
 def two_sided(observed: float, shuffled: np.ndarray) -> float:
@@ -497,28 +494,72 @@ def two_sided(observed: float, shuffled: np.ndarray) -> float:
     return float(min(1.0, 2 * (1 + min(above, below)) / (1 + len(shuffled))))
 
 
-def with_refitted_threshold(positive: np.ndarray, scores: np.ndarray, fold_of: np.ndarray) -> float:
-    """Return the accuracy with a threshold that is fitted on the other folds of the test set.
+def with_refitted_thresholds(truth: np.ndarray, logits: np.ndarray, fold_of: np.ndarray) -> float:
+    """Return the accuracy with thresholds that are fitted on the other folds of the test set.
 
-    The direction stays as it is, also where it reads the opposite. positive [m] bool, scores [m]
+    Directions stay as they are, also where they read the opposite: what is fitted is a number that
+    is added to the logit of each class, as one threshold of two classes is.
+
+    Parameters
+    ----------
+    truth
+        Class indices. [m]
+    logits
+        [m, C]
+    fold_of
+        Of one fold alone nothing could be fitted, so the accuracy is NaN. [m]
     """
-    right = np.empty(len(scores), dtype=bool)
+    right = np.empty(len(truth), dtype=bool)
     for fold in np.unique(fold_of):
         rows = fold_of == fold
-        threshold = _best_threshold(positive[~rows], scores[~rows])
-        right[rows] = (scores[rows] > threshold) == positive[rows]
+        if rows.all():
+            return np.nan
+        offsets = _best_offsets(truth[~rows], logits[~rows])
+        right[rows] = (logits[rows] + offsets).argmax(axis=1) == truth[rows]
     return float(right.mean())
 
 
-def _best_threshold(positive: np.ndarray, scores: np.ndarray) -> float:
-    """Return the threshold that is right most often, half-way between two scores."""
-    order = scores.argsort(kind="stable")
-    ranked = scores[order]
-    # Right below a cut: negatives so far, and all positives after it.
-    gained = np.concatenate([[0], np.cumsum(np.where(positive[order], -1, 1))])
-    cuts = np.concatenate([[-np.inf], (ranked[1:] + ranked[:-1]) / 2, [np.inf]])
+_ROUNDS = 10
+"""Times that each class's threshold is fitted in turn, at most: a few rounds settle it."""
+
+
+def _best_offsets(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Return what to add to the logits [m, C] to be right most often. [C]
+
+    Of two classes that is the best threshold. Of more, each is moved in turn to its best place
+    beside the others, from where they are and from where all have the same mean.
+    """
+    n_classes = logits.shape[1]
+    moved = range(1, 2) if n_classes == 2 else range(n_classes)
+    best, most = np.zeros(n_classes), -1
+    for start in (np.zeros(n_classes), -logits.mean(axis=0))[: n_classes - 1]:
+        offsets, before = start.copy(), -1
+        for _ in range(_ROUNDS):
+            for k in moved:
+                offsets[k] += _best_offset(truth, logits + offsets, k)
+            right = int(((logits + offsets).argmax(axis=1) == truth).sum())
+            if right <= before:
+                break
+            before = right
+        if before > most:
+            best, most = offsets, before
+    return best
+
+
+def _best_offset(truth: np.ndarray, logits: np.ndarray, k: int) -> float:
+    """Return what to add to the logits of class k, half-way between two changes of an answer."""
+    others = np.delete(logits, k, axis=1)
+    margin = logits[:, k] - others.max(axis=1)
+    without = others.argmax(axis=1)
+    without += without >= k
+    order = margin.argsort(kind="stable")
+    ranked = margin[order]
+    # Below a cut the answer is the best of the other classes, above it k.
+    gain = (without == truth).astype(int) - (truth == k)
+    gained = np.concatenate([[0], np.cumsum(gain[order])])
+    cuts = np.concatenate([ranked[:1] - 1, (ranked[1:] + ranked[:-1]) / 2, ranked[-1:] + 1])
     possible = np.concatenate([[True], ranked[1:] > ranked[:-1], [True]])
-    return float(cuts[np.where(possible, gained, -np.inf).argmax()])
+    return -float(cuts[np.where(possible, gained, -len(truth)).argmax()])
 
 
 def sets_of(

@@ -43,6 +43,12 @@ LINEAR = tuple(f"linearity_gap{end}" for end in ("", "_low", "_high", "_p_value"
 LINEAR_SUMMARY = (*LINEAR, "linearity_note", "rank")
 """The same at the best layer of a curve, and how many principal directions it takes."""
 
+WORST_TRANSFER = tuple(
+    f"worst_transfer_{name}{end}"
+    for name in ("auroc", "rank_correlation") for end in ("", "_low", "_high")
+) + tuple(f"worst_transfer_{name}" for name in ("p_value", "train", "test"))  # fmt: skip
+"""What the probe of a curve reads elsewhere, where it reads least."""
+
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
@@ -67,8 +73,7 @@ _OF_A_CURVE = (
     *(f"{rival}_{metric}" for metric in MAIN for rival in RIVALS),
     *(f"gain_over_{rival}{end}" for rival in RIVALS for end in ("", "_low", "_high")),
     *("main_score", "peak_score", "peak_p_value_adjusted"),
-    *(f"worst_transfer_{name}" for name in ("auroc", "auroc_low", "auroc_high", "p_value")),
-    *("worst_transfer_train", "worst_transfer_test"),
+    *WORST_TRANSFER,
     *(*SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY, *METRICS["tpr_at_1_fpr"].columns),
     *("permutations", "relabellings", "repeats", "classes"),
 )
@@ -87,7 +92,7 @@ TRANSFER = (
 """The columns of ``transfer.parquet``."""
 TRANSFER_LAYERS = (
     *("model", "train", "test", "position", "train_layer", "test_layer", "auroc"),
-    "rank_correlation",
+    *("rank_correlation", "train_dataset", "test_dataset"),
 )
 """The columns of ``transfer_layers.parquet``."""
 

@@ -434,7 +434,14 @@ def _few(curve: Curve) -> Iterator[tuple[str, str]]:
 
 
 def _transfers(curve: Curve, is_read: bool) -> Answer:
+    score, chance, margin = "AUROC", 0.5, TRANSFER_MARGIN
     value, low, high = (curve.number(f"worst_transfer_auroc{end}") for end in ("", "_low", "_high"))
+    if isnan(value):
+        # Pairs are in order at a rank correlation of r as at an AUROC of about (1 + r) / 2.
+        score, chance, margin = "rank correlation", 0.0, 2 * TRANSFER_MARGIN
+        value, low, high = (
+            curve.number(f"worst_transfer_rank_correlation{end}") for end in ("", "_low", "_high")
+        )
     if isnan(value):
         return _unasked("transfers")
     if not is_read:
@@ -451,27 +458,25 @@ def _transfers(curve: Curve, is_read: bool) -> Answer:
     number = _with_interval(value, low, high)
     known = "" if isnan(p) else f", p {_equals(p)}"
     how = f"fitted on {train} and scored on {test}" if is_part else f"scored on {test}"
-    sentence = f"At worst, {how}, AUROC {number}{known}; chance 0.50."
+    sentence = f"At worst, {how}, {score} {number}{known}; chance {chance:.2f}."
 
     def answered(word: Word, clause: str, more: str = "") -> Answer:
         return Answer(word, sentence + more, value, low, high, number, f"{clause} ({number})")
 
-    if high < 0.5:
+    if high < chance:
         clause = f"reads the opposite on {test}"
         clause = f"fitted on {train} it {clause}" if is_part else clause
         return answered("no", clause, " There it reads the opposite.")
-    if high <= 0.5 + TRANSFER_MARGIN:
+    if high <= chance + margin:
         return answered(
-            "no",
-            f"does not transfer {whence}to {test}",
-            f" It ends within {TRANSFER_MARGIN} of that.",
+            "no", f"does not transfer {whence}to {test}", f" It ends within {margin} of that."
         )
-    if low > 0.5 + TRANSFER_MARGIN and not p > SURE:
+    if low > chance + margin and not p > SURE:
         return answered("yes", f"transfers, at worst {whence}to {test}")
     clause, error = f"unclear whether it transfers {whence}to {test}", (high - low) / (2 * _ENDS)
     more = ""
     if error > 0:
-        distances = value - 0.5 - TRANSFER_MARGIN, 0.5 + TRANSFER_MARGIN - value, 0.5 - value
+        distances = value - chance - margin, chance + margin - value, chance - value
         times = _fewest(1, *(units_needed(1, error, distance) for distance in distances))
         more = (
             "" if times == inf else f" About {_rounded_up(times)} times as many units would tell."

@@ -28,6 +28,7 @@ from llmprobe.results.columns import CURVE, columns_of, wrong_column
 from llmprobe.results.curve import curve_file_name, curve_title
 from llmprobe.results.results import Results
 from llmprobe.results.saved_probe import load_probe
+from llmprobe.results.transfer import TransferMatrix
 
 TABLES = {
     "results": "table",
@@ -142,6 +143,34 @@ def write_results(out: Path, results: Results) -> None:
         remove_others(out / "probes", "*/*.safetensors", probes)
         for path, probe in probes.items():
             probe.save(new(path.relative_to(out).as_posix()))
+
+
+def add_transfer(out: Path, matrix: TransferMatrix, config: str) -> None:
+    """Write the tables of a transfer into a folder, and what they say into those of its run.
+
+    Parameters
+    ----------
+    config
+        That of the folder, which asks for the transfer.
+
+    Raises
+    ------
+    UserError
+        The results of the folder are damaged.
+    """
+    has_results = (out / _table_file("results")).exists()
+    results = read_results(out, details=False) if has_results else None
+    tables = {"transfer": matrix.table, "transfer_layers": matrix.layers}
+    with written_together(out) as new:
+        write_text(new("config.yaml"), config)
+        if results is not None:
+            results = results.with_transfer(matrix)
+            tables["summary"] = results.summary
+            write_text(new(EVIDENCE), evidence_text(results))
+        for name, table in tables.items():
+            table.to_parquet(new(_table_file(name)), index=False)
+            if name in AS_TEXT:
+                write_text(out / f"{name}.csv", table.to_csv(index=False))
 
 
 def evidence_text(results: Results) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
-from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS
+from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS, WORST_TRANSFER
 from llmprobe.results.curve import SURE
 from llmprobe.results.evidence import TRANSFER_MARGIN
 
@@ -55,19 +55,18 @@ class TransferMatrix:
     def worst(self) -> pd.DataFrame:
         """Return the worst cell elsewhere of each model × dataset × position that was trained on.
 
-        Columns: model, dataset, position, and ``worst_transfer_…``: auroc, auroc_low, auroc_high,
-        p_value (adjusted over the matrix), train, test.
+        Columns: model, dataset, position, and those of ``columns.WORST_TRANSFER``, of which the
+        p-value is adjusted over the matrix. Of numbers it is the least rank correlation.
         """
-        elsewhere = self.table[self.table["train"] != self.table["test"]].dropna(subset="auroc")
-        least = elsewhere.groupby(["model", "train_dataset", "position"], sort=False)["auroc"]
-        rows = elsewhere.loc[least.idxmin()]
-        named = rows.rename(columns={"train_dataset": "dataset"})
-        columns = {
-            "auroc": "auroc", "auroc_low": "auroc_low", "auroc_high": "auroc_high",
-            "p_value": "p_value_adjusted", "train": "train", "test": "test",
-        }  # fmt: skip
-        worst = {f"worst_transfer_{new}": named[old] for new, old in columns.items()}
-        return named[["model", "dataset", "position"]].assign(**worst).reset_index(drop=True)
+        cells = self.table.assign(score=as_aurocs(self.table))
+        elsewhere = cells[cells["train"] != cells["test"]].dropna(subset="score")
+        curve = ["model", "train_dataset", "position"]
+        least = elsewhere.groupby(curve, sort=False)["score"].idxmin()
+        rows = elsewhere.loc[least].drop(columns="p_value")
+        rows = rows.rename(columns={"p_value_adjusted": "p_value"})
+        worst = {name: rows[name.removeprefix("worst_transfer_")] for name in WORST_TRANSFER}
+        named = rows[curve].set_axis(["model", "dataset", "position"], axis=1)
+        return named.assign(**worst).reset_index(drop=True)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmprobe.config.load import load_config
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import (
     ActivationsConfig,
@@ -36,6 +37,7 @@ from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
+from llmprobe.ground.text import listed
 from llmprobe.models.devices import resolve_device
 from llmprobe.models.loading import LoadedModel, load_architecture, load_language_model
 from llmprobe.models.source import check, expected_size, is_local
@@ -44,7 +46,15 @@ from llmprobe.monitors.intervene import describe
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import columns_of
-from llmprobe.results.folder import Part, claimed, examples_of, write_results
+from llmprobe.results.folder import (
+    Part,
+    add_transfer,
+    claimed,
+    examples_of,
+    read_environment,
+    whole_config,
+    write_results,
+)
 from llmprobe.results.many_curves import more_permutations, of_one_run
 from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
@@ -55,9 +65,15 @@ from llmprobe.results.transfer import TransferMatrix
 from llmprobe.runs.environment import dataset_facts, environment, model_facts
 from llmprobe.runs.intervene import intervened
 from llmprobe.runs.linearity import linearity_beside
-from llmprobe.runs.parts import StatesOf, probe_part, trace_part, with_answers_of
+from llmprobe.runs.parts import (
+    KEYS_WITHOUT_EFFECT,
+    StatesOf,
+    probe_part,
+    trace_part,
+    with_answers_of,
+)
 from llmprobe.runs.said import said_beside
-from llmprobe.runs.transfer import check_transfer, transfer_part, write_transfer
+from llmprobe.runs.transfer import check_transfer, transfer_part
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +104,7 @@ class Run:
             Anything that can be seen to be wrong before a model is loaded.
         """
         self.config, self.out = config, out
+        self._asked = config
         self._traces: list[Trace] = []
         self._traced: dict[str, list[int]] = {}
         self._with_head: tuple[ModelConfig, tuple[Any, LoadedModel]] | None = None
@@ -203,12 +220,16 @@ class Run:
             return self._probe(extract)
 
     def _probe(self, extract: bool) -> Results:
+        asked, self._matrix = self._transferred_before()
+        self._asked = self.config
+        if self._matrix is not None:
+            self._asked = self.config.model_copy(update={"transfer": asked})
         if not (self.out / "results.parquet").exists():  # Else it is the config of those.
             with written_together(self.out) as new:
-                write_text(new("config.yaml"), self.config.to_yaml())
+                write_text(new("config.yaml"), self._asked.to_yaml())
         parts: list[Results] = []
         places: list[Place] = []
-        self._traces, self._matrix = [], None
+        self._traces = []
         untrained: dict[tuple[str, str, str], Results] = {}
         written, due = 0, 0.0
         encoder = encoder_config(self.config.probe.text_encoder)
@@ -257,30 +278,85 @@ class Run:
     def transfer(self, config: TransferConfig) -> TransferMatrix:
         """Fit probes on some sets of examples, score them on others, and write the tables.
 
-        What is missing is extracted; nothing else is probed.
+        What is missing is extracted; nothing else is probed. Where the folder has a run of the same
+        states, the worst cell goes into its summary and evidence.
 
         Raises
         ------
         UserError
-            There is no such set, or a set is too small; another process works in the folder.
+            There is no such set, or a set is too small; the folder has a run of other states, or
+            another process works there.
         """
         check_transfer(config, self.config.probe, self.datasets)
         with claimed(self.out):
-            if not (self.out / "results.parquet").exists():
-                asked = self.config.model_copy(update={"transfer": config})
-                with written_together(self.out) as new:
-                    write_text(new("config.yaml"), asked.to_yaml())
+            before = self.config
+            if (self.out / "results.parquet").exists():
+                before = load_config(whole_config(self.out))
+                self._require_same_states(before)
             matrix = self._transfer(config, extract=True)
-            write_transfer(self.out, matrix)
+            asked = before.model_copy(update={"transfer": config})
+            add_transfer(self.out, matrix, asked.to_yaml())
         return matrix
+
+    def _require_same_states(self, before: RunConfig) -> None:
+        """Raise ``UserError`` unless the run in the folder is of the same states, where both are.
+
+        Parameters
+        ----------
+        before
+            The config of that run.
+        """
+        known = read_environment(self.out)
+        facts: dict[str, dict[str, dict[str, str]]] = {
+            "models": {model.name: model_facts(model) for model in self.config.sources},
+            "datasets": {one.name: {"content": one.content_hash} for one in self.datasets},
+        }
+        other = [
+            one["name"]
+            for kind, ours in facts.items()
+            for one in known[kind]
+            if any(one.get(key) != fact for key, fact in ours.get(one["name"], {}).items())
+        ]
+        without = KEYS_WITHOUT_EFFECT["extract"]
+        a, b = (one.extract.model_dump(exclude=without) for one in (before, self.config))
+        other += [f"extract.{key}" for key in a if a[key] != b[key]]
+        other += ["probe.kind"] if before.probe.kind != self.config.probe.kind else []
+        if other:
+            raise UserError(
+                f"--out {self.out}: holds a run with another {listed(other)}, and its page would "
+                "show this as its own; give another --out, or run the config there first"
+            )
+
+    def _transferred_before(self) -> tuple[TransferConfig | None, TransferMatrix | None]:
+        """Return what was asked to be transferred, and the cells of these states that are kept.
+
+        What `llmprobe transfer` was asked for stands in the config of the folder.
+        """
+        config = self.config.transfer
+        try:
+            config = config or load_config(whole_config(self.out)).transfer
+            kept = [] if config is None else self._matrices(config, extract=False, compute=False)
+        except UserError:  # Of other data, it may have no such field or set.
+            return config, None
+        return config, TransferMatrix.concatenate(kept) if kept else None
 
     def _transfer(self, config: TransferConfig, extract: bool) -> TransferMatrix:
         """Return the transfer between the datasets in each model, at each position."""
+        matrices = self._matrices(config, extract)
+        if not matrices:
+            raise UserError("transfer: scores of tokens that are pooled cannot be transferred; "
+                            "add a position, or tokens:mean to probe.pooling")  # fmt: skip
+        return TransferMatrix.concatenate(matrices)
+
+    def _matrices(
+        self, config: TransferConfig, extract: bool, compute: bool = True
+    ) -> list[TransferMatrix]:
+        """Return the transfer in each model at each position, or as far as it is kept."""
         matrices = []
         for model, is_control in self._models():
-            if is_control:
-                continue
             source = self._source(model)
+            if is_control or not (compute or source.is_local):
+                continue
             states = [
                 replace(self._states(source, dataset, extract), embeddings=False)
                 for dataset in self.datasets
@@ -289,12 +365,11 @@ class Run:
                 pooling = Pooling.of(position)
                 if pooling is None or pooling.is_of_states:
                     matrices.append(
-                        transfer_part(self.out, states, position, self.config.probe, config)
+                        transfer_part(
+                            self.out, states, position, self.config.probe, config, compute=compute
+                        )
                     )
-        if not matrices:
-            raise UserError("transfer: scores of tokens that are pooled cannot be transferred; "
-                            "add a position, or tokens:mean to probe.pooling")  # fmt: skip
-        return TransferMatrix.concatenate(matrices)
+        return [matrix for matrix in matrices if matrix is not None]
 
     def _together(self, parts: Sequence[Results]) -> Results:
         """Return the parts as one, with the transfer between their datasets if there is one."""
@@ -337,7 +412,7 @@ class Run:
             self._together(parts),
             examples=examples_of(self.datasets),
             environment=environment(models, self._dataset_facts),
-            config=self.config.to_yaml(),
+            config=self._asked.to_yaml(),
         )
         write_results(self.out, results)
         with written_together(self.out) as new:

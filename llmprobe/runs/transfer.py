@@ -12,8 +12,6 @@ import pandas as pd
 
 from llmprobe.config.schema import ProbeConfig, TransferConfig
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.ground.digests import written_together
-from llmprobe.ground.files import write_text
 from llmprobe.probing.transfer import TransferPlan, plan_transfer, sets_of_all, transfer
 from llmprobe.probing.workers import Arrays, DatasetStates, States
 from llmprobe.results.transfer import TransferMatrix
@@ -79,8 +77,12 @@ def transfer_part(
     position: str,
     probe: ProbeConfig,
     config: TransferConfig,
-) -> TransferMatrix:
+    *,
+    compute: bool = True,
+) -> TransferMatrix | None:
     """Compute the transfer of one model at one position, or read what was computed before.
+
+    -> None where nothing is kept of these states, and nothing is to be computed
 
     Raises
     ------
@@ -107,23 +109,16 @@ def transfer_part(
     }  # fmt: skip
     part = part_of(out, f"transfer-{model}", depends_on)
 
-    def compute() -> list[pd.DataFrame]:
+    def computed() -> list[pd.DataFrame]:
         matrix = transfer(plan, across_layers=config.across_layers, model=model, position=position)
         return [getattr(matrix, field) for field in TABLES.values()]
 
     tables = kept_tables(part, [*TABLES], None)
-    if tables is not None:
-        log.info("transfer in %s: already computed", model)
-    else:
-        tables = kept_tables(part, [*TABLES], compute)
+    if not compute and tables is None:
+        return None
+    if tables is None:
+        tables = kept_tables(part, [*TABLES], computed)
         assert tables is not None
+    elif compute:
+        log.info("transfer in %s: already computed", model)
     return TransferMatrix(**dict(zip(TABLES.values(), tables, strict=True)))
-
-
-def write_transfer(out: Path, matrix: TransferMatrix) -> None:
-    """Write the tables of a transfer alone into a folder."""
-    with written_together(out) as new:
-        for name, field in TABLES.items():
-            table: pd.DataFrame = getattr(matrix, field)
-            table.to_parquet(new(f"{name}.parquet"), index=False)
-        write_text(out / "transfer.csv", matrix.table.to_csv(index=False))

@@ -103,6 +103,34 @@ def test_a_refitted_threshold_tells_a_moved_offset_from_a_moved_direction() -> N
     assert elsewhere["auroc"] > 0.95
 
 
+def test_a_threshold_of_each_of_many_classes_is_refitted() -> None:
+    rng = np.random.default_rng(11)
+    centres = 3 * np.eye(3)
+    y = np.arange(150) % 3
+    home, moved = (centres[y] + rng.normal(size=(150, 3)) for _ in range(2))
+    moved[:, 2] += 5  # All look like the third class.
+    sets = [set_of(dataset_of(name, np.array(list("rgb"))[y]), X.astype(np.float32))
+            for name, X in (("home", home), ("moved", moved))]  # fmt: skip
+    matrix = transfer(sets, FAST)
+    elsewhere, at_home = cell(matrix, "home", "moved"), cell(matrix, "home", "home")
+    assert elsewhere["accuracy"] < 0.5
+    assert elsewhere["accuracy_refitted_threshold"] > at_home["accuracy"] - 0.05
+    assert at_home["accuracy_refitted_threshold"] == pytest.approx(at_home["accuracy"], abs=0.05)
+
+
+def test_refitted_thresholds_never_saw_the_labels_that_they_score() -> None:
+    rng = np.random.default_rng(12)
+    truth, fold_of = rng.integers(4, size=2000), np.arange(2000) % 5
+    logits = rng.normal(size=(2000, 4))
+    assert module.with_refitted_thresholds(truth, logits, fold_of) == pytest.approx(0.25, abs=0.04)
+    assert np.isnan(module.with_refitted_thresholds(truth, logits, np.zeros(2000)))
+    # Of two classes it is the best of all thresholds.
+    labels, margin = truth % 2, rng.normal(size=2000) + truth % 2
+    offset = module._best_offsets(labels, np.column_stack([0 * margin, margin]))[1]
+    right = [((margin > cut) == labels).mean() for cut in [*margin, -offset]]
+    assert right[-1] >= max(right)
+
+
 def facts(form: str, codes: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> TransferSet:
     """Return statements on things of which a state tells nothing but which thing it is."""
     names = [f"thing {chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(len(y))]
@@ -238,6 +266,9 @@ def test_numbers_are_compared_by_rank() -> None:
     assert elsewhere["rank_correlation"] < -0.7
     assert elsewhere["reads"] == "opposite"
     assert np.isnan(elsewhere["auroc"])
+    worst = matrix.worst().iloc[0]
+    assert worst["worst_transfer_rank_correlation"] == elsewhere["rank_correlation"]
+    assert np.isnan(worst["worst_transfer_auroc"])
 
 
 def test_the_layer_is_the_train_sets_own_best_and_layers_can_be_crossed() -> None:
@@ -249,6 +280,8 @@ def test_the_layer_is_the_train_sets_own_best_and_layers_can_be_crossed() -> Non
     assert (cell(matrix, "a", "b")["train_layer"], cell(matrix, "b", "a")["train_layer"]) == (1, 0)
     layers = matrix.layers.set_index(["train", "test", "train_layer", "test_layer"])["auroc"]
     assert len(layers) == 16
+    sides = ["model", "position", "train", "test", "train_dataset", "test_dataset"]
+    assert len(matrix.table[sides].merge(matrix.layers, on=sides)) == 16
     assert layers["a", "b", 1, 0] > 0.9
     assert 0.3 < layers["a", "b", 1, 1] < 0.7
     at_best = layers["a", "b", 1, 1]

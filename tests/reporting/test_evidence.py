@@ -339,6 +339,19 @@ def test_a_probe_of_a_part_of_the_dataset_is_said_to_be_that() -> None:
     assert held.clause.startswith("transfers, at worst from affirmed to negated (")
 
 
+def test_the_worst_transfer_of_numbers_is_answered_by_their_rank_correlation() -> None:
+    def of(low: float, high: float) -> dict[str, Any]:
+        known = transferred(low, high)
+        return {name.replace("auroc", "rank_correlation"): value for name, value in known.items()}
+
+    for low, high, word in ((0.3, 0.6, "yes"), (-0.1, 0.15, "no"), (-0.7, -0.2, "no"),
+                            (0.1, 0.5, "unclear")):  # fmt: skip
+        assert answer("transfers", **of(low, high)).answer == word
+    opposite = answer("transfers", **of(-0.7, -0.2))
+    assert "rank correlation -0.45 [-0.70, -0.20]" in opposite.sentence
+    assert opposite.clause.startswith("reads the opposite on negated")
+
+
 def test_a_transfer_without_a_p_value_that_allows_for_the_matrix_is_unclear() -> None:
     assert answer("transfers", **transferred(0.7, 0.9, p=0.06)).answer == "unclear"
     assert answer("transfers", **transferred(0.7, 0.9, p=NAN)).answer == "yes"

@@ -46,6 +46,10 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
     )
 
 
+def probed(config: Path, out: Path, *overrides: str) -> None:
+    Run(load_config(config, overrides), out).probe(extract=True)
+
+
 def test_a_run_with_the_section_writes_the_cells_and_the_worst_of_them(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +102,55 @@ def test_the_command_needs_no_section_and_prints_the_matrix(
     assert "no field 'colour'" in capsys.readouterr().err
     assert main(arguments) == 2
     assert "forms is the only set" in capsys.readouterr().err
+
+
+def test_a_run_keeps_what_the_command_wrote_of_the_same_states(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    without = [str(config), "--out", str(out), "--set", "transfer=null"]
+    assert main(["transfer", *without, "--by", "form"]) == 0
+    table = pd.read_parquet(out / "transfer.parquet")
+    probed(config, out, "transfer=null")
+    results = read_results(out)
+    pd.testing.assert_frame_equal(results.transfer, table)
+    elsewhere = table[table["train"] != table["test"]]
+    assert results.summary["worst_transfer_auroc"].item() == elsewhere["auroc"].min()
+    assert results.evidence[0].questions["transfers"].answer != "not asked"
+    asked = load_config(out / "config.yaml").transfer
+    assert asked is not None
+    assert asked.by == "form"
+    # Of other examples it would be false.
+    probed(config, out, "transfer=null", "datasets.0.n=24")
+    assert not (out / "transfer.parquet").exists()
+    assert load_config(out / "config.yaml").transfer is None
+    assert read_results(out).evidence[0].questions["transfers"].answer == "not asked"
+
+
+def test_the_command_adds_the_worst_cell_to_a_run_that_is_there(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    without = [str(config), "--out", str(out), "--set", "transfer=null"]
+    probed(config, out, "transfer=null")
+    before = read_results(out)
+    assert main(["transfer", *without, "--by", "form", "--train", "plain"]) == 0
+    results = read_results(out)
+    assert results.notes == before.notes
+    assert results.summary["worst_transfer_train"].item() == "plain"
+    (written,) = json.loads((out / "evidence.json").read_text("utf-8"))
+    assert written["questions"]["transfers"]["answer"] != "not asked"
+    assert [*(out / "probes").glob("*/*.safetensors")]
+    pd.testing.assert_frame_equal(results.table, before.table)
+    capsys.readouterr()
+    assert main(["transfer", *without, "--by", "form", "--limit", "24"]) == 2
+    assert "holds a run with another forms" in capsys.readouterr().err
+    assert read_results(out).summary["worst_transfer_train"].item() == "plain"
 
 
 def test_activations_are_compared_by_the_names_they_are_given(
