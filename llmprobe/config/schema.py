@@ -678,6 +678,10 @@ class ProbeConfig(Section):
     """Whether to compute the length of the online code (Voita & Titov 2020)."""
     learning_curve: tuple[Fraction, ...] = ()
     """Fractions of the training groups to train on besides all of them, e.g. [0.1, 0.3]."""
+    calibrate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of the units, such as 0.3, that the saved probe of two classes is not fitted on, so
+    that its thresholds keep their false positive rates with a guarantee (docs/probing.md). The
+    scores of the tables, of other probes, are of all units as ever."""
     device: str = "auto"
     """Where probes are fitted; ``auto`` is CUDA where there is a GPU, else the CPU."""
     seed: Seed = 0
@@ -693,7 +697,8 @@ class ProbeConfig(Section):
     def alone(self, **others: Any) -> ProbeConfig:
         """Return a config of the same probes and nothing beside them: no controls, p-values, …"""
         nothing: dict[str, Any] = {
-            "controls": (), "permutations": 0, "description_length": False, "learning_curve": ()
+            "controls": (), "permutations": 0, "description_length": False, "learning_curve": (),
+            "calibrate": None,
         }  # fmt: skip
         return self.model_copy(update=nothing | others)
 

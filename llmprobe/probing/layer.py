@@ -13,7 +13,7 @@ from llmprobe.probing.fit_many import Design
 from llmprobe.probing.online_code import code_lengths
 from llmprobe.probing.probe_plane import probe_plane
 from llmprobe.probing.search import BestPenalties, ProbingTask, search
-from llmprobe.probing.tasks import ProbingTasks
+from llmprobe.probing.tasks import ProbingTasks, intercept_loss
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class LayerFit:
     """The penalty of the probe that is kept: for one on all rows, that of the least out-of-fold
     loss."""
     coef: np.ndarray
-    """Directions of the probe on all rows, or on those that a test set leaves, in raw feature
-    space. [d, 1 or C]"""
+    """Directions of the probe on all rows, or on those that a test set or a calibration leaves, in
+    raw feature space. [d, 1 or C]"""
     intercept: np.ndarray
     """Intercepts of that probe. [1 or C]"""
     fold0_coef: np.ndarray
@@ -56,6 +56,11 @@ class LayerFit:
     """Of attention over tokens, the direction of a token's weight. [d], or None"""
     fold0_query: np.ndarray | None = None
     """That of the probe that did not see the first fold. [d], or None"""
+    kept_skill: float = np.nan
+    """Where rows are set aside, the skill of probes like the one that is kept, on the others."""
+    aside: np.ndarray | None = None
+    """Probabilities of the classes of the a rows set aside, by the probe that is kept, which has
+    not seen them; None where there are none. [a, C]"""
 
 
 def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str = "cpu") -> LayerFit:
@@ -64,9 +69,11 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     kind, loss, n = tasks.kind, tasks.loss, int(tasks.scored.sum())
     all_are_scored = n == len(tasks.scored)
     labellings = (tasks.observed, *tasks.shuffled)
-    inner, tested, control, beside, online = _search_each(
-        design, tasks, tasks.inner, labellings, tasks.control, tasks.beside_control, tasks.online
-    )
+    own = () if tasks.calibrated is None else (tasks.calibrated,)
+    inner, tested, control, beside, online, calibrated = _search_each(
+        design, tasks, tasks.inner, labellings, tasks.control, tasks.beside_control, tasks.online,
+        own,
+    )  # fmt: skip
     repeats, train = len(tasks.fold_of), tasks.train
     l2 = inner.l2 if tasks.inner else np.full(len(train), tasks.penalties[0])
 
@@ -75,8 +82,8 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     kept = slice(0, 1)
     if all_are_scored:
         kept = slice(len(masks), None)
-        masks = np.concatenate([masks, np.ones((1, n), dtype=bool)])
-        penalties = np.append(penalties, tested.l2[0])
+        masks = np.concatenate([masks, tasks.fitted[None]])
+        penalties = np.append(penalties, calibrated.l2 if own else tested.l2[0])
     targets = torch.as_tensor(tasks.targets, device=design.X.device)
     weights = torch.as_tensor(masks, device=design.X.device).to(design.X.dtype)
     problems = kind.problems(design, loss, targets.expand(len(masks), -1, -1), weights)
@@ -107,6 +114,8 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
         beside_control=float(beside.score.mean()) if tasks.beside_control else np.nan,
         code_lengths=code_lengths(online.loss, tasks) if tasks.online else np.empty(0),
         learning_curve=np.asarray(learning_curve),
+        kept_skill=float(1 - calibrated.loss[0] / intercept_loss(own[0], loss)) if own else np.nan,
+        aside=None if tasks.aside is None else predictions(solution.logits[-1], tasks, tasks.aside),
     )
 
 
@@ -146,9 +155,12 @@ def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
     return held_out
 
 
-def predictions(logits: Tensor, tasks: ProbingTasks) -> np.ndarray:
-    """Return probabilities [m, C] or numbers [m, 1] of the scored rows, from logits [C, n]."""
-    values = logits.double().cpu().T[tasks.scored]
+def predictions(logits: Tensor, tasks: ProbingTasks, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return probabilities [m, C] or numbers [m, 1] of some rows, from logits [C, n].
+
+    ``rows`` are [n] bool; by default those that are scored.
+    """
+    values = logits.double().cpu().T[tasks.scored if rows is None else rows]
     if not len(tasks.classes):
         values = values * tasks.y.std() + tasks.y.mean()
     elif len(tasks.classes) == 2:

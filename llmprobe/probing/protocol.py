@@ -27,7 +27,7 @@ from llmprobe.probing.token_probes import probe_tokens
 from llmprobe.probing.workers import Arrays, DatasetStates, States, each_layer
 from llmprobe.results.columns import columns_of
 from llmprobe.results.metrics import METRICS, Predictions, score
-from llmprobe.results.operating import OperatingPoints, from_held_out
+from llmprobe.results.operating import OperatingPoints, from_held_out, from_set_aside
 from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
@@ -319,6 +319,10 @@ def probe_states(
         )
     )
     kept = replace(kept, operating=_operating(fits, tasks, unit_of, has_test=test is not None))
+    if tasks.aside is not None:  # Its best layer is chosen without them too.
+        kept = replace(kept, scores={**kept.scores, "skill": [fit.kept_skill for fit in fits]})
+        if kept.operating is not None and (missing := kept.operating.missing):
+            log.warning("%s: calibrate: %s", label, kept.operating.too_few(missing[0]))
     return Results(
         table,
         pd.DataFrame([summary]).reindex(columns=columns_of("summary")),
@@ -336,9 +340,14 @@ def _operating(
     """Return the thresholds of two classes, from the scores of negatives; None of others."""
     if len(tasks.classes) != 2:
         return None
+    group_of = group_indices(units, len(tasks.y))
+    if tasks.aside is not None:
+        negative = tasks.y[tasks.aside] == 0
+        asides = [fit.aside[negative, 1] for fit in fits if fit.aside is not None]
+        return from_set_aside(np.stack(asides), group_of[tasks.aside][negative])
     negative = tasks.truth == 0
     scores = np.stack([fit.predicted[:, negative, 1] for fit in fits])
-    unit_of = group_indices(units, len(tasks.y))[tasks.scored][negative]
+    unit_of = group_of[tasks.scored][negative]
     return from_held_out(scores, unit_of, "test set" if has_test else "out-of-fold")
 
 

@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 CONTROL_DRAWS = 5
 """Random labellings whose mean is the control accuracy."""
 
-_SUBSETS, _REPEATS = 4, 6
-"""Streams of random numbers: of the learning curve, of repeated folds; labels.py and splits.py have
-the others."""
+_SUBSETS, _REPEATS, _ASIDE = 4, 6, 7
+"""Streams of random numbers: of the learning curve, of repeated folds, of units set aside;
+labels.py and splits.py have the others."""
 
 MOST_FRACTIONS = 10
 """Different labels with fractions that may still be classes."""
@@ -87,12 +87,22 @@ class ProbingTasks:
     """The online codes: one for each order in which groups are sent; none for numbers."""
     subsets: np.ndarray
     """Training rows of the learning curve, for each fraction and fold. [fractions, folds, n]"""
+    calibrated: ProbingTask | None = None
+    """The choice of a penalty for the probe that is kept, and of its best layer, without the rows
+    that are set aside for its thresholds; None where none are."""
+    aside: np.ndarray | None = None
+    """Which rows those are. [n] bool"""
 
     @property
     def scored(self) -> np.ndarray:
         """Return which rows are scored. [n] bool"""
         scored: np.ndarray = self.fold_of[0] >= 0
         return scored
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Return which rows the probe that is kept is fitted on, without a test set. [n] bool"""
+        return np.ones(len(self.y), dtype=bool) if self.aside is None else ~self.aside
 
     @cached_property
     def intercept_loss(self) -> np.ndarray:
@@ -101,7 +111,7 @@ class ProbingTasks:
         -> [1 + permutations]
         """
         labellings = self.observed, *self.shuffled
-        return np.array([_intercept_loss(task, self.loss) for task in labellings])
+        return np.array([intercept_loss(task, self.loss) for task in labellings])
 
     @property
     def search_metric(self) -> str:
@@ -133,8 +143,9 @@ class ProbingTasks:
     def bare(self) -> ProbingTasks:
         """Return what out-of-fold predictions need: no shuffled, control or encoded labels."""
         return replace(
-            self, shuffled=(), control=(), beside_control=(), online=(), subsets=self.subsets[:0]
-        )
+            self, shuffled=(), control=(), beside_control=(), online=(), subsets=self.subsets[:0],
+            calibrated=None, aside=None,
+        )  # fmt: skip
 
     @property
     def n_folds(self) -> int:
@@ -167,7 +178,7 @@ def build_tasks(
     UserError
         One class only; labels that are no numbers for a ridge probe; too few examples, units or
         members of a class for the folds; a unit on both sides of ``test``, or a class that its
-        other side lacks.
+        other side lacks; with ``calibrate`` a test set, or too few examples to set some aside.
     """
     kind: ProbeKind = PROBE_KINDS[config.kind]
     classes, y = _encode(labels, kind, where)
@@ -206,6 +217,14 @@ def build_tasks(
     shuffled, n_relabellings = _shuffled(
         y, classes, units, config, where, None if test is None else fold_of[0]
     )
+    observed = _split(targets, fold_of[0])
+    aside = calibrated = None
+    if config.calibrate is not None and len(classes) == 2:
+        if test is not None:
+            raise UserError(f"{where}: probe.calibrate: there is a test set; leave out one of the "
+                            "two")  # fmt: skip
+        aside = _set_aside(config.calibrate, y, group_indices(units, n), seed)
+        calibrated = _without(observed, aside, where)
     of = units if control_of is None else control_of
     control = _control(y, classes, of, config) if "random_labels" in config.controls else ()
     return ProbingTasks(
@@ -217,7 +236,7 @@ def build_tasks(
         targets=targets,
         fold_of=fold_of,
         inner=inner,
-        observed=_split(targets, fold_of[0]),
+        observed=observed,
         shuffled=shuffled,
         relabellings=min(n_relabellings, 1e6),
         control=control,
@@ -226,6 +245,8 @@ def build_tasks(
         if config.description_length
         else (),
         subsets=_subsets(config.learning_curve, fold_of[0], group_indices(units, n), seed),
+        calibrated=calibrated,
+        aside=aside,
     )
 
 
@@ -287,6 +308,39 @@ def _train(fold_of: np.ndarray) -> np.ndarray:
 def _split(targets: np.ndarray, fold_of: np.ndarray) -> ProbingTask:
     """Return a task in which each outer fold is scored by the probe fitted on the rest."""
     return ProbingTask(targets, _train(fold_of), fold_of)
+
+
+def _set_aside(share: float, y: np.ndarray, unit_of: np.ndarray, seed: int) -> np.ndarray:
+    """Return the rows of random units, the same share of those with negatives and of others. [n]
+
+    Among the units with negatives every choice is as likely, which a guarantee rests on.
+    """
+    rng = np.random.default_rng([seed, _ASIDE])
+    has_negative = np.bincount(unit_of, y == 0) > 0
+    aside = np.zeros(len(has_negative), dtype=bool)
+    for kind in (has_negative, ~has_negative):
+        members = rng.permutation(np.flatnonzero(kind))
+        aside[members[: round(share * len(members))]] = True
+    rows: np.ndarray = aside[unit_of]
+    return rows
+
+
+def _without(task: ProbingTask, aside: np.ndarray, where: str) -> ProbingTask:
+    """Return a task of two classes that neither trains on rows that are set aside nor scores them.
+
+    Raises
+    ------
+    UserError
+        A training set has one class only, no fold has rows to score, or no negative is set aside.
+    """
+    train, positive = task.train & ~aside, task.targets[0] == 1
+    counts = np.array([(train & positive).sum(axis=1), (train & ~positive).sum(axis=1)])
+    if not counts.all() or aside.all() or not (aside & ~positive).any():
+        raise UserError(
+            f"{where}: probe.calibrate: there are too few units to set that share aside, and to "
+            "fit and to choose a penalty on the others"
+        )
+    return replace(task, train=train, scored_by=np.where(aside, -1, task.scored_by))
 
 
 def _choice(
@@ -356,7 +410,7 @@ def _shuffled(
     return tuple(tasks), different
 
 
-def _intercept_loss(task: ProbingTask, loss: Loss) -> float:
+def intercept_loss(task: ProbingTask, loss: Loss) -> float:
     """Return the total held-out loss of probes that have an intercept alone."""
     targets, train = (torch.as_tensor(x, dtype=torch.float64) for x in (task.targets, task.train))
     means = train @ targets.T / train.sum(dim=1, keepdim=True)

@@ -10,7 +10,7 @@ probes for Gemini") compare them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from llmprobe.probing.layer import LayerFit, in_units_of_labels, predictions
 from llmprobe.probing.losses import Loss
 from llmprobe.probing.pooling import Pooling
 from llmprobe.probing.search import ProbingTask
-from llmprobe.probing.tasks import ProbingTasks
+from llmprobe.probing.tasks import ProbingTasks, intercept_loss
 from llmprobe.results.saved_probe import SavedProbe
 
 STEPS = 200
@@ -270,9 +270,16 @@ def probe_tokens(
     """
     tokens, loss, scored = Tokens(X, n_tokens, device), tasks.loss, tasks.scored
     train = tasks.train
-    l2 = _penalties(tokens, pooling, tasks)
-    if scored.all():  # The probe that is kept is fitted on all texts.
-        train = np.concatenate([train, np.ones((1, len(scored)), dtype=bool)])
+    l2, kept_skill = np.full(tasks.n_folds, tasks.penalties[0]), np.nan
+    if tasks.inner:
+        l2, _ = _penalties(tokens, pooling, tasks, tasks.inner)
+    if tasks.calibrated is not None:
+        own = _some_folds(tasks.calibrated)
+        kept_l2, lost = _penalties(tokens, pooling, tasks, [own])
+        kept_skill = float(1 - lost[0] / intercept_loss(own, loss))
+        train, l2 = np.concatenate([train, tasks.fitted[None]]), np.append(l2, kept_l2)
+    elif scored.all():  # The probe that is kept is fitted on all texts.
+        train = np.concatenate([train, tasks.fitted[None]])
         l2 = np.append(l2, np.exp(np.log(l2).mean()))
     targets, masks, penalties = _on(tokens.device, tasks.targets, train, l2)
     probes = fit_token_probes(tokens, pooling, loss, targets, masks, penalties)
@@ -301,29 +308,37 @@ def probe_tokens(
         learning_curve=np.empty(0),
         query=None if query is None else query[-1],
         fold0_query=None if query is None else query[0],
+        kept_skill=kept_skill,
+        aside=None if tasks.aside is None else predictions(every[-1], tasks, tasks.aside),
     )
 
 
-def _penalties(tokens: Tokens, pooling: Pooling, tasks: ProbingTasks) -> np.ndarray:
-    """Return the penalty of each outer fold: the one with the least held-out loss inside it."""
-    if not tasks.inner:
-        return np.full(tasks.n_folds, tasks.penalties[0])
-    inner = [_some_folds(task) for task in tasks.inner]
-    sizes = [len(task.train) for task in inner]
-    train = np.tile(np.concatenate([task.train for task in inner]), (len(PENALTIES), 1))
-    l2 = np.repeat(PENALTIES, sum(sizes))
+def _penalties(
+    tokens: Tokens, pooling: Pooling, tasks: ProbingTasks, choices: Sequence[ProbingTask]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the penalty of each choice with the least held-out loss, and that loss.
+
+    -> two arrays [choices]
+    """
+    grid = PENALTIES if tasks.inner else tasks.penalties
+    some = [_some_folds(task) for task in choices]
+    sizes = [len(task.train) for task in some]
+    train = np.tile(np.concatenate([task.train for task in some]), (len(grid), 1))
+    l2 = np.repeat(grid, sum(sizes))
     targets, masks, penalties = _on(tokens.device, tasks.targets, train, l2)
     probes = fit_token_probes(tokens, pooling, tasks.loss, targets, masks, penalties, SEARCH_STEPS)
     logits = probes.logits(tokens)
     losses = tasks.loss.value(logits.double(), targets[None].double())[:, 0]
-    by_penalty = losses.reshape(len(PENALTIES), sum(sizes), -1).cpu().numpy()
+    by_penalty = losses.reshape(len(grid), sum(sizes), -1).cpu().numpy()
     ends = np.cumsum(sizes)
-    chosen = []
-    for task, end in zip(inner, ends, strict=True):
+    least = []
+    for task, end in zip(some, ends, strict=True):
         rows = np.flatnonzero(task.scored_by >= 0)
         of_rows = by_penalty[:, end - len(task.train) + task.scored_by[rows], rows]
-        chosen.append(PENALTIES[int(of_rows.sum(axis=1).argmin())])
-    return np.array(chosen)
+        total = of_rows.sum(axis=1)
+        least.append((grid[int(total.argmin())], total.min()))
+    chosen, lost = np.array(least).T
+    return chosen, lost
 
 
 def _some_folds(task: ProbingTask) -> ProbingTask:

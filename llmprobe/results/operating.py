@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy.special import bdtr  # type: ignore[import-untyped]
 
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
@@ -17,14 +18,20 @@ from llmprobe.ground.text import listed
 RATES = (0.1, 0.05, 0.01, 0.001)
 """The false positive rates that a probe has thresholds for."""
 
-Origin = Literal["out-of-fold", "test set"]
-_NO_GUARANTEE: Mapping[Origin, str] = {
-    "out-of-fold": "{rate} of the out-of-fold scores of {units:,} units with negatives exceed it, "
-    "but those are scores of other probes than this one, fitted to parts of its examples",
-    "test set": "{rate} of the test set's {units:,} units with negatives exceed it, by which the "
-    "best layer was chosen too",
+CONFIDENCE = 0.95
+"""How sure it is that a guaranteed rate is kept."""
+
+Origin = Literal["out-of-fold", "test set", "set aside"]
+_MEANING: Mapping[Origin, str] = {
+    "set aside": "guaranteed at 95 % confidence: of units like the {units:,} with negatives that "
+    "were set aside, at most {rate} have a negative that exceeds it",
+    "out-of-fold": "no guarantee: {rate} of the out-of-fold scores of {units:,} units with "
+    "negatives exceed it, but those are scores of other probes than this one, fitted to parts of "
+    "its examples",
+    "test set": "no guarantee: {rate} of the test set's {units:,} units with negatives exceed it, "
+    "by which the best layer was chosen too",
 }
-"""What thresholds were made from, and why they carry no guarantee."""
+"""What thresholds were made from, and what that guarantees, or why it guarantees nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +72,34 @@ class OperatingPoints:
         if fpr not in self.values:
             raise UserError(self.too_few(fpr))
         value = float(self.values[fpr][place])
-        why = _NO_GUARANTEE[self.origin].format(rate=f"{100 * fpr:g} %", units=self.negative_units)
-        return Threshold(value, False, f"threshold {value:.6g}, no guarantee: {why}")
+        words = _MEANING[self.origin].format(rate=f"{100 * fpr:g} %", units=self.negative_units)
+        return Threshold(value, self.guarantee, f"threshold {value:.6g}, {words}")
+
+    @property
+    def guarantee(self) -> bool:
+        """Whether they keep their false positive rates with a guarantee."""
+        return self.origin == "set aside"
+
+    @property
+    def missing(self) -> list[float]:
+        """Return the false positive rates that there are too few negatives for."""
+        return [fpr for fpr in RATES if fpr not in self.values]
 
     def too_few(self, fpr: float) -> str:
         """Say that a false positive rate cannot be told, and what it would take."""
+        units = f"{self.negative_units:,} units" + " set aside" * (self.origin == "set aside")
         return (
-            f"too few negatives to tell a false positive rate of {100 * fpr:g} %: "
-            f"{self.negative_units:,} units have one, {negatives_needed(fpr):,} needed"
+            f"too few negatives to tell a false positive rate of {100 * fpr:g} %: {units} have "
+            f"one, {negatives_needed(fpr):,} needed"
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
         values = {str(fpr): list(values) for fpr, values in self.values.items()}
-        return {"origin": self.origin, "negative_units": self.negative_units, "values": values}
+        return {
+            "origin": self.origin, "guarantee": self.guarantee,
+            "negative_units": self.negative_units, "values": values,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, entry: dict[str, Any], layers: int) -> OperatingPoints:
@@ -121,7 +142,7 @@ def negatives_needed(rate: float) -> int:
     With fewer, a threshold that none of them exceeds could still have a higher rate: the upper end
     of its 95 % interval is above ``rate``, 0 < rate < 1 (Clopper & Pearson 1934, one-sided).
     """
-    return int(np.ceil(np.log(0.05) / np.log1p(-rate)))
+    return int(np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-rate)))
 
 
 def from_held_out(scores: np.ndarray, units: np.ndarray, origin: Origin) -> OperatingPoints:
@@ -144,3 +165,36 @@ def from_held_out(scores: np.ndarray, units: np.ndarray, origin: Origin) -> Oper
             place = by_layer.shape[1] - 1 - above
             values[fpr] = np.partition(by_layer, place, axis=1)[:, place].tolist()
     return OperatingPoints(origin, n, values)
+
+
+def from_set_aside(scores: np.ndarray, units: np.ndarray) -> OperatingPoints:
+    """Return thresholds that keep their false positive rates, at 95 % confidence.
+
+    A unit is one trial, and a false positive where any of its negatives exceeds the threshold:
+    rows of a unit are not independent, units are. Of n units that the probe has not seen, the
+    threshold is the smallest that so few exceed that the upper end of the one-sided 95 % interval
+    of their share is at most the rate (Clopper & Pearson 1934). How many may, k, depends on n
+    alone: the most with P(Binomial(n, rate) <= k) <= 0.05. So the threshold is the (k + 1)-th
+    largest of the units' largest scores, an upper tolerance limit (Wilks 1941, "Determination of
+    sample sizes for setting tolerance limits"; of classifiers: Tong, Feng & Li 2018,
+    "Neyman-Pearson classification algorithms and NP receiver operating characteristics",
+    proposition 1), which holds for any distribution of scores.
+
+    Parameters
+    ----------
+    scores
+        Probabilities of the last of two classes, of m negatives. [layers, m]
+    units
+        The unit of each negative. [m]
+    """
+    unit_of = np.unique(units, return_inverse=True)[1]
+    n = int(unit_of.max()) + 1
+    largest = np.full((n, len(scores)), -np.inf)
+    np.maximum.at(largest, unit_of, scores.T)
+    largest = -np.sort(-largest, axis=0)
+    values = {}
+    for fpr in RATES:
+        above = int(np.searchsorted(bdtr(np.arange(n), n, fpr), 1 - CONFIDENCE, side="right"))
+        if above:
+            values[fpr] = largest[above - 1].tolist()
+    return OperatingPoints("set aside", n, values)

@@ -35,7 +35,8 @@ class Results:
     """A row for each layer × fraction of the training groups, where those were asked for."""
     probes: tuple[SavedProbe, ...] = ()
     """For each model × dataset × position, the probes of all layers, fitted on all examples or,
-    with a test set, on all others. Not read back with a run folder: ``load_probe`` reads each."""
+    with a test set or ``calibrate``, on all others. Not read back with a run folder:
+    ``load_probe`` reads each."""
     fold0_probes: tuple[SavedProbe, ...] = ()
     """Those probes fitted without the examples of fold 0: for a look at examples no probe saw."""
     rivals: pd.DataFrame = field(default_factory=pd.DataFrame)

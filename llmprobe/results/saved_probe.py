@@ -67,6 +67,8 @@ class GoldenExample:
 class SavedProbe:
     """The probes of every layer for one concept, each fitted on all examples but a test set's.
 
+    With ``probe.calibrate``, but those of the units that were set aside.
+
     On disk the tensors are called ``coef.12``, ``intercept.12`` (of layer 12); all else is JSON in
     the header.
 

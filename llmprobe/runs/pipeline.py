@@ -552,7 +552,7 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     try:
         if not dataset.stem:  # What is found of concepts has been said of all of them together.
             log_findings(dataset, refuse=True)
-        probe = config.probe.alone(repeats=config.probe.n_repeats)
+        probe = config.probe.alone(repeats=config.probe.n_repeats, calibrate=config.probe.calibrate)
         build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
     except UserError as error:
         if n is None or dataset.groups is None:
