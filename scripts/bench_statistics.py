@@ -31,13 +31,15 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from llmprobe.api import probe_layers
-from llmprobe.config.schema import ProbeConfig
+from llmprobe.config.schema import InterveneConfig, ProbeConfig
 from llmprobe.ground.errors import UserError
+from llmprobe.monitors.intervene import change, tasks_config
 from llmprobe.probing.labels import relabellings
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tables import p_values
 from llmprobe.probing.tasks import build_tasks
+from llmprobe.probing.workers import Arrays
 from llmprobe.results.depth import above_half, half_depths
 from llmprobe.results.many_curves import more_permutations, with_adjusted_p_values
 
@@ -417,6 +419,84 @@ def many_curves(draws: int) -> str:
         ["curves", "real", "runs with a false one", "false of those above chance",
          "real ones found", "permutations a curve"], rows
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ intervention
+
+
+class Planted(NamedTuple):
+    """States of two classes, and a linear model that answers by one direction of them."""
+
+    separation: float
+    """Of the classes, in standard deviations; 0 where nothing is readable."""
+    uses: float | None = None
+    """The cosine of the direction of the classes and that of the answer; None where the latter is
+    drawn at random, so that the classes' is a direction like any other."""
+    falling: bool = False
+    """Whether the states vary less and less along their axes, and both directions with them."""
+
+
+class Linear:
+    """Blocks that leave the states as they are."""
+
+    device = torch.device("cpu")
+
+    def keep(self, _: Sequence[Sequence[int]]) -> None:
+        """Keep nothing."""
+
+    def run(self, _: None, __: int, states: torch.Tensor) -> torch.Tensor:
+        """Return the states."""
+        return states
+
+
+def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
+    """Return ``used_p_value`` of one draw: n states of d columns, in two layers that are alike."""
+    draw = np.random.default_rng([seed, round(10 * planted.separation), planted.falling])
+    scales = np.arange(1, d + 1.0) ** (-0.5 if planted.falling else 0)
+    axes = np.linalg.qr(draw.normal(size=(d, d)))[0] * scales[:, None]
+    of_classes, answer = (row / np.linalg.norm(row) for row in draw.normal(size=(2, d)) @ axes)
+    if planted.uses is not None:
+        beside = answer - (answer @ of_classes) * of_classes
+        beside *= np.sqrt(1 - planted.uses**2) / np.linalg.norm(beside)
+        answer = planted.uses * of_classes + beside
+    labels = draw.permutation(np.arange(n) % 2)
+    spread = float(np.linalg.norm(axes @ of_classes))
+    X = draw.normal(size=(n, d)) @ axes
+    X += np.outer(labels - 0.5, planted.separation * spread * of_classes)
+    layers = {0: X, 1: X + 0.3 * draw.normal(size=(n, d)) @ axes}
+    states = Arrays({i: layer.astype(np.float32) for i, layer in layers.items()})
+    asked, to_answer = InterveneConfig(null=19, n=n), torch.from_numpy(answer.astype(np.float32))
+    tasks = build_tasks(labels, None, tasks_config(ProbeConfig(folds=3, l2=10.0), asked), "planted")
+    changed = change(
+        Linear(), lambda ends: ends @ to_answer, [[0]] * n, states, tasks, None, asked,
+        peak=0, seed=seed,
+    )  # fmt: skip
+    return float(changed.summary["used_p_value"].iloc[0])
+
+
+@simulation(draws=500)
+def intervention(draws: int) -> str:
+    """P-values of what is used, where a direction is like any other, without influence, or used."""
+    rows = []
+    for falling in (False, True):
+        for name, separation, uses in (
+            ("nothing is readable", 0.0, None),
+            ("readable, answered by any direction", 2.0, None),
+            ("the same, further apart", 6.0, None),
+            ("readable, without influence", 4.0, 0.0),
+            ("readable and used a little", 2.0, 0.4),
+            ("readable and used", 2.0, 0.7),
+        ):
+            case = Planted(separation, uses, falling)
+            p = np.array(each(p_of_use, [(case, i) for i in range(draws)]))
+            # P-values are multiples of 1/20: there a uniform one's distribution is the diagonal.
+            steps = np.arange(1, 21) / 20
+            distance = np.abs((p[:, None] <= steps + 1e-9).mean(axis=0) - steps).max()
+            shares = (f"{100 * (p <= level + 1e-9).mean():.1f} %" for level in (0.05, 0.2, 0.5))
+            rows.append((name, "falling" if falling else "alike", *shares, f"{distance:.3f}"))
+    return markdown(
+        ["planted", "variances", "p ≤ .05", "p ≤ .2", "p ≤ .5", "distance from uniform"], rows
+    )
 
 
 # --------------------------------------------------------------------------------- the command line

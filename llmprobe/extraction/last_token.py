@@ -61,7 +61,7 @@ class LastToken:
         if not tree_can_run(model.module):
             raise UserError(f"model {model.name!r}: its last token cannot be run by itself on the "
                             "keys and values of the text before it")  # fmt: skip
-        self.model = model
+        self.model, self.device = model, model.device
         self._in_tuples = _return_tuples(model)
 
     @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +38,20 @@ LogOdds = Callable[[Tensor], Tensor]
 """From states before the final norm, [n, d], to the log-odds of the second answer. [n]"""
 
 
+class Runner(Protocol):
+    """Runs changed states of the last token of texts, as ``LastToken`` does."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return where it runs."""
+
+    def keep(self, texts: Sequence[Sequence[int]], /) -> Any:
+        """Run some texts up to their last token."""
+
+    def run(self, texts: Any, layer: int, states: Tensor, /) -> Tensor:
+        """Return what comes out of the last block. [texts, states, d] -> the same"""
+
+
 class Edit(NamedTuple):
     """A change of a state along the direction of a number."""
 
@@ -47,12 +61,10 @@ class Edit(NamedTuple):
     ``shift`` moves it by ``dose`` standard deviations away from the side on which it stands."""
     dose: float = 1.0
 
-    def change(self, places: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Return how far states move that stand at some places, [m], by their spread. -> [m]"""
-        if self.kind == "shift":
-            moved: np.ndarray = -np.sign(places) * spread * self.dose
-            return moved
-        moved = -places * (2 if self.kind == "reflect" else 1)
+    def change(self, sides: np.ndarray, distance: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Return how far states move, by their side, distance from the middle and spread. [m]"""
+        far = {"reflect": 2 * distance, "remove": distance, "shift": self.dose * spread}
+        moved: np.ndarray = -sides * far[self.kind]
         return moved
 
 
@@ -83,8 +95,12 @@ class LayerOfTexts:
             directions = self.directions[fold]
             places = directions.places(self.states[rows])
             sides[rows] = np.sign(places)[:, which]
+            measured_by = directions.distance_of[which]
             change = np.stack(
-                [e.change(places[:, e.direction], directions.spread[e.direction]) for e in edits],
+                [
+                    edit.change(sides[rows, i], np.abs(places[:, by]), directions.spread[by])
+                    for i, (edit, by) in enumerate(zip(edits, measured_by, strict=True))
+                ],
                 axis=1,
             )
             acts = directions.acts[which]
@@ -93,7 +109,7 @@ class LayerOfTexts:
 
 
 def effects(
-    runner: LastToken,
+    runner: Runner,
     log_odds: LogOdds,
     tokens: Sequence[Sequence[int]],
     layers: Sequence[LayerOfTexts],
@@ -107,7 +123,7 @@ def effects(
     m, n = len(tokens), 1 + len(edits)
     plain = np.empty(m)
     changed = [Changed(layer.number, edits, *np.empty((2, m, len(edits)))) for layer in layers]
-    budget = Budget(_TOKENS.get(runner.model.device.type, _MOST_TOKENS))
+    budget = Budget(_TOKENS.get(runner.device.type, _MOST_TOKENS))
     order = np.argsort([len(text) for text in tokens], kind="stable")
     with Progress(label, m * len(layers), shown=bool(label)) as bar:
 
@@ -194,20 +210,42 @@ def intervene(
     UserError
         The model's last token cannot be run by itself, or there is no such layer.
     """
+    few, middle = [*range(min(3, len(tokens)))], model.n_blocks // 2
+    if middle in states.layers:
+        trial = torch.from_numpy(states.layer(middle)[few][::-1].copy())
+        require_parity(model, [tokens[i] for i in few], trial)
+    return change(LastToken(model), log_odds, tokens, states, tasks, units, config,
+                  peak=peak, seed=seed, label=label)  # fmt: skip
+
+
+def change(
+    runner: Runner,
+    log_odds: LogOdds,
+    tokens: Sequence[Sequence[int]],
+    states: States,
+    tasks: ProbingTasks,
+    units: np.ndarray | None,
+    config: InterveneConfig,
+    *,
+    peak: int,
+    seed: int = 0,
+    label: str = "",
+) -> Intervention:
+    """Do what ``intervene`` does with anything that runs changed states.
+
+    Raises
+    ------
+    UserError
+        There is no such layer.
+    """
     scored = np.flatnonzero(tasks.scored)
     rows = some_units(scored, config.n, units, seed)
     fold = tasks.fold_of[0][rows]
     texts = [tokens[row] for row in rows]
-    runner = LastToken(model)
-    few = [*range(min(3, len(texts)))]
-    middle = model.n_blocks // 2
-    trial = states.layer(middle)[rows[few]] if middle in states.layers else None
-    if trial is not None:
-        require_parity(model, [texts[i] for i in few], torch.from_numpy(trial[::-1].copy()))
     layers = []
     for number in chosen_layers(config, states.layers, peak):
         X = states.layer(number)
-        of_folds = fit_directions(X, tasks, config.null, seed + number)
+        of_folds = fit_directions(X, tasks, config.null, seed)
         layers.append(LayerOfTexts(number, X[rows], fold, of_folds))
     fitted = [*KINDS, "leace"]
     nulls = range(len(fitted), len(fitted) + 2 * config.null)

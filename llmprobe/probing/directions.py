@@ -16,6 +16,9 @@ from llmprobe.probing.tasks import ProbingTasks
 KINDS = ("logistic", "mean_difference")
 """Directions that have a null of their own: the same fitted to other labels, or drawn at random."""
 
+MOST_STRETCHED = 2.0
+"""The power of the eigenvalues beyond which all random directions would be near the largest."""
+
 
 @dataclass(frozen=True)
 class Directions:
@@ -35,6 +38,9 @@ class Directions:
     """Where the midpoint between the means of the two classes stands. [K]"""
     spread: np.ndarray
     """The standard deviation of where states stand. [K]"""
+    distance_of: np.ndarray
+    """Which direction says how far a state is moved along each: it does itself, but for those of
+    the null, which move it as far as the direction of the labels beside which they stand. [K]"""
 
     def places(self, X: np.ndarray) -> np.ndarray:
         """Return where states [m, d] stand along each direction, from the midpoint. -> [m, K]"""
@@ -45,9 +51,11 @@ class Directions:
 def fit_directions(X: np.ndarray, tasks: ProbingTasks, null: int, seed: int) -> list[Directions]:
     """Fit the directions of one layer, for the texts of each fold on those of the others.
 
-    Half of the null are fitted to shuffled labels, with the penalties of the labels themselves. The
-    other half are random: orthogonal to the direction beside which each stands, and such that the
-    states vary along both alike.
+    Half of the null are fitted to shuffled labels, by the penalties of the labels themselves, and
+    on the texts of all folds: what is read of labels is nearly one direction in all folds, whose
+    effects add up, and what is fitted to noise in each would be several. The other half are random:
+    orthogonal to the direction beside which each stands, and such that the states vary along both
+    alike as far as that can be.
 
     Parameters
     ----------
@@ -57,12 +65,15 @@ def fit_directions(X: np.ndarray, tasks: ProbingTasks, null: int, seed: int) -> 
         Of two classes, with as many shuffled labellings as are to be fitted.
     null
         How many draws there are: of shuffled labels as many as ``tasks`` has, else random ones.
+    seed
+        Of the random ones, which are near each other in layers that are alike if it is the same.
     """
     fitted = min(len(tasks.shuffled), null)
-    labellings = np.stack([tasks.y, *(task.targets[0] for task in tasks.shuffled[:fitted])])
+    shuffled = np.reshape([task.targets[0] for task in tasks.shuffled[:fitted]], (fitted, len(X)))
     folds = int(tasks.fold_of[0].max()) + 1
     train = tasks.train[:folds]
-    logistic = _logistic(X, tasks, labellings, train)
+    every = train.any(axis=0)
+    logistic = _logistic(X, tasks, shuffled, train)
     X = X.astype(np.float64)
     n, d = X.shape
     centred = X - X.mean(axis=0)
@@ -70,24 +81,24 @@ def fit_directions(X: np.ndarray, tasks: ProbingTasks, null: int, seed: int) -> 
     variances, axes = np.linalg.eigh(covariance)
     has = variances > 1e-10 * max(variances[-1], 1e-30)
     variances, axes = variances[has], axes[:, has]
-    normal = np.random.default_rng(seed).standard_normal((null - fitted, len(variances)))
+    normal = np.random.default_rng(seed).standard_normal((null - fitted, d)) @ axes
+    of_noise = [high - low for low, high in (_class_means(X[every], y) for y in shuffled)]
+    null_acts = np.stack([logistic[folds:], np.reshape(of_noise, (fitted, d))], axis=1)
+    null_acts = _unit(null_acts).reshape(-1, d)
+    distance_of = np.array([0, 1, 2, *[0, 1] * null])
     of_folds = []
     for fold in range(folds):
         rows = train[fold]
-        means = [_class_means(X[rows], labels[rows]) for labels in labellings]
-        differences = np.stack([high - low for low, high in means])
-        both = np.stack([_unit(logistic[fold]), _unit(differences)], axis=1)  # [labellings, 2, d]
-        middles = np.stack([(low + high) / 2 for low, high in means])
-        middles = np.repeat(middles[:, None], 2, axis=1)
+        low, high = _class_means(X[rows], tasks.y[rows])
+        own = np.stack([_unit(logistic[fold]), *[_unit(high - low)] * 2])  # [KINDS and LEACE, d]
         drawn = np.stack(
-            [_of_like_variance(own @ axes, variances, normal) @ axes.T for own in both[0]], axis=1
+            [_of_like_variance(one @ axes, variances, normal) @ axes.T for one in own[:2]], axis=1
         )
-        acts = np.concatenate([both[0], both[0, 1:], both[1:].reshape(-1, d), drawn.reshape(-1, d)])
+        acts = np.concatenate([own, null_acts, drawn.reshape(-1, d)])
         reads = acts.copy()
-        reads[2] = _leace(X[rows], differences[0], acts[2])
+        reads[2] = _leace(X[rows], high - low, acts[2])
         middle = np.concatenate([
-            middles[0], middles[0, 1:], middles[1:].reshape(-1, d),
-            np.tile(X[rows].mean(axis=0), (2 * len(normal), 1)),
+            np.tile((low + high) / 2, (len(own), 1)), np.tile(X[rows].mean(axis=0), (2 * null, 1)),
         ])  # fmt: skip
         of_folds.append(
             Directions(
@@ -95,31 +106,35 @@ def fit_directions(X: np.ndarray, tasks: ProbingTasks, null: int, seed: int) -> 
                 reads.astype(np.float32),
                 (reads * middle).sum(axis=1).astype(np.float32),
                 (X[rows] @ reads.T).std(axis=0).astype(np.float32),
+                distance_of,
             )
         )
     return of_folds
 
 
 def _logistic(
-    X: np.ndarray, tasks: ProbingTasks, labellings: np.ndarray, train: np.ndarray
+    X: np.ndarray, tasks: ProbingTasks, shuffled: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
-    """Return the directions of logistic probes. -> [folds, labellings, d]
+    """Return the directions of logistic probes, of each fold and each other labelling.
 
-    The penalty of a fold is chosen inside its training rows.
+    The penalty of a fold is chosen inside its training rows; that of other labels, which are fitted
+    on the training rows of all folds, is the middle one. -> [folds + shuffled, d]
     """
     design = Design(torch.as_tensor(X))
     kind = PROBE_KINDS["logistic"]
-    folds, K = len(train), len(labellings)
+    folds, K = len(train), len(shuffled)
     if tasks.inner:
         chosen = search(design, kind, tasks.loss, tasks.inner[:folds], tasks.penalties).l2
     else:
         chosen = np.full(folds, tasks.penalties[0])
-    targets = torch.as_tensor(np.tile(labellings, (folds, 1))[:, None].astype(np.float32))
-    weights = torch.as_tensor(np.repeat(train, K, axis=0)).to(design.X.dtype)
-    problems = kind.problems(design, tasks.loss, targets.to(design.X.dtype), weights)
-    fits = problems.raw(problems.solve(torch.as_tensor(np.repeat(chosen, K))))
-    coef = np.asarray(fits.coef).reshape(X.shape[1], folds, K)
-    return coef.transpose(1, 2, 0)
+    labels = np.concatenate([np.tile(tasks.y, (folds, 1)), shuffled])
+    rows = np.concatenate([train, np.tile(train.any(axis=0), (K, 1))])
+    targets = torch.as_tensor(labels[:, None].astype(np.float32)).to(design.X.dtype)
+    problems = kind.problems(design, tasks.loss, targets, torch.as_tensor(rows).to(design.X.dtype))
+    penalties = np.append(chosen, np.full(K, np.quantile(chosen, 0.5, method="lower")))
+    fits = problems.raw(problems.solve(torch.as_tensor(penalties)))
+    coef: np.ndarray = np.asarray(fits.coef).reshape(X.shape[1], folds + K).T
+    return coef
 
 
 def _class_means(X: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +186,7 @@ def _of_like_variance(own: np.ndarray, variances: np.ndarray, normal: np.ndarray
         return np.zeros_like(normal)
     own = own / np.linalg.norm(own)
     wanted, logs = own**2 @ variances, np.log(variances)
-    low, high = np.full(len(normal), -8.0), np.full(len(normal), 8.0)
+    low, high = np.full(len(normal), -MOST_STRETCHED), np.full(len(normal), MOST_STRETCHED)
 
     def stretched(power: np.ndarray) -> np.ndarray:
         exponents = power[:, None] / 2 * logs
