@@ -63,8 +63,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
             (at_once if is_at_once else later).add(distribution(owners.get(package, [package])[0]))
     assert at_once - DEPENDENCIES == set()
     assert later - DEPENDENCIES - EXTRAS == set()
-    # transformers reads GGUF files with the one, datasets images with the other.
-    assert DEPENDENCIES - at_once - later == {"gguf", "pillow"}
+    # transformers reads GGUF files with it.
+    assert DEPENDENCIES - at_once - later == {"gguf"}
 
 
 def test_no_two_modules_need_each_other() -> None:

@@ -20,13 +20,15 @@ from llmprobe.datasets.groups import joined, plain
 from llmprobe.datasets.spans import Spans, Turn, ranges
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
+from llmprobe.ground.notebook import ShownInNotebooks
+from llmprobe.ground.text import elide
 
 if TYPE_CHECKING:
     import datasets
 
 
 @dataclass(frozen=True)
-class ConceptDataset:
+class ConceptDataset(ShownInNotebooks):
     """Labelled texts, one row an example.
 
     Raises ``UserError`` when it cannot be probed: empty, lengths that differ, a missing label or
@@ -201,9 +203,10 @@ class ConceptDataset:
 
     def __repr__(self) -> str:
         groups = "" if self.groups is None else f" in {len(set(self.groups)):,} groups"
-        shown = [str(label) for label in self.classes[:4]]
+        shown = [elide(str(label), 30) for label in self.classes[:4]]
         labels = ", ".join(shown) + (", …" if len(self.classes) > 4 else "")
-        return f"ConceptDataset({self.name!r}: {len(self):,} texts{groups}, labels {labels})"
+        name = elide(self.name, 60)
+        return f"ConceptDataset({name!r}: {len(self):,} texts{groups}, labels {labels})"
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each example: text, label, group (if any), then the fields.

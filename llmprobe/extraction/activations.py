@@ -10,11 +10,12 @@ import numpy as np
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.store import Store
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.text import listed
+from llmprobe.ground.notebook import ShownInNotebooks
+from llmprobe.ground.text import elide, listed
 
 
 @dataclass(frozen=True)
-class Activations:
+class Activations(ShownInNotebooks):
     """Hidden states of every layer for every example, read from disk a layer at a time."""
 
     dataset: ConceptDataset
@@ -26,6 +27,12 @@ class Activations:
     """Holds the temporary folder of an extraction that is not cached."""
     embeddings: Activations | None = field(default=None, repr=False)
     """The mean of the embeddings of each text's tokens, where that was extracted too."""
+
+    def __repr__(self) -> str:
+        states = f"{len(self.layers)} layers of [n, {self.facts['hidden_size']}]"
+        at = ", ".join(self.positions)
+        model = elide(str(self.facts.get("model", "?")), 60)
+        return f"Activations({elide(self.dataset.name, 60)!r} in {model!r}: {states} at {at})"
 
     @property
     def positions(self) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
     base_model, probe = _findable(probe, str(path), base_model)
     file = f"{_word(probe.facts['dataset'])}.safetensors"
     best = probe.layers.index(probe.best_layer)
-    metrics = _metrics(probe)
+    metrics = scored_metrics(probe)
     dataset = _dataset(probe, path)
     results = [
         EvalResult(
@@ -180,7 +180,7 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
     write_text(out / "README.md", str(card))
     probe.save(out / file)
     with whole_file(out / "scores.png") as partial:
-        partial.write_bytes(png(_figure(probe, metrics[0])))
+        partial.write_bytes(png(scores_figure(probe, metrics[0])))
     return [out / "README.md", out / file, out / "scores.png"]
 
 
@@ -219,7 +219,7 @@ def _dataset(probe: SavedProbe, path: Path) -> str:
         return name
 
 
-def _metrics(probe: SavedProbe) -> list[str]:
+def scored_metrics(probe: SavedProbe) -> list[str]:
     """Return which scores there are, the first one for the figure."""
     return [
         metric
@@ -246,7 +246,8 @@ def _score_rows(probe: SavedProbe, metrics: Sequence[str]) -> Iterator[str]:
 
 
 @styled
-def _figure(probe: SavedProbe, metric: str) -> Figure:
+def scores_figure(probe: SavedProbe, metric: str) -> Figure:
+    """Draw the out-of-fold score of each layer of a probe, with its interval."""
     figure = Figure(figsize=(5, 2.6), layout="constrained")
     axes, style = figure.subplots(), model_style(0)
     scores, low, high = (

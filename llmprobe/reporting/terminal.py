@@ -77,7 +77,7 @@ def summary_lines(
             name = elide(curve.title, name_width, ellipsis)
             line = Text(f"  {name:<{name_width}}", "dim" if unsure else "")
             marks = "".join(MARKS[one.answer] for one in answers.values())
-            numbers = _numbers(curve) | {"evidence": marks}
+            numbers = curve_numbers(curve) | {"evidence": marks}
             for column, wide in columns.items():
                 style = "dim" if unsure or column in _BASELINES else ""
                 if column == "score" and not unsure and curve.score == best[curve.title]:
@@ -146,7 +146,8 @@ def _colour(bar: str) -> str:
     return ("bright_black", COLOURS[6], f"bold {COLOURS[0]}")[min(int(share * 3), 2)]
 
 
-def _numbers(curve: Curve) -> dict[str, str]:
+def curve_numbers(curve: Curve) -> dict[str, str]:
+    """Return what tables say of a curve: n, chance, words, score, layer and AUROC, as text."""
     interval = "" if np.isnan(curve.low) else f" [{curve.low:.2f}, {curve.high:.2f}]"
     layer, blocks = ("–" if n is None else str(n) for n in (curve.layer, curve.blocks))
     return {

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import file_name
+from llmprobe.ground.notebook import ShownInNotebooks
+from llmprobe.ground.text import elide
 from llmprobe.results.columns import CURVE
 from llmprobe.results.metrics import METRICS, Metric
 
@@ -30,7 +32,7 @@ FAR_BELOW = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class Curve(ShownInNotebooks):
     """The scores of one model on one dataset at one position, over layers, and the best of them."""
 
     rows: pd.DataFrame
@@ -39,6 +41,13 @@ class Curve:
     """The row of the summary. A number that was not asked for is NaN."""
     among_positions: bool = False
     """Whether its run has the dataset at other positions too."""
+
+    def __repr__(self) -> str:
+        where = f"{elide(self.model, 60)!r} on {elide(self.title, 60)!r}"
+        if self.layer is None:
+            return f"Curve({where}: no layer was scored)"
+        score = f"{self.metric.label} {self.score:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"Curve({where}: {score} at layer {self.layer} of {self.blocks})"
 
     @property
     def model(self) -> str:

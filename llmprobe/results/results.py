@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from llmprobe.ground.notebook import ShownInNotebooks
 from llmprobe.results.curve import Curve, curves_of
 from llmprobe.results.evidence import Evidence, all_evidence
 from llmprobe.results.saved_probe import SavedProbe
@@ -18,7 +20,7 @@ from llmprobe.results.transfer import TransferMatrix
 
 
 @dataclass(frozen=True)
-class Results:
+class Results(ShownInNotebooks):
     """What probing found; several can be put together with ``Results.concatenate``."""
 
     table: pd.DataFrame
@@ -62,6 +64,15 @@ class Results:
     """What is missing, damaged or of another version in a run folder, a sentence each."""
     folder: Path = Path()
     """Where they were read from."""
+
+    def __repr__(self) -> str:
+        curves = self.curves
+        models = len({curve.model for curve in curves})
+        datasets = len({curve.title for curve in curves})
+        counted = f"{len(curves)} curves, of {models} models on {datasets} datasets"
+        scores = [curve.score for curve in curves if not isnan(curve.score)]
+        best = f", best scores {min(scores):.2f} to {max(scores):.2f}" if scores else ""
+        return f"Results({counted}{best})"
 
     @cached_property
     def curves(self) -> list[Curve]:

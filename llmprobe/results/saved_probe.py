@@ -17,6 +17,8 @@ from scipy.special import softmax  # type: ignore[import-untyped]
 from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import whole_file
+from llmprobe.ground.notebook import ShownInNotebooks
+from llmprobe.ground.text import elide
 from llmprobe.results.depth import peak_index
 from llmprobe.results.operating import OperatingPoints, Threshold, by_hand
 
@@ -64,7 +66,7 @@ class GoldenExample:
 
 
 @dataclass(frozen=True, eq=False)
-class SavedProbe:
+class SavedProbe(ShownInNotebooks):
     """The probes of every layer for one concept, each fitted on all examples but a test set's.
 
     With ``probe.calibrate``, but those of the units that were set aside.
@@ -100,6 +102,12 @@ class SavedProbe:
     operating: OperatingPoints | None = None
     """The thresholds of a monitor; None of a probe of more than two classes, of numbers or of an
     older version."""
+
+    def __repr__(self) -> str:
+        dataset, model = (elide(str(self.facts.get(of, "?")), 60) for of in ("dataset", "model"))
+        best = f", the best {self.best_layer}" if self.scores else ""
+        layers = f"{len(self.layers)} layers{best}"
+        return f"SavedProbe({dataset!r} in {model!r}: {layers})"
 
     @property
     def layers(self) -> list[int]:

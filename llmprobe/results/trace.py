@@ -15,6 +15,8 @@ import numpy as np
 from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import write_text
+from llmprobe.ground.notebook import ShownInNotebooks
+from llmprobe.ground.text import elide
 from llmprobe.results.curve import curve_file_name, curve_title
 from llmprobe.results.saved_probe import load_probe
 
@@ -27,7 +29,7 @@ TRACES = "traces"
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class Trace(ShownInNotebooks):
     """The scores of one probe at every token and layer of one text.
 
     The probe was fitted at one position, the last token if nothing else was asked for: what it
@@ -62,6 +64,11 @@ class Trace:
     """Indices of the tokens that the probe reads of the text, where it reads several."""
     of_words: bool = False
     """Whether the probe's labels are of words, so that its position is of one in the text."""
+
+    def __repr__(self) -> str:
+        text, subject, model = (elide(one, 60) for one in (self.text, self.subject, self.model))
+        size = f"{len(self.tokens)} tokens × {len(self.layers)} layers"
+        return f"Trace({text!r}: {size}, {subject!r} in {model!r})"
 
     @property
     def file_name(self) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
+from llmprobe.ground.notebook import ShownInNotebooks
+from llmprobe.ground.text import elide
 from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS, WORST_TRANSFER
 from llmprobe.results.curve import SURE
 from llmprobe.results.evidence import TRANSFER_MARGIN
@@ -29,7 +31,7 @@ def as_aurocs(cells: pd.DataFrame) -> pd.Series:
 
 
 @dataclass(frozen=True)
-class TransferMatrix:
+class TransferMatrix(ShownInNotebooks):
     """Train sets × test sets: what a probe reads where it was not fitted."""
 
     table: pd.DataFrame
@@ -38,6 +40,16 @@ class TransferMatrix:
     layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRANSFER_LAYERS))
     """The AUROC of each of those at every layer; where layers were crossed, of a probe fitted at
     ``train_layer`` and scored at ``test_layer``."""
+
+    def __repr__(self) -> str:
+        models, train, test = (self.table[name].nunique() for name in ("model", "train", "test"))
+        elsewhere = self.table[self.table["train"] != self.table["test"]].dropna(subset="auroc")
+        worst = ""
+        if len(elsewhere):
+            cell = elsewhere.sort_values("auroc").iloc[0]
+            names = " on ".join(elide(str(cell[of]), 40) for of in ("train", "test"))
+            worst = f", worst AUROC {cell['auroc']:.2f}: {names}"
+        return f"TransferMatrix({train} × {test} sets, {models} models{worst})"
 
     @property
     def plot(self) -> TransferPlots:
