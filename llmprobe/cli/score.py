@@ -32,6 +32,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="COLUMN", help="default: text, statement or sentence")
     parser.add_argument("--label", metavar="COLUMN", help="true labels, to say how right it is")
     parser.add_argument("--layer", type=int, metavar="N", help="default: the probe's best one")
+    parser.add_argument(
+        "--fpr", type=float, metavar="RATE",
+        help="flag texts at a false positive rate of 0.1, 0.05, 0.01 or 0.001",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", type=float, metavar="SCORE", help="flag texts above this score instead"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: CSV to stdout")
     parser.add_argument("--encoding", help="of a text file that is not UTF-8")
     parser.add_argument("--delimiter", help="between cells, if neither a comma nor a .tsv's tab")
@@ -63,8 +70,9 @@ def score(options: argparse.Namespace) -> None:
         raise UserError("--format: belongs to --file -; that of a file is what its name ends in")
     scored = score_file(
         options.probe, options.file, text=options.text, label=options.label,
-        layer=options.layer, encoding=options.encoding, delimiter=options.delimiter,
-        quoting=options.quoting, options=reading,
+        layer=options.layer, fpr=options.fpr, threshold=options.threshold,
+        encoding=options.encoding, delimiter=options.delimiter, quoting=options.quoting,
+        options=reading,
     )  # fmt: skip
     if options.out is None:
         _print(scored.table.to_csv(index=False))
@@ -82,8 +90,9 @@ def _score_stream(options: argparse.Namespace, reading: ReadingOptions) -> None:
     if options.quoting is not None:
         raise UserError("--quoting: belongs to a file, not to standard input")
     scorer = Scorer(
-        options.probe, text=options.text, label=options.label, layer=options.layer, options=reading
-    )
+        options.probe, text=options.text, label=options.label, layer=options.layer,
+        fpr=options.fpr, threshold=options.threshold, options=reading,
+    )  # fmt: skip
     form = options.format or "text"
     tables = tables_of(sys.stdin.buffer, form, options.encoding, options.delimiter)
     scored = (scorer.score(table, where, "stdin") for table, where in tables)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import logit  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from llmprobe.config.sites import SITES
@@ -18,6 +19,7 @@ from llmprobe.models.in_memory import base_of
 from llmprobe.models.layers import as_it_was, block_input
 from llmprobe.models.loading import LoadedModel, described
 from llmprobe.monitors.verify import Own, times_off, tolerated
+from llmprobe.results.operating import Threshold
 from llmprobe.results.saved_probe import SavedProbe
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ class AttachedProbe:
     on_scores
         Called with the scores of every forward pass, such as ``scores.append`` while the model
         generates.
+    fpr, threshold
+        The false positive rate, or else the score, above which a text is ``flagged``; as
+        ``SavedProbe.threshold`` takes them.
     check
         Whether the model must give the logits of the probe's golden examples.
 
@@ -51,7 +56,7 @@ class AttachedProbe:
     UserError
         The model is not the probe's; the probe is of no language model, or was fitted at a
         position that is not the last token, which ``every_token`` overrides; there is no such
-        layer.
+        layer or threshold, or ``fpr``, which is of texts, is asked of every token.
     """
 
     def __init__(
@@ -62,11 +67,20 @@ class AttachedProbe:
         layer: int | None = None,
         every_token: bool = False,
         on_scores: Callable[[Tensor], None] | None = None,
+        fpr: float | None = None,
+        threshold: float | None = None,
         check: bool = True,
     ) -> None:
         self.probe, self.layer = probe, probe.layer_or_best(layer)
         """The probe, and the layer whose states it scores."""
         self.every_token, self._on_scores = every_token, on_scores
+        self.threshold: Threshold | None = None
+        """Above which a text is flagged, with what is guaranteed; None where that is not asked."""
+        if fpr is not None and every_token:
+            raise UserError("attach: a false positive rate is of texts, not of every token; give a "
+                            "threshold")  # fmt: skip
+        if fpr is not None or threshold is not None:
+            self.threshold = probe.threshold(fpr, value=threshold, layer=layer)
         position = str(probe.facts.get("position", "last"))
         if not every_token and (position != "last" or probe.facts.get("of_words")):
             where = "a labelled word" if probe.facts.get("of_words") else repr(position)
@@ -101,10 +115,28 @@ class AttachedProbe:
         UserError
             This thread has not run the model yet.
         """
-        scores: Tensor | None = getattr(self._running, "scores", None)
-        if scores is None:
+        return self._last_pass("scores")
+
+    @property
+    def flagged(self) -> Tensor:
+        """Return which texts of this thread's last forward pass are above the threshold, as bool.
+
+        [texts], or with ``every_token`` [texts, tokens], where padding is not.
+
+        Raises
+        ------
+        UserError
+            There is no threshold, or this thread has not run the model yet.
+        """
+        if self.threshold is None:
+            raise UserError("attach: nothing is flagged without fpr=… or threshold=…")
+        return self._last_pass("flagged")
+
+    def _last_pass(self, name: str) -> Tensor:
+        values: Tensor | None = getattr(self._running, name, None)
+        if values is None:
             raise UserError("attach: the model has not run in this thread yet")
-        return scores.cpu()
+        return values.cpu()
 
     def remove(self) -> None:
         """Take the hooks off the model; scores that are there stay."""
@@ -170,7 +202,13 @@ class AttachedProbe:
             last = self._last(shape, mask).to(states.device)
             states = states[torch.arange(len(states), device=states.device), last]
         directions, intercept = self._on(states.device)
-        scores = _outputs(states.float() @ directions + intercept, len(self.probe.classes))
+        logits = states.float() @ directions + intercept
+        scores = _outputs(logits, len(self.probe.classes))
+        if self.threshold is not None:  # Of logits, since probabilities near 1 are rounded to it.
+            flagged = logits[..., 0] > float(logit(self.threshold.value))
+            if self.every_token and mask is not None:
+                flagged &= mask.to(flagged.device)
+            self._running.flagged = flagged
         if self.every_token and mask is not None:
             padding = ~mask.to(scores.device)
             scores = scores.masked_fill(padding if scores.ndim == 2 else padding[..., None], np.nan)

@@ -28,6 +28,7 @@ from llmprobe.monitors.new_texts import (
 )
 from llmprobe.probing.token_probes import logits_of_texts
 from llmprobe.results.metrics import METRICS, Predictions
+from llmprobe.results.operating import Threshold
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 
@@ -39,9 +40,10 @@ class ScoredTexts:
     table: pd.DataFrame
     """That of the file, with the columns ``predicted`` and ``score``: the probability of the last
     of two classes, that of the predicted one of more, or the predicted number. Of more than two
-    classes each has a column ``probability CLASS`` too."""
+    classes each has a column ``probability CLASS`` too. With a threshold there is ``flagged``."""
     summary: str
-    """One line: how many texts, what was predicted, and how right it was if labels are known."""
+    """One line: how many texts, what was predicted, how many are flagged at which threshold and
+    what that guarantees, and how right it was if labels are known."""
 
 
 def score_texts(
@@ -93,6 +95,8 @@ def score_file(
     text: str | None = None,
     label: str | None = None,
     layer: int | None = None,
+    fpr: float | None = None,
+    threshold: float | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
     quoting: str | None = None,
@@ -108,16 +112,21 @@ def score_file(
         Column of the true labels, if they are known.
     layer
         By default the one where the probe does best.
+    fpr, threshold
+        The false positive rate, or else the score, above which texts are ``flagged``; as
+        ``SavedProbe.threshold`` takes them.
     options
         What is not as for the probe's own texts.
 
     Raises
     ------
     UserError
-        The probe, the file, a column, the layer or a label is wrong; a text is empty; and as
-        ``score_texts``.
+        The probe, the file, a column, the layer, a threshold or a label is wrong; a text is empty;
+        and as ``score_texts``.
     """
-    scorer = Scorer(path, text=text, label=label, layer=layer, options=options)
+    scorer = Scorer(
+        path, text=text, label=label, layer=layer, fpr=fpr, threshold=threshold, options=options
+    )
     where = str(file)
     columns = {"path": file, "name": "texts", "encoding": encoding, "delimiter": delimiter,
                "quoting": quoting, "template": scorer.reader.options.template}  # fmt: skip
@@ -138,7 +147,7 @@ class Scorer:
     Raises
     ------
     UserError
-        It is no probe of a language model, or it has no such layer.
+        It is no probe of a language model, or it has no such layer or threshold.
     """
 
     def __init__(
@@ -148,12 +157,20 @@ class Scorer:
         text: str | None = None,
         label: str | None = None,
         layer: int | None = None,
+        fpr: float | None = None,
+        threshold: float | None = None,
         options: ReadingOptions | None = None,
     ) -> None:
         self.probe = load_probe(path)
         self.layer = self.probe.layer_or_best(layer)
+        self.threshold: Threshold | None = None
+        """Above which texts are flagged; None where that is not asked."""
+        if fpr is not None or threshold is not None:
+            at = self.probe.threshold(fpr, value=threshold, layer=layer)
+            self.threshold = _as_read(at, options or ReadingOptions())
         self.reader = NewTextReader(self.probe, str(path), options)
         self.text, self.label = text, label
+        self._flagged = 0
         self._n, self._predicted, self._range = 0, Counter[int](), np.array([np.inf, 0, -np.inf])
         self._known: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -176,7 +193,7 @@ class Scorer:
         else:
             values = unlabelled(table, self.text, where)
         truth = None if self.label is None else _truth(table, self.label, probe, where)
-        names = _new_columns(probe)
+        names = [*_new_columns(probe), *["flagged"] * (self.threshold is not None)]
         for column in names:
             if column in table.columns:
                 raise UserError(f"{where}: has a column {column!r} already, which would be "
@@ -192,16 +209,25 @@ class Scorer:
             )
         if truth is not None:
             self._known.append((outputs, truth))
-        return table.assign(**dict(zip(names, _new_values(probe, outputs), strict=True)))
+        new = _new_values(probe, outputs)
+        if self.threshold is not None:
+            new.append(outputs[:, 1] > self.threshold.value)
+            self._flagged += int(new[-1].sum())
+        return table.assign(**dict(zip(names, new, strict=True)))
 
     @property
     def summary(self) -> str:
-        """Return a line of how many texts were scored, what was predicted and how right it was."""
+        """Return a line of how many texts were scored, what was predicted and how right it was.
+
+        With a threshold, also how many are flagged, and what is guaranteed.
+        """
         count = "1 text" if self._n == 1 else f"{self._n:,} texts"
         line = (
             f"{count}, scored by the probe of {self.probe.facts['dataset']} in "
             f"{self.reader.extractor.model_config.name} at layer {self.layer}: {self._what()}"
         )
+        if self.threshold is not None:
+            line = f"{line}; {self._flagged:,} flagged, {self.threshold.sentence}"
         if self._known:
             outputs, truth = map(np.concatenate, zip(*self._known, strict=True))
             line = f"{line}; {_how_right(self.probe, outputs, truth)}"
@@ -300,6 +326,21 @@ def _new_values(probe: SavedProbe, outputs: np.ndarray) -> list[Any]:
     if len(probe.classes) > 2:
         return [predicted, outputs.max(axis=1), *outputs.T]
     return [predicted, outputs[:, 1]]
+
+
+def _as_read(threshold: Threshold, options: ReadingOptions) -> Threshold:
+    """Return a threshold, without its guarantee where texts are read in another way than its own.
+
+    That is by another model or in another template.
+    """
+    if not threshold.guarantee or options.model is options.template is None:
+        return threshold
+    return Threshold(
+        threshold.value,
+        guarantee=False,
+        sentence=f"threshold {threshold.value:.6g}, no guarantee: another model or template reads "
+        "these texts than those that it was calibrated on",
+    )
 
 
 def _truth(table: pd.DataFrame, label: str, probe: SavedProbe, where: str) -> np.ndarray:

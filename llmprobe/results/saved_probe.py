@@ -267,7 +267,7 @@ class SavedProbe(ShownInNotebooks):
         module
             The probe's model of transformers, with or without a head.
         **options
-            Its keywords: layer, every_token, on_scores, check.
+            Its keywords: layer, every_token, on_scores, fpr, threshold, check.
 
         Raises
         ------

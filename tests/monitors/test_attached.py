@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 import llmprobe
 from llmprobe import ConceptDataset, UserError
+from llmprobe.results.operating import OperatingPoints
 from llmprobe.results.saved_probe import SavedProbe
 
 TEXTS = [
@@ -150,6 +151,28 @@ def test_every_token_is_scored_and_padding_is_not(llama: Fitted) -> None:
     assert handle.scores.isfinite().equal(real)
     last = handle.scores[torch.arange(len(TEXTS)), real.sum(1) - 1]
     assert last.numpy() == pytest.approx(llama.expected, abs=1e-4)
+
+
+@torch.inference_mode()
+def test_texts_above_a_threshold_are_flagged(llama: Fitted) -> None:
+    sure = np.sort(llama.expected)[-2:].mean()
+    points = OperatingPoints("set aside", 40, {0.1: [sure] * len(llama.probe.layers)})
+    probe, model = replace(llama.probe, operating=points), llama.model()
+    for options in ({"fpr": 0.1}, {"threshold": sure}):
+        with probe.attach(model, **options) as handle:
+            model(**llama.batch(TEXTS))
+            assert handle.flagged.tolist() == (llama.expected > sure).tolist()
+            assert handle.threshold.guarantee == ("fpr" in options)
+    with probe.attach(model, threshold=sure, every_token=True) as handle:
+        model(**llama.batch(TEXTS))
+        assert handle.flagged.tolist() == (handle.scores > sure).tolist()
+        assert handle.scores.isnan().any()
+    with pytest.raises(UserError, match="of texts, not of every token"):
+        probe.attach(model, fpr=0.1, every_token=True)
+    with pytest.raises(UserError, match="too few negatives"):
+        probe.attach(model, fpr=0.01)
+    with probe.attach(model) as handle, pytest.raises(UserError, match="nothing is flagged"):
+        assert handle.flagged
 
 
 def test_each_thread_has_its_own_scores(llama: Fitted) -> None:

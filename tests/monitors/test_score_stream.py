@@ -75,6 +75,18 @@ def test_a_stream_gets_the_scores_of_a_file(
     assert f"stdin{summary if words else summary.partition('; ')[0]}" in caplog.messages
 
 
+def test_a_stream_is_flagged_as_a_file_is(
+    stream, probe: Path, table: Path, capsys, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(text_stream, "TEXTS_AT_A_TIME", 7)
+    expected = score_file(probe, table, threshold=0.5)
+    with caplog.at_level("INFO", logger="llmprobe"):
+        assert stream(as_jsonl(pd.read_csv(table)), "--format", "jsonl", "--threshold", "0.5") == 0
+    scored = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert scored["flagged"].tolist() == expected.table["flagged"].tolist()
+    assert f"stdin{expected.summary.removeprefix('toy.csv')}" in caplog.messages
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
 def test_what_comes_in_parts_is_one_file(
     suffix: str, stream, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

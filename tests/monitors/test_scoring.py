@@ -27,6 +27,7 @@ from llmprobe.monitors import tracing
 from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.monitors.scoring import score_file
 from llmprobe.reporting.trace.view import TraceView
+from llmprobe.results.operating import OperatingPoints
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 
 
@@ -53,6 +54,19 @@ def fitted(model: Path, dataset: ConceptDataset) -> tuple[SavedProbe, Activation
 @pytest.fixture(scope="module")
 def probe(fitted: tuple[SavedProbe, Activations], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(fitted[0], tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def monitor(fitted: tuple[SavedProbe, Activations], tmp_path_factory) -> tuple[SavedProbe, Path]:
+    """A probe with planted thresholds, of which those for 10 % are guaranteed."""
+    saved, activations = fitted
+    median = {
+        layer: float(np.median(saved.predict_proba(activations.layer(layer), layer)[:, 1]))
+        for layer in saved.layers
+    }
+    points = OperatingPoints("set aside", 40, {0.1: [median[layer] for layer in saved.layers]})
+    saved = replace(saved, operating=points)
+    return saved, save(saved, tmp_path_factory.mktemp("monitor"))
 
 
 @pytest.fixture
@@ -139,6 +153,67 @@ def test_a_probe_of_numbers_predicts_them(
     np.testing.assert_array_equal(scored["predicted"], scored["score"])
     r2 = 1 - ((numbers - predicted) ** 2).sum() / ((numbers - numbers.mean()) ** 2).sum()
     assert said.endswith(f"; R² {r2:.3f}")
+
+
+def test_texts_above_the_threshold_of_a_false_positive_rate_are_flagged(
+    monitor: tuple[SavedProbe, Path], table: Path, score
+) -> None:
+    saved, path = monitor
+    for words in ((), ("--layer", "1")):
+        scored, said = score(path, table, "--fpr", "0.1", *words)
+        threshold = saved.threshold(0.1, layer=int(words[1]) if words else None)
+        assert [*scored.columns][-2:] == ["score", "flagged"]
+        away = (scored["score"] - threshold.value).abs() > 1e-4
+        above = scored["score"] > threshold.value
+        pd.testing.assert_series_equal(scored["flagged"][away], above[away], check_names=False)
+        assert said.endswith(f"; {scored['flagged'].sum()} flagged, {threshold.sentence}")
+        assert "guaranteed at 95 % confidence: of units like the 40" in said
+
+
+def test_texts_above_a_threshold_of_ones_own_are_flagged_without_a_guarantee(
+    monitor: tuple[SavedProbe, Path], table: Path, tmp_path: Path, score
+) -> None:
+    scored, said = score(monitor[1], table, "--threshold", "0.5", "--label", "label")
+    assert (scored["flagged"] == (scored["score"] > 0.5)).all()
+    assert "20 flagged, threshold 0.5, no guarantee: it was chosen by hand; accuracy 1.0" in said
+    main(["score", str(monitor[1]), "--file", str(table), "--threshold", "1", "--out",
+          str(tmp_path / "scored.parquet")])  # fmt: skip
+    assert pd.read_parquet(tmp_path / "scored.parquet")["flagged"].tolist() == [False] * 40
+
+
+def test_texts_that_are_read_in_another_way_have_no_guarantee(
+    monitor: tuple[SavedProbe, Path], model: Path, table: Path, score
+) -> None:
+    for words in (("--template", "true {text}"), ("--model", model)):
+        said = score(monitor[1], table, "--fpr", "0.1", *words)[1]
+        assert "no guarantee: another model or template reads these texts than those" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--fpr", "0.01"), "too few negatives to tell a false positive rate of 1 %: 40 units set "
+         "aside have one, 299 needed"),
+        (("--fpr", "0.3"), "fpr 0.3: a probe has thresholds for 0.1, 0.05, 0.01 and 0.001"),
+        (("--threshold", "7"), "threshold 7.0: should be a probability, from 0 to 1"),
+        (("--threshold", "nan"), "threshold nan: should be a probability, from 0 to 1"),
+        (("--fpr", "0.1", "--threshold", "0.5"), "one of the two"),
+    ],
+)  # fmt: skip
+def test_a_threshold_that_is_none_is_refused_before_the_model_is_loaded(
+    words: tuple[str, ...], message: str, monitor: tuple[SavedProbe, Path], table: Path, fails,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Extractor, "__init__", lambda *_, **__: pytest.fail("loaded"))
+    assert message in fails(monitor[1], table, *words)
+
+
+def test_a_table_with_a_column_flagged_is_not_overwritten(
+    monitor: tuple[SavedProbe, Path], table: Path, tmp_path: Path, fails
+) -> None:
+    pd.read_csv(table).assign(flagged=1).to_csv(tmp_path / "new.csv", index=False)
+    said = fails(monitor[1], tmp_path / "new.csv", "--threshold", "0.5")
+    assert "has a column 'flagged' already" in said
 
 
 def test_labels_say_how_right_the_probe_is(probe: Path, table: Path, tmp_path: Path, score) -> None:
