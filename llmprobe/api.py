@@ -161,6 +161,7 @@ def transfer(
     by: str | None = None,
     train: Sequence[str] = (),
     test: Sequence[str] = (),
+    leave_one_out: bool = False,
     across_layers: bool = False,
     entity: str | None = None,
     progress: bool = True,
@@ -179,6 +180,8 @@ def transfer(
         A field of a dataset, each value of which is a set.
     train, test
         Names of the sets that probes are fitted on, and of those that are scored; by default all.
+    leave_one_out
+        Whether probes are fitted on all values of the field but one too, and scored on that one.
     across_layers
         Whether probes of every layer are scored on the states of every other one too.
     entity
@@ -201,7 +204,8 @@ def transfer(
             raise UserError(f"transfer: the sets differ in {fact}: {listed([*values.values()])}")
     # Under the given name, beside the dataset's own, by which what one builder made is known.
     named = [(replace(one.dataset, name=name), one) for name, one in at.items()]
-    plan = plan_transfer(sets_of_all(named, by), _config(options, "transfer"), train, test, entity)
+    asked = sets_of_all(named, by, leave_one_out)
+    plan = plan_transfer(asked, _config(options, "transfer"), train, test, entity)
     facts = next(iter(at.values())).facts
     return transfer_of_plan(
         plan, across_layers=across_layers, model=facts["model"], position=facts["position"],

@@ -18,6 +18,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test", action="append", metavar="SET", help="score this one; repeatable; default: all"
     )
     parser.add_argument(
+        "--leave-one-out", action="store_true", default=None,
+        help="fit on all values of the field but one too, and score that one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mask", action="append", metavar="FIELD",
+        help='score texts with "something" for what filled this field; repeatable',
+    )  # fmt: skip
+    parser.add_argument(
         "--across-layers", action="store_true", default=None,
         help="score probes of each layer on the states of every other one too",
     )  # fmt: skip

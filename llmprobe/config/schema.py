@@ -738,13 +738,25 @@ class TransferConfig(Section):
     """
     test: tuple[str, ...] = ()
     """The sets that are scored; by default all."""
+    leave_one_out: bool = False
+    """Whether probes are fitted on all values of the field but one too, and scored on that one:
+    what is read in a wording, say, that was never fitted on."""
+    mask: tuple[str, ...] = ()
+    """Fields whose text is replaced by "something" in every text, which probes of the whole dataset
+    score then: what they still read is not read from there."""
     across_layers: bool = False
     """Whether probes of every layer are scored on the states of every other one too."""
     entity: str | None = None
     """The field that names what an example is about, where sets of different datasets share that
     and it is not seen by itself (docs/evidence.md)."""
 
-    @field_validator("train", "test", mode="before")
+    @model_validator(mode="after")
+    def _one_of_a_field(self) -> TransferConfig:
+        if self.leave_one_out and self.by is None:
+            raise ValueError("leave_one_out leaves out one value of a field: give by: FIELD too")
+        return self
+
+    @field_validator("train", "test", "mask", mode="before")
     @classmethod
     def _as_list(cls, names: Any) -> Any:
         names = [names] if isinstance(names, str | int | float) else names

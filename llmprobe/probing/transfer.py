@@ -47,6 +47,24 @@ class TransferSet:
     """The whole dataset."""
     rows: np.ndarray
     """Which of its examples the set has. [n] int"""
+    leaves_out: TransferSet | None = None
+    """Of all values of a field but one, the set of that one, which is all that it is scored on."""
+    masked: TransferSet | None = None
+    """Of texts without a field, the set of the same texts with it, whose probes alone score it."""
+    field: str = ""
+    """The field that its texts are without."""
+
+    @property
+    def original(self) -> TransferSet:
+        """Return the set with whole texts, from which units and folds are known."""
+        return self.masked or self
+
+    @property
+    def fitted_on(self) -> str:
+        """Return what of its dataset it has: ``dataset``, ``part``, or ``all but one`` value."""
+        if self.leaves_out is not None:
+            return "all but one"
+        return "dataset" if len(self.rows) == len(self.dataset) else "part"
 
     @property
     def labels(self) -> np.ndarray:
@@ -79,8 +97,6 @@ class TransferPlan:
 
     train: tuple[TransferSet, ...]
     """The sets that probes are fitted on."""
-    test: tuple[TransferSet, ...]
-    """The sets that are scored."""
     unit_of: Mapping[TransferSet, np.ndarray]
     """The unit of each example of each set, numbered over all of them. [n] each"""
     fold_of: Mapping[TransferSet, np.ndarray]
@@ -123,29 +139,45 @@ def plan_transfer(
         have labels in common.
     """
     config = config.alone(repeats=1)
-    train_sets, test_sets = _named(sets, train), _named(sets, test)
-    used = list(dict.fromkeys([*train_sets, *test_sets]))
+    names = [one.name for one in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"transfer: two sets are called {name!r}; give the dataset another "
+                            "name (as: NAME)")  # fmt: skip
+    plain = [one for one in sets if one.leaves_out is None and one.masked is None]
+    train_sets, test_sets = _named(plain, train), _named(plain, test)
+    rest = [one for one in sets if one.leaves_out in test_sets]
+    # A dataset that is a set itself may be none that is to be fitted on.
+    masked = [
+        one for one in sets if one.masked and (one.masked in train_sets or one.masked not in plain)
+    ]
+    pairs = [
+        *product(train_sets, test_sets),
+        *((one, one.leaves_out) for one in rest if one.leaves_out),
+        *((one.masked, other) for one in masked if one.masked for other in (one.masked, one)),
+    ]
+    used = list(dict.fromkeys(one for pair in pairs for one in pair))
     if len(used) < 2:
         raise UserError(
             f"transfer: {used[0].name} is the only set; give more datasets, or a field of one "
             "(transfer: {by: FIELD})"
         )
-    unit_of = _units(used, entity)
-    fold_of = _folds(used, unit_of, config)
+    split = {id(one.dataset) for one in rest}
+    dealt = [one for one in used if one.leaves_out is None and one.masked is None]
+    dealt = list(dict.fromkeys([*dealt, *(one for one in plain if id(one.dataset) in split)]))
+    unit_of, fold_of = _units_and_folds(used, dealt, config, entity)
+    fitted = tuple(dict.fromkeys(one for one, _ in pairs))
     tasks = {
         one: build_tasks(
             one.labels, unit_of[one], config, f"transfer: {one.name}", fold_of=fold_of[one]
         )
-        for one in train_sets
+        for one in fitted
     }
-    shared = {
-        (one, other): _shared(tasks[one], one, other)
-        for one, other in product(train_sets, test_sets)
-    }
+    shared = {(one, other): _shared(tasks[one], one, other) for one, other in pairs}
     notes = [cell.note for (one, other), cell in shared.items() if one is not other]
     if all(notes):
         raise UserError(f"transfer: {notes[0]}")
-    return TransferPlan(train_sets, test_sets, unit_of, fold_of, tasks, shared, config.seed)
+    return TransferPlan(fitted, unit_of, fold_of, tasks, shared, config.seed)
 
 
 def transfer(
@@ -186,7 +218,7 @@ def transfer(
             "train_layer": best, "test_layer": best, "note": cell.note,
             "n_examples": len(cell.rows),
             "shared_units": len(np.intersect1d(plan.unit_of[one], plan.unit_of[other])),
-            "train_dataset": one.dataset.name, "test_dataset": other.dataset.name,
+            **_origin(one, other), "fitted_on": one.fitted_on,
         }  # fmt: skip
         if not cell.note:
             row |= _cell(cell, answers[one, other], other, plan, labels)
@@ -223,28 +255,41 @@ def _common_layers(sets: Sequence[TransferSet]) -> list[int]:
     return first.states.layers
 
 
-def _units(sets: Sequence[TransferSet], entity: str | None) -> dict[TransferSet, np.ndarray]:
-    """Return the unit of each example of each set, numbered over all of them."""
-    datasets = list({id(one.dataset): one.dataset for one in sets}.values())
-    of_dataset = dict(zip(map(id, datasets), shared_units(datasets, entity), strict=True))
-    return {one: of_dataset[id(one.dataset)][one.rows] for one in sets}
+def _origin(one: TransferSet, other: TransferSet) -> dict[str, str]:
+    """Return of which datasets a train set and a test set are, and which field is masked."""
+    datasets = one.original.dataset.name, other.original.dataset.name
+    return {"train_dataset": datasets[0], "test_dataset": datasets[1], "masked": other.field}
 
 
-def _folds(
-    sets: Sequence[TransferSet], unit_of: Mapping[TransferSet, np.ndarray], config: ProbeConfig
-) -> dict[TransferSet, np.ndarray]:
-    """Deal the units of all sets together out to folds, stratified by set and label."""
+def _units_and_folds(
+    used: Sequence[TransferSet],
+    dealt: Sequence[TransferSet],
+    config: ProbeConfig,
+    entity: str | None,
+) -> tuple[dict[TransferSet, np.ndarray], dict[TransferSet, np.ndarray]]:
+    """Number the units of all sets, and deal them out to folds, stratified by set and label.
+
+    Parameters
+    ----------
+    used
+        All sets.
+    dealt
+        Those whose rows are dealt out, in which all rows of the others are: each once in these.
+    """
+    datasets = list({id(one.dataset): one.dataset for one in dealt}.values())
+    unit_of_row = dict(zip(map(id, datasets), shared_units(datasets, entity), strict=True))
     for_numbers = config.kind == "ridge"
     strata = np.concatenate(
         [
             [f"{'' if for_numbers else label} of {one.name}" for label in _as_text(one.labels)]
-            for one in sets
+            for one in dealt
         ]
     )
-    units = np.concatenate([unit_of[one] for one in sets])
-    fold_of = assign_folds(strata, units, config.folds, config.seed, "transfer")
-    ends = np.cumsum([len(one.rows) for one in sets])[:-1]
-    return dict(zip(sets, np.split(fold_of, ends), strict=True))
+    units = np.concatenate([unit_of_row[id(one.dataset)][one.rows] for one in dealt])
+    fold_of_unit = np.full(units.max() + 1, -1)
+    fold_of_unit[units] = assign_folds(strata, units, config.folds, config.seed, "transfer")
+    unit_of = {one: unit_of_row[id(one.original.dataset)][one.rows] for one in used}
+    return unit_of, {one: fold_of_unit[unit] for one, unit in unit_of.items()}
 
 
 def _as_text(labels: np.ndarray) -> np.ndarray:
@@ -330,16 +375,21 @@ def _scored(
     for group in of_states.values():
         for test_layer in layers:
             X = group[0].states.layer(test_layer)
-            fitted = [
-                (one, layer)
-                for one in trained
-                for layer in (layers if across_layers else [test_layer])
-                if trained[one].coef[layer].shape[1] == X.shape[1]
-            ]
-            stacked = [trained[one].coef[layer].transpose(1, 0, 2) for one, layer in fitted]
-            columns = np.cumsum([coef[0].size for coef in stacked])[:-1]
-            directions = np.concatenate([coef.reshape(len(coef), -1) for coef in stacked], axis=1)
             for other in group:
+                fitted = [
+                    (one, layer)
+                    for one, scored in shared
+                    if scored is other
+                    for layer in (layers if across_layers else [test_layer])
+                    if trained[one].coef[layer].shape[1] == X.shape[1]
+                ]
+                if not fitted:
+                    continue
+                stacked = [trained[one].coef[layer].transpose(1, 0, 2) for one, layer in fitted]
+                columns = np.cumsum([coef[0].size for coef in stacked])[:-1]
+                directions = np.concatenate(
+                    [coef.reshape(len(coef), -1) for coef in stacked], axis=1
+                )
                 products = np.split(X[other.rows].astype(float) @ directions, columns, axis=1)
                 for (one, layer), values in zip(fitted, products, strict=True):
                     cell, probes = shared[one, other], trained[one]
@@ -353,7 +403,7 @@ def _scored(
                     rows.append(
                         {"train": one.name, "test": other.name, "train_layer": layer,
                          "test_layer": test_layer,
-                         "train_dataset": one.dataset.name, "test_dataset": other.dataset.name,
+                         **_origin(one, other),
                          score: _separation(cell.truth, logits, fold_of[other][cell.rows])}
                     )  # fmt: skip
     return rows, answers
@@ -563,11 +613,20 @@ def _best_offset(truth: np.ndarray, logits: np.ndarray, k: int) -> float:
 
 
 def sets_of(
-    dataset: ConceptDataset, states: States, by: str | None = None, prefix: str = ""
+    dataset: ConceptDataset,
+    states: States,
+    by: str | None = None,
+    prefix: str = "",
+    leave_one_out: bool = False,
 ) -> list[TransferSet]:
     """Return a dataset as one set, or as one for each value of a field, called ``prefix`` + value.
 
     Values with which there are fewer than two classes are left out.
+
+    Parameters
+    ----------
+    leave_one_out
+        Whether there is a set ``all but VALUE`` for each of three or more: of two, it is the other.
 
     Raises
     ------
@@ -580,26 +639,46 @@ def sets_of(
         known = ", ".join(map(str, dataset.fields.columns)) or "none"
         raise UserError(f"dataset {dataset.name!r}: transfer: no field {by!r}; its fields: {known}")
     values = dataset.fields[by]
-    sets = []
+    sets = {}
     for value in pd.unique(values.dropna()):
         rows = np.flatnonzero(values == value)
         if len(np.unique(dataset.labels[rows])) > 1:
-            sets.append(TransferSet(f"{prefix}{value}", states, dataset, rows))
+            sets[value] = TransferSet(f"{prefix}{value}", states, dataset, rows)
         else:
             log.warning(
                 "transfer: %s: %s %r is left out: all its labels are the same",
                 dataset.name, by, str(value),
             )  # fmt: skip
-    return sets
+    rest = []
+    if leave_one_out and len(sets) > 2:
+        for value, left_out in sets.items():
+            others = np.sort(np.concatenate([o.rows for o in sets.values() if o is not left_out]))
+            name = f"{prefix}all but {value}"
+            rest.append(TransferSet(name, states, dataset, others, leaves_out=left_out))
+    return [*sets.values(), *rest]
+
+
+Masked = tuple[str, ConceptDataset, States]
+"""A field, a dataset whose texts are without it, and the states of those."""
 
 
 def sets_of_all(
-    datasets: Sequence[tuple[ConceptDataset, States]], by: str | None = None
+    datasets: Sequence[tuple[ConceptDataset, States]],
+    by: str | None = None,
+    leave_one_out: bool = False,
+    masked: Mapping[str, Sequence[Masked]] | None = None,
 ) -> list[TransferSet]:
     """Return datasets as sets; those that have the field ``by`` as a set for each value of it.
 
     Sets are called as the datasets or the values are, or DATASET:VALUE where several have the
     field.
+
+    Parameters
+    ----------
+    leave_one_out
+        Whether all values but one are sets too.
+    masked
+        By the name of a dataset, its texts without some fields.
 
     Raises
     ------
@@ -612,5 +691,12 @@ def sets_of_all(
     sets = []
     for dataset, states in datasets:
         prefix = f"{dataset.name}:" if len(having) > 1 else ""
-        sets += sets_of(dataset, states, by if by in dataset.fields else None, prefix)
+        field = by if by in dataset.fields else None
+        own = sets_of(dataset, states, field, prefix, leave_one_out)
+        sets += own
+        whole = own[0] if field is None else sets_of(dataset, states)[0]
+        sets += [
+            TransferSet(texts.name, of_texts, texts, whole.rows, masked=whole, field=name)
+            for name, texts, of_texts in (masked or {}).get(dataset.name, ())
+        ]
     return sets

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.text import Text
 
 from llmprobe.ground.text import elide
+from llmprobe.results.transfer import is_elsewhere
 
 _MARKS = {"yes": "", "opposite": "!", "no": "-", "unclear": "?", "not defined": ""}
 """What stands behind a score for what the probe reads there."""
@@ -49,7 +50,9 @@ def _matrix(cells: pd.DataFrame, width: int, unicode: bool) -> Iterator[Text]:
     for train, row in cells.groupby("train", sort=False):
         line = Text(f"  {elide(str(train), first, ellipsis):<{first}}  ")
         line.append(f"{row['train_layer'].iloc[0]:>5}")
-        for cell in row.to_dict("records"):
+        of_test = {cell["test"]: cell for cell in row.to_dict("records")}
+        for test in tests:
+            cell = of_test.get(test, {score: np.nan, "reads": "not defined"})
             line.append(f"  {_written(cell, score):>{wide}}", _STYLES[cell["reads"]])
         yield line
 
@@ -57,19 +60,26 @@ def _matrix(cells: pd.DataFrame, width: int, unicode: bool) -> Iterator[Text]:
 def _worst(
     cells: pd.DataFrame, score: str, label: str, first: int, ellipsis: str
 ) -> Iterator[Text]:
-    """Yield for each train set the score at home, the mean elsewhere and the worst elsewhere."""
+    """Yield for each train set the score at home, the mean elsewhere and the worst elsewhere.
+
+    What it reads of texts without a field has a line of its own.
+    """
     yield Text(f"  {label:<{first}}  layer    home    mean   worst  elsewhere", "dim")
     for train, row in cells.groupby("train", sort=False):
         is_home = row["test"] == train
         home = row[is_home].to_dict("records")
-        elsewhere = row[~is_home].dropna(subset=score).sort_values(score)
+        elsewhere = row[is_elsewhere(row)].dropna(subset=score).sort_values(score)
         line = f"  {elide(str(train), first, ellipsis):<{first}}  {row['train_layer'].iloc[0]:>5}"
         line += f"  {_written(home[0], score) if home else '':>6}"
-        if len(elsewhere):
-            worst = elsewhere.to_dict("records")[0]
-            line += f"  {elsewhere[score].mean():>6.2f}  {_written(worst, score):>6}"
-            line += f"  {elide(str(worst['test']), 24, ellipsis)}"
-        yield Text(line)
+        masked = row[~is_home & ~is_elsewhere(row)].dropna(subset=score)
+        shown = [*elsewhere.head(1).to_dict("records"), *masked.to_dict("records")]
+        mean = f"{elsewhere[score].mean():.2f}" if len(elsewhere) > 1 else ""
+        for cell in shown:
+            end = f"  {mean:>6}  {_written(cell, score):>6}  "
+            yield Text(line + end + elide(str(cell["test"]), 24, ellipsis))
+            mean = ""
+        if not shown:
+            yield Text(line)
 
 
 def _written(cell: Mapping[Hashable, Any], score: str) -> str:

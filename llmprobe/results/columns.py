@@ -49,6 +49,10 @@ WORST_TRANSFER = tuple(
 ) + tuple(f"worst_transfer_{name}" for name in ("p_value", "train", "test"))  # fmt: skip
 """What the probe of a curve reads elsewhere, where it reads least."""
 
+MASKED = tuple(name.replace("worst_transfer", "masked") for name in WORST_TRANSFER[:6])
+MASKED += ("masked_field",)
+"""What the probe of a curve reads of texts without a field, where it reads most."""
+
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
@@ -73,7 +77,7 @@ _OF_A_CURVE = (
     *(f"{rival}_{metric}" for metric in MAIN for rival in RIVALS),
     *(f"gain_over_{rival}{end}" for rival in RIVALS for end in ("", "_low", "_high")),
     *("main_score", "peak_score", "peak_p_value_adjusted"),
-    *WORST_TRANSFER,
+    *(*WORST_TRANSFER, *MASKED),
     *(*SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY, *METRICS["tpr_at_1_fpr"].columns),
     *("permutations", "relabellings", "repeats", "classes"),
 )
@@ -87,12 +91,12 @@ TRANSFER = (
     *("accuracy", "accuracy_refitted_threshold", "auroc", "auroc_low", "auroc_high"),
     *("p_value", "p_value_adjusted", "reads", "n_examples", "shared_units"),
     *("rank_correlation", "rank_correlation_low", "rank_correlation_high"),
-    *("train_dataset", "test_dataset", "note"),
+    *("train_dataset", "test_dataset", "fitted_on", "masked", "note"),
 )
 """The columns of ``transfer.parquet``."""
 TRANSFER_LAYERS = (
     *("model", "train", "test", "position", "train_layer", "test_layer", "auroc"),
-    *("rank_correlation", "train_dataset", "test_dataset"),
+    *("rank_correlation", "train_dataset", "test_dataset", "masked"),
 )
 """The columns of ``transfer_layers.parquet``."""
 
@@ -100,6 +104,7 @@ _WORDS = (
     *("model", "dataset", "site", "position", "probe", "main_score", "classes", "label"),
     *("predicted", "text", "group", "fields", "rival", "train", "test", "reads", "note"),
     *("train_dataset", "test_dataset", "worst_transfer_train", "worst_transfer_test"),
+    *("fitted_on", "masked", "masked_field"),
     *("said_note", "used_note", "linearity_note", "used_direction", "direction", "edit"),
 )
 """Columns of words; all others that are known are of numbers."""

@@ -8,7 +8,7 @@ is “unclear”, with the number of units that it would take.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf, isnan, log10
 from statistics import NormalDist
 from typing import Any, Literal
@@ -195,7 +195,7 @@ def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evi
     if texts.answer == "not asked" and not curve.position:
         texts = Answer("does not apply", "The states are of no text that a rival could read.")
     answers = {
-        "above_chance": read,
+        "above_chance": _beside_masked(curve, read),
         "beyond_text": texts,
         "beyond_untrained": _beyond(curve, _UNTRAINED, "beyond_untrained", is_read),
         "stable": _stable(curve, findings, is_read),
@@ -264,6 +264,61 @@ def _above_chance(curve: Curve) -> Answer:
         f"unclear whether above chance ({number} at {place_text(curve)}{known})",
         more + _would_tell(_units(curve), _for_chance(curve)),
     )
+
+
+def _beside_masked(curve: Curve, read: Answer) -> Answer:
+    """Add what is read of texts without a field to the answer on what is readable, if asked."""
+    measure = _auroc_or_rank(curve, "masked")
+    if read.answer != "yes" or isnan(measure.value):
+        return read
+    field, number = curve.summary["masked_field"], measure.number
+    sentence = (
+        f" With another word for {field} in every text, the same probe has {measure.name} {number} "
+        f"there (chance {measure.chance:.2f}): "
+    )
+    if measure.low > measure.chance:
+        told, clause = f"it reads something else than {field} too.", f"without {field} too"
+    elif measure.high < measure.chance:
+        told, clause = "it reads the opposite.", f"without {field} the opposite"
+    elif measure.high <= measure.chance + measure.margin:
+        told, clause = f"what is read needs {field}.", f"not without {field}"
+    else:
+        told = f"whether it reads something else than {field} is unclear."
+        clause = f"unclear whether without {field}"
+    return replace(
+        read,
+        sentence=read.sentence + sentence + told,
+        clause=f"{read.clause}, {clause} ({measure.name} {number})",
+    )
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What a cell of a transfer says of two classes or of numbers, in units of its own."""
+
+    name: str
+    chance: float
+    margin: float
+    """What is within it counts as nothing."""
+    value: float
+    low: float
+    high: float
+
+    @property
+    def number(self) -> str:
+        return _with_interval(self.value, self.low, self.high)
+
+
+def _auroc_or_rank(curve: Curve, prefix: str) -> _Measure:
+    """Return the AUROC of a cell, of numbers the rank correlation; NaN where there is neither."""
+    area, rank = (
+        [curve.number(f"{prefix}_{score}{end}") for end in ("", "_low", "_high")]
+        for score in ("auroc", "rank_correlation")
+    )
+    if isnan(area[0]):
+        # Pairs are in order at a rank correlation of r as at an AUROC of about (1 + r) / 2.
+        return _Measure("rank correlation", 0.0, 2 * TRANSFER_MARGIN, *rank)
+    return _Measure("AUROC", 0.5, TRANSFER_MARGIN, *area)
 
 
 def _whence(curve: Curve) -> str:
@@ -434,14 +489,9 @@ def _few(curve: Curve) -> Iterator[tuple[str, str]]:
 
 
 def _transfers(curve: Curve, is_read: bool) -> Answer:
-    score, chance, margin = "AUROC", 0.5, TRANSFER_MARGIN
-    value, low, high = (curve.number(f"worst_transfer_auroc{end}") for end in ("", "_low", "_high"))
-    if isnan(value):
-        # Pairs are in order at a rank correlation of r as at an AUROC of about (1 + r) / 2.
-        score, chance, margin = "rank correlation", 0.0, 2 * TRANSFER_MARGIN
-        value, low, high = (
-            curve.number(f"worst_transfer_rank_correlation{end}") for end in ("", "_low", "_high")
-        )
+    measure = _auroc_or_rank(curve, "worst_transfer")
+    value, low, high = measure.value, measure.low, measure.high
+    chance, margin = measure.chance, measure.margin
     if isnan(value):
         return _unasked("transfers")
     if not is_read:
@@ -455,10 +505,10 @@ def _transfers(curve: Curve, is_read: bool) -> Answer:
     # The curve's own probe is fitted on all of the dataset; that of a part of it is another one.
     is_part = train not in ("", "nan", curve.dataset)
     whence = f"from {train} " if is_part else ""
-    number = _with_interval(value, low, high)
+    number = measure.number
     known = "" if isnan(p) else f", p {_equals(p)}"
     how = f"fitted on {train} and scored on {test}" if is_part else f"scored on {test}"
-    sentence = f"At worst, {how}, {score} {number}{known}; chance {chance:.2f}."
+    sentence = f"At worst, {how}, {measure.name} {number}{known}; chance {chance:.2f}."
 
     def answered(word: Word, clause: str, more: str = "") -> Answer:
         return Answer(word, sentence + more, value, low, high, number, f"{clause} ({number})")

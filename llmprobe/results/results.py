@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from llmprobe.ground.notebook import ShownInNotebooks
+from llmprobe.results.columns import CURVE, MASKED, WORST_TRANSFER
 from llmprobe.results.curve import Curve, curves_of
 from llmprobe.results.evidence import Evidence, all_evidence
 from llmprobe.results.saved_probe import SavedProbe
@@ -96,9 +97,9 @@ class Results(ShownInNotebooks):
 
     def with_transfer(self, matrix: TransferMatrix) -> Results:
         """Return them with what probes read elsewhere, and the worst of it in the summary."""
-        worst = matrix.worst()
-        kept = self.summary.drop(columns=[name for name in worst if str(name).startswith("worst_")])
-        summary = kept.merge(worst, on=["model", "dataset", "position"], how="left")
+        summary = self.summary.drop(columns=[*WORST_TRANSFER, *MASKED], errors="ignore")
+        for found in (matrix.worst(), matrix.masked()):
+            summary = summary.merge(found, on=[*CURVE], how="left")
         return replace(
             self,
             summary=summary[list(self.summary)],

@@ -14,7 +14,7 @@ from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
 from llmprobe.ground.notebook import ShownInNotebooks
 from llmprobe.ground.text import elide
-from llmprobe.results.columns import TRANSFER, TRANSFER_LAYERS, WORST_TRANSFER
+from llmprobe.results.columns import MASKED, TRANSFER, TRANSFER_LAYERS, WORST_TRANSFER
 from llmprobe.results.curve import SURE
 from llmprobe.results.evidence import TRANSFER_MARGIN
 
@@ -67,18 +67,56 @@ class TransferMatrix(ShownInNotebooks):
     def worst(self) -> pd.DataFrame:
         """Return the worst cell elsewhere of each model × dataset × position that was trained on.
 
+        It is to say what the probe of a curve, which is fitted on the whole dataset, reads
+        elsewhere. So it is the worst cell of the whole dataset where that is a set; else of those
+        fitted on all values of a field but one, which scored that one; else of those fitted on one
+        value, which are other probes. Cells without a field are none of them.
+
         Columns: model, dataset, position, and those of ``columns.WORST_TRANSFER``, of which the
         p-value is adjusted over the matrix. Of numbers it is the least rank correlation.
         """
-        cells = self.table.assign(score=as_aurocs(self.table))
-        elsewhere = cells[cells["train"] != cells["test"]].dropna(subset="score")
-        curve = ["model", "train_dataset", "position"]
-        least = elsewhere.groupby(curve, sort=False)["score"].idxmin()
-        rows = elsewhere.loc[least].drop(columns="p_value")
-        rows = rows.rename(columns={"p_value_adjusted": "p_value"})
-        worst = {name: rows[name.removeprefix("worst_transfer_")] for name in WORST_TRANSFER}
-        named = rows[curve].set_axis(["model", "dataset", "position"], axis=1)
-        return named.assign(**worst).reset_index(drop=True)
+        elsewhere = self.table[is_elsewhere(self.table)]
+        return _extremes(elsewhere, -1, WORST_TRANSFER, "worst_transfer_")
+
+    def masked(self) -> pd.DataFrame:
+        """Return what is read most without some field, of each model × dataset × position.
+
+        Columns: model, dataset, position, and those of ``columns.MASKED``.
+        """
+        cells = self.table[self.table["masked"] != ""]
+        cells = cells.assign(field=cells["masked"])
+        return _extremes(cells, 1, MASKED, "masked_")
+
+
+def is_elsewhere(cells: pd.DataFrame) -> pd.Series:
+    """Whether each cell is scored on another set than the train set, with whole texts."""
+    elsewhere = cells["train"] != cells["test"]
+    if "masked" in cells:  # Earlier versions masked none.
+        elsewhere &= cells["masked"].isna() | (cells["masked"] == "")
+    return elsewhere
+
+
+_FITTED_ON = ("dataset", "all but one", "part")
+"""What probes can be fitted on, from what is most like the probe of a curve to what is least."""
+
+
+def _extremes(cells: pd.DataFrame, sign: int, columns: Sequence[str], prefix: str) -> pd.DataFrame:
+    """Return a cell of each curve, among those that are most about its own probe.
+
+    Parameters
+    ----------
+    sign
+        -1 for the least score, 1 for the largest.
+    """
+    cells = cells.assign(score=sign * as_aurocs(cells)).dropna(subset="score")
+    curve = ["model", "train_dataset", "position"]
+    place = cells["fitted_on"].map(_FITTED_ON.index)
+    cells = cells[place == place.groupby([cells[name] for name in curve]).transform("min")]
+    rows = cells.loc[cells.groupby(curve, sort=False)["score"].idxmax()].drop(columns="p_value")
+    rows = rows.rename(columns={"p_value_adjusted": "p_value"})
+    values = {name: rows[name.removeprefix(prefix)] for name in columns}
+    named = rows[curve].set_axis(["model", "dataset", "position"], axis=1)
+    return named.assign(**values).reset_index(drop=True)
 
 
 @dataclass(frozen=True)

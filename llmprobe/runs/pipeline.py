@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -73,7 +73,7 @@ from llmprobe.runs.parts import (
     with_answers_of,
 )
 from llmprobe.runs.said import said_beside
-from llmprobe.runs.transfer import check_transfer, transfer_part
+from llmprobe.runs.transfer import check_transfer, masked_datasets, transfer_part
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Run:
             raise NotOnDiskError("\n".join(self.missing))
         self._matrix: TransferMatrix | None = None
         if config.transfer is not None and not self.missing:
-            check_transfer(config.transfer, config.probe, self.datasets)
+            check_transfer(config.transfer, config.probe, self.datasets, bool(config.models))
 
     def extract(self) -> Iterator[Activations]:
         """Yield the activations of every model on every dataset, extracted into the cache.
@@ -159,6 +159,13 @@ class Run:
                 yield extractor.extract_with_embeddings(dataset)
             else:
                 yield extractor.extract(dataset)
+            if not is_control:
+                yield from map(extractor.extract, self._masked(dataset))
+
+    def _masked(self, dataset: ConceptDataset) -> Iterable[ConceptDataset]:
+        """Return a dataset without each field that the transfer masks."""
+        asked = self.config.transfer
+        return () if asked is None else masked_datasets(asked, dataset).values()
 
     @property
     def _read(self) -> list[ConceptDataset]:
@@ -258,6 +265,9 @@ class Run:
                     results = linearity_beside(
                         part, states, position, results, self.config.linear, self.config.probe
                     )
+                if extract and isinstance(states.extractor, Extractor):  # While a model is loaded.
+                    for texts in self._masked(dataset):
+                        states.extractor.extract(texts)
                 parts.append(results)
                 places.append((model, dataset, position))
                 self._trace(states, results, part)
@@ -287,7 +297,7 @@ class Run:
             There is no such set, or a set is too small; the folder has a run of other states, or
             another process works there.
         """
-        check_transfer(config, self.config.probe, self.datasets)
+        check_transfer(config, self.config.probe, self.datasets, bool(self.config.models))
         with claimed(self.out):
             before = self.config
             if (self.out / "results.parquet").exists():

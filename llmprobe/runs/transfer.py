@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import pandas as pd
 
 from llmprobe.config.schema import ProbeConfig, TransferConfig
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.probing.transfer import TransferPlan, plan_transfer, sets_of_all, transfer
+from llmprobe.datasets.masking import masked
+from llmprobe.ground.errors import UserError
+from llmprobe.probing.transfer import Masked, TransferPlan, plan_transfer, sets_of_all, transfer
 from llmprobe.probing.workers import Arrays, DatasetStates, States
 from llmprobe.results.transfer import TransferMatrix
 from llmprobe.runs.parts import RESULTS_VERSION, StatesOf, kept_tables, part_of
@@ -49,26 +51,65 @@ class _StatesAt:
         return self.states.n_bytes(index)
 
 
+def masked_datasets(config: TransferConfig, dataset: ConceptDataset) -> dict[str, ConceptDataset]:
+    """Return the texts of a dataset without each field that is to be masked, and that it has."""
+    has = [*dataset.spans, *map(str, dataset.fields.columns)]
+    return {field: masked(dataset, field) for field in config.mask if field in has}
+
+
 def plan_of(
-    config: TransferConfig, probe: ProbeConfig, datasets: Sequence[tuple[ConceptDataset, States]]
+    config: TransferConfig,
+    probe: ProbeConfig,
+    datasets: Sequence[tuple[ConceptDataset, States]],
+    masks: Mapping[str, Sequence[Masked]],
 ) -> TransferPlan:
     """Return what the section ``transfer`` asks for, of datasets and their states.
+
+    Parameters
+    ----------
+    masks
+        By the name of a dataset, its texts without each field that is masked.
 
     Raises
     ------
     UserError
         There is no such field or set, or a set is too small.
     """
-    sets = sets_of_all(datasets, config.by)
+    for field in config.mask:
+        if not any(name == field for of_dataset in masks.values() for name, _, _ in of_dataset):
+            known = dict.fromkeys(
+                name for one, _ in datasets for name in (*one.spans, *map(str, one.fields.columns))
+            )
+            raise UserError(f"transfer: mask: no dataset has a field {field!r}; fields: "
+                            f"{', '.join(known) or 'none'}")  # fmt: skip
+    sets = sets_of_all(datasets, config.by, config.leave_one_out, masks)
     return plan_transfer(sets, probe, config.train, config.test, config.entity)
 
 
 def check_transfer(
-    config: TransferConfig, probe: ProbeConfig, datasets: Sequence[ConceptDataset]
+    config: TransferConfig,
+    probe: ProbeConfig,
+    datasets: Sequence[ConceptDataset],
+    has_models: bool = True,
 ) -> None:
-    """Raise ``UserError`` for what can be seen to be wrong before a model is loaded."""
+    """Raise ``UserError`` for what can be seen to be wrong before a model is loaded.
+
+    Parameters
+    ----------
+    has_models
+        Whether there are models, not hidden states alone.
+    """
+    if config.mask and not has_models:
+        raise UserError("transfer: mask: the hidden states are from elsewhere (activations), and "
+                        "there is no model that could read texts without a field")  # fmt: skip
     if datasets:
-        plan_of(config, probe, [(dataset, Arrays({})) for dataset in datasets])
+        nowhere = Arrays({})
+        masks = {
+            dataset.name: [(field, texts, nowhere)
+                           for field, texts in masked_datasets(config, dataset).items()]
+            for dataset in datasets
+        }  # fmt: skip
+        plan_of(config, probe, [(dataset, nowhere) for dataset in datasets], masks)
 
 
 def transfer_part(
@@ -89,8 +130,15 @@ def transfer_part(
     UserError
         An extraction is missing, and is not to be made.
     """
-    of_datasets = {of.dataset.name: of for of in states}
-    plan = plan_of(config, probe, [(of.dataset, _StatesAt(of, position)) for of in states])
+    datasets = [(of.dataset, _StatesAt(of, position)) for of in states]
+    masks = {
+        of.dataset.name: [
+            (field, texts, _StatesAt(replace(of, dataset=texts), position))
+            for field, texts in masked_datasets(config, of.dataset).items()
+        ]
+        for of in states
+    }
+    plan = plan_of(config, probe, datasets, masks)
     extractor = states[0].extractor
     model = extractor.model_config.name
     depends_on = {
@@ -98,7 +146,7 @@ def transfer_part(
         "names": [model, position],
         "sets": [
             [
-                one.name, of_datasets[one.dataset.name].extractor.folder(one.dataset).name,
+                one.name, extractor.folder(one.dataset).name,
                 one.dataset.content_hash, one.rows.tolist(),
                 plan.unit_of[one].tolist(), plan.fold_of[one].tolist(),
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,7 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.shared_units import shared_units
 from llmprobe.ground.errors import UserError
 from llmprobe.probing import transfer as module
-from llmprobe.probing.transfer import TransferSet, plan_transfer, sets_of
+from llmprobe.probing.transfer import TransferSet, plan_transfer, sets_of, sets_of_all
 from llmprobe.probing.workers import Arrays
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
@@ -129,6 +130,100 @@ def test_refitted_thresholds_never_saw_the_labels_that_they_score() -> None:
     offset = module._best_offsets(labels, np.column_stack([0 * margin, margin]))[1]
     right = [((margin > cut) == labels).mean() for cut in [*margin, -offset]]
     assert right[-1] >= max(right)
+
+
+def wordings(
+    rng: np.random.Generator, signs: dict[str, int], n: int = 120
+) -> tuple[ConceptDataset, Arrays]:
+    """Return statements on n things in each of some wordings, in which a direction has a sign."""
+    parts = [planted(n, sign, rng) for sign in signs.values()]
+    fields = pd.DataFrame({"wording": np.repeat([*signs], n)})
+    groups = np.tile(np.arange(n), len(signs))
+    labels, X = (np.concatenate(of) for of in zip(*parts, strict=True))
+    return dataset_of("facts", labels, groups=groups, fields=fields), Arrays({0: X})
+
+
+def test_a_wording_that_is_left_out_is_scored_by_a_probe_of_all_others() -> None:
+    signs = {"says": 1, "holds": 1, "denies": -1}
+    dataset, states = wordings(np.random.default_rng(13), signs)
+    apart = transfer(sets_of(dataset, states, "wording"), FAST)
+    both = transfer(sets_of(dataset, states, "wording", leave_one_out=True), FAST)
+    rest = both.table[both.table["fitted_on"] == "all but one"].set_index("train")
+    assert rest["test"].to_dict() == {f"all but {wording}": wording for wording in signs}
+    assert rest.loc["all but denies", "reads"] == "opposite"
+    # Cells of single wordings are what they were: the folds are the same.
+    parts = both.table[both.table["fitted_on"] == "part"].reset_index(drop=True)
+    adjusted = ["p_value_adjusted", "reads"]
+    pd.testing.assert_frame_equal(parts.drop(columns=adjusted), apart.table.drop(columns=adjusted))
+    # One that was fitted on a wording alone is no probe of the curve; one of all others nearly is.
+    assert apart.worst()["worst_transfer_train"].item() in signs
+    assert both.worst()["worst_transfer_train"].item().startswith("all but ")
+    assert both.worst()["worst_transfer_auroc"].item() == rest["auroc"].min()
+    named = plan_transfer(
+        sets_of(dataset, states, "wording", leave_one_out=True), FAST, ["says"], ["denies"]
+    )
+    assert {(one.name, other.name) for one, other in named.shared} == {
+        ("says", "denies"), ("all but denies", "denies")
+    }  # fmt: skip
+
+
+def test_a_probe_of_all_other_wordings_has_not_seen_the_units_that_it_scores() -> None:
+    rng = np.random.default_rng(14)
+    n = 80
+    codes, labels = rng.normal(size=(n, 400)), rng.permutation(np.arange(n) % 2)
+    X = np.tile(codes, (3, 1)) + 0.05 * rng.normal(size=(3 * n, 400))
+    fields = pd.DataFrame({"wording": np.repeat(["a", "b", "c"], n)})
+    dataset = dataset_of("facts", np.tile(labels, 3), groups=np.tile(np.arange(n), 3),
+                         fields=fields)  # fmt: skip
+    states = Arrays({0: X.astype(np.float32)})
+    table = transfer(sets_of(dataset, states, "wording", leave_one_out=True), FAST).table
+    assert (table["fitted_on"] == "all but one").sum() == 3
+    assert table["auroc"].between(0.25, 0.75).all()
+
+
+def test_of_two_values_all_but_one_is_the_other() -> None:
+    dataset, states = wordings(np.random.default_rng(15), {"says": 1, "denies": -1})
+    sets = sets_of(dataset, states, "wording", leave_one_out=True)
+    assert [one.name for one in sets] == ["says", "denies"]
+
+
+def test_texts_without_a_field_are_scored_by_the_probe_that_did_not_see_their_unit() -> None:
+    rng = np.random.default_rng(16)
+    dataset, states = wordings(rng, {"says": 1, "holds": 1})
+    _, nothing = wordings(rng, {"says": 0, "holds": 0})
+    masks = {
+        "facts": [
+            (field, replace(dataset, name=f"facts:without {field}"), of_texts)
+            for field, of_texts in (("thing", nothing), ("other", states))
+        ]
+    }
+    for by in (None, "wording"):
+        plan = plan_transfer(sets_of_all([(dataset, states)], by, masked=masks), FAST)
+        (whole,) = {one for one in plan.train if one.name == "facts"}
+        for one in plan.unit_of:
+            if one.masked is not None:
+                assert (plan.fold_of[one] == plan.fold_of[whole]).all()
+                assert [a for a, b in plan.shared if b is one] == [whole]
+        matrix = module.transfer(plan, progress=False)
+        table = matrix.table.set_index(["train", "masked"])
+        assert table.loc[("facts", "thing"), "auroc"] == pytest.approx(0.5, abs=0.15)
+        # The same states get the same scores as at home.
+        scores = ["accuracy", "auroc", "p_value", "test_dataset"]
+        home, same = (table.loc[("facts", field), scores] for field in ("", "other"))
+        pd.testing.assert_series_equal(home, same, check_names=False)
+        found = matrix.masked().iloc[0]
+        assert (found["masked_field"], found["masked_auroc"]) == ("other", home["auroc"])
+        # What is not read any more was no transfer that failed.
+        assert len(matrix.worst()) == (by is not None)
+
+
+def test_two_sets_of_one_name_are_refused() -> None:
+    rng = np.random.default_rng(17)
+    dataset, states = wordings(rng, {"says": 1, "holds": 1})
+    y, X = planted(60, 1, rng)
+    sets = sets_of_all([(dataset, states), (dataset_of("says", y), Arrays({0: X}))], "wording")
+    with pytest.raises(UserError, match="two sets are called 'says'"):
+        plan_transfer(sets, FAST)
 
 
 def facts(form: str, codes: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> TransferSet:

@@ -339,6 +339,28 @@ def test_a_probe_of_a_part_of_the_dataset_is_said_to_be_that() -> None:
     assert held.clause.startswith("transfers, at worst from affirmed to negated (")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "clause"),
+    [
+        (0.55, 0.8, "without city too (AUROC 0.68 [0.55, 0.80])"),
+        (0.42, 0.5 + TRANSFER_MARGIN, "not without city"),
+        (0.2, 0.4, "without city the opposite"),
+        (0.45, 0.7, "unclear whether without city"),
+    ],
+)
+def test_what_is_readable_without_a_field_is_said_where_it_was_asked(
+    low: float, high: float, clause: str
+) -> None:
+    known = {"masked_auroc": (low + high) / 2, "masked_auroc_low": low, "masked_auroc_high": high,
+             "masked_field": "city"}  # fmt: skip
+    plain, one = answer("above_chance"), answer("above_chance", **known)
+    assert one.answer == plain.answer == "yes"
+    assert one.clause.startswith(f"{plain.clause}, {clause}")
+    assert one.sentence.startswith(plain.sentence)
+    assert "AUROC" in one.sentence
+    assert answer("above_chance", **known, peak_p_value=0.4).clause.count("city") == 0
+
+
 def test_the_worst_transfer_of_numbers_is_answered_by_their_rank_correlation() -> None:
     def of(low: float, high: float) -> dict[str, Any]:
         known = transferred(low, high)

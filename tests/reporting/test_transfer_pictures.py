@@ -106,6 +106,29 @@ def test_layers_are_crossed_where_they_were_asked_for() -> None:
         matrix_of(["a", "b"]).plot.across_layers()
 
 
+def test_what_is_left_without_a_field_stands_beside_the_worst_and_is_no_transfer() -> None:
+    matrix = matrix_of([f"the wording number {number}" for number in range(20)])
+    first = matrix.table.iloc[:1]
+    blank = first.assign(test="it:without city", masked="city", auroc=0.1, reads="opposite")
+    alone = blank.assign(train="it", train_layer=2)
+    table = pd.concat([matrix.table, blank, alone], ignore_index=True)
+    lines = [line.plain for line in transfer_lines(table, 100)]
+    assert lines[2].endswith("0.20!  the wording number 1")
+    assert lines[3].endswith("0.10!  it:without city")
+    assert lines[3].split() == ["the", "wording", "number", "0", "1", "0.90", "0.10!",
+                                "it:without", "city"]  # fmt: skip
+    assert [line for line in lines if line.startswith("  it ")]
+    few = matrix_of(["a", "b"]).table
+    wide = pd.concat([few, few.iloc[:1].assign(train="all but a")], ignore_index=True)
+    drawn = transfer_lines(wide, 100)
+    assert drawn[-3].plain.split() == ["all", "but", "a", "1", "0.90"]
+    layers = matrix_of(["a", "b"]).layers
+    more = layers[layers["test"] == "b"].assign(test="a:without x", masked="x", auroc=0.0)
+    figure = TransferMatrix(few, pd.concat([layers, more])).plot.curves()
+    worst = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}["worst elsewhere"]
+    assert np.asarray(worst).min() > 0
+
+
 def test_many_sets_are_printed_by_the_worst_of_the_others() -> None:
     few = "\n".join(line.plain for line in transfer_lines(matrix_of(["a", "b"]).table, 100))
     assert "0.20!" in few

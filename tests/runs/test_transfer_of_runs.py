@@ -13,6 +13,7 @@ from toy import write_config
 import llmprobe
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
+from llmprobe.ground.errors import UserError
 from llmprobe.results.folder import read_results
 from llmprobe.runs.pipeline import Run
 from llmprobe.runs.report import report
@@ -151,6 +152,26 @@ def test_the_command_adds_the_worst_cell_to_a_run_that_is_there(
     assert main(["transfer", *without, "--by", "form", "--limit", "24"]) == 2
     assert "holds a run with another forms" in capsys.readouterr().err
     assert read_results(out).summary["worst_transfer_train"].item() == "plain"
+
+
+def test_texts_without_a_field_are_extracted_and_scored_but_have_no_curve(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
+    asked = "transfer={by: form, mask: thing}"
+    run = Run(load_config(config, [asked]), tmp_path / "out")
+    assert len([*run.extract()]) == 2
+    results = run.probe()
+    assert results.summary["dataset"].tolist() == ["forms"]
+    (masked,) = results.transfer[results.transfer["masked"] != ""].to_dict("records")
+    assert (masked["train"], masked["test"]) == ("forms", "forms:without thing")
+    assert masked["test_dataset"] == "forms"
+    assert results.summary["masked_auroc"].item() == masked["auroc"]
+    assert results.summary["masked_field"].item() == "thing"
+    with pytest.raises(UserError, match="mask: no dataset has a field 'town'; fields: form, thing"):
+        Run(load_config(config, ["transfer={mask: town}"]), tmp_path / "other")
+    with pytest.raises(UserError, match="give by: FIELD too"):
+        load_config(config, ["transfer={leave_one_out: true}"])
 
 
 def test_activations_are_compared_by_the_names_they_are_given(

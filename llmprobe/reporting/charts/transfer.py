@@ -13,7 +13,7 @@ from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.style import COLOURS, GREY, label, styled
 from llmprobe.results.figures import figure
 from llmprobe.results.results import Results
-from llmprobe.results.transfer import TRANSFER_MARKS, TransferMatrix, as_aurocs
+from llmprobe.results.transfer import TRANSFER_MARKS, TransferMatrix, as_aurocs, is_elsewhere
 
 _MOST_NUMBERS = 16
 """Sets beside each other whose cells have room for a number."""
@@ -115,14 +115,14 @@ def transfer_curves(matrix: TransferMatrix) -> Figure:
     several = layers["model"].nunique() > 1
     for ax, ((model, _, train), cells) in zip(axes, groups, strict=False):
         at_home = cells["test"] == train
-        elsewhere = cells[~at_home].groupby("test_layer")["score"]
+        elsewhere = cells[is_elsewhere(cells)].groupby("test_layer")["score"]
         home = cells[at_home].set_index("test_layer")["score"]
         lines = [
             (home, "at home", COLOURS[0], "-"),
             (elsewhere.mean(), "mean elsewhere", COLOURS[2], "-"),
             (elsewhere.min(), "worst elsewhere", COLOURS[1], "--"),
         ]
-        if cells["test"].nunique() == 2:  # Then the two are one.
+        if cells[is_elsewhere(cells)]["test"].nunique() == 1:  # Then the two are one.
             del lines[1]
         for line, name, colour, style in lines:
             ax.plot(line.index, line, style, color=colour, label=name, linewidth=1.2)

@@ -110,14 +110,14 @@ def _transfer(run: Results) -> list[dict[str, Any]]:
                 strict=True,
             )
         )
-        reads = cells.set_index(["train", "test"])["reads"].to_dict()
+        reads = cells.set_index(["train", "test"])["reads"].map(TRANSFER_MARKS).to_dict()
         best = cells.groupby("train", sort=False)["train_layer"].first()
         matrices.append(
             {
                 "model": f"{model} @ {position}" if several else model,
                 "train": train, "test": test, "layers": layers,
                 "best": [layers.index(best[name]) for name in train],
-                "marks": [[TRANSFER_MARKS[reads[a, b]] for b in test] for a in train],
+                "marks": [[reads.get((a, b), "") for b in test] for a in train],
                 "scores": [
                     [[_number(known.get((a, b, layer), np.nan)) for b in test] for a in train]
                     for layer in layers
