@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -52,6 +53,15 @@ def foreign_imports(file: Path) -> Iterator[tuple[str, bool]]:
             package = name.partition(".")[0]
             if package != "llmprobe" and package not in sys.stdlib_module_names:
                 yield package, id(node) not in inner
+
+
+def test_a_run_starts_without_what_few_parts_of_it_need() -> None:
+    code = (
+        "import sys, llmprobe.api, llmprobe.runs.pipeline\n"
+        "print([m for m in ('matplotlib', 'sklearn', 'scipy.stats') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmprobe.cli.output import say
+from llmprobe.ground.memory_cycles import no_search_for_garbage
 from llmprobe.ground.registry import Registry
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def load_run(options: argparse.Namespace, download: bool = True) -> Run | None:
     config = load_config(
         options.config, options.overrides, options.limit, options.include, options.models, columns
     )
-    from llmprobe.runs.pipeline import Run, default_out
+    with no_search_for_garbage():
+        from llmprobe.runs.pipeline import Run, default_out
 
     run = Run(config, options.out or default_out(config), download and not options.dry_run)
     if not options.dry_run:

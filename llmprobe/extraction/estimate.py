@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 
@@ -23,8 +24,12 @@ def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | A
     )
 
 
+@cache
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the operations a second of a large product of matrices, all cores together."""
+    """Measure the operations a second of a large product of matrices, all cores together.
+
+    It is measured once in a process, so that the estimates of a run agree with each other.
+    """
     size = 1024 if device.type == "cpu" else 8192
     a = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")

@@ -103,8 +103,20 @@ class Extractor:
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer, for which the model itself is not loaded."""
-        loaded = self._loaded.in_memory or self._loaded.model
-        return loaded.tokenizer if loaded else load_tokenizer(self.source, self.model_config)
+        known = self._loaded
+        if known.tokenizer is None:
+            loaded = known.in_memory or known.model
+            known.tokenizer = (
+                loaded.tokenizer if loaded else load_tokenizer(self.source, self.model_config)
+            )
+        return known.tokenizer
+
+    @property
+    def architecture(self) -> Architecture:
+        """The model's shape, for which its weights are not loaded."""
+        if self._loaded.architecture is None:
+            self._loaded.architecture = load_architecture(self.model_config, self.source)
+        return self._loaded.architecture
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -248,7 +260,7 @@ class Extractor:
 
     def estimate(self, dataset: ConceptDataset) -> str:
         """Return what extraction will cost, by the tokenizer and the model's configuration."""
-        model = load_architecture(self.model_config, self.source)
+        model = self.architecture
         texts = self.tokens(dataset, self.tokenizer, model.module)
         self._distinct_states(dataset, texts, model.causal, self.tokenizer)
         planner = self.planner(texts, model)
@@ -444,4 +456,6 @@ class _Loaded:
 
     in_memory: ModelInMemory | None = None
     source: ModelSource | None = None
+    tokenizer: Any = None
+    architecture: Architecture | None = None
     model: LoadedModel | None = None

@@ -17,6 +17,7 @@ from llmprobe.config.schema import ModelConfig
 from llmprobe.config.sites import SITES
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import require_space, size
+from llmprobe.ground.memory_cycles import no_search_for_garbage
 from llmprobe.models.adapters import merge
 from llmprobe.models.devices import resolve_device, resolve_dtype
 from llmprobe.models.gguf import user_errors
@@ -153,7 +154,8 @@ def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
     # It reads the model's configuration too, of which what is wrong would be said of the tokenizer.
     with user_errors(f"model {config.id!r} cannot be loaded"):
         architecture = _configuration(config, source)
-    with user_errors(f"model {config.id!r}: no usable tokenizer; `tokenizer: …` names another"):
+    where = f"model {config.id!r}: no usable tokenizer; `tokenizer: …` names another"
+    with user_errors(where), no_search_for_garbage():
         tokenizer = AutoTokenizer.from_pretrained(
             source.tokenizer or source.folder, trust_remote_code=config.trust_remote_code
         )

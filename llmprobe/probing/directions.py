@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.covariance import oas
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.probing.fit_many import Design
@@ -158,6 +157,8 @@ def _leace(X: np.ndarray, difference: np.ndarray, acts: np.ndarray) -> np.ndarra
     """
     if not difference.any():
         return acts
+    from sklearn.covariance import oas
+
     read = np.linalg.solve(oas(X)[0], difference)
     unit: np.ndarray = read / (read @ acts)
     return unit

@@ -19,7 +19,6 @@ from llmprobe.datasets.groups import group_indices, units
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
-from llmprobe.probing.baselines import lengths
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
@@ -252,6 +251,8 @@ def probe_states(
     scored = tasks.scored
     of_scored = None if unit_of is None else unit_of[scored]
     resamples = Resamples(len(tasks.truth), of_scored, config.seed)
+    from llmprobe.probing.baselines import lengths
+
     label = f"probing {names['dataset']} in {names['model']}"
     device = _device(config.device)
     fit_layer = fit_layer or probe_layer

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import ProbeConfig
-from llmprobe.probing.baselines import bag_of_words
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.online_code import code_lengths_without_states
 from llmprobe.probing.tasks import ProbingTasks
@@ -95,6 +94,8 @@ def surface(
     """
     predicted = {}
     if "bag_of_words" in config.controls and texts is not None:
+        from llmprobe.probing.baselines import bag_of_words
+
         numbers = not len(tasks.classes)
         of_all = bag_of_words(
             texts, tasks.y, tasks.fold_of[0], units, numbers=numbers, seed=config.seed

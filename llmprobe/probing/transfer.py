@@ -11,7 +11,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
@@ -451,6 +450,8 @@ def aurocs(positive: np.ndarray, scores: np.ndarray, fold_of: np.ndarray) -> np.
 
     positive [m, B] bool, scores [m], fold_of [m] -> [B], NaN where no fold has both classes
     """
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
+
     in_order, pairs = np.zeros((2, positive.shape[1]))
     for fold in np.unique(fold_of):
         rows = fold_of == fold
@@ -465,6 +466,8 @@ def aurocs(positive: np.ndarray, scores: np.ndarray, fold_of: np.ndarray) -> np.
 
 def _rank_correlations(truth: np.ndarray, scores: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
     """Compute `metrics.rank_correlation` of B labellings. truth [m, B], scores [m] -> [B]"""
+    from scipy.stats import rankdata
+
     weighted, total = np.zeros((2, truth.shape[1]))
     for fold in np.unique(fold_of):
         rows = fold_of == fold

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from llmprobe.results.resampling import Resamples
 
@@ -63,6 +62,8 @@ class Measured:
 
     def auroc(self, log_odds: np.ndarray) -> float:
         """Return how often log-odds [m] are higher for a text of the second class."""
+        from scipy.stats import rankdata  # type: ignore[import-untyped]
+
         ranks, second = rankdata(log_odds), self.labels > 0
         n = int(second.sum())
         return float((ranks[second].mean() - (n + 1) / 2) / (len(ranks) - n))

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
 from llmprobe.results.curve import SURE
 from llmprobe.results.results import Results
@@ -34,6 +33,8 @@ def with_adjusted_p_values(summary: pd.DataFrame) -> pd.DataFrame:
     p = summary["peak_p_value"].to_numpy(float)
     adjusted, tested = p.copy(), np.isfinite(p)
     if tested.any():
+        from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
+
         adjusted[tested] = false_discovery_control(p[tested])
     return summary.assign(peak_p_value_adjusted=adjusted)
 

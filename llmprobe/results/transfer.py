@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
 
 from llmprobe.ground.notebook import ShownInNotebooks
 from llmprobe.ground.text import elide
@@ -161,6 +160,8 @@ def with_answers(table: pd.DataFrame) -> pd.DataFrame:
     p = table["p_value"].to_numpy(float)
     adjusted, tested = p.copy(), np.isfinite(p)
     if tested.any():
+        from scipy.stats import false_discovery_control  # type: ignore[import-untyped]
+
         adjusted[tested] = false_discovery_control(p[tested])
     is_number = table["auroc"].isna() & table["rank_correlation"].notna()
     score, low, high = (

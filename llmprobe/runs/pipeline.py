@@ -39,7 +39,7 @@ from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
 from llmprobe.ground.text import listed
 from llmprobe.models.devices import resolve_device
-from llmprobe.models.loading import LoadedModel, load_architecture, load_language_model
+from llmprobe.models.loading import LoadedModel, load_language_model
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.monitors.intervene import describe
@@ -203,8 +203,7 @@ class Run:
             yield f"{line}, {cost}"
             asked = self.config.intervene
             if asked is not None and dataset.answers and model.weights != "random":
-                shape = load_architecture(model, extractor.source)
-                yield f"{line}, {describe(shape, asked, len(dataset))}"
+                yield f"{line}, {describe(extractor.architecture, asked, len(dataset))}"
 
     def probe(self, extract: bool = False) -> Results:
         """Probe every model on every dataset, extracting what is missing if told to.

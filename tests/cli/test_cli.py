@@ -17,6 +17,7 @@ import llmprobe
 from llmprobe.cli.command import command, commands
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
+from llmprobe.extraction import extract
 from llmprobe.ground.errors import UserError
 from llmprobe.models.packaged import PACKAGED
 
@@ -266,6 +267,23 @@ def test_a_dry_run_estimates_and_writes_nothing(
         "20 kB on disk, under a second\n"
     )
     assert everything_in(tmp_path) == before
+
+
+def test_a_dry_run_reads_the_files_of_a_model_once(
+    tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(tmp_path / "toy.csv")
+    loaded: list[str] = []
+    for name in ("load_tokenizer", "load_architecture"):
+        load = getattr(extract, name)
+        monkeypatch.setattr(
+            extract, name, lambda *of, name=name, load=load: loaded.append(name) or load(*of)
+        )
+    model = {"id": str(tiny_model("llama")), "dtype": "float32"}
+    config = write_config(tmp_path / "c.yaml", model, table)
+    both = json.dumps([{"path": str(table)}, {"path": str(table), "as": "again"}])
+    assert main(["run", str(config), "--dry-run", "--set", f"datasets={both}"]) == 0
+    assert sorted(loaded) == ["load_architecture", "load_tokenizer"]
 
 
 def test_a_dry_run_downloads_nothing(
