@@ -324,6 +324,9 @@ def probe_states(
         kept = replace(kept, scores={**kept.scores, "skill": [fit.kept_skill for fit in fits]})
         if kept.operating is not None and (missing := kept.operating.missing):
             log.warning("%s: calibrate: %s", label, kept.operating.too_few(missing[0]))
+    if kept.operating is not None:
+        best_layer = kept.best_layer
+        summary |= kept.operating.columns(best_layer, kept.layers.index(best_layer))
     return Results(
         table,
         pd.DataFrame([summary]).reindex(columns=columns_of("summary")),

@@ -6,6 +6,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, is_string_dtype
 
 from llmprobe.results.metrics import METRICS
+from llmprobe.results.operating import THRESHOLD_COLUMNS
 
 CURVE = ("model", "dataset", "position")
 """What tells curves apart. The position is empty where states were read from no text."""
@@ -79,6 +80,7 @@ _OF_A_CURVE = (
     *("main_score", "peak_score", "peak_p_value_adjusted"),
     *(*WORST_TRANSFER, *MASKED),
     *(*SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY, *METRICS["tpr_at_1_fpr"].columns),
+    *THRESHOLD_COLUMNS,
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
@@ -106,6 +108,7 @@ _WORDS = (
     *("train_dataset", "test_dataset", "worst_transfer_train", "worst_transfer_test"),
     *("fitted_on", "masked", "masked_field"),
     *("said_note", "used_note", "linearity_note", "used_direction", "direction", "edit"),
+    "threshold_origin",
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")

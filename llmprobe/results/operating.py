@@ -21,6 +21,12 @@ RATES = (0.1, 0.05, 0.01, 0.001)
 CONFIDENCE = 0.95
 """How sure it is that a guaranteed rate is kept."""
 
+THRESHOLD_COLUMNS = (
+    *("threshold_layer", "threshold_at_1_fpr", "threshold_at_01_fpr"),
+    *("threshold_negative_units", "threshold_origin"),
+)
+"""What the summary has of a curve's saved probe."""
+
 Origin = Literal["out-of-fold", "test set", "set aside"]
 _MEANING: Mapping[Origin, str] = {
     "set aside": "guaranteed at 95 % confidence: of units like the {units:,} with negatives that "
@@ -84,6 +90,12 @@ class OperatingPoints:
     def missing(self) -> list[float]:
         """Return the false positive rates that there are too few negatives for."""
         return [fpr for fpr in RATES if fpr not in self.values]
+
+    def columns(self, layer: int, place: int) -> dict[str, Any]:
+        """Return what the summary has of them: those of a layer, which is the ``place``-th."""
+        at = (self.values[fpr][place] if fpr in self.values else np.nan for fpr in (0.01, 0.001))
+        of_points = (layer, *at, self.negative_units, self.origin)
+        return dict(zip(THRESHOLD_COLUMNS, of_points, strict=True))
 
     def too_few(self, fpr: float) -> str:
         """Say that a false positive rate cannot be told, and what it would take."""

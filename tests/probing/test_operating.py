@@ -22,6 +22,7 @@ from llmprobe.probing.tasks import build_tasks
 from llmprobe.probing.token_probes import probe_tokens
 from llmprobe.results.operating import (
     RATES,
+    THRESHOLD_COLUMNS,
     OperatingPoints,
     from_held_out,
     from_set_aside,
@@ -258,9 +259,9 @@ def test_calibration_leaves_the_curve_what_it_was() -> None:
     plain, calibrated = results(), results(calibrate=0.4)
     for name in ("table", "predictions"):
         pd.testing.assert_frame_equal(getattr(calibrated, name), getattr(plain, name))
-    timed = ["seconds_probe"]
+    others = ["seconds_probe", *THRESHOLD_COLUMNS]
     pd.testing.assert_frame_equal(
-        calibrated.summary.drop(columns=timed), plain.summary.drop(columns=timed)
+        calibrated.summary.drop(columns=others), plain.summary.drop(columns=others)
     )
 
 
@@ -282,6 +283,18 @@ def test_a_calibrated_threshold_is_of_the_saved_probe_and_says_its_guarantee(
     path = probe.save(tmp_path / "probe.safetensors")
     assert llmprobe.load_probe(path).threshold(0.05) == threshold
     assert b'\\"guarantee\\": true' in path.read_bytes()
+
+
+def test_the_summary_has_the_thresholds_of_the_saved_probes_best_layer() -> None:
+    for of in (results(), results(calibrate=0.4)):
+        (probe,), row = of.probes, of.summary.iloc[0]
+        assert probe.operating is not None
+        assert row["threshold_layer"] == probe.best_layer == 3
+        assert row["threshold_origin"] == probe.operating.origin
+        assert row["threshold_negative_units"] == probe.operating.negative_units
+        assert np.isnan(row["threshold_at_01_fpr"])
+    assert results().summary["threshold_at_1_fpr"][0] == results().probes[0].threshold(0.01).value
+    assert results(calibrate=0.4).summary["threshold_at_1_fpr"].isna().all()
 
 
 def test_too_few_set_aside_are_said_when_probing_and_when_asked(

@@ -7,6 +7,7 @@ import re
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -396,3 +397,36 @@ def test_what_was_found_about_one_dataset_stands_together(
     written = write(tmp_path / "page.html", two_by_two)
     found = re.findall(r'data-curve="\d+"[^>]*><strong>[^:<]+ on (\w+)<', written)
     assert found == [name for name in names for _ in summary["model"].unique()]
+
+
+def test_operating_points_say_their_guarantee_or_how_many_negatives_it_takes() -> None:
+    def row(origin: str, units: int, at_1: float, at_01: float) -> list[str]:
+        curve = curve_of(
+            threshold_layer=12, threshold_negative_units=units, threshold_origin=origin,
+            threshold_at_1_fpr=at_1, threshold_at_01_fpr=at_01,
+        )  # fmt: skip
+        known = {"tpr_at_1_fpr": 0.8, "tpr_at_1_fpr_low": 0.7, "tpr_at_1_fpr_high": 0.9}
+        rows = curve.rows.assign(**known, tpr_at_01_fpr=np.nan, tpr_at_01_fpr_low=np.nan)
+        (row,) = page_tables.monitor_table([replace(curve, rows=rows), curve_of()]).rows
+        return list(row)[2:]
+
+    few = "too few negatives to tell: 320 units, 2,995 needed"
+    tpr = "0.80 [0.70, 0.90]"
+    guaranteed, nothing = "the rate, at 95 % confidence", "nothing (probe.calibrate would)"
+    assert row("set aside", 320, 0.93, np.nan) == [tpr, "0.93", "–", few, "12", guaranteed]
+    assert row("out-of-fold", 320, 0.93, np.nan) == [tpr, "0.93", "–", few, "12", nothing]
+    none = row("set aside", 40, np.nan, np.nan)
+    assert none[1] == "too few negatives to tell: 40 units, 299 needed"
+    assert none[-1] == "–"
+
+
+def test_operating_points_are_on_the_page_of_two_classes_alone(
+    html: str, two_by_two: Tables, tmp_path: Path
+) -> None:
+    results, summary = two_by_two
+    words = "For a monitor"
+    assert words not in Outline(html).words
+    summary = summary.assign(threshold_negative_units=40, threshold_layer=2)
+    shown = Outline(write(tmp_path / "b.html", (results, summary))).words
+    assert words in shown
+    assert "too few negatives to tell: 40 units, 299 needed" in shown

@@ -34,6 +34,7 @@ from llmprobe.reporting.page.tables import (
     Table,
     cost_table,
     layer_tables,
+    monitor_table,
     summary_table,
 )
 from llmprobe.reporting.trace.view import TraceView, shade_style
@@ -141,6 +142,7 @@ def write_report(
         held_out=about.held_out,
         summary_table=summary_table(run.curves, about.held_out),
         compared=[] if compared is None else compared.tables(),
+        monitor_table=monitor_table(run.curves),
         cost_table=cost_table(run.summary),
         layer_tables=tables,
         left_out_tables=left_out_tables,

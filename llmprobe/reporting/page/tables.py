@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from llmprobe.ground.text import elide, number_text, p_text
 from llmprobe.results.columns import RIVALS
 from llmprobe.results.curve import Curve, titles
 from llmprobe.results.metrics import METRICS, Metric
+from llmprobe.results.operating import negatives_needed
 
 LONGEST_NAME = 32
 _MOST_LAYER_ROWS = 4000
@@ -66,6 +68,50 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
     ]
     table = Table("The best layer of each model on each dataset", headers, rows)
     return table.without_empty(kept=(*headers[:5], "chance"))
+
+
+def monitor_table(curves: Sequence[Curve]) -> Table:
+    """Return the operating points of each curve of two classes whose thresholds are known.
+
+    Where there are too few negatives, how many it takes.
+    """
+    headers = (
+        *("model", "dataset", "TPR at 1 % FPR", "threshold for 1 %", "TPR at 0.1 % FPR"),
+        *("threshold for 0.1 %", "at layer", "guaranteed"),
+    )
+    rows = [
+        [
+            elide(curve.model, LONGEST_NAME),
+            elide(curve.title, LONGEST_NAME),
+            *_operating_point(curve, "1", 0.01),
+            *_operating_point(curve, "01", 0.001),
+            whole_text(curve.number("threshold_layer")),
+            _guarantee(curve),
+        ]
+        for curve in curves
+        if curve.number("threshold_negative_units") > 0
+    ]
+    return Table("For a monitor: operating points", headers, rows)
+
+
+def _operating_point(curve: Curve, name: str, fpr: float) -> tuple[str, str]:
+    """Return the out-of-fold TPR of the best layer with its interval, and the saved threshold."""
+    share, low, high = (curve.at_best(f"tpr_at_{name}_fpr{end}") for end in ("", "_low", "_high"))
+    tpr = number_text(share) + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
+    threshold = curve.number(f"threshold_at_{name}_fpr")
+    if pd.isna(threshold):
+        units = curve.number("threshold_negative_units")
+        needed = f"{units:,.0f} units, {negatives_needed(fpr):,} needed"
+        return tpr, f"too few negatives to tell: {needed}"
+    return tpr, f"{threshold:.4g}"
+
+
+def _guarantee(curve: Curve) -> str:
+    if np.isnan([curve.number(f"threshold_at_{name}_fpr") for name in ("1", "01")]).all():
+        return "–"
+    if curve.summary.get("threshold_origin") == "set aside":
+        return "the rate, at 95 % confidence"
+    return "nothing (probe.calibrate would)"
 
 
 def cost_table(summary: pd.DataFrame) -> Table:
