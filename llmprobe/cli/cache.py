@@ -43,6 +43,8 @@ def _list() -> None:
     total = 0
     for entry in contents():
         n_bytes = entry.n_bytes
+        if not n_bytes:  # Began, and came to nothing; `prune --outdated` removes it.
+            continue
         place = f"; lies in {entry.path.resolve()}" if entry.is_elsewhere else ""
         note = "  outdated" if entry.outdated else ""
         say(f"{entry.kind:12} {size(n_bytes):>9}  {_words(entry.age):>4}  {entry.name}  "

@@ -93,8 +93,7 @@ def _score_stream(options: argparse.Namespace, reading: ReadingOptions) -> None:
         options.probe, text=options.text, label=options.label, layer=options.layer,
         fpr=options.fpr, threshold=options.threshold, options=reading,
     )  # fmt: skip
-    form = options.format or "text"
-    tables = tables_of(sys.stdin.buffer, form, options.encoding, options.delimiter)
+    tables = tables_of(sys.stdin.buffer, options.format, options.encoding, options.delimiter)
     scored = (scorer.score(table, where, "stdin") for table, where in tables)
     if options.out is None:
         for csv in csv_of(scored):

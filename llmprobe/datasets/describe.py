@@ -38,6 +38,8 @@ _MOST_READ = 2000
 _TOLD = 0.95
 """Share of labels that a bag of words tells, from which on there is nothing left for a probe."""
 _BELOW = 0.1
+_CONCEPTS = 8
+"""Concepts, at most, for which a bag of words is fitted."""
 _LABELS = 10
 """Classes, at most, whose sizes are listed."""
 
@@ -210,8 +212,22 @@ def _called(label: str, names: Mapping[str, str]) -> str:
 
 
 def _words(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding]]:
+    """Say how often a bag of words is right, of the first concepts of several, and what follows."""
+    if not dataset.concepts:
+        return _words_of(dataset, surface)
+    told, findings = [], []
+    for concept in dataset.by_concept()[:_CONCEPTS]:
+        name = concept.name.removeprefix(f"{dataset.name}:")
+        said, found = _words_of(concept, surface)
+        told += [f"{name}: {said}"] if said else []
+        findings += [replace(finding, message=f"{name}: {finding.message}") for finding in found]
+    more = len(dataset.by_concept()) - _CONCEPTS
+    return "; ".join([*told, *([f"{more:,} more were not read"] if more > 0 else [])]), findings
+
+
+def _words_of(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding]]:
     """Say how often a bag of words is right, of at most ``_MOST_READ`` texts, and what follows."""
-    if dataset.labels.dtype.kind == "f" or dataset.concepts:
+    if dataset.labels.dtype.kind == "f":
         return "", []
     try:
         some = dataset.sample(_MOST_READ)

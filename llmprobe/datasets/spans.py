@@ -66,6 +66,10 @@ def ranges(
         if turns is None:
             raise UserError(f"{where}: its texts are no chats, so there is no turn")
         return turn_ranges(texts, turns, name, where)
+    if turns is not None and name not in {*spans, *fields.columns}:
+        turns_of = ", ".join(f"turn:{role}" for role in sorted(roles))
+        raise UserError(f"{where}: no such field; its chats have {turns_of}, and {kind}:ROLE is of "
+                        "the same turn")  # fmt: skip
     return field_ranges(texts, spans, fields, name, where, occurrence)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO
 
 import pandas as pd
 
-from llmprobe.datasets.cells import LONGEST
+from llmprobe.datasets.cells import LONGEST, usual_columns
 from llmprobe.ground.errors import UserError, first_line
+
+log = logging.getLogger(__name__)
 
 TEXTS_AT_A_TIME = 256
 """Texts that are read before any of them is scored."""
@@ -22,7 +25,7 @@ FORMATS = ("text", "jsonl", "csv")
 
 
 def tables_of(
-    stream: BinaryIO, form: str, encoding: str | None = None, delimiter: str | None = None
+    stream: BinaryIO, form: str | None, encoding: str | None = None, delimiter: str | None = None
 ) -> Iterator[tuple[pd.DataFrame, str]]:
     """Yield the next rows of a stream as a table, and what errors call them.
 
@@ -31,7 +34,8 @@ def tables_of(
     Parameters
     ----------
     form
-        One of ``FORMATS``; of ``text`` the texts are in the column ``text``.
+        One of ``FORMATS``; of ``text`` the texts are in the column ``text``. None is ``text`` too,
+        with a warning where the first line looks like that of another.
     encoding
         By default UTF-8, with or without a byte order mark.
 
@@ -57,14 +61,19 @@ def tables_of(
         raise UserError("stdin: has no texts")
 
 
-def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[dict[str, Any]]:
+def _rows(lines: Iterator[str], form: str | None, delimiter: str) -> Iterator[dict[str, Any]]:
     if form == "csv":
         yield from _of_csv(lines, delimiter)
         return
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        if form == "text":
+        if form is None and number == 1 and (other := _looks_like(line, delimiter)):
+            log.warning(
+                "stdin: each line is a text, but the first looks like %s; is it --format %s?",
+                "the header of a table" if other == "csv" else "JSON", other,
+            )  # fmt: skip
+        if form in (None, "text"):
             yield {"text": line.rstrip("\r\n")}
             continue
         try:
@@ -74,6 +83,13 @@ def _rows(lines: Iterator[str], form: str, delimiter: str) -> Iterator[dict[str,
         if not isinstance(row, dict):
             raise UserError(f'stdin: line {number} is no JSON object, as {{"text": "…"}}')
         yield row
+
+
+def _looks_like(line: str, delimiter: str) -> str | None:
+    """Return the format that a first line is probably of, None for a text."""
+    if usual_columns("text", line.strip().split(delimiter)):
+        return "csv"
+    return "jsonl" if line.startswith("{") and line.rstrip().endswith("}") else None
 
 
 def _of_csv(lines: Iterator[str], delimiter: str) -> Iterator[dict[str, Any]]:

@@ -48,6 +48,8 @@ EVIDENCE = "evidence.json"
 """What the tables are evidence of. It is for other programs: here it is always made of the tables
 again, so that it says what they say."""
 OF_A_PART = ("results", "summary", "predictions", "learning_curve", "rivals")
+_MOST_DISTINCT = 1 << 30
+"""Bytes of different values that a column of a table keeps once each."""
 PROBES, FOLD0_PROBES = "probes.safetensors", "blind_probes.safetensors"
 
 
@@ -127,7 +129,10 @@ def write_results(out: Path, results: Results) -> None:
                 for path in out.glob(f"{name}.*"):
                     path.unlink()
                 continue
-            table.to_parquet(new(_table_file(name)), index=False)
+            # Concepts of one dataset have the same texts, of which each is then there once.
+            table.to_parquet(
+                new(_table_file(name)), index=False, dictionary_pagesize_limit=_MOST_DISTINCT
+            )
             if name in AS_TEXT:
                 write_text(out / f"{name}.csv", table.to_csv(index=False))
         names = {curve.key: curve.file_name for curve in results.curves}

@@ -140,7 +140,8 @@ def _activations(path: Path) -> Cached:
         facts = dict(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
         version = facts["key"]["version"]
     except FileNotFoundError:
-        return Cached(path, "activations", name, "", "unfinished", False)
+        # Nothing of it is there where its command failed before the first states.
+        return Cached(path, "activations", name, "", "unfinished", not any(path.glob("shard-*")))
     except (OSError, ValueError, LookupError, TypeError):
         return Cached(path, "activations", name, str(facts.get("model", "")), "damaged", True)
     model = str(facts.get("model", ""))

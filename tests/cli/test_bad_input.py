@@ -136,6 +136,17 @@ def test_a_span_that_is_not_there_is_said_before_any_model_is_touched(
     fails("validate", config, "'span:asked': example 0 does not contain '", "': 'A COIN IS ")
 
 
+def test_a_position_of_a_chat_that_is_not_there_is_told_its_turns(tmp_path: Path, fails) -> None:
+    said = [{"role": role, "content": role} for role in ("user", "assistant")]
+    rows = [json.dumps({"messages": [*said, {"role": "user", "content": f"{i}"}], "label": i % 2})
+            for i in range(40)]  # fmt: skip
+    (tmp_path / "chats.jsonl").write_text("\n".join(rows))
+    chats = {"path": str(tmp_path / "chats.jsonl")}
+    config = write_config(tmp_path / "c.yaml", "m", chats, extract={"position": "mean:response"})
+    fails("validate", config, "'mean:response': no such field; its chats have turn:assistant, "
+                              "turn:user, and mean:ROLE is of the same turn")  # fmt: skip
+
+
 def test_repeated_texts_are_a_warning_with_numbers(
     tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -97,6 +97,24 @@ def test_each_thing_is_listed_with_its_size_age_and_purpose(
     assert "residual at last" in activations[2] + activations[3]
 
 
+@pytest.mark.usefixtures("filled")
+def test_what_came_to_nothing_is_not_listed_and_is_litter(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    empty = cache_folder() / "activations" / f"tiny-none-{'0' * 16}"
+    begun = cache_folder() / "activations" / f"tiny-begun-{'0' * 16}"
+    for folder in (empty, begun):
+        folder.mkdir()
+    (begun / f"shard-00000-{'0' * 64}.safetensors").write_bytes(bytes(1000))
+    run("ls")
+    listed = capsys.readouterr().out
+    assert "tiny-begun  (unfinished)" in listed
+    assert "tiny-none" not in listed
+    run("prune", "--outdated")
+    assert begun.exists()
+    assert not empty.exists()
+
+
 def names() -> set[str]:
     """What is in the cache, without digests."""
     folders = [*(cache_folder() / "models").iterdir(), *(cache_folder() / "activations").iterdir()]

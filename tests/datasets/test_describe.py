@@ -144,6 +144,16 @@ def test_a_conclusion_is_drawn_from_the_bag_of_words(accuracy: float, words: str
     assert ("the words alone" in said) == bool(words)
 
 
+def test_each_of_several_concepts_has_its_bag_of_words() -> None:
+    concepts = {f"c{i}": np.arange(20) // (1 + i % 2) % 2 for i in range(9)}
+    texts = [f"statement number {i}" for i in range(20)]
+    dataset = ConceptDataset("made", texts, np.arange(20) % 2, concepts=concepts)
+    said = " ".join(describe(dataset, surface=lambda *_: 1.0).split())
+    assert "words c0: a bag of words gets 100.0 % right, out of fold; c1: a bag of words" in said
+    assert "; 1 more were not read" in said
+    assert "c1: the words alone get 100.0 % right" in said
+
+
 def test_a_template_is_shown_once_and_counted_in_the_lengths() -> None:
     dataset = made(template="True or false?\n{text}")
     said = describe(dataset)

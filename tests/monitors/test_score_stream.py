@@ -155,6 +155,24 @@ def test_what_is_wrong_with_a_stream_is_said(
     assert not list(tmp_path.glob("x.*"))
 
 
+@pytest.mark.parametrize(
+    ("first", "form"),
+    [("label,Text", "csv"), ("text", "csv"), ('{"text": "coin"}', "jsonl"), ("coin, red", None)],
+)
+def test_a_first_line_of_another_format_is_noticed_and_read_as_a_text(
+    first: str, form: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = f"{first}\ncoin is red one\n".encode()
+    ((table, _),) = text_stream.tables_of(io.BytesIO(content), None)
+    assert table["text"].tolist() == [first, "coin is red one"]
+    assert [message.endswith(f"is it --format {form}?") for message in caplog.messages] == [
+        True
+    ] * bool(form)
+    caplog.clear()
+    assert len([*text_stream.tables_of(io.BytesIO(content), "text")]) == 1
+    assert not caplog.messages
+
+
 def test_columns_that_only_some_rows_have_fit_into_jsonl(
     stream, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,21 @@ def test_results_from_anywhere_are_read_as_they_were_written(
     assert (tmp_path / "probes" / "net" / "set.safetensors").is_file()
 
 
+def test_texts_of_several_concepts_take_the_room_of_one(found: Results, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    texts = [rng.bytes(1000).hex() for _ in range(1500)]
+    sizes = {}
+    for n in (1, 8):
+        concepts = {f"c{i}": np.arange(1500) // 2**i % 2 for i in range(n)}
+        dataset = ConceptDataset("set", texts, np.arange(1500) % 2, concepts=concepts)
+        examples = examples_of(dataset.by_concept())
+        assert len(examples) == n * 1500
+        write_results(tmp_path / str(n), described(replace(found, examples=examples)))
+        assert read_table(tmp_path / str(n), "examples")["text"].tolist() == texts * n
+        sizes[n] = (tmp_path / str(n) / "examples.parquet").stat().st_size
+    assert sizes[8] < 1.2 * sizes[1]
+
+
 def test_probes_know_what_the_datasets_labels_are_called(found: Results, tmp_path: Path) -> None:
     datasets = [{"name": "set", "classes": {"1": "true"}}]
     write_results(tmp_path, replace(found, environment=ENVIRONMENT | {"datasets": datasets}))
