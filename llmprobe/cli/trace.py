@@ -20,7 +20,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     for what in ("model", "dataset", "position"):
         parser.add_argument(
             f"--{what}", action="append", default=[], metavar="NAME",
-            help=f"only this {what}; repeatable",
+            help=f"only this {what}; repeatable" + "; default: the first" * (what == "dataset"),
         )  # fmt: skip
     add_out(parser, "RUN/traces")
     add_reading(parser)

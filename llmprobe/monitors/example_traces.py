@@ -68,8 +68,11 @@ def trace_examples(
     """
     texts = [dataset.texts[example] for example in examples]
     turns = dataset.turns and [dataset.turns[example] for example in examples]
+    probe = results.fold0_probes[0]
+    parts = dataset.ranges(str(probe.facts.get("position", "last")), extractor.config.occurrence)
     try:
-        traces = trace(extractor, results.fold0_probes[0], texts, turns)
+        ranges = parts and [parts[example] for example in examples]
+        traces = trace(extractor, probe, texts, turns, ranges)
     except UserError as error:
         log.warning("%s on %s: no traces: %s", extractor.model_config.name, dataset.name, error)
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from llmprobe.monitors.new_texts import (
     tokenise_new,
 )
 from llmprobe.probing.pooling import Pooling
+from llmprobe.results.folder import read_environment
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import TRACES, Trace
+
+log = logging.getLogger(__name__)
 
 
 def trace(
@@ -29,6 +33,7 @@ def trace(
     probe: SavedProbe,
     texts: Sequence[str],
     turns: Sequence[Sequence[Turn]] | None = None,
+    ranges: Sequence[tuple[int, int]] | None = None,
 ) -> list[Trace]:
     """Return the scores of ``probe`` at every token and layer of texts, each run alone.
 
@@ -40,6 +45,9 @@ def trace(
         As the model shall read them: in their template, but not yet in a chat template.
     turns
         Of chats, the turns of each text; else a text is a user's turn where the probe wants chats.
+    ranges
+        Of each text, the part that the probe's position is of, as ``ConceptDataset.ranges`` has it;
+        without, a position of a field, a turn or a word is nowhere in a text.
 
     Raises
     ------
@@ -53,10 +61,12 @@ def trace(
         for number, text in enumerate(texts, start=1):
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
             # Other places are of fields, turns and words, which a text alone has not.
-            is_of_text = position in ("first", "mean") and not of_words
-            at = position if is_of_text or pooling else "last"
+            is_of_text = not of_words and (":" not in position or position.startswith("token:"))
+            is_known = is_of_text or pooling is not None or ranges is not None
             tokenised = tokenise_new(
-                extractor, [text], where, position=at, chat=reading_of_chats(probe),
+                extractor, [text], where, position=position if is_known else "last",
+                ranges=None if ranges is None else {position: [ranges[number - 1]]},
+                chat=reading_of_chats(probe),
                 turns=None if turns is None else [turns[number - 1]],
             )  # fmt: skip
             (tokens,), (places,) = tokenised.ids, tokenised.places
@@ -80,7 +90,7 @@ def trace(
                     label=probe.class_names[column] if probe.classes else None,
                     position=position,
                     probe=probe.digest,
-                    read=read if pooling or at == "mean" else [],
+                    read=read if is_known else [],
                     of_words=of_words,
                 )
             )
@@ -148,7 +158,7 @@ def probes_of_run(
     Parameters
     ----------
     models, datasets, positions
-        The names of those wanted; all if there are none.
+        The names of those wanted; all if there are none, but of datasets the first of the run.
 
     Raises
     ------
@@ -169,6 +179,27 @@ def probes_of_run(
             if name not in known:
                 raise UserError(f"{run}: no probe of {kind} {name!r}; {suggestion(name, known)}")
         chosen = [one for one in chosen if not wanted or one[1].facts[kind] in wanted]
+    if not datasets:
+        chosen = _of_first_dataset(run, chosen)
     if not chosen:
         raise UserError(f"{run}: no probe of these models on these datasets at these positions")
     return chosen
+
+
+def _of_first_dataset(
+    run: Path, probes: Sequence[tuple[str, SavedProbe]]
+) -> list[tuple[str, SavedProbe]]:
+    """Return the probes of the dataset that comes first in a run, all concepts of it, and say so.
+
+    A text is of one dataset: what probes of others make of it means nothing.
+    """
+    names = list(dict.fromkeys(str(probe.facts.get("dataset")) for _, probe in probes))
+    try:
+        order = [facts["name"] for facts in read_environment(run)["datasets"]]
+    except UserError:
+        order = []
+    names.sort(key=lambda name: order.index(name) if name in order else len(order))
+    (first, *others) = dict.fromkeys(name.partition(":")[0] for name in names) or [""]
+    if others:
+        log.info("by the probes of %s; --dataset %s has those of that one", first, others[0])
+    return [one for one in probes if str(one[1].facts.get("dataset")).partition(":")[0] == first]

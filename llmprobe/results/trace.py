@@ -32,8 +32,8 @@ TRACES = "traces"
 class Trace(ShownInNotebooks):
     """The scores of one probe at every token and layer of one text.
 
-    The probe was fitted at one position, the last token if nothing else was asked for: what it
-    says at the other tokens is an extrapolation.
+    The probe was fitted at one position, the last token if nothing else was asked for: elsewhere it
+    is not tested.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Trace(ShownInNotebooks):
     title: str = ""
     """What is known of an example, such as its label and the answer; empty for a new text."""
     read: Sequence[int] = ()
-    """Indices of the tokens that the probe reads of the text, where it reads several."""
+    """Indices of the tokens that the probe was fitted at; empty where a text does not tell them."""
     of_words: bool = False
     """Whether the probe's labels are of words, so that its position is of one in the text."""
 

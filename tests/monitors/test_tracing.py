@@ -23,6 +23,8 @@ from llmprobe.config.schema import ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
 from llmprobe.monitors.new_texts import NewTextReader, ReadingOptions
+from llmprobe.monitors.tracing import probes_of_run
+from llmprobe.monitors.tracing import trace as traces_of
 from llmprobe.results.saved_probe import SavedProbe, load_probe
 from llmprobe.results.trace import Trace
 
@@ -171,7 +173,8 @@ def test_a_chat_template_is_applied_as_for_the_probes_own(model: Path, tmp_path:
 def test_the_command_prints_and_writes_a_trace_for_each_probe_and_text(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["trace", str(run), "--text", TEXT, "--text", "Bern is blue one"]) == 0
+    asked = ["--dataset", "toy", "--dataset", "other"]
+    assert main(["trace", str(run), "--text", TEXT, "--text", "Bern is blue one", *asked]) == 0
     printed = capsys.readouterr().out
     files = sorted((run / "traces").iterdir())
     assert len(files) == 16
@@ -183,6 +186,40 @@ def test_the_command_prints_and_writes_a_trace_for_each_probe_and_text(
         assert printed.count(title) == 1
         assert str(path.with_suffix(".html")) in printed
     assert "\x1b" not in printed
+
+
+def test_probes_of_other_datasets_are_not_run_unless_they_are_asked_for(
+    probe: SavedProbe, run: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    save(replace(probe, facts={**probe.facts, "dataset": "toy:red"}), run)
+    for first, traced in (("toy", ["toy", "toy:red"]), ("other", ["other"])):
+        datasets = [{"name": name} for name in dict.fromkeys([first, "other", "toy", "toy:red"])]
+        (run / "environment.json").write_text(json.dumps({"models": [], "datasets": datasets}))
+        chosen = probes_of_run(run)
+        assert sorted(one.facts["dataset"] for _, one in chosen) == traced
+    assert main(["trace", str(run), "--text", TEXT]) == 0
+    assert capsys.readouterr().out.count("probability of") == 1
+    assert "by the probes of other; --dataset toy has those of that one" in caplog.messages
+
+
+@pytest.mark.parametrize("position", ["span:text", "token:1"])
+def test_where_a_probe_was_fitted_is_known_of_a_datasets_own_texts(
+    position: str, model: Path, tmp_path: Path
+) -> None:
+    dataset = toy_dataset(tmp_path, template="{text} or false")
+    probe, activations = fit(model, dataset, position=position)
+    extractor = NewTextReader(probe, "x").extractor
+    ranges = dataset.ranges(position)
+    (own,) = traces_of(extractor, probe, dataset.texts[:1], ranges=ranges and ranges[:1])
+    assert own.tokens[own.read[0]].strip() == dataset.texts[0].split()[3 if ranges else 1]
+    states = activations.layer(probe.best_layer)[:1]
+    np.testing.assert_allclose(
+        own.scores[own.layers.index(probe.best_layer), own.read],
+        probe.predict_proba(states, probe.best_layer)[:, 1], rtol=1e-3, atol=1e-4,
+    )  # fmt: skip
+    (new,) = llmprobe.trace(probe, TEXT)
+    assert len(new.read) == (ranges is None)
 
 
 def test_filters_choose_among_the_probes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,7 @@ from llmprobe.reporting.trace.figure import trace_figure
 from llmprobe.reporting.trace.files import write_trace
 from llmprobe.reporting.trace.page import trace_page
 from llmprobe.reporting.trace.terminal import trace_lines
-from llmprobe.reporting.trace.view import SHADES, TraceView, colours, visible
+from llmprobe.reporting.trace.view import PALE, SHADES, TraceView, colours, visible
 from llmprobe.results.trace import Trace, read_traces
 
 NASTY = [
@@ -115,8 +116,8 @@ def test_a_terminal_shows_colours_and_a_file_none() -> None:
         assert ("\x1b[" in console.file.getvalue()) == terminal_there
     line = next(line for line in trace_lines(trace, 100, 99, "x") if line.plain.startswith("    4"))
     spans = {line.plain[span.start : span.end].strip(): str(span.style) for span in line.spans}
-    for score in trace.scores[4]:
-        ink, ground = colours(round(score * (SHADES - 1)))
+    for token, score in enumerate(trace.scores[4]):
+        ink, ground = colours(round(score * (SHADES - 1)), pale=token < 5)
         assert spans[f"{score:.2f}"] == f"{ink} on {ground}"
 
 
@@ -205,6 +206,30 @@ def test_the_page_has_every_score_in_a_table() -> None:
     for row, layer in zip(rows, reversed(trace.layers), strict=True):
         assert row[0] == (f"best: {layer}" if layer == 3 else str(layer))
         assert row[1:] == [f"{score:.2f}" for score in trace.scores[layer]]
+
+
+@pytest.mark.parametrize(
+    ("position", "read", "dark"),
+    [("last", (), [5]), ("last", (4,), [4]), ("span:city", (), []), ("span:city", (1, 2), [1, 2])],
+)
+def test_a_trace_is_pale_where_the_probe_was_not_fitted(
+    position: str, read: tuple[int, ...], dark: list[int]
+) -> None:
+    trace = a_trace(position=position, read=read)
+    expected = [token in dark for token in range(6)]
+    cells = re.findall(r'<td class="s\d+( pale)?">', trace_page(trace))
+    assert [not pale for pale in cells] == expected * 5
+    panel, _ = trace_figure(trace).axes
+    assert (np.asarray(panel.images[0].get_alpha()) == np.where(expected, 1, PALE)).all()
+    caution = TraceView(trace).caution
+    assert caution.endswith("; pale is where it is not tested.")
+    assert ("in bold" in caution) == bool(dark)
+
+
+def test_pale_is_nearer_to_white() -> None:
+    for shade in (0, 10, 40):
+        full, pale = (to_rgb(colours(shade, pale)[1]) for pale in (False, True))
+        assert 1 - np.asarray(pale) == pytest.approx(PALE * (1 - np.asarray(full)), abs=0.005)
 
 
 def test_any_text_is_shown_as_text_on_the_page_and_nothing_runs_or_loads() -> None:

@@ -176,15 +176,15 @@ def test_examples_are_traced_by_probes_over_tokens(toy: Toy) -> None:
     assert list(traces) == ["last", *POOLED]
     n = len(traces["last"].tokens)
     assert {position: list(trace.read) for position, trace in traces.items()} == {
-        "last": [], "tokens:last-2": [n - 2, n - 1],
+        "last": [n - 1], "tokens:last-2": [n - 2, n - 1],
         **{position: list(range(n)) for position in ("tokens:mean", *LEARNED)},
     }  # fmt: skip
     view = TraceView(traces["tokens:last-2"], most_tokens=3)
     assert view.read == [False, True, True]
-    assert "fitted at the mean of the last 2 tokens (in bold); elsewhere" in view.caution
+    assert "fitted at the mean of the last 2 tokens (in bold); pale is" in view.caution
     assert "a text's is the largest." in TraceView(traces["tokens:max"]).caution
     page = (toy.run.folder / "report.html").read_text()
-    assert page.count('<th scope="col" class="read">') == 4 * n + 2
+    assert page.count('<th scope="col" class="read">') == 4 * n + 3
 
 
 def test_pooling_is_of_positions_of_tokens_alone() -> None:

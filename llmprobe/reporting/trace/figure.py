@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
@@ -13,7 +14,7 @@ from matplotlib.patches import Rectangle
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.panels import layer_ticks
 from llmprobe.reporting.charts.style import label, styled
-from llmprobe.reporting.trace.view import TraceView
+from llmprobe.reporting.trace.view import PALE, TraceView
 from llmprobe.results.trace import Trace
 
 _TOKENS_BESIDE = 24
@@ -56,6 +57,7 @@ def _panel(ax: Axes, view: TraceView, part: slice) -> None:
         origin="lower",
         aspect="auto",
         interpolation="none",
+        alpha=np.broadcast_to(np.where(view.read[part], 1, PALE), view.levels[:, part].shape),
         extent=(-0.5, right, first - 0.5, last + 0.5),
     )
     ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)

@@ -59,7 +59,7 @@ def trace_lines(
         for head, row in zip(heads, view.rows, strict=True):
             line = Text(head.rjust(margin), "bold" if row.best else "")
             for i in block:
-                ink, ground = colours(row.cells[i].shade)
+                ink, ground = colours(row.cells[i].shade, pale=not view.read[i])
                 line.append(f" {row.cells[i].number:>{widths[i]}}", f"{ink} on {ground}")
             yield line
     yield Text()

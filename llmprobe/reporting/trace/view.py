@@ -17,6 +17,8 @@ from llmprobe.results.trace import Trace
 
 SHADES = 41
 """The number of colours of cells, from the first to the last of ``CHANCE_MAP``."""
+PALE = 0.3
+"""How much of its colour a cell has where the probe was not fitted."""
 _POSITIONS = {
     "last": "the last token",
     "first": "the first token",
@@ -85,9 +87,9 @@ class TraceView:
             place = place.replace("all tokens", "the tokens") + " of a labelled word"
         if pooling and pooling.kind == "last":
             place = f"the mean of the last {pooling.number:g} tokens"
-        if self.trace.read:
+        if any(self.read):
             place += " (in bold)"
-        return f"The probe was fitted at {place}; elsewhere its scores are an extrapolation."
+        return f"The probe was fitted at {place}; pale is where it is not tested."
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -96,9 +98,12 @@ class TraceView:
 
     @cached_property
     def read(self) -> list[bool]:
-        """Return whether the probe reads each token that is shown, where it reads several."""
-        first = len(self.trace.tokens) - len(self.tokens)
-        return [i in self.trace.read for i in range(first, len(self.trace.tokens))]
+        """Return whether the probe was fitted at each token that is shown; others are pale."""
+        n = len(self.trace.tokens)
+        read = set(self.trace.read)
+        if not read and self.trace.position == "last" and not self.trace.of_words:
+            read = {n - 1}  # An earlier version did not write it down.
+        return [i in read for i in range(n - len(self.tokens), n)]
 
     @cached_property
     def layers(self) -> list[int]:
@@ -188,10 +193,12 @@ class TraceView:
         return f"Left out here: {' and '.join(missing)}; {where} has them." if missing else ""
 
 
-def colours(shade: int) -> tuple[str, str]:
+def colours(shade: int, pale: bool = False) -> tuple[str, str]:
     """Return the colours of a cell's number and of its ground: ``("#ffffff", "#002c64")``."""
-    red, green, blue, _ = CHANCE_MAP(shade / (SHADES - 1))
-    dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
+    part = PALE if pale else 1.0
+    red, green, blue = (part * c + 1 - part for c in CHANCE_MAP(shade / (SHADES - 1))[:3])
+    # On less than this luminance white stands out more than black does (WCAG 2.2).
+    dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.179
     return "#ffffff" if dark else "#000000", to_hex((red, green, blue))
 
 
@@ -200,7 +207,9 @@ def shade_style() -> str:
     rules = []
     for shade in range(SHADES):
         ink, ground = colours(shade)
-        rules.append(f".s{shade} {{ color: {ink}; background: {ground}; }}")
+        rules.append(f".s{shade} {{ --ground: {ground}; color: {ink}; background: {ground}; }}")
+    mixed = f"color-mix(in srgb, var(--ground) {PALE:.0%}, var(--paper))"
+    rules.append(f".trace .pale {{ color: var(--ink); background: {mixed}; }}")
     return "\n".join(rules)
 
 
