@@ -59,7 +59,8 @@ class Opened:
     ) -> Opened:
         """Open a page in a window of its own, which by default asks for less motion."""
         options = {"reduced_motion": "reduce", "java_script_enabled": scripted} | options
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        options = {"viewport": {"width": width, "height": 900}} | options
+        context = browser.new_context(**options)
         context.set_default_timeout(15_000)
         made = cls(context, context.new_page())
         made.goto(path, scripted)

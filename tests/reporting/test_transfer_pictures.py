@@ -78,18 +78,33 @@ def test_the_page_has_the_matrix_at_the_best_layers_and_at_each(
 
 
 def test_the_first_screen_has_the_heatmap_the_evidence_and_the_matrix(
-    shown: Callable[..., Opened], trial: Results, tmp_path: Path
+    opened: Callable[..., Opened], trial: Results, tmp_path: Path
 ) -> None:
     matrix = matrix_of(["affirmed", "negated"])
     run = replace(trial, transfer=matrix.table, transfer_layers=matrix.layers)
-    opened = shown(write_page(tmp_path / "report.html", run))
-    bottoms = {
-        name: opened.page.locator(name).first.bounding_box()
-        for name in ("#heatmap", ".evidence tbody", "#transfer-matrix table")
-    }
-    for name, box in bottoms.items():
+    path = write_page(tmp_path / "report.html", run)
+    page = opened(path, 1280, viewport={"width": 1280, "height": 800}).page
+    for name in ("#heatmap", "#transfer-matrix table", ".evidence"):
+        box = page.locator(name).first.bounding_box()
         assert box is not None, name
-        assert box["y"] + box["height"] <= 900, name
+        assert box["y"] + box["height"] <= 800, name
+    heads = page.locator(".evidence thead th").all_inner_texts()
+    assert heads == ["above chance", "beyond text", "stable"]
+    assert page.locator(".evidence tbody").count() == 4
+
+
+def test_a_number_of_the_page_is_rounded_once_as_python_does(
+    shown: Callable[..., Opened], trial: Results, tmp_path: Path
+) -> None:
+    values = [0.544998, 0.125, 0.375, 0.625, 0.084999, 0.0625, 0.9949999, 0.9999999]
+    matrix = matrix_of(["a", "b"], layers=len(values))
+    layers = matrix.layers.assign(auroc=[values[i] for i in matrix.layers["train_layer"]])
+    run = replace(trial, transfer=matrix.table, transfer_layers=layers)
+    page = shown(write_page(tmp_path / "report.html", run)).page
+    page.locator("#transfer-layer").focus()
+    for value in values:
+        page.locator("#transfer-layer").press("ArrowRight")
+        assert page.locator("#transfer-matrix tbody td").nth(1).inner_text() == f"{value:.2f}"
 
 
 def test_a_run_prints_its_matrix(trial: Results) -> None:

@@ -111,7 +111,7 @@ def write_report(
     pictures, left_out_here, _ = as_pictures(captioned(figures), MOST_FIGURE_BYTES - size)
     script = "\n".join(map(asset, (f"{name}.js" for name in _SCRIPTS)))
     scripts = [_closed(text) for text in (vega(), f"{{\n{script}\n}}")]
-    named = bool(layer_names(run.curves))
+    named, cards = bool(layer_names(run.curves)), _cards(run)
     environment = {
         key: value for key, value in run.environment.items() if key not in ("models", "datasets")
     }
@@ -124,7 +124,13 @@ def write_report(
         transfer=run.transfer_matrix is not None,
         notes=run.notes,
         findings=[*about.findings, *([] if compared is None else compared.sentences())],
-        cards=_cards(run),
+        cards=cards,
+        asked=[
+            key
+            for key in QUESTIONS
+            if key == "above_chance"
+            or any(card.evidence.questions[key].answer != "not asked" for card in cards)
+        ],
         questions=QUESTIONS,
         marks=MARKS,
         margin=MARGIN,
@@ -258,6 +264,5 @@ def _facts_table(
 
 
 _HEATMAP_NOTE = (
-    "A row for each dataset, from {first} to {last}. Blue is above chance, orange below it; the "
-    "dot is the best layer."
+    "From {first} to {last}. Blue is above chance, orange below it; the dot is the best layer."
 )

@@ -106,15 +106,17 @@ def _transfer(run: Results) -> list[dict[str, Any]]:
         known = dict(
             zip(
                 rows[["train", "test", "test_layer"]].itertuples(index=False, name=None),
-                as_aurocs(rows).round(3),
+                as_aurocs(rows),
                 strict=True,
             )
         )
+        of = {*cells["train_dataset"].dropna(), *cells["test_dataset"].dropna()}
         reads = cells.set_index(["train", "test"])["reads"].map(TRANSFER_MARKS).to_dict()
         best = cells.groupby("train", sort=False)["train_layer"].first()
         matrices.append(
             {
                 "model": f"{model} @ {position}" if several else model,
+                "of": of.pop() if len(of) == 1 else "",
                 "train": train, "test": test, "layers": layers,
                 "best": [layers.index(best[name]) for name in train],
                 "marks": [[reads.get((a, b), "") for b in test] for a in train],
@@ -275,10 +277,17 @@ def _clipped(value: Any) -> str:
 
 
 def _number(value: float) -> float | int | None:
-    """Round a number to five digits; what is not finite is null."""
+    """Round a number to five digits, or to more where it would look another one then.
+
+    What is not finite is null.
+    """
     if not np.isfinite(value):
         return None
-    return int(value) if float(value).is_integer() else float(f"{value:.5g}")
+    if float(value).is_integer():
+        return int(value)
+    rounded = float(f"{value:.5g}")
+    same = all(f"{rounded:.{digits}f}" == f"{value:.{digits}f}" for digits in (1, 2, 3))
+    return rounded if same else float(value)
 
 
 def _numbers(values: np.ndarray) -> list[float | int | None]:

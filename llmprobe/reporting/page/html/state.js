@@ -92,8 +92,13 @@ function fill(id, ...children) {
   place(id).replaceChildren(...children.filter((child) => child !== null));
 }
 
+/** A number as Python writes it: of two that are equally near, the one with an even last digit. */
 function number(value, digits = 2) {
-  return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+  if (value === null || value === undefined) return "–";
+  const between = value * 2 ** (digits + 1); // Only what is odd here is halfway between two.
+  const lower = Math.floor(value * 10 ** digits);
+  const even = Math.abs(between % 2) === 1 ? (lower + Math.abs(lower % 2)) / 10 ** digits : value;
+  return even.toFixed(digits).replace("-", "−");
 }
 
 /** A line of a model's colour, and its name. */

@@ -14,11 +14,11 @@ function transferRow(matrix, train, at) {
 function drawTransfer() {
   const matrix = data.transfer[Number(place("transfer-model").value)];
   const at = Number(place("transfer-layer").value) - 1;
-  const shown = at < 0 ? "each train set’s best" : `layer ${matrix.layers[at]}`;
+  const shown = at < 0 ? "each set’s best" : `layer ${matrix.layers[at]}`;
   place("transfer-at").textContent = shown;
   const names = matrix.test.map((name) => element("th", { scope: "col" }, element("bdi", {}, short(name, 18))));
   fill("transfer-matrix", element("table", {},
-    element("caption", {}, `AUROC at ${shown}; rows: fitted on, columns: scored on`),
+    element("caption", {}, `AUROC${matrix.of && ` on ${short(matrix.of, 24)}`} at ${shown}${at < 0 ? " layer" : ""}`),
     element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "fitted on"), element("th", { scope: "col" }, "layer"), ...names)),
     element("tbody", {}, ...matrix.train.map((_, train) => transferRow(matrix, train, at)))));
 }
@@ -34,5 +34,11 @@ if (data.transfer.length) {
   select.closest("label").hidden = data.transfer.length < 2;
   select.addEventListener("change", openTransfer);
   place("transfer-layer").addEventListener("input", drawTransfer);
-  part(["theme"], openTransfer);
+  part(["model"], () => {
+    const { name } = data.models[state.model];
+    const first = data.transfer.findIndex(({ model }) => model === name || model.startsWith(`${name} @ `));
+    select.value = Math.max(0, first);
+    openTransfer();
+  });
+  part(["theme"], drawTransfer);
 }
