@@ -217,7 +217,7 @@ def transfer(
             "train_layer": best, "test_layer": best, "note": cell.note,
             "n_examples": len(cell.rows),
             "shared_units": len(np.intersect1d(plan.unit_of[one], plan.unit_of[other])),
-            **_origin(one, other), "fitted_on": one.fitted_on,
+            **_origin(one, other),
         }  # fmt: skip
         if not cell.note:
             row |= _cell(cell, answers[one, other], other, plan, labels)
@@ -255,9 +255,11 @@ def _common_layers(sets: Sequence[TransferSet]) -> list[int]:
 
 
 def _origin(one: TransferSet, other: TransferSet) -> dict[str, str]:
-    """Return of which datasets a train set and a test set are, and which field is masked."""
-    datasets = one.original.dataset.name, other.original.dataset.name
-    return {"train_dataset": datasets[0], "test_dataset": datasets[1], "masked": other.field}
+    """Return of which datasets a train set and a test set are, and what of them."""
+    return {
+        "train_dataset": one.original.dataset.name, "test_dataset": other.original.dataset.name,
+        "fitted_on": one.fitted_on, "masked": other.field,
+    }  # fmt: skip
 
 
 def _units_and_folds(

@@ -98,7 +98,7 @@ TRANSFER = (
 """The columns of ``transfer.parquet``."""
 TRANSFER_LAYERS = (
     *("model", "train", "test", "position", "train_layer", "test_layer", "auroc"),
-    *("rank_correlation", "train_dataset", "test_dataset", "masked"),
+    *("rank_correlation", "train_dataset", "test_dataset", "fitted_on", "masked"),
 )
 """The columns of ``transfer_layers.parquet``."""
 

@@ -95,6 +95,13 @@ def is_elsewhere(cells: pd.DataFrame) -> pd.Series:
     return elsewhere
 
 
+def leaves_one_out(cells: pd.DataFrame) -> pd.Series:
+    """Whether each cell is of a probe of all values of a field but the one that it is scored on."""
+    if "fitted_on" not in cells:  # Earlier versions left none out.
+        return pd.Series(False, index=cells.index)
+    return cells["fitted_on"] == "all but one"
+
+
 _FITTED_ON = ("dataset", "all but one", "part")
 """What probes can be fitted on, from what is most like the probe of a curve to what is least."""
 

@@ -144,6 +144,26 @@ def test_what_is_left_without_a_field_stands_beside_the_worst_and_is_no_transfer
     assert np.asarray(worst).min() > 0
 
 
+def test_probes_of_all_other_sets_are_one_row_and_a_line_in_the_panel_of_the_set() -> None:
+    matrix = matrix_of(["a", "b", "c"])
+
+    def more(cells: pd.DataFrame) -> pd.DataFrame:
+        home = cells[cells["train"] == cells["test"]]
+        rest = home.assign(train="all but " + home["test"], fitted_on="all but one", auroc=0.7)
+        return pd.concat([cells, rest], ignore_index=True)
+
+    both = TransferMatrix(more(matrix.table), more(matrix.layers))
+    for layer in (None, 1):
+        ax = both.plot.heatmap(layer=layer).axes[0]
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c", "all others"]
+        assert [text.get_text()[:4] for text in ax.texts[-3:]] == ["0.70"] * 3
+    panels = [ax for ax in both.plot.curves().axes if ax.get_title("left")]
+    assert [ax.get_title("left") for ax in panels] == ["a", "b", "c"]
+    for ax in panels:
+        lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+        assert np.asarray(lines["all others on it"]) == pytest.approx([0.7, 0.7, 0.7])
+
+
 def test_many_sets_are_printed_by_the_worst_of_the_others() -> None:
     few = "\n".join(line.plain for line in transfer_lines(matrix_of(["a", "b"]).table, 100))
     assert "0.20!" in few

@@ -13,10 +13,18 @@ from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.style import COLOURS, GREY, label, styled
 from llmprobe.results.figures import figure
 from llmprobe.results.results import Results
-from llmprobe.results.transfer import TRANSFER_MARKS, TransferMatrix, as_aurocs, is_elsewhere
+from llmprobe.results.transfer import (
+    TRANSFER_MARKS,
+    TransferMatrix,
+    as_aurocs,
+    is_elsewhere,
+    leaves_one_out,
+)
 
 _MOST_NUMBERS = 16
 """Sets beside each other whose cells have room for a number."""
+_ALL_OTHERS = "all others"
+"""What probes are fitted on that leave out the set which they are scored on."""
 
 
 @figure(
@@ -79,6 +87,9 @@ def transfer_heatmap(matrix: TransferMatrix, layer: int | None = None) -> Figure
         There is no such layer.
     """
     table = matrix.table if layer is None else _at_layer(matrix.layers, layer)
+    # Each of these sets has one cell, so all are one row.
+    rest = table["train"].str.replace("all but .*", _ALL_OTHERS, regex=True)
+    table = table.assign(train=table["train"].mask(leaves_one_out(table), rest))
     panels = list(table.groupby(["model", "position"], sort=False))
     sets = max(len(pd.unique(cells["test"])) for _, cells in panels)
     rows = max(len(pd.unique(cells["train"])) for _, cells in panels)
@@ -107,13 +118,15 @@ def transfer_curves(matrix: TransferMatrix) -> Figure:
     """Draw AUROC by layer at home, its mean elsewhere and the worst: a panel for each train set."""
     layers = matrix.layers[~_crossed(matrix.layers)]
     layers = layers.assign(score=as_aurocs(layers))
-    groups = list(layers.groupby(["model", "position", "train"], sort=False))
+    is_rest = leaves_one_out(layers)
+    rest = dict(list(layers[is_rest].groupby(["model", "position", "test"])))
+    groups = list(layers[~is_rest].groupby(["model", "position", "train"], sort=False))
     columns = min(len(groups), 4)
     rows = -(-len(groups) // columns)
     drawn = Figure(figsize=(2.1 * columns + 0.4, 1.7 * rows + 0.4))
     axes = drawn.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     several = layers["model"].nunique() > 1
-    for ax, ((model, _, train), cells) in zip(axes, groups, strict=False):
+    for ax, ((model, position, train), cells) in zip(axes, groups, strict=False):
         at_home = cells["test"] == train
         elsewhere = cells[is_elsewhere(cells)].groupby("test_layer")["score"]
         home = cells[at_home].set_index("test_layer")["score"]
@@ -124,6 +137,9 @@ def transfer_curves(matrix: TransferMatrix) -> Figure:
         ]
         if cells[is_elsewhere(cells)]["test"].nunique() == 1:  # Then the two are one.
             del lines[1]
+        if (model, position, train) in rest:
+            others = rest[model, position, train].set_index("test_layer")["score"]
+            lines.append((others, f"{_ALL_OTHERS} on it", COLOURS[3], "-"))
         for line, name, colour, style in lines:
             ax.plot(line.index, line, style, color=colour, label=name, linewidth=1.2)
         ax.axhline(0.5, color=GREY, linewidth=0.6, linestyle=":")
@@ -134,7 +150,7 @@ def transfer_curves(matrix: TransferMatrix) -> Figure:
     drawn.supxlabel("layer")
     drawn.supylabel("AUROC")
     handles, names = axes[0].get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside upper center", ncols=3)
+    drawn.legend(handles, names, loc="outside upper center", ncols=4)
     return drawn
 
 
