@@ -103,7 +103,7 @@ def export_numpy(probe: SavedProbe, out: Path) -> list[Path]:
     np.savez(content, **arrays)
     with whole_file(out / "probe.npz") as partial:
         partial.write_bytes(content.getvalue())
-    facts, classes = probe.facts, [_code(name) for name in probe.classes]
+    facts, classes = probe.facts, _classes(probe)
     meaning = "A logit is the predicted number."
     if len(classes) == 2:
         meaning = f"A logit above 0 means {classes[1]}, below 0 {classes[0]}; its sigmoid is the "
@@ -167,7 +167,7 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
         eval_results=results or None,
     )
     facts = {name: value for name, value in probe.facts.items() if value not in ("", None)}
-    classes = ", ".join(_code(name) for name in probe.classes)
+    classes = ", ".join(_classes(probe))
     body = _CARD.format(
         title=_code(_title(probe)), model=_code(base_model), best=probe.best_layer, file=file,
         concept=f"{_code(probe.facts['dataset'])} ({classes or 'a number'})",
@@ -270,6 +270,14 @@ def _title(probe: SavedProbe) -> str:
 def _word(name: object) -> str:
     """Return a name of letters, digits and ``_.-`` alone."""
     return re.sub(r"[^\w.-]+", "-", str(name)).strip("-.") or "probe"
+
+
+def _classes(probe: SavedProbe) -> list[str]:
+    """Return each class, with its name where that is another word: `1` (`true`)."""
+    return [
+        _code(label) + (f" ({_code(name)})" if name != str(label) else "")
+        for label, name in zip(probe.classes, probe.class_names, strict=True)
+    ]
 
 
 def _code(value: object) -> str:

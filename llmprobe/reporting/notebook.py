@@ -90,7 +90,10 @@ def _dataset(dataset: ConceptDataset) -> Shown:
         facts["labels"] = f"numbers from {dataset.labels.min():.4g} to {dataset.labels.max():.4g}"
     else:
         counts = Counter(dataset.labels.tolist()).most_common(10)
-        facts["labels"] = ", ".join(f"{label} ({count:,})" for label, count in counts)
+        names = dataset.class_names
+        facts["labels"] = ", ".join(
+            f"{names.get(str(label), label)} ({count:,})" for label, count in counts
+        )
     if len(dataset.classes) > 10 and dataset.labels.dtype.kind != "f":
         facts["labels"] += f" and {len(dataset.classes) - 10:,} more"
     facts |= {"template": dataset.filled, "source": dataset.source, "licence": dataset.licence}
@@ -130,7 +133,7 @@ def _probe(probe: SavedProbe) -> Shown:
 
     names = ("model", "dataset", "site", "position", "kind", "template")
     facts = {name: probe.facts.get(name) for name in names}
-    facts |= {"classes": ", ".join(map(str, probe.classes)) or "none: it predicts a number"}
+    facts |= {"classes": ", ".join(probe.class_names) or "none: it predicts a number"}
     facts |= {"layers": ", ".join(map(str, probe.layers))}
     metrics = scored_metrics(probe) if probe.scores else []
     for metric in metrics[:1]:

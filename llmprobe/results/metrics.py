@@ -403,7 +403,7 @@ for of_protocol in (
     Metric("compression", "compression", "classes"),
     Metric("compression_range_low", "compression, range from", "classes"),
     Metric("compression_range_high", "compression, range to", "classes"),
-    Metric("p_value", "p", form="p"),
+    Metric("p_value", "p of the layer", form="p"),
     Metric("l2", "L2 penalty", form=".3g"),
 ):
     METRICS.add(of_protocol.name, of_protocol)

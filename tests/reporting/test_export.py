@@ -46,7 +46,12 @@ def test_the_arrays_give_the_probes_own_logits(probe: Path, tmp_path: Path) -> N
     names = {"states": states}
     exec(code.replace("probe.npz", str(tmp_path / "out" / "probe.npz")), names)
     assert names["logits"][:, 0] == pytest.approx(own.decision_function(states))
-    assert "A logit above 0 means `1`" in readme
+    assert "A logit above 0 means `1`, below 0 `0`;" in readme
+    named = replace(own, facts={**own.facts, "class_names": {"1": "true"}})
+    path = str(named.save(tmp_path / "named.safetensors"))
+    assert main(["export", path, "--to", "numpy", "--out", str(tmp_path / "named")]) == 0
+    readme = (tmp_path / "named" / "README.md").read_text()
+    assert "A logit above 0 means `1` (`true`), below 0 `0`;" in readme
 
 
 def test_equal_probes_are_exported_as_equal_bytes(probe: Path, tmp_path: Path) -> None:

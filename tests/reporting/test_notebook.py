@@ -114,6 +114,7 @@ def test_a_dataset_shows_its_classes_and_first_texts() -> None:
     seen = Seen(capitals())
     assert "ConceptDataset('capitals': 120 texts in 60 groups, labels 0, 1)" in seen.text
     assert "1 (60), 0 (60)" in seen.text
+    assert "true (60), 0 (60)" in Seen(replace(capitals(), class_names={"1": "true"})).text
     assert "The capital of country 003 is Oslo." in seen.text
     assert "112 more texts are left out here: .to_pandas()" in seen.text
 

@@ -137,7 +137,7 @@ def test_click_on_a_cell_opens_its_layer(
         low, high = row["accuracy_low"], row["accuracy_high"]
         assert scores["accuracy"] == f"{row['accuracy']:.2f} [{low:.2f}, {high:.2f}]"
         assert scores["AUROC"].startswith(f"{row['auroc']:.2f} [")
-        assert scores["p"] == f"{row['p_value']:.3f}"
+        assert scores["p of the layer"] == f"{row['p_value']:.3f}"
         assert page.page.input_value("#slider") == str(layer)
         counts = [int(text) for text in page.texts("#confusion td")]
         table = first_repeat(trial.predictions).query(

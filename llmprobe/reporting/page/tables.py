@@ -99,7 +99,7 @@ def _operating_point(curve: Curve, name: str, fpr: float) -> tuple[str, str]:
     share, low, high = (curve.at_best(f"tpr_at_{name}_fpr{end}") for end in ("", "_low", "_high"))
     tpr = number_text(share) + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
     threshold = curve.number(f"threshold_at_{name}_fpr")
-    if pd.isna(threshold):
+    if np.isnan(threshold):
         units = curve.number("threshold_negative_units")
         needed = f"{units:,.0f} units, {negatives_needed(fpr):,} needed"
         return tpr, f"too few negatives to tell: {needed}"
