@@ -14,13 +14,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmprobe.api import ProbeCallback as ProbeCallback
-    from llmprobe.api import extract as extract
-    from llmprobe.api import probe as probe
-    from llmprobe.api import probe_layers as probe_layers
-    from llmprobe.api import probe_network as probe_network
-    from llmprobe.api import trace as trace
-    from llmprobe.api import transfer as transfer
+    from llmprobe.api.networks import ProbeCallback as ProbeCallback
+    from llmprobe.api.networks import probe_network as probe_network
+    from llmprobe.api.new_texts import score as score
+    from llmprobe.api.new_texts import trace as trace
+    from llmprobe.api.run_folders import compare as compare
+    from llmprobe.api.run_folders import intervene as intervene
+    from llmprobe.api.run_folders import load_run as load_run
+    from llmprobe.api.run_folders import run as run
+    from llmprobe.api.states import extract as extract
+    from llmprobe.api.states import probe as probe
+    from llmprobe.api.states import probe_layers as probe_layers
+    from llmprobe.api.states import transfer as transfer
     from llmprobe.cli.command import command as command
     from llmprobe.config.sites import site as site
     from llmprobe.datasets.dataset import ConceptDataset as ConceptDataset
@@ -47,7 +52,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES_IN = {
-    "llmprobe.api": "ProbeCallback extract probe probe_layers probe_network trace transfer",
+    "llmprobe.api.networks": "ProbeCallback probe_network",
+    "llmprobe.api.new_texts": "score trace",
+    "llmprobe.api.run_folders": "compare intervene load_run run",
+    "llmprobe.api.states": "extract probe probe_layers transfer",
     "llmprobe.cli.command": "command",
     "llmprobe.config.sites": "site",
     "llmprobe.datasets.dataset": "ConceptDataset",

@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from llmprobe.api import probe_layers
+from llmprobe.api.states import probe_layers
 from llmprobe.config.schema import InterveneConfig, ProbeConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.monitors.intervene import change, tasks_config

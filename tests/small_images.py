@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmprobe.api import probe_network
+from llmprobe.api.networks import probe_network
 from llmprobe.sanity import image_networks, networks
 
 NAMES = (

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmprobe.cli.output import say
 from llmprobe.ground.memory_cycles import no_search_for_garbage
@@ -133,21 +133,30 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_run(options: argparse.Namespace, download: bool = True) -> Run | None:
+def load_run(
+    options: argparse.Namespace, download: bool = True, section: str = "", **keys: Any
+) -> Run | None:
     """Return the run that the options of a config describe; None after a dry run, which prints.
+
+    Parameters
+    ----------
+    section, keys
+        An optional section that the config has also where it is not written, and keys of it.
 
     Raises
     ------
     UserError
         Anything that can be seen to be wrong before a model is loaded.
     """
-    from llmprobe.config.load import load_config
+    from llmprobe.config.load import asked_to, load_config
 
     # A wrong config is said before torch is loaded.
     columns = {key: getattr(options, key) for key in ("text", "label", "group")}
     config = load_config(
         options.config, options.overrides, options.limit, options.include, options.models, columns
     )
+    if section:
+        config = asked_to(config, section, **keys)
     with no_search_for_garbage():
         from llmprobe.runs.pipeline import Run, default_out
 

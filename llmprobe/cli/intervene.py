@@ -15,13 +15,7 @@ def intervene(options: argparse.Namespace) -> None:
     folder = Path(options.config)
     if folder.is_dir() and (folder / "config.yaml").is_file():
         options.config, options.out = str(folder / "config.yaml"), options.out or folder
-    from llmprobe.config.load import parsed_yaml
-
-    path = Path(options.config)
-    raw = parsed_yaml(path) if path.suffix in (".yaml", ".yml") and path.is_file() else None
-    if not (isinstance(raw, dict) and raw.get("intervene")):
-        options.overrides.insert(0, "intervene=true")
-    run = load_run(options)
+    run = load_run(options, section="intervene")
     if run is None:
         return
     results = run.probe(extract=True)

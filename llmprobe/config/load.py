@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -28,14 +29,14 @@ S = TypeVar("S", bound=Section)
 
 
 def load_config(
-    path: str | Path,
+    path: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
     limit: int | None = None,
     include: Sequence[str | Path] = (),
     models: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Return the config in a YAML file (or a shipped one, by name), checked.
+    """Return the config in a YAML file (or a shipped one, by name), or a mapping like it, checked.
 
     Parameters
     ----------
@@ -56,12 +57,15 @@ def load_config(
         Something is wrong; the message names the file, the key and what would be right.
     """
     columns = {key: value for key, value in (columns or {}).items() if value is not None}
-    if models or columns or table_suffix(str(path)):
+    where = "the config" if isinstance(path, Mapping) else str(path)
+    if isinstance(path, Mapping):
+        raw, folder = _of_run(deepcopy(dict(path)), where), Path()
+    elif models or columns or table_suffix(str(path)):
         raw, folder = _of_dataset(str(path), models, columns), Path()
     else:
         file = _config_file(path)
         raw, folder = parsed_yaml(file), file.parent
-        raw = _of_run(raw, file)
+        raw = _of_run(raw, str(file))
     for override in overrides:
         raw = expand_short_forms(raw)
         _set(raw, override)
@@ -73,11 +77,12 @@ def load_config(
         raw["include"] = [*(own if isinstance(own, list) else []), *more]
     if limit is not None:
         _limit(raw, limit)
-    raw.setdefault("name", _run_name(Path(path).name))
-    return validated(RunConfig, raw, str(path))
+    if not isinstance(path, Mapping):
+        raw.setdefault("name", _run_name(Path(path).name))
+    return validated(RunConfig, raw, where)
 
 
-def _of_run(raw: Any, file: Path) -> dict[str, Any]:
+def _of_run(raw: Any, file: str) -> dict[str, Any]:
     """Return what a YAML file holds, if it is the config of a run."""
     if not isinstance(raw, dict):
         raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
@@ -86,6 +91,19 @@ def _of_run(raw: Any, file: Path) -> dict[str, Any]:
     if "compare" in raw:
         raise UserError(f"{file}: of a comparison; its command is `llmprobe compare`, not `run`")
     return raw
+
+
+def asked_to(config: RunConfig, section: str, **options: Any) -> RunConfig:
+    """Return a config with an optional section, in which some keys are others than they were.
+
+    Raises
+    ------
+    UserError
+        There is no such key, or its value is wrong.
+    """
+    kind = get_args(RunConfig.model_fields[section].annotation)[0]
+    values = (getattr(config, section) or kind()).model_dump() | options
+    return config.model_copy(update={section: validated(kind, values, section)})
 
 
 def _of_dataset(dataset: str, models: Sequence[str], columns: Mapping[str, Any]) -> dict[str, Any]:

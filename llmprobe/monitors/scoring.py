@@ -141,8 +141,8 @@ class Scorer:
 
     Parameters
     ----------
-    path
-        The probe's file; the others are those of ``score_file``.
+    probe
+        One, or its file; the others are those of ``score_file``.
 
     Raises
     ------
@@ -152,7 +152,7 @@ class Scorer:
 
     def __init__(
         self,
-        path: Path,
+        probe: SavedProbe | Path,
         *,
         text: str | None = None,
         label: str | None = None,
@@ -161,14 +161,15 @@ class Scorer:
         threshold: float | None = None,
         options: ReadingOptions | None = None,
     ) -> None:
-        self.probe = load_probe(path)
+        self.probe = probe if isinstance(probe, SavedProbe) else load_probe(probe)
         self.layer = self.probe.layer_or_best(layer)
         self.threshold: Threshold | None = None
         """Above which texts are flagged; None where that is not asked."""
         if fpr is not None or threshold is not None:
             at = self.probe.threshold(fpr, value=threshold, layer=layer)
             self.threshold = _as_read(at, options or ReadingOptions())
-        self.reader = NewTextReader(self.probe, str(path), options)
+        where = "the probe" if isinstance(probe, SavedProbe) else str(probe)
+        self.reader = NewTextReader(self.probe, where, options)
         self.text, self.label = text, label
         self._flagged = 0
         self._n, self._predicted, self._range = 0, Counter[int](), np.array([np.inf, 0, -np.inf])

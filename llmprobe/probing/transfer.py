@@ -157,9 +157,9 @@ def plan_transfer(
     ]
     used = list(dict.fromkeys(one for pair in pairs for one in pair))
     if len(used) < 2:
+        left = f"{used[0].name} is the only set" if used else "no set has two classes"
         raise UserError(
-            f"transfer: {used[0].name} is the only set; give more datasets, or a field of one "
-            "(transfer: {by: FIELD})"
+            f"transfer: {left}; give more datasets, or a field of one (transfer: {{by: FIELD}})"
         )
     split = {id(one.dataset) for one in rest}
     dealt = [one for one in used if one.leaves_out is None and one.masked is None]

@@ -123,7 +123,7 @@ def wrong_column(rows: pd.DataFrame, table: str) -> str | None:
     known = columns_of(table)
     for column in rows.columns:
         values = rows[column].dropna()
-        if column in _WORDS:
+        if column in _WORDS or column in _CURVES_COMPARED:
             is_right = is_string_dtype(values)
         elif column in _NUMBERED:
             # With gaps they are no integers to pandas, and whoever needs them says that some lack.
@@ -143,6 +143,20 @@ def result_columns() -> list[str]:
     return list(dict.fromkeys((*_OF_A_LAYER, *metrics)))
 
 
+_CURVES_COMPARED = tuple(f"{name}_{end}" for end in "ab" for name in CURVE)
+
+DIFFERENCES = (
+    *_CURVES_COMPARED,
+    "parameters_a", "parameters_b", "n_examples",
+    "peak_layer_a", "peak_layer_b", "accuracy_a", "accuracy_b", "r2_a", "r2_b", "difference",
+    "difference_low", "difference_high", "p_value", "stays_above_half_depth_a",
+    "stays_above_half_depth_b", "stays_above_half_depth_difference",
+    "stays_above_half_depth_difference_low", "stays_above_half_depth_difference_high", "agreement",
+    "only_a", "only_b",
+)  # fmt: skip
+"""Of two curves on the same examples, each at its own best layer."""
+
+
 def columns_of(table: str) -> list[str]:
     """Return the columns that a table of this version has; none for tables that are not known."""
     return {
@@ -152,6 +166,7 @@ def columns_of(table: str) -> list[str]:
         "rivals": "model dataset rival example predicted score position".split(),
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
         "intervene": list(INTERVENE),
+        "differences": list(DIFFERENCES),
         "transfer": list(TRANSFER),
         "transfer_layers": list(TRANSFER_LAYERS),
         "examples": "dataset example text label group fields".split(),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.datasets.groups import joined, plain
-from llmprobe.results.columns import CURVE
+from llmprobe.results.columns import CURVE, DIFFERENCES
 from llmprobe.results.curve import Curve
 from llmprobe.results.depth import above_half
 from llmprobe.results.metrics import majority_accuracy, resampled_r2
@@ -84,7 +84,7 @@ def differences(results: Results, wordings: Mapping[str, str] | None = None) -> 
             for a, b in combinations(measured, 2)
             if sum(of_a != of_b for of_a, of_b in zip(a.curve.key, b.curve.key, strict=True)) == 1
         ]
-    return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
+    return pd.DataFrame(rows, columns=list(DIFFERENCES))
 
 
 def difference_interval(
@@ -259,14 +259,3 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     if not len(a) or np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
-
-
-DIFFERENCE_COLUMNS = [
-    *(f"{name}_{end}" for end in "ab" for name in CURVE),
-    "parameters_a", "parameters_b", "n_examples",
-    "peak_layer_a", "peak_layer_b", "accuracy_a", "accuracy_b", "r2_a", "r2_b", "difference",
-    "difference_low", "difference_high", "p_value", "stays_above_half_depth_a",
-    "stays_above_half_depth_b", "stays_above_half_depth_difference",
-    "stays_above_half_depth_difference_low", "stays_above_half_depth_difference_high", "agreement",
-    "only_a", "only_b",
-]  # fmt: skip

@@ -39,11 +39,14 @@ TABLES = {
     "transfer": "transfer",
     "transfer_layers": "transfer_layers",
     "intervene": "interventions",
+    "differences": "differences",
     "examples": "examples",
 }
 """The file of each table, without its suffix, and the field of `Results` that holds it."""
-AS_TEXT = ("results", "summary", "learning_curve", "transfer", "intervene")
+AS_TEXT = ("results", "summary", "learning_curve", "transfer", "intervene", "differences")
 """Tables that are written as CSV too."""
+FEW_ROWS = ("transfer", "differences")
+"""Tables beside results and summary that are read also where details are not wanted."""
 EVIDENCE = "evidence.json"
 """What the tables are evidence of. It is for other programs: here it is always made of the tables
 again, so that it says what they say."""
@@ -205,8 +208,8 @@ def read_results(out: Path, details: bool = True) -> Results:
     Parameters
     ----------
     details
-        Whether to read more than results, summary and transfer; without, the other tables are
-        empty.
+        Whether to read more than results, summary, transfer and differences; without, the other
+        tables are empty.
 
     Raises
     ------
@@ -219,7 +222,7 @@ def read_results(out: Path, details: bool = True) -> Results:
     written = [set(rows) for rows in (table, summary)]
     table, summary = _completed(out, table, summary)
     tables: dict[str, Any] = {
-        field: _detail(out, name, details or name == "transfer", table, notes)
+        field: _detail(out, name, details or name in FEW_ROWS, table, notes)
         for name, field in TABLES.items()
         if name not in ("results", "summary")
     }

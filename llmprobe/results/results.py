@@ -53,6 +53,8 @@ class Results(ShownInNotebooks):
     """What those cells are at every layer."""
     interventions: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each curve × layer × direction × edit × dose, where states were changed."""
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row for each two curves of a comparison on the same examples, each at its best layer."""
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What predictions are about: a row for each dataset × example, with its text, label, group
     and fields; empty where examples are no texts."""

@@ -9,23 +9,19 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import yaml
 from pydantic import Field
 
 from llmprobe.config.load import load_config, parsed_yaml, validated
 from llmprobe.config.schema import Section
-from llmprobe.ground.digests import written_together
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.files import write_text
 from llmprobe.ground.text import elide
 from llmprobe.reporting.description import Description
-from llmprobe.results.differences import DIFFERENCE_COLUMNS, differences
+from llmprobe.results.differences import differences
 from llmprobe.results.folder import (
     claimed,
     missing_curves,
     read_results,
-    read_table,
     whole_config,
     write_results,
 )
@@ -58,6 +54,8 @@ LONGEST_LINE = 400
 
 MOST_NAMES = 6
 """In a title."""
+
+NO_PAIRS = "No two curves are of the same examples, so none are compared."
 
 
 class RunRecord(Section):
@@ -140,25 +138,22 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
         results, wordings(pair for member in members for pair in member.known["dataset"].items())
     )
     if found.empty:
-        comparison.notes.append("No two curves are of the same examples, so none are compared.")
+        comparison.notes.append(NO_PAIRS)
     config = ComparisonConfig(compare=comparison).model_dump(mode="json")
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     with claimed(out):
-        write_results(out, replace(results, config=text))
-        with written_together(out) as new:
-            found.to_parquet(new("differences.parquet"), index=False)
-        write_text(out / "differences.csv", found.to_csv(index=False))
+        write_results(out, replace(results, differences=found, config=text))
 
 
 def _describe(run: Results) -> Description:
     from llmprobe.reporting.page.compared import Compared
 
-    comparison, found, notes = _read(run.folder)
+    comparison, notes = _read(run)
     return Description(
         title=comparison.title,
         command=comparison.command(run.folder),
         compared=Compared(
-            found,
+            run.differences,
             {one.name: str(one.path) for one in comparison.runs},
             comparison.differs,
         ),
@@ -172,7 +167,7 @@ def _text(run: Results, width: int, unicode: bool) -> Text:
 
     from llmprobe.reporting.terminal_differences import difference_table
 
-    comparison, found, notes = _read(run.folder)
+    comparison, notes = _read(run)
     names = [one.name for one in comparison.runs]
     lines = [
         *(f"{one.name}: {one.path}" for one in comparison.runs),
@@ -184,24 +179,23 @@ def _text(run: Results, width: int, unicode: bool) -> Text:
     )
     parts = [
         summary_text(run, width, unicode),
-        Text(difference_table(found, unicode=unicode)),
+        Text(difference_table(run.differences, unicode=unicode)),
         Text(about if unicode else about.replace("…", "...").encode("ascii", "replace").decode()),
     ]
     return Text("\n\n").join(part for part in parts if part)
 
 
-def _read(out: Path) -> tuple[Comparison, pd.DataFrame, list[str]]:
-    """Return what was compared, the differences if they are there, and the notes on both."""
-    path = whole_config(out)
+def _read(run: Results) -> tuple[Comparison, list[str]]:
+    """Return what was compared, and the notes on it."""
+    path = whole_config(run.folder)
     comparison = validated(ComparisonConfig, parsed_yaml(path), str(path)).compare
-    path, notes = out / "differences.parquet", list(comparison.notes)
-    try:
-        # Columns that an earlier version did not write are empty.
-        found = read_table(out, "differences").reindex(columns=DIFFERENCE_COLUMNS)
-    except UserError:
-        found = pd.DataFrame(columns=DIFFERENCE_COLUMNS)
-        notes.append(f"{path}: missing or damaged; to make it again: {comparison.command(out)}")
-    return comparison, found, notes
+    notes = list(comparison.notes)
+    if run.differences.empty and NO_PAIRS not in notes:
+        notes.append(
+            f"{run.folder / 'differences.parquet'}: missing or damaged; to make it again: "
+            f"{comparison.command(run.folder)}"
+        )
+    return comparison, notes
 
 
 FOLDER_KINDS.add("compare", FolderKind(_describe, _text))

@@ -381,8 +381,15 @@ class Run:
         return [matrix for matrix in matrices if matrix is not None]
 
     def _together(self, parts: Sequence[Results]) -> Results:
-        """Return the parts as one, with the transfer between their datasets if there is one."""
-        results = of_one_run(parts)
+        """Return the parts as one, with all else that the folder holds of them."""
+        models = [model_facts(source) for source in self.config.sources]
+        results = replace(
+            of_one_run(parts),
+            examples=examples_of(self.datasets),
+            environment=environment(models, self._dataset_facts),
+            config=self._asked.to_yaml(),
+            folder=self.out,
+        )
         return results if self._matrix is None else results.with_transfer(self._matrix)
 
     def _sharpen(
@@ -416,14 +423,7 @@ class Run:
         return bool(asked.any())
 
     def _write(self, parts: Sequence[Results]) -> None:
-        models = [model_facts(source) for source in self.config.sources]
-        results = replace(
-            self._together(parts),
-            examples=examples_of(self.datasets),
-            environment=environment(models, self._dataset_facts),
-            config=self._asked.to_yaml(),
-        )
-        write_results(self.out, results)
+        write_results(self.out, self._together(parts))
         with written_together(self.out) as new:
             write_traces(new(EXAMPLE_TRACES), self._traces)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import ExponentialLR
 
-from llmprobe.api import probe_network
+from llmprobe.api.networks import probe_network
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.ground.digests import read_back, written_together
 from llmprobe.models.devices import resolve_device

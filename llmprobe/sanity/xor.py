@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from llmprobe.api import probe_network
+from llmprobe.api.networks import probe_network
 from llmprobe.probing.fit_many import fit_many
 from llmprobe.results.results import Results
 from llmprobe.sanity.xor_network import (

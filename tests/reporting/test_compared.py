@@ -10,7 +10,7 @@ import pandas as pd
 from llmprobe.reporting.page.compared import MOST_ROWS, MOST_SENTENCES, Compared
 from llmprobe.reporting.terminal_differences import MOST_ROWS as MOST_LINES
 from llmprobe.reporting.terminal_differences import difference_table
-from llmprobe.results.differences import DIFFERENCE_COLUMNS
+from llmprobe.results.columns import DIFFERENCES
 
 
 def depths(difference: float, low: float, high: float) -> dict[str, float]:
@@ -33,7 +33,7 @@ REWORDED = {
 
 
 def pairs(*changes: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame([PAIR | change for change in changes], columns=DIFFERENCE_COLUMNS)
+    return pd.DataFrame([PAIR | change for change in changes], columns=DIFFERENCES)
 
 
 def compared(differences: pd.DataFrame) -> Compared:

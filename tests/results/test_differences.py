@@ -11,9 +11,9 @@ from scipy.stats import binomtest, norm
 
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing.protocol import probe_layers
+from llmprobe.results.columns import DIFFERENCES
 from llmprobe.results.depth import above_half
 from llmprobe.results.differences import (
-    DIFFERENCE_COLUMNS,
     difference_interval,
     differences,
     sign_flip_p_value,
@@ -93,7 +93,7 @@ def right_at_best(two: Tables, model: str) -> np.ndarray:
 def test_a_row_counts_what_one_gets_right_and_the_other_does_not(two_models: Tables) -> None:
     _, summary, _, _ = two_models
     found = compared(*two_models)
-    assert list(found.columns) == DIFFERENCE_COLUMNS
+    assert list(found.columns) == list(DIFFERENCES)
     (row,) = found.to_dict("records")
     a, b = (right_at_best(two_models, model) for model in ("small", "large"))
     assert (row["model_a"], row["dataset_a"]) == ("small", "cities")

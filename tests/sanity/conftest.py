@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_images import make_cheap, small_images
 
-from llmprobe.api import probe_network
+from llmprobe.api.networks import probe_network
 from llmprobe.cli import sanity as cli
 from llmprobe.cli.main import main
 from llmprobe.sanity import image_networks

@@ -1,39 +1,31 @@
-"""The verbs of the Python interface; their keywords are those of the config file."""
+"""From a model and a dataset to hidden states, probes and what they read elsewhere."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from llmprobe.config.load import validated
 from llmprobe.config.schema import ExtractConfig, ModelConfig, ProbeConfig, curve_positions
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.network import NetworkStates
 from llmprobe.extraction.text_encoder import TextEncoder
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
 from llmprobe.models.in_memory import ModelInMemory
-from llmprobe.monitors import tracing
-from llmprobe.monitors.new_texts import ReadingOptions
 from llmprobe.probing import protocol
 from llmprobe.probing.pooling import pooled
 from llmprobe.probing.transfer import plan_transfer, sets_of_all
 from llmprobe.probing.transfer import transfer as transfer_of_plan
 from llmprobe.results.many_curves import of_one_run
 from llmprobe.results.results import Results
-from llmprobe.results.saved_probe import SavedProbe, load_probe
-from llmprobe.results.trace import Trace
 from llmprobe.results.transfer import TransferMatrix
 
 log = logging.getLogger(__name__)
@@ -95,28 +87,6 @@ def extract(
     return extractor.extract_with_embeddings(dataset, cache=cache, progress=progress)
 
 
-def _require_named(model: Any) -> None:
-    """Raise ``UserError`` for what is no model and no name of one, which can be long in print."""
-    if not isinstance(model, str | Path | ModelConfig | nn.Module):
-        raise UserError(
-            f"the model is of the type {type(model).__name__!r}; give a known name, a Hub id, a "
-            "folder, or a model of transformers"
-        )
-
-
-def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelConfig:
-    """Return the config of a model by its name, with what else is said of it."""
-    _require_named(model)
-    if not isinstance(tokenizer, str | Path | None):
-        raise UserError(
-            "tokenizer: an object goes with a model in memory; for another give a name or folder"
-        )
-    known = model.model_dump() if isinstance(model, ModelConfig) else {"id": str(model)}
-    said = {"name": name, "tokenizer": str(tokenizer or ""), "dtype": dtype.removeprefix("auto")}
-    values = known | {key: value for key, value in said.items() if value}
-    return validated(ModelConfig, values, f"model {known['id']}")
-
-
 def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
     """Probe every layer of some activations, at each of their positions.
 
@@ -139,7 +109,7 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
             f"probe: {type(activations).__name__!r} is no activations; give what extract returns, "
             "arrays to probe_layers, or a network to probe_network"
         )
-    config = _config(options, "probe")
+    config = probe_config(options, "probe")
     of_each = [
         pooled(replace(activations, dataset=dataset).at(position), place)
         for dataset in activations.dataset.by_concept()
@@ -205,7 +175,7 @@ def transfer(
     # Under the given name, beside the dataset's own, by which what one builder made is known.
     named = [(replace(one.dataset, name=name), one) for name, one in at.items()]
     asked = sets_of_all(named, by, leave_one_out)
-    plan = plan_transfer(asked, _config(options, "transfer"), train, test, entity)
+    plan = plan_transfer(asked, probe_config(options, "transfer"), train, test, entity)
     facts = next(iter(at.values())).facts
     return transfer_of_plan(
         plan, across_layers=across_layers, model=facts["model"], position=facts["position"],
@@ -246,189 +216,35 @@ def probe_layers(
     UserError
         Shapes differ, a value is not finite, or there are too few examples for the folds.
     """
-    config = _config(options, "probe_layers")
+    config = probe_config(options, "probe_layers")
     return protocol.probe_layers(
         layers, labels, groups, texts=texts, test=test, config=config, progress=progress
     )
 
 
-def probe_network(
-    module: nn.Module,
-    inputs: Tensor | np.ndarray,
-    labels: Sequence[Any] | np.ndarray,
-    layers: str | Sequence[str] = "all",
-    *,
-    groups: Sequence[Any] | np.ndarray | None = None,
-    test: Sequence[bool] | np.ndarray | None = None,
-    model: str = "network",
-    dataset: str = "inputs",
-    batch_size: int = 256,
-    progress: bool = True,
-    **options: Any,
-) -> Results:
-    """Probe any torch network at any of its layers: ``probe_network(convnet, images, digits)``.
-
-    The results are those of ``probe_layers``; ``layer`` is a point's place in forward order, and a
-    column ``layer_name`` of the table has its name.
-
-    Parameters
-    ----------
-    inputs
-        What the network takes, a row an example. [n, …]
-    labels
-        The class of each example. [n]
-    layers
-        "all": the input and every submodule without submodules of its own, in forward order (one
-        that runs again is ``name#2``). "operations": functional ones too (``relu``), by torch.fx.
-        Or names of submodules or operations. A point whose features equal those of the one before
-        (flatten, dropout) is left out of the first two. Features are what the layer returns for an
-        example, flattened.
-    groups
-        The group of each row; rows of one group never stand on both sides of a split. [n]
-    test
-        True for the examples to score, with probes that are fitted on the others; by default all
-        are scored, in folds. [n] bool
-    model, dataset
-        The names of the network and of the examples in the tables.
-    batch_size
-        The number of examples that the network is given at a time.
-    **options
-        Keys of a config's ``probe`` section.
-
-    Raises
-    ------
-    UserError
-        There is no such layer, the network fails on the inputs, a feature is not finite, shapes
-        differ, or there are too few examples for the folds.
-    """
-    config = _config(options, "probe_network")
-    states = NetworkStates(module, inputs, layers, batch_size)
-    labels = protocol.one_for_each_row("labels", labels, len(states.inputs))
-    results = protocol.probe_states(
-        states,
-        labels,
-        groups,
-        test=test,
-        config=config,
-        names={"model": model, "dataset": dataset, "site": "", "position": ""},
-        origin={},
-        progress=progress,
-    )
-    results.table["layer_name"] = [states.names[layer] for layer in results.table["layer"]]
-    results.summary["parameters"] = sum(weights.numel() for weights in module.parameters())
-    return results
+def require_named(model: Any) -> None:
+    """Raise ``UserError`` for what is no model and no name of one, which can be long in print."""
+    if not isinstance(model, str | Path | ModelConfig | nn.Module):
+        raise UserError(
+            f"the model is of the type {type(model).__name__!r}; give a known name, a Hub id, a "
+            "folder, or a model of transformers"
+        )
 
 
-def trace(
-    probe: SavedProbe | str | Path,
-    texts: str | Sequence[str],
-    *,
-    model: str | Path | nn.Module | None = None,
-    tokenizer: Any = None,
-    template: str | None = None,
-    too_long: str | None = None,
-    trust_remote_code: bool = False,
-) -> list[Trace]:
-    """Compute what a saved probe says of texts at every token and layer.
-
-    ``llmprobe.trace("runs/x/probes/smollm2-135m/capitals.safetensors", "Lima is in Peru.")`` is a
-    list of one ``Trace``, with ``.tokens``, ``.layers`` and ``.scores`` [layers, tokens].
-
-    Parameters
-    ----------
-    probe
-        A probe, or its file.
-    texts
-        One or several, without the template of the probe's own texts, into which they are put.
-    model
-        A name, id or folder in place of the model that the probe remembers, or a model of
-        transformers in memory, which is left as it was found.
-    tokenizer
-        That of a model in memory.
-    template
-        A template in place of the probe's own; ``"{text}"`` leaves texts as they are.
-    too_long
-        ``error`` or ``cut_left``; by default what it was for the probe's own texts.
-    trust_remote_code
-        Whether code that comes with the model may run.
-
-    Raises
-    ------
-    UserError
-        The probe is of no language model; its model cannot be loaded, or has changed; a text is
-        empty or too long.
-    """
-    if not isinstance(probe, SavedProbe | str | Path):
-        raise UserError(f"trace: {type(probe).__name__!r} is no probe; give one, or its file")
-    if model is not None:
-        _require_named(model)
-    where = "the probe" if isinstance(probe, SavedProbe) else str(probe)
-    loaded = probe if isinstance(probe, SavedProbe) else load_probe(probe)
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    own = ModelInMemory(model, tokenizer) if isinstance(model, nn.Module) else None
-    read_by = own or (None if model is None else str(model))
-    reading = ReadingOptions(read_by, template, too_long, trust_remote_code)
-    with own.as_it_was() if own else nullcontext():
-        return list(tracing.trace_probes([(where, loaded)], texts, reading))
+def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelConfig:
+    """Return the config of a model by its name, with what else is said of it."""
+    require_named(model)
+    if not isinstance(tokenizer, str | Path | None):
+        raise UserError(
+            "tokenizer: an object goes with a model in memory; for another give a name or folder"
+        )
+    known = model.model_dump() if isinstance(model, ModelConfig) else {"id": str(model)}
+    said = {"name": name, "tokenizer": str(tokenizer or ""), "dtype": dtype.removeprefix("auto")}
+    values = known | {key: value for key, value in said.items() if value}
+    return validated(ModelConfig, values, f"model {known['id']}")
 
 
-class ProbeCallback:
-    """A callback that probes a network while it is trained, called with the number of each step.
-
-        callback = llmprobe.ProbeCallback(network, images, labels, steps=[0, 100, 1000])
-        for step, batch in enumerate(batches):
-            callback(step)
-            ...
-        callback.results.table  # model: "step 0", "step 100", "step 1000"
-
-    Parameters
-    ----------
-    steps
-        The steps at which to probe.
-    module, inputs, labels, **options
-        Arguments of ``probe_network``.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        inputs: Tensor | np.ndarray,
-        labels: Sequence[Any] | np.ndarray,
-        steps: Iterable[int],
-        **options: Any,
-    ) -> None:
-        try:
-            self.steps = frozenset(steps)
-        except TypeError:
-            raise UserError(f"steps: {steps!r}, expected the numbers of steps, [0, 100]") from None
-        # Wrong options are said before the training, and every step has the same points.
-        arguments = signature(probe_network).parameters.keys() - {"model"}
-        section = {key: value for key, value in options.items() if key not in arguments}
-        _config(section, "ProbeCallback")
-        layers, batch_size = options.get("layers", "all"), options.get("batch_size", 256)
-        names = NetworkStates(module, inputs, layers, batch_size).names
-        self._probe = partial(probe_network, module, inputs, labels, **options | {"layers": names})
-        self._results: list[Results] = []
-
-    def __call__(self, step: int) -> None:
-        if step in self.steps:
-            self._results.append(self._probe(model=f"step {step}"))
-
-    @property
-    def results(self) -> Results:
-        """Return the results of the steps so far.
-
-        Raises
-        ------
-        UserError
-            None of the steps has come.
-        """
-        if not self._results:
-            raise UserError(f"none of the steps {sorted(self.steps)} has come yet")
-        return Results.concatenate(self._results)
-
-
-def _config(options: dict[str, Any], where: str) -> ProbeConfig:
+def probe_config(options: dict[str, Any], where: str) -> ProbeConfig:
     config = validated(ProbeConfig, options, where)
     if "random_weights" in config.controls:
         raise UserError(
