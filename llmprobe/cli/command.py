@@ -39,7 +39,7 @@ class Command:
 
 _ORDER = (
     "run extract probe transfer intervene validate sanity answer trace score verify export report "
-    "compare check path cache ls show help"
+    "figure compare check path cache ls show help"
 )
 
 commands: Registry[Command] = Registry(

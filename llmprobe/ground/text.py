@@ -36,6 +36,11 @@ def elide(text: str, width: int, ellipsis: str = "…") -> str:
     return text[: (kept + 1) // 2] + ellipsis + text[len(text) - kept // 2 :]
 
 
+def capitalised(text: str) -> str:
+    """Return a text with a capital as its first letter, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def listed(words: Sequence[str]) -> str:
     """Return words as they stand in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     *others, last = words

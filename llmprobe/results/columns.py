@@ -62,18 +62,19 @@ _OF_A_LAYER = (
     *(*SAID, *USED, *LINEAR),
 )
 """The first columns of the results; those of the other metrics follow."""
-_DEPTHS = (
+DEPTHS = (
     *("converging_layer", "jump_layer", "converging_depth", "jump_depth"),
     *("stays_above_half_depth", "falls_below_half_depth"),
 )
+"""Where a curve rises, jumps and converges, by its main metric."""
 MAIN = ("accuracy", "r2", "auroc", "balanced_accuracy")
 """Metrics that can be the main one of a dataset."""
 _OF_A_CURVE = (
     *("model", "parameters", "layers", "hidden_size", "dataset", "n_examples", "peak_layer"),
-    *("peak_accuracy", "peak_p_value", *_DEPTHS[:4], "majority_accuracy"),
+    *("peak_accuracy", "peak_p_value", *DEPTHS[:4], "majority_accuracy"),
     *("bag_of_words_accuracy", "random_weights_accuracy", "seconds_extract", "seconds_probe"),
     *("tokens", "unique_tokens", "position"),
-    *(f"{name}{end}" for name in _DEPTHS for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in DEPTHS for end in ("", "_low", "_high")),
     *(f"peak_{metric}" for metric in MAIN),
     *(f"{rival}_{metric}" for metric in MAIN for rival in RIVALS),
     *(f"gain_over_{rival}{end}" for rival in RIVALS for end in ("", "_low", "_high")),

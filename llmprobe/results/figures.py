@@ -5,25 +5,63 @@
         ...
 
 It is then among the files of every run, and on its page. None means that these results have
-nothing to draw; a mapping draws several, ``{"accuracy": …}`` being called ``peaks_accuracy``.
+nothing to draw; a mapping draws several, ``{"accuracy": …}`` being called ``peaks_accuracy``. With
+a second argument ``look``, it is drawn as wide, and where, the user says (``results.plot``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from inspect import signature
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmprobe.config.schema import file_name
 from llmprobe.ground.registry import Registry
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
     from llmprobe.results.results import Results
 
-Draw = Callable[["Results"], "Figure | Mapping[str, Figure] | None"]
+Draw = Callable[..., "Figure | Mapping[str, Figure] | None"]
 D = TypeVar("D", bound=Draw)
+
+WIDTHS: Mapping[str, float] = {"column": 3.3, "two_column": 6.9}
+"""Widths of figures in papers by name, in inches: of one of two columns, and of both."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one figure is drawn, where a user says so; by default, as every run draws it."""
+
+    ax: Axes | None = None
+    """Where it is drawn, if it has one panel; else in a new figure."""
+    width: float | None = None
+    """Inches."""
+    height: float | None = None
+    """Inches; by default what is drawn decides."""
+    title: str | None = None
+    """What stands above, of a single panel in place of its own title."""
+    cmap: Colormap | None = None
+    """Colours of scores."""
+    metric: str | None = None
+    """What is drawn in place of each dataset's main metric."""
+    layer: int | None = None
+    """Of the probes, in place of the best."""
+
+    def inches(self, default: float) -> float:
+        """Return how wide what is drawn is."""
+        if self.ax is None:
+            return self.width or default
+        extent = self.ax.get_window_extent().transformed(self.ax.figure.dpi_scale_trans.inverted())
+        return float(extent.width) + 1.0
+
+
+RUN = Look()
+"""How the files of a run are drawn."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +71,25 @@ class FigureKind:
     name: str
     """Of its file, and what it is asked for by."""
     draw: Draw
-    """From results to the figure, or to several by what follows their name."""
+    """From results (and a ``Look``) to the figure, or to several by what follows their name."""
     caption: str = ""
-    """What it shows, for the page; a figure without one is drawn into files alone."""
+    """What it shows; ``{metric}`` stands for what the metric is called."""
     alt: str = ""
     """What it shows, for those who do not see it."""
     drawn_by_script: bool = False
     """Whether the page's script draws the same, so that only a page without scripts shows it."""
+    on_page: bool = False
+    """Whether the page shows it; else it is drawn into files alone."""
+    takes: frozenset[str] = frozenset()
+    """What of a ``Look`` it heeds beside sizes and title: ax, cmap, metric, layer."""
+
+    def drawn(self, results: Results, look: Look = RUN) -> Mapping[str, Figure]:
+        """Draw it, by what follows its name: nothing where it is one, no entry for no figure."""
+        knows = "look" in signature(self.draw).parameters
+        drawn = self.draw(results, look=look) if knows else self.draw(results)
+        if drawn is None:
+            return {}
+        return drawn if isinstance(drawn, Mapping) else {"": drawn}
 
 
 FIGURES: Registry[FigureKind] = Registry("figure", homes=["llmprobe.reporting.charts"])
@@ -47,18 +97,33 @@ FIGURES: Registry[FigureKind] = Registry("figure", homes=["llmprobe.reporting.ch
 
 
 def figure(
-    name: str, *, caption: str = "", alt: str = "", drawn_by_script: bool = False
+    name: str,
+    *,
+    caption: str = "",
+    alt: str = "",
+    drawn_by_script: bool = False,
+    on_page: bool | None = None,
+    takes: str = "",
 ) -> Callable[[D], D]:
     """Register a function of results as a figure; the options are `FigureKind`'s.
+
+    Parameters
+    ----------
+    on_page
+        By default, whether it has a caption.
+    takes
+        What it heeds, in words with spaces between them.
 
     Raises
     ------
     UserError
         There is another figure of that name.
     """
+    shown = bool(caption) if on_page is None else on_page
 
     def register(draw: D) -> D:
-        FIGURES.add(name, FigureKind(name, draw, caption, alt, drawn_by_script))
+        options: dict[str, Any] = {"on_page": shown, "takes": frozenset(takes.split())}
+        FIGURES.add(name, FigureKind(name, draw, caption, alt, drawn_by_script, **options))
         return draw
 
     return register
@@ -66,14 +131,11 @@ def figure(
 
 def draw_figures(results: Results) -> dict[str, Figure]:
     """Draw every figure that the results have numbers for, by name."""
-    figures: dict[str, Figure] = {}
-    for name, kind in FIGURES.items():
-        drawn = kind.draw(results)
-        if isinstance(drawn, Mapping):
-            figures |= {f"{name}_{file_name(of)}": one for of, one in drawn.items()}
-        elif drawn is not None:
-            figures[name] = drawn
-    return figures
+    return {
+        f"{name}_{file_name(of)}" if of else name: drawn
+        for name, kind in FIGURES.items()
+        for of, drawn in kind.drawn(results).items()
+    }
 
 
 def figure_kind(name: str) -> FigureKind | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import import_module
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from llmprobe.ground.notebook import ShownInNotebooks
 from llmprobe.results.columns import CURVE, MASKED, WORST_TRANSFER
 from llmprobe.results.curve import Curve, curves_of
 from llmprobe.results.evidence import Evidence, all_evidence
+from llmprobe.results.plots import Plots
 from llmprobe.results.saved_probe import SavedProbe
 from llmprobe.results.transfer import TransferMatrix
 
@@ -114,14 +114,15 @@ class Results(ShownInNotebooks):
         """Return for each curve which questions were asked of it, the answers, and the verdict."""
         return all_evidence(self.curves, self.environment.get("datasets", []))
 
+    @property
+    def plot(self) -> Plots:
+        """Return the figures, each a method: ``heatmap``, ``curves``, ``depth``, …"""
+        return Plots(self)
+
     def heatmap(self, path: str | Path, metric: str = "accuracy") -> Path:
         """Draw the layer × dataset heatmap into a file; the suffix chooses the format."""
-        # By name, since drawing lies above: whoever only probes never loads matplotlib.
-        heatmaps = import_module("llmprobe.reporting.charts.heatmaps")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        heatmaps.heatmap(self.curves, metric).savefig(path, bbox_inches="tight")
-        return path
+        self.plot.heatmap(path, metric=metric)
+        return Path(path)
 
     @staticmethod
     def concatenate(parts: Sequence[Results]) -> Results:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from llmprobe.ground.text import listed
 from llmprobe.probing.tasks import MOST_CODED
 from llmprobe.reporting.charts.panels import legend, name_layers
-from llmprobe.reporting.charts.style import GREY, model_styles, styled
+from llmprobe.reporting.charts.style import GREY, Chart, model_styles, styled
 from llmprobe.reporting.description import Illustrations
 from llmprobe.results.differences import sign_flip_p_value
 from llmprobe.results.results import Results
@@ -145,7 +145,7 @@ def error_figure(run: Results, mnist: bool = False) -> Figure:
     table[["error", "low", "high"]] = table[["error", "low", "high"]].clip(lower=50 / n)
     names = dict(zip(table["layer"], table["layer_name"], strict=True))
     heights = [3, 2] if table["kbit"].notna().any() else [3]
-    figure = Figure(figsize=(6.75, sum(heights)))
+    figure = Chart(figsize=(6.75, sum(heights)))
     panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
     above, *below = panels.ravel()
     styles = model_styles(run.summary["model"])

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.panels import Grid, legend
-from llmprobe.reporting.charts.style import COLOURS, GREY, styled
+from llmprobe.reporting.charts.style import COLOURS, GREY, Chart, styled
 from llmprobe.reporting.description import Illustrations
 from llmprobe.results.results import Results
 from llmprobe.sanity.xor import LEARNED, OUTCOMES, SAME, Xor, best_line, regress, sample, train_all
@@ -89,7 +89,7 @@ def _fields(xor: Xor) -> Figure:
         "network without the ReLU": lambda points: predict(points, linear, relu=False),
         "network with the ReLU": lambda points: predict(points, trained),
     }
-    figure, panels, _ = Grid.of(list(models))
+    figure, panels, *_ = Grid.of(list(models))
     figure.set(figheight=2.35, layout_engine="compressed")
     for ax, model in zip(panels, models.values(), strict=True):
         values = model(grid).reshape(len(FIELD), -1)
@@ -111,7 +111,7 @@ def _fields(xor: Xor) -> Figure:
 @styled
 def _hidden_plane(xor: Xor) -> Figure:
     """Draw the hidden states before and after training, with the best line in each."""
-    figure, panels, _ = Grid.of(["before training", "after training"])
+    figure, panels, *_ = Grid.of(["before training", "after training"])
     figure.set_figheight(3.4)
     points, labels = sample()
     for ax, weights in zip(panels, xor.path[[0, -1]], strict=True):
@@ -138,7 +138,7 @@ def _hidden_plane(xor: Xor) -> Figure:
 def _training(xor: Xor) -> Figure:
     """Draw frames of the hidden plane, and the loss with the frames marked on it."""
     losses, steps = loss(xor.path), frame_steps(xor)
-    figure = Figure(figsize=(6.75, 3.1))
+    figure = Chart(figsize=(6.75, 3.1))
     grid = figure.add_gridspec(2, len(steps), height_ratios=[1, 0.8])
     states = hidden(CORNERS, xor.path[steps])
     limits = -0.1, float(states.max()) + 0.1
@@ -176,7 +176,7 @@ def _seeds(xor: Xor) -> Figure:
         "linear": "end as (x + y)/3, as without a ReLU",
         "silent": "answer 0 at every corner: both units are dead",
     }
-    figure = Figure(figsize=(4.5, 2.6))
+    figure = Chart(figsize=(4.5, 2.6))
     ax = figure.subplots()
     losses, n = np.sort(xor.losses), len(xor.losses)
     ranks = np.arange(1, n + 1)

@@ -54,3 +54,59 @@ def assert_slanted_apart(figure: Figure, texts: Iterable[Text]) -> None:
     across = np.sort(places @ [np.sin(angle), -np.cos(angle)])
     height = shown[0].get_fontsize() * figure.dpi / 72
     assert np.diff(across).min() > height
+
+
+def assert_legible(figure: Figure) -> None:
+    """No text of a figure leaves it, and no two overlap, however they are turned."""
+    draw(figure)
+    beyond = {
+        text
+        for ax in figure.axes
+        for axis, ends in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim()))
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        if not min(ends) - 1e-9 <= tick.get_loc() <= max(ends) + 1e-9
+        for text in (tick.label1, tick.label2)
+    }
+    texts = [
+        text
+        for text in figure.findobj(Text)
+        if text.get_text().strip() and text.get_visible() and text not in beyond
+    ]
+    for text in texts:
+        box = text.get_window_extent()
+        assert min(box.x0, box.y0) >= -1, f"{text.get_text()!r} is clipped"
+        assert box.x1 <= figure.bbox.x1 + 1, f"{text.get_text()!r} is clipped"
+        assert box.y1 <= figure.bbox.y1 + 1, f"{text.get_text()!r} is clipped"
+    corners = np.array([_corners(text) for text in texts])
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    near = (low[:, None] < high[None]).all(axis=2) & (low[None] < high[:, None]).all(axis=2)
+    for one, other in zip(*np.nonzero(np.triu(near, 1)), strict=True):
+        names = f"{texts[one].get_text()!r} and {texts[other].get_text()!r} overlap"
+        assert _apart(corners[one], corners[other]), names
+
+
+def _corners(text: Text) -> np.ndarray:
+    """The corners of a text's own rectangle, which may be turned. [4, 2]"""
+    box, angle = text.get_window_extent(), np.radians(text.get_rotation())
+    along, across = np.array([np.cos(angle), np.sin(angle)]), [-np.sin(angle), np.cos(angle)]
+    cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
+    if abs(cos - sin) > 1e-6:
+        width, height = np.linalg.solve([[cos, sin], [sin, cos]], [box.width, box.height])
+    else:  # At 45 degrees the box around it does not tell them apart.
+        height = text.get_fontsize() * text.get_figure(root=True).dpi / 72
+        width = box.width / cos - height
+    middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+    half, up = width / 2 * along, height / 2 * np.array(across)
+    return np.array(
+        [middle + half + up, middle + half - up, middle - half - up, middle - half + up]
+    )
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a line lies between two rectangles, beside one of their sides."""
+    for corners in (one, other):
+        for side in (corners[1] - corners[0], corners[2] - corners[1]):
+            a, b = (rectangle @ side / np.hypot(*side) for rectangle in (one, other))
+            if a.max() <= b.min() + 0.5 or b.max() <= a.min() + 0.5:
+                return True
+    return False

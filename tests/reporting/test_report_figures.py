@@ -89,7 +89,7 @@ def test_a_run_without_places_of_examples_has_no_projections(two_by_two: Tables)
 
 
 def test_figures_are_in_the_order_of_the_page() -> None:
-    on_page = [name for name, kind in FIGURES.items() if kind.caption]
+    on_page = [name for name, kind in FIGURES.items() if kind.on_page]
     assert [name for name in on_page if FIGURES[name].drawn_by_script] == [
         *("heatmap_accuracy", "heatmap_r2", "curves", "transfer"),
     ]

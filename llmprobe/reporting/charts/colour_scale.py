@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, FuncNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
+from llmprobe.reporting.charts.style import em, text_width, wrapped
 from llmprobe.results.curve import Curve
 from llmprobe.results.metrics import Metric
 
@@ -24,9 +25,9 @@ _ALL_NEAR_ONE = 0.8
 _TOP_NEAR_ONE = 0.999
 
 
-def text_colour(place: float) -> str:
-    """Return the colour of a number that stands on a colour of the map, 0 to 1."""
-    red, green, blue, _ = CHANCE_MAP(place)
+def text_colour(place: float, colours: Colormap = CHANCE_MAP) -> str:
+    """Return the colour of a number that stands on a colour of a map, 0 to 1."""
+    red, green, blue, _ = colours(place)
     return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "black"
 
 
@@ -48,9 +49,13 @@ class ColourScale(NamedTuple):
     """The least and the greatest chance of a dataset."""
     near_one: bool
     """Whether colours are the logarithm of what is missing to a perfect score."""
+    colours: Colormap = CHANCE_MAP
+    """Whose middle is chance."""
 
     @classmethod
-    def of(cls, curves: Sequence[Curve], metric: Metric) -> ColourScale:
+    def of(
+        cls, curves: Sequence[Curve], metric: Metric, colours: Colormap = CHANCE_MAP
+    ) -> ColourScale:
         """Return the scale on which curves that have the metric are told apart."""
         levels = np.concatenate([curve.levels(metric) for curve in curves])
         lowest, highest = float(np.nanmin(levels)), float(np.nanmax(levels))
@@ -65,7 +70,7 @@ class ColourScale(NamedTuple):
         else:
             norm = Normalize(-1, 1)
         chances = [curve.chance(metric) for curve in curves]
-        return cls(metric, norm, lowest, (min(chances), max(chances)), near_one)
+        return cls(metric, norm, lowest, (min(chances), max(chances)), near_one, colours)
 
     def written(self, score: float) -> str:
         """Return a score as figures show it, with a third decimal where all are near 1."""
@@ -73,29 +78,42 @@ class ColourScale(NamedTuple):
 
     def text_colour(self, level: float) -> str:
         """Return the colour of a number that stands on the colour of ``level``."""
-        return text_colour(self.norm(level))
+        return text_colour(self.norm(level), self.colours)
 
     @property
     def _shares_chance(self) -> bool:
         return self.chances[1] - self.chances[0] <= 0.02
 
-    def draw(self, figure: Figure, bar: Axes) -> None:
+    def draw(self, figure: Figure, bar: Axes | None, inches: float, below: Axes) -> None:
         """Draw the colour bar, from the lowest level there is (or chance) to a perfect score.
 
         Its ticks are scores if the datasets share one chance, else levels.
+
+        Parameters
+        ----------
+        bar
+            Where it is drawn; by default it takes room from what is above it.
+        inches
+            How wide that is.
+        below
+            The panel under which it stands.
         """
         top, floor = float(self.norm.vmax or 1), float(self.norm.vmin or -1)
         bottom = min(0, max(floor, self.lowest))
-        colours = ScalarMappable(self.norm, CHANCE_MAP)
+        colours = ScalarMappable(self.norm, self.colours)
         cut = "min" if self.lowest < floor else "neither"
-        figure.colorbar(colours, cax=bar, orientation="horizontal", extend=cut)
+        where: dict[str, Any] = {"cax": bar} if bar else {"ax": below, "pad": 0.18, "aspect": 30}
+        bar = figure.colorbar(colours, orientation="horizontal", extend=cut, **where).ax
         levels, texts = self._ticks(top - bottom)
-        shown = np.flatnonzero((levels > bottom - 1e-6) & (levels < top + 1e-6))
-        bar.set_xticks(levels[shown], [texts[tick].replace("-", "−") for tick in shown])
+        texts = [text.replace("-", "−") for text in texts]
+        visible = np.flatnonzero((levels > bottom - 1e-6) & (levels < top + 1e-6))
+        shown = _apart(visible, levels * inches / (top - bottom), texts)
+        bar.set_xticks(levels[shown], [texts[tick] for tick in shown])
         bar.minorticks_off()
         bar.set_xlim(bottom, top)
         share = f": share of the way from chance to {self.metric.perfect:g}"
-        bar.set_xlabel(self.metric.label + ("" if self._shares_chance else share))
+        meaning = self.metric.label + ("" if self._shares_chance else share)
+        bar.set_xlabel(wrapped(meaning, inches))
         bar.axvline(0, color="black", linewidth=1)
         low, high = self.chances
         chance = f"{(low + high) / 2:.2f}" if self._shares_chance else f"{low:.2f}–{high:.2f}"
@@ -105,9 +123,9 @@ class ColourScale(NamedTuple):
             1.1,
             f"chance {chance}" if anchor == "chance" else anchor,
             transform=bar.get_xaxis_transform(),
-            ha="left" if bottom > -0.02 * top else "center",
+            ha="left" if bottom > -0.1 * top else "center",
             va="bottom",
-            fontsize=7,
+            fontsize="small",
         )
 
     def _ticks(self, span: float) -> tuple[np.ndarray, list[str]]:
@@ -123,6 +141,17 @@ class ColourScale(NamedTuple):
         if self._shares_chance:
             return (ticks - chance) / way, [f"{score:g}" for score in ticks]
         return ticks, [f"{100 * level:g} %" for level in ticks]
+
+
+def _apart(shown: np.ndarray, places: np.ndarray, texts: Sequence[str]) -> list[int]:
+    """Return which ticks have room, from the last on; ``places`` are in inches."""
+    kept: list[int] = []
+    for tick in map(int, reversed(shown)):
+        room = places[kept[0]] - places[tick] if kept else np.inf
+        halves = sum(text_width(texts[one]) for one in (tick, *kept[:1])) / 2
+        if room > halves + 0.4 * em():
+            kept.insert(0, tick)
+    return kept
 
 
 def _nines(level: np.ndarray) -> np.ndarray:

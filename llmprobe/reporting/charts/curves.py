@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from llmprobe.reporting.charts.panels import SPAN, SPAN_NAME, Grid, draw_span, legend
-from llmprobe.reporting.charts.style import GREY, model_styles, styled
+from llmprobe.reporting.charts.style import GREY, entitle, model_styles, styled
 from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics, same_layers
-from llmprobe.results.figures import figure
+from llmprobe.results.figures import RUN, Look, figure
 from llmprobe.results.results import Results
+from llmprobe.results.selection import with_main_metric
 
 _Style = Mapping[str, Any]
 
@@ -68,9 +69,10 @@ _SPAN = "span"
     alt="Line chart: a panel for each dataset, a line for each model, the score over layers. "
     "The tables below hold the same numbers.",
     drawn_by_script=True,
+    takes="ax metric",
 )
 @styled
-def curves(results: Results) -> Figure:
+def curves(results: Results, look: Look = RUN) -> Figure:
     """Draw the main metric over layers: a panel for each dataset, a line and band for each model.
 
     The axis is the layer when all models have the same ones, else the relative depth. What is
@@ -82,9 +84,11 @@ def curves(results: Results) -> Figure:
     lines at the axis are where it stays above half of its rise
     (``results.depth``), all as far as `Curve.shown` gives them.
     """
+    if look.metric is not None:
+        results = with_main_metric(results, look.metric)
     styles, datasets = model_styles(by_model(results.curves)), by_dataset(results.curves)
     x: Literal["layers", "depths"] = "layers" if same_layers(results.curves) else "depths"
-    grid = Grid.of(list(datasets))
+    grid = Grid.of(list(datasets), look)
     drawn: set[str] = set()
     for ax, group in zip(grid.panels, datasets.values(), strict=True):
         drawn |= _draw_baselines(ax, group, list(_BASELINES))
@@ -97,9 +101,13 @@ def curves(results: Results) -> Figure:
             height = 0.02 + row * min(0.03, 0.2 / len(group))
             if draw_span(ax, curve, places, height, style, transform=ax.get_xaxis_transform()):
                 drawn.add(_SPAN)
-    _name_scores(grid, results.curves)
-    grid.over_layers(results.curves) if x == "layers" else grid.over_depth()
-    legend(grid.figure, styles, _explained(drawn))
+    scores = _scores(grid, results.curves)
+    if x == "layers":
+        grid.over_layers(results.curves, scores)
+    else:
+        grid.over_depth(scores)
+    legend(grid.figure, styles, _explained(drawn), look)
+    entitle(look, grid.figure, grid.panels)
     return grid.figure
 
 
@@ -163,22 +171,25 @@ def _explained(drawn: set[str]) -> list[Line2D]:
     return [Line2D([], [], **style) for name, style in lines.items() if name in drawn]
 
 
-def _name_scores(grid: Grid, shown: Sequence[Curve]) -> None:
-    """Name the vertical axis; scores far below 0, as R² has them, would leave no room for others"""
+def _scores(grid: Grid, shown: Sequence[Curve]) -> str:
+    """Return what the vertical axis is.
+
+    Scores far below 0, as R² has them, would leave no room for others, and are cut off.
+    """
     metrics = main_metrics(shown)
-    for ax in grid.left:
-        ax.set_ylabel(" or ".join(metric.label for metric in metrics))
     if any(metric.interval == "below one" for metric in metrics):
         grid.panels[0].set_ylim(bottom=max(-1, grid.panels[0].get_ylim()[0]))
+    return " or ".join(metric.label for metric in metrics)
 
 
 @figure(
     "learning_curve",
     caption="The score at the best layer after training on a part of the groups.",
     alt="Line chart: the score against the fraction of the training groups.",
+    takes="ax",
 )
 @styled
-def learning_curves(results: Results) -> Figure | None:
+def learning_curves(results: Results, look: Look = RUN) -> Figure | None:
     """Draw the score at the best layer against the share of training groups that probes saw.
 
     A panel for each dataset, a line for each model, whose last point is the score with all of the
@@ -190,7 +201,7 @@ def learning_curves(results: Results) -> Figure | None:
     of_curves = dict(list(table.groupby(list(CURVE), sort=False)))
     datasets = by_dataset([curve for curve in results.curves if curve.key in of_curves])
     styles = model_styles(by_model(results.curves))
-    grid = Grid.of(list(datasets))
+    grid = Grid.of(list(datasets), look)
     drawn: set[str] = set()
     for ax, group in zip(grid.panels, datasets.values(), strict=True):
         drawn |= _draw_baselines(ax, group, ["majority"])
@@ -204,7 +215,8 @@ def learning_curves(results: Results) -> Figure | None:
             )
         ax.set_xlim(0, 1.04)
         ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    _name_scores(grid, [curve for group in datasets.values() for curve in group])
-    grid.figure.supxlabel("share of the training groups")
-    legend(grid.figure, styles, _explained(drawn))
+    scores = _scores(grid, [curve for group in datasets.values() for curve in group])
+    grid.name_axes("share of the training groups", scores)
+    legend(grid.figure, styles, _explained(drawn), look)
+    entitle(look, grid.figure, grid.panels)
     return grid.figure

@@ -14,9 +14,21 @@ from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from llmprobe.reporting.charts.panels import DEPTH, SPAN, SPAN_NAME, Grid, draw_span, legend
-from llmprobe.reporting.charts.style import GREY, label, model_styles, paler, styled
+from llmprobe.reporting.charts.style import (
+    GREY,
+    em,
+    entitle,
+    label,
+    model_styles,
+    paler,
+    panels_on,
+    sheet,
+    styled,
+    text_width,
+    wrapped,
+)
 from llmprobe.results.curve import Curve, by_dataset, by_model, difficulty
-from llmprobe.results.figures import figure
+from llmprobe.results.figures import RUN, Look, figure
 from llmprobe.results.results import Results
 
 STAYS = "stays_above_half_depth"
@@ -38,9 +50,10 @@ MOST_SLANTED = 15
     alt="Dot chart: a row for each dataset, the relative depth of the best layer and the depths "
     "between which the score stays above half of its rise, for each model. The summary table holds "
     "the same numbers.",
+    takes="ax",
 )
 @styled
-def depth_scatter(results: Results) -> Figure:
+def depth_scatter(results: Results, look: Look = RUN) -> Figure:
     """Draw where each concept is read best (a dot), and where it can be read (a line).
 
     The line is where the score stays above half of its rise; it has an end where it falls again.
@@ -49,8 +62,9 @@ def depth_scatter(results: Results) -> Figure:
     """
     models, datasets = by_model(results.curves), list(by_dataset(results.curves))
     styles = model_styles(models)
-    drawn = Figure(figsize=(4.5, 0.7 + (0.14 + 0.09 * len(styles)) * len(datasets)))
-    ax = drawn.subplots()
+    width, row = look.inches(4.5), max(0.14 + 0.09 * len(styles), 1.6 * em())
+    drawn = sheet(look, width, 0.7 + row * len(datasets))
+    (ax,) = panels_on(drawn, look)
     for index, (model, style) in enumerate(styles.items()):
         aside = (index + 1) / (len(styles) + 1) - 0.5
         for part, point in _by_pallor(models[model], style):
@@ -61,7 +75,7 @@ def depth_scatter(results: Results) -> Figure:
             ax.plot(best, y, **point)
     ax.set_xlim(0, 1)
     ax.set_ylim(len(datasets) - 0.5, -0.5)
-    ax.set_yticks(range(len(datasets)), [label(name, 24) for name in datasets])
+    ax.set_yticks(range(len(datasets)), [label(name, 24, 0.35 * width) for name in datasets])
     ax.set_yticks(np.arange(len(datasets) - 1) + 0.5, minor=True)
     ax.grid(which="minor", axis="y", color="#dddddd", linewidth=0.6)
     ax.tick_params(axis="y", which="both", length=0)
@@ -69,7 +83,8 @@ def depth_scatter(results: Results) -> Figure:
     marks = [_mark("best layer")]
     if any(not np.isnan(curve.shown(STAYS)) for curve in results.curves):
         marks.append(_mark(SPAN_NAME, **SPAN))
-    legend(drawn, styles, [*marks, *_pale_mark(results.curves)])
+    legend(drawn, styles, [*marks, *_pale_mark(results.curves)], look)
+    entitle(look, drawn, [ax])
     return drawn
 
 
@@ -80,9 +95,10 @@ def depth_scatter(results: Results) -> Figure:
     "with its interval.",
     alt="Dot chart: the depth from which the score stays above half of its rise, against the "
     "difficulty of each concept. The summary table holds the same numbers.",
+    takes="ax",
 )
 @styled
-def depth_against_difficulty(results: Results) -> Figure | None:
+def depth_against_difficulty(results: Results, look: Look = RUN) -> Figure | None:
     """Draw whether harder concepts are read deeper: a point for each model and dataset.
 
     Horizontally the ``difficulty`` of the dataset, which is named above it; vertically the depth
@@ -98,9 +114,9 @@ def depth_against_difficulty(results: Results) -> Figure | None:
         return None
     hardness, styles = difficulty(results.curves), model_styles(by_model(results.curves))
     few = len(datasets) <= MOST_SLANTED
-    width, height = (4.5, 3.8) if few and len(styles) <= 6 else (6.75, 4.8)
-    drawn = Figure(figsize=(width, height))
-    ax = drawn.subplots()
+    width = look.inches(4.5 if few and len(styles) <= 6 else 6.75)
+    drawn = sheet(look, width, 0.53 * width + 12 * em())
+    (ax,) = panels_on(drawn, look)
     for index, (model, style) in enumerate(styles.items()):
         group = [curve for curve in rising if curve.model == model]
         # Models share the difficulty of a dataset, and would hide each other.
@@ -114,13 +130,16 @@ def depth_against_difficulty(results: Results) -> Figure | None:
                 np.array([curve.number(STAYS) for curve in sure]),
             )
             said = f": ρ = {rho:.2f}, p = {p:.2g}, n = {len(sure)}".replace("-", "−")
-            style["label"] = label(model, 34) + ("" if np.isnan(rho) else said)
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel=ABOVE_HALF)
-    ax.set_xlabel("difficulty (0: the best model never errs, 1: it guesses)")
-    _name_above(
-        ax, {dataset: hardness[dataset] for dataset in datasets}, width - (1.6 if few else 0.8)
-    )
-    legend(drawn, styles, _pale_mark(rising))
+            said = "" if np.isnan(rho) else said
+            room = width - 0.6 - text_width(said, "small")
+            style["label"] = label(model, 34, room, "small") + said
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.set_ylabel(wrapped(ABOVE_HALF, 0.3 * width))
+    meaning = "difficulty (0: the best model never errs, 1: it guesses)"
+    ax.set_xlabel(wrapped(meaning, width - 0.6))
+    _name_above(ax, {dataset: hardness[dataset] for dataset in datasets}, width)
+    legend(drawn, styles, _pale_mark(rising), look)
+    entitle(look, drawn, [ax])
     return drawn
 
 
@@ -146,9 +165,10 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     "one family.",
     alt="Line chart: a panel for each dataset, the depth from which the score stays above half of "
     "its rise against the number of parameters. The summary table holds the same numbers.",
+    takes="ax",
 )
 @styled
-def depth_against_size(results: Results) -> Figure | None:
+def depth_against_size(results: Results, look: Look = RUN) -> Figure | None:
     """Draw how much of the network a model of each size needs: a panel for each dataset.
 
     Horizontally the number of parameters; vertically the depth from which the score stays above
@@ -161,7 +181,7 @@ def depth_against_size(results: Results) -> Figure | None:
     if len(sizes) < 2:
         return None
     styles, datasets = model_styles(by_model(results.curves)), by_dataset(sized)
-    grid = Grid.of(list(datasets))
+    grid = Grid.of(list(datasets), look)
     for ax, group in zip(grid.panels, datasets.values(), strict=True):
         group = sorted(group, key=_parameters)
         sure = [curve for curve in group if curve.above_chance]
@@ -177,15 +197,14 @@ def depth_against_size(results: Results) -> Figure | None:
             _draw_starts(ax, places, [curve], styles[curve.model])
     first = grid.panels[0]
     first.set_xscale("log")
-    ticks = _apart(sizes, 0.04 + 0.1 * grid.columns)
+    ticks = _apart(sizes, 4.5 * em() / max(grid.panel - 5 * em(), 0.1))
     first.set_xticks(ticks, [_size(parameters) for parameters in ticks], minor=False)
     first.minorticks_off()
     first.set_ylim(-0.03, 1.03)
     first.margins(x=0.15)
-    for ax in grid.left:
-        ax.set_ylabel(ABOVE_HALF if grid.columns < 3 else "depth")
-    grid.figure.supxlabel("parameters")
-    legend(grid.figure, styles, _pale_mark(sized))
+    grid.name_axes("parameters", ABOVE_HALF if grid.panel >= 3 else "depth")
+    legend(grid.figure, styles, _pale_mark(sized), look)
+    entitle(look, grid.figure, grid.panels)
     return grid.figure
 
 
@@ -238,10 +257,11 @@ def _name_above(ax: Axes, places: Mapping[str, float], inches: float) -> None:
     places
         The place of each name on the axis.
     inches
-        That the panel is wide, at least.
+        That the figure is wide.
     """
-    slanted = len(places) <= MOST_SLANTED
-    gap = (0.15 if slanted else 0.105) / inches
+    slanted = len(places) <= MOST_SLANTED and inches >= 4.4
+    inches -= 1.6 if slanted else 0.8
+    gap = (1.35 if slanted else 0.95) * em() / inches
     height = 1.04 if slanted else 1.09
     room = 1 - gap * (len(places) - 1)
     if room < 0:
@@ -263,12 +283,12 @@ def _name_above(ax: Axes, places: Mapping[str, float], inches: float) -> None:
         ax.text(
             at,
             height + 0.01,
-            label(name, 24),
+            label(name, 24 if slanted else 20),
             transform=ax.transAxes,
             rotation=45 if slanted else 90,
             rotation_mode="anchor",
             va="center",
-            fontsize=7 if slanted else 6.5,
+            fontsize="small",
         )
 
 

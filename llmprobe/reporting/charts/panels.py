@@ -8,13 +8,15 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from llmprobe.config.sites import axis_label
-from llmprobe.reporting.charts.style import label
+from llmprobe.reporting.charts.style import Chart, em, label, panels_on, sheet, text_width, wrapped
 from llmprobe.results.curve import Curve, layer_names
+from llmprobe.results.figures import RUN, Look
 
 DEPTH = "depth (layer / last layer)"
 
@@ -22,6 +24,10 @@ DEPTH = "depth (layer / last layer)"
 SPAN: dict[str, Any] = {"marker": "|", "markersize": 6, "linestyle": "-", "linewidth": 1}
 """The line where a curve is above half of its rise, and its ends."""
 SPAN_NAME = "above half of its rise"
+_MOST_BELOW = 4
+"""Entries of a legend below each other; more are wrapped into two columns."""
+_NARROWEST_PANEL = 1.5
+"""Inches, of panels beside each other."""
 
 
 class Grid(NamedTuple):
@@ -30,23 +36,36 @@ class Grid(NamedTuple):
     figure: Figure
     panels: Sequence[Axes]
     columns: int
+    look: Look = RUN
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> Grid:
-        """Return a grid of panels under their names."""
+    def of(cls, names: Sequence[str], look: Look = RUN, second_lines: Sequence[str] = ()) -> Grid:
+        """Return a grid of panels under their names, which may have second lines."""
         columns = {1: 1, 2: 2, 4: 2}.get(len(names), 3 if len(names) <= 9 else 4)
-        width, panel_height = (4.5, 3.0) if columns == 1 else (6.75, 5.2 / columns)
+        width = look.inches(4.5 if columns == 1 else 6.75)
+        columns = max(1, min(columns, int(width / _NARROWEST_PANEL)))
+        panel = width / columns
         n_rows = ceil(len(names) / columns)
-        figure = Figure(figsize=(width, panel_height * n_rows + 0.3))
-        panels = figure.subplots(n_rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for ax, name in zip(panels, names, strict=False):
-            ax.set_title(label(name, 72 // columns))
+        height = (0.67 if columns == 1 else 0.77) * panel * n_rows + 0.3
+        figure = sheet(look, width, height)
+        shape = (n_rows, columns) if look.ax is None else (1, len(names))
+        panels = panels_on(figure, look, *shape, sharex=True, sharey=True)
+        for ax, *lines in zip(
+            panels, names, *([second_lines] if second_lines else []), strict=False
+        ):
+            room = panel - 5 * em()
+            ax.set_title("\n".join(label(line, 72, room, weight="bold") for line in lines))
         for ax in panels[len(names) :]:
             ax.remove()
-        grid = cls(figure, list(panels[: len(names)]), columns)
+        grid = cls(figure, list(panels[: len(names)]), columns, look)
         for ax in grid.bottom:
             ax.tick_params(labelbottom=True)
         return grid
+
+    @property
+    def panel(self) -> float:
+        """Return about how wide a panel is, with what stands beside it, in inches."""
+        return self.look.inches(self.figure.get_figwidth()) / self.columns
 
     @property
     def left(self) -> Sequence[Axes]:
@@ -58,49 +77,98 @@ class Grid(NamedTuple):
         """Return the last panel of each column."""
         return self.panels[-self.columns :]
 
-    def over_depth(self) -> None:
-        """Let the horizontal axis be relative depth."""
-        if self.columns > 2:
-            self.panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        self.figure.supxlabel(DEPTH)
+    def name_axes(self, x: str, y: str) -> None:
+        """Write what the axes are: the horizontal one once for all panels."""
+        if self.look.ax is not None:
+            self.look.ax.set(xlabel=x, ylabel=y)
+            return
+        self.figure.supxlabel(wrapped(x, self.figure.get_figwidth() - 0.3))
+        height = self.figure.get_figheight() / ceil(len(self.panels) / self.columns)
+        for ax in self.left:
+            ax.set_ylabel(wrapped(y, height - 5 * em()))
 
-    def over_layers(self, curves: Sequence[Curve]) -> None:
+    def over_depth(self, y: str) -> None:
+        """Let the horizontal axis be relative depth."""
+        if self.panel < 20 * em():
+            self.panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        self.name_axes(DEPTH, y)
+
+    def over_layers(self, curves: Sequence[Curve], y: str) -> None:
         """Let the horizontal axis be the layer of ``curves``, by name if layers have names."""
         layers = [layer for curve in curves for layer in curve.layers]
-        most = 12 if self.columns == 1 else 6
+        room = self.panel - 4 * em()
+        most = max(2, min(12, int(room / (2.5 * em()))))
         self.panels[0].set_xticks(layer_ticks(min(layers), max(layers), most))
         if names := layer_names(curves):
-            name_layers(self.figure, self.bottom, names, 20 // self.columns)
-        self.figure.supxlabel(layer_label(curves))
+            name_layers(self.figure, self.bottom, names, max(2, min(20, int(room / (1.8 * em())))))
+        self.name_axes(layer_label(curves), y)
 
 
 def legend(
-    figure: Figure, models: Mapping[str, Mapping[str, Any]], others: Sequence[Line2D] = ()
+    figure: Figure,
+    models: Mapping[str, Mapping[str, Any]],
+    others: Sequence[Line2D] = (),
+    look: Look = RUN,
 ) -> None:
     """Draw one legend above all panels, and make room for it: the models, then ``others``.
+
+    In the user's axes it stands where there is room.
 
     Parameters
     ----------
     models
         Name -> the style of its line, whose ``label`` may say more than the name.
     """
+    room = look.inches(figure.get_figwidth()) - _around_label() - 0.1
     lines = [
-        Line2D([], [], **{"label": label(model, 34), **style}) for model, style in models.items()
+        Line2D([], [], **{"label": label(model, 34, room, _legend_size()), **style})
+        for model, style in models.items()
     ]
     handles = [*lines, *others]
-    for handle in handles:  # Before 3.10, a legend leaves out what starts with an underscore.
-        handle.set_label(re.sub("^_", " _", str(handle.get_label())))
-    columns = _columns([str(handle.get_label()) for handle in handles], figure.get_figwidth())
+    # Before 3.10, a legend leaves out what starts with an underscore.
+    labels = [re.sub("^_", " _", str(handle.get_label())) for handle in handles]
+    columns = _columns(labels, figure.get_figwidth())
+    if columns == 1 and len(labels) > _MOST_BELOW:
+        columns, room = 2, figure.get_figwidth() / 2 - _around_label() - em()
+    labels = [_fitted(text, room) for text in labels]
+    for handle, text in zip(handles, labels, strict=True):
+        handle.set_label(text)
+    if look.ax is not None:
+        look.ax.legend(handles=handles)
+        return
     figure.legend(handles=handles, loc="outside upper center", ncols=columns)
-    figure.set_figheight(figure.get_figheight() + 0.17 * ceil(len(handles) / columns))
+    if isinstance(figure, Chart):
+        parts = np.array_split([1 + text.count("\n") for text in labels], columns)
+        figure.grow(1.55 * em() * max(sum(lines) for lines in parts))
+
+
+def _fitted(text: str, inches: float) -> str:
+    """Return a text in lines that go into a legend, each cut if a word of it does not."""
+    lines = wrapped(text, inches, _legend_size()).split("\n")
+    return "\n".join(
+        label(line, len(line), inches, _legend_size())
+        if text_width(line, _legend_size()) > inches
+        else line
+        for line in lines
+    )
+
+
+def _legend_size() -> float | str:
+    return rcParams["legend.fontsize"]  # type: ignore[no-any-return]
+
+
+def _around_label() -> float:
+    """Return how wide a legend's line is with the space around its label, in inches."""
+    pads = rcParams["legend.handletextpad"] + rcParams["legend.columnspacing"]
+    return float(rcParams["legend.handlelength"] + pads) * em() * 0.84
 
 
 def _columns(labels: Sequence[str], inches: float) -> int:
     """Return how many labels fit beside each other, in columns as matplotlib fills them."""
-    lengths = [len(text) for text in labels]
+    lengths = [text_width(text, _legend_size()) for text in labels]
     for columns in range(len(labels), 1, -1):
         widest = [max(part) for part in np.array_split(lengths, columns)]
-        if sum(4.2 * characters + 36 for characters in widest) <= 72 * inches:
+        if sum(length + _around_label() for length in widest) <= inches - em():
             return columns
     return 1
 
@@ -112,8 +180,10 @@ def name_layers(
     ticks = layer_ticks(min(names), max(names), most)
     labels = [label(names.get(layer, str(layer)), 20) for layer in ticks]
     for ax in panels:
-        ax.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
-    figure.set_figheight(figure.get_figheight() + 0.04 * max(map(len, labels)))
+        ax.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor",
+                      fontsize="small")  # fmt: skip
+    if isinstance(figure, Chart):
+        figure.grow(0.36 * em() * max(map(len, labels)))
 
 
 def layer_label(curves: Sequence[Curve]) -> str:

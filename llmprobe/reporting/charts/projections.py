@@ -15,10 +15,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from llmprobe.reporting.charts.panels import legend
-from llmprobe.reporting.charts.style import class_style, label, styled
+from llmprobe.reporting.charts.style import (
+    class_style,
+    em,
+    entitle,
+    label,
+    panels_on,
+    sheet,
+    styled,
+    text_width,
+    wrapped,
+)
 from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve, by_dataset, layer_names
-from llmprobe.results.figures import figure
+from llmprobe.results.figures import RUN, Look, figure
 from llmprobe.results.results import Results
 
 PANELS = 5
@@ -32,8 +42,14 @@ EDGE = 3.0
 """Root mean squares from the middle to where a panel ends."""
 
 
-@figure("projection")
-def projections(results: Results) -> Mapping[str, Figure]:
+@figure(
+    "projection",
+    caption="Examples beside the probe, at several depths of each model: to the right what it "
+    "reads as the class, upwards the widest direction across it. No point was seen by its probe.",
+    alt="Scatter plots: a row for each model, a column for each layer, a point for each example.",
+    on_page=False,
+)
+def projections(results: Results, look: Look = RUN) -> Mapping[str, Figure]:
     """Draw the strip of each dataset whose examples have places beside the probe, by its name."""
     if not {"along", "across"} <= set(results.predictions):
         return {}
@@ -45,7 +61,7 @@ def projections(results: Results) -> Mapping[str, Figure]:
         if group:
             points = pd.concat([of_curves[curve.key] for curve in group])
             names = results.class_names(group[0].dataset)
-            drawn[group[0].file_name] = projection(group, points, names)
+            drawn[group[0].file_name] = projection(group, points, names, look)
     return drawn
 
 
@@ -54,8 +70,11 @@ def projection(
     curves: Sequence[Curve],
     predictions: pd.DataFrame,
     class_names: Mapping[str, str] = MappingProxyType({}),
+    look: Look = RUN,
 ) -> Figure:
     """Draw the examples of one dataset in the plane of the probe: a row a model, five layers.
+
+    In a narrow figure there are fewer layers.
 
     Horizontally the distance from where the probe decides (the line, for two classes), vertically
     the place along the first principal component that is orthogonal to its direction, both
@@ -78,19 +97,24 @@ def projection(
         What labels are called, by the label as text, where they have other names.
     """
     metric = curves[0].metric
-    chosen = [_five(curve) for curve in curves]
+    inches = look.inches(6.75)
+    most = max(2, min(PANELS, int((inches - 0.4) / (8.5 * em()))))
+    chosen = [_spread(curve, most) for curve in curves]
     points, examples = _sample(predictions)
-    width = max(map(len, chosen))
-    drawn = Figure(figsize=(max(3.3, 0.6 + 1.23 * width), 0.5 + 1.42 * len(chosen)))
-    panels = drawn.subplots(len(chosen), width, squeeze=False, sharex=True, sharey=True)
+    columns = max(map(len, chosen))
+    inches = look.inches(max(3.3, 0.6 + 1.23 * columns))
+    panel = (inches - 0.6) / columns
+    drawn = sheet(look, inches, 0.5 + (panel + 0.19) * len(chosen))
+    panels = panels_on(drawn, look, len(chosen), columns, sharex=True, sharey=True)
+    lines = [panels[row * columns :][:columns] for row in range(len(chosen))]
     looks = (
         _Numbers(points["label"])
         if metric.target == "numbers"
         else _Classes(predictions["label"], curves[0].classes, class_names)
     )
     names = layer_names(curves)
-    for curve, places, line in zip(curves, chosen, panels, strict=True):
-        line[0].set_ylabel(label(curve.model, 20))
+    for curve, places, line in zip(curves, chosen, lines, strict=True):
+        line[0].set_ylabel(label(curve.model, 20, panel + 0.1))
         for ax in line[len(places) :]:
             ax.remove()
         for ax, place in zip(line, places, strict=False):
@@ -98,31 +122,44 @@ def projection(
             if looks.decide:
                 ax.axvline(0, color="black", linewidth=0.8, zorder=0)
             looks.draw(ax, points[(points["model"] == curve.model) & (points["layer"] == layer)])
-            name = label(names.get(layer, f"layer {layer}"), 13)
-            value = f"{metric.label} {score:.2f}".replace("-", "−")
-            best = " (best)" if place == curve.best(metric) else ""
-            ax.set_title(f"{name}{best}\n{value}", fontweight="bold" if best else "normal")
-    panels[0, 0].set(
+            is_best = place == curve.best(metric)
+            name = label(names.get(layer, f"layer {layer}"), 13, panel, weight="bold")
+            ax.set_title(
+                _title(name, metric.label, f"{score:.2f}".replace("-", "−"), is_best, panel),
+                fontweight="bold" if is_best else "normal",
+            )
+    panels[0].set(
         xlim=(-1.04 * EDGE, 1.04 * EDGE), ylim=(-1.04 * EDGE, 1.04 * EDGE), xticks=[], yticks=[]
     )
     shown = points["example"].nunique()
     sampled = f"{shown:,} of {examples:,} examples" if shown < examples else ""
-    drawn.supxlabel("\n".join([looks.along, *([sampled] if sampled else [])]))
-    drawn.supylabel(looks.across)
+    along = wrapped(looks.along, inches - 0.3)
+    drawn.supxlabel("\n".join([along, *([sampled] if sampled else [])]))
+    drawn.supylabel(wrapped(looks.across, drawn.get_figheight() - 0.4))
     looks.explain(drawn)
+    entitle(look, drawn, panels)
     return drawn
 
 
-def _five(curve: Curve) -> list[int]:
+def _title(name: str, metric: str, score: str, is_best: bool, inches: float) -> str:
+    """Return the layer and its score in two lines, in fewer words where there is little room."""
+    lines = [f"{name} (best)" if is_best else name, f"{metric} {score}"]
+    if max(text_width(line, weight="bold") for line in lines) > inches:
+        lines = [name, f"best: {score}" if is_best else score]
+    return "\n".join(lines)
+
+
+def _spread(curve: Curve, most: int) -> list[int]:
     """Return the places among the layers of those that are shown."""
     layers = np.array(curve.layers)
-    if len(layers) <= PANELS:
+    if len(layers) <= most:
         return list(range(len(layers)))
-    even = np.linspace(layers[0], layers[-1], PANELS)
+    even = np.linspace(layers[0], layers[-1], most)
     shown = abs(layers[:, None] - even).argmin(axis=0)
     best = curve.best(curve.metric)
     if best is not None and best not in shown:
-        shown[1 + abs(shown[1:-1] - best).argmin()] = best
+        inner = shown[1:-1] if most > 2 else shown[:1]
+        inner[abs(inner - best).argmin()] = best
     return [int(place) for place in np.unique(shown)]
 
 

@@ -6,14 +6,27 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP, text_colour
-from llmprobe.reporting.charts.style import label, styled
+from llmprobe.reporting.charts.style import (
+    em,
+    entitle,
+    label,
+    panels_on,
+    sheet,
+    styled,
+    text_width,
+)
 from llmprobe.results.curve import Curve
-from llmprobe.results.figures import figure
+from llmprobe.results.figures import RUN, Look, figure
 from llmprobe.results.results import Results
+
+_MOST_BELOW = 4
+"""Strips below each other, of which more stand in two columns."""
+_TWO_BESIDE = 5.5
+"""Inches, in which two columns of strips have room."""
 
 
 class _Bar(NamedTuple):
@@ -45,20 +58,36 @@ _BARS = (
     "stand at the best layer, for said at the last, for used where it is most.",
     alt="For each model and dataset a strip of bars over layers: readable, said, used, linear. "
     "results.csv holds the same numbers.",
+    takes="ax cmap",
 )
 @styled
-def said_used(results: Results) -> Figure | None:
-    """Draw a strip for each curve of which more was asked than what is readable; else None."""
+def said_used(results: Results, look: Look = RUN) -> Figure | None:
+    """Draw a strip for each curve of which more was asked than what is readable; else None.
+
+    Many strips stand in two columns, where there is room.
+    """
     curves = [curve for curve in results.curves if len(_bars(curve)) > 1]
     if not curves:
         return None
-    heights = [0.45 + 0.19 * len(_bars(curve)) for curve in curves]
     most = max(len(curve.layers) for curve in curves)
-    drawn = Figure(figsize=(1.5 + max(3.0, min(0.16 * most, 5.5)), sum(heights) + 0.2))
-    axes = drawn.subplots(len(curves), squeeze=False, height_ratios=heights)[:, 0]
-    for ax, curve in zip(axes, curves, strict=True):
-        _draw(ax, curve)
-    axes[-1].set_xlabel("layer")
+    several = len(curves) > _MOST_BELOW
+    width = look.inches(6.9 if several else 1.5 + max(3.0, min(0.16 * most, 5.5)))
+    columns = 2 if several and width >= _TWO_BESIDE else 1
+    bars = max(len(_bars(curve)) for curve in curves)
+    n_rows = -(-len(curves) // columns)
+    drawn = sheet(look, width, em() * (1.8 + n_rows * (4.1 + 1.7 * bars)))
+    shape = (n_rows, columns) if len(curves) > 1 else (1, 1)
+    panels = panels_on(drawn, look, *shape)
+    names = max(text_width(bar.name) for bar in _BARS)
+    room = (width - 0.2) / columns - names - 1.5 * em()
+    for ax, curve in zip(panels, curves, strict=False):
+        _draw(ax, curve, room, look.cmap or CHANCE_MAP)
+    for ax in panels[len(curves) :]:
+        ax.remove()
+    panels = panels[: len(curves)]
+    for ax in panels[-columns:]:
+        ax.set_xlabel("layer")
+    entitle(look, drawn, panels)
     return drawn
 
 
@@ -67,26 +96,32 @@ def _bars(curve: Curve) -> list[_Bar]:
     return [bar for bar in _BARS if np.isfinite(curve.column(bar.column)).any()]
 
 
-def _draw(ax: Axes, curve: Curve) -> None:
+def _draw(ax: Axes, curve: Curve, inches: float, colours: Colormap) -> None:
     bars, layers = _bars(curve), curve.layers
     for row, bar in enumerate(bars):
         values = curve.column(bar.column)
         norm = Normalize(2 * bar.nothing - bar.most, bar.most)
         extent = (-0.5, len(layers) - 0.5, row + 0.42, row - 0.42)
-        ax.imshow(values[None], cmap=CHANCE_MAP, norm=norm, aspect="auto", extent=extent,
+        ax.imshow(values[None], cmap=colours, norm=norm, aspect="auto", extent=extent,
                   interpolation="nearest")  # fmt: skip
         place = _marked(curve, bar, values)
         written = f"{values[place]:.2f}".removeprefix("0").replace("-0", "−")
-        ax.text(place, row, written, ha="center", va="center", fontsize=6,
-                color=text_colour(norm(values[place])))  # fmt: skip
+        # At an end, a number that is wider than its cell goes inward.
+        half = text_width(written, "x-small") / inches * len(layers) / 2
+        x = np.clip(place, half - 0.5, len(layers) - 0.5 - half) if 2 * half > 1 else place
+        ax.text(x, row, written, ha="center", va="center", fontsize="x-small",
+                color=text_colour(norm(values[place]), colours))  # fmt: skip
     ax.set_ylim(len(bars) - 0.5, -0.5)
     ax.set_xlim(-0.5, len(layers) - 0.5)
     ax.set_yticks(range(len(bars)), [bar.name for bar in bars])
-    step = max(1, -(-len(layers) // 12))
+    most = max(2, min(12, int(inches / (2.2 * em()))))
+    step = max(1, -(-len(layers) // most))
     ax.set_xticks(range(0, len(layers), step), [str(n) for n in layers[::step]])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title(label(f"{curve.title} in {curve.model}", 60))
+    model = label(curve.model, 40, inches / 2, weight="bold")
+    room = inches - text_width(f" in {model}", weight="bold")
+    ax.set_title(f"{label(curve.title, 40, room, weight='bold')} in {model}")
 
 
 def _marked(curve: Curve, bar: _Bar, values: np.ndarray) -> int:

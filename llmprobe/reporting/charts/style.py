@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import wraps
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
+import matplotlib
 import matplotlib.style
-from matplotlib.colors import to_rgb
+from matplotlib import rcParams, rcParamsDefault
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
+from llmprobe.ground.errors import UserError, foreign_errors, suggestion
 from llmprobe.ground.text import elide
+from llmprobe.results.figures import Look
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # From Okabe & Ito and Paul Tol: apart for colour-blind eyes too, and dark enough on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255")
@@ -30,32 +43,202 @@ CLASS_COLOURS = (
 GREY = "#555555"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
-_STYLE: list[Any] = [
-    "default",  # figures do not depend on the user's matplotlibrc
-    {
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.6,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "figure.labelsize": 8,
-        "legend.frameon": False,
-        "legend.fontsize": 7,
-        "legend.handlelength": 2.2,
-        "legend.columnspacing": 1.5,
-        "figure.constrained_layout.use": True,
-    },
-]
-_SVG = {"svg.fonttype": "none", "svg.hashsalt": "llmprobe"}
+_STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "figure.labelsize": "medium",
+    "figure.titlesize": "medium",
+    "figure.titleweight": "bold",
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+    "legend.handlelength": 2.2,
+    "legend.columnspacing": 1.5,
+    "figure.constrained_layout.use": True,
+}
+"""Sizes follow ``font.size``, so that one setting of a user's changes them all."""
+_OWN: list[Any] = ["default", _STYLE]  # files of a run do not depend on the user's matplotlibrc
+_AS_TEXT: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+"""Letters stay letters, which can be searched and edited."""
+_SALT: dict[Any, Any] = {"svg.hashsalt": "llmprobe"}
+_NO_DATE: Mapping[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Metadata by format, without which equal figures give equal bytes."""
 _MOST_PIXELS = 2**16 - 1
 """That matplotlib draws in one direction."""
 
-styled = matplotlib.style.context(_STYLE)
-"""Decorator of what draws or writes a figure."""
+_users_own: ContextVar[bool] = ContextVar("users_own", default=False)
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Decorate what draws or writes a figure: in the style of llmprobe, or within ``users_style``.
+
+    The former is the same on every machine.
+    """
+
+    @wraps(draw)
+    def drawn(*args: P.args, **options: P.kwargs) -> R:
+        with nullcontext() if _users_own.get() else matplotlib.style.context(_OWN):
+            return draw(*args, **options)
+
+    return drawn
+
+
+@contextmanager
+def users_style(style: Any = None) -> Iterator[None]:
+    """Let figures be drawn as the user has set matplotlib, and as llmprobe does where they did not.
+
+    What differs from matplotlib's own defaults counts as set by the user.
+
+    Parameters
+    ----------
+    style
+        What matplotlib.style takes: a name, a mapping of rcParams, or a list of these.
+
+    Raises
+    ------
+    UserError
+        There is no such style, or no such parameter.
+    """
+    theirs: dict[str, Any] = {
+        name: rcParams[name]
+        for name in rcParams
+        if not name.startswith("backend") and rcParams[name] != rcParamsDefault[name]
+    }
+    more: list[Any] = [] if style is None else style if isinstance(style, list) else [style]
+    with foreign_errors("style"):
+        context = matplotlib.style.context([*_OWN, {"savefig.dpi": 300}, theirs, *more])
+        context.__enter__()
+    token = _users_own.set(True)
+    try:
+        yield
+    finally:
+        _users_own.reset(token)
+        context.__exit__(None, None, None)
+
+
+class Chart(Figure):
+    """A figure whose letters stay letters in files, and which a notebook shows as it is."""
+
+    def __init__(self, figsize: tuple[float, float], grows: bool = True, **options: Any) -> None:
+        super().__init__(figsize=figsize, **{"layout": "constrained"} | options)
+        self._grows = grows
+
+    def grow(self, inches: float) -> None:
+        """Make room for what is written around the panels, where the height is not the user's."""
+        if self._grows:
+            self.set_figheight(self.get_figheight() + inches)
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        """Write the figure as matplotlib does; letters in PDF, PS and SVG stay letters."""
+        with matplotlib.rc_context(_AS_TEXT), _any_character():
+            super().savefig(*args, **options)
+
+    def _repr_png_(self) -> bytes:
+        return png(self, dpi=144)
+
+
+def sheet(look: Look, width: float, height: float) -> Figure:
+    """Return what is drawn on: the figure of the user's axes, or a new one.
+
+    Parameters
+    ----------
+    width, height
+        In inches, where the user did not say them.
+    """
+    if look.ax is not None:
+        return cast(Figure, look.ax.get_figure(root=True))
+    size = (look.width or width, look.height or height)
+    return Chart(size, grows=look.height is None)
+
+
+def panels_on(
+    figure: Figure, look: Look, rows: int = 1, columns: int = 1, **options: Any
+) -> list[Axes]:
+    """Return rows × columns of panels, row by row; a single one is the user's axes, if given.
+
+    Raises
+    ------
+    UserError
+        Several panels do not go into the user's axes.
+    """
+    if look.ax is None:
+        return list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    if rows * columns > 1:
+        raise UserError(
+            f"ax: there are {rows * columns} panels, and one goes into an axes; choose with "
+            "models= and datasets=, or give width= in place of ax="
+        )
+    return [look.ax]
+
+
+def entitle(look: Look, figure: Figure, panels: Sequence[Axes]) -> None:
+    """Write the user's title: of a single panel in place of its own, of several above them."""
+    if look.title is None:
+        return
+    title = wrapped(look.title, figure.get_figwidth() - 0.3, weight="bold")
+    if len(panels) == 1:
+        panels[0].set_title(title)
+        return
+    if figure.legends:  # Both at the top, constrained layout would lay one on the other.
+        figure.legends[0].set_title(title, FontProperties(weight="bold"))
+    else:
+        figure.suptitle(title)
+    if isinstance(figure, Chart):
+        figure.grow((0.5 + 1.2 * (title.count("\n") + 1)) * em())
+
+
+def colour_map(cmap: str | Colormap) -> Colormap:
+    """Return a colour map of matplotlib by its name, and one that is none as it is.
+
+    Raises
+    ------
+    UserError
+        There is none of that name.
+    """
+    if isinstance(cmap, Colormap):
+        return cmap
+    if cmap not in matplotlib.colormaps:
+        raise UserError(
+            f"cmap: {cmap!r} is not known; {suggestion(str(cmap), matplotlib.colormaps)}"
+        )
+    return matplotlib.colormaps[cmap]
+
+
+def em() -> float:
+    """Return the font size in inches, by which heights of rows are measured."""
+    return float(rcParams["font.size"]) / 72
+
+
+def text_width(text: str, size: float | str = "medium", weight: str = "normal") -> float:
+    """Return how wide a text is, in inches, of several lines the widest."""
+    font = FontProperties(size=size, weight=weight)
+    with _any_character():
+        return max(
+            float(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0]) / 72
+            for line in text.split("\n")
+        )
+
+
+def wrapped(text: str, inches: float, size: float | str = "medium", weight: str = "normal") -> str:
+    """Return a text in lines that are at most ``inches`` wide, as far as its words are."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_width(longer, size, weight) > inches:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 def model_style(index: int) -> dict[str, Any]:
@@ -86,32 +269,69 @@ def paler(colour: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def label(name: str, width: int) -> str:
-    """Return a name that matplotlib shows as it is, without ``$mathematics$``."""
-    return elide(name, width).replace("$", r"\$")
+def label(
+    name: str,
+    width: int,
+    inches: float = float("inf"),
+    size: float | str = "medium",
+    weight: str = "normal",
+) -> str:
+    """Return a name that matplotlib shows as it is, without ``$mathematics$``.
+
+    It is cut in the middle to ``width`` characters, and to what goes into ``inches``.
+    """
+    text = elide(name, width)
+    while len(text) > 3 and text_width(text, size, weight) > inches:
+        text = elide(name, len(text) - 1)
+    return text.replace("$", r"\$")
 
 
 @styled
 def png(figure: Figure, dpi: float = 200) -> bytes:
     """Return a figure as the bytes of a PNG file; coarser where it would be too large to draw."""
-    width, height = figure.get_size_inches()
-    dpi = min(dpi, _MOST_PIXELS / max(width, height))
-    return _saved(figure, format="png", dpi=dpi, metadata={"Software": None})
+    return _saved(figure, "png", _drawable(figure, dpi))
 
 
-@matplotlib.style.context([*_STYLE, _SVG])
+@styled
 def svg(figure: Figure) -> bytes:
     """Return a figure as the bytes of an SVG file, whose text stays text."""
-    return _saved(figure, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
+    return _saved(figure, "svg", 200)
 
 
-def _saved(figure: Figure, **options: Any) -> bytes:
+def _drawable(figure: Figure, dpi: float) -> float:
+    return min(dpi, _MOST_PIXELS / float(max(figure.get_size_inches())))
+
+
+def _saved(figure: Figure, form: str, dpi: float) -> bytes:
     buffer = BytesIO()
-    with warnings.catch_warnings():
-        # Names may have characters that the font lacks; they are drawn as boxes.
-        warnings.filterwarnings("ignore", r"Glyph \d+")
-        figure.savefig(buffer, **options)
+    with matplotlib.rc_context({**_AS_TEXT, **_SALT}), _any_character():
+        figure.savefig(buffer, format=form, dpi=dpi, metadata=_NO_DATE.get(form))
     return buffer.getvalue()
+
+
+@contextmanager
+def _any_character() -> Iterator[None]:
+    """Let names have characters that the font lacks, which are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")
+        yield
+
+
+def write_one(figure: Figure, path: Path) -> None:
+    """Write a figure as the suffix of ``path`` says, at the user's ``savefig.dpi``.
+
+    Raises
+    ------
+    UserError
+        matplotlib does not write such files.
+    """
+    form = path.suffix.lower().removeprefix(".")
+    known = figure.canvas.get_supported_filetypes()
+    if form not in known:
+        raise UserError(f"{path}: {form or path.name!r} is no format; {suggestion(form, known)}")
+    dpi = rcParams["savefig.dpi"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_saved(figure, form, _drawable(figure, 300 if dpi == "figure" else dpi)))
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

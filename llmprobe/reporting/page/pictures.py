@@ -34,7 +34,7 @@ def captioned(figures: Mapping[str, Figure]) -> dict[str, tuple[Figure, str, str
     return {
         name: (figures[name], kind.caption, kind.alt)
         for name, kind in kinds.items()
-        if kind is not None and kind.caption
+        if kind is not None and kind.on_page
     }
 
 

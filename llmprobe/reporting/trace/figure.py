@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from llmprobe.reporting.charts.colour_scale import CHANCE_MAP
 from llmprobe.reporting.charts.panels import layer_ticks
-from llmprobe.reporting.charts.style import label, styled
+from llmprobe.reporting.charts.style import Chart, label, styled
 from llmprobe.reporting.trace.view import PALE, TraceView
 from llmprobe.results.trace import Trace
 
@@ -31,7 +31,7 @@ def trace_figure(trace: Trace) -> Figure:
     n_panels = ceil(n / beside)
     longest = max(min(len(token), _LONGEST_TOKEN) for token in view.tokens)
     height = min(max(0.075 * len(view.layers), 1.2), 3.5) + 0.065 * longest
-    figure = Figure(figsize=(max(1.2 + 0.25 * beside, 4.5), 1.3 + n_panels * height))
+    figure = Chart(figsize=(max(1.2 + 0.25 * beside, 4.5), 1.3 + n_panels * height))
     *panels, bar = figure.subplots(
         n_panels + 1, 1, height_ratios=[*[height] * n_panels, 0.12], squeeze=False
     )[:, 0]

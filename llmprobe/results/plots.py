@@ -1,0 +1,231 @@
+"""Figures as one wants them: ``results.plot.heatmap(metric="auroc", width="column")``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+import llmprobe
+from llmprobe.config.schema import file_name
+from llmprobe.ground.errors import UserError, suggestion
+from llmprobe.ground.text import capitalised, listed
+from llmprobe.results.curve import main_metrics
+from llmprobe.results.figures import FIGURES, WIDTHS, FigureKind, Look, figure_kind
+from llmprobe.results.metrics import METRICS
+from llmprobe.results.selection import select
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+    from llmprobe.results.results import Results
+
+_MOST_LISTED = 6
+"""Names in a caption; of more it has their number."""
+_NARROWEST = 1.5
+
+
+class PlotOptions(TypedDict, total=False):
+    """What every figure takes, as far as it makes sense there."""
+
+    models: str | Iterable[str]
+    """Of these, in this order."""
+    datasets: str | Iterable[str]
+    """Of these, in this order; also ``cities @ mean``."""
+    layers: int | Iterable[int]
+    """Of these."""
+    metric: str
+    """In place of the main one of each dataset, such as ``auroc``."""
+    title: str
+    """Above, of a single panel in place of its own; ``""`` for none."""
+    width: float | str
+    """Inches; ``column`` (3.3) or ``two_column`` (6.9)."""
+    figsize: tuple[float, float]
+    """Width and height in inches."""
+    ax: Axes
+    """Where a figure of one panel is drawn, in place of a new figure."""
+    cmap: str | Colormap
+    """Colours of scores."""
+    style: Any
+    """What matplotlib.style takes, over the rcParams that are set."""
+
+
+@dataclass(frozen=True)
+class Plots:
+    """The figures of results. Drawing lies above, so it is imported when one is asked for."""
+
+    results: Results
+    """What is drawn."""
+
+    def __call__(
+        self, name: str, path: str | Path | None = None, **options: Unpack[PlotOptions]
+    ) -> Figure:
+        """Draw a figure by its name, such as ``difficulty``; with ``path`` into a file too.
+
+        The name is one of `FIGURES`, or that of a file in ``RUN/figures``. The look is that of
+        matplotlib's rcParams and ``style`` where the user has set them.
+
+        Raises
+        ------
+        UserError
+            An option is not known or wrong, or these results have nothing to draw.
+        """
+        with _drawing(self.results, name, options) as (kind, chosen, look, part):
+            drawn = kind.drawn(chosen, look)
+            figure = _only(kind, drawn, part)
+            # Ticks are made when they are first drawn, and should have the style of this moment.
+            figure.draw_without_rendering()
+            if path is not None:
+                import_module("llmprobe.reporting.charts.style").write_one(figure, Path(path))
+        return figure
+
+    def heatmap(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
+        """Draw scores as colours: a panel for each model, a row for each dataset."""
+        return self("heatmap", path, **options)
+
+    def curves(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
+        """Draw scores over layers: a panel for each dataset, a line for each model."""
+        return self("curves", path, **options)
+
+    def depth(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
+        """Draw where each dataset is read best, and between which depths it can be read."""
+        return self("depth", path, **options)
+
+    def transfer(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
+        """Draw the train × test heatmap; with one layer in ``layers``, of its probes."""
+        return self("transfer", path, **options)
+
+    def said_used(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
+        """Draw what is readable, said, used and not linear at each layer, a strip each."""
+        return self("said_used", path, **options)
+
+    def caption(self, name: str, **options: Unpack[PlotOptions]) -> str:
+        """Return what stands below a figure in a paper: what it shows, and of what.
+
+        The options are those with which it is drawn.
+        """
+        with _drawing(self.results, name, options) as (kind, chosen, look, _):
+            metric = METRICS[look.metric].label if look.metric else "score"
+            shows = kind.caption.replace("{metric}", capitalised(metric))
+            if look.cmap is not None:
+                shows = shows.replace("Blue is", "One end of the colours is")
+                shows = shows.replace("blue reads", "one end of the colours reads")
+                shows = shows.replace("orange", "the other end")
+            return " ".join([shows, *_data(chosen, options.get("layers"))]).strip()
+
+
+@contextmanager
+def _drawing(
+    results: Results, name: str, options: Mapping[str, Any]
+) -> Iterator[tuple[FigureKind, Results, Look, str]]:
+    """Yield the kind of figure, what it is of, its look, and which of several is meant."""
+    for option in options:
+        if option not in PlotOptions.__annotations__:
+            raise UserError(
+                f"{name}: there is no option {option!r}; "
+                f"{suggestion(option, PlotOptions.__annotations__)}"
+            )
+    options = {option: value for option, value in options.items() if value is not None}
+    kind = FIGURES[name] if name in FIGURES else figure_kind(name) or FIGURES[name]
+    part = name.removeprefix(kind.name).removeprefix("_")
+    style = import_module("llmprobe.reporting.charts.style")
+    names = ("models", "datasets", "layers")
+    chosen = select(results, **{key: options[key] for key in names if key in options})
+    options = dict(options)
+    if kind.name == "heatmap":
+        # Of all metrics, which a run draws, one is wanted.
+        main = [metric.name for metric in main_metrics(chosen.curves)[:1]]
+        options.setdefault("metric", part or "".join(main))
+    with style.users_style(options.get("style")):
+        yield kind, chosen, _look(kind, options), part
+
+
+def _look(kind: FigureKind, options: Mapping[str, Any]) -> Look:
+    for option in ("ax", "cmap", "metric"):
+        if option in options and option not in kind.takes:
+            able = sorted(name for name, other in FIGURES.items() if option in other.takes)
+            raise UserError(f"{kind.name}: takes no {option}; {listed(able)} do")
+    if "figsize" in options and "width" in options:
+        raise UserError("figsize has a width already; give one of figsize and width")
+    if "metric" in options:
+        METRICS[options["metric"]]
+    width, height = _width(options.get("width")), None
+    if "figsize" in options:
+        width, height = map(float, options["figsize"])
+    cmap = options.get("cmap")
+    if cmap is not None:
+        cmap = import_module("llmprobe.reporting.charts.style").colour_map(cmap)
+    layer = None
+    if "layers" in options and "layer" in kind.takes:
+        asked = options["layers"]
+        layers = [asked] if isinstance(asked, int) else list(asked)
+        if len(layers) != 1:
+            raise UserError(f"{kind.name}: layers: {layers}; it is of the probes of one layer")
+        layer = layers[0]
+    return Look(
+        options.get("ax"), width, height, options.get("title"), cmap, options.get("metric"), layer
+    )
+
+
+def _width(width: float | str | None) -> float | None:
+    if width is None:
+        return None
+    try:
+        inches = WIDTHS[width] if width in WIDTHS else float(width)  # type: ignore[index]
+    except ValueError:
+        raise UserError(
+            f"width: {width!r} is neither inches nor a preset; {suggestion(str(width), WIDTHS)}"
+        ) from None
+    if not _NARROWEST <= inches <= 100:
+        raise UserError(f"width: {inches:g} inches; give {_NARROWEST} to 100")
+    return inches
+
+
+def _only(kind: FigureKind, drawn: Mapping[str, Figure], part: str) -> Figure:
+    """Return the one that is meant of what was drawn."""
+    if not drawn:
+        raise UserError(f"{kind.name}: these results have nothing to draw there")
+    by_file = {file_name(of): figure for of, figure in drawn.items()}
+    if part in by_file:
+        return by_file[part]
+    if len(drawn) == 1 and not part:
+        return next(iter(drawn.values()))
+    known = [f"{kind.name}_{of}" for of in by_file]
+    raise UserError(f"{kind.name}: which one of {listed(known)}?")
+
+
+def _data(results: Results, layers: int | Iterable[int] | None) -> Iterator[str]:
+    """Yield sentences that say what is shown of."""
+    curves = results.curves
+    models, datasets = (
+        list(dict.fromkeys(getattr(curve, name) for curve in curves)) for name in ("model", "title")
+    )
+    if not curves:
+        models = [str(name) for name in results.transfer["model"].unique()]
+    what = _counted(models, "models")
+    if datasets:
+        what += f" on {_counted(datasets, 'datasets')}"
+    sizes = sorted({int(curve.number("n_examples")) for curve in curves})
+    if sizes:
+        each = " each" if len(datasets) > 1 and len(sizes) == 1 else ""
+        among = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+        what += f" ({among} examples{each})"
+    yield f"{what}."
+    sites = sorted({curve.site for curve in curves} - {""})
+    positions = sorted({curve.position for curve in curves} - {""})
+    if sites:
+        yield f"Site: {listed(sites)}; position: {listed(positions)}."
+    if layers is not None:
+        numbers = [layers] if isinstance(layers, int) else list(layers)
+        yield f"Layers: {listed([str(layer) for layer in numbers])}."
+    yield "Scores are of examples on which no probe was fitted; intervals are of 95 %."
+    yield f"Drawn with llmprobe {llmprobe.__version__}."
+
+
+def _counted(names: list[str], what: str) -> str:
+    return listed(names) if len(names) <= _MOST_LISTED else f"{len(names)} {what}"
