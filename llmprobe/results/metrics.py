@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,9 @@ from llmprobe.results.resampling import Resamples, chunks, floats
 
 BINS = 15
 """Of the calibration error: Guo et al. 2017, section 5."""
+
+LOW_RATES = (0.1, 0.01, 0.001)
+"""The false positive rates that have a metric."""
 
 Target = Literal["classes", "numbers", "any"]
 Interval = Literal["unit", "positive", "below one", "correlation"]
@@ -55,6 +59,16 @@ class Predictions:
     fold_of: np.ndarray | None = None
     """The fold of each example, whose probe predicted it; None where one probe predicted all. [n]
     """
+
+    @cached_property
+    def as_they_are(self) -> Predictions:
+        """Return the same predictions of the examples as they are, each once."""
+        return replace(self, resamples=self.resamples.once)
+
+    @cached_property
+    def at_low_rates(self) -> dict[float, tuple[np.ndarray, np.ndarray]]:
+        """Return the operating points of `LOW_RATES`, which several metrics show."""
+        return _at_low_rates(self)
 
     @property
     def n_classes(self) -> int:
@@ -150,7 +164,7 @@ class Metric:
         """Compute the metric of the examples as they are, NaN where it is not defined."""
         if self.compute is None:
             raise ValueError(f"{self.name} is not made of predictions alone.")
-        return float(self.compute(replace(predictions, resamples=predictions.resamples.once))[0])
+        return float(self.compute(predictions.as_they_are)[0])
 
     def resampled(self, repeats: Sequence[Predictions]) -> np.ndarray:
         """Compute the mean over repeats of the folds, in each resample. [B]"""
@@ -306,7 +320,7 @@ def partial_auroc(predictions: Predictions) -> np.ndarray:
     Of two classes; standardised, so that chance is 0.5 and perfect 1 (McClish 1989, as
     scikit-learn's ``max_fpr``). NaN where `negatives_needed` says that there are too few units.
     """
-    return _at_low_rates(predictions, 0.1)[1]
+    return predictions.at_low_rates[0.1][1]
 
 
 @metric("tpr_at_1_fpr", "TPR at 1 % FPR", target="classes", class_balanced=True, chance=0.01)
@@ -316,13 +330,13 @@ def tpr_at_1_fpr(predictions: Predictions) -> np.ndarray:
     Of two classes, the last is positive. The scores of all folds are ranked together, since the
     negatives of one fold are too few. NaN where `negatives_needed` says that there are too few.
     """
-    return _at_low_rates(predictions, 0.01)[0]
+    return predictions.at_low_rates[0.01][0]
 
 
 @metric("tpr_at_01_fpr", "TPR at 0.1 % FPR", target="classes", class_balanced=True, chance=0.001)
 def tpr_at_01_fpr(predictions: Predictions) -> np.ndarray:
     """Compute the same as `tpr_at_1_fpr` where at most 0.1 % of the negatives are above."""
-    return _at_low_rates(predictions, 0.001)[0]
+    return predictions.at_low_rates[0.001][0]
 
 
 @metric("f1", "F1", target="classes", class_balanced=True)
@@ -451,24 +465,24 @@ def _auroc(positive: np.ndarray, scores: np.ndarray, predictions: Predictions) -
     return areas
 
 
-def _at_low_rates(predictions: Predictions, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the true positive rate at a false positive rate, and the standardised area up to it.
+def _at_low_rates(predictions: Predictions) -> dict[float, tuple[np.ndarray, np.ndarray]]:
+    """Compute for each of `LOW_RATES` the true positive rate, and the standardised area up to it.
 
-    -> two arrays [B], NaN where the classes are not two or the negative units too few
+    -> two arrays [B] for each, NaN where the classes are not two or the negative units too few
     """
     counts, group_of = predictions.resamples.counts, predictions.resamples.group_of
-    share, area = np.full((2, counts.shape[1]), np.nan)
+    points = {rate: (*np.full((2, counts.shape[1]), np.nan),) for rate in LOW_RATES}
     negative = predictions.truth == 0
     units = len(np.unique(group_of[negative]))
-    if predictions.n_classes != 2 or units < negatives_needed(rate) or negative.all():
-        return share, area
+    told = [rate for rate in LOW_RATES if units >= negatives_needed(rate)]
+    if predictions.n_classes != 2 or not told or negative.all():
+        return points
     scores = predictions.predicted[:, 1]
     positives, negatives = np.flatnonzero(~negative), np.flatnonzero(negative)
     positives = positives[scores[positives].argsort()]
     negatives = negatives[(-scores[negatives]).argsort()]
     places = _places(scores[positives], scores[negatives])
-    smallest, largest = rate**2 / 2, rate
-    for part in chunks(len(share), len(scores)):
+    for part in chunks(counts.shape[1], len(scores)):
         weights = counts[:, part].astype(float)
         lost, won = weights[group_of[negatives]], weights[group_of[positives]]
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -476,13 +490,15 @@ def _at_low_rates(predictions: Predictions, rate: float) -> tuple[np.ndarray, np
             at_most = won.cumsum(axis=0)[places[1] - 1] * (places[1] > 0)[:, None]
             reached = lost.cumsum(axis=0)
             reached = reached / reached[-1]
-            # Rounding must not exclude a negative that is just allowed.
-            first = (reached > rate + 1e-12).argmax(axis=0)
-            share[part] = 1 - at_most[first, np.arange(len(first))] / won.sum(axis=0)
-            widths = np.diff(np.minimum(reached, rate), axis=0, prepend=0)
-            within = ((1 - below) * widths).sum(axis=0)
-        area[part] = (1 + (within - smallest) / (largest - smallest)) / 2
-    return share, area
+            for rate in told:
+                share, area = points[rate]
+                # Rounding must not exclude a negative that is just allowed.
+                first = (reached > rate + 1e-12).argmax(axis=0)
+                share[part] = 1 - at_most[first, np.arange(len(first))] / won.sum(axis=0)
+                widths = np.diff(np.minimum(reached, rate), axis=0, prepend=0)
+                within = ((1 - below) * widths).sum(axis=0)
+                area[part] = (1 + (within - rate**2 / 2) / (rate - rate**2 / 2)) / 2
+    return points
 
 
 def _spearman(predictions: Predictions) -> np.ndarray:

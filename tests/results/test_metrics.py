@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics
 
+from llmprobe.results import metrics as own_metrics
 from llmprobe.results import resampling
 from llmprobe.results.intervals import unit_interval
 from llmprobe.results.metrics import (
@@ -408,6 +409,17 @@ def test_positives_that_tie_with_a_negative_too_many_are_not_above_the_threshold
     found = scores(y, np.column_stack([1 - p, p]), Resamples(800))
     assert found["tpr_at_1_fpr"] == 0.25
     assert found["tpr_at_1_fpr_low"] < 0.25 < found["tpr_at_1_fpr_high"]
+
+
+def test_operating_points_are_ranked_once_for_all_metrics_that_show_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranked, rank = [], own_metrics._at_low_rates
+    monkeypatch.setattr(own_metrics, "_at_low_rates", lambda of: ranked.append(of) or rank(of))
+    p = np.random.default_rng(0).random(600)
+    found = scores(np.tile([0, 1], 300), np.column_stack([1 - p, p]), Resamples(600, samples=20))
+    assert np.isfinite([found["partial_auroc"], found["tpr_at_1_fpr"]]).all()
+    assert len(ranked) == 2  # Of the examples as they are, and of their resamples.
 
 
 def test_too_few_negative_units_give_no_operating_point() -> None:
