@@ -251,6 +251,9 @@ def probe_config(options: dict[str, Any], where: str) -> ProbeConfig:
             f"{where}: controls: random_weights needs states of its own, which `llmprobe run` "
             'makes; here, probe those of ModelConfig(id=…, weights="random")'
         )
+    if "perplexity" in config.controls:
+        raise UserError(f"{where}: controls: perplexity runs the model with its head again, which "
+                        "`llmprobe run` does")  # fmt: skip
     if where in ("probe_layers", "probe_network", "ProbeCallback"):
         for control in ("token_embeddings", "text_encoder"):
             if control in options.get("controls", ()):

@@ -650,6 +650,7 @@ class ProbeConfig(Section):
             "token_embeddings",
             "text_encoder",
             "length",
+            "perplexity",
             "random_labels",
             "random_weights",
         ],
@@ -658,9 +659,10 @@ class ProbeConfig(Section):
     """What scores are compared with. ``majority``: the most frequent class. ``bag_of_words``: what
     the surface of the text gives away. ``token_embeddings``: what the mean of the model's
     embeddings of the tokens does. ``text_encoder``: what the sentence embeddings of another, small
-    model do. ``length``: what the numbers of characters and of words do. ``random_labels``: what a
-    probe memorises about groups. ``random_weights``: the same architecture untrained, which doubles
-    the extraction."""
+    model do. ``length``: what the numbers of characters and of words do. ``perplexity``: what
+    the model's own perplexity of the text does, which loads it with its head. ``random_labels``:
+    what a probe memorises about groups. ``random_weights``: the same architecture untrained, which
+    doubles the extraction."""
     text_encoder: str = Field(default="minilm", min_length=1)
     """The model of the control ``text_encoder``: a known name, or a Hub id or folder, best of
     sentence-transformers."""

@@ -50,6 +50,7 @@ def probe(
     config: ProbeConfig | None = None,
     *,
     encoded: np.ndarray | None = None,
+    perplexity: np.ndarray | None = None,
     progress: bool = True,
 ) -> Results:
     """Probe every layer of an extraction.
@@ -58,6 +59,8 @@ def probe(
     ----------
     encoded
         What the control ``text_encoder`` makes of each text. [n, d], or None
+    perplexity
+        The control of that name: the log-perplexity of each text. [n, 1], or None
 
     Raises
     ------
@@ -82,7 +85,8 @@ def probe(
         origin={**{name: facts[name] for name in (*HOW_READ, *READ_WITH) if name in facts},
                 "template": dataset.filled, "perturbation": dataset.perturbation,
                 "dataset_sha256": dataset.content_hash, "real_tokens": True},
-        embeddings={"token_embeddings": activations.token_embeddings, "text_encoder": encoded},
+        embeddings={"token_embeddings": activations.token_embeddings, "text_encoder": encoded,
+                    "perplexity": perplexity},
         blocks=facts.get("layers"),
         control_of=None if dataset.words is None else np.array(dataset.surface),
         progress=progress,

@@ -11,8 +11,11 @@ from llmprobe.results.operating import THRESHOLD_COLUMNS
 CURVE = ("model", "dataset", "position")
 """What tells curves apart. The position is empty where states were read from no text."""
 
-RIVALS = ("bag_of_words", "token_embeddings", "text_encoder", "length", "random_weights")
-"""What reads the same texts without the trained network."""
+RIVALS = (
+    *("bag_of_words", "token_embeddings", "text_encoder", "length", "perplexity"),
+    "random_weights",
+)
+"""What reads the same texts without the trained network, or only how likely it finds them."""
 
 SAID = (
     *("said_auroc", "said_auroc_low", "said_auroc_high", "said_accuracy"),

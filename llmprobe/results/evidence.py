@@ -103,8 +103,9 @@ _TEXT = {
     "token_embeddings": ("mean token embedding", "tokens"),
     "text_encoder": ("text encoder", "a text encoder"),
     "length": ("length", "length"),
+    "perplexity": ("the model’s perplexity of the text", "perplexity"),
 }
-"""Rivals that read the text alone: what each is called, and what it knows."""
+"""Rivals that read the text alone, or how likely it is: what each is called, and what it knows."""
 _UNTRAINED = {"random_weights": ("untrained network", "the untrained network")}
 
 

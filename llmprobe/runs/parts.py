@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmprobe.config.schema import ProbeConfig, file_name
+from llmprobe.config.schema import ModelConfig, ProbeConfig, file_name
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.elsewhere import ActivationsFromElsewhere, StatesFromElsewhere
 from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.perplexity import log_perplexities
 from llmprobe.extraction.text_encoder import TextEncoder
 from llmprobe.ground.digests import recorded, written_together
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
+from llmprobe.models.loading import LoadedModel
 from llmprobe.monitors.example_traces import trace_examples
 from llmprobe.probing.pooling import Pooling, pooled
 from llmprobe.probing.protocol import probe
@@ -117,6 +119,8 @@ class StatesOf:
     """Whether the mean token embeddings are wanted too."""
     encoder: TextEncoder | None = None
     """What makes the sentence embeddings that are a rival, where they are wanted."""
+    load_head: Callable[[ModelConfig], tuple[Any, LoadedModel]] | None = None
+    """Loads the model with its head, where the perplexity of texts is a rival."""
 
     @cached_property
     def activations(self) -> Activations | ActivationsFromElsewhere:
@@ -152,6 +156,33 @@ class StatesOf:
         if found is None:
             raise replace(self, extractor=encoder).not_extracted
         return encoder.normalised(found)
+
+    @cached_property
+    def perplexity(self) -> np.ndarray | None:
+        """Return the log-perplexity of each text, where it is wanted and there is one. [n, 1]
+
+        Raises
+        ------
+        UserError
+            No model is to be run (``extract`` is false).
+        """
+        extractor, dataset = self.extractor, self.dataset
+        if self.load_head is None:
+            return None
+        name = extractor.model_config.name
+        if not isinstance(extractor, Extractor):
+            log.warning("%s: no perplexity: the states are from elsewhere", name)
+            return None
+        if not self.extract:
+            raise UserError(f"{name} on {dataset.name}: probe.controls: perplexity runs the model "
+                            "again; use `llmprobe run`")  # fmt: skip
+        try:
+            head, base = self.load_head(extractor.model_config)
+        except UserError as error:
+            log.warning("%s: no perplexity: %s", name, error)
+            return None
+        tokens = extractor.tokens(dataset, base.tokenizer, base.module)
+        return log_perplexities(head, base, tokens)[:, None]
 
     @property
     def not_extracted(self) -> UserError:
@@ -211,7 +242,10 @@ def probe_part(
     file = curve_file_name(dataset.name, position if states.several else "")
     part = part_of(out, f"{name}-{file}", depends_on)
     results, is_new = probed_once(
-        part, lambda: probe(states.at(position), config, encoded=states.encoded)
+        part,
+        lambda: probe(
+            states.at(position), config, encoded=states.encoded, perplexity=states.perplexity
+        ),
     )
     if not is_new:
         log.info("%s: already probed", states.where(position))

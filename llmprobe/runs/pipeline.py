@@ -472,7 +472,9 @@ class Run:
         self, source: Extractor | StatesFromElsewhere, dataset: ConceptDataset, extract: bool
     ) -> StatesOf:
         embeddings = "token_embeddings" in self.config.probe.controls
-        return StatesOf(source, dataset, extract, embeddings, self._encoder)
+        asked = "perplexity" in self.config.probe.controls
+        load_head = self._language_model if asked else None
+        return StatesOf(source, dataset, extract, embeddings, self._encoder, load_head)
 
     @cached_property
     def _encoder(self) -> TextEncoder | None:
@@ -497,7 +499,7 @@ class Run:
         for source, dataset, is_control in self._work():
             states = self._states(source, dataset, extract)
             if is_control:
-                states = replace(states, embeddings=False, encoder=None)
+                states = replace(states, embeddings=False, encoder=None, load_head=None)
             for position in self.config.positions:
                 yield states, position, is_control
 

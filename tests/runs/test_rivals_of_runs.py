@@ -23,12 +23,13 @@ from llmprobe.results.resampling import Resamples
 from llmprobe.results.rivals import rival_columns
 from llmprobe.runs.pipeline import Run
 
-CONTROLS = ["bag_of_words", "token_embeddings", "text_encoder", "length", "random_weights"]
+CONTROLS = ["bag_of_words", "token_embeddings", "text_encoder", "length", "perplexity",
+            "random_weights"]  # fmt: skip
 
 
 @pytest.fixture
 def config(tiny_model: Callable[..., Path], tmp_path: Path) -> Path:
-    model = {"id": str(tiny_model("llama")), "dtype": "float32"}
+    model = {"id": str(tiny_model("llama", head=True)), "dtype": "float32"}
     probe = {"folds": 2, "controls": CONTROLS, "permutations": 0, "description_length": False,
              "text_encoder": str(tiny_model("bert", bos=True, eos=True))}  # fmt: skip
     return write_config(
