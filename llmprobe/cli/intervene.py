@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llmprobe.cli.command import add_config, command, load_run
 from llmprobe.cli.output import say
+from llmprobe.ground.text import elide
 
 
 @command("intervene", "Change states along a direction: does the model use it?", add_config)
@@ -22,5 +23,8 @@ def intervene(options: argparse.Namespace) -> None:
     for evidence in results.evidence:
         answer = evidence.questions["used"]
         say(f"{evidence.model} on {evidence.dataset}: {answer.answer}. {answer.sentence}")
+    for row in results.intervention_examples.to_dict("records"):
+        name = results.class_names(row["dataset"]).get(row["label"], row["label"])
+        say(f"  {name}: {elide(row['text'], 60)}\n    {row['says']} -> {row['says_after']}")
     if not results.interventions.empty:
         say(f"\ntables   {run.out / 'intervene.csv'}")

@@ -155,6 +155,25 @@ class AnswerHead:
         with left_out(self.model.blocks, self._in_tuples), self._with_rows():
             return torch.cat([self._logits(part) for part in torch.split(states, _ROWS)])
 
+    @torch.inference_mode()
+    def next_tokens(self, states: Tensor, most: int = 3) -> list[str]:
+        """Return the likeliest tokens after states [n, d], each with its probability: ``no .61``.
+
+        -> [n], the likeliest first
+        """
+        with left_out(self.model.blocks, self._in_tuples):
+            shares, tokens = self._logits(states).softmax(dim=-1).topk(most)
+        return [
+            ", ".join(f"{self._word(token)} {f'{share:.2f}'.removeprefix('0')}"
+                      for share, token in zip(*of_state, strict=True))
+            for of_state in zip(shares.tolist(), tokens.tolist(), strict=True)
+        ]  # fmt: skip
+
+    def _word(self, token: int) -> str:
+        """Return what a token is, without a space before it."""
+        word = str(self.model.tokenizer.decode([token]))
+        return word.strip() or repr(word)
+
     def _logits(self, states: Tensor) -> Tensor:
         device = self.model.device
         given = states.to(device, self.model.dtype)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -34,8 +35,15 @@ _TOKENS = {"cpu": 2048}
 _MOST_TOKENS = 16384
 """States that go through the model at a time."""
 
+EXAMPLES = 3
+"""Texts of each class of which it is said what the model says before and after."""
+
 LogOdds = Callable[[Tensor], Tensor]
 """From states before the final norm, [n, d], to the log-odds of the second answer. [n]"""
+
+
+NextTokens = Callable[[Tensor], Sequence[str]]
+"""From states before the final norm, [n, d], to what the model says next. [n]"""
 
 
 class Runner(Protocol):
@@ -188,6 +196,7 @@ def intervene(
     config: InterveneConfig,
     *,
     peak: int,
+    next_tokens: NextTokens | None = None,
     seed: int = 0,
     label: str = "",
 ) -> Intervention:
@@ -204,6 +213,8 @@ def intervene(
         null (``tasks_config``).
     peak
         The layer around which layers of a large model are chosen.
+    next_tokens
+        What the model says next; without it there are no examples.
 
     Raises
     ------
@@ -215,7 +226,7 @@ def intervene(
         trial = torch.from_numpy(states.layer(middle)[few][::-1].copy())
         require_parity(model, [tokens[i] for i in few], trial)
     return change(LastToken(model), log_odds, tokens, states, tasks, units, config,
-                  peak=peak, seed=seed, label=label)  # fmt: skip
+                  peak=peak, next_tokens=next_tokens, seed=seed, label=label)  # fmt: skip
 
 
 def change(
@@ -228,6 +239,7 @@ def change(
     config: InterveneConfig,
     *,
     peak: int,
+    next_tokens: NextTokens | None = None,
     seed: int = 0,
     label: str = "",
 ) -> Intervention:
@@ -262,13 +274,39 @@ def change(
         kinds=KINDS,
     )
     reflected = [(-part.sides * part.log_odds)[:, : len(KINDS)].mean(axis=0) for part in parts]
-    best = int(np.argmax(np.max(reflected, axis=1)))
+    best, kind = divmod(int(np.argmax(reflected)), len(KINDS))
     at_one = [
         *(Edit(i, "remove") for i in (*range(len(fitted)), *nulls)),
         *(Edit(i, "shift", dose) for dose in DOSES for i in (*range(len(KINDS)), *nulls)),
     ]
     _, more = effects(runner, log_odds, texts, layers[best : best + 1], at_one)
-    return summarise(measured, [*parts, *more], fitted)
+    summary = summarise(measured, [*parts, *more], fitted)
+    if next_tokens is None:
+        return summary
+    few = np.sort(np.concatenate([np.flatnonzero(tasks.y[rows] == c)[:EXAMPLES] for c in (0, 1)]))
+    layer = replace(layers[best], states=layers[best].states[few], fold=fold[few])
+    examples = _examples(runner, log_odds, next_tokens, [texts[i] for i in few], layer, kind)
+    labels = [str(tasks.classes[int(y)]) for y in tasks.y[rows[few]]]
+    return replace(summary, examples=examples.assign(example=rows[few], label=labels))
+
+
+def _examples(
+    runner: Runner,
+    log_odds: LogOdds,
+    next_tokens: NextTokens,
+    tokens: Sequence[Sequence[int]],
+    layer: LayerOfTexts,
+    kind: int,
+) -> pd.DataFrame:
+    """Return what the model says of some texts as they are, and with reflected states."""
+    states, _ = layer.moved([Edit(kind, "reflect")])
+    ends = runner.run(runner.keep(tokens), layer.number, torch.from_numpy(states))
+    before, after = ends.unbind(dim=1)
+    return pd.DataFrame({
+        "layer": layer.number, "direction": KINDS[kind], "edit": "reflect",
+        "log_odds": log_odds(before).float().cpu(), "log_odds_after": log_odds(after).float().cpu(),
+        "says": next_tokens(before), "says_after": next_tokens(after),
+    })  # fmt: skip
 
 
 def cost(

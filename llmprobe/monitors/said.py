@@ -63,7 +63,8 @@ def why_not(model: object, dataset: ConceptDataset, site: str, position: str) ->
     if site != "residual":
         return f"The head reads the residual stream, and these are states of the site {site}."
     if position != "last":
-        return f"An answer begins after the last token, and these are states at {position}."
+        return (f"An answer begins after the last token, and these are states at {position}; take "
+                "extract.position: last.")  # fmt: skip
     if dataset.turns is not None and any(t[-1].role == "assistant" for t in dataset.turns):
         return "A chat ends with the model’s turn, so no answer begins there."
     return ""

@@ -42,6 +42,12 @@ INTERVENE = (
 )
 """The columns of ``intervene.parquet``."""
 
+INTERVENE_EXAMPLES = (
+    *("model", "dataset", "position", "layer", "direction", "edit", "example", "label", "text"),
+    *("log_odds", "log_odds_after", "says", "says_after"),
+)
+"""The columns of ``intervene_examples.parquet``."""
+
 LINEAR = tuple(f"linearity_gap{end}" for end in ("", "_low", "_high", "_p_value", "_detectable"))
 """How much more a curved probe reads at a layer than a linear one."""
 LINEAR_SUMMARY = (*LINEAR, "linearity_note", "rank")
@@ -113,6 +119,7 @@ _WORDS = (
     *("fitted_on", "masked", "masked_field"),
     *("said_note", "used_note", "linearity_note", "used_direction", "direction", "edit"),
     "threshold_origin",
+    *("says", "says_after"),
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")
@@ -171,6 +178,7 @@ def columns_of(table: str) -> list[str]:
         "learning_curve": "model dataset site position layer fraction accuracy r2".split(),
         "intervene": list(INTERVENE),
         "differences": list(DIFFERENCES),
+        "intervene_examples": list(INTERVENE_EXAMPLES),
         "transfer": list(TRANSFER),
         "transfer_layers": list(TRANSFER_LAYERS),
         "examples": "dataset example text label group fields".split(),

@@ -39,11 +39,15 @@ TABLES = {
     "transfer": "transfer",
     "transfer_layers": "transfer_layers",
     "intervene": "interventions",
+    "intervene_examples": "intervention_examples",
     "differences": "differences",
     "examples": "examples",
 }
 """The file of each table, without its suffix, and the field of `Results` that holds it."""
-AS_TEXT = ("results", "summary", "learning_curve", "transfer", "intervene", "differences")
+AS_TEXT = (
+    *("results", "summary", "learning_curve", "transfer", "differences"),
+    *("intervene", "intervene_examples"),
+)
 """Tables that are written as CSV too."""
 FEW_ROWS = ("transfer", "differences")
 """Tables beside results and summary that are read also where details are not wanted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +80,8 @@ class Intervention:
     direction that has the largest effect of all, and ``used_p_value``."""
     summary: pd.DataFrame
     """Columns of the summary, one row."""
+    examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Columns of ``columns.INTERVENE_EXAMPLES``, without the names of the curve and the texts."""
 
 
 @dataclass(frozen=True)

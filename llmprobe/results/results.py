@@ -55,6 +55,9 @@ class Results(ShownInNotebooks):
     """A row for each curve × layer × direction × edit × dose, where states were changed."""
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each two curves of a comparison on the same examples, each at its best layer."""
+    intervention_examples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row for each curve × some of those texts: which next tokens the model has before and after
+    the change of the largest effect, the likeliest first, each with its probability."""
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What predictions are about: a row for each dataset × example, with its text, label, group
     and fields; empty where examples are no texts."""
@@ -129,7 +132,7 @@ class Results(ShownInNotebooks):
         """Return the rows and probes of all parts."""
         names = (
             *("table", "summary", "predictions", "learning_curve", "rivals"),
-            *("transfer", "transfer_layers", "interventions"),
+            *("transfer", "transfer_layers", "interventions", "intervention_examples"),
         )
         tables: dict[str, Any] = {
             name: pd.concat([getattr(part, name) for part in parts], ignore_index=True)

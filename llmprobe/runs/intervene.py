@@ -16,7 +16,7 @@ from llmprobe.models.answer_head import AnswerHead, answer_tokens
 from llmprobe.monitors.intervene import intervene, tasks_config
 from llmprobe.monitors.said import why_not
 from llmprobe.probing.tasks import build_tasks
-from llmprobe.results.columns import INTERVENE, USED
+from llmprobe.results.columns import INTERVENE, INTERVENE_EXAMPLES, USED
 from llmprobe.results.folder import Part
 from llmprobe.results.interventions import Intervention
 from llmprobe.results.results import Results
@@ -49,13 +49,13 @@ def intervened(
     def compute() -> list[pd.DataFrame]:
         assert isinstance(extractor, Extractor)
         changed = _intervene(extractor, states, position, results, config, asked, load_head)
-        return [changed.table, changed.by_layer, changed.summary]
+        return [changed.table, changed.by_layer, changed.summary, changed.examples]
 
     if not note:
         try:
-            names = [name, f"{name}-layers", f"{name}-summary"]
+            names = [name, *(f"{name}-{what}" for what in ("layers", "summary", "examples"))]
             tables = kept_tables(part, names, compute if states.extract else None)
-            return results if tables is None else _beside(results, Intervention(*tables))
+            return results if tables is None else _beside(results, Intervention(*tables), dataset)
         except UserError as error:
             note = str(error)
     log.warning("%s: whether the model uses it is not known: %s", states.where(position), note)
@@ -68,7 +68,9 @@ def why_not_used(dataset: ConceptDataset) -> str:
         return ("The dataset has no question and answers, so there is nothing that the model would "
                 "say otherwise (question: true).")  # fmt: skip
     if len(dataset.classes) != 2:
-        return f"Use is asked of two classes, and there are {len(dataset.classes)}."
+        return (f"Use is asked of two classes, and there are {len(dataset.classes)}: a state is "
+                "moved to the other class. Ask it of two of them, or of one against the rest, in a "
+                "set of its own.")  # fmt: skip
     return ""
 
 
@@ -96,12 +98,13 @@ def _intervene(
     peak = results.curves[0].layer
     return intervene(
         base, asked_head.log_odds, texts, states.at(position), tasks, dataset.units, asked,
-        peak=base.n_blocks // 2 if peak is None else peak, seed=seed,
+        peak=base.n_blocks // 2 if peak is None else peak, next_tokens=asked_head.next_tokens,
+        seed=seed,
         label=f"changing the states of {dataset.name} in {base.name}",
     )  # fmt: skip
 
 
-def _beside(results: Results, kept: Intervention) -> Results:
+def _beside(results: Results, kept: Intervention, dataset: ConceptDataset) -> Results:
     """Return the results of one model, dataset and position with what changed states do."""
     table = results.table.drop(columns=list(USED), errors="ignore")
     table = table.merge(kept.by_layer, on="layer", how="left")
@@ -113,4 +116,7 @@ def _beside(results: Results, kept: Intervention) -> Results:
         table=table[list(results.table)],
         summary=results.summary.assign(**kept.summary.iloc[0]),
         interventions=kept.table.assign(**of_curve)[list(INTERVENE)],
+        intervention_examples=kept.examples.assign(
+            **of_curve, text=[dataset.texts[i] for i in kept.examples["example"]]
+        )[list(INTERVENE_EXAMPLES)],
     )

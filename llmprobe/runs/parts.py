@@ -102,6 +102,7 @@ def with_answers_of(before: Results, results: Results) -> Results:
         table=results.table.assign(**{name: before.table[name] for name in layers}),
         summary=results.summary.assign(**{name: before.summary[name] for name in curve}),
         interventions=before.interventions,
+        intervention_examples=before.intervention_examples,
     )
 
 

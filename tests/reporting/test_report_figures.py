@@ -95,7 +95,7 @@ def test_figures_are_in_the_order_of_the_page() -> None:
     ]
     assert [name for name in on_page if not FIGURES[name].drawn_by_script] == [
         *("positions", "heatmap_by_model", "depth", "difficulty", "size", "learning_curve"),
-        *("said_used", "transfer_by_layer", "transfer_across_layers"),
+        *("said_used", "doses", "transfer_by_layer", "transfer_across_layers"),
     ]
 
 

@@ -14,7 +14,14 @@ from toy import write_config, write_table
 
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
+from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.monitors.intervene import DOSES
+from llmprobe.reporting.charts.doses import doses
+from llmprobe.reporting.page.payload import payload
+from llmprobe.reporting.page.used import examples_of_use
 from llmprobe.results.columns import INTERVENE
+from llmprobe.results.folder import read_results
+from llmprobe.runs.intervene import why_not_used
 from llmprobe.runs.parts import with_answers_of
 from llmprobe.runs.pipeline import Run
 
@@ -29,7 +36,7 @@ def _config(tmp_path: Path, model: Path, **dataset: object) -> Path:
 
 
 def test_a_finished_run_can_be_asked_whether_the_model_uses_it(
-    tmp_path: Path, tiny_model: Callable[..., Path]
+    tmp_path: Path, tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, out = _config(tmp_path, tiny_model("llama", head=True), **QUESTION), tmp_path / "out"
     Run(load_config(config), out).probe(extract=True)
@@ -47,6 +54,43 @@ def test_a_finished_run_can_be_asked_whether_the_model_uses_it(
     assert by_layer["used_share"].max() == pytest.approx(summary["used_share"])
     (entry,) = json.loads((out / "evidence.json").read_text())
     assert "this answer at this position" in entry["questions"]["used"]["sentence"]
+
+    examples = pd.read_csv(out / "intervene_examples.csv")
+    assert sorted(examples["label"]) == [0] * 3 + [1] * 3
+    assert (examples["layer"] == summary["used_layer"]).all()
+    assert (examples["log_odds"] != examples["log_odds_after"]).all()
+    assert examples["says"].str.fullmatch(r".+ \.\d\d, .+ \.\d\d, .+ \.\d\d").all()
+    printed = capsys.readouterr().out
+    assert f"{examples['says'][0]} -> {examples['says_after'][0]}" in printed
+    run = read_results(out)
+    (table,) = examples_of_use(run)
+    assert [row[-1] for row in table.rows] == examples["says_after"].tolist()
+    by_layer, by_dose = doses(run).axes
+    assert [len(line.get_xdata()) for line in by_layer.lines[1:]] == [4, 4]
+    assert [line.get_xdata().tolist() for line in by_dose.lines[1:]] == [list(DOSES)] * 2
+    assert [asked["name"] for asked in payload(run)["asked"]] == ["said_auroc", "used_share"]
+
+
+@pytest.mark.parametrize(
+    ("extract", "says"),
+    [({"position": "mean"}, "position: last"), ({"site": "mlp"}, "residual stream")],
+)
+def test_states_that_no_answer_follows_are_refused_in_a_sentence(
+    tmp_path: Path, tiny_model: Callable[..., Path], extract: dict[str, str], says: str
+) -> None:
+    config = _config(tmp_path, tiny_model("llama", head=True), **QUESTION)
+    overrides = [f"extract.{key}={value}" for key, value in extract.items()]
+    results = Run(load_config(config, ["intervene=true", *overrides]), tmp_path / "out").probe(True)
+    answer = results.evidence[0].questions["used"]
+    assert answer.answer == "does not apply"
+    assert says in answer.sentence
+
+
+def test_more_than_two_classes_are_refused_in_a_sentence() -> None:
+    answers = {name: (name,) for name in "abc"}
+    dataset = ConceptDataset("three", [*"abc"], np.array([*"abc"]), answers=answers)
+    assert "of two classes, and there are 3" in why_not_used(dataset)
+    assert "one against the rest" in why_not_used(dataset)
 
 
 def test_what_was_asked_stays_beside_results_of_more_permutations(

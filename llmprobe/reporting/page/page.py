@@ -37,6 +37,7 @@ from llmprobe.reporting.page.tables import (
     monitor_table,
     summary_table,
 )
+from llmprobe.reporting.page.used import examples_of_use
 from llmprobe.reporting.trace.view import TraceView, shade_style
 from llmprobe.results.curve import Curve, layer_names
 from llmprobe.results.evidence import MARGIN, MARKS, QUESTIONS, TRANSFER_MARGIN, Evidence
@@ -149,6 +150,7 @@ def write_report(
         summary_table=summary_table(run.curves, about.held_out),
         compared=[] if compared is None else compared.tables(),
         monitor_table=monitor_table(run.curves),
+        used=examples_of_use(run),
         cost_table=cost_table(run.summary),
         layer_tables=tables,
         left_out_tables=left_out_tables,

@@ -36,6 +36,12 @@ MARKS = {
 }
 """Column of the summary, or the layer with the highest score where that is not the best one ->
 what the curves call it, its sign in text, its shape for Vega."""
+ASKED = {
+    "said_auroc": "said (AUROC of the model’s own head)",
+    "used_share": "used (share of the gap that moves)",
+    "linearity_gap": "more that is not linear",
+}
+"""Columns of the results that say of a layer what else was asked -> their names."""
 
 
 def payload(run: Results) -> dict[str, Any]:
@@ -64,6 +70,11 @@ def payload(run: Results) -> dict[str, Any]:
             {key: getattr(metric, key) for key in _OF_A_METRIC}
             for metric in METRICS.values()
             if any(curve.has(metric) for curve in curves)
+        ],
+        "asked": [
+            {"name": name, "label": label}
+            for name, label in ASKED.items()
+            if any(np.isfinite(curve.column(name)).any() for curve in curves)
         ],
         "marks": [{"title": title, "sign": sign, "shape": shape} for title, sign, shape
                   in MARKS.values()],
@@ -169,6 +180,12 @@ def _curve(curve: Curve, evidence: Evidence, detailed: bool) -> dict[str, Any]:
             for metric in metrics
             if detailed or metric.heatmap or metric.compute is None
             for column in metric.columns
+            if np.isfinite(values := curve.column(column)).any()
+        }
+        | {
+            column: _numbers(values)
+            for name in ASKED
+            for column in (name, f"{name}_low", f"{name}_high")
             if np.isfinite(values := curve.column(column)).any()
         },
         "chances": {metric.name: _number(curve.chance(metric)) for metric in coloured},

@@ -13,18 +13,30 @@ function drawLayer() {
     element("bdi", {}, data.datasets[curve.dataset].name), `: ${layerTitle(curve, state.at)}`);
   place("dataset-about").textContent = short(data.datasets[curve.dataset].about, 300);
   place("slider-value").textContent = layerTitle(curve, state.at);
-  fill("scores", scoreTable(curve, state.at));
+  fill("scores", scoreTable(curve, state.at), askedTable(curve, state.at));
   fill("confusion", confusionTable(curve, state.at));
   drawCalibration(curve);
 }
 
 function scoreTable(curve, at) {
-  const rows = data.metrics.filter(({ name }) => (curve.scores[name]?.[at] ?? null) !== null).map(({ name, label, form }) => {
-    const [low, high] = ["low", "high"].map((end) => curve.scores[`${name}_${end}`]?.[at] ?? null);
-    const within = low === null ? "" : ` [${written(low, form)}, ${written(high, form)}]`;
-    return element("tr", {}, element("th", { scope: "row" }, label), element("td", {}, scoreText(curve, name, at) + within));
-  });
-  return captioned("Scores, with 95 % intervals", {}, element("tbody", {}, ...rows));
+  const rows = data.metrics.map(({ name, label, form }) => scoreRow(curve, at, name, label, form));
+  return captioned("Scores, with 95 % intervals", {}, element("tbody", {}, ...rows.filter(Boolean)));
+}
+
+/** A row with a score at a layer and its interval; null where there is none. */
+function scoreRow(curve, at, name, label, form) {
+  const [score, low, high] = ["", "_low", "_high"].map((end) => curve.scores[name + end]?.[at] ?? null);
+  if (score === null) return null;
+  const within = low === null ? "" : ` [${written(low, form)}, ${written(high, form)}]`;
+  return element("tr", {}, element("th", { scope: "row" }, label), element("td", {}, written(score, form) + within));
+}
+
+/** What the layer holds, and what the model makes of it; null where no more was asked than what is readable. */
+function askedTable(curve, at) {
+  const asked = data.asked.map(({ name, label }) => scoreRow(curve, at, name, label, ".2f")).filter(Boolean);
+  if (!asked.length) return null;
+  const rows = [scoreRow(curve, at, "auroc", "readable (AUROC)", ".2f"), ...asked].filter(Boolean);
+  return captioned("Readable, said, used, linear", {}, element("tbody", {}, ...rows));
 }
 
 /** A table below its caption, which may be wider. */
