@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,10 @@ def print_summary(out: Path, written: Sequence[Path] = ()) -> None:
 
 
 def print_transfer(matrix: TransferMatrix, out: Path) -> None:
-    """Print the train × test matrix of each model, draw it, and say where the rest is."""
+    """Print the train × test matrix of each model, and say where the rest is and how it is drawn.
+
+    The page of a run that is there is not drawn again.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -51,6 +55,8 @@ def print_transfer(matrix: TransferMatrix, out: Path) -> None:
     lines = transfer_lines(matrix.table, width, _unicode())
     console.print(Text("\n").join(lines), soft_wrap=True)
     say(f"\ntables   {out / 'transfer.csv'}")
+    if (out / "results.parquet").is_file():
+        say(f"report   llmprobe report {shlex.quote(str(out))} draws it beside the run")
 
 
 def _unicode() -> bool:

@@ -141,6 +141,7 @@ def test_the_command_adds_the_worst_cell_to_a_run_that_is_there(
     probed(config, out, "transfer=null")
     before = read_results(out)
     assert main(["transfer", *without, "--by", "form", "--train", "plain"]) == 0
+    assert f"llmprobe report {out}" in capsys.readouterr().out
     results = read_results(out)
     assert results.notes == before.notes
     assert results.summary["worst_transfer_train"].item() == "plain"
