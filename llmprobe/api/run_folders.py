@@ -11,6 +11,7 @@ from typing import Any
 from llmprobe.config.load import asked_to, load_config
 from llmprobe.config.schema import RunConfig
 from llmprobe.ground.errors import UserError
+from llmprobe.reporting.trackers import log_run
 from llmprobe.results.folder import read_results, whole_config
 from llmprobe.results.results import Results
 from llmprobe.runs.compare import compare as compare_folders
@@ -132,6 +133,7 @@ def _results(config: RunConfig, out: str | Path | None) -> Results:
     folder = default_out(config) if out is None else Path(out)
     results = Run(config, folder).probe(extract=True)
     report(folder)
+    log_run(folder, config.report.log_to)
     return results
 
 

@@ -11,9 +11,12 @@ from llmprobe.cli.output import print_report, say
 @command("run", "Extract, probe and report, skipping what is already done.", add_config)
 def run(options: argparse.Namespace) -> None:
     """Do all stages, and print the summary."""
+    from llmprobe.reporting.trackers import log_run
+
     loaded = load_run(options)
     if loaded is not None:
         loaded.probe(extract=True)
         print_report(loaded.out)
+        log_run(loaded.out, loaded.config.report.log_to)
         if options.models:
             say(f"config   {loaded.out / 'config.yaml'} (edit a copy of it to change what is run)")

@@ -20,6 +20,7 @@ _SHORT_FORMS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("transfer", "intervene", "linear"), "boolean"),
     },
     "DatasetConfig": {"perturb": "string"},
+    "ReportConfig": {"log_to": "string"},
     "TransferConfig": dict.fromkeys(("train", "test", "mask"), "string"),
 }
 """By section, what a key takes beside its own type: validators expand it before types are checked.

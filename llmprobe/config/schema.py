@@ -799,6 +799,14 @@ class ReportConfig(Section):
     traces: int = Field(default=3, ge=0, le=50)
     """Examples of each model and dataset that the page follows token by token, by probes that did
     not see them; each is one more pass of one text."""
+    log_to: tuple[Literal["trackio", "wandb", "mlflow"], ...] = ()
+    """Trackers that `llmprobe run` writes summary, figures and page to when it is done, or the name
+    of one; each needs ``pip install 'llmprobe[NAME]'``."""
+
+    @field_validator("log_to", mode="before")
+    @classmethod
+    def _one_or_more(cls, names: Any) -> Any:
+        return [names] if isinstance(names, str) else names
 
 
 def expand_short_forms(raw: Any) -> Any:

@@ -45,6 +45,7 @@ from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.monitors.intervene import describe
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import build_tasks
+from llmprobe.reporting.trackers import require_trackers
 from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import (
     Part,
@@ -108,6 +109,7 @@ class Run:
         self._traces: list[Trace] = []
         self._traced: dict[str, list[int]] = {}
         self._with_head: tuple[ModelConfig, tuple[Any, LoadedModel]] | None = None
+        require_trackers(config.report.log_to)
         if config.probe.device != "auto":
             resolve_device(config.probe.device, "probe.device")
         for path in config.include:
