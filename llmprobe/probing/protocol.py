@@ -351,8 +351,9 @@ def _operating(
     group_of = group_indices(units, len(tasks.y))
     if tasks.aside is not None:
         negative = tasks.y[tasks.aside] == 0
-        asides = [fit.aside[negative, 1] for fit in fits if fit.aside is not None]
-        return from_set_aside(np.stack(asides), group_of[tasks.aside][negative])
+        scores = np.stack([fit.aside[:, 1] for fit in fits if fit.aside is not None])
+        unit_of = group_of[tasks.aside][negative]
+        return from_set_aside(scores[:, negative], unit_of, scores[:, ~negative])
     negative = tasks.truth == 0
     scores = np.stack([fit.predicted[:, negative, 1] for fit in fits])
     unit_of = group_of[tasks.scored][negative]

@@ -6,7 +6,7 @@ Of two classes, the last one is what is looked for, and texts of the other are *
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +23,7 @@ CONFIDENCE = 0.95
 
 THRESHOLD_COLUMNS = (
     *("threshold_layer", "threshold_at_1_fpr", "threshold_at_01_fpr"),
+    *("threshold_tpr_at_1_fpr", "threshold_tpr_at_01_fpr"),
     *("threshold_negative_units", "threshold_origin"),
 )
 """What the summary has of a curve's saved probe."""
@@ -62,6 +63,8 @@ class OperatingPoints:
     """How many units have a negative among those."""
     values: Mapping[float, Sequence[float]]
     """For each false positive rate that so many units can tell, the threshold at each layer."""
+    tpr: Mapping[float, Sequence[float]] = field(default_factory=dict)
+    """The share of the positives set aside above each of these; empty without any."""
 
     def at(self, fpr: float, place: int) -> Threshold:
         """Return the threshold for a false positive rate, at the ``place``-th layer.
@@ -79,6 +82,9 @@ class OperatingPoints:
             raise UserError(self.too_few(fpr))
         value = float(self.values[fpr][place])
         words = _MEANING[self.origin].format(rate=f"{100 * fpr:g} %", units=self.negative_units)
+        if fpr in self.tpr:
+            flagged = f"{100 * self.tpr[fpr][place]:.0f} %"
+            words += f"; it flags {flagged} of the positives set aside"
         return Threshold(value, self.guarantee, f"threshold {value:.6g}, {words}")
 
     @property
@@ -93,7 +99,11 @@ class OperatingPoints:
 
     def columns(self, layer: int, place: int) -> dict[str, Any]:
         """Return what the summary has of them: those of a layer, which is the ``place``-th."""
-        at = (self.values[fpr][place] if fpr in self.values else np.nan for fpr in (0.01, 0.001))
+        at = [
+            by_rate[fpr][place] if fpr in by_rate else np.nan
+            for by_rate in (self.values, self.tpr)
+            for fpr in (0.01, 0.001)
+        ]
         of_points = (layer, *at, self.negative_units, self.origin)
         return dict(zip(THRESHOLD_COLUMNS, of_points, strict=True))
 
@@ -107,10 +117,13 @@ class OperatingPoints:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        values = {str(fpr): list(values) for fpr, values in self.values.items()}
+        values, tpr = (
+            {str(fpr): list(by_layer) for fpr, by_layer in by_rate.items()}
+            for by_rate in (self.values, self.tpr)
+        )
         return {
             "origin": self.origin, "guarantee": self.guarantee,
-            "negative_units": self.negative_units, "values": values,
+            "negative_units": self.negative_units, "values": values, "tpr": tpr,
         }  # fmt: skip
 
     @classmethod
@@ -122,11 +135,16 @@ class OperatingPoints:
         ValueError
             It is no such thing. Other errors where its parts are of other types.
         """
-        values = {float(fpr): [*map(float, values)] for fpr, values in entry["values"].items()}
-        points = cls(entry["origin"], entry["negative_units"], values)
+        values, tpr = (
+            {float(fpr): [*map(float, by_layer)] for fpr, by_layer in entry[name].items()}
+            for name in ("values", "tpr")
+        )
+        points = cls(entry["origin"], entry["negative_units"], values, tpr)
         if points.origin not in get_args(Origin) or type(points.negative_units) is not int:
             raise ValueError("its thresholds are of no known origin")
-        for fpr, by_layer in values.items():
+        if not tpr.keys() <= values.keys():
+            raise ValueError("it has positives above thresholds that are not there")
+        for fpr, by_layer in [*values.items(), *tpr.items()]:
             if fpr not in RATES or points.negative_units < negatives_needed(fpr):
                 raise ValueError(f"its negatives cannot tell a false positive rate of {fpr}")
             if len(by_layer) != layers or not all(0 <= value <= 1 for value in by_layer):
@@ -142,7 +160,11 @@ def by_hand(value: float) -> Threshold:
     UserError
         It is no probability.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.floating)
+        or not 0 <= value <= 1
+    ):
         raise UserError(f"threshold {value}: should be a probability, from 0 to 1")
     sentence = f"threshold {value:.6g}, no guarantee: it was chosen by hand"
     return Threshold(float(value), False, sentence)
@@ -179,7 +201,9 @@ def from_held_out(scores: np.ndarray, units: np.ndarray, origin: Origin) -> Oper
     return OperatingPoints(origin, n, values)
 
 
-def from_set_aside(scores: np.ndarray, units: np.ndarray) -> OperatingPoints:
+def from_set_aside(
+    scores: np.ndarray, units: np.ndarray, positives: np.ndarray | None = None
+) -> OperatingPoints:
     """Return thresholds that keep their false positive rates, at 95 % confidence.
 
     A unit is one trial, and a false positive where any of its negatives exceeds the threshold:
@@ -198,6 +222,8 @@ def from_set_aside(scores: np.ndarray, units: np.ndarray) -> OperatingPoints:
         Probabilities of the last of two classes, of m negatives. [layers, m]
     units
         The unit of each negative. [m]
+    positives
+        The probabilities of the positives set aside, to say how many are flagged. [layers, p]
     """
     unit_of = np.unique(units, return_inverse=True)[1]
     n = int(unit_of.max()) + 1
@@ -209,4 +235,10 @@ def from_set_aside(scores: np.ndarray, units: np.ndarray) -> OperatingPoints:
         above = int(np.searchsorted(bdtr(np.arange(n), n, fpr), 1 - CONFIDENCE, side="right"))
         if above:
             values[fpr] = largest[above - 1].tolist()
-    return OperatingPoints("set aside", n, values)
+    tpr = {}
+    if positives is not None and positives.size:
+        tpr = {
+            fpr: (positives > np.array(by_layer)[:, None]).mean(axis=1).tolist()
+            for fpr, by_layer in values.items()
+        }
+    return OperatingPoints("set aside", n, values, tpr)

@@ -121,6 +121,7 @@ def test_a_probe_of_an_older_version_has_none_and_says_so(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="has no thresholds, since an older version made it"):
         loaded.threshold(0.1)
     assert loaded.threshold(value=0.3).value == 0.3
+    assert loaded.threshold(value=np.float32(0.5)).value == 0.5
 
 
 def test_only_two_classes_have_a_threshold() -> None:
@@ -164,6 +165,9 @@ def test_what_is_no_operating_point_is_refused(asked: dict[str, Any], message: s
         {"values": {"0.1": [0.5, float("nan")]}},
         {"values": {"0.3": [0.5, 0.5]}},
         {"values": 3},
+        {"tpr": {"0.1": [0.5]}},
+        {"tpr": {"0.1": [0.5, 2]}},
+        {"tpr": {"0.001": [0.5, 0.5]}},
     ],
 )
 def test_thresholds_that_are_none_are_refused(damage: dict[str, Any]) -> None:
@@ -271,15 +275,18 @@ def test_a_calibrated_threshold_is_of_the_saved_probe_and_says_its_guarantee(
     layers, y = planted(640)
     (probe,) = results(calibrate=0.4).probes
     threshold = probe.threshold(0.05)
+    aside = build_tasks(y, None, ProbeConfig(calibrate=0.4, permutations=0), "x").aside
+    assert aside is not None
+    scores = probe.predict_proba(layers[3])[:, 1]
+    flagged = (scores[aside & (y == 1)] > threshold.value).mean()
+    assert 0.2 < flagged < 0.9
     assert threshold.guarantee
     assert threshold.sentence == (
         f"threshold {threshold.value:.6g}, guaranteed at 95 % confidence: of units like the 128 "
-        "with negatives that were set aside, at most 5 % have a negative that exceeds it"
+        "with negatives that were set aside, at most 5 % have a negative that exceeds it; it flags "
+        f"{100 * flagged:.0f} % of the positives set aside"
     )
-    aside = build_tasks(y, None, ProbeConfig(calibrate=0.4, permutations=0), "x").aside
-    assert aside is not None
-    scores = probe.predict_proba(layers[3])[aside & (y == 0), 1]
-    assert (scores > threshold.value + 1e-5).sum() == 2
+    assert (scores[aside & (y == 0)] > threshold.value + 1e-5).sum() == 2
     path = probe.save(tmp_path / "probe.safetensors")
     assert llmprobe.load_probe(path).threshold(0.05) == threshold
     assert b'\\"guarantee\\": true' in path.read_bytes()

@@ -404,6 +404,7 @@ def test_operating_points_say_their_guarantee_or_how_many_negatives_it_takes() -
         curve = curve_of(
             threshold_layer=12, threshold_negative_units=units, threshold_origin=origin,
             threshold_at_1_fpr=at_1, threshold_at_01_fpr=at_01,
+            threshold_tpr_at_1_fpr=0.625 if origin == "set aside" else np.nan,
         )  # fmt: skip
         known = {"tpr_at_1_fpr": 0.8, "tpr_at_1_fpr_low": 0.7, "tpr_at_1_fpr_high": 0.9}
         rows = curve.rows.assign(**known, tpr_at_01_fpr=np.nan, tpr_at_01_fpr_low=np.nan)
@@ -413,7 +414,8 @@ def test_operating_points_say_their_guarantee_or_how_many_negatives_it_takes() -
     few = "too few negatives to tell: 320 units, 2,995 needed"
     tpr = "0.80 [0.70, 0.90]"
     guaranteed, nothing = "the rate, at 95 % confidence", "nothing (probe.calibrate would)"
-    assert row("set aside", 320, 0.93, np.nan) == [tpr, "0.93", "–", few, "12", guaranteed]
+    flags = "0.93 (flags 62 %)"
+    assert row("set aside", 320, 0.93, np.nan) == [tpr, flags, "–", few, "12", guaranteed]
     assert row("out-of-fold", 320, 0.93, np.nan) == [tpr, "0.93", "–", few, "12", nothing]
     none = row("set aside", 40, np.nan, np.nan)
     assert none[1] == "too few negatives to tell: 40 units, 299 needed"

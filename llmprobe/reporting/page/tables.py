@@ -103,7 +103,9 @@ def _operating_point(curve: Curve, name: str, fpr: float) -> tuple[str, str]:
         units = curve.number("threshold_negative_units")
         needed = f"{units:,.0f} units, {negatives_needed(fpr):,} needed"
         return tpr, f"too few negatives to tell: {needed}"
-    return tpr, f"{threshold:.4g}"
+    flagged = curve.number(f"threshold_tpr_at_{name}_fpr")
+    of_probe = "" if np.isnan(flagged) else f" (flags {100 * flagged:.0f} %)"
+    return tpr, f"{threshold:.4g}{of_probe}"
 
 
 def _guarantee(curve: Curve) -> str:
