@@ -138,7 +138,8 @@ def plan_transfer(
         have labels in common.
     """
     config = config.alone(repeats=1)
-    names = [one.name for one in sets]
+    every = dict.fromkeys([*sets, *(one.masked for one in sets if one.masked)])
+    names = [one.name for one in every]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"transfer: two sets are called {name!r}; give the dataset another "
