@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-import llmprobe
 from llmprobe.config.schema import file_name
 from llmprobe.ground.errors import UserError, suggestion
 from llmprobe.ground.text import capitalised, listed
@@ -224,7 +223,8 @@ def _data(results: Results, layers: int | Iterable[int] | None) -> Iterator[str]
         numbers = [layers] if isinstance(layers, int) else list(layers)
         yield f"Layers: {listed([str(layer) for layer in numbers])}."
     yield "Scores are of examples on which no probe was fitted; intervals are of 95 %."
-    yield f"Drawn with llmprobe {llmprobe.__version__}."
+    # By name, since the package offers what lies above, such as extraction.
+    yield f"Drawn with llmprobe {import_module('llmprobe').__version__}."
 
 
 def _counted(names: list[str], what: str) -> str:
