@@ -18,10 +18,12 @@ from matplotlib.figure import Figure
 from llmprobe.config.load import parsed_yaml
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import existing, whole_file, write_text
-from llmprobe.ground.text import printable
+from llmprobe.ground.text import capitalised, printable
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.probing.pooling import Pooling
 from llmprobe.reporting.charts.style import GREY, label, model_style, png, styled
+from llmprobe.results.evidence import QUESTIONS
+from llmprobe.results.folder import read_results
 from llmprobe.results.saved_probe import SavedProbe
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ model of its own, and says what is readable in those states, not what the model 
 
 Out-of-fold: each example is scored by a probe that saw neither it nor its group. The best layer
 ({best}) was chosen by the held-out loss.
-
+{evidence}
 ## Use
 
 ```python
@@ -80,6 +82,17 @@ The file has directions and intercepts of all layers (`coef.L` [K, d], `intercep
 activation space), and golden examples: the token ids of {golden} of the texts that it was fitted
 on, with its logits, so that other engines can be compared. Whoever has the file can read these
 texts.
+"""
+
+
+_EVIDENCE = """
+## What it is evidence of
+
+{line}.
+
+| question | answer | what it rests on |
+|---|---|---|
+{rows}
 """
 
 
@@ -172,7 +185,7 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
         title=_code(_title(probe)), model=_code(base_model), best=probe.best_layer, file=file,
         concept=f"{_code(probe.facts['dataset'])} ({classes or 'a number'})",
         width=probe.coef[probe.best_layer].shape[1], golden=len(probe.golden) or "none",
-        scores="\n".join(_score_rows(probe, metrics)),
+        scores="\n".join(_score_rows(probe, metrics)), evidence=_evidence(probe, path),
         facts="\n".join(f"- {name}: {_code(value)}" for name, value in sorted(facts.items())),
     )  # fmt: skip
     # Put together by hand: names in the text are no template.
@@ -217,6 +230,23 @@ def _dataset(probe: SavedProbe, path: Path) -> str:
         return str(hub.get(name) or name)
     except (UserError, LookupError, TypeError, AttributeError):
         return name
+
+
+def _evidence(probe: SavedProbe, path: Path) -> str:
+    """Return what the probe's run answers about its curve, "" where the probe lies in no run."""
+    try:
+        run = read_results(path.absolute().parents[2], details=False)
+    except (UserError, LookupError):
+        return ""
+    key = tuple(probe.facts.get(name) for name in ("model", "dataset", "position"))
+    for evidence in run.evidence:
+        if evidence.key == key:
+            rows = (
+                f"| {QUESTIONS[name].asks} | {answer.answer} | {_plain(answer.sentence)} |"
+                for name, answer in evidence.questions.items()
+            )
+            return _EVIDENCE.format(line=_plain(capitalised(evidence.line)), rows="\n".join(rows))
+    return ""
 
 
 def scored_metrics(probe: SavedProbe) -> list[str]:
@@ -278,6 +308,11 @@ def _classes(probe: SavedProbe) -> list[str]:
         _code(label) + (f" ({_code(name)})" if name != str(label) else "")
         for label, name in zip(probe.classes, probe.class_names, strict=True)
     ]
+
+
+def _plain(text: str) -> str:
+    """Return a sentence in which Markdown obeys nothing."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&-])", r"\\\1", printable(text))
 
 
 def _code(value: object) -> str:

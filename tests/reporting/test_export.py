@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from probes import fit, save
+from synthetic_runs import capitals, probed_run
 from toy import write_table
 
 import llmprobe
 from llmprobe.cli.main import main
+from llmprobe.ground.text import capitalised
+from llmprobe.reporting.export import _plain
+from llmprobe.results.evidence import QUESTIONS
 from llmprobe.results.saved_probe import load_probe
 
 
@@ -103,6 +109,32 @@ def test_the_folder_has_the_probe_as_others_find_its_model(probe: Path, tmp_path
     assert (tmp_path / "out" / "scores.png").read_bytes().startswith(b"\x89PNG")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"README.md", "toy.safetensors", "scores.png"}
+
+
+def test_the_card_has_the_evidence_of_the_probes_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = probed_run(tmp_path / "run", {"small": 4}, [capitals("a"), capitals("b")])
+    more = ["--to", "hub", "--base-model", "owner/small", "--out"]
+    caplog.clear()
+    for evidence in run.evidence:
+        path = tmp_path / "run" / "probes" / "small" / f"{evidence.dataset}.safetensors"
+        out = tmp_path / evidence.dataset
+        assert main(["export", str(path), *more, str(out)]) == 0
+        text = ModelCard.load(out / "README.md").text.replace("\\", "")
+        assert f"\n{capitalised(evidence.line)}.\n" in text
+        for key, answer in evidence.questions.items():
+            assert f"| {QUESTIONS[key].asks} | {answer.answer} | {answer.sentence} |" in text
+    assert not caplog.records
+    alone = load_probe(path).save(tmp_path / "alone.safetensors")
+    assert main(["export", str(alone), *more, str(tmp_path / "c")]) == 0
+    assert "evidence" not in (tmp_path / "c" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("nasty", ["<script>", "[a](http://b)", "a | b", "`x`", "**b**", "<!--"])
+def test_a_sentence_in_the_card_is_no_markdown(nasty: str) -> None:
+    shown = MarkdownIt("gfm-like", {"linkify": False}).render(_plain(nasty))
+    assert unescape(shown).strip() == f"<p>{nasty}</p>"
 
 
 def test_names_of_a_stranger_are_text_in_the_card(probe: Path, tmp_path: Path) -> None:
