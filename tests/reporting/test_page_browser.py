@@ -218,17 +218,18 @@ def test_examples_are_sorted_by_what_the_predictions_say(wide: Opened, trial: Re
     for name, measure in measures.items():
         wide.choose("sort", name)
         listed = measure[wide.listed()]
-        # The page has probabilities in steps of 1 / 255.
-        assert (listed.diff().dropna() >= -2 / 255).all(), name
-        assert listed.max() <= measure.nsmallest(len(listed)).max() + 2 / 255, name
+        # The page has probabilities in steps of 1 / 255, and a gap is of two.
+        assert (listed.diff().dropna() >= -4 / 255).all(), name
+        assert listed.max() <= measure.nsmallest(len(listed)).max() + 4 / 255, name
 
 
 def test_examples_show_the_answer_at_the_open_layer(wide: Opened, trial: Results) -> None:
     wide.page.click(wide.cell(1, 0, 3))
     wide.choose("sort", "number")
     right = for_the_truth(trial, "large")[3].sort_index()
-    shown = [float(text) for text in wide.texts("#example-rows tbody td:nth-child(6)")]
-    assert shown == pytest.approx(right.head(20).tolist(), abs=0.5 / 255 + 0.005)
+    assert wide.texts("#example-rows tbody td:nth-child(6)") == [
+        f"{share:.2f}" for share in right.head(20)
+    ]
     predicted = first_repeat(trial.predictions).query(
         "model == 'large' and dataset == 'capitals' and layer == 3"
     )

@@ -119,7 +119,7 @@ def bytes_each(scores: LayerScores) -> int:
 
 def points(scores: LayerScores, rows: np.ndarray) -> dict[str, Any]:
     """Return what the page draws of some examples: bytes [layers, m] in base64, and their units."""
-    right = scores.for_the_truth[:, rows]
+    right = _as_written(scores.for_the_truth[:, rows])
     if len(scores.classes) == 2:
         # The script tells by the middle which class is predicted, and no byte is at the middle.
         is_right = scores.is_right[:, rows]
@@ -137,6 +137,14 @@ def points(scores: LayerScores, rows: np.ndarray) -> dict[str, Any]:
             drawn[name] = in_bytes((scores.plane[:, rows, axis] + REACH) / (2 * REACH))
         drawn["reach"] = REACH
     return drawn
+
+
+def _as_written(shares: np.ndarray) -> np.ndarray:
+    """Return numbers from 0 to 1 as levels of a byte that have the same two digits."""
+    levels = np.rint(shares * 255)
+    digits, of_levels = np.rint(shares * 100), np.rint(levels / 255 * 100)
+    written: np.ndarray = (levels + np.sign(digits - of_levels)) / 255
+    return written
 
 
 def in_bytes(shares: np.ndarray) -> str:
