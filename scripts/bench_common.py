@@ -133,9 +133,9 @@ def runs(texts: Sequence[str], n_runs: int, length: int) -> list[str]:
 # --------------------------------------------------------------------------------------- the engine
 
 
-def packaged(dtype: str) -> Extractor:
-    """The engine for the packaged model on the CPU."""
-    return Extractor(ModelConfig.model_validate({"id": PACKAGED, "dtype": dtype, "device": "cpu"}))
+def packaged(dtype: str, model: str = PACKAGED) -> Extractor:
+    """The engine for a packaged model on the CPU."""
+    return Extractor(ModelConfig.model_validate({"id": model, "dtype": dtype, "device": "cpu"}))
 
 
 def dataset(texts: Sequence[str]) -> ConceptDataset:

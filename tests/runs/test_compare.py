@@ -22,6 +22,7 @@ from llmprobe.config.load import load_config
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
+from llmprobe.reporting.charts.said_used import said_used
 from llmprobe.results.differences import differences
 from llmprobe.results.folder import examples_of, read_results, write_results
 from llmprobe.runs.compare import compare
@@ -627,3 +628,19 @@ def test_two_precisions_of_a_model_are_told_apart_by_what_the_runs_found_out(
     names = read_results(tmp_path / "both").summary["model"].to_list()
     assert names[1] == "tiny-llama (float16)"
     assert names[0] in ("tiny-llama (float32)", "tiny-llama (bfloat16)")
+
+
+def test_strips_of_one_dataset_stand_side_by_side(tmp_path: Path) -> None:
+    runs = []
+    for model in ("small", "large"):
+        run = make_run(tmp_path / model, model)
+        results = read_results(run)
+        said = results.table.assign(said_auroc=0.6)
+        write_results(run, replace(results, table=said))
+        runs.append(run)
+    compare(runs, tmp_path / "both")
+    drawn = said_used(read_results(tmp_path / "both"))
+    assert drawn is not None
+    left, right = (ax.get_position() for ax in drawn.axes)
+    assert left.y0 == pytest.approx(right.y0)
+    assert [ax.get_title(loc="left").split()[-1] for ax in drawn.axes] == ["small", "large"]

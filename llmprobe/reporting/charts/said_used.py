@@ -19,7 +19,7 @@ from llmprobe.reporting.charts.style import (
     styled,
     text_width,
 )
-from llmprobe.results.curve import Curve
+from llmprobe.results.curve import Curve, by_dataset, by_model
 from llmprobe.results.figures import RUN, Look, figure
 from llmprobe.results.results import Results
 
@@ -64,13 +64,15 @@ _BARS = (
 def said_used(results: Results, look: Look = RUN) -> Figure | None:
     """Draw a strip for each curve of which more was asked than what is readable; else None.
 
-    Many strips stand in two columns, where there is room.
+    Many strips, and those of several models, stand in two columns, where there is room.
     """
-    curves = [curve for curve in results.curves if len(_bars(curve)) > 1]
-    if not curves:
+    asked = [curve for curve in results.curves if len(_bars(curve)) > 1]
+    if not asked:
         return None
+    # Models of one dataset stand beside each other.
+    curves = [curve for group in by_dataset(asked).values() for curve in group]
     most = max(len(curve.layers) for curve in curves)
-    several = len(curves) > _MOST_BELOW
+    several = len(curves) > _MOST_BELOW or len(by_model(curves)) > 1
     width = look.inches(6.9 if several else 1.5 + max(3.0, min(0.16 * most, 5.5)))
     columns = 2 if several and width >= _TWO_BESIDE else 1
     bars = max(len(_bars(curve)) for curve in curves)

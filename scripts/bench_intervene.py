@@ -1,0 +1,57 @@
+"""Measure what a changed state costs beside a token in a full batch of whole texts.
+
+    python scripts/bench_intervene.py --dtype float32
+
+A state that is changed at layer 0 goes through all blocks, as a token of a whole text does, and
+sees the kept keys and values of the text before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from bench_attach import forward
+from bench_common import head, packaged, parsed, parser_of, report, spread, turns
+
+from llmprobe.extraction.last_token import LastToken
+
+TOKENS = 2048
+"""Of a batch, as many as `llmprobe intervene` takes at a time on a CPU."""
+LENGTH = 40
+"""Tokens of a text."""
+STATES = 1 + 2 + 3 + 2 * 50
+"""Of a text: its own, two reflected, three removed, and those of 50 draws of the null."""
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print a row for each model and type."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma-3-270m"])
+    options = parsed(parser)
+    head("A changed state beside a token of whole texts", options.out)
+    report("| model | type | µs a token | µs a changed state | ratio |\n"
+           "|---|---|--:|--:|--:|", options.out)  # fmt: skip
+    for name in options.models:
+        for dtype in options.dtype:
+            model = packaged(dtype, name).model
+            runner = LastToken(model)
+            whole = torch.randint(1000, (TOKENS // LENGTH, LENGTH))
+            texts = torch.randint(1000, (TOKENS // STATES, LENGTH)).tolist()
+            states = torch.randn(len(texts), STATES, model.hidden_size)
+            kept = runner.keep(texts)
+            whole_texts = partial(forward, model.module, whole, torch.ones_like(whole))
+            changed = partial(runner.run, kept, 0, states)
+            jobs: dict[str, Callable[[], object]] = {"whole": whole_texts, "changed": changed}
+            took, _ = turns(jobs, options.rounds, f"{name}, {dtype}")
+            a_token = [1e6 * seconds / whole.numel() for seconds in took["whole"]]
+            a_state = [1e6 * seconds / (len(texts) * STATES) for seconds in took["changed"]]
+            ratios = [state / token for state, token in zip(a_state, a_token, strict=True)]
+            report(f"| {name} | {dtype} | {spread(a_token, 0)} | {spread(a_state, 0)} | "
+                   f"{spread(ratios)} |", options.out)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
