@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,23 +22,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from llmprobe.results.results import Results
+    from llmprobe.results.transfer import TransferMatrix
 
 _MOST_LISTED = 6
 """Names in a caption; of more it has their number."""
 _NARROWEST = 1.5
 
 
-class PlotOptions(TypedDict, total=False):
+class LookOptions(TypedDict, total=False):
     """What every figure takes, as far as it makes sense there."""
 
-    models: str | Iterable[str]
-    """Of these, in this order."""
-    datasets: str | Iterable[str]
-    """Of these, in this order; also ``cities @ mean``."""
-    layers: int | Iterable[int]
-    """Of these."""
-    metric: str
-    """In place of the main one of each dataset, such as ``auroc``."""
     title: str
     """Above, of a single panel in place of its own; ``""`` for none."""
     width: float | str
@@ -52,6 +44,19 @@ class PlotOptions(TypedDict, total=False):
     """Colours of scores."""
     style: Any
     """What matplotlib.style takes, over the rcParams that are set."""
+
+
+class PlotOptions(LookOptions, total=False):
+    """What every figure of results takes, as far as it makes sense there."""
+
+    models: str | Iterable[str]
+    """Of these, in this order."""
+    datasets: str | Iterable[str]
+    """Of these, in this order; also ``cities @ mean``."""
+    layers: int | Iterable[int]
+    """Of these."""
+    metric: str
+    """In place of the main one of each dataset, such as ``auroc``."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,8 @@ class Plots:
         UserError
             An option is not known or wrong, or these results have nothing to draw.
         """
-        with _drawing(self.results, name, options) as (kind, chosen, look, part):
-            drawn = kind.drawn(chosen, look)
-            figure = _only(kind, drawn, part)
-            # Ticks are made when they are first drawn, and should have the style of this moment.
-            figure.draw_without_rendering()
-            if path is not None:
-                import_module("llmprobe.reporting.charts.style").write_one(figure, Path(path))
-        return figure
+        kind, part, chosen, asked = _asked(self.results, name, options)
+        return _drawn(kind, lambda look: _only(kind, kind.drawn(chosen, look), part), path, asked)
 
     def heatmap(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
         """Draw scores as colours: a panel for each model, a row for each dataset."""
@@ -108,40 +107,99 @@ class Plots:
 
         The options are those with which it is drawn.
         """
-        with _drawing(self.results, name, options) as (kind, chosen, look, _):
-            metric = METRICS[look.metric].label if look.metric else "score"
-            shows = kind.caption.replace("{metric}", capitalised(metric))
-            if look.cmap is not None:
-                shows = shows.replace("Blue is", "One end of the colours is")
-                shows = shows.replace("blue reads", "one end of the colours reads")
-                shows = shows.replace("orange", "the other end")
-            return " ".join([shows, *_data(chosen, options.get("layers"))]).strip()
+        kind, _, chosen, asked = _asked(self.results, name, options)
+        metric = METRICS[asked["metric"]].label if "metric" in asked else "score"
+        shows = kind.caption.replace("{metric}", capitalised(metric))
+        if "cmap" in asked:
+            shows = shows.replace("Blue is", "One end of the colours is")
+            shows = shows.replace("blue reads", "one end of the colours reads")
+            shows = shows.replace("orange", "the other end")
+        return " ".join([shows, *_data(chosen, asked.get("layers"))]).strip()
 
 
-@contextmanager
-def _drawing(
-    results: Results, name: str, options: Mapping[str, Any]
-) -> Iterator[tuple[FigureKind, Results, Look, str]]:
-    """Yield the kind of figure, what it is of, its look, and which of several is meant."""
-    for option in options:
-        if option not in PlotOptions.__annotations__:
-            raise UserError(
-                f"{name}: there is no option {option!r}; "
-                f"{suggestion(option, PlotOptions.__annotations__)}"
-            )
-    options = {option: value for option, value in options.items() if value is not None}
+@dataclass(frozen=True)
+class TransferPlots:
+    """The figures of a transfer matrix; every one takes the options of ``LookOptions``."""
+
+    matrix: TransferMatrix
+    """What is drawn."""
+
+    def __call__(self, **options: Unpack[LookOptions]) -> Figure:
+        """Draw the train × test heatmap, each train set at its own best layer."""
+        return self.heatmap(**options)
+
+    def heatmap(
+        self,
+        path: str | Path | None = None,
+        layer: int | None = None,
+        **options: Unpack[LookOptions],
+    ) -> Figure:
+        """Draw the train × test heatmap; with ``path`` into a file too, with ``layer`` at one."""
+        return self._drawn("transfer", "transfer_heatmap", path, options, layer=layer)
+
+    def curves(self, path: str | Path | None = None, **options: Unpack[LookOptions]) -> Figure:
+        """Draw, by layer, the AUROC at home, its mean elsewhere and the worst elsewhere."""
+        return self._drawn("transfer_by_layer", "transfer_curves", path, options)
+
+    def across_layers(
+        self,
+        path: str | Path | None = None,
+        train: str | None = None,
+        test: str | None = None,
+        **options: Unpack[LookOptions],
+    ) -> Figure:
+        """Draw the AUROC of a probe fitted at layer i on layer j, for ``train`` and ``test``."""
+        name = "transfer_across_layers"
+        return self._drawn(name, name, path, options, train=train, test=test)
+
+    def _drawn(
+        self, name: str, function: str, path: str | Path | None, options: LookOptions, **of: Any
+    ) -> Figure:
+        asked = _known(name, options, LookOptions)
+        draw = getattr(import_module("llmprobe.reporting.charts.transfer"), function)
+        return _drawn(FIGURES[name], lambda look: draw(self.matrix, look=look, **of), path, asked)
+
+
+def _drawn(
+    kind: FigureKind,
+    draw: Callable[[Look], Figure],
+    path: str | Path | None,
+    asked: Mapping[str, Any],
+) -> Figure:
+    """Draw in the user's style, and write what was drawn into a file where one is named."""
+    style = import_module("llmprobe.reporting.charts.style")
+    with style.users_style(asked.get("style")):
+        figure = draw(_look(kind, asked))
+        # Ticks are made when they are first drawn, and should have the style of this moment.
+        figure.draw_without_rendering()
+        if path is not None:
+            style.write_one(figure, Path(path))
+    return figure
+
+
+def _asked(
+    results: Results, name: str, options: PlotOptions
+) -> tuple[FigureKind, str, Results, dict[str, Any]]:
+    """Return the kind of figure, which of several is meant, what it is of, and what is asked."""
+    asked = _known(name, options, PlotOptions)
     kind = FIGURES[name] if name in FIGURES else figure_kind(name) or FIGURES[name]
     part = name.removeprefix(kind.name).removeprefix("_")
-    style = import_module("llmprobe.reporting.charts.style")
-    names = ("models", "datasets", "layers")
-    chosen = select(results, **{key: options[key] for key in names if key in options})
-    options = dict(options)
+    selection = {key: asked[key] for key in ("models", "datasets", "layers") if key in asked}
+    chosen = select(results, **selection)
     if kind.name == "heatmap":
         # Of all metrics, which a run draws, one is wanted.
         main = [metric.name for metric in main_metrics(chosen.curves)[:1]]
-        options.setdefault("metric", part or "".join(main))
-    with style.users_style(options.get("style")):
-        yield kind, chosen, _look(kind, options), part
+        asked.setdefault("metric", part or "".join(main))
+    return kind, part, chosen, asked
+
+
+def _known(name: str, options: Mapping[str, Any], known: type) -> dict[str, Any]:
+    """Return the options that are given."""
+    for option in options:
+        if option not in known.__annotations__ and option not in LookOptions.__annotations__:
+            names = {*known.__annotations__, *LookOptions.__annotations__}
+            raise UserError(f"{name}: there is no option {option!r}; {suggestion(option, names)}")
+    return {option: value for option, value in options.items() if value is not None}
 
 
 def _look(kind: FigureKind, options: Mapping[str, Any]) -> Look:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +13,7 @@ from llmprobe.ground.text import elide
 from llmprobe.results.columns import MASKED, TRANSFER, TRANSFER_LAYERS, WORST_TRANSFER
 from llmprobe.results.curve import SURE
 from llmprobe.results.evidence import TRANSFER_MARGIN
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from llmprobe.results.plots import TransferPlots
 
 TRANSFER_MARKS = {"yes": "", "opposite": "!", "no": "–", "unclear": "?", "not defined": ""}
 """What stands behind a score for what is read there, in figures and on the page."""
@@ -123,38 +118,6 @@ def _extremes(cells: pd.DataFrame, sign: int, columns: Sequence[str], prefix: st
     values = {name: rows[name.removeprefix(prefix)] for name in columns}
     named = rows[curve].set_axis(["model", "dataset", "position"], axis=1)
     return named.assign(**values).reset_index(drop=True)
-
-
-@dataclass(frozen=True)
-class TransferPlots:
-    """The figures of a matrix; drawing lies above, so it is imported when one is asked for."""
-
-    matrix: TransferMatrix
-    """What is drawn."""
-
-    def __call__(self, **options: Any) -> Figure:
-        """Draw the train × test heatmap, each train set at its own best layer."""
-        return self.heatmap(**options)
-
-    def heatmap(self, path: str | Path | None = None, **options: Any) -> Figure:
-        """Draw the train × test heatmap; with ``path`` into a file too, with ``layer`` at one."""
-        return self._drawn("transfer_heatmap", path, options)
-
-    def curves(self, path: str | Path | None = None, **options: Any) -> Figure:
-        """Draw, by layer, the AUROC at home, its mean elsewhere and the worst elsewhere."""
-        return self._drawn("transfer_curves", path, options)
-
-    def across_layers(self, path: str | Path | None = None, **options: Any) -> Figure:
-        """Draw the AUROC of a probe fitted at layer i on layer j, for ``train`` and ``test``."""
-        return self._drawn("transfer_across_layers", path, options)
-
-    def _drawn(self, name: str, path: str | Path | None, options: dict[str, Any]) -> Figure:
-        draw = getattr(import_module("llmprobe.reporting.charts.transfer"), name)
-        figure: Figure = draw(self.matrix, **options)
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, bbox_inches="tight")
-        return figure
 
 
 def with_answers(table: pd.DataFrame) -> pd.DataFrame:

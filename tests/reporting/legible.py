@@ -93,7 +93,7 @@ def _corners(text: Text) -> np.ndarray:
     if abs(cos - sin) > 1e-6:
         width, height = np.linalg.solve([[cos, sin], [sin, cos]], [box.width, box.height])
     else:  # At 45 degrees the box around it does not tell them apart.
-        height = text.get_fontsize() * text.get_figure(root=True).dpi / 72
+        height = text.get_fontsize() * text.figure.figure.dpi / 72
         width = box.width / cos - height
     middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
     half, up = width / 2 * along, height / 2 * np.array(across)

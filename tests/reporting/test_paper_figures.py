@@ -21,7 +21,7 @@ from test_transfer_pictures import matrix_of
 from llmprobe.cli.main import main
 from llmprobe.ground.errors import UserError
 from llmprobe.reporting.charts.curves import curves
-from llmprobe.results.figures import FIGURES
+from llmprobe.results.figures import FIGURES, WIDTHS, Look
 from llmprobe.results.folder import write_results
 from llmprobe.results.results import Results
 
@@ -80,7 +80,7 @@ def run(run_of: Callable[[int, int], Results]) -> Results:
 
 
 CASES = [
-    *(("heatmap", 2, 12), ("heatmap", 1, 40), ("heatmap_by_model", 2, 2)),
+    *(("heatmap", 1, 40), ("heatmap_by_model", 2, 2)),
     *(("curves", 1, 12), ("curves", 6, 2), ("learning_curve", 2, 2), ("projection", 2, 2)),
     *(("depth", 1, 2), ("depth", 6, 12), ("depth", 1, 40), ("size", 6, 2)),
     *(("difficulty", 2, 12), ("difficulty", 1, 40), ("said_used", 2, 2)),
@@ -94,10 +94,16 @@ def test_nothing_is_clipped_and_no_words_overlap(
     run_of: Callable[[int, int], Results], name: str, n_models: int, n_datasets: int
 ) -> None:
     results = run_of(n_models, n_datasets)
-    for width, inches in (("column", 3.3), ("two_column", 6.9)):
-        figure = results.plot(name, width=width)
-        assert figure.get_figwidth() == inches
+    of = {"metric": "auroc"} if name == "heatmap" else {}
+    for width in WIDTHS.values():
+        (figure,) = FIGURES[name].drawn(results, Look(width=width, **of)).values()
+        assert figure.get_figwidth() == width
         assert_legible(figure)
+
+
+@pytest.mark.parametrize("name", ["heatmap", "curves", "difficulty", "projection", "transfer"])
+def test_larger_letters_take_more_room(run: Results, name: str) -> None:
+    assert_legible(run.plot(name, width="column", style={"font.size": 11}))
 
 
 def test_every_figure_is_among_those_that_are_measured() -> None:

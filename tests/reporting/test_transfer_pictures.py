@@ -49,6 +49,11 @@ def test_the_heatmap_writes_each_cell_and_marks_the_opposite(tmp_path: Path) -> 
     assert (tmp_path / "matrix.png").stat().st_size > 0
     with pytest.raises(UserError, match="there is no layer 7"):
         matrix_of(["a", "b"]).plot.heatmap(layer=7)
+    column = matrix_of(["a", "b"]).plot.heatmap(width="column", title="", cmap="viridis")
+    assert column.get_figwidth() == 3.3
+    assert column.axes[0].images[0].get_cmap().name == "viridis"
+    with pytest.raises(UserError, match="no option 'models'"):
+        matrix_of(["a", "b"]).plot.heatmap(models="m")
 
 
 def test_curves_are_at_home_and_elsewhere() -> None:

@@ -113,7 +113,7 @@ class ColourScale(NamedTuple):
         bar.set_xlim(bottom, top)
         share = f": share of the way from chance to {self.metric.perfect:g}"
         meaning = self.metric.label + ("" if self._shares_chance else share)
-        bar.set_xlabel(wrapped(meaning, inches))
+        bar.set_xlabel(wrapped(meaning, inches + 4 * em()))
         bar.axvline(0, color="black", linewidth=1)
         low, high = self.chances
         chance = f"{(low + high) / 2:.2f}" if self._shares_chance else f"{low:.2f}–{high:.2f}"

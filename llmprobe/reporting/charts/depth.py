@@ -136,7 +136,7 @@ def depth_against_difficulty(results: Results, look: Look = RUN) -> Figure | Non
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     ax.set_ylabel(wrapped(ABOVE_HALF, 0.3 * width))
     meaning = "difficulty (0: the best model never errs, 1: it guesses)"
-    ax.set_xlabel(wrapped(meaning, width - 0.6))
+    ax.set_xlabel(wrapped(meaning, width - 9 * em()))
     _name_above(ax, {dataset: hardness[dataset] for dataset in datasets}, width)
     legend(drawn, styles, _pale_mark(rising), look)
     entitle(look, drawn, [ax])
@@ -260,7 +260,7 @@ def _name_above(ax: Axes, places: Mapping[str, float], inches: float) -> None:
         That the figure is wide.
     """
     slanted = len(places) <= MOST_SLANTED and inches >= 4.4
-    inches -= 1.6 if slanted else 0.8
+    inches -= (14.4 if slanted else 8.5) * em()
     gap = (1.35 if slanted else 0.95) * em() / inches
     height = 1.04 if slanted else 1.09
     room = 1 - gap * (len(places) - 1)

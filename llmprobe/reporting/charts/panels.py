@@ -46,8 +46,8 @@ class Grid(NamedTuple):
         columns = max(1, min(columns, int(width / _NARROWEST_PANEL)))
         panel = width / columns
         n_rows = ceil(len(names) / columns)
-        height = (0.67 if columns == 1 else 0.77) * panel * n_rows + 0.3
-        figure = sheet(look, width, height)
+        height = min(0.67 * panel, 3.2) if columns == 1 else 0.77 * panel
+        figure = sheet(look, width, height * n_rows + 0.3)
         shape = (n_rows, columns) if look.ax is None else (1, len(names))
         panels = panels_on(figure, look, *shape, sharex=True, sharey=True)
         for ax, *lines in zip(

@@ -38,6 +38,7 @@ SEED = 0
 RARE: dict[str, Any] = {"label": "other classes", "color": "#aaaaaa", "marker": "o"} | {
     "markersize": 4, "linestyle": "none",
 }  # fmt: skip
+_LONGEST_AXIS = "along the probe's direction, which decides at the line"
 EDGE = 3.0
 """Root mean squares from the middle to where a panel ends."""
 
@@ -104,7 +105,8 @@ def projection(
     columns = max(map(len, chosen))
     inches = look.inches(max(3.3, 0.6 + 1.23 * columns))
     panel = (inches - 0.6) / columns
-    drawn = sheet(look, inches, 0.5 + (panel + 0.19) * len(chosen))
+    around = (3.3 + 1.2 * len(wrapped(_LONGEST_AXIS, inches - 0.3).split("\n"))) * em()
+    drawn = sheet(look, inches, around + (panel + 2.2 * em()) * len(chosen))
     panels = panels_on(drawn, look, len(chosen), columns, sharex=True, sharey=True)
     lines = [panels[row * columns :][:columns] for row in range(len(chosen))]
     looks = (
@@ -114,7 +116,7 @@ def projection(
     )
     names = layer_names(curves)
     for curve, places, line in zip(curves, chosen, lines, strict=True):
-        line[0].set_ylabel(label(curve.model, 20, panel + 0.1))
+        line[0].set_ylabel(label(curve.model, 20, panel))
         for ax in line[len(places) :]:
             ax.remove()
         for ax, place in zip(line, places, strict=False):
@@ -186,7 +188,7 @@ class _Classes:
         self.styles = {name: class_style(index) for index, name in enumerate(frequent)}
         self.rare = len(found) > len(frequent)
         self.decide = len(found) == 2
-        self.along = "along the probe's direction, which decides at the line"
+        self.along = _LONGEST_AXIS
         self.across = "across (first principal component)"
         if len(found) > 2:
             self.along = "first principal component of the class scores"

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import matplotlib.style
@@ -156,7 +156,7 @@ def sheet(look: Look, width: float, height: float) -> Figure:
         In inches, where the user did not say them.
     """
     if look.ax is not None:
-        return cast(Figure, look.ax.get_figure(root=True))
+        return look.ax.figure.figure  # of a subfigure, the whole one
     size = (look.width or width, look.height or height)
     return Chart(size, grows=look.height is None)
 
