@@ -510,6 +510,8 @@ def _detail(
         table = read_table(out, name, any_version=True)
         if name == "predictions" and "repeat" not in table:
             table["repeat"] = 0
+        if name == "differences":  # Columns that an earlier version did not write are empty.
+            table = table.reindex(columns=columns_of(name))
         if "model" in table:  # Examples are of no curve.
             table = _with_position(table, results)
         if not _is_whole(table, name):
