@@ -73,6 +73,7 @@ from llmprobe.runs.parts import (
     trace_part,
     with_answers_of,
 )
+from llmprobe.runs.probing_cost import describe_probing
 from llmprobe.runs.said import said_beside
 from llmprobe.runs.transfer import check_transfer, masked_datasets, transfer_part
 
@@ -175,7 +176,7 @@ class Run:
         return [*{dataset.stem or dataset.name: dataset for dataset in self.datasets}.values()]
 
     def estimates(self) -> Iterator[str]:
-        """Yield what each extraction would cost, a line each. Downloads nothing."""
+        """Yield what each extraction and its probing would cost, a line each. Downloads nothing."""
         yield from self.missing
         texts = sum(map(len, self._read))
         name = self.config.probe.text_encoder
@@ -186,10 +187,12 @@ class Run:
                 yield f"{model.name}: {texts:,} rows of {model.path}, nothing to extract"
             elif is_local(model) or not is_control:
                 make = partial(Extractor, model, self.config.extract)
-                yield from self._estimates_of(model, make)
+                yield from self._estimates_of(model, make, is_control)
 
-    def _estimates_of(self, model: ModelConfig, make: Callable[[], Extractor]) -> Iterator[str]:
-        """Yield what one model's extractions would cost; ``make`` makes its extractor."""
+    def _estimates_of(
+        self, model: ModelConfig, make: Callable[[], Extractor], is_control: bool = False
+    ) -> Iterator[str]:
+        """Yield what the work on one model would cost; ``make`` makes its extractor."""
         if not is_local(model):
             texts = sum(map(len, self._read))
             yield (
@@ -203,6 +206,10 @@ class Run:
             done = extractor.find(dataset) is not None
             cost = "already extracted" if done else extractor.estimate(dataset)
             yield f"{line}, {cost}"
+            if not isinstance(extractor, TextEncoder):
+                of_file = dataset.stem or dataset.name
+                concepts = [one for one in self.datasets if (one.stem or one.name) == of_file]
+                yield f"{line}, {describe_probing(extractor, concepts, self.config, is_control)}"
             asked = self.config.intervene
             if asked is not None and dataset.answers and model.weights != "random":
                 yield f"{line}, {describe(extractor.architecture, asked, len(dataset))}"
