@@ -39,7 +39,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, metavar="SCORE", help="flag texts above this score instead"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: CSV to stdout")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="default: CSV to stdout; with it, the same command goes on after an interruption",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch", type=int, metavar="N",
+        help="texts that are read at a time: by default 2048, of standard input 256",
+    )  # fmt: skip
     parser.add_argument("--encoding", help="of a text file that is not UTF-8")
     parser.add_argument("--delimiter", help="between cells, if neither a comma nor a .tsv's tab")
     parser.add_argument("--quoting", help="minimal, or none: quotation marks are characters")
@@ -53,10 +60,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def score(options: argparse.Namespace) -> None:
     """Print the scored table or write it, and sum it up on stderr."""
     from llmprobe.ground.errors import UserError
+    from llmprobe.monitors.kept_outputs import forget, kept_beside
     from llmprobe.monitors.new_texts import ReadingOptions
-    from llmprobe.monitors.scoring import require_writable_file, score_file, write_scored
+    from llmprobe.monitors.scoring import BATCH, require_writable_file, score_file, write_scored
     from llmprobe.results.folder import require_writable_folder
 
+    if options.batch is not None and options.batch < 1:
+        raise UserError(f"--batch {options.batch}: should be 1 or more")
     if options.out is not None:
         require_writable_file(options.out, options.file)
         require_writable_folder(options.out.parent)
@@ -68,16 +78,18 @@ def score(options: argparse.Namespace) -> None:
         return
     if options.format is not None:
         raise UserError("--format: belongs to --file -; that of a file is what its name ends in")
+    keep = None if options.out is None else kept_beside(options.out)
     scored = score_file(
         options.probe, options.file, text=options.text, label=options.label,
         layer=options.layer, fpr=options.fpr, threshold=options.threshold,
         encoding=options.encoding, delimiter=options.delimiter, quoting=options.quoting,
-        options=reading,
+        options=reading, batch=options.batch or BATCH, keep=keep,
     )  # fmt: skip
-    if options.out is None:
+    if keep is None:
         _print(scored.table.to_csv(index=False))
     else:
         write_scored(scored.table, options.out)
+        forget(keep)
     log.info(scored.summary)
 
 
@@ -85,7 +97,7 @@ def _score_stream(options: argparse.Namespace, reading: ReadingOptions) -> None:
     """Score what comes in, and print or write it while more is coming."""
     from llmprobe.ground.errors import UserError
     from llmprobe.monitors.scoring import Scorer, csv_of, write_all_scored
-    from llmprobe.monitors.text_stream import tables_of
+    from llmprobe.monitors.text_stream import TEXTS_AT_A_TIME, tables_of
 
     if options.quoting is not None:
         raise UserError("--quoting: belongs to a file, not to standard input")
@@ -93,7 +105,10 @@ def _score_stream(options: argparse.Namespace, reading: ReadingOptions) -> None:
         options.probe, text=options.text, label=options.label, layer=options.layer,
         fpr=options.fpr, threshold=options.threshold, options=reading,
     )  # fmt: skip
-    tables = tables_of(sys.stdin.buffer, options.format, options.encoding, options.delimiter)
+    at_a_time = options.batch or TEXTS_AT_A_TIME
+    tables = tables_of(
+        sys.stdin.buffer, options.format, options.encoding, options.delimiter, at_a_time
+    )
     scored = (scorer.score(table, where, "stdin") for table, where in tables)
     if options.out is None:
         for csv in csv_of(scored):

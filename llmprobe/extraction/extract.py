@@ -72,6 +72,8 @@ class Extractor:
         self.config = config or ExtractConfig()
         self.model_config = model if isinstance(model, ModelConfig) else model.config
         self._loaded = _Loaded(None if isinstance(model, ModelConfig) else model)
+        self.right_way: dict[str, str] = {}
+        """For a way of running texts that is the first to try, the one that the self-check took."""
 
     @property
     def token_embeddings(self) -> Extractor:

@@ -10,25 +10,32 @@ from torch import Tensor
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.executor import ShardExecutor
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.runner import verified_plan
+from llmprobe.extraction.plan import ExtractionPlan
+from llmprobe.extraction.runner import Planner, verified_plan
 from llmprobe.extraction.tokens import TokenisedTexts
 from llmprobe.ground.progress import Progress
 
 
 def stream_states(
-    extractor: Extractor, texts: TokenisedTexts, name: str, layers: Sequence[int] | None = None
+    extractor: Extractor,
+    texts: TokenisedTexts,
+    name: str,
+    layers: Sequence[int] | None = None,
+    *,
+    progress: bool = True,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield the indices of some of the texts and their states, [layers, those, d], until all came.
 
     A text of which several places are read has a row for each, in their order. The states are those
-    that an extraction would keep; memory does not grow with the number of texts.
+    that an extraction would keep; memory does not grow with the number of texts. The self-check of
+    a way of running texts is of the first ones that an extractor is given.
 
     Parameters
     ----------
     name
         What errors call the texts.
     layers
-        Those that are read, by default every one.
+        Those that are read, by default every one; no block above the last of them is run.
 
     Raises
     ------
@@ -37,13 +44,25 @@ def stream_states(
     """
     model = extractor.model
     with Capture(model, extractor.config.site, layers) as capture:
-        plan, _ = verified_plan(extractor.planner(texts, model), capture)
+        plan = _verified_once(extractor, extractor.planner(texts, model), capture)
         executor = ShardExecutor(plan, capture, name)
         first = np.array([rows[0] for rows in plan.row_of])
-        with Progress(f"reading {name} with {model.name}", int(plan.first_row[-1])) as bar:
+        label, n_rows = f"reading {name} with {model.name}", int(plan.first_row[-1])
+        with Progress(label, n_rows, shown=progress) as bar:
             for index, states in executor.shards(list(range(len(plan.shards))), bar):
                 rows = plan.rows(index)
                 # Equal texts are run once.
                 indices = np.flatnonzero((first >= rows.start) & (first < rows.stop))
                 of_these = [row - rows.start for i in indices for row in plan.row_of[i]]
                 yield indices, states[:, of_these]
+
+
+def _verified_once(extractor: Extractor, planner: Planner, capture: Capture) -> ExtractionPlan:
+    """Return the plan of texts, by the way that was right where this one was the first to try."""
+    first = next(planner.plans())
+    if first.way not in extractor.right_way:
+        plan, _ = verified_plan(planner, capture)
+        extractor.right_way[first.way] = plan.way
+        return plan
+    way = extractor.right_way[first.way]
+    return first if first.way == way else planner.plan(way)

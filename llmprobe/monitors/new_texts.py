@@ -285,6 +285,12 @@ class NewTexts:
     turns: list[list[Turn]] | None
     """Of chats, their turns."""
 
+    def part(self, rows: range) -> NewTexts:
+        """Return some of the texts, which follow each other."""
+        some = slice(rows.start, rows.stop)
+        ranges = {name: places[some] for name, places in self.ranges.items()}
+        return NewTexts(self.texts[some], ranges, self.turns and self.turns[some])
+
 
 def reading_of_chats(probe: SavedProbe) -> dict[str, Any]:
     """Return the options with which a probe's own chats were put into their template.

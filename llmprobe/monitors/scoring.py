@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
+import llmprobe
 from llmprobe.config.load import validated
 from llmprobe.config.schema import TABLE_SUFFIXES, DatasetConfig
 from llmprobe.datasets.cells import find_column
@@ -19,9 +20,12 @@ from llmprobe.datasets.from_table import unlabelled, unlabelled_chats
 from llmprobe.datasets.tables import read_table
 from llmprobe.extraction.stream import stream_states
 from llmprobe.ground.errors import UserError, first_line
-from llmprobe.ground.files import whole_file
+from llmprobe.ground.files import sha256, whole_file
+from llmprobe.ground.progress import Progress
+from llmprobe.monitors.kept_outputs import KeptOutputs
 from llmprobe.monitors.new_texts import (
     NewTextReader,
+    NewTexts,
     ReadingOptions,
     reading_of_chats,
     tokenise_new,
@@ -46,8 +50,21 @@ class ScoredTexts:
     what that guarantees, and how right it was if labels are known."""
 
 
+BATCH = 2048
+"""Texts that are tokenised, run and kept at a time: so many that they share their beginnings, and
+that what an interruption costs is little."""
+
+
 def score_texts(
-    reader: NewTextReader, values: pd.DataFrame, layer: int, where: str, name: str
+    reader: NewTextReader,
+    values: pd.DataFrame,
+    layer: int,
+    where: str,
+    name: str,
+    *,
+    batch: int = BATCH,
+    keep: Path | None = None,
+    key: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """Return what a probe makes of texts, read as its own were at its position and site.
 
@@ -57,6 +74,13 @@ def score_texts(
         Texts in the column ``text``, beside what else their template needs. n rows
     where, name
         What the texts are called in errors, and while they are read.
+    batch
+        Texts that are read at a time: memory does not grow with the number of all.
+    keep
+        A folder in which the outputs of each batch are kept, so that the same work goes on from
+        there when it was interrupted; by default nothing is.
+    key
+        With ``keep``, what the outputs depend on beside the model and the batches, as JSON.
 
     Returns
     -------
@@ -69,22 +93,48 @@ def score_texts(
         The template has a field that is not in ``values``; a text is too long; the model cannot be
         loaded, or is not the one that the probe was fitted on.
     """
-    probe = reader.probe
     new = reader.texts(values, where)
     reader.require_own_model()
+    n, model = len(new.texts), reader.extractor.model.name
+    kept = None
+    if keep is not None:
+        identity = reader.extractor.source.identity
+        kept = KeptOutputs(keep, {**(key or {}), "model": identity, "layer": layer, "batch": batch})
+    outputs = np.empty((n, max(len(reader.probe.classes), 1)))
+    with Progress(f"scoring {name} with {model}", n, shown=n > batch) as bar:
+        for start in range(0, n, batch):
+            rows = range(start, min(start + batch, n))
+            known = None if kept is None else kept.find(rows)
+            if known is None:
+                known = _score_some(reader, new, rows, layer, where, name)
+                if kept is not None:
+                    kept.keep(rows, known)
+            outputs[rows.start : rows.stop] = known
+            bar.advance(len(rows))
+    return outputs
+
+
+def _score_some(
+    reader: NewTextReader, new: NewTexts, rows: range, layer: int, where: str, name: str
+) -> np.ndarray:
+    """Return what a probe makes of some of the texts, as ``score_texts``."""
+    probe, some = reader.probe, new.part(rows)
+    is_all = len(rows) == len(new.texts)
     tokens = tokenise_new(
-        reader.extractor, new.texts, where, position=reader.position, ranges=new.ranges,
-        turns=new.turns, chat=reading_of_chats(probe),
-        place=lambda row: f"{where}: row {row + 1}",
+        reader.extractor, some.texts,
+        where if is_all else f"{where}, rows {rows.start + 1} to {rows.stop}",
+        position=reader.position, ranges=some.ranges, turns=some.turns,
+        chat=reading_of_chats(probe),
+        place=lambda row: f"{where}: row {rows.start + row + 1}",
     )  # fmt: skip
-    outputs = np.empty((len(new.texts), max(len(probe.classes), 1)))
-    for rows, states in stream_states(reader.extractor, tokens, name, [layer]):
+    outputs = np.empty((len(rows), max(len(probe.classes), 1)))
+    for indices, states in stream_states(reader.extractor, tokens, name, [layer], progress=is_all):
         X = states[0].float().numpy()
         if reader.pools_scores:
-            n_tokens = np.array([len(tokens.places[row]) for row in rows])
-            outputs[rows] = probe.outputs_of(logits_of_texts(probe, layer, X, n_tokens))
+            n_tokens = np.array([len(tokens.places[row]) for row in indices])
+            outputs[indices] = probe.outputs_of(logits_of_texts(probe, layer, X, n_tokens))
         else:
-            outputs[rows] = probe.outputs(X, layer)
+            outputs[indices] = probe.outputs(X, layer)
     return outputs
 
 
@@ -101,6 +151,8 @@ def score_file(
     delimiter: str | None = None,
     quoting: str | None = None,
     options: ReadingOptions | None = None,
+    batch: int = BATCH,
+    keep: Path | None = None,
 ) -> ScoredTexts:
     """Score each text of a .csv, .json, .parquet, … file with the probe at ``path``.
 
@@ -117,6 +169,8 @@ def score_file(
         ``SavedProbe.threshold`` takes them.
     options
         What is not as for the probe's own texts.
+    batch, keep
+        As ``score_texts`` takes them.
 
     Raises
     ------
@@ -132,7 +186,12 @@ def score_file(
                "quoting": quoting, "template": scorer.reader.options.template}  # fmt: skip
     config = validated(DatasetConfig, columns, where)
     table = read_table(file, config.encoding, config.delimiter, config.quoting)
-    table = scorer.score(table, where, file.name)
+    key = {
+        "version": llmprobe.__version__, "probe": sha256(path), "file": sha256(file), "text": text,
+        "reading": [scorer.reader.options.template, scorer.reader.options.too_long],
+        "table": [config.encoding, config.delimiter, config.quoting],
+    } if keep is not None else {}  # fmt: skip
+    table = scorer.score(table, where, file.name, batch=batch, keep=keep, key=key)
     return ScoredTexts(table, f"{file.name}: {scorer.summary}")
 
 
@@ -175,13 +234,15 @@ class Scorer:
         self._n, self._predicted, self._range = 0, Counter[int](), np.array([np.inf, 0, -np.inf])
         self._known: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def score(self, table: pd.DataFrame, where: str, name: str) -> pd.DataFrame:
+    def score(self, table: pd.DataFrame, where: str, name: str, **options: Any) -> pd.DataFrame:
         """Return a table with what the probe says of its texts in new columns.
 
         Parameters
         ----------
         where, name
             What the table is called in errors, and while its texts are read.
+        **options
+            ``batch``, ``keep`` and ``key`` of ``score_texts``.
 
         Raises
         ------
@@ -199,7 +260,7 @@ class Scorer:
             if column in table.columns:
                 raise UserError(f"{where}: has a column {column!r} already, which would be "
                                 "written; rename it")  # fmt: skip
-        outputs = score_texts(self.reader, values, self.layer, where, name)
+        outputs = score_texts(self.reader, values, self.layer, where, name, **options)
         self._n += len(outputs)
         if probe.classes:
             self._predicted.update(outputs.argmax(axis=1).tolist())

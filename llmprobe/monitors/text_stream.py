@@ -25,7 +25,11 @@ FORMATS = ("text", "jsonl", "csv")
 
 
 def tables_of(
-    stream: BinaryIO, form: str | None, encoding: str | None = None, delimiter: str | None = None
+    stream: BinaryIO,
+    form: str | None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    at_a_time: int = TEXTS_AT_A_TIME,
 ) -> Iterator[tuple[pd.DataFrame, str]]:
     """Yield the next rows of a stream as a table, and what errors call them.
 
@@ -38,6 +42,8 @@ def tables_of(
         with a warning where the first line looks like that of another.
     encoding
         By default UTF-8, with or without a byte order mark.
+    at_a_time
+        Rows of a table.
 
     Raises
     ------
@@ -53,7 +59,7 @@ def tables_of(
         raise UserError(f"--encoding: {encoding!r} is not known") from None
     rows = _rows(_lines(lines, encoding), form, delimiter)
     first = 1
-    while table := list(islice(rows, TEXTS_AT_A_TIME)):
+    while table := list(islice(rows, at_a_time)):
         last = first + len(table) - 1
         yield pd.DataFrame(table), f"stdin, texts {first:,} to {last:,}"
         first = last + 1

@@ -1,0 +1,57 @@
+"""What a probe made of some texts, kept until the table of all is written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmprobe.ground.files import digest, whole_file
+
+
+class KeptOutputs:
+    """Outputs of the texts that were scored so far, a file for each batch.
+
+    Parameters
+    ----------
+    folder
+        Where they are kept; it is made when there is something to keep.
+    key
+        All that outputs depend on, as JSON: those of another key are removed.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        self.folder, self._name = folder, digest(dict(key))[:16]
+        for file in folder.glob("*"):
+            if not file.name.startswith(self._name):
+                file.unlink()
+
+    def find(self, rows: range) -> np.ndarray | None:
+        """Return the outputs of some rows, [rows, C], or None if they are not there and whole."""
+        try:
+            outputs: np.ndarray = np.load(self._file(rows), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return outputs if len(outputs) == len(rows) else None
+
+    def keep(self, rows: range, outputs: np.ndarray) -> None:
+        """Write the outputs of some rows, [rows, C], whole or not at all."""
+        self.folder.mkdir(exist_ok=True)
+        with whole_file(self._file(rows)) as partial, partial.open("wb") as file:
+            np.save(file, outputs, allow_pickle=False)
+
+    def _file(self, rows: range) -> Path:
+        return self.folder / f"{self._name}-{rows.start}-{rows.stop}.npy"
+
+
+def kept_beside(out: Path) -> Path:
+    """Return the folder of what is kept until ``out`` is written."""
+    return out.with_name(f".{out.name}.scored")
+
+
+def forget(folder: Path) -> None:
+    """Remove what was kept, after it was written."""
+    shutil.rmtree(folder, ignore_errors=True)
