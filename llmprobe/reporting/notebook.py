@@ -39,7 +39,7 @@ _MOST_ROWS = 20
 _LONGEST_CELL = 300
 _RESOLUTION = 144
 """Pixels per inch of a picture that is small enough with as many."""
-_COLOURS = 128
+_COLOURS = 256
 """Of a picture: those of the scale and their edges."""
 
 Shown = tuple[list[Markup], Figure | None, str]

@@ -7,11 +7,13 @@ import io
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib
 import matplotlib.image
 import numpy as np
 import pandas as pd
@@ -181,3 +183,11 @@ def test_to_print_an_object_loads_nothing_to_draw_with() -> None:
 def test_states_say_what_they_are_without_their_numbers(activations: llmprobe.Activations) -> None:
     assert "4 layers of [n, 32] at last)" in repr(activations)
     assert "0, 1, 2, 3" in Seen(activations).text
+
+
+def test_figures_are_drawn_without_a_warning_where_matplotlib_is_interactive(
+    tables: Callable[..., Tables],
+) -> None:
+    with matplotlib.rc_context({"interactive": True}), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_of(tables, 1, 1).plot.heatmap()

@@ -115,7 +115,9 @@ def users_style(style: Any = None) -> Iterator[None]:
         if not name.startswith("backend") and rcParams[name] != rcParamsDefault[name]
     }
     more: list[Any] = [] if style is None else style if isinstance(style, list) else [style]
-    with foreign_errors("style"):
+    with foreign_errors("style"), warnings.catch_warnings():
+        # Such as whether figures are interactive, as they are in a notebook.
+        warnings.filterwarnings("ignore", "Style includes a parameter")
         context = matplotlib.style.context([*_OWN, {"savefig.dpi": 300}, theirs, *more])
         context.__enter__()
     token = _users_own.set(True)
