@@ -39,6 +39,8 @@ def test_the_tutorial_runs_from_top_to_bottom_and_shows_pictures(
     assert len(pictures) == 6
     for content in pictures:
         assert matplotlib.image.imread(io.BytesIO(base64.b64decode(content))).std() > 0.1
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(figures) == 1
     text = "\n".join(html)
     # What the text between the cells says of them.
     assert "readable from layer" in text
