@@ -399,7 +399,7 @@ def test_show_describes_a_known_dataset_and_a_file(
 ) -> None:
     assert main(["show", "capitals"]) == 0
     out = capsys.readouterr().out
-    for words in ("licence   CC BY 4.0", "groups", "0: 2,172 (50.0 %), 1: 2,172 (50.0 %)"):
+    for words in ("licence   CC BY 4.0", "groups", "0 = false: 2,172 (50.0 %), 1 = true: 2,172"):
         assert words in out
     assert main(["show", str(write_table(tmp_path / "toy.csv"))]) == 0
     assert "40 texts" in capsys.readouterr().out
