@@ -84,12 +84,21 @@ class FigureKind:
     """What of a ``Look`` it heeds beside sizes and title: ax, cmap, metric, layer."""
 
     def drawn(self, results: Results, look: Look = RUN) -> Mapping[str, Figure]:
-        """Draw it, by what follows its name: nothing where it is one, no entry for no figure."""
+        """Draw it, by what follows its name: nothing where it is one, no entry for no figure.
+
+        What does not know of looks gets its size and title afterwards.
+        """
         knows = "look" in signature(self.draw).parameters
         drawn = self.draw(results, look=look) if knows else self.draw(results)
         if drawn is None:
             return {}
-        return drawn if isinstance(drawn, Mapping) else {"": drawn}
+        figures = drawn if isinstance(drawn, Mapping) else {"": drawn}
+        for figure in () if knows else figures.values():
+            if look.width is not None:
+                figure.set_size_inches(look.width, look.height or figure.get_figheight())
+            if look.title is not None:
+                figure.suptitle(look.title)
+        return figures
 
 
 FIGURES: Registry[FigureKind] = Registry("figure", homes=["llmprobe.reporting.charts"])

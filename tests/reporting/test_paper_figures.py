@@ -21,7 +21,7 @@ from test_transfer_pictures import matrix_of
 from llmprobe.cli.main import main
 from llmprobe.ground.errors import UserError
 from llmprobe.reporting.charts.curves import curves
-from llmprobe.results.figures import FIGURES, WIDTHS, Look
+from llmprobe.results.figures import FIGURES, WIDTHS, Look, figure
 from llmprobe.results.folder import write_results
 from llmprobe.results.results import Results
 
@@ -68,7 +68,18 @@ def run_of(tables: Callable[..., Tables]) -> Callable[[int, int], Results]:
             pd.concat([cells.assign(model=model) for model in models])
             for cells in (matrix.table, matrix.layers)
         )
-        return replace(results, transfer=transfer, transfer_layers=by_layer)
+        edits = pd.DataFrame(
+            {"direction": direction, "edit": edit, "layer": 3, x: number, "effect": number,
+             "effect_low": number - 1.0, "effect_high": number + 1.0}
+            for direction in ("null", "logistic", "mean_difference")
+            for edit, x in (("reflect", "layer"), ("shift", "dose"))
+            for number in range(-2 if edit == "shift" else 0, 9)
+        )  # fmt: skip
+        curves_of_edits = summary[places[:3]].merge(edits, how="cross")
+        return replace(
+            results, summary=summary.assign(used_layer=3), interventions=curves_of_edits,
+            transfer=transfer, transfer_layers=by_layer,
+        )  # fmt: skip
 
     return made
 
@@ -83,7 +94,7 @@ CASES = [
     *(("heatmap", 1, 40), ("heatmap_by_model", 2, 2)),
     *(("curves", 1, 12), ("curves", 6, 2), ("learning_curve", 2, 2), ("projection", 2, 2)),
     *(("depth", 1, 2), ("depth", 6, 12), ("depth", 1, 40), ("size", 6, 2)),
-    *(("difficulty", 2, 12), ("difficulty", 1, 40), ("said_used", 2, 2)),
+    *(("difficulty", 2, 12), ("difficulty", 1, 40), ("said_used", 2, 2), ("doses", 2, 2)),
     *(("transfer", 1, 2), ("transfer", 1, 12), ("transfer", 1, 40)),
     *(("transfer_by_layer", 2, 2), ("transfer_across_layers", 2, 2)),
 ]
@@ -191,6 +202,19 @@ def test_a_title_stands_above_all_panels(run: Results) -> None:
         figure = run.plot(name, title="Where it is read", width="column")
         assert "Where it is read" in texts_of(figure)
         assert_legible(figure)
+
+
+def test_a_figure_that_knows_of_no_look_is_as_wide_as_is_asked(run: Results) -> None:
+    figure("plain", caption="Nothing.")(lambda _: Figure(figsize=(5, 2), layout="constrained"))
+    try:
+        drawn = run.plot("plain", width="column", title="Nothing", models="gemma-3-270m")
+        assert list(drawn.get_size_inches()) == [3.3, 2]
+        assert drawn.get_suptitle() == "Nothing"
+        assert run.plot.caption("plain", models="gemma-3-270m").startswith("Nothing. gemma-3-270m")
+        with pytest.raises(UserError, match="plain: takes no ax"):
+            run.plot("plain", ax=drawn.subplots())
+    finally:
+        FIGURES.remove("plain")
 
 
 def test_letters_stay_letters_in_files(run: Results, tmp_path: Path) -> None:
