@@ -32,13 +32,18 @@ def intervened(
     position: str,
     results: Results,
     config: RunConfig,
+    asked: InterveneConfig,
     load_head: LoadHead,
+    *,
+    compute: bool,
 ) -> Results:
     """Return the results of a part with what changed states do, or with why they cannot be changed.
 
-    Where nothing is to be extracted no model is run, and only what is kept is added.
+    Parameters
+    ----------
+    compute
+        Whether to run the model; without, only what is kept is added.
     """
-    asked = config.intervene or InterveneConfig()
     extractor, dataset = states.extractor, states.dataset
     note = why_not_used(dataset) or why_not(
         extractor.model_config, dataset, config.extract.site, position
@@ -46,7 +51,7 @@ def intervened(
     words = {label: list(words) for label, words in dataset.answers.items()}
     name = f"intervene-{digest([words, asked.model_dump(mode='json')])[:16]}"
 
-    def compute() -> list[pd.DataFrame]:
+    def changed_states() -> list[pd.DataFrame]:
         assert isinstance(extractor, Extractor)
         changed = _intervene(extractor, states, position, results, config, asked, load_head)
         return [changed.table, changed.by_layer, changed.summary, changed.examples]
@@ -54,7 +59,7 @@ def intervened(
     if not note:
         try:
             names = [name, *(f"{name}-{what}" for what in ("layers", "summary", "examples"))]
-            tables = kept_tables(part, names, compute if states.extract else None)
+            tables = kept_tables(part, names, changed_states if compute else None)
             return results if tables is None else _beside(results, Intervention(*tables), dataset)
         except UserError as error:
             note = str(error)

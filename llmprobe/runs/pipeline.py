@@ -107,6 +107,7 @@ class Run:
         """
         self.config, self.out = config, out
         self._asked = config
+        self._written: Results | None = None
         self._traces: list[Trace] = []
         self._traced: dict[str, list[int]] = {}
         self._with_head: tuple[ModelConfig, tuple[Any, LoadedModel]] | None = None
@@ -239,6 +240,7 @@ class Run:
         self._asked = self.config
         if self._matrix is not None:
             self._asked = self.config.model_copy(update={"transfer": asked})
+        self._intervene = self.config.intervene or self._section_before("intervene")
         if not (self.out / "results.parquet").exists():  # Else it is the config of those.
             with written_together(self.out) as new:
                 write_text(new("config.yaml"), self._asked.to_yaml())
@@ -291,7 +293,8 @@ class Run:
         finally:
             if len(parts) > written:
                 self._write(parts)
-        return self._together(parts)
+        assert self._written is not None
+        return self._written
 
     def transfer(self, config: TransferConfig) -> TransferMatrix:
         """Fit probes on some sets of examples, score them on others, and write the tables.
@@ -346,17 +349,20 @@ class Run:
             )
 
     def _transferred_before(self) -> tuple[TransferConfig | None, TransferMatrix | None]:
-        """Return what was asked to be transferred, and the cells of these states that are kept.
-
-        What `llmprobe transfer` was asked for stands in the config of the folder.
-        """
-        config = self.config.transfer
+        """Return what was asked to be transferred, and the cells of these states that are kept."""
+        config = self.config.transfer or self._section_before("transfer")
         try:
-            config = config or load_config(whole_config(self.out)).transfer
             kept = [] if config is None else self._matrices(config, extract=False, compute=False)
         except UserError:  # Of other data, it may have no such field or set.
             return config, None
         return config, TransferMatrix.concatenate(kept) if kept else None
+
+    def _section_before(self, name: str) -> Any:
+        """Return a section that `llmprobe transfer` or `intervene` left in the folder's config."""
+        try:
+            return getattr(load_config(whole_config(self.out)), name)
+        except UserError:
+            return None
 
     def _transfer(self, config: TransferConfig, extract: bool) -> TransferMatrix:
         """Return the transfer between the datasets in each model, at each position."""
@@ -432,7 +438,8 @@ class Run:
         return bool(asked.any())
 
     def _write(self, parts: Sequence[Results]) -> None:
-        write_results(self.out, self._together(parts))
+        self._written = self._together(parts)
+        write_results(self.out, self._written)
         with written_together(self.out) as new:
             write_traces(new(EXAMPLE_TRACES), self._traces)
 
@@ -455,10 +462,23 @@ class Run:
     def _beside_used(
         self, states: StatesOf, position: str, results: Results, part: Part
     ) -> Results:
-        """Add what the model says with other states to the results of a part, if that is asked."""
-        if self.config.intervene is None:
+        """Add what the model says with other states to the results of a part.
+
+        That is if it is asked, or where it was asked before of the same states.
+        """
+        if self._intervene is None:
             return results
-        return intervened(part, states, position, results, self.config, self._language_model)
+        asked = self.config.intervene is not None
+        changed = intervened(
+            part, states, position, results, self.config, self._intervene,
+            self._language_model, compute=asked and states.extract,
+        )  # fmt: skip
+        if asked:
+            return changed
+        if changed.interventions.empty:
+            return results
+        self._asked = self._asked.model_copy(update={"intervene": self._intervene})
+        return changed
 
     def _language_model(self, config: ModelConfig) -> tuple[Any, LoadedModel]:
         """Load a model with its head, or return it where it was the last to be loaded."""

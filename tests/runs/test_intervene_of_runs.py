@@ -93,6 +93,22 @@ def test_more_than_two_classes_are_refused_in_a_sentence() -> None:
     assert "one against the rest" in why_not_used(dataset)
 
 
+def test_a_run_that_does_not_ask_keeps_what_was_asked_of_the_same_states(
+    tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = _config(tmp_path, tiny_model("llama", head=True), **QUESTION), tmp_path / "out"
+    asked = Run(load_config(config, ["intervene.null=20"]), out).probe(extract=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("llmprobe.runs.pipeline.load_language_model", None)  # What is kept is read.
+        again = Run(load_config(config), out).probe(extract=True)
+    pd.testing.assert_frame_equal(again.interventions, asked.interventions)
+    assert again.summary["used_p_value"].tolist() == asked.summary["used_p_value"].tolist()
+    assert load_config(out / "config.yaml").intervene is not None
+    others = Run(load_config(config, ["probe.l2=2"]), out).probe(extract=True)
+    assert others.interventions.empty
+    assert not (out / "intervene.parquet").exists()
+
+
 def test_what_was_asked_stays_beside_results_of_more_permutations(
     tmp_path: Path, tiny_model: Callable[..., Path]
 ) -> None:
