@@ -18,7 +18,7 @@ from llmprobe.ground.uses import use
 
 log = logging.getLogger(__name__)
 
-CONVERSION = 1
+CONVERSION = 2
 """Raise when the conversion writes something else, so that older folders are not used."""
 
 

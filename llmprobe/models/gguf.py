@@ -14,9 +14,18 @@ log = logging.getLogger(__name__)
 
 
 def convert_gguf(gguf: Path, folder: Path, dtype: str = "float32") -> None:
-    """Write a GGUF file as a folder of safetensors of a dtype that transformers loads."""
+    """Write a GGUF file as a folder of safetensors of a dtype that transformers loads.
+
+    A head that is not the embedding again is kept, since what a model says comes out of it.
+    """
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+    )
 
     # 10 covers what files of 3 bits a weight need in float32.
     require_space(folder.parent, 10 * gguf.stat().st_size, f"converting {gguf.name}")
@@ -24,7 +33,10 @@ def convert_gguf(gguf: Path, folder: Path, dtype: str = "float32") -> None:
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     with user_errors(f"{gguf.name} cannot be read as GGUF"):
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        dequantised = AutoModel.from_pretrained(**source, dtype=getattr(torch, dtype))
+        config = AutoConfig.from_pretrained(**source)
+        has_head = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.tie_word_embeddings
+        kind = AutoModelForCausalLM if has_head else AutoModel
+        dequantised = kind.from_pretrained(**source, dtype=getattr(torch, dtype))
     # The weights are plain by now but the model still says that it is quantised, and refuses to
     # be saved. A fresh model of the same configuration, given the weights, makes no such claim,
     # and the strict load proves that they are plain.

@@ -17,7 +17,7 @@ import pytest
 from llmprobe import ConceptDataset, extract
 from llmprobe.cli.main import main
 from llmprobe.ground.files import cache_folder
-from llmprobe.models.conversions import converted
+from llmprobe.models.conversions import CONVERSION, converted
 from llmprobe.models.packaged import PACKAGED
 
 DATASET = ConceptDataset("pair", ["Lima is red", "Paris is blue"], [0, 1])
@@ -57,7 +57,7 @@ def template(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathF
         patched.setenv("LLMPROBE_CACHE", str(cache))
         converted("minilm", PACKAGED["minilm"].sha256, make)
         conversion = converted("mine", "a" * 64, make)
-        conversion.rename(conversion.with_name(conversion.name.replace("-v1", "-v0")))
+        conversion.rename(conversion.with_name(conversion.name.replace(f"-v{CONVERSION}", "-v0")))
         for architecture in ("llama", "gpt2"):
             extract(str(tiny_model(architecture)), DATASET, progress=False)
     # As when the commands have ended.
