@@ -239,3 +239,25 @@ def test_results_can_be_read_at_any_step() -> None:
         callback(step)
         lengths.append(len(callback.results.table))
     assert lengths == [5, 5, 10, 10]
+
+
+def test_a_curved_probe_reads_more_before_the_fold_and_not_after_it() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 2, (200, 2))
+    points = (corners + rng.normal(0, 0.1, corners.shape)).astype(np.float32)
+    labels = corners[:, 0] ^ corners[:, 1]
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+        network[2].weight.copy_(torch.tensor([[1.0, 1.0]]))
+    results = probe_network(
+        network, points, labels, permutations=0, controls=("majority",), progress=False,
+        linear={"layers": [0, 2], "null": 0, "features": 128, "rank": False},
+    )  # fmt: skip
+    gap = results.table.set_index("layer_name")["linearity_gap"]
+    assert gap["input"] > 0.3
+    assert abs(gap["1"]) < 0.05
+    assert np.isnan(gap["0"])  # Not asked about.
+    with pytest.raises(UserError, match="there is no layer 9"):
+        probe_network(network, points, labels, permutations=0, progress=False,
+                      linear={"layers": [9]})  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -11,9 +11,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from llmprobe.api.states import probe_config
+from llmprobe.config.load import validated
+from llmprobe.config.schema import LinearConfig
+from llmprobe.datasets.groups import units
 from llmprobe.extraction.network import NetworkStates
 from llmprobe.ground.errors import UserError
 from llmprobe.probing import protocol
+from llmprobe.probing.linearity import linearity_of_layers, with_linearity
+from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.results import Results
 
 
@@ -28,6 +33,7 @@ def probe_network(
     model: str = "network",
     dataset: str = "inputs",
     batch_size: int = 256,
+    linear: bool | Mapping[str, Any] = False,
     progress: bool = True,
     **options: Any,
 ) -> Results:
@@ -57,6 +63,9 @@ def probe_network(
         The names of the network and of the examples in the tables.
     batch_size
         The number of examples that the network is given at a time.
+    linear
+        Whether to ask too how much more a curved probe reads (``linearity_gap`` in the tables);
+        or keys of a config's ``linear`` section.
     **options
         Keys of a config's ``probe`` section.
 
@@ -79,6 +88,17 @@ def probe_network(
         origin={},
         progress=progress,
     )
+    if linear is not False:
+        asked = validated(LinearConfig, {} if linear is True else dict(linear), "linear")
+        unit_of = units(None if groups is None else np.asarray(groups), None)
+        fold_config = config.alone(repeats=1, l2="auto")
+        scored = None if test is None else np.asarray(test)
+        rows = linearity_of_layers(
+            states, build_tasks(labels, unit_of, fold_config, dataset, scored), unit_of,
+            int(results.summary["peak_layer"].iloc[0]), asked,
+            seed=config.seed, label=f"{dataset} in {model}", progress=progress,
+        )  # fmt: skip
+        results = with_linearity(results, rows)
     results.table["layer_name"] = [states.names[layer] for layer in results.table["layer"]]
     results.summary["parameters"] = sum(weights.numel() for weights in module.parameters())
     return results

@@ -35,6 +35,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="training images for the convnet's probes, if there are so many (default: 20,000, "
         "or 1,500 with --quick)",
     )  # fmt: skip
+    mnist.add_argument(
+        "--linear", action="store_true",
+        help="ask at each point how much more a curved probe would read",
+    )  # fmt: skip
     mnist.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     mnist.add_argument("--seed", type=int, default=0, metavar="N")
 

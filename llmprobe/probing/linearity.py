@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from llmprobe.config.schema import LinearConfig
+from llmprobe.ground.errors import UserError
+from llmprobe.ground.progress import Progress
 from llmprobe.probing.fit_many import Design
 from llmprobe.probing.labels import shuffled_labels
 from llmprobe.probing.layer import predictions
 from llmprobe.probing.search import search
 from llmprobe.probing.tasks import ProbingTasks, targets_of
+from llmprobe.probing.workers import States
+from llmprobe.results.columns import LINEAR
 from llmprobe.results.differences import difference_interval
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
+from llmprobe.results.results import Results
 from llmprobe.results.rivals import measured
 
 BANDWIDTHS = (0.5, 1.0, 2.0)
 """Of the kernel, in median distances between two states."""
 CLOSE = 0.01
 """How much a probe of few directions may score below the full one."""
+_SPREAD = 4
+"""Layers from the first to the last beside the best one."""
 _PAIRS = 2000
 """Pairs of states whose median distance is that of all."""
 
@@ -139,6 +148,72 @@ def rank(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int
         middle = (below + k) // 2
         below, k = (below, middle) if score(middle) >= enough else (middle, k)
     return k
+
+
+def linearity_of_layers(
+    states: States,
+    tasks: ProbingTasks,
+    units: np.ndarray | None,
+    best: int,
+    config: LinearConfig,
+    *,
+    seed: int = 0,
+    label: str = "",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return a row for each layer asked about, with ``columns.LINEAR``, and the best one's rank.
+
+    Parameters
+    ----------
+    tasks
+        The folds and the inner folds of the probe, with penalties to choose from.
+    best
+        The layer that is always among them.
+    label
+        What the progress is said to be of.
+
+    Raises
+    ------
+    UserError
+        There is no such layer, or the folds have too few examples to choose anything inside them.
+    """
+    layers = _layers(config, states.layers, best)
+    rows = []
+    with Progress(f"linear? {label}", len(layers), progress) as bar:
+        for layer in layers:
+            X = states.layer(layer)
+            gap = linearity_gap(
+                X, tasks, units, features=config.features, null=config.null, seed=seed
+            )
+            row = {"layer": layer, **dict(zip(LINEAR, asdict(gap).values(), strict=True))}
+            asked = layer == best and config.rank
+            row["rank"] = rank(X, tasks, units, seed) if asked else np.nan
+            rows.append(row)
+            bar.advance(1)
+    return pd.DataFrame(rows)
+
+
+def with_linearity(results: Results, rows: pd.DataFrame) -> Results:
+    """Return the results of one curve with `linearity_of_layers` beside its layers."""
+    table = results.table.drop(columns=list(LINEAR)).merge(
+        rows[["layer", *LINEAR]], on="layer", how="left"
+    )
+    best = rows[rows["layer"] == results.summary["peak_layer"].iloc[0]].iloc[0]
+    known = {column: float(best[column]) for column in (*LINEAR, "rank")}
+    return replace(results, table=table[list(results.table)],
+                   summary=results.summary.assign(**known))  # fmt: skip
+
+
+def _layers(config: LinearConfig, layers: list[int], best: int) -> list[int]:
+    """Return the layers that are asked about, the best one among them."""
+    if config.layers == "auto":
+        places = np.linspace(0, len(layers) - 1, min(_SPREAD, len(layers))).round().astype(int)
+        return sorted({best, *(layers[place] for place in places)})
+    unknown = set(config.layers) - set(layers)
+    if unknown:
+        raise UserError(f"linear.layers: there is no layer {min(unknown)}; they are {layers[0]} to "
+                        f"{layers[-1]}")  # fmt: skip
+    return sorted({best, *config.layers})
 
 
 def _standardised(X: np.ndarray) -> np.ndarray:

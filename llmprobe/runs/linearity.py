@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from llmprobe.config.schema import LinearConfig, ProbeConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
-from llmprobe.ground.progress import Progress
-from llmprobe.probing.linearity import linearity_gap, rank
+from llmprobe.probing.linearity import linearity_of_layers, with_linearity
 from llmprobe.probing.tasks import build_tasks
-from llmprobe.results.columns import LINEAR
 from llmprobe.results.folder import Part
 from llmprobe.results.results import Results
 from llmprobe.runs.parts import StatesOf, kept_tables
 
 log = logging.getLogger(__name__)
-
-_SPREAD = 4
-"""Layers from the first to the last beside the best one."""
 
 
 def linearity_beside(
@@ -42,7 +36,18 @@ def linearity_beside(
     name = f"linear-{digest(config.model_dump(mode='json'))[:16]}"
 
     def compute() -> list[pd.DataFrame]:
-        return [_computed(states, position, results, config, probe)]
+        dataset = states.dataset
+        tasks = build_tasks(
+            dataset.labels, dataset.units, probe.alone(repeats=1, l2="auto"), dataset.name,
+            dataset.test,
+        )  # fmt: skip
+        best = int(results.summary["peak_layer"].iloc[0])
+        return [
+            linearity_of_layers(
+                states.at(position), tasks, dataset.units, best, config,
+                seed=probe.seed, label=states.where(position),
+            )
+        ]  # fmt: skip
 
     tables = None
     if not note:
@@ -53,54 +58,4 @@ def linearity_beside(
     if tables is None:
         log.warning("%s: whether it is linear is not known: %s", states.where(position), note)
         return replace(results, summary=results.summary.assign(linearity_note=note))
-    (rows,) = tables
-    table = results.table.drop(columns=list(LINEAR)).merge(
-        rows[["layer", *LINEAR]], on="layer", how="left"
-    )
-    best = rows[rows["layer"] == results.summary["peak_layer"].iloc[0]].iloc[0]
-    known = {column: float(best[column]) for column in (*LINEAR, "rank")}
-    return replace(results, table=table[list(results.table)],
-                   summary=results.summary.assign(**known))  # fmt: skip
-
-
-def _computed(
-    states: StatesOf, position: str, results: Results, config: LinearConfig, probe: ProbeConfig
-) -> pd.DataFrame:
-    """Return a row for each layer: ``columns.LINEAR``, and at the best one the directions.
-
-    Raises
-    ------
-    UserError
-        There is no such layer, or the folds have too few examples to choose anything inside them.
-    """
-    at, dataset = states.at(position), states.dataset
-    units, best = dataset.units, int(results.summary["peak_layer"].iloc[0])
-    layers = _layers(config, at.layers, best)
-    tasks = build_tasks(
-        dataset.labels, units, probe.alone(repeats=1, l2="auto"), dataset.name, dataset.test
-    )
-    rows = []
-    with Progress(f"linear? {states.where(position)}", len(layers)) as bar:
-        for layer in layers:
-            X = at.layer(layer)
-            gap = linearity_gap(
-                X, tasks, units, features=config.features, null=config.null, seed=probe.seed
-            )
-            row = {"layer": layer, **dict(zip(LINEAR, asdict(gap).values(), strict=True))}
-            asked = layer == best and config.rank
-            row["rank"] = rank(X, tasks, units, probe.seed) if asked else np.nan
-            rows.append(row)
-            bar.advance(1)
-    return pd.DataFrame(rows)
-
-
-def _layers(config: LinearConfig, layers: list[int], best: int) -> list[int]:
-    """Return the layers that are asked about, the best one among them."""
-    if config.layers == "auto":
-        places = np.linspace(0, len(layers) - 1, min(_SPREAD, len(layers))).round().astype(int)
-        return sorted({best, *(layers[place] for place in places)})
-    unknown = set(config.layers) - set(layers)
-    if unknown:
-        raise UserError(f"linear.layers: there is no layer {min(unknown)}; they are {layers[0]} to "
-                        f"{layers[-1]}")  # fmt: skip
-    return sorted({best, *config.layers})
+    return with_linearity(results, *tables)

@@ -33,6 +33,8 @@ class MnistConfig(Section):
     """Of the convnet: fewer epochs, and fewer images for the probes."""
     probe_images: int | None = Field(None, ge=100)
     """Of the convnet: training images for the probes; by default 20,000, or 1,500 if quick."""
+    linear: bool = False
+    """Whether to ask how much more a curved probe reads at each point."""
     device: str = "auto"
     seed: Seed = 0
 

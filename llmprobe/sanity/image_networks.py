@@ -126,7 +126,7 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
         "version": [VERSION, RESULTS_VERSION], "torch": torch.__version__, "seed": config.seed,
         "images": images.content_hash, "probed": plan.images, "network": [plan.about, UNITS],
         "moments": list(plan.moments), "points": list(plan.points),
-    }  # fmt: skip
+    } | ({"linear": True} if config.linear else {})  # fmt: skip
     parts = {model: part_of(out, model, key) for model in plan.moments.values()}
     weights = {model: part.folder / WEIGHTS for model, part in parts.items()}
 
@@ -149,6 +149,7 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
             network, inputs, labels, plan.points,
             test=test, model=model, dataset=images.name, controls=("majority",), permutations=0,
             description_length=plan.description_length, device=probe_device, seed=config.seed,
+            linear={"layers": range(len(plan.points)), "null": 0} if config.linear else False,
             progress=progress,
         )  # fmt: skip
         accuracy = _accuracy(network, images)

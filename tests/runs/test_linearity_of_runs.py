@@ -12,8 +12,8 @@ import pytest
 from toy import QUICK, write_config, write_table
 
 from llmprobe.config.load import load_config
+from llmprobe.probing import linearity
 from llmprobe.results.results import Results
-from llmprobe.runs import linearity
 from llmprobe.runs.pipeline import Run
 
 ASKED = {"features": 64, "null": 1, "layers": [1]}
