@@ -44,6 +44,9 @@ QUICK_IMAGES = 1500, 1000
 WEIGHTS = "network.safetensors"
 """The file of a part with the network's weights at that moment."""
 
+LINEAR = {"features": 512, "null": 0, "rank": False}
+"""How a curved probe is compared: at every point, so with fewer features, and without a p-value."""
+
 EVERY = 4
 """Of the network with a bypass, every so many layers are probed."""
 BYPASS_STEPS = (0, 100, 400, 1600)
@@ -149,7 +152,7 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
             network, inputs, labels, plan.points,
             test=test, model=model, dataset=images.name, controls=("majority",), permutations=0,
             description_length=plan.description_length, device=probe_device, seed=config.seed,
-            linear={"layers": range(len(plan.points)), "null": 0} if config.linear else False,
+            linear={**LINEAR, "layers": range(len(plan.points))} if config.linear else False,
             progress=progress,
         )  # fmt: skip
         accuracy = _accuracy(network, images)

@@ -38,7 +38,7 @@ def test_a_run_extracts_once_and_has_a_curve_for_each_concept(
     labels = {"path": str(moods), "label": ["a/b:c", "nobody", "rare", "odd"]}
     config = write_config(tmp_path / "moods.yaml", tiny_model("llama"), labels)
     overrides = ["report.traces=0"]
-    (estimate,) = Run(load_config(config, overrides), tmp_path / "run").estimates()
+    estimate, _probing = Run(load_config(config, overrides), tmp_path / "run").estimates()
     assert " on moods: 40 texts, " in estimate
     summary = Run(load_config(config, overrides), tmp_path / "run").probe(extract=True).summary
     assert summary["dataset"].tolist() == ["moods:a/b:c", "moods:odd"]
