@@ -442,12 +442,12 @@ def _completed(
     table = table if "position" in table else table.assign(position="")
     summary = _with_position(summary, table)
     more = [column for column in columns_of("results") if column not in table]
-    table = table.assign(**dict.fromkeys(more, np.nan))
+    table = table.reindex(columns=[*table, *more])
     if "main_score" in more:
         table["main_score"] = np.where(table["accuracy"].isna() & table["r2"].notna(),
                                        "r2", "accuracy")  # fmt: skip
     more = [column for column in columns_of("summary") if column not in summary]
-    summary = summary.assign(**dict.fromkeys(more, np.nan))
+    summary = summary.reindex(columns=[*summary, *more])
     if "main_score" in more:
         is_number = summary["peak_accuracy"].isna() & summary["peak_r2"].notna()
         summary["main_score"] = np.where(is_number, "r2", "accuracy")
