@@ -775,7 +775,7 @@ class InterveneConfig(Section):
     """How many directions that say nothing each effect is compared with: half are fitted to
     shuffled labels, half are random."""
     n: int = Field(default=200, ge=20)
-    """Most texts whose states are changed; of more, so many in random whole groups."""
+    """Most texts whose states are changed; of more, so many, in turn one of each group."""
 
 
 class LinearConfig(Section):

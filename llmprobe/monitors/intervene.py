@@ -19,7 +19,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.progress import Progress
 from llmprobe.models.loading import Architecture, LoadedModel, active_weights
 from llmprobe.probing.directions import KINDS, Directions, fit_directions
-from llmprobe.probing.splits import some_units
+from llmprobe.probing.splits import some_of_each_unit
 from llmprobe.probing.tasks import ProbingTasks
 from llmprobe.probing.workers import States
 from llmprobe.results.interventions import Changed, Intervention, Measured, summarise
@@ -251,7 +251,7 @@ def change(
         There is no such layer.
     """
     scored = np.flatnonzero(tasks.scored)
-    rows = some_units(scored, config.n, units, seed)
+    rows = some_of_each_unit(scored, config.n, units, seed)
     fold = tasks.fold_of[0][rows]
     texts = [tokens[row] for row in rows]
     layers = []

@@ -118,6 +118,26 @@ def some_units(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int)
     return some
 
 
+def some_of_each_unit(
+    rows: np.ndarray, most: int, units: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """Return the rows, or of more than ``most`` so many, in turn one of each unit.
+
+    An interval by units is the narrower the more units there are, not the more rows of each.
+    """
+    if len(rows) <= most:
+        return rows
+    unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
+    rng = np.random.default_rng([seed, _SOME])
+    place = rng.permutation(int(unit_of.max()) + 1)[unit_of]
+    by_unit = np.lexsort((rng.random(len(rows)), unit_of))
+    starts = np.searchsorted(unit_of[by_unit], unit_of[by_unit])
+    turn = np.empty(len(rows), dtype=int)
+    turn[by_unit] = np.arange(len(rows)) - starts
+    some: np.ndarray = rows[np.sort(np.lexsort((place, turn))[:most])]
+    return some
+
+
 def _table(rows: np.ndarray, columns: np.ndarray, n_rows: int, n_columns: int) -> np.ndarray:
     """Count how often each row index goes with each column index. -> [n_rows, n_columns]"""
     cells = np.bincount(rows * n_columns + columns, minlength=n_rows * n_columns)

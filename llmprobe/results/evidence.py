@@ -601,6 +601,10 @@ def _used(curve: Curve) -> Answer:
     def answered(word: Word, clause: str, more: str = "") -> Answer:
         return Answer(word, sentence + more, value, low, high, number, f"{clause} ({number})")
 
+    if not low < high:
+        return answered(
+            "unclear", "unclear whether it is used for this answer", " It is of one unit alone."
+        )
     if high < USED_SHARE:
         return answered(
             "no",

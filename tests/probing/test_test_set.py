@@ -24,7 +24,7 @@ from llmprobe.probing.fit_many import Design, fit_many, fit_many_multinomial
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
 from llmprobe.probing.search import ProbingTask, search
-from llmprobe.probing.splits import inner_folds, some_units
+from llmprobe.probing.splits import inner_folds, some_of_each_unit, some_units
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.workers import threads
 
@@ -572,3 +572,14 @@ def test_groups_of_more_rows_than_enough_still_give_some(
     monkeypatch.setattr(tasks_module, name, 10)
     results = probe(X, y, np.arange(N) >= 80, np.arange(N) // 16, permutations=0, controls=())
     assert np.isfinite(results.table["log_loss"].item())
+
+
+def test_of_many_rows_some_of_each_unit_are_drawn() -> None:
+    units = np.repeat(np.arange(10), [40, *[20] * 9])
+    rows = np.arange(len(units))
+    drawn = some_of_each_unit(rows, 35, units, seed=0)
+    assert len(drawn) == len(set(drawn)) == 35
+    assert set(np.bincount(units[drawn])) == {3, 4}
+    assert some_of_each_unit(rows, 220, units, seed=0) is rows
+    alone = some_of_each_unit(rows, 35, None, seed=3)
+    assert alone.tolist() == some_units(rows, 35, None, seed=3).tolist()
