@@ -427,6 +427,7 @@ def test_less_is_said_than_is_readable_only_where_the_gap_is_sure() -> None:
     [
         (0.2, 0.4, 0.01, "yes"), (0.2, 0.4, 0.06, "unclear"), (-0.01, 0.4, 0.01, "unclear"),
         (0.01, 0.9 * USED_SHARE, 0.01, "no"), (0.01, 1.1 * USED_SHARE, 0.01, "unclear"),
+        (1.17, 1.17, 0.01, "unclear"), (0.0, 0.0, 0.01, "unclear"),  # One unit has no interval.
     ],
 )  # fmt: skip
 def test_use_needs_a_share_beside_its_p_value(low: float, high: float, p: float, word: str) -> None:
