@@ -261,3 +261,22 @@ def test_a_curved_probe_reads_more_before_the_fold_and_not_after_it() -> None:
     with pytest.raises(UserError, match="there is no layer 9"):
         probe_network(network, points, labels, permutations=0, progress=False,
                       linear={"layers": [9]})  # fmt: skip
+
+
+def test_a_curved_probe_is_compared_on_the_rows_and_in_the_groups_of_the_linear_one() -> None:
+    rng = np.random.default_rng(0)
+    network = nn.Sequential(nn.Identity())
+    options = {"permutations": 0, "controls": (), "description_length": False, "progress": False,
+               "linear": {"layers": [0], "null": 0, "features": 256, "rank": False}}  # fmt: skip
+    corners = rng.integers(0, 2, (200, 2))
+    points = (corners + rng.normal(0, 0.1, corners.shape)).astype(np.float32)
+    test = np.arange(200) >= 100
+    opposite = corners[:, 0] ^ corners[:, 1] ^ test
+    results = probe_network(network, points, opposite, ["input"], test=test, **options)
+    assert results.table["linearity_gap"].item() < -0.3
+
+    places = np.repeat(rng.normal(size=(40, 2)), 5, axis=0).astype(np.float32)
+    by_heart = np.repeat(rng.permutation(np.arange(40) % 2), 5)
+    groups = np.repeat(np.arange(40), 5)
+    results = probe_network(network, places, by_heart, ["input"], groups=groups, **options)
+    assert results.table["linearity_gap"].item() < 0.2

@@ -74,7 +74,8 @@ def test_runs_stand_side_by_side_by_folder_or_as_results(
     assert len(compared.summary) == 2
     (row,) = compared.differences.to_dict("records")
     assert {row["model_a"], row["model_b"]} == {*a.summary["model"], *b.summary["model"]}
-    assert not list(tmp_path.glob("compare*"))
+    with pytest.raises(llmprobe.UserError, match="of no run folder"):
+        llmprobe.compare([compared, a])
     kept = llmprobe.compare([a, b], out=tmp_path / "both")
     assert (tmp_path / "both" / "report.html").is_file()
     pd.testing.assert_frame_equal(kept.differences, compared.differences)

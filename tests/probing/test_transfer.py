@@ -187,6 +187,23 @@ def test_of_two_values_all_but_one_is_the_other() -> None:
     assert [one.name for one in sets] == ["says", "denies"]
 
 
+def test_all_but_one_has_every_row_of_the_others_and_none_of_its_own() -> None:
+    signs = {"says": 1, "holds": 1, "denies": -1}
+    dataset, states = wordings(np.random.default_rng(18), signs)
+    sets = {one.name: one for one in sets_of(dataset, states, "wording", leave_one_out=True)}
+    for wording in signs:
+        others = np.concatenate([sets[other].rows for other in signs if other != wording])
+        assert sets[f"all but {wording}"].rows.tolist() == sorted(others.tolist())
+
+
+def test_without_a_set_of_two_classes_that_is_said() -> None:
+    forms = pd.DataFrame({"form": ["a"] * 20 + ["b"] * 20})
+    dataset = dataset_of("alike", np.repeat([0, 1], 20), fields=forms)
+    states = Arrays({0: np.zeros((40, 2), np.float32)})
+    with pytest.raises(UserError, match="no set has two classes"):
+        plan_transfer(sets_of(dataset, states, "form"), FAST)
+
+
 def test_texts_without_a_field_are_scored_by_the_probe_that_did_not_see_their_unit() -> None:
     rng = np.random.default_rng(16)
     dataset, states = wordings(rng, {"says": 1, "holds": 1})
