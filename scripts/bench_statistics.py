@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from llmprobe.api.states import probe_layers
 from llmprobe.config.schema import InterveneConfig, ProbeConfig
 from llmprobe.ground.errors import UserError
-from llmprobe.monitors.intervene import change, tasks_config
+from llmprobe.monitors.intervene import intervene, tasks_config
 from llmprobe.probing.labels import relabellings
 from llmprobe.probing.layer import probe_layer
 from llmprobe.probing.online_code import code_lengths_without_states
@@ -467,7 +467,7 @@ def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
     states = Arrays({i: layer.astype(np.float32) for i, layer in layers.items()})
     asked, to_answer = InterveneConfig(null=19, n=n), torch.from_numpy(answer.astype(np.float32))
     tasks = build_tasks(labels, None, tasks_config(ProbeConfig(folds=3, l2=10.0), asked), "planted")
-    changed = change(
+    changed = intervene(
         Linear(), lambda ends: ends @ to_answer, [[0]] * n, states, tasks, None, asked,
         peak=0, seed=seed,
     )  # fmt: skip

@@ -186,8 +186,30 @@ def tasks_config(probe: ProbeConfig, config: InterveneConfig) -> ProbeConfig:
     return probe.alone(kind="logistic", repeats=1, permutations=config.null // 2)
 
 
+def checked_last_token(
+    model: LoadedModel, tokens: Sequence[Sequence[int]], states: States
+) -> LastToken:
+    """Return what runs the last token of texts by itself, tried on a few of them.
+
+    Parameters
+    ----------
+    tokens, states
+        As ``intervene`` takes them.
+
+    Raises
+    ------
+    UserError
+        The model's last token cannot be run by itself.
+    """
+    few, middle = [*range(min(3, len(tokens)))], model.n_blocks // 2
+    if middle in states.layers:
+        trial = torch.from_numpy(states.layer(middle)[few][::-1].copy())
+        require_parity(model, [tokens[i] for i in few], trial)
+    return LastToken(model)
+
+
 def intervene(
-    model: LoadedModel,
+    runner: Runner,
     log_odds: LogOdds,
     tokens: Sequence[Sequence[int]],
     states: States,
@@ -215,35 +237,6 @@ def intervene(
         The layer around which layers of a large model are chosen.
     next_tokens
         What the model says next; without it there are no examples.
-
-    Raises
-    ------
-    UserError
-        The model's last token cannot be run by itself, or there is no such layer.
-    """
-    few, middle = [*range(min(3, len(tokens)))], model.n_blocks // 2
-    if middle in states.layers:
-        trial = torch.from_numpy(states.layer(middle)[few][::-1].copy())
-        require_parity(model, [tokens[i] for i in few], trial)
-    return change(LastToken(model), log_odds, tokens, states, tasks, units, config,
-                  peak=peak, next_tokens=next_tokens, seed=seed, label=label)  # fmt: skip
-
-
-def change(
-    runner: Runner,
-    log_odds: LogOdds,
-    tokens: Sequence[Sequence[int]],
-    states: States,
-    tasks: ProbingTasks,
-    units: np.ndarray | None,
-    config: InterveneConfig,
-    *,
-    peak: int,
-    next_tokens: NextTokens | None = None,
-    seed: int = 0,
-    label: str = "",
-) -> Intervention:
-    """Do what ``intervene`` does with anything that runs changed states.
 
     Raises
     ------

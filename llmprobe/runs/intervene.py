@@ -13,7 +13,7 @@ from llmprobe.extraction.extract import Extractor
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.models.answer_head import AnswerHead, answer_tokens
-from llmprobe.monitors.intervene import intervene, tasks_config
+from llmprobe.monitors.intervene import checked_last_token, intervene, tasks_config
 from llmprobe.monitors.said import why_not
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import INTERVENE, INTERVENE_EXAMPLES, USED
@@ -101,8 +101,10 @@ def _intervene(
     probe = tasks_config(config.probe, asked)
     tasks = build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
     peak = results.curves[0].layer
+    of_texts = states.at(position)
     return intervene(
-        base, asked_head.log_odds, texts, states.at(position), tasks, dataset.units, asked,
+        checked_last_token(base, texts, of_texts),
+        asked_head.log_odds, texts, of_texts, tasks, dataset.units, asked,
         peak=base.n_blocks // 2 if peak is None else peak, next_tokens=asked_head.next_tokens,
         seed=seed,
         label=f"changing the states of {dataset.name} in {base.name}",

@@ -15,7 +15,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmprobe.config.schema import InterveneConfig, ProbeConfig
 from llmprobe.extraction.last_token import LastToken
 from llmprobe.models.loading import LoadedModel, described
-from llmprobe.monitors.intervene import Edit, LayerOfTexts, effects, intervene, tasks_config
+from llmprobe.monitors.intervene import (
+    Edit,
+    LayerOfTexts,
+    checked_last_token,
+    effects,
+    intervene,
+    tasks_config,
+)
 from llmprobe.probing.directions import Directions
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.probing.workers import Arrays
@@ -128,9 +135,8 @@ def _intervene(by_hand, labels, texts, **config):
     probe = tasks_config(ProbeConfig(l2=100.0, folds=3), asked)
     tasks = build_tasks(labels, None, probe, "texts")
     states = Arrays({i: X.numpy() for i, X in _states(by_hand.model, texts).items()})
-    return intervene(
-        by_hand.model, _log_odds(by_hand), texts, states, tasks, None, asked, peak=3
-    )  # fmt: skip
+    runner = checked_last_token(by_hand.model, texts, states)
+    return intervene(runner, _log_odds(by_hand), texts, states, tasks, None, asked, peak=3)
 
 
 def test_what_a_model_answers_by_is_found_and_compared_with_the_null(by_hand) -> None:
