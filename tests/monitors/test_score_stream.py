@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from probes import fit, save
-from toy import write_table
 
-import llmprobe
 from llmprobe.cli.main import main
 from llmprobe.monitors import text_stream
 from llmprobe.monitors.scoring import score_file
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("table") / "toy.csv", place="Bern")
-
-
-@pytest.fixture(scope="module")
-def probe(table: Path, tiny_model: Callable[..., Path]) -> Path:
-    fitted, _ = fit(tiny_model("llama", bos=True), llmprobe.load_dataset(table))
-    return save(fitted, table.parent / "run")
 
 
 @pytest.fixture

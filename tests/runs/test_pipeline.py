@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,21 @@ def toy(tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.Mon
     monkeypatch.setattr(Extractor, "_fill", counted_fill)
     monkeypatch.setattr(parts, "probe", counted_probe)
     return toy
+
+
+@contextmanager
+def interrupted_at_second(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """While the block lasts, probing the second dataset is interrupted."""
+    probe = parts.probe
+
+    def interrupted(activations: Any, config: Any, **options: Any) -> Any:
+        if activations.dataset.name == "second":
+            raise KeyboardInterrupt
+        return probe(activations, config, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "probe", interrupted)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -238,17 +254,8 @@ def test_an_interrupted_run_leaves_no_probe_of_another_config(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy.run()
-    probe = parts.probe
-
-    def interrupted(activations: Any, config: Any, **options: Any) -> Any:
-        if activations.dataset.name == "second":
-            raise KeyboardInterrupt
-        return probe(activations, config, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(parts, "probe", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run("probe.l2=7")
+    with interrupted_at_second(monkeypatch), pytest.raises(KeyboardInterrupt):
+        toy.run("probe.l2=7")
     assert probes_of(toy) == {"tiny-llama/first.safetensors"}
     toy.run("probe.l2=7")
     assert toy.probed == ["second"]
@@ -469,15 +476,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     toy.run()
     undisturbed = toy.tables()
     toy.out = toy.out.with_name("other")
-    probe = parts.probe
-
-    def interrupted(activations: Any, config: Any, **options: Any) -> Any:
-        if activations.dataset.name == "second":
-            raise KeyboardInterrupt
-        return probe(activations, config, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(parts, "probe", interrupted)
+    with interrupted_at_second(monkeypatch):
         assert main(["run", str(toy.config), "--out", str(toy.out)]) == 130
     assert "interrupted; what was finished is kept" in capsys.readouterr().err
     assert set(toy.tables()["results"]["dataset"]) == {"first"}
