@@ -70,8 +70,16 @@ def foreign_errors(
         raise UserError(f"{problem}: {first_line(error)}") from error
 
 
+MOST_KNOWN = 100
+"""Names in a list of what is known: all datasets and models, but not each of 180 colour maps."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'folds'?"``, or the list of what is known when nothing is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    by_small_letters = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), by_small_letters, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {by_small_letters[close[0]]!r}?"
+    more = f", … ({len(names)} in all)" if len(names) > MOST_KNOWN else ""
+    return f"known: {', '.join(names[:MOST_KNOWN])}{more}"
