@@ -35,14 +35,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 @command("transfer", "Fit probes on some examples, score them on others.", _add_arguments)
 def transfer(options: argparse.Namespace) -> None:
     """Extract what is missing, write the tables, and print the matrix."""
-    run = load_run(options)
-    if run is None:
-        return
-    from llmprobe.config.load import validated
     from llmprobe.config.schema import TransferConfig
 
-    config = run.config.transfer or TransferConfig()
     keys = {name: getattr(options, name) for name in TransferConfig.model_fields}
     asked = {name: value for name, value in keys.items() if value is not None}
-    config = validated(TransferConfig, config.model_dump() | asked, "transfer")
-    print_transfer(run.transfer(config), run.out)
+    run = load_run(options, section="transfer", **asked)
+    if run is not None:
+        print_transfer(run.transfer(), run.out)

@@ -296,8 +296,8 @@ class Run:
         assert self._written is not None
         return self._written
 
-    def transfer(self, config: TransferConfig) -> TransferMatrix:
-        """Fit probes on some sets of examples, score them on others, and write the tables.
+    def transfer(self) -> TransferMatrix:
+        """Do what the section ``transfer`` asks for, alone, and write the tables.
 
         What is missing is extracted; nothing else is probed. Where the folder has a run of the same
         states, the worst cell goes into its summary and evidence.
@@ -305,10 +305,11 @@ class Run:
         Raises
         ------
         UserError
-            There is no such set, or a set is too small; the folder has a run of other states, or
-            another process works there.
+            A set is too small; the folder has a run of other states, or another process works
+            there.
         """
-        check_transfer(config, self.config.probe, self.datasets, bool(self.config.models))
+        config = self.config.transfer
+        assert config is not None
         with claimed(self.out):
             before = self.config
             if (self.out / "results.parquet").exists():

@@ -99,8 +99,9 @@ def test_the_command_needs_no_section_and_prints_the_matrix(
     assert (
         layers.groupby(["train_layer", "test_layer"]).ngroups == layers["test_layer"].nunique() ** 2
     )
-    assert main([*arguments, "--by", "colour"]) == 2
-    assert "no field 'colour'" in capsys.readouterr().err
+    for also in ([], ["--dry-run"]):
+        assert main([*arguments, "--by", "colour", *also]) == 2
+        assert "no field 'colour'" in capsys.readouterr().err
     assert main(arguments) == 2
     assert "forms is the only set" in capsys.readouterr().err
 
