@@ -20,14 +20,11 @@ class KeptOutputs:
     folder
         Where they are kept; it is made when there is something to keep.
     key
-        All that outputs depend on, as JSON: those of another key are removed.
+        All that outputs depend on, as JSON: those of another key are not found.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         self.folder, self._name = folder, digest(dict(key))[:16]
-        for file in folder.glob("*"):
-            if not file.name.startswith(self._name):
-                file.unlink()
 
     def find(self, rows: range) -> np.ndarray | None:
         """Return the outputs of some rows, [rows, C], or None if they are not there and whole."""
@@ -35,7 +32,7 @@ class KeptOutputs:
             outputs: np.ndarray = np.load(self._file(rows), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
-        return outputs if len(outputs) == len(rows) else None
+        return outputs
 
     def keep(self, rows: range, outputs: np.ndarray) -> None:
         """Write the outputs of some rows, [rows, C], whole or not at all."""
