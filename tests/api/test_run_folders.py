@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,5 +126,14 @@ def test_a_saved_probe_scores_texts(tmp_path: Path, tiny_model: Callable[..., Pa
     assert one == pytest.approx(scored["score"].iloc[0], abs=1e-5)
     flagged = llmprobe.score(path, texts, threshold=float(scored["score"].median()))["flagged"]
     assert flagged.tolist() == (scored["score"] > scored["score"].median()).tolist()
+    probe = llmprobe.load_probe(path)
+    undecided = replace(
+        probe,
+        coef={layer: 0 * of for layer, of in probe.coef.items()},
+        intercept={layer: 0 * of for layer, of in probe.intercept.items()},
+    )
+    at_it = llmprobe.score(undecided, texts, threshold=0.5)
+    assert (at_it["score"] == 0.5).all()
+    assert not at_it["flagged"].any()  # What is at a threshold is not above it.
     with pytest.raises(llmprobe.UserError, match="no probe"):
         llmprobe.score(3, texts)

@@ -38,6 +38,17 @@ def test_the_perplexity_of_a_text_is_what_the_model_loses_on_its_tokens(
     assert log_perplexities(head, base, tokens) == pytest.approx(found, rel=1e-4)
 
 
+def test_a_text_of_one_token_has_none(tiny_model: Callable[..., Path]) -> None:
+    config = ModelConfig.model_validate({"id": str(tiny_model("gpt2", head=True))})
+    head, base = load_language_model(config)
+    dataset = ConceptDataset("d", ["red", "coin is red"], np.array([0, 1]))
+    tokens = Extractor(config, ExtractConfig()).tokens(dataset, base.tokenizer, base.module)
+    assert [len(ids) for ids in tokens.ids] == [1, 3]
+    one, more = log_perplexities(head, base, tokens)
+    assert one == 0
+    assert more > 0
+
+
 def test_states_alone_have_no_perplexity() -> None:
     with pytest.raises(UserError, match="controls: perplexity runs the model with its head"):
         probe_layers({0: np.eye(4)}, [0, 1, 0, 1], controls=["perplexity"])
