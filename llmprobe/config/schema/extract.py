@@ -1,0 +1,75 @@
+"""Which hidden states are taken."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, field_validator
+
+from llmprobe.config.schema.section import Section, name_in
+from llmprobe.config.sites import SITES
+
+_POSITION = re.compile(
+    r"last|first|mean|tokens|(last|first|mean|span|turn):.+|token:-?\d{1,9}", re.DOTALL
+)
+
+
+class ExtractConfig(Section):
+    """Which hidden states are taken from a model, and how texts become tokens."""
+
+    site: Annotated[str, AfterValidator(name_in(SITES))] = "residual"
+    """Where in a block. ``residual``: the residual stream; layer 0 enters block 1, layer i leaves
+    block i, before the norm. ``attention``, ``mlp``: what block i adds to it.
+    ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0.
+    Or a site of one's own, see docs/design.md."""
+    position: str | tuple[str, ...] = "last"
+    """Which token, or a list of several, which are read in one pass and have a curve each.
+    ``last``, ``first``, ``mean``: of the tokens of the text (where labels are of words, of the
+    word). ``last:FIELD``, ``first:FIELD``, ``mean:FIELD``: of those that stand for a field of the
+    template, or for a field's value where it stands in the text; ``span:FIELD`` is ``last:FIELD``.
+    ``turn:ROLE``, ``first:ROLE``, ``mean:ROLE``: of the last turn of a role in a chat.
+    ``tokens``: every token of the text, for probes over tokens.
+    ``token:N``: the token at an index, from the end where it is negative."""
+    occurrence: Literal["first", "last"] | None = None
+    """Which place a position of a field means where its value stands in a text several times; by
+    default that is an error."""
+    special: Literal["skip", "include"] = "skip"
+    """Whether ``first``, ``last``, ``mean`` and ``token:N`` count tokens that the tokenizer adds to
+    a text, such as BOS and EOS; ``mean`` also leaves out special tokens inside of it."""
+    layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    """The layers that are read, by default every one, or four with ``position: tokens``; the model
+    stops after the last of them."""
+    batch_tokens: PositiveInt | Literal["auto"] = "auto"
+    """The most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
+    chat_template: bool = False
+    """Whether each text becomes a user's turn in the tokenizer's chat template."""
+    too_long: Literal["error", "cut_left"] = "error"
+    """What to do with a text longer than the model's window: stop, or drop its first tokens."""
+
+    @field_validator("position")
+    @classmethod
+    def _known_positions(cls, position: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        positions = (position,) if isinstance(position, str) else position
+        for name in positions:
+            if not _POSITION.fullmatch(name):
+                which = "" if isinstance(position, str) else f"{name!r:.40}: "
+                raise ValueError(
+                    f"{which}should be last, first, mean, one of them with :FIELD, "
+                    "span:FIELD, turn:ROLE, token:N or tokens"
+                )
+        if len(set(positions)) < max(len(positions), 1):
+            raise ValueError("should be one position, or a list of different ones")
+        return positions[0] if len(positions) == 1 else position
+
+    @field_validator("layers")
+    @classmethod
+    def _different_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers and len(set(layers)) < len(layers):
+            raise ValueError("a number stands there twice")
+        return layers
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Return the positions that are read, in order."""
+        return (self.position,) if isinstance(self.position, str) else self.position

@@ -1,0 +1,137 @@
+"""How probes are fitted and layers are scored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+
+from llmprobe.config.probe_kinds import PROBE_KINDS
+from llmprobe.config.schema.section import Section, Seed, name_in
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # It would count as 0 or 1.
+        raise ValueError("should be a valid number")
+    return value
+
+
+def _in_range(penalty: float) -> float:
+    # Far beyond it, fits in float32 underflow or overflow.
+    if not 1e-12 <= penalty <= 1e12:
+        raise ValueError("should be from 1e-12 to 1e12")
+    return penalty
+
+
+Penalty = Annotated[float, BeforeValidator(_no_bool), AfterValidator(_in_range)]
+
+
+_POOLING = re.compile(r"mean|max|attention|last-\d{1,6}|softmax(-\d{1,6}(\.\d{1,6})?)?")
+
+
+class ProbeConfig(Section):
+    """How probes are fitted and layers are scored."""
+
+    kind: Annotated[str, AfterValidator(name_in(PROBE_KINDS))] = "logistic"
+    """The kind of probe. ``logistic``: logistic regression on standardised states, L2 penalty,
+    unpenalised intercept. ``mass_mean``: the difference of the class means. ``ridge``: linear
+    regression with an L2 penalty, for labels that are numbers. Or one of one's own
+    (``llmprobe.probing.kinds``)."""
+    folds: int = Field(default=5, ge=2)
+    """The number of outer cross-validation folds; stratified, and whole groups when the dataset has
+    groups."""
+    repeats: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """How often all examples are dealt out to folds, whose scores are averaged: one deal alone
+    moves an accuracy by a percent or two. ``auto``: 3 where ``permutations`` (20 or more) cost far
+    more than that, else 1."""
+    l2: Penalty | Literal["auto"] = "auto"
+    """The penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto`` chooses inside each training fold.
+    """
+    controls: tuple[
+        Literal[
+            "majority",
+            "bag_of_words",
+            "token_embeddings",
+            "text_encoder",
+            "length",
+            "perplexity",
+            "random_labels",
+            "random_weights",
+        ],
+        ...,
+    ] = ("majority", "bag_of_words", "token_embeddings", "random_labels")
+    """What scores are compared with. ``majority``: the most frequent class. ``bag_of_words``: what
+    the surface of the text gives away. ``token_embeddings``: what the mean of the model's
+    embeddings of the tokens does. ``text_encoder``: what the sentence embeddings of another, small
+    model do. ``length``: what the numbers of characters and of words do. ``perplexity``: what
+    the model's own perplexity of the text does, which loads it with its head. ``random_labels``:
+    what a probe memorises about groups. ``random_weights``: the same architecture untrained, which
+    doubles the extraction."""
+    text_encoder: str = Field(default="minilm", min_length=1)
+    """The model of the control ``text_encoder``: a known name, or a Hub id or folder, best of
+    sentence-transformers."""
+    pooling: tuple[str, ...] = Field(
+        default=("mean", "max", "last-5", "softmax", "attention"), min_length=1
+    )
+    """With ``position: tokens``, what a probe over tokens makes of a text; a curve each, at the
+    position ``tokens:mean`` and so on. ``mean``, ``last-K``: a probe of the mean state of all, or
+    of the last K tokens. ``max``: the largest score of a token. ``softmax-T``: the mean of the
+    scores, weighted by the soft-max of score / T (1 by default). ``attention``: the mean, weighted
+    by the soft-max of another linear function, one query that is learned."""
+    permutations: int = Field(default=100, ge=0)
+    """The number of refits on shuffled labels; the smallest p-value is 1 / (permutations + 1)."""
+    description_length: bool = True
+    """Whether to compute the length of the online code (Voita & Titov 2020)."""
+    learning_curve: tuple[Fraction, ...] = ()
+    """Fractions of the training groups to train on besides all of them, e.g. [0.1, 0.3]."""
+    calibrate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of the units, such as 0.3, that the saved probe of two classes is not fitted on, so
+    that its thresholds keep their false positive rates with a guarantee (docs/probing.md). The
+    scores of the tables, of other probes, are of all units as ever."""
+    device: str = "auto"
+    """Where probes are fitted; ``auto`` is CUDA where there is a GPU, else the CPU."""
+    seed: Seed = 0
+    """The seed of folds, shuffled and random labels, and the bootstrap."""
+
+    @property
+    def n_repeats(self) -> int:
+        """Return how often examples are dealt out to folds."""
+        if self.repeats == "auto":
+            return 3 if self.permutations >= 20 else 1
+        return self.repeats
+
+    def alone(self, **others: Any) -> ProbeConfig:
+        """Return a config of the same probes and nothing beside them: no controls, p-values, …"""
+        nothing: dict[str, Any] = {
+            "controls": (), "permutations": 0, "description_length": False, "learning_curve": (),
+            "calibrate": None,
+        }  # fmt: skip
+        return self.model_copy(update=nothing | others)
+
+    @field_validator("pooling")
+    @classmethod
+    def _known_poolings(cls, pooling: tuple[str, ...]) -> tuple[str, ...]:
+        for name in pooling:
+            if not _POOLING.fullmatch(name) or not float(name.partition("-")[2] or 1):
+                raise ValueError(
+                    f"{name!r:.40}: should be mean, max, attention, last-K (such as last-5), "
+                    "softmax, or softmax-T (such as softmax-0.5)"
+                )
+        return tuple(dict.fromkeys(pooling))
+
+    @field_validator("learning_curve")
+    @classmethod
+    def _each_once(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(fractions)))
+
+
+def curve_positions(read: Sequence[str], config: ProbeConfig) -> tuple[str, ...]:
+    """Return the positions of the curves of positions that are read, with ``tokens:POOLING``."""
+    pooled = tuple(f"tokens:{name}" for name in config.pooling)
+    return tuple(
+        position for name in read for position in (pooled if name == "tokens" else (name,))
+    )
