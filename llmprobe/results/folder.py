@@ -245,8 +245,10 @@ def read_results(out: Path, details: bool = True) -> Results:
     }
     if absent:
         verb = "is" if len(absent) == 1 else "are"
+        first, *others = sorted(absent)
+        columns = listed([first, *others] if len(others) < 4 else [first, f"{len(others)} more"])
         notes.append(
-            f"{out}: another version of llmprobe made it, so {listed(sorted(absent))} {verb} not "
+            f"{out}: another version of llmprobe made it, so {columns} {verb} not "
             "known; run the config again, which extracts only what is not in the cache"
         )
     table, summary = _of_both(out, table, summary, notes)

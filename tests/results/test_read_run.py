@@ -17,6 +17,7 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.digests import DIGESTS
 from llmprobe.probing.protocol import probe_layers
+from llmprobe.results.columns import columns_of
 from llmprobe.results.folder import examples_of, read_results, write_results
 from llmprobe.results.results import Results
 
@@ -184,6 +185,15 @@ def test_columns_of_another_version_are_missing_numbers(out: Path, name: str, co
     assert f"another version of llmprobe made it, so {column} is not known" in note
     assert table(run, name)[column].isna().all()
     assert len(run.table) == 4
+
+
+def test_many_columns_of_another_version_are_counted(out: Path) -> None:
+    absent = [name for name in columns_of("summary") if name.startswith("said_")]
+    change(out / "summary.parquet", lambda rows: rows.drop(columns=absent))
+    (note,) = read_results(out).notes
+    count = len(absent) - 1
+    assert count > 4
+    assert f"so said_accuracy and {count} more are not known" in note
 
 
 def test_predictions_of_an_earlier_version_have_no_places(out: Path) -> None:
