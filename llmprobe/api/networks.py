@@ -105,7 +105,7 @@ def probe_network(
 
 
 class ProbeCallback:
-    """A callback that probes a network while it is trained, called with the number of each step.
+    """A callback that probes a network while it is trained, called with the number of each step::
 
         callback = llmprobe.ProbeCallback(network, images, labels, steps=[0, 100, 1000])
         for step, batch in enumerate(batches):

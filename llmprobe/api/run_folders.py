@@ -28,7 +28,7 @@ def run(
     include: Sequence[str | Path] = (),
     **columns: Any,
 ) -> Results:
-    """Extract, probe and report, skipping what is already done.
+    """Extract, probe and report, skipping what is already done::
 
         results = llmprobe.run("quickstart.yaml", limit=200)
         results = llmprobe.run({"models": ["smollm2-135m"], "datasets": ["capitals"], "name": "me"})

@@ -74,8 +74,8 @@ class ConceptDataset(ShownInNotebooks):
     """Words that say each label, by the label as text, in the order of the classes; empty where no
     question is asked."""
     class_names: dict[str, str] = field(default_factory=dict)
-    """What figures and pages call each label, by the label as text, e.g. ``{"0": "false", "1":
-    "true"}``; a label that is not there speaks for itself."""
+    """What figures and pages call each label, by the label as text, such as
+    ``{"0": "false", "1": "true"}``; a label that is not there speaks for itself."""
     filled: str = ""
     """The template that the texts were put into; empty where there was none."""
     perturbation: str = ""

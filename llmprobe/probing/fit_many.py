@@ -61,7 +61,7 @@ def fit_many(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
 ) -> ManyFits:
-    """Minimise, for every column k, over a direction ``w_k`` and a free intercept,
+    """Minimise, for every column k, over a direction ``w_k`` and a free intercept::
 
         sum_i weights_ik log(1 + exp(-(2 t_ik - 1) f_ik)) + l2_k / 2 ||w_k||²
 
@@ -111,7 +111,7 @@ def fit_many_multinomial(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
 ) -> ManyFits:
-    """Minimise, for every column k, over a direction and an intercept for each of C classes,
+    """Minimise, for every column k, over a direction and an intercept for each of C classes::
 
         sum_i weights_ik (log sum_c exp(f_ikc) - sum_c t_ikc f_ikc) + l2_k / 2 sum_c ||w_kc||²
 
