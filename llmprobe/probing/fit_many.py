@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
@@ -28,6 +28,15 @@ CERTAIN = 1e-6
 """A mean error of the probabilities below this counts as this in the test for convergence."""
 CHUNK_BYTES = 2**28
 """What the work on the problems of one chunk may take, beside the design and the results."""
+FEW_STEPS = 10
+"""More steps than these add up rounding, so that logits are computed anew."""
+CLOSE = 0.1
+"""A step ends close enough to the least along it if the slope there is below this times the first.
+"""
+DROWNED = 0.1
+"""A curvature below this times the penalty hardly matters to the preconditioner."""
+BETWEEN_WAITS = 8
+"""Steps after which an accelerator is asked which problems have converged."""
 WHOLE_BASIS = 1024
 """Up to this many rows or features, the preconditioner knows all their directions; of more, the
 ``BASIS_RANK`` largest."""
@@ -185,7 +194,8 @@ class Design:
         factor = torch.where(varies, size / self.unit, 0.0).to(raw.dtype)
         self.X = centred.mul_(factor).float()
         # An intercept takes up what all rows share.
-        self.basis, self.spectrum, self.rest = _eigenbasis(self.X, self.X.mean(dim=0))
+        self.basis, self.spectrum, rest = _eigenbasis(self.X, self.X.mean(dim=0))
+        self.spectrum_on_host, self.rest = self.spectrum.cpu(), float(rest)
 
     def rows(self, some: np.ndarray) -> Design:
         """Return the design of some rows, by indices [m]; the basis stays that of all rows."""
@@ -326,30 +336,46 @@ class Problems:
     ) -> Solution:
         """Return the optima at ``l2``, found from ``start`` if given; who converges, leaves."""
         (K, C, n), d = self.targets.shape, self.mean.shape[-1]
-        penalty = torch.as_tensor(l2, dtype=torch.float64, device=self.targets.device)
+        penalty = torch.as_tensor(l2, dtype=torch.float64)
         penalty = penalty.expand(K) if penalty.ndim == 0 else penalty
+        least, most = (float(end) for end in torch.aminmax(penalty)) if penalty.numel() else (0, 0)
+        if penalty.shape != (K,) or not 0 < least <= most < torch.inf:
+            raise ValueError(f"l2 must be above 0: one number, or one for each of {K}")
+        device, dtype = self.targets.device, self.targets.dtype
+        penalty = penalty.to(device)
         if not self.design.standardize:
             penalty = penalty / self.design.unit[0].square()
-        penalty = penalty.to(self.targets.dtype)
-        if penalty.shape != (K,) or not bool(((penalty > 0) & penalty.isfinite()).all()):
-            raise ValueError(f"l2 must be above 0: one number, or one for each of {K}")
-        bound = torch.as_tensor(tolerance, dtype=penalty.dtype, device=penalty.device).expand(K)
+            least = float(penalty.min())
+        penalty = penalty.to(dtype)
+        bound = torch.as_tensor(tolerance, dtype=dtype, device=device).expand(K)
         width = max(CHUNK_BYTES // (4 * _ARRAYS * C * (n + d)), 1)
         parts = []
         with _flushed_denormals():
             for first in range(0, K, width):
                 some = slice(first, first + width)
                 begin = None if start is None else start[some]
-                descent = _Descent(self, some, penalty[some], begin)
-                v, b, converged = descent.run(bound[some], max_iterations)
-                # Logits anew: the solver's have added up the rounding of every step.
-                end = _Descent(self, some, penalty[some], None, (v, b))
-                loss = end.objective(end.logits, v)
-                parts.append(Solution(v, b[..., 0], end.logits, loss, converged))
+                part, steps = _Descent(self, some, penalty[some], least, begin).run(
+                    bound[some], max_iterations
+                )
+                parts.append(self[some]._finished(part, penalty[some], anew=steps > FEW_STEPS))
         if len(parts) == 1:
             return parts[0]
         fields = Solution.__dataclass_fields__
         return Solution(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
+
+    def _finished(self, solution: Solution, l2: Tensor, anew: bool) -> Solution:
+        """Return the solution with its loss; ``anew`` with logits of its directions.
+
+        Those of the solver have added up the rounding of every step.
+        """
+        logits, v = solution.logits, solution.direction
+        if anew:
+            scaled = v * self.scale
+            offset = solution.intercept[..., None] - (scaled * self.mean).sum(dim=-1, keepdim=True)
+            logits = (scaled.flatten(0, 1) @ self.design.X.T).view_as(logits) + offset
+        loss = _sum(self.weights * self.loss.value(logits, self.targets))
+        loss = (loss + l2[:, None, None] / 2 * _sum(v * v))[:, 0, 0]
+        return replace(solution, logits=logits, loss=loss)
 
     def raw(self, solution: Solution) -> ManyFits:
         """Return all problems' optima in raw feature space."""
@@ -380,47 +406,86 @@ def raw_fits(design: Design, direction: Tensor, intercept: Tensor, solution: Sol
     )
 
 
+@dataclass(frozen=True)
+class _Slopes:
+    """What the loss does about the logits of K problems, its rows weighted."""
+
+    means: tuple[Tensor, Tensor]
+    """What the logits predict, and 1 less that. [K, C, n] each"""
+    residual: Tensor
+    """The first derivative by each logit. [K, C, n]"""
+    curvature: Tensor
+    """The second derivative by each logit alone. [K, C, n]"""
+
+    def __getitem__(self, some: Tensor) -> _Slopes:
+        """Return those of some of the problems, by their indices."""
+        p, complement = self.means
+        return _Slopes((p[some], complement[some]), self.residual[some], self.curvature[some])
+
+    def put(self, some: Tensor | slice, other: _Slopes) -> None:
+        """Replace those of some of the problems."""
+        for here, there in zip(self.means, other.means, strict=True):
+            here[some] = there
+        self.residual[some], self.curvature[some] = other.residual, other.curvature
+
+
 class _Descent:
-    """Conjugate gradients on the problems that have not converged."""
+    """Conjugate gradients on the problems that have not converged.
+
+    Work on arrays of the size of the logits costs as much as the products do, unless there is
+    little of it: so a step whose end lies close to the least along it needs one evaluation of the
+    loss, that from which the next step starts.
+    """
 
     def __init__(
-        self,
-        problems: Problems,
-        some: slice,
-        l2: Tensor,
-        start: Solution | None,
-        at: tuple[Tensor, Tensor] | None = None,
+        self, problems: Problems, some: slice, l2: Tensor, least_l2: float, start: Solution | None
     ) -> None:
         design, self.loss = problems.design, problems.loss
-        self.X, self.basis = design.X, design.basis
-        self.spectrum, self.rest, self.n = design.spectrum, design.rest, design.n
+        self.X, self.n = design.X, design.n
+        # A penalty that drowns a direction's curvature is all that its preconditioner needs.
+        weak = int((design.spectrum_on_host > DROWNED * least_l2).sum())
+        kept = slice(len(design.spectrum) - weak, None)
+        self.basis, self.spectrum = design.basis[kept], design.spectrum[kept]
+        left_out = design.spectrum_on_host[: len(design.spectrum) - weak]
+        self.rest = max(float(left_out[-1]) if len(left_out) else 0.0, design.rest)
         self.l2 = l2[:, None, None]
         self.targets, self.weights = problems.targets[some], problems.weights[some]
         self.mean, self.scale = problems.mean[some], problems.scale[some]
         self.total = problems.total[some]
         K, C, _ = self.targets.shape
-        if at is not None:
-            self.v, self.b = at
-        elif start is not None:
-            self.v, self.b = start.direction, start.intercept[..., None]
-        else:
-            self.v = self.X.new_zeros(K, C, self.X.shape[1])
-            share = (self.weights * self.targets).sum(dim=-1, keepdim=True)
-            self.b = self.loss.intercept(share / self.total[:, None, None])
-            if C > 1:
-                self.b = self.b - self.b.mean(dim=1, keepdim=True)
-        self.logits = self.product(self.v) + self.b
+        if start is not None:
+            self.v, self.b = start.direction.clone(), start.intercept[..., None].clone()
+            self.logits = start.logits
+            return
+        self.v = self.X.new_zeros(K, C, self.X.shape[1])
+        share = (self.weights * self.targets).sum(dim=-1, keepdim=True)
+        self.b = self.loss.intercept(share / self.total[:, None, None])
+        if C > 1:
+            self.b = self.b - self.b.mean(dim=1, keepdim=True)
+        self.logits = self.b.expand_as(self.targets)
 
-    def product(self, direction: Tensor) -> Tensor:
-        """Return the change of the logits along directions [K, C, d] of own units. [K, C, n]"""
+    def product(self, direction: Tensor, intercept: Tensor) -> Tensor:
+        """Return the logits of directions [K, C, d] of own units and intercepts. [K, C, n]"""
         scaled = direction * self.scale
-        change = (scaled.flatten(0, 1) @ self.X.T).view(*scaled.shape[:2], -1)
-        return change - (scaled * self.mean).sum(dim=-1, keepdim=True)
+        offset = intercept - (scaled * self.mean).sum(dim=-1, keepdim=True)
+        return (scaled.flatten(0, 1) @ self.X.T).view(*scaled.shape[:2], -1).add_(offset)
 
-    def objective(self, logits: Tensor, v: Tensor) -> Tensor:
-        """Return the value of each problem's objective. [K]"""
-        loss = _sum(self.weights * self.loss.value(logits, self.targets))
-        return (loss + self.l2 / 2 * _sum(v * v))[:, 0, 0]
+    def slopes(self, logits: Tensor, some: Tensor | slice = slice(None)) -> _Slopes:
+        """Return the derivatives of the loss at the logits of some problems."""
+        means, weights = self.loss.means(logits), self.weights[some]
+        residual = self.loss.residual(means, self.targets[some]) * weights
+        return _Slopes(means, residual, self.loss.curvature(means) * weights)
+
+    def bend(
+        self,
+        at: _Slopes,
+        change: Tensor,
+        some: Tensor | slice = slice(None),
+    ) -> Tensor:
+        """Return the second derivative of the loss along a change of the logits. [K, 1, 1]"""
+        if change.shape[1] == 1:
+            return _sum(at.curvature * change.square())
+        return _sum(self.weights[some] * self.loss.bend(at.means, change))
 
     def precondition(self, gradient: Tensor, strength: Tensor) -> Tensor:
         """Return the gradient divided by ``c_k XᵀX + l2_k``, without forming it. [K, C, d]
@@ -431,61 +496,98 @@ class _Descent:
         inverse = 1 / (strength * self.spectrum + self.l2)
         floor = 1 / (strength * self.rest + self.l2)
         flat = gradient.flatten(0, 1)
-        inside = (flat @ self.basis.T).view(*gradient.shape[:2], -1) * (inverse - floor)
-        return (inside.flatten(0, 1) @ self.basis).view_as(gradient) + gradient * floor
+        inside = (flat @ self.basis.T).view(*gradient.shape[:2], -1).mul_(inverse.sub_(floor))
+        return (inside.flatten(0, 1) @ self.basis).view_as(gradient).addcmul_(gradient, floor)
 
-    def step_length(self, slope: Tensor, change: Tensor, d: Tensor, bend: Tensor) -> Tensor:
-        """Return the length of a descent along the direction: Newton's, or less. [K, 1, 1]"""
-        ridge = self.l2 * _sum(d * d)
-        step = -slope / (bend + ridge).clamp_min(_TINY)
-        there = self.loss.means(self.logits + step * change)
-        residual = self.weights * self.loss.residual(there, self.targets)
-        slope_there = _sum(residual * change) + self.l2 * _sum((self.v + step * d) * d)
-        bend_there = _sum(self.weights * self.loss.bend(there, change))
-        length = step - slope_there / (bend_there + ridge).clamp_min(_TINY)
-        # Curvature is at most this: the step overshoots nowhere.
-        most = self.loss.most_curvature * _sum(self.weights * change.square())
+    def move(self, at: _Slopes, slope: Tensor, d_v: Tensor, d_b: Tensor) -> _Slopes:
+        """Go about as far as the least along a direction; return the derivatives there."""
+        change = self.product(d_v, d_b)
+        ridge = self.l2 * _sum(d_v * d_v)
+        step = -slope / (self.bend(at, change) + ridge).clamp_min(_TINY)
+        logits = torch.addcmul(self.logits, step, change)
+        there = self.slopes(logits)
+        slope_there = _sum(there.residual * change) + self.l2 * _sum(self.v * d_v) + step * ridge
+        far = ~(slope_there.abs() <= CLOSE * slope.abs())  # of NaN too
+        if _may_be(far):
+            some = far.flatten().nonzero()[:, 0] if far.device.type == "cpu" else slice(None)
+            change = change[some]
+            step[some] = self.step_length(
+                some, slope[some], step[some], slope_there[some], there, change, d_v[some]
+            )
+            logits[some] = torch.addcmul(self.logits[some], step[some], change)
+            there.put(some, self.slopes(logits[some], some))
+        self.v.addcmul_(step, d_v)
+        self.b.addcmul_(step, d_b)
+        self.logits = logits
+        return there
+
+    def step_length(
+        self,
+        some: Tensor | slice,
+        slope: Tensor,
+        step: Tensor,
+        slope_there: Tensor,
+        there: _Slopes,
+        change: Tensor,
+        d_v: Tensor,
+    ) -> Tensor:
+        """Return the lengths of steps of some problems whose ``step`` was not close. [K, 1, 1]
+
+        A second step of Newton's from there; or the first, or one that overshoots nowhere, where
+        that is no descent.
+        """
+        logits, v, l2 = self.logits[some], self.v[some], self.l2[some]
+        weights, targets = self.weights[some], self.targets[some]
+        at = there[some] if isinstance(some, Tensor) else there
+        ridge = l2 * _sum(d_v * d_v)
+        length = step - slope_there / (self.bend(at, change, some) + ridge).clamp_min(_TINY)
+        # Curvature is at most this.
+        most = self.loss.most_curvature * _sum(weights * change.square())
         safe = -slope / (most + ridge).clamp_min(_TINY)
-        here = self.objective(self.logits, self.v) * (1 + 4 * _EPS)
+
+        def objective(length: Tensor | float) -> Tensor:
+            loss = _sum(weights * self.loss.value(logits + length * change, targets))
+            return loss + l2 / 2 * _sum((v + length * d_v).square())
+
+        here = objective(0.0) * (1 + 4 * _EPS)
         for fallback in (step, safe):
-            moved = self.objective(self.logits + length * change, self.v + length * d)
-            descends = moved <= here  # never of NaN
-            if bool(descends.all()):
+            ascends = ~(objective(length) <= here)  # of NaN too
+            if not _may_be(ascends):
                 break
-            length = torch.where(descends[:, None, None], length, fallback)
+            length = torch.where(ascends, fallback, length)
         return length
 
-    def run(self, tolerance: Tensor, max_iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the optima: directions [K, C, d], intercepts [K, C, 1], converged [K]."""
-        K = len(self.l2)
-        v, b = torch.empty_like(self.v), torch.empty_like(self.b)
-        converged = torch.zeros(K, dtype=torch.bool, device=self.X.device)
-        place = torch.arange(K, device=self.X.device)
+    def run(self, tolerance: Tensor, max_iterations: int) -> tuple[Solution, int]:
+        """Return the optima, whose loss is not yet known, and how many steps they took."""
+        K, device = len(self.l2), self.X.device
+        v, b, logits = (torch.empty_like(x, memory_format=torch.contiguous_format)
+                        for x in (self.v, self.b, self.logits))  # fmt: skip
+        converged = torch.zeros(K, dtype=torch.bool, device=device)
+        place = torch.arange(K, device=device)
         d_v, d_b = torch.zeros_like(self.v), torch.zeros_like(self.b)
         before = (d_v, d_b, torch.ones_like(self.l2))
+        at = self.slopes(self.logits)
         for iteration in range(max_iterations + 1):
-            means = self.loss.means(self.logits)
-            residual = self.weights * self.loss.residual(means, self.targets)
-            g_b = residual.sum(dim=-1, keepdim=True)
-            by_row = (residual.flatten(0, 1) @ self.X).view_as(self.v)
-            g_v = (by_row - g_b * self.mean) * self.scale + self.l2 * self.v
-            largest = torch.maximum(g_v.abs().amax(dim=(1, 2)), g_b.abs().amax(dim=(1, 2)))
-            error = torch.maximum(residual.abs().sum(dim=(1, 2)), CERTAIN * self.total)
-            finished = largest <= tolerance * error
+            g_b = at.residual.sum(dim=-1, keepdim=True)
+            g_v = (at.residual.flatten(0, 1) @ self.X).view_as(self.v)
+            g_v.addcmul_(g_b, self.mean, value=-1).mul_(self.scale).addcmul_(self.l2, self.v)
             last = iteration == max_iterations
-            if last or bool(finished.any()):
-                out = torch.ones_like(finished) if last else finished
-                v[place[out]], b[place[out]] = self.v[out], self.b[out]
-                converged[place[out]] = finished[out]
-                if bool(out.all()):
-                    break
-                keep = ~out
-                place, tolerance = place[keep], tolerance[keep]
-                means = means[0][keep], means[1][keep]
-                g_v, g_b, d_v, d_b = (x[keep] for x in (g_v, g_b, d_v, d_b))
-                before = (before[0][keep], before[1][keep], before[2][keep])
-                self.keep(keep)
-            curvature = (self.weights * self.loss.curvature(means)).sum(dim=-1, keepdim=True)
+            if last or device.type == "cpu" or iteration % BETWEEN_WAITS == 0:
+                largest = torch.maximum(g_v.abs().amax(dim=(1, 2)), g_b.abs().amax(dim=(1, 2)))
+                error = at.residual.abs().sum(dim=(1, 2))
+                finished = largest <= tolerance * torch.maximum(error, CERTAIN * self.total)
+                out, keep = (finished | last).nonzero()[:, 0], (~finished).nonzero()[:, 0]
+                if len(out):
+                    v[place[out]], b[place[out]] = self.v[out], self.b[out]
+                    logits[place[out]] = self.logits[out]
+                    converged[place[out]] = finished[out]
+                    if last or not len(keep):
+                        break
+                    place, tolerance, at = place[keep], tolerance[keep], at[keep]
+                    g_v, g_b, d_v, d_b = (x[keep] for x in (g_v, g_b, d_v, d_b))
+                    before = (before[0][keep], before[1][keep], before[2][keep])
+                    self.keep(keep)
+            curvature = at.curvature.sum(dim=-1, keepdim=True)
             p_v = self.precondition(g_v, curvature / self.n)
             p_b = g_b / curvature.clamp_min(_TINY)
             if p_v.shape[1] > 1:
@@ -496,24 +598,25 @@ class _Descent:
             agreement = _sum(g_v * p_v) + _sum(g_b * p_b)
             moved = agreement - _sum(before[0] * p_v) - _sum(before[1] * p_b)
             beta = (moved / before[2]).clamp_min(0)
-            d_v, d_b = beta * d_v - p_v, beta * d_b - p_b
-            slope = _sum(g_v * d_v) + _sum(g_b * d_b)
-            uphill = slope >= 0
-            d_v, d_b = torch.where(uphill, -p_v, d_v), torch.where(uphill, -p_b, d_b)
-            slope = torch.where(uphill, -agreement, slope)
-            change = self.product(d_v) + d_b
-            bend = _sum(self.weights * self.loss.bend(means, change))
-            step = self.step_length(slope, change, d_v, bend)
-            self.v, self.b = self.v + step * d_v, self.b + step * d_b
-            self.logits = self.logits + step * change
+            # Back to the gradient where the direction would not descend.
+            ahead = beta * (_sum(g_v * d_v) + _sum(g_b * d_b))
+            beta = torch.where(ahead < agreement, beta, 0.0)
+            slope = torch.where(ahead < agreement, ahead - agreement, -agreement)
+            d_v, d_b = (beta * d_v).sub_(p_v), beta * d_b - p_b
+            at = self.move(at, slope, d_v, d_b)
             before = (g_v, g_b, torch.where(agreement > 0, agreement, torch.inf))
-        return v, b, converged
+        return Solution(v, b[..., 0], logits, torch.zeros_like(converged), converged), iteration
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the problems, by a mask [K]."""
+        """Go on with some of the problems, by their indices."""
         names = ("targets", "weights", "mean", "scale", "total", "l2", "v", "b", "logits")
         for name in names:
             setattr(self, name, getattr(self, name)[rows])
+
+
+def _may_be(mask: Tensor) -> bool:
+    """Whether any is true; on an accelerator always true, since to ask would be to wait for it."""
+    return mask.device.type != "cpu" or bool(mask.any())
 
 
 _TINY = torch.finfo(torch.float32).tiny

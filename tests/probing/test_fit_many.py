@@ -309,8 +309,12 @@ def test_a_start_that_is_sure_of_the_wrong_ends_at_the_same_optimum(
     X, targets = planted(200, 20, 0)
     problems = Problems(Design(X), Logistic(), torch.as_tensor(targets).T[:, None])
     optimum = problems.solve(l2)
+    intercept = optimum.intercept + factor
     wrong = replace(
-        optimum, direction=optimum.direction * factor, intercept=optimum.intercept + factor
+        optimum,
+        direction=optimum.direction * factor,
+        intercept=intercept,
+        logits=(optimum.logits - optimum.intercept[..., None]) * factor + intercept[..., None],
     )
     again = problems.solve(l2, wrong)
     assert again.converged.all()
