@@ -425,7 +425,7 @@ def many_curves(draws: int) -> str:
 
 
 class Planted(NamedTuple):
-    """States of two classes, and a linear model that answers by one direction of them."""
+    """States of some classes, and a linear model that answers by a direction for each."""
 
     separation: float
     """Of the classes, in standard deviations; 0 where nothing is readable."""
@@ -433,7 +433,8 @@ class Planted(NamedTuple):
     """The cosine of the direction of the classes and that of the answer; None where the latter is
     drawn at random, so that the classes' is a direction like any other."""
     falling: bool = False
-    """Whether the states vary less and less along their axes, and both directions with them."""
+    """Whether the states vary less and less along their axes, and all directions with them."""
+    classes: int = 2
 
 
 class Linear:
@@ -454,21 +455,27 @@ def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
     draw = np.random.default_rng([seed, round(10 * planted.separation), planted.falling])
     scales = np.arange(1, d + 1.0) ** (-0.5 if planted.falling else 0)
     axes = np.linalg.qr(draw.normal(size=(d, d)))[0] * scales[:, None]
-    of_classes, answer = (row / np.linalg.norm(row) for row in draw.normal(size=(2, d)) @ axes)
+    C = planted.classes
+    of_classes, answers = draw.normal(size=(2, C - 1, d)) @ axes
+    of_classes, answers = (rows / np.linalg.norm(rows, axis=1)[:, None]
+                           for rows in (of_classes, answers))  # fmt: skip
     if planted.uses is not None:
-        beside = answer - (answer @ of_classes) * of_classes
-        beside *= np.sqrt(1 - planted.uses**2) / np.linalg.norm(beside)
-        answer = planted.uses * of_classes + beside
-    labels = draw.permutation(np.arange(n) % 2)
-    spread = float(np.linalg.norm(axes @ of_classes))
+        span = np.linalg.qr(of_classes.T)[0]
+        beside = answers - answers @ span @ span.T
+        beside *= np.sqrt(1 - planted.uses**2) / np.linalg.norm(beside, axis=1)[:, None]
+        answers = planted.uses * of_classes + beside
+    # Corners of a simplex; of two classes they are -1/2 and 1/2.
+    corners = np.linalg.qr(np.eye(C) - 1 / C)[0][:, : C - 1] / np.sqrt(2)
+    labels = draw.permutation(np.arange(n) % C)
+    spread = np.linalg.norm(axes @ of_classes.T, axis=0)
     X = draw.normal(size=(n, d)) @ axes
-    X += np.outer(labels - 0.5, planted.separation * spread * of_classes)
+    X += planted.separation * corners[labels] @ (spread[:, None] * of_classes)
     layers = {0: X, 1: X + 0.3 * draw.normal(size=(n, d)) @ axes}
     states = Arrays({i: layer.astype(np.float32) for i, layer in layers.items()})
-    asked, to_answer = InterveneConfig(null=19, n=n), torch.from_numpy(answer.astype(np.float32))
+    asked, to_answers = InterveneConfig(null=19, n=n), torch.from_numpy(answers.T @ corners.T)
     tasks = build_tasks(labels, None, tasks_config(ProbeConfig(folds=3, l2=10.0), asked), "planted")
     changed = intervene(
-        Linear(), lambda ends: ends @ to_answer, [[0]] * n, states, tasks, None, asked,
+        Linear(), lambda ends: ends.double() @ to_answers, [[0]] * n, states, tasks, None, asked,
         peak=0, seed=seed,
     )  # fmt: skip
     return float(changed.summary["used_p_value"].iloc[0])
@@ -478,7 +485,7 @@ def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
 def intervention(draws: int) -> str:
     """P-values of what is used, where a direction is like any other, without influence, or used."""
     rows = []
-    for falling in (False, True):
+    for classes, falling in ((2, False), (2, True), (3, False), (3, True)):
         for name, separation, uses in (
             ("nothing is readable", 0.0, None),
             ("readable, answered by any direction", 2.0, None),
@@ -487,15 +494,17 @@ def intervention(draws: int) -> str:
             ("readable and used a little", 2.0, 0.4),
             ("readable and used", 2.0, 0.7),
         ):
-            case = Planted(separation, uses, falling)
+            case = Planted(separation, uses, falling, classes)
             p = np.array(each(p_of_use, [(case, i) for i in range(draws)]))
             # P-values are multiples of 1/20: there a uniform one's distribution is the diagonal.
             steps = np.arange(1, 21) / 20
             distance = np.abs((p[:, None] <= steps + 1e-9).mean(axis=0) - steps).max()
             shares = (f"{100 * (p <= level + 1e-9).mean():.1f} %" for level in (0.05, 0.2, 0.5))
-            rows.append((name, "falling" if falling else "alike", *shares, f"{distance:.3f}"))
+            variances = "falling" if falling else "alike"
+            rows.append((name, classes, variances, *shares, f"{distance:.3f}"))
     return markdown(
-        ["planted", "variances", "p ≤ .05", "p ≤ .2", "p ≤ .5", "distance from uniform"], rows
+        ["planted", "classes", "variances", "p ≤ .05", "p ≤ .2", "p ≤ .5", "distance from uniform"],
+        rows,
     )
 
 

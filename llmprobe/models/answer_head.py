@@ -140,11 +140,6 @@ class AnswerHead:
                 f"say the next token from a state alone (logits differ by {off:.1g} of the largest)"
             )
 
-    def log_odds(self, states: Tensor) -> Tensor:
-        """Return the log-odds of the second of two labels. [n, d] -> [n] float32, on the CPU"""
-        of_labels = self.label_logits(states)
-        return of_labels[:, 1] - of_labels[:, 0]
-
     def label_logits(self, states: Tensor) -> Tensor:
         """Return the logit of each label. [n, d] -> [n, C] float32, on the CPU"""
         return self.tokens.of_labels(self.logits(states))

@@ -18,11 +18,17 @@ from llmprobe.extraction.memory import Budget
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.progress import Progress
 from llmprobe.models.loading import Architecture, LoadedModel, active_weights
-from llmprobe.probing.directions import KINDS, Directions, fit_directions
+from llmprobe.probing.directions import FITTED, KINDS, Directions, fit_directions
 from llmprobe.probing.splits import some_of_each_unit
 from llmprobe.probing.tasks import ProbingTasks
 from llmprobe.probing.workers import States
-from llmprobe.results.interventions import Changed, Intervention, Measured, summarise
+from llmprobe.results.interventions import (
+    Changed,
+    Intervention,
+    Measured,
+    log_odds_between,
+    summarise,
+)
 from llmprobe.results.resampling import Resamples
 
 DOSES = (0.5, 1.0, 2.0, 4.0)
@@ -35,11 +41,14 @@ _TOKENS = {"cpu": 2048}
 _MOST_TOKENS = 16384
 """States that go through the model at a time."""
 
+_PAIRS = 10
+"""The stream of random numbers that says which other class a text is moved to."""
+
 EXAMPLES = 3
 """Texts of each class of which it is said what the model says before and after."""
 
-LogOdds = Callable[[Tensor], Tensor]
-"""From states before the final norm, [n, d], to the log-odds of the second answer. [n]"""
+Answers = Callable[[Tensor], Tensor]
+"""From states before the final norm, [n, d], to the logit of each answer. [n, C]"""
 
 
 NextTokens = Callable[[Tensor], Sequence[str]]
@@ -58,6 +67,13 @@ class Runner(Protocol):
 
     def run(self, texts: Any, layer: int, states: Tensor, /) -> Tensor:
         """Return what comes out of the last block. [texts, states, d] -> the same"""
+
+
+class BetweenClasses(Protocol):
+    """Knows directions from any class to any other, as ``ClassVectors`` does."""
+
+    def between(self, first: int, second: int, /) -> Directions:
+        """Return the directions from one class to another."""
 
 
 class Edit(NamedTuple):
@@ -85,8 +101,14 @@ class LayerOfTexts:
     """[m, d]"""
     fold: np.ndarray
     """The fold of each text. [m]"""
-    directions: Sequence[Directions]
-    """One for each fold."""
+    pairs: np.ndarray
+    """The two classes between which each text is moved. [m, 2]"""
+    directions: Sequence[BetweenClasses]
+    """For each fold."""
+
+    def of(self, rows: Sequence[int] | np.ndarray) -> LayerOfTexts:
+        """Return the same of some of the texts."""
+        return replace(self, states=self.states[rows], fold=self.fold[rows], pairs=self.pairs[rows])
 
     def moved(self, edits: Sequence[Edit]) -> tuple[np.ndarray, np.ndarray]:
         """Return the texts' own states and after each edit, and the side on which each stood.
@@ -98,9 +120,12 @@ class LayerOfTexts:
         states = np.empty((m, 1 + len(edits), d), dtype=np.float32)
         states[:, 0] = self.states
         sides = np.empty((m, len(edits)))
-        for fold in np.unique(self.fold):
-            rows = np.flatnonzero(self.fold == fold)
-            directions = self.directions[fold]
+        kinds, kind_of = np.unique(
+            np.column_stack([self.fold, self.pairs]), axis=0, return_inverse=True
+        )
+        for kind, (fold, first, second) in enumerate(kinds):
+            rows = np.flatnonzero(kind_of.ravel() == kind)
+            directions = self.directions[fold].between(first, second)
             places = directions.places(self.states[rows])
             sides[rows] = np.sign(places)[:, which]
             measured_by = directions.distance_of[which]
@@ -118,7 +143,7 @@ class LayerOfTexts:
 
 def effects(
     runner: Runner,
-    log_odds: LogOdds,
+    answers: Answers,
     tokens: Sequence[Sequence[int]],
     layers: Sequence[LayerOfTexts],
     edits: Sequence[Edit],
@@ -126,26 +151,30 @@ def effects(
 ) -> tuple[np.ndarray, list[Changed]]:
     """Change the last token's states of some texts at each of some layers, by each of some edits.
 
-    -> log-odds of the texts as they are [m], and for each layer how far each edit moves them
+    -> logits of the answers after the texts as they are [m, C], and for each layer how far each
+    edit moves the log-odds of each text's two classes
     """
     m, n = len(tokens), 1 + len(edits)
-    plain = np.empty(m)
+    plain: np.ndarray = np.empty((m, 0))
     changed = [Changed(layer.number, edits, *np.empty((2, m, len(edits)))) for layer in layers]
     budget = Budget(_TOKENS.get(runner.device.type, _MOST_TOKENS))
     order = np.argsort([len(text) for text in tokens], kind="stable")
     with Progress(label, m * len(layers), shown=bool(label)) as bar:
 
         def run(rows: Sequence[int]) -> bool:
+            nonlocal plain
             kept = runner.keep([tokens[row] for row in rows])
             for i, layer in enumerate(layers):
-                part = replace(layer, states=layer.states[rows], fold=layer.fold[rows])
+                part = layer.of(rows)
                 states, sides = part.moved(edits)
                 ends = runner.run(kept, layer.number, torch.from_numpy(states))
-                odds = log_odds(ends.reshape(-1, ends.shape[-1])).float().cpu().numpy()
-                odds = odds.reshape(len(rows), n)
+                logits = answers(ends.reshape(-1, ends.shape[-1])).float().cpu().numpy()
+                logits = logits.reshape(len(rows), n, -1)
+                odds = log_odds_between(logits, part.pairs[:, None])
                 changed[i].log_odds[rows] = odds[:, 1:] - odds[:, :1]
                 changed[i].sides[rows] = sides
-                plain[rows] = odds[:, 0]
+                plain = plain if plain.size else np.empty((m, logits.shape[-1]))
+                plain[rows] = logits[:, 0]
                 bar.advance(len(rows))
             return True
 
@@ -210,7 +239,7 @@ def checked_last_token(
 
 def intervene(
     runner: Runner,
-    log_odds: LogOdds,
+    answers: Answers,
     tokens: Sequence[Sequence[int]],
     states: States,
     tasks: ProbingTasks,
@@ -231,8 +260,9 @@ def intervene(
     states
         Of those tokens, at every layer. Each [n, d]
     tasks
-        The labels, of two classes, with their folds and as many shuffled labellings as half of the
-        null (``tasks_config``).
+        The labels, with their folds and as many shuffled labellings as half of the null
+        (``tasks_config``). Each text is moved between its own class and another one; of several
+        others, each is that of as many texts.
     peak
         The layer around which layers of a large model are chosen.
     next_tokens
@@ -245,47 +275,65 @@ def intervene(
     """
     scored = np.flatnonzero(tasks.scored)
     rows = some_of_each_unit(scored, config.n, units, seed)
-    fold = tasks.fold_of[0][rows]
+    fold, labels = tasks.fold_of[0][rows], tasks.y[rows]
+    pairs = _pairs(labels, len(tasks.classes), seed)
     texts = [tokens[row] for row in rows]
     layers = []
     for number in chosen_layers(config, states.layers, peak):
         X = states.layer(number)
         of_folds = fit_directions(X, tasks, config.null, seed)
-        layers.append(LayerOfTexts(number, X[rows], fold, of_folds))
-    fitted = [*KINDS, "leace"]
-    nulls = range(len(fitted), len(fitted) + 2 * config.null)
+        layers.append(LayerOfTexts(number, X[rows], fold, pairs, of_folds))
+    nulls = range(len(FITTED), len(FITTED) + len(KINDS) * config.null)
     of_all = [
         *(Edit(i, "reflect") for i in range(len(KINDS))),
-        *(Edit(i, "remove") for i in range(len(fitted))),
+        *(Edit(i, "remove") for i in range(len(FITTED))),
         *(Edit(i, "reflect") for i in nulls),
     ]
-    plain, parts = effects(runner, log_odds, texts, layers, of_all, label)
+    plain, parts = effects(runner, answers, texts, layers, of_all, label)
     measured = Measured(
-        labels=tasks.y[rows],
-        log_odds=plain,
+        labels=labels,
+        pairs=pairs,
+        logits=plain,
         resamples=Resamples(len(rows), None if units is None else units[rows], seed),
         kinds=KINDS,
     )
     reflected = [(-part.sides * part.log_odds)[:, : len(KINDS)].mean(axis=0) for part in parts]
     best, kind = divmod(int(np.argmax(reflected)), len(KINDS))
     at_one = [
-        *(Edit(i, "remove") for i in (*range(len(fitted)), *nulls)),
+        *(Edit(i, "remove") for i in (*range(len(FITTED)), *nulls)),
         *(Edit(i, "shift", dose) for dose in DOSES for i in (*range(len(KINDS)), *nulls)),
     ]
-    _, more = effects(runner, log_odds, texts, layers[best : best + 1], at_one)
-    summary = summarise(measured, [*parts, *more], fitted)
+    _, more = effects(runner, answers, texts, layers[best : best + 1], at_one)
+    summary = summarise(measured, [*parts, *more], FITTED)
     if next_tokens is None:
         return summary
-    few = np.sort(np.concatenate([np.flatnonzero(tasks.y[rows] == c)[:EXAMPLES] for c in (0, 1)]))
-    layer = replace(layers[best], states=layers[best].states[few], fold=fold[few])
-    examples = _examples(runner, log_odds, next_tokens, [texts[i] for i in few], layer, kind)
-    labels = [str(tasks.classes[int(y)]) for y in tasks.y[rows[few]]]
-    return replace(summary, examples=examples.assign(example=rows[few], label=labels))
+    of_each = [np.flatnonzero(labels == label)[:EXAMPLES] for label in range(len(tasks.classes))]
+    few = np.sort(np.concatenate(of_each))
+    layer = layers[best].of(few)
+    examples = _examples(runner, answers, next_tokens, [texts[i] for i in few], layer, kind)
+    names = tasks.classes.astype(str)
+    return replace(
+        summary,
+        examples=examples.assign(
+            example=rows[few], label=names[labels[few]],
+            other_label=names[pairs[few].sum(axis=1) - labels[few]],
+        ),
+    )  # fmt: skip
+
+
+def _pairs(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
+    """Return for each text its class and another one, in order; each other as often. [m, 2]"""
+    rng, pairs = np.random.default_rng([seed, _PAIRS]), np.tile(labels, (2, 1)).T
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        others = rng.permutation(np.delete(np.arange(n_classes), label))
+        pairs[rows, 1] = np.resize(others, len(rows))
+    return np.sort(pairs, axis=1)
 
 
 def _examples(
     runner: Runner,
-    log_odds: LogOdds,
+    answers: Answers,
     next_tokens: NextTokens,
     tokens: Sequence[Sequence[int]],
     layer: LayerOfTexts,
@@ -295,9 +343,11 @@ def _examples(
     states, _ = layer.moved([Edit(kind, "reflect")])
     ends = runner.run(runner.keep(tokens), layer.number, torch.from_numpy(states))
     before, after = ends.unbind(dim=1)
+    odds = (log_odds_between(answers(of).float().cpu().numpy(), layer.pairs)
+            for of in (before, after))  # fmt: skip
     return pd.DataFrame({
         "layer": layer.number, "direction": KINDS[kind], "edit": "reflect",
-        "log_odds": log_odds(before).float().cpu(), "log_odds_after": log_odds(after).float().cpu(),
+        **dict(zip(("log_odds", "log_odds_after"), odds, strict=True)),
         "says": next_tokens(before), "says_after": next_tokens(after),
     })  # fmt: skip
 

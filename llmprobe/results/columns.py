@@ -44,7 +44,7 @@ INTERVENE = (
 
 INTERVENE_EXAMPLES = (
     *("model", "dataset", "position", "layer", "direction", "edit", "example", "label", "text"),
-    *("log_odds", "log_odds_after", "says", "says_after"),
+    *("other_label", "log_odds", "log_odds_after", "says", "says_after"),
 )
 """The columns of ``intervene_examples.parquet``."""
 
@@ -120,7 +120,7 @@ _WORDS = (
     *("fitted_on", "masked", "masked_field"),
     *("said_note", "used_note", "linearity_note", "used_direction", "direction", "edit"),
     "threshold_origin",
-    *("says", "says_after"),
+    *("says", "says_after", "other_label"),
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,19 +34,29 @@ class Measured:
     """The texts whose states were changed, and what the model says of them as they are."""
 
     labels: np.ndarray
-    """0 or 1. [m]"""
-    log_odds: np.ndarray
-    """Of the second answer. [m]"""
+    """The class of each. [m]"""
+    pairs: np.ndarray
+    """The two classes between which each was moved, its own and another one, in order. [m, 2]"""
+    logits: np.ndarray
+    """Of the answers. [m, C]"""
     resamples: Resamples
     """Of their units."""
     kinds: Sequence[str]
     """The directions that have a null, the first ones; each draw of it has one for each."""
 
     @property
+    def log_odds(self) -> np.ndarray:
+        """Return those of the second of each text's two classes. [m]"""
+        return log_odds_between(self.logits, self.pairs)
+
+    @property
     def gap(self) -> float:
-        """Return how far the log-odds of the second class are above those of the first."""
-        second = self.labels > 0
-        return float(self.log_odds[second].mean() - self.log_odds[~second].mean())
+        """Return how far apart two classes are in the log-odds of one over the other.
+
+        Of more than two classes, on average over all pairs of them.
+        """
+        gaps = [second.mean() - first.mean() for first, second in self._of_pairs()]
+        return float(np.mean(gaps))
 
     @property
     def scale(self) -> float:
@@ -54,19 +65,46 @@ class Measured:
         The larger of both: where the model hardly says the class, the gap is next to nothing, and
         anything would be a large share of it.
         """
-        second = self.labels > 0
-        within = np.concatenate([
-            self.log_odds[rows] - self.log_odds[rows].mean() for rows in (second, ~second)
-        ])  # fmt: skip
-        return max(self.gap, float(within.std()), 1e-12)
+        within = [np.concatenate([first - first.mean(), second - second.mean()]).std()
+                  for first, second in self._of_pairs()]  # fmt: skip
+        return max(self.gap, float(np.mean(within)), 1e-12)
+
+    def _of_pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the log-odds of one class over another, of the texts of either, for each pair."""
+        for first, second in combinations(np.unique(self.labels), 2):
+            odds = self.logits[:, second] - self.logits[:, first]
+            yield odds[self.labels == first], odds[self.labels == second]
 
     def auroc(self, log_odds: np.ndarray) -> float:
-        """Return how often log-odds [m] are higher for a text of the second class."""
+        """Return how often log-odds [m] are higher for a text of the second of its two classes.
+
+        Of more than two classes, on average over the pairs of them; NaN without any.
+        """
         from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-        ranks, second = rankdata(log_odds), self.labels > 0
-        n = int(second.sum())
-        return float((ranks[second].mean() - (n + 1) / 2) / (len(ranks) - n))
+        of_pairs = []
+        for pair in np.unique(self.pairs, axis=0):
+            rows = (self.pairs == pair).all(axis=1)
+            ranks, second = rankdata(log_odds[rows]), self.labels[rows] == pair[1]
+            n = int(second.sum())
+            if 0 < n < len(ranks):
+                of_pairs.append((ranks[second].mean() - (n + 1) / 2) / (len(ranks) - n))
+        return float(np.mean(of_pairs)) if of_pairs else np.nan
+
+
+def log_odds_between(logits: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return the log-odds of one answer over another, by the soft-max over all answers. -> [...]
+
+    Parameters
+    ----------
+    logits
+        Of the answers. [..., C]
+    pairs
+        The one over which they are, and the other one. [..., 2]
+    """
+    both = np.take_along_axis(logits, np.broadcast_to(pairs, (*logits.shape[:-1], 2)), axis=-1)
+    log_odds: np.ndarray = both[..., 1] - both[..., 0]
+    return log_odds
 
 
 @dataclass(frozen=True)
@@ -93,8 +131,8 @@ class Changed:
     log_odds: np.ndarray
     """How far each edit moved the log-odds of each text. [m, edits]"""
     sides: np.ndarray
-    """1 where a state stood on the side of the second class along the edit's direction, -1 where
-    it stood on the other. [m, edits]"""
+    """1 where a state stood on the side of the second of its two classes along the edit's
+    direction, -1 where it stood on the other. [m, edits]"""
 
 
 def summarise(measured: Measured, parts: Sequence[Changed], fitted: Sequence[str]) -> Intervention:

@@ -72,10 +72,6 @@ def why_not_used(dataset: ConceptDataset) -> str:
     if not dataset.answers:
         return ("The dataset has no question and answers, so there is nothing that the model would "
                 "say otherwise (question: true).")  # fmt: skip
-    if len(dataset.classes) != 2:
-        return (f"Use is asked of two classes, and there are {len(dataset.classes)}: a state is "
-                "moved to the other class. Ask it of two of them, or of one against the rest, in a "
-                "set of its own.")  # fmt: skip
     return ""
 
 
@@ -104,7 +100,7 @@ def _intervene(
     of_texts = states.at(position)
     return intervene(
         checked_last_token(base, texts, of_texts),
-        asked_head.log_odds, texts, of_texts, tasks, dataset.units, asked,
+        asked_head.label_logits, texts, of_texts, tasks, dataset.units, asked,
         peak=base.n_blocks // 2 if peak is None else peak, next_tokens=asked_head.next_tokens,
         seed=seed,
         label=f"changing the states of {dataset.name} in {base.name}",

@@ -40,8 +40,8 @@ def test_the_logits_are_the_models_own(tiny_model: Callable[..., Path], architec
     hook.remove()
     logits = head.logits(states[0].reshape(5, -1))
     torch.testing.assert_close(logits, expected[:, TOKENS.ids], rtol=1e-5, atol=1e-5)
-    of_yes, of_no = logits[:, 2], logits[:, :2].logsumexp(dim=1)
-    torch.testing.assert_close(head.log_odds(states[0].reshape(5, -1)), of_yes - of_no)
+    of_labels = torch.stack([logits[:, :2].logsumexp(dim=1), logits[:, 2]], dim=1)
+    torch.testing.assert_close(head.label_logits(states[0].reshape(5, -1)), of_labels)
     # The model is left as it was.
     torch.testing.assert_close(head.head(input_ids=ids, use_cache=False).logits[0], expected)
     own_logits, state, token = head.own(ids[0].tolist())

@@ -18,6 +18,7 @@ from llmprobe.models.loading import LoadedModel, described
 from llmprobe.monitors.intervene import (
     Edit,
     LayerOfTexts,
+    _pairs,
     checked_last_token,
     effects,
     intervene,
@@ -98,13 +99,12 @@ def _texts(n: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray]:
     return [[A if y else B, int(rng.integers(3, 43)), END] for y in labels], labels
 
 
-def _log_odds(by_hand):
-    def log_odds(states):
+def _answers(by_hand):
+    def answers(states):
         with torch.no_grad():
-            logits = by_hand.head.lm_head(by_hand.model.module.norm(states))
-        return logits[:, A] - logits[:, B]
+            return by_hand.head.lm_head(by_hand.model.module.norm(states))[:, [B, A]]
 
-    return log_odds
+    return answers
 
 
 def test_a_direction_is_used_from_where_it_is_written_to_where_it_is_read(by_hand) -> None:
@@ -113,12 +113,16 @@ def test_a_direction_is_used_from_where_it_is_written_to_where_it_is_read(by_han
     acts = np.eye(WIDTH, dtype=np.float32)[[USED, CARRIED]]
     directions = Directions(acts, acts, np.zeros(2), np.ones(2), np.arange(2))
     fold = np.zeros(len(texts), dtype=int)
-    layers = [LayerOfTexts(i, X.numpy(), fold, [directions]) for i, X in states.items()]
+    pairs, of_fold = (
+        np.tile([0, 1], (len(texts), 1)),
+        SimpleNamespace(between=lambda *_: directions),
+    )
+    layers = [LayerOfTexts(i, X.numpy(), fold, pairs, [of_fold]) for i, X in states.items()]
     edits = [Edit(0, "reflect"), Edit(1, "reflect")]
     plain, changed = effects(
-        LastToken(by_hand.model), _log_odds(by_hand), texts, layers, edits
+        LastToken(by_hand.model), _answers(by_hand), texts, layers, edits
     )  # fmt: skip
-    gap = plain[labels == 1].mean() - plain[labels == 0].mean()
+    gap = Measured(labels, pairs, plain, Resamples(40), ()).gap
     moved = np.array([(-c.sides * c.log_odds).mean(axis=0) for c in changed]) / gap
     used, carried = moved.T
     np.testing.assert_allclose(used[2:4], 1, atol=0.05)
@@ -136,7 +140,7 @@ def _intervene(by_hand, labels, texts, **config):
     tasks = build_tasks(labels, None, probe, "texts")
     states = Arrays({i: X.numpy() for i, X in _states(by_hand.model, texts).items()})
     runner = checked_last_token(by_hand.model, texts, states)
-    return intervene(runner, _log_odds(by_hand), texts, states, tasks, None, asked, peak=3)
+    return intervene(runner, _answers(by_hand), texts, states, tasks, None, asked, peak=3)
 
 
 def test_what_a_model_answers_by_is_found_and_compared_with_the_null(by_hand) -> None:
@@ -180,12 +184,35 @@ def test_a_direction_without_influence_is_not_used_and_a_small_effect_is_found(s
     assert (some <= 0.05 + 1e-9).mean() > 0.6
 
 
+def test_p_values_of_three_classes_are_uniform_and_what_is_used_is_found(simulated) -> None:
+    def p_of(planted, draws: int) -> np.ndarray:
+        return np.array([simulated.p_of_use(planted, i, n=42, d=8) for i in range(draws)])
+
+    by_any, steps = p_of(simulated.Planted(6.0, classes=3), 20), np.arange(1, 21) / 20
+    distance = np.abs((by_any[:, None] <= steps + 1e-9).mean(axis=0) - steps).max()
+    assert distance < 1.63 / np.sqrt(len(by_any))
+    assert (p_of(simulated.Planted(3.0, 0.9, classes=3), 4) <= 0.05 + 1e-9).sum() >= 3
+
+
+def test_two_classes_of_three_are_compared_whatever_the_third_is_given() -> None:
+    labels, rng = np.arange(60) % 3, np.random.default_rng(0)
+    logits = rng.normal(size=(60, 1)) + 2.0 * np.eye(3)[labels] + [0, 5, -5]
+    measured = Measured(labels, _pairs(labels, 3, 0), logits, Resamples(60), ("logistic",))
+    assert measured.gap == pytest.approx(4)  # A word that is likelier anyway changes nothing.
+    assert measured.auroc(measured.log_odds) == 1
+    pairs, counts = np.unique(measured.pairs, axis=0, return_counts=True)
+    assert pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
+    assert counts.tolist() == [20, 20, 20]
+    assert (measured.pairs == labels[:, None]).any(axis=1).all()
+
+
 @pytest.mark.parametrize(("gap", "within", "scale"), [(4.0, 1.0, 4.0), (0.1, 2.0, 2.0)])
 def test_shares_are_of_the_gap_or_of_what_varies_within_a_class(
     gap: float, within: float, scale: float
 ) -> None:
     labels = np.arange(40) // 20
     log_odds = gap * labels + within * np.where(np.arange(40) % 2, 1.0, -1.0)
-    measured = Measured(labels, log_odds, Resamples(40), ("logistic",))
+    logits, pairs = np.column_stack([0 * log_odds, log_odds]), np.tile([0, 1], (40, 1))
+    measured = Measured(labels, pairs, logits, Resamples(40), ("logistic",))
     assert measured.gap == pytest.approx(gap)
     assert measured.scale == pytest.approx(scale)

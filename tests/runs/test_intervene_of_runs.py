@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import WORDS
 from toy import write_config, write_table
 
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
-from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.monitors.intervene import DOSES
 from llmprobe.reporting.charts.doses import doses
 from llmprobe.reporting.page.payload import payload
 from llmprobe.reporting.page.used import examples_of_use
 from llmprobe.results.columns import INTERVENE
 from llmprobe.results.folder import read_results
-from llmprobe.runs.intervene import why_not_used
 from llmprobe.runs.parts import with_answers_of
 from llmprobe.runs.pipeline import Run
 
@@ -86,11 +85,31 @@ def test_states_that_no_answer_follows_are_refused_in_a_sentence(
     assert says in answer.sentence
 
 
-def test_more_than_two_classes_are_refused_in_a_sentence() -> None:
-    answers = {name: (name,) for name in "abc"}
-    dataset = ConceptDataset("three", [*"abc"], np.array([*"abc"]), answers=answers)
-    assert "of two classes, and there are 3" in why_not_used(dataset)
-    assert "one against the rest" in why_not_used(dataset)
+def test_of_three_classes_each_text_is_moved_to_another_one(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    names = ["red", "green", "blue"]
+    table = pd.DataFrame({"text": [f"{names[i % 3]} {WORDS[i % 11]} {WORDS[i % 7]}"
+                                   for i in range(60)]})  # fmt: skip
+    table.assign(label=[names[i % 3] for i in range(60)]).to_csv(tmp_path / "c.csv", index=False)
+    entry = {"path": str(tmp_path / "c.csv"), "question": "the {text} is",
+             "answers": {name: [name] for name in names}}  # fmt: skip
+    config = write_config(
+        tmp_path / "c.yaml", {"id": str(tiny_model("llama", head=True)), "dtype": "float32"}, entry,
+        report={"traces": 0}, intervene={"null": 20},
+    )  # fmt: skip
+    results = Run(load_config(config), tmp_path / "out").probe(extract=True)
+    summary, examples = results.summary.iloc[0], results.intervention_examples
+    assert list(results.interventions) == list(INTERVENE)
+    assert 0 < summary["used_p_value"] <= 1
+    assert np.isfinite(summary["used_share"])
+    assert results.evidence[0].questions["used"].answer in ("yes", "no", "unclear")
+    removed = results.interventions[results.interventions["edit"] == "remove"]
+    assert removed["said_auroc"].dropna().between(0, 1).all()
+    assert sorted(examples["label"]) == sorted(names * 3)
+    assert (examples["other_label"] != examples["label"]).all()
+    assert (examples["log_odds"] != examples["log_odds_after"]).all()
+    assert doses(results) is not None
 
 
 def test_a_run_that_does_not_ask_keeps_what_was_asked_of_the_same_states(
