@@ -128,5 +128,5 @@ def test_a_site_has_one_name_and_a_known_one_stays(tmp_path: Path) -> None:
 
 
 def test_the_documentation_has_the_table_of_sites() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "design.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
     assert sites_table() in text

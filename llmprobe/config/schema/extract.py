@@ -22,7 +22,7 @@ class ExtractConfig(Section):
     """Where in a block. ``residual``: the residual stream; layer 0 enters block 1, layer i leaves
     block i, before the norm. ``attention``, ``mlp``: what block i adds to it.
     ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0.
-    Or a site of one's own, see docs/design.md."""
+    Or a site of one's own, see CONTRIBUTING.md."""
     position: str | tuple[str, ...] = "last"
     """Which token, or a list of several, which are read in one pass and have a curve each.
     ``last``, ``first``, ``mean``: of the tokens of the text (where labels are of words, of the
