@@ -16,6 +16,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--anyway", action="store_true",
         help="also runs of other examples, folds, positions or probes, with a note",
     )  # fmt: skip
+    parser.add_argument(
+        "--published", choices=["jin2024"],
+        help="draw the curves under those that a study published of the same datasets",
+    )  # fmt: skip
 
 
 @command(
@@ -26,5 +30,7 @@ def compare(options: argparse.Namespace) -> None:
     """Compare runs, draw the comparison, and print how their curves differ."""
     from llmprobe.runs import compare as comparison
 
-    comparison.compare(options.runs, options.out, anyway=options.anyway)
+    comparison.compare(
+        options.runs, options.out, anyway=options.anyway, published=options.published
+    )
     print_report(options.out)

@@ -163,7 +163,7 @@ def sampled(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
     UserError
         Nothing is left to fit probes on.
     """
-    dataset = _without_leaks(dataset)
+    dataset = without_leaks(dataset)
     if config.n is None or config.n >= len(dataset):
         return dataset
     return dataset.sample(config.n, config.seed or 0)
@@ -220,7 +220,7 @@ def _held_out(table: pd.DataFrame, config: HeldOutConfig, where: str) -> np.ndar
     return test
 
 
-def _without_leaks(dataset: ConceptDataset) -> ConceptDataset:
+def without_leaks(dataset: ConceptDataset) -> ConceptDataset:
     """Leave out what probes would be fitted on though its text or group is scored; log it."""
     units = dataset.units
     if dataset.test is None or units is None:

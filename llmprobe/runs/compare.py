@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -15,7 +15,7 @@ from pydantic import Field
 from llmprobe.config.load import load_config, parsed_yaml, validated
 from llmprobe.config.schema import Section
 from llmprobe.ground.errors import UserError
-from llmprobe.ground.text import elide
+from llmprobe.ground.text import elide, listed
 from llmprobe.reporting.description import Description
 from llmprobe.results.differences import differences
 from llmprobe.results.folder import (
@@ -25,6 +25,7 @@ from llmprobe.results.folder import (
     whole_config,
     write_results,
 )
+from llmprobe.results.published import jin2024
 from llmprobe.results.results import Results
 from llmprobe.runs.comparable import (
     ComparedRun,
@@ -69,13 +70,15 @@ class RunRecord(Section):
 class Comparison(Section):
     """Runs that stand side by side."""
 
-    runs: list[RunRecord] = Field(min_length=2)
+    runs: list[RunRecord] = Field(min_length=1)
     anyway: bool
     """Whether they do in spite of what the notes say."""
     differs: dict[str, list[str]]
     """What is not the same in all runs -> its value in each."""
     notes: list[str]
     """What a reader must know about the runs, a sentence each."""
+    published: Literal["jin2024"] | None = None
+    """The study whose published curves the runs' are drawn under."""
 
     @property
     def title(self) -> str:
@@ -87,7 +90,8 @@ class Comparison(Section):
     def command(self, out: Path) -> str:
         """Return what to type to compare again."""
         words = ["llmprobe", "compare", *(str(run.path) for run in self.runs), "--out", str(out)]
-        return shlex.join(words + ["--anyway"] * self.anyway)
+        words += ["--anyway"] * self.anyway
+        return shlex.join([*words, "--published", self.published] if self.published else words)
 
 
 class ComparisonConfig(Section):
@@ -96,7 +100,13 @@ class ComparisonConfig(Section):
     compare: Comparison
 
 
-def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
+def compare(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    anyway: bool = False,
+    published: Literal["jin2024"] | None = None,
+) -> None:
     """Put the tables of runs together, and how their curves differ, in a folder of their own.
 
     Runs may differ in all that a question can be about: models, sizes, revisions, precision,
@@ -107,13 +117,20 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
     anyway
         Whether to compare runs whose curves do not mean the same: of other examples, folds, sites,
         positions or probes. Examples that are not the same are never paired.
+    published
+        The study whose published curves theirs are drawn under; one run is then enough.
 
     Raises
     ------
     UserError
         There are not two run folders or more; ``out`` is something else; the curves do not mean
-        the same.
+        the same; no dataset is one of the published study.
     """
+    if len(runs) < 2 and published is None:
+        raise UserError(
+            f"compare takes two run folders or more, and {len(runs)} was given; one alone is drawn "
+            "by `llmprobe report`, and beside a study by --published"
+        )
     members = _members(runs)
     _require_own_folder(out, runs)
     notes = _incomparable(members, anyway)
@@ -131,9 +148,13 @@ def compare(runs: Sequence[Path], out: Path, *, anyway: bool = False) -> None:
         anyway=anyway,
         differs=what_differs(members),
         notes=notes,
+        published=published,
     )
     members = disambiguate_names(members)
     results = Results(**merged(members), environment=_environment(members))
+    if published and not set(results.summary["dataset"]) & set(jin2024().peaks["dataset"]):
+        names = listed(sorted(jin2024().peaks["dataset"].unique()))
+        raise UserError(f"--published {published}: no run has a dataset of that study: {names}")
     found = differences(
         results, wordings(pair for member in members for pair in member.known["dataset"].items())
     )
@@ -149,6 +170,15 @@ def _describe(run: Results) -> Description:
     from llmprobe.reporting.page.compared import Compared
 
     comparison, notes = _read(run)
+    illustrations = {}
+    if comparison.published is not None:
+        from llmprobe.reporting.charts.published import under_published
+
+        study = jin2024()
+        if (figure := under_published(run, study)) is not None:
+            caption = f"Accuracy over relative depth; grey: as published by {study.citation}."
+            alt = "Line chart: a panel for each dataset, the runs' models over published curves."
+            illustrations["published"] = (figure, caption, alt)
     return Description(
         title=comparison.title,
         command=comparison.command(run.folder),
@@ -157,6 +187,7 @@ def _describe(run: Results) -> Description:
             {one.name: str(one.path) for one in comparison.runs},
             comparison.differs,
         ),
+        illustrations=illustrations,
         notes=notes,
     )
 
@@ -202,11 +233,6 @@ FOLDER_KINDS.add("compare", FolderKind(_describe, _text))
 
 
 def _members(runs: Sequence[Path]) -> list[ComparedRun]:
-    if len(runs) < 2:
-        raise UserError(
-            f"compare takes two run folders or more, and {len(runs)} was given; one alone is drawn "
-            "by `llmprobe report`"
-        )
     members: list[ComparedRun] = []
     for i, run in enumerate(runs):
         if run.resolve() in [other.resolve() for other in runs[:i]]:

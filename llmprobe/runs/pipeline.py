@@ -28,6 +28,7 @@ from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_config import dataset_from_config
 from llmprobe.datasets.include import include
+from llmprobe.datasets.jin2024 import split_of_jin2024
 from llmprobe.datasets.published.files import without_downloads
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.elsewhere import StatesFromElsewhere
@@ -131,6 +132,8 @@ class Run:
             for dataset_config in config.datasets:
                 try:
                     dataset = dataset_from_config(dataset_config)
+                    if config.protocol == "jin2024":
+                        dataset = split_of_jin2024(dataset)
                 except NotOnDiskError as error:
                     self.missing.append(str(error))
                     continue

@@ -38,7 +38,8 @@ class ProbeConfig(Section):
 
     kind: Annotated[str, AfterValidator(name_in(PROBE_KINDS))] = "logistic"
     """The kind of probe. ``logistic``: logistic regression on standardised states, L2 penalty,
-    unpenalised intercept. ``mass_mean``: the difference of the class means. ``ridge``: linear
+    unpenalised intercept. ``mass_mean``: the difference of the class means. ``unscaled``:
+    scikit-learn's logistic regression as it comes (Jin et al. 2024). ``ridge``: linear
     regression with an L2 penalty, for labels that are numbers. Or one of one's own
     (``llmprobe.probing.kinds``)."""
     folds: int = Field(default=5, ge=2)

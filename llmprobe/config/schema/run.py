@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,19 @@ class ReportConfig(Section):
         return [names] if isinstance(names, str) else names
 
 
+PROTOCOLS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "llmprobe": {},
+    "jin2024": {
+        "extract": {"site": "post_attention_norm"},
+        "probe": {
+            "kind": "unscaled", "controls": ["majority"], "permutations": 0, "repeats": 1,
+            "description_length": False,
+        },
+    },
+}  # fmt: skip
+"""What a protocol says where the config itself says nothing, by section."""
+
+
 def expand_short_forms(raw: Any) -> Any:
     """Return a raw config with every short form as the mapping that it stands for."""
 
@@ -66,6 +79,9 @@ def expand_short_forms(raw: Any) -> Any:
             raw[section] = {"null" if key is None else key: asked[key] for key in asked}
     if isinstance(raw.get("include"), str):
         raw["include"] = [raw["include"]]
+    for section, settings in PROTOCOLS.get(str(raw.get("protocol")), {}).items():
+        if isinstance(asked := raw.get(section, {}), dict):
+            raw[section] = {**settings, **asked}
     return raw
 
 
@@ -92,6 +108,11 @@ class RunConfig(Section):
     include: tuple[Path, ...] = ()
     """Folders or files with datasets of one's own: .yaml with a dataset's mapping, .py with a
     decorated function."""
+    protocol: Literal["llmprobe", "jin2024"] = "llmprobe"
+    """``llmprobe``: grouped folds and all that stands below. ``jin2024``: as Jin et al. (2024)
+    did it, for a comparison with what they published: the norm after attention, unscaled probes
+    at C = 1, and one random split whatever the groups are (docs/studies/concept_depth.md). What
+    the sections below say comes before it."""
     extract: ExtractConfig = ExtractConfig()
     """Which hidden states are taken."""
     probe: ProbeConfig = ProbeConfig()
