@@ -26,7 +26,14 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_are_runs_for_facts_reasoning_sizes_and_the_study() -> None:
-    wanted = {"facts", "geometry_of_truth", "jin2024", "model_sizes", "quickstart", "reasoning_difficulty"}
+    wanted = {
+        "facts",
+        "geometry_of_truth",
+        "jin2024",
+        "model_sizes",
+        "quickstart",
+        "reasoning_difficulty",
+    }
     assert set(NAMES) >= wanted
 
 
