@@ -16,7 +16,8 @@ import torch
 from bench_attach import forward
 from bench_common import head, packaged, parsed, parser_of, report, spread
 
-from llmprobe.extraction.last_token import LastToken
+from llmprobe.extraction.rerun import Rerun
+from llmprobe.extraction.tokens import Text
 
 TOKENS = 2048
 """Of a batch, as many as `llmprobe intervene` takes at a time on a CPU."""
@@ -45,11 +46,11 @@ def main() -> None:
     for name in options.models:
         for dtype in options.dtype:
             model = packaged(dtype, name).model
-            runner = LastToken(model)
+            runner = Rerun(model)
             whole = torch.randint(1000, (TOKENS // LENGTH, LENGTH))
             texts = torch.randint(1000, (TOKENS // STATES, LENGTH)).tolist()
             states = torch.randn(len(texts), STATES, model.hidden_size)
-            kept = runner.keep(texts)
+            kept = runner.keep([Text(tuple(ids), ((LENGTH - 1,),)) for ids in texts])
             whole_texts = partial(forward, model.module, whole, torch.ones_like(whole))
             changed = partial(runner.run, kept, 0, states)
             a_token, a_state = [], []

@@ -32,6 +32,7 @@ from threadpoolctl import threadpool_limits
 
 from llmprobe.api.states import probe_layers
 from llmprobe.config.schema import InterveneConfig, ProbeConfig
+from llmprobe.extraction.tokens import Text
 from llmprobe.ground.errors import UserError
 from llmprobe.monitors.intervene import intervene, tasks_config
 from llmprobe.probing.labels import relabellings
@@ -442,7 +443,7 @@ class Linear:
 
     device = torch.device("cpu")
 
-    def keep(self, _: Sequence[Sequence[int]]) -> None:
+    def keep(self, _: Sequence[Text]) -> None:
         """Keep nothing."""
 
     def run(self, _: None, __: int, states: torch.Tensor) -> torch.Tensor:
@@ -475,8 +476,8 @@ def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
     asked, to_answers = InterveneConfig(null=19, n=n), torch.from_numpy(answers.T @ corners.T)
     tasks = build_tasks(labels, None, tasks_config(ProbeConfig(folds=3, l2=10.0), asked), "planted")
     changed = intervene(
-        Linear(), lambda ends: ends.double() @ to_answers, [[0]] * n, states, tasks, None, asked,
-        peak=0, seed=seed,
+        Linear(), lambda ends: ends.double() @ to_answers, [Text((0,), ((0,),))] * n, states, tasks,
+        None, asked, peak=0, seed=seed,
     )  # fmt: skip
     return float(changed.summary["used_p_value"].iloc[0])
 

@@ -245,13 +245,26 @@ class Extractor:
         return self._activations(dataset, facts, store)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
-        """Return the dataset's texts as this model reads them."""
+        """Return the dataset's texts as this model reads them, with what is extracted of them."""
+        every_token = "tokens" in self.config.positions
+        return self.tokens_at(self._one_place, dataset, tokenizer, module, every_token=every_token)
+
+    def tokens_at(
+        self,
+        positions: Sequence[str],
+        dataset: ConceptDataset,
+        tokenizer: Any,
+        module: Any,
+        *,
+        every_token: bool = False,
+    ) -> TokenisedTexts:
+        """Return the dataset's texts with their places at ``last``, or positions of the config."""
         return tokenise(
             tokenizer,
             dataset.texts,
             window=model_window(module),
-            positions=self._one_place,
-            every_token="tokens" in self.config.positions,
+            positions=positions,
+            every_token=every_token,
             ranges=self._ranges(dataset),
             turns=self._turns(dataset),
             chat=dataset.chat,

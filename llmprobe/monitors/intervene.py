@@ -13,8 +13,9 @@ from torch import Tensor
 
 from llmprobe.config.schema import InterveneConfig, ProbeConfig
 from llmprobe.extraction.estimate import duration, matmul_speed
-from llmprobe.extraction.last_token import LastToken, require_parity
 from llmprobe.extraction.memory import Budget
+from llmprobe.extraction.rerun import Rerun, require_parity
+from llmprobe.extraction.tokens import Text
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.progress import Progress
 from llmprobe.models.loading import Architecture, LoadedModel, active_weights
@@ -56,17 +57,17 @@ NextTokens = Callable[[Tensor], Sequence[str]]
 
 
 class Runner(Protocol):
-    """Runs changed states of the last token of texts, as ``LastToken`` does."""
+    """Runs texts again with other states at their place, as ``Rerun`` does."""
 
     @property
     def device(self) -> torch.device:
         """Return where it runs."""
 
-    def keep(self, texts: Sequence[Sequence[int]], /) -> Any:
-        """Run some texts up to their last token."""
+    def keep(self, texts: Sequence[Text], /) -> Any:
+        """Run some texts as they are."""
 
     def run(self, texts: Any, layer: int, states: Tensor, /) -> Tensor:
-        """Return what comes out of the last block. [texts, states, d] -> the same"""
+        """Return what comes out of the last block at the last token. [texts, n, d] -> the same"""
 
 
 class BetweenClasses(Protocol):
@@ -144,26 +145,27 @@ class LayerOfTexts:
 def effects(
     runner: Runner,
     answers: Answers,
-    tokens: Sequence[Sequence[int]],
+    texts: Sequence[Text],
     layers: Sequence[LayerOfTexts],
     edits: Sequence[Edit],
     label: str = "",
 ) -> tuple[np.ndarray, list[Changed]]:
-    """Change the last token's states of some texts at each of some layers, by each of some edits.
+    """Change the states of some texts at each of some layers, by each of some edits.
 
     -> logits of the answers after the texts as they are [m, C], and for each layer how far each
     edit moves the log-odds of each text's two classes
     """
-    m, n = len(tokens), 1 + len(edits)
+    m, n = len(texts), 1 + len(edits)
     plain: np.ndarray = np.empty((m, 0))
     changed = [Changed(layer.number, edits, *np.empty((2, m, len(edits)))) for layer in layers]
     budget = Budget(_TOKENS.get(runner.device.type, _MOST_TOKENS))
-    order = np.argsort([len(text) for text in tokens], kind="stable")
+    rest = np.array([_rest(text) for text in texts])
+    order = np.lexsort((np.array([len(text.tokens) for text in texts]), rest))
     with Progress(label, m * len(layers), shown=bool(label)) as bar:
 
         def run(rows: Sequence[int]) -> bool:
             nonlocal plain
-            kept = runner.keep([tokens[row] for row in rows])
+            kept = runner.keep([texts[row] for row in rows])
             for i, layer in enumerate(layers):
                 part = layer.of(rows)
                 states, sides = part.moved(edits)
@@ -182,8 +184,8 @@ def effects(
         for _ in budget.run_in_parts(
             parts,
             run,
-            lambda rows: len(rows) * n,
-            lambda rows: f"{n} states of the last token of {len(rows)} texts",
+            lambda rows: len(rows) * n * int(rest[rows].max()),
+            lambda rows: f"{n} changed states of {len(rows)} texts",
         ):
             pass
     return plain, changed
@@ -215,32 +217,30 @@ def tasks_config(probe: ProbeConfig, config: InterveneConfig) -> ProbeConfig:
     return probe.alone(kind="logistic", repeats=1, permutations=config.null // 2)
 
 
-def checked_last_token(
-    model: LoadedModel, tokens: Sequence[Sequence[int]], states: States
-) -> LastToken:
-    """Return what runs the last token of texts by itself, tried on a few of them.
+def checked_rerun(model: LoadedModel, texts: Sequence[Text], states: States) -> Rerun:
+    """Return what runs texts again with other states, tried on a few of them.
 
     Parameters
     ----------
-    tokens, states
+    texts, states
         As ``intervene`` takes them.
 
     Raises
     ------
     UserError
-        The model's last token cannot be run by itself.
+        The model's tokens cannot be run by themselves.
     """
-    few, middle = [*range(min(3, len(tokens)))], model.n_blocks // 2
+    few, middle = [*range(min(3, len(texts)))], model.n_blocks // 2
     if middle in states.layers:
         trial = torch.from_numpy(states.layer(middle)[few][::-1].copy())
-        require_parity(model, [tokens[i] for i in few], trial)
-    return LastToken(model)
+        require_parity(model, [texts[i] for i in few], trial)
+    return Rerun(model)
 
 
 def intervene(
     runner: Runner,
     answers: Answers,
-    tokens: Sequence[Sequence[int]],
+    texts: Sequence[Text],
     states: States,
     tasks: ProbingTasks,
     units: np.ndarray | None,
@@ -255,10 +255,10 @@ def intervene(
 
     Parameters
     ----------
-    tokens
-        Of each text, up to the token whose state is changed. [n][tokens]
+    texts
+        Up to where the answer begins, each with the one place at which it is changed. [n]
     states
-        Of those tokens, at every layer. Each [n, d]
+        Those at this place, at every layer. Each [n, d]
     tasks
         The labels, with their folds and as many shuffled labellings as half of the null
         (``tasks_config``). Each text is moved between its own class and another one; of several
@@ -277,7 +277,7 @@ def intervene(
     rows = some_of_each_unit(scored, config.n, units, seed)
     fold, labels = tasks.fold_of[0][rows], tasks.y[rows]
     pairs = _pairs(labels, len(tasks.classes), seed)
-    texts = [tokens[row] for row in rows]
+    texts = [texts[row] for row in rows]
     layers = []
     for number in chosen_layers(config, states.layers, peak):
         X = states.layer(number)
@@ -335,13 +335,13 @@ def _examples(
     runner: Runner,
     answers: Answers,
     next_tokens: NextTokens,
-    tokens: Sequence[Sequence[int]],
+    texts: Sequence[Text],
     layer: LayerOfTexts,
     kind: int,
 ) -> pd.DataFrame:
     """Return what the model says of some texts as they are, and with reflected states."""
     states, _ = layer.moved([Edit(kind, "reflect")])
-    ends = runner.run(runner.keep(tokens), layer.number, torch.from_numpy(states))
+    ends = runner.run(runner.keep(texts), layer.number, torch.from_numpy(states))
     before, after = ends.unbind(dim=1)
     odds = (log_odds_between(answers(of).float().cpu().numpy(), layer.pairs)
             for of in (before, after))  # fmt: skip
@@ -353,24 +353,34 @@ def _examples(
 
 
 def cost(
-    model: LoadedModel | Architecture, config: InterveneConfig, texts: int
+    model: LoadedModel | Architecture, config: InterveneConfig, texts: Sequence[Text]
 ) -> tuple[int, float]:
     """Return how many tokens pass through all blocks, and about how many seconds that takes.
 
-    A state at a layer passes through the blocks after it alone.
+    A state at a layer passes through the blocks after it alone, and with it what stands to the
+    right of where it is changed.
     """
     n_blocks = model.n_blocks
     layers = chosen_layers(config, range(n_blocks + 1), n_blocks // 2)
     a_layer = 1 + len(KINDS) * 2 + 1 + 2 * config.null
     through = sum((n_blocks - layer) / n_blocks for layer in layers)
     at_one = (2 * config.null * (1 + len(DOSES)) + len(KINDS) * len(DOSES)) / 2
-    passes = round(min(texts, config.n) * (a_layer * through + at_one))
+    of_a_text = np.mean([_rest(text) * (a_layer * through + at_one) + 2 * len(text.tokens)
+                         for text in texts])  # fmt: skip
+    passes = round(min(len(texts), config.n) * float(of_a_text))
     speed = matmul_speed(model.device, model.dtype)
     return passes, 2 * active_weights(model.module) * passes / speed
 
 
-def describe(model: LoadedModel | Architecture, config: InterveneConfig, texts: int) -> str:
+def _rest(text: Text) -> int:
+    """Return how many tokens of a text are run again: from the first one on that is changed."""
+    return len(text.tokens) - text.places[0][0]
+
+
+def describe(
+    model: LoadedModel | Architecture, config: InterveneConfig, texts: Sequence[Text], position: str
+) -> str:
     """Return one line: how many token passes, and how long they take."""
     passes, seconds = cost(model, config, texts)
-    return (f"changed at its last token in {min(texts, config.n):,} of them, {passes:,} token "
+    return (f"changed at {position} in {min(len(texts), config.n):,} of them, {passes:,} token "
             f"passes, {duration(seconds)}")  # fmt: skip

@@ -106,7 +106,7 @@ def said(
     last = base.n_blocks
     if last not in states.layers:
         raise UserError(f"The last layer, {last}, was not read (extract.layers).")
-    tokens = extractor.tokens(dataset, base.tokenizer, base.module)
+    tokens = extractor.tokens_at(["last"], dataset, base.tokenizer, base.module)
     words = answer_tokens(base.tokenizer, _read(tokens, 0), dataset.answers, dataset.name)
     asked = AnswerHead(head, base, words)
     share = _checked(asked, tokens, states.layer(last))

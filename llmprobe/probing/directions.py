@@ -228,13 +228,13 @@ def _alike(own: np.ndarray, variances: np.ndarray, normal: np.ndarray) -> np.nda
 
     Returns
     -------
-    Of each draw, along the axes of the covariance within what ``own`` spans, each taken by one of
-    like variance. [draws, C, r]
+    Of each draw: in place of each axis of what ``own`` spans, one of like variance. [draws, C, r]
     """
     if not own.any():
         return np.zeros((len(normal), *own.shape))
-    basis = np.linalg.svd(own, full_matrices=False)[2][: len(own) - 1]
-    basis = np.linalg.eigh((basis * variances) @ basis.T)[1].T @ basis
+    # In the order of the classes, so that it is one and the same in layers that are alike.
+    columns, upper = np.linalg.qr(own[:-1].T)
+    basis = (columns * np.where(np.diag(upper) < 0, -1, 1)).T
     drawn = np.broadcast_to(basis, (len(normal), *basis.shape))
     for axis, random in zip(basis, normal.swapaxes(0, 1), strict=False):
         more = _of_like_variance(axis, variances, random, drawn)

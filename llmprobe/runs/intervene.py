@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from llmprobe.config.schema import InterveneConfig, RunConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.tokens import Text
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.files import digest
 from llmprobe.models.answer_head import AnswerHead, answer_tokens
-from llmprobe.monitors.intervene import checked_last_token, intervene, tasks_config
+from llmprobe.monitors.intervene import checked_rerun, describe, intervene, tasks_config
 from llmprobe.monitors.said import why_not
+from llmprobe.probing.pooling import Pooling
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.results.columns import INTERVENE, INTERVENE_EXAMPLES, USED
 from llmprobe.results.folder import Part
@@ -45,8 +48,8 @@ def intervened(
         Whether to run the model; without, only what is kept is added.
     """
     extractor, dataset = states.extractor, states.dataset
-    note = why_not_used(dataset) or why_not(
-        extractor.model_config, dataset, config.extract.site, position
+    note = why_not_used(dataset, position) or why_not(
+        extractor.model_config, dataset, config.extract.site, "last"
     )
     words = {label: list(words) for label, words in dataset.answers.items()}
     name = f"intervene-{digest([words, asked.model_dump(mode='json')])[:16]}"
@@ -67,12 +70,32 @@ def intervened(
     return replace(results, summary=results.summary.assign(used_note=note))
 
 
-def why_not_used(dataset: ConceptDataset) -> str:
-    """Return why no use can be asked of a dataset; empty where it can."""
+def why_not_used(dataset: ConceptDataset, position: str) -> str:
+    """Return why no use can be asked of a dataset at a position; empty where it can."""
     if not dataset.answers:
         return ("The dataset has no question and answers, so there is nothing that the model would "
                 "say otherwise (question: true).")  # fmt: skip
+    if Pooling.of(position) is not None:
+        return "The probe pools what it reads of many tokens, so there is no one state to change."
     return ""
+
+
+def texts_with_places(
+    extractor: Extractor, dataset: ConceptDataset, position: str, tokenizer: Any, module: Any
+) -> list[Text]:
+    """Return each text up to where the answer begins, with the place that a position has in it."""
+    tokens = extractor.tokens_at(["last", position], dataset, tokenizer, module)
+    return [Text(tuple(ids[: last[-1] + 1]), (place,))
+            for ids, (last, place) in zip(tokens.ids, tokens.places, strict=True)]  # fmt: skip
+
+
+def describe_use(
+    extractor: Extractor, dataset: ConceptDataset, asked: InterveneConfig, position: str
+) -> str:
+    """Return one line: how many token passes it takes to change states, and how long."""
+    model = extractor.architecture
+    texts = texts_with_places(extractor, dataset, position, extractor.tokenizer, model.module)
+    return describe(model, asked, texts, position)
 
 
 def _intervene(
@@ -87,19 +110,17 @@ def _intervene(
     """Change the states of a part's texts."""
     dataset, seed = states.dataset, config.probe.seed
     head, base = load_head(extractor.model_config)
-    tokens = extractor.tokens(dataset, base.tokenizer, base.module)
-    texts = [ids[: places[0][-1] + 1]
-             for ids, places in zip(tokens.ids, tokens.places, strict=True)]  # fmt: skip
+    texts = texts_with_places(extractor, dataset, position, base.tokenizer, base.module)
     answers = {str(label): dataset.answers[str(label)] for label in dataset.classes}
     asked_head = AnswerHead(
-        head, base, answer_tokens(base.tokenizer, texts[0], answers, dataset.name)
+        head, base, answer_tokens(base.tokenizer, texts[0].tokens, answers, dataset.name)
     )
     probe = tasks_config(config.probe, asked)
     tasks = build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
     peak = results.curves[0].layer
     of_texts = states.at(position)
     return intervene(
-        checked_last_token(base, texts, of_texts),
+        checked_rerun(base, texts, of_texts),
         asked_head.label_logits, texts, of_texts, tasks, dataset.units, asked,
         peak=base.n_blocks // 2 if peak is None else peak, next_tokens=asked_head.next_tokens,
         seed=seed,

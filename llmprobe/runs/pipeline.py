@@ -43,7 +43,6 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.models.loading import LoadedModel, load_language_model
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
-from llmprobe.monitors.intervene import describe
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.reporting.trackers import require_trackers
@@ -65,7 +64,7 @@ from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.results.transfer import TransferMatrix
 from llmprobe.runs.environment import dataset_facts, environment, model_facts
-from llmprobe.runs.intervene import intervened
+from llmprobe.runs.intervene import describe_use, intervened, why_not_used
 from llmprobe.runs.linearity import linearity_beside
 from llmprobe.runs.parts import (
     KEYS_WITHOUT_EFFECT,
@@ -215,8 +214,9 @@ class Run:
                 concepts = [one for one in self.datasets if (one.stem or one.name) == of_file]
                 yield f"{line}, {describe_probing(extractor, concepts, self.config, is_control)}"
             asked = self.config.intervene
-            if asked is not None and dataset.answers and model.weights != "random":
-                yield f"{line}, {describe(extractor.architecture, asked, len(dataset))}"
+            for position in self.config.positions if asked and model.weights != "random" else ():
+                if asked and not why_not_used(dataset, position):
+                    yield f"{line}, {describe_use(extractor, dataset, asked, position)}"
 
     def probe(self, extract: bool = False) -> Results:
         """Probe every model on every dataset, extracting what is missing if told to.

@@ -13,13 +13,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmprobe.config.schema import InterveneConfig, ProbeConfig
-from llmprobe.extraction.last_token import LastToken
+from llmprobe.extraction.rerun import Rerun
+from llmprobe.extraction.tokens import Text
 from llmprobe.models.loading import LoadedModel, described
 from llmprobe.monitors.intervene import (
     Edit,
     LayerOfTexts,
     _pairs,
-    checked_last_token,
+    checked_rerun,
     effects,
     intervene,
     tasks_config,
@@ -99,6 +100,10 @@ def _texts(n: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray]:
     return [[A if y else B, int(rng.integers(3, 43)), END] for y in labels], labels
 
 
+def _at_last(texts: list[list[int]]) -> list[Text]:
+    return [Text(tuple(ids), ((len(ids) - 1,),)) for ids in texts]
+
+
 def _answers(by_hand):
     def answers(states):
         with torch.no_grad():
@@ -120,7 +125,7 @@ def test_a_direction_is_used_from_where_it_is_written_to_where_it_is_read(by_han
     layers = [LayerOfTexts(i, X.numpy(), fold, pairs, [of_fold]) for i, X in states.items()]
     edits = [Edit(0, "reflect"), Edit(1, "reflect")]
     plain, changed = effects(
-        LastToken(by_hand.model), _answers(by_hand), texts, layers, edits
+        Rerun(by_hand.model), _answers(by_hand), _at_last(texts), layers, edits
     )  # fmt: skip
     gap = Measured(labels, pairs, plain, Resamples(40), ()).gap
     moved = np.array([(-c.sides * c.log_odds).mean(axis=0) for c in changed]) / gap
@@ -139,8 +144,9 @@ def _intervene(by_hand, labels, texts, **config):
     probe = tasks_config(ProbeConfig(l2=100.0, folds=3), asked)
     tasks = build_tasks(labels, None, probe, "texts")
     states = Arrays({i: X.numpy() for i, X in _states(by_hand.model, texts).items()})
-    runner = checked_last_token(by_hand.model, texts, states)
-    return intervene(runner, _answers(by_hand), texts, states, tasks, None, asked, peak=3)
+    asked_of = _at_last(texts)
+    runner = checked_rerun(by_hand.model, asked_of, states)
+    return intervene(runner, _answers(by_hand), asked_of, states, tasks, None, asked, peak=3)
 
 
 def test_what_a_model_answers_by_is_found_and_compared_with_the_null(by_hand) -> None:

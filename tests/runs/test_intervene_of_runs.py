@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,9 +73,9 @@ def test_a_finished_run_can_be_asked_whether_the_model_uses_it(
 
 @pytest.mark.parametrize(
     ("extract", "says"),
-    [({"position": "mean"}, "position: last"), ({"site": "mlp"}, "residual stream")],
+    [({"position": "tokens"}, "no one state to change"), ({"site": "mlp"}, "residual stream")],
 )
-def test_states_that_no_answer_follows_are_refused_in_a_sentence(
+def test_states_that_cannot_be_changed_are_refused_in_a_sentence(
     tmp_path: Path, tiny_model: Callable[..., Path], extract: dict[str, str], says: str
 ) -> None:
     config = _config(tmp_path, tiny_model("llama", head=True), **QUESTION)
@@ -83,6 +84,35 @@ def test_states_that_no_answer_follows_are_refused_in_a_sentence(
     answer = results.evidence[0].questions["used"]
     assert answer.answer == "does not apply"
     assert says in answer.sentence
+
+
+def test_states_in_the_middle_are_changed_and_what_is_said_is_of_the_last_token(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    positions = ["mean", "first:text", "last"]
+    config = _config(tmp_path, tiny_model("llama", head=True), **QUESTION)
+    asked = [f"extract.position={json.dumps(positions)}", "intervene.null=20"]
+    run = Run(load_config(config, asked), tmp_path / "out")
+    passes = [
+        int(re.search("changed at .* of them, ([0-9,]+) token passes", line)[1].replace(",", ""))
+        for line in run.estimates() if "changed at" in line
+    ]  # fmt: skip
+    # Of the seven tokens of a text all, five and one are run again.
+    assert passes[0] / passes[2] == pytest.approx(7, rel=0.1)
+    assert passes[1] / passes[2] == pytest.approx(5, rel=0.1)
+    results = run.probe(extract=True)
+    assert results.summary["used_p_value"].notna().all()
+    rows = results.interventions
+    assert list(dict.fromkeys(rows["position"])) == positions
+    (end, before) = (
+        rows[(rows["position"] == position) & (rows["layer"] == 3)] for position in ("last", "mean")
+    )
+    assert (end["effect"] != 0).any()
+    assert (before["effect"] != 0).any()  # The last token is one of those that the mean is over.
+    of_word = rows[rows["position"] == "first:text"].groupby("layer")["effect"]
+    assert of_word.apply(lambda effect: (effect != 0).any()).tolist() == [True] * 3 + [False]
+    said = [evidence.questions["said"] for evidence in results.evidence]
+    assert [answer.answer == "does not apply" for answer in said] == [True, True, False]
 
 
 def test_of_three_classes_each_text_is_moved_to_another_one(

@@ -1,0 +1,266 @@
+"""Texts run again from a layer on with other states at some of their tokens.
+
+Nothing before the first changed token depends on it, so the keys and values of what stands before
+it stay as they are: one pass over each text makes them, and any number of changed texts are then
+run beside each other from there on, each seeing the text before it and itself. Where the last token
+alone is changed, that is one token for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmprobe.extraction.prefix_tree import (
+    MOST_MULTIPLIED,
+    AncestorPath,
+    PathCache,
+    masks,
+    multiplied,
+    tree_can_run,
+)
+from llmprobe.extraction.tokens import Text
+from llmprobe.ground.errors import UserError
+from llmprobe.models.layers import block_input, given_states, hidden_state, hooked, left_out
+from llmprobe.models.loading import LoadedModel, example_input
+from llmprobe.models.private import plain_attention
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Relative difference to whole texts that rounding explains, after up to all blocks."""
+
+_BESIDE = 512
+"""Tokens of one text that are run beside each other, of which each is compared with all."""
+
+
+@dataclass(frozen=True)
+class KeptTexts:
+    """Some texts as they are, from the first token on that is changed, and what that sees."""
+
+    tokens: Tensor
+    """From there on, padded on the right. [texts, rest]"""
+    start: Tensor
+    """How many tokens stand before. [texts]"""
+    end: Tensor
+    """Which of ``tokens`` is the last. [texts]"""
+    share: Tensor
+    """What each token has of the mean that is changed, 0 where it is not. [texts, rest]"""
+    states: Sequence[Tensor]
+    """Of the tokens, at each layer. Each [texts, rest, d]"""
+    path: AncestorPath
+    """The keys and values of the tokens before, padded on the right to one length."""
+
+    def changed(self, layer: int, states: Tensor) -> Tensor:
+        """Return the states of the tokens at a layer, of which the mean is another one.
+
+        All tokens that the mean is over are moved alike. [texts, n, d] -> [texts, n, rest, d]
+        """
+        own, share = self.states[layer].float(), self.share[..., None]
+        change = states.float() - (own * share).sum(dim=1, keepdim=True)
+        return own[:, None] + change[:, :, None] * (share > 0)[:, None]
+
+    def last(self, states: Tensor) -> Tensor:
+        """Return the states of the last token. [texts, n, rest, d] -> [texts, n, d]"""
+        return states[torch.arange(len(states), device=states.device), :, self.end]
+
+
+class Rerun:
+    """Runs texts again through the blocks that are left, with other states at their place.
+
+    Raises
+    ------
+    UserError
+        A token's state depends on what stands to its right, or the model does not take a token by
+        itself beside keys and values.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        if not model.causal:
+            raise UserError(f"model {model.name!r}: its states depend on the tokens to their right "
+                            "(an encoder), so it does not say what comes next")  # fmt: skip
+        if not tree_can_run(model.module):
+            raise UserError(f"model {model.name!r}: its last token cannot be run by itself on the "
+                            "keys and values of the text before it")  # fmt: skip
+        self.model, self.device = model, model.device
+        self._in_tuples = _return_tuples(model)
+
+    @torch.inference_mode()
+    def keep(self, texts: Sequence[Text]) -> KeptTexts:
+        """Run some texts as they are, of which the first place of each is to be changed."""
+        device, blocks = self.model.device, self.model.blocks
+        places = [text.places[0] for text in texts]
+        lengths = torch.tensor([len(text.tokens) for text in texts])
+        start = torch.tensor([place[0] for place in places])
+        rest, width = int((lengths - start).max()), int(start.max())
+        ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
+        share = torch.zeros(len(texts), rest)
+        for row, (text, place) in enumerate(zip(texts, places, strict=True)):
+            ids[row, : len(text.tokens)] = torch.tensor(text.tokens)
+            share[row, torch.tensor(place) - place[0]] = 1 / len(place)
+        index = torch.arange(ids.shape[1], device=device)
+        # What is beyond the end of a text is not looked at.
+        beyond = torch.minimum(start[:, None] + torch.arange(rest), lengths[:, None] - 1)
+        rows = torch.arange(len(texts))[:, None]
+        states: list[Tensor] = []
+
+        def read(state: Tensor) -> None:
+            whole = state.reshape(*ids.shape, -1)
+            states.append(whole[rows.to(whole.device), beyond.to(whole.device)].to(device))
+
+        cache = PathCache(AncestorPath(), index[:width])
+        with hooked([*(reading(block, read) for block in blocks), returning(blocks[-1], read)]):
+            self._run(ids.to(device), index[None], index <= index[:, None], cache, 0)
+        start, end = start.to(device), (lengths - 1).to(device) - start.to(device)
+        tokens = ids[rows, beyond].to(device)
+        path = AncestorPath(width, cache.kept if width else {})
+        return KeptTexts(tokens, start, end, share.to(device), states, path)
+
+    @torch.inference_mode()
+    def run(self, texts: KeptTexts, layer: int, states: Tensor) -> Tensor:
+        """Return what comes out of the last block at the last token, before the final norm.
+
+        Parameters
+        ----------
+        layer
+            Where the states stand: 0 enters block 1, and i leaves block i.
+        states
+            Any number of states for each text, at its place; of several tokens their mean. [texts,
+            n, d]
+        """
+        states = states.to(self.model.device)
+        if layer == self.model.n_blocks:
+            return texts.last(texts.changed(layer, states)).to(self.model.dtype)
+        at_a_time = max(1, _BESIDE // texts.tokens.shape[1])
+        return torch.cat(
+            [
+                self._run_beside(texts, layer, some)
+                for some in torch.split(states, at_a_time, dim=1)
+            ],
+            dim=1,
+        )
+
+    def _run_beside(self, texts: KeptTexts, layer: int, states: Tensor) -> Tensor:
+        model, device = self.model, self.model.device
+        n, (m, rest), width = states.shape[1], texts.tokens.shape, texts.path.length
+        given = texts.changed(layer, states).to(model.dtype)
+        index = torch.arange(n * rest, device=device)
+        own = (index <= index[:, None]) & (index // rest == index[:, None] // rest)
+        before = torch.arange(width, device=device) < texts.start[:, None]
+        seen = torch.cat([before[:, None].expand(-1, n * rest, -1), own.expand(m, -1, -1)], dim=2)
+        cache = PathCache(texts.path, torch.empty(0, dtype=torch.long, device=device))
+        place = torch.minimum(torch.arange(rest, device=device), texts.end[:, None])
+        position = (texts.start[:, None] + place).repeat(1, n)
+        read: list[Tensor] = []
+        with (
+            left_out(model.blocks[:layer], self._in_tuples),
+            hooked([
+                given_states(model.blocks[layer], lambda _: given),
+                returning(model.blocks[-1], read.append),
+            ]),
+        ):  # fmt: skip
+            self._run(texts.tokens.repeat(1, n), position, seen, cache, width)
+        return texts.last(read[0].reshape(given.shape).to(device))
+
+    def _run(
+        self, tokens: Tensor, position: Tensor, seen: Tensor, cache: PathCache, above: int
+    ) -> None:
+        model = self.model
+        seen = seen if seen.ndim == 3 else seen[None]
+        with self._attention(above + tokens.shape[1]):
+            model.module(
+                input_ids=tokens,
+                position_ids=position.expand(len(tokens), -1),
+                attention_mask=masks(model, seen, position, above),
+                past_key_values=cache,
+                use_cache=True,
+            )
+
+    def _attention(self, width: int) -> AbstractContextManager[None]:
+        by_products = multiplied(self.model) and width <= MOST_MULTIPLIED
+        return plain_attention(self.model.module) if by_products else nullcontext()
+
+
+def reading(block: nn.Module, read: Callable[[Tensor], None]) -> Any:
+    """Call a function with the states that enter a block. -> handle of the hook"""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read(block_input(args, kwargs))
+
+    return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def returning(block: nn.Module, read: Callable[[Tensor], None]) -> Any:
+    """Call a function with the states that leave a block. -> handle of the hook"""
+    return block.register_forward_hook(lambda *args: read(hidden_state(args[-1])))
+
+
+@torch.inference_mode()
+def run_whole(model: LoadedModel, text: Text, layer: int, states: Tensor) -> Tensor:
+    """Return what ``Rerun.run`` does for one text, by running all of it with each state.
+
+    Parameters
+    ----------
+    states
+        States at the text's first place at the layer; of several tokens their mean. [n, d]
+    """
+    n, place, read = len(states), list(text.places[0]), []
+
+    def replace(whole: Tensor) -> Tensor:
+        changed = whole.clone().view(n, len(text.tokens), -1)
+        own = changed[:, place].float()
+        change = states.to(own) - own.mean(dim=1)
+        changed[:, place] = (own + change[:, None]).to(whole)
+        return changed
+
+    def keep(state: Tensor) -> None:
+        whole = replace(state) if layer == model.n_blocks else state
+        read.append(whole.view(n, len(text.tokens), -1)[:, -1])
+
+    handles = [returning(model.blocks[-1], keep)]
+    if layer < model.n_blocks:
+        handles.append(given_states(model.blocks[layer], replace))
+    with hooked(handles):
+        ids = torch.tensor([list(text.tokens)] * n, device=model.device)
+        model.module(input_ids=ids, use_cache=False)
+    return read[0].to(model.device)
+
+
+def require_parity(model: LoadedModel, texts: Sequence[Text], states: Tensor) -> float:
+    """Compare texts that are run again with whole ones, at a layer in the middle; return how far.
+
+    Parameters
+    ----------
+    texts
+        A few, of different lengths.
+    states
+        Other states at the first place of each at layer ``n_blocks // 2``. [texts, d]
+
+    Raises
+    ------
+    UserError
+        They are further from each other than rounding explains.
+    """
+    layer, runner = model.n_blocks // 2, Rerun(model)
+    again = runner.run(runner.keep(texts), layer, states[:, None])[:, 0].float()
+    whole = torch.cat([run_whole(model, text, layer, state[None])
+                       for text, state in zip(texts, states, strict=True)]).float()  # fmt: skip
+    difference = float(((again - whole).norm(dim=1) / whole.norm(dim=1)).max())
+    if not difference <= TOLERANCE[model.dtype]:
+        raise UserError(
+            f"model {model.name!r}: its last token run by itself on the keys and values of the "
+            f"text differs by {difference:.1e} from the whole text, so its states cannot be changed"
+        )
+    return difference
+
+
+@torch.inference_mode()
+def _return_tuples(model: LoadedModel) -> bool:
+    """Whether the blocks of a model return their states as the first of several things."""
+    read: list[Any] = []
+    with hooked([model.blocks[0].register_forward_hook(lambda *args: read.append(args[-1]))]):
+        model.module(input_ids=example_input(model.module, model.device), use_cache=False)
+    return not isinstance(read[0], Tensor)
