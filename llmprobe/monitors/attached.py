@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ class AttachedProbe:
         check: bool = True,
     ) -> None:
         self.probe, self.layer = probe, probe.layer_or_best(layer)
-        """The probe, and the layer whose states it scores."""
+        """The probe, and the layer whose states it scores; of several, the deepest."""
+        self._reads = probe.layers_of(self.layer)
         self.every_token, self._on_scores = every_token, on_scores
         self.threshold: Threshold | None = None
         """Above which a text is flagged, with what is guaranteed; None where that is not asked."""
@@ -92,6 +94,8 @@ class AttachedProbe:
         with as_it_was(module):
             model = self._require_own(module, check)
         self._directions: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        """On each device, the directions of each layer that is read [layers, d, 1 or C], and the
+        intercepts [1 or C]."""
         # Of a text that looks both ways, tokens that the tokenizer adds follow the last one.
         golden = probe.golden[0] if probe.golden else None
         self._after = 0 if golden is None else len(golden.token_ids) - 1 - golden.positions[-1]
@@ -99,8 +103,9 @@ class AttachedProbe:
         site = SITES[probe.facts["site"]]
         self._handles = [
             model.module.register_forward_pre_hook(self._begin, with_kwargs=True),
-            listen(model, site, self.layer, self._score),
-        ]
+            *(listen(model, site, layer, partial(self._read, place))
+              for place, layer in enumerate(self._reads)),
+        ]  # fmt: skip
 
     @property
     def scores(self) -> Tensor:
@@ -159,7 +164,7 @@ class AttachedProbe:
         if not hasattr(base, "get_input_embeddings"):
             raise UserError(f"attach: {type(module).__name__!r} is no model of transformers")
         model = described(type(base).__name__, base, None, base.device, base.dtype)
-        width, blocks = probe.coef[self.layer].shape[1], facts.get("blocks", model.n_blocks)
+        width, blocks = probe.hidden_size, facts.get("blocks", model.n_blocks)
         if (model.hidden_size, model.n_blocks) != (width, blocks):
             raise UserError(
                 f"attach: the model has {model.n_blocks} blocks of width {model.hidden_size}, and "
@@ -195,14 +200,22 @@ class AttachedProbe:
         self._running.pass_ = shape, mask
 
     @torch.no_grad()
-    def _score(self, states: Tensor) -> None:
+    def _read(self, place: int, states: Tensor) -> None:
+        """Add up what the states of the layers say, of which this is the ``place``-th."""
         shape, mask = self._running.pass_
         states = states.reshape(*shape, -1)
         if not self.every_token:
             last = self._last(shape, mask).to(states.device)
             states = states[torch.arange(len(states), device=states.device), last]
         directions, intercept = self._on(states.device)
-        logits = states.float() @ directions + intercept
+        logits = states.float() @ directions[place]
+        if place:
+            logits += self._running.logits.to(states.device)
+        self._running.logits = logits
+        if place == len(self._reads) - 1:
+            self._score(logits + intercept, mask)
+
+    def _score(self, logits: Tensor, mask: Tensor | None) -> None:
         scores = _outputs(logits, len(self.probe.classes))
         if self.threshold is not None:  # Of logits, since probabilities near 1 are rounded to it.
             flagged = logits[..., 0] > float(logit(self.threshold.value))
@@ -225,9 +238,10 @@ class AttachedProbe:
         return last - (self._after if shape[1] > self._after else 0)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return directions [d, 1 or C] and intercepts [1 or C] on a device."""
+        """Return directions [layers, d, 1 or C] and intercepts [1 or C] on a device."""
         if device not in self._directions:
-            arrays = self.probe.coef[self.layer].T, self.probe.intercept[self.layer]
+            of_layers = np.split(self.probe.coef[self.layer].T, len(self._reads))
+            arrays = np.stack(of_layers), self.probe.intercept[self.layer]
             directions, intercept = (
                 torch.tensor(array, dtype=torch.float32, device=device) for array in arrays
             )

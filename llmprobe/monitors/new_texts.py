@@ -152,7 +152,7 @@ class NewTextReader:
                 "which says nothing of the text alone; fit it again with `llmprobe run`"
             )
         last = self.probe.layers[-1]
-        width, blocks = self.probe.coef[last].shape[1], facts.get("blocks", last)
+        width, blocks = self.probe.hidden_size, facts.get("blocks", last)
         known = SITES[self.extractor.config.site].layers(model.n_blocks)
         if (width, blocks) != (model.hidden_size, model.n_blocks) or last not in known:
             raise UserError(

@@ -19,7 +19,7 @@ from llmprobe.models.answer_head import AnswerHead, answer_tokens
 from llmprobe.models.loading import LoadedModel
 from llmprobe.probing.transfer import with_refitted_thresholds
 from llmprobe.probing.workers import DatasetStates
-from llmprobe.results.columns import SAID
+from llmprobe.results.columns import SAID, with_layer_columns
 from llmprobe.results.differences import difference_interval
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.predictions import first_repeat
@@ -47,11 +47,9 @@ class Said:
 
     def beside(self, results: Results) -> Results:
         """Return the results of one model, dataset and position with what the model says."""
-        table = results.table.drop(columns=list(SAID), errors="ignore")
-        table = table.merge(self.layers, on="layer", how="left")
+        table = with_layer_columns(results.table, self.layers, SAID)
         known = {str(name): value for name, value in self.summary.iloc[0].items()}
-        return replace(results, table=table[list(results.table)],
-                       summary=results.summary.assign(**known))  # fmt: skip
+        return replace(results, table=table, summary=results.summary.assign(**known))
 
 
 def why_not(model: object, dataset: ConceptDataset, site: str, position: str) -> str:

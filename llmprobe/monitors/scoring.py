@@ -128,8 +128,9 @@ def _score_some(
         place=lambda row: f"{where}: row {rows.start + row + 1}",
     )  # fmt: skip
     outputs = np.empty((len(rows), max(len(probe.classes), 1)))
-    for indices, states in stream_states(reader.extractor, tokens, name, [layer], progress=is_all):
-        X = states[0].float().numpy()
+    layers = probe.layers_of(layer)
+    for indices, states in stream_states(reader.extractor, tokens, name, layers, progress=is_all):
+        X = np.hstack([of_layer.float().numpy() for of_layer in states])
         if reader.pools_scores:
             n_tokens = np.array([len(tokens.places[row]) for row in indices])
             outputs[indices] = probe.outputs_of(logits_of_texts(probe, layer, X, n_tokens))
@@ -286,7 +287,8 @@ class Scorer:
         count = "1 text" if self._n == 1 else f"{self._n:,} texts"
         line = (
             f"{count}, scored by the probe of {self.probe.facts['dataset']} in "
-            f"{self.reader.extractor.model_config.name} at layer {self.layer}: {self._what()}"
+            f"{self.reader.extractor.model_config.name} at "
+            f"{self.probe.layers_in_words(self.layer)}: {self._what()}"
         )
         if self.threshold is not None:
             line = f"{line}; {self._flagged:,} flagged, {self.threshold.sentence}"

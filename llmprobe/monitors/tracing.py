@@ -116,6 +116,10 @@ def trace_probes(
         A text is empty or too long; a probe is of no language model; its model cannot be loaded, or
         has changed.
     """
+    for where, probe in probes:
+        if probe.reads:
+            raise UserError(f"{where}: reads {probe.layers_in_words()} at once, so it has no score "
+                            "at each layer to trace")  # fmt: skip
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             which = f"number {number} " if len(texts) > 1 else ""
@@ -172,6 +176,8 @@ def probes_of_run(
         raise UserError(f"{run}: has no saved probes (probes/MODEL/DATASET.safetensors), which "
                         "`llmprobe run` leaves")  # fmt: skip
     probes = [(str(path), load_probe(path)) for path in paths]
+    if not run.is_file():  # Those of several layers have no score at each.
+        probes = [one for one in probes if not one[1].reads]
     chosen = probes
     for kind, wanted in (("model", models), ("dataset", datasets), ("position", positions)):
         known = {str(probe.facts.get(kind)) for _, probe in probes}

@@ -113,7 +113,8 @@ def verify(
         engine, dtypes = str(states.path), [other.file.dtype]
     dtypes.append(str(probe.facts.get("dtype", "float32")))
     tolerance = tolerated(size, dtypes)
-    yield f"{where}: layer {golden[0].layer}, {len(golden)} golden examples, in {engine}"
+    layers = probe.layers_in_words(golden[0].layer)
+    yield f"{where}: {layers}, {len(golden)} golden examples, in {engine}"
     yield "example  tokens  expected        engine    difference  tolerance"
     for number, example in enumerate(golden):
         worst = int(np.abs((logits - expected)[number] / tolerance[number]).argmax())
@@ -159,16 +160,26 @@ class Own:
         if max(token_ids) >= module.get_input_embeddings().num_embeddings:
             raise UserError(f"{self.name}: has no token {max(token_ids)}; it is another model")
         layer, coef = self.probe.golden[0].layer, self.probe.coef[self.probe.golden[0].layer]
-        width = len(coef)
+        reads = self.probe.layers_of(layer)
+        of_layers = np.split(coef, len(reads), axis=1)
 
         def read(_: int, states: np.ndarray) -> np.ndarray:
             columns = [states, self._normed(states)]
-            logits = [X.astype(float) @ coef.T + self.probe.intercept[layer] for X in columns]
-            return np.hstack([*logits, _size(states, coef)])
+            logits = [X.astype(float) @ part.T for X in columns for part in of_layers]
+            return np.hstack([*logits, *(_size(states, part) ** 2 for part in of_layers)])
 
         with Capture(self.model, self.site) as capture:
-            values = read_every_token(capture, list(token_ids), 3 * width, read)
-        return Answers(*np.split(values, 3, axis=2))
+            values = read_every_token(capture, list(token_ids), 3 * len(coef) * len(reads), read)
+        # Of several layers, what each says is added up at the place of the deepest.
+        parts = values.reshape(*values.shape[:2], 3, len(reads), len(coef))
+        total = np.full_like(parts[..., 0, :], np.nan)
+        before = [self.layers.index(layer) - self.layers.index(one) for one in reads]
+        for place in range(before[0], len(self.layers)):
+            total[place] = sum(parts[place - by, ..., i, :] for i, by in enumerate(before))
+        intercept = self.probe.intercept[layer]
+        return Answers(
+            total[:, :, 0] + intercept, total[:, :, 1] + intercept, np.sqrt(total[:, :, 2])
+        )
 
     def _normed(self, states: np.ndarray) -> np.ndarray:
         if self.norm is None:
@@ -200,11 +211,11 @@ class Other:
         self.other_ids: str | None = None
         """How the token ids of its requests differ from the golden ones."""
         self._row_of = self._requests() if file.requests is not None else []
-        width = probe.coef[self.layer].shape[1]
-        if self.layer not in file.layers:
+        self.reads, width = probe.layers_of(self.layer), probe.hidden_size
+        if missing := sorted(set(self.reads) - set(file.layers)):
             layers = ", ".join(map(str, file.layers[:40]))
             raise UserError(
-                f"{file.where}: has no layer {self.layer}, which the golden examples are of, but "
+                f"{file.where}: has no layer {missing[0]}, which the golden examples are of, but "
                 f"{layers}; `--set layer_offset=N` or `--set layers=[…]` says which they are"
             )
         if file.width(self.layer) != width:
@@ -241,12 +252,12 @@ class Other:
 
     def _each(self, moved: int) -> Iterator[tuple[np.ndarray, GoldenExample]]:
         """Yield the states of each example at a layer, of all tokens or one. [tokens or 1, d]"""
-        layer = self.layer + moved
+        layers = [layer + moved for layer in self.reads]
         if self.file.requests is not None:
             for row, example in zip(self._row_of, self.golden, strict=True):
-                yield self.file.tokens(row, layer), example
+                yield np.hstack([self.file.tokens(row, layer) for layer in layers]), example
             return
-        states = self.file.layer(layer)
+        states = np.hstack([self.file.layer(layer) for layer in layers])
         lengths = [len(example.token_ids) for example in self.golden]
         if len(states) == len(self.golden):
             lengths = [1] * len(self.golden)
@@ -291,7 +302,7 @@ def _explanation(other: Other, reader: NewTextReader, tolerance: np.ndarray) -> 
     expected = np.array([np.atleast_1d(example.logit) for example in other.golden])
     fits: list[tuple[float, str]] = []
     for moved in (-1, 1):
-        if other.layer + moved in other.file.layers:
+        if {layer + moved for layer in other.reads} <= set(other.file.layers):
             off = times_off(other.logits(moved), expected, tolerance)
             fits.append((off, _onetimes_off(-moved, other)))
     try:

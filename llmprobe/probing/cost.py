@@ -16,6 +16,7 @@ import os
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ProbeConfig
+from llmprobe.probing.multi_layer import AUTO
 from llmprobe.probing.splits import INNER_FOLDS
 from llmprobe.probing.tasks import CODE_ORDERS, CONTROL_DRAWS
 from llmprobe.probing.workers import MOST_WORKERS
@@ -77,4 +78,9 @@ def probing_seconds(
         seconds *= CLOSED_FORM
     workers = min(layers, os.cpu_count() or 1, MOST_WORKERS)
     words = rows * BAG_OF_WORDS * ("bag_of_words" in config.controls)
-    return (layers / workers * (LAYER + seconds) + words) * NOMINAL_SPEED / speed
+    total = (layers / workers * (LAYER + seconds) + words) * NOMINAL_SPEED / speed
+    if config.multi_layer is None:
+        return total
+    together = min(layers, AUTO) if config.multi_layer == "auto" else len(config.multi_layer)
+    alone = config.alone(repeats=config.n_repeats)
+    return total + probing_seconds(alone, rows, hidden_size * together, 1, n_classes, speed)

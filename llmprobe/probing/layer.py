@@ -17,6 +17,19 @@ from llmprobe.probing.tasks import ProbingTasks, intercept_loss
 
 
 @dataclass(frozen=True)
+class HeldOutLogits:
+    """What the probes of a layer say of rows that they were not fitted on, on the CPU."""
+
+    choices: Tensor
+    """In the choice of each penalty: that of each outer fold, and then ``tasks.kept_choices``.
+    [R · folds + 1 or 2, C, n]"""
+    outer: Tensor
+    """By the probes of the outer folds, in each repeat. [R, C, n]"""
+    kept: Tensor
+    """By the probe that is kept, of all rows. [C, n]"""
+
+
+@dataclass(frozen=True)
 class LayerFit:
     """The out-of-fold predictions, probes and test statistics of one layer."""
 
@@ -61,18 +74,26 @@ class LayerFit:
     aside: np.ndarray | None = None
     """Probabilities of the classes of the a rows set aside, by the probe that is kept, which has
     not seen them; None where there are none. [a, C]"""
+    logits: HeldOutLogits | None = None
+    """Held-out logits, of which a probe of several layers is made; None where none is."""
 
 
-def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str = "cpu") -> LayerFit:
+def probe_layer(
+    X: np.ndarray,
+    tasks: ProbingTasks,
+    device: torch.device | str = "cpu",
+    *,
+    keep_logits: bool = False,
+) -> LayerFit:
     """Search the penalties of all tasks on states X [n, d] at once, and fit probes at those."""
     design = Design(torch.as_tensor(X).to(device))
     kind, loss, n = tasks.kind, tasks.loss, int(tasks.scored.sum())
     all_are_scored = n == len(tasks.scored)
     labellings = (tasks.observed, *tasks.shuffled)
     own = () if tasks.calibrated is None else (tasks.calibrated,)
-    inner, tested, control, beside, online, calibrated = _search_each(
-        design, tasks, tasks.inner, labellings, tasks.control, tasks.beside_control, tasks.online,
-        own,
+    best, (inner, calibrated, tested, control, beside, online) = _search_each(
+        design, tasks, tasks.inner, own, labellings, tasks.control, tasks.beside_control,
+        tasks.online, with_logits=len(tasks.inner) + len(own) + 1 if keep_logits else 0,
     )  # fmt: skip
     repeats, train = len(tasks.fold_of), tasks.train
     l2 = inner.l2 if tasks.inner else np.full(len(train), tasks.penalties[0])
@@ -96,6 +117,11 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
     )
     held_out = _held_out(solution.logits, tasks)
     scored = torch.as_tensor(tasks.scored, device=design.X.device)[None]
+    logits = None
+    if best.logits is not None:
+        logits = HeldOutLogits(
+            best.logits, held_out[:repeats].cpu(), solution.logits[kept][0].cpu()
+        )
     learning_curve = [
         float(loss.score(logits[None], targets[None], scored)) for logits in held_out[repeats:]
     ]
@@ -116,17 +142,18 @@ def probe_layer(X: np.ndarray, tasks: ProbingTasks, device: torch.device | str =
         learning_curve=np.asarray(learning_curve),
         kept_skill=float(1 - calibrated.loss[0] / intercept_loss(own[0], loss)) if own else np.nan,
         aside=None if tasks.aside is None else predictions(solution.logits[-1], tasks, tasks.aside),
+        logits=logits,
     )
 
 
 def _search_each(
-    design: Design, tasks: ProbingTasks, *families: Sequence[ProbingTask]
-) -> list[BestPenalties]:
-    """Search the penalties of several families of tasks in one path; return those of each."""
+    design: Design, tasks: ProbingTasks, *families: Sequence[ProbingTask], with_logits: int
+) -> tuple[BestPenalties, list[BestPenalties]]:
+    """Search the penalties of several families of tasks in one path. -> all, and those of each"""
     every = [task for family in families for task in family]
-    best = search(design, tasks.kind, tasks.loss, every, tasks.penalties)
+    best = search(design, tasks.kind, tasks.loss, every, tasks.penalties, with_logits=with_logits)
     ends = np.cumsum([len(family) for family in families])
-    return [best[end - len(family) : end] for end, family in zip(ends, families, strict=True)]
+    return best, [best[end - len(family) : end] for end, family in zip(ends, families, strict=True)]
 
 
 def in_units_of_labels(

@@ -19,7 +19,7 @@ from llmprobe.probing.layer import predictions
 from llmprobe.probing.search import search
 from llmprobe.probing.tasks import ProbingTasks, targets_of
 from llmprobe.probing.workers import States
-from llmprobe.results.columns import LINEAR
+from llmprobe.results.columns import LINEAR, with_layer_columns
 from llmprobe.results.differences import difference_interval
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
@@ -195,13 +195,10 @@ def linearity_of_layers(
 
 def with_linearity(results: Results, rows: pd.DataFrame) -> Results:
     """Return the results of one curve with `linearity_of_layers` beside its layers."""
-    table = results.table.drop(columns=list(LINEAR)).merge(
-        rows[["layer", *LINEAR]], on="layer", how="left"
-    )
+    table = with_layer_columns(results.table, rows, LINEAR)
     best = rows[rows["layer"] == results.summary["peak_layer"].iloc[0]].iloc[0]
     known = {column: float(best[column]) for column in (*LINEAR, "rank")}
-    return replace(results, table=table[list(results.table)],
-                   summary=results.summary.assign(**known))  # fmt: skip
+    return replace(results, table=table, summary=results.summary.assign(**known))
 
 
 def _layers(config: LinearConfig, layers: list[int], best: int) -> list[int]:

@@ -181,5 +181,5 @@ def config_of_pooling(config: ProbeConfig, position: str) -> ProbeConfig:
     controls = tuple(name for name in config.controls if name != "random_labels")
     return config.model_copy(
         update={"repeats": 1, "controls": controls, "permutations": 0,
-                "description_length": False, "learning_curve": ()}
+                "description_length": False, "learning_curve": (), "multi_layer": None}
     )  # fmt: skip

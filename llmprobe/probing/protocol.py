@@ -20,6 +20,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device
 from llmprobe.probing import tables
 from llmprobe.probing.layer import LayerFit, probe_layer
+from llmprobe.probing.multi_layer import layers_together, probe_multi_layer
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 from llmprobe.probing.token_probes import probe_tokens
@@ -30,7 +31,7 @@ from llmprobe.results.operating import OperatingPoints, from_held_out, from_set_
 from llmprobe.results.predictions import first_repeat
 from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
-from llmprobe.results.rivals import rival_columns
+from llmprobe.results.rivals import multi_layer_gain, rival_columns
 from llmprobe.results.saved_probe import HOW_READ, READ_WITH, GoldenExample, SavedProbe
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ def probe(
         progress=progress,
         fit_layer=fit_layer,
     )  # fmt: skip
-    results = replace(results, probes=(_with_golden(results.probes[0], activations),))
+    probes = tuple(_with_golden(one, activations) for one in results.probes)
+    results = replace(results, probes=probes)
     results.summary["parameters"] = facts["parameters"]
     results.summary["hidden_size"] = facts["hidden_size"]
     results.summary["seconds_extract"] = facts["seconds"]
@@ -106,7 +108,8 @@ def _with_golden(probe: SavedProbe, activations: DatasetStates) -> SavedProbe:
     texts, layer = activations.facts.get("golden"), probe.best_layer
     if not texts:
         return probe
-    states = activations.layer(layer)[[text["row"] for text in texts]]
+    rows = [text["row"] for text in texts]
+    states = np.hstack([activations.layer(one)[rows] for one in probe.layers_of(layer)])
     golden = (
         GoldenExample(
             token_ids=tuple(text["token_ids"]),
@@ -249,6 +252,7 @@ def probe_states(
         if test.dtype != bool:
             raise UserError(f"test: {test.dtype} numbers; expected true or false for each row")
     unit_of = units(groups, None)
+    together = layers_together(config.multi_layer, layers)
     tasks = build_tasks(labels, unit_of, config, names["dataset"], test, control_of=control_of)
     if isinstance(states, Arrays) and states.is_constant:
         raise UserError("layers: all rows are the same, in every layer; nothing tells them apart")
@@ -259,7 +263,7 @@ def probe_states(
 
     label = f"probing {names['dataset']} in {names['model']}"
     device = _device(config.device)
-    fit_layer = fit_layer or probe_layer
+    fit_layer = fit_layer or partial(probe_layer, keep_logits=bool(together))
     answer = partial(_fit, fit_layer=fit_layer, tasks=tasks, resamples=resamples, device=device)
     answers = each_layer(states, answer, label, progress)
     fits, scores, resampled = zip(*answers, strict=True)
@@ -304,41 +308,93 @@ def probe_states(
         for layer, fit in zip(layers, fits, strict=True)
         for fraction, value in zip(config.learning_curve, fit.learning_curve, strict=True)
     ]
-    kept, fold0 = (
-        SavedProbe(
-            coef={layer: coef.T for layer, (coef, _, _) in zip(layers, fitted, strict=True)},
-            intercept={layer: b for layer, (_, b, _) in zip(layers, fitted, strict=True)},
-            classes=tuple(tasks.classes.tolist()),
-            facts={**names, **origin, "kind": config.kind},
-            scores={name: table[name].to_list() for name in KEPT_SCORES}
-            | {"l2": [fit.kept_l2 for fit in fits]},
-            query={
-                layer: query
-                for layer, (_, _, query) in zip(layers, fitted, strict=True)
-                if query is not None
-            },
-        )
-        for fitted in (
-            [(fit.coef, fit.intercept, fit.query) for fit in fits],
-            [(fit.fold0_coef, fit.fold0_intercept, fit.fold0_query) for fit in fits],
-        )
+    saved = partial(
+        _saved_probe, tasks=tasks, unit_of=unit_of, has_test=test is not None,
+        facts={**names, **origin, "kind": config.kind},
+    )  # fmt: skip
+    kept = saved(layers, fits, table)
+    fold0 = replace(
+        kept,
+        coef={layer: fit.fold0_coef.T for layer, fit in zip(layers, fits, strict=True)},
+        intercept={layer: fit.fold0_intercept for layer, fit in zip(layers, fits, strict=True)},
+        query={
+            layer: fit.fold0_query
+            for layer, fit in zip(layers, fits, strict=True)
+            if fit.fold0_query is not None
+        },
+        scores={**kept.scores, "skill": table["skill"].to_list()},
+        operating=None,
     )
-    kept = replace(kept, operating=_operating(fits, tasks, unit_of, has_test=test is not None))
-    if tasks.aside is not None:  # Its best layer is chosen without them too.
-        kept = replace(kept, scores={**kept.scores, "skill": [fit.kept_skill for fit in fits]})
-        if kept.operating is not None and (missing := kept.operating.missing):
-            log.warning("%s: calibrate: %s", label, kept.operating.too_few(missing[0]))
     if kept.operating is not None:
+        if tasks.aside is not None and (missing := kept.operating.missing):
+            log.warning("%s: calibrate: %s", label, kept.operating.too_few(missing[0]))
         best_layer = kept.best_layer
         summary |= kept.operating.columns(best_layer, kept.layers.index(best_layer))
+    probes: tuple[SavedProbe, ...] = (kept,)
+    if together:
+        of_together = [fits[layers.index(layer)] for layer in together]
+        of_several = probe_multi_layer(states, together, of_together, tasks, device, label)
+        fit, deepest = of_several.fit, together[-1]
+        if fit.unconverged:
+            log.warning("%s: several layers: %d fits did not converge", label, fit.unconverged)
+        narrow = tasks.without_refits
+        score_of, _ = _scores(fit, narrow, resamples)
+        row = tables.results_table(
+            [deepest], [fit], [score_of], narrow, resamples, config, names, blocks
+        )
+        table = pd.concat([table, of_several.named(row, together)], ignore_index=True)
+        answers_of = first_repeat(tables.predictions([deepest], [fit], labels, narrow, names))
+        multi_layer = saved([deepest], [fit], row, reads={deepest: tuple(together)})
+        summary |= of_several.columns(row, multi_layer.operating, together)
+        summary |= multi_layer_gain(answers_of, best, metric, classes, resamples)
+        probes = kept, multi_layer
     return Results(
         table,
         pd.DataFrame([summary]).reindex(columns=columns_of("summary")),
         predictions,
         pd.DataFrame(curve, columns=columns_of("learning_curve")),
-        (kept,),
+        probes,
         (fold0,),
         rivals,
+    )
+
+
+def _saved_probe(
+    layers: Sequence[int],
+    fits: Sequence[LayerFit],
+    table: pd.DataFrame,
+    *,
+    tasks: ProbingTasks,
+    unit_of: np.ndarray | None,
+    has_test: bool,
+    facts: Mapping[str, Any],
+    reads: Mapping[int, tuple[int, ...]] | None = None,
+) -> SavedProbe:
+    """Return the probe that is kept of each layer, with its scores and its thresholds.
+
+    Parameters
+    ----------
+    table
+        The results, a row for each of the layers.
+    reads
+        The layers that are read at once, by the layer that they are called by.
+    """
+    scores = {name: table[name].to_list() for name in KEPT_SCORES}
+    if tasks.aside is not None:  # Its best layer is chosen without them too.
+        scores["skill"] = [fit.kept_skill for fit in fits]
+    return SavedProbe(
+        coef={layer: fit.coef.T for layer, fit in zip(layers, fits, strict=True)},
+        intercept={layer: fit.intercept for layer, fit in zip(layers, fits, strict=True)},
+        classes=tuple(tasks.classes.tolist()),
+        facts=facts,
+        scores=scores | {"l2": [fit.kept_l2 for fit in fits]},
+        query={
+            layer: fit.query
+            for layer, fit in zip(layers, fits, strict=True)
+            if fit.query is not None
+        },
+        operating=_operating(fits, tasks, unit_of, has_test=has_test),
+        reads=reads or {},
     )
 
 
@@ -379,9 +435,16 @@ def _fit(
 ) -> tuple[LayerFit, dict[str, float], np.ndarray]:
     """The answers of one layer, its scores, and the main one in each resample [B]."""
     fit = fit_layer(X, tasks, device)
+    return fit, *_scores(fit, tasks, resamples)
+
+
+def _scores(
+    fit: LayerFit, tasks: ProbingTasks, resamples: Resamples
+) -> tuple[dict[str, float], np.ndarray]:
+    """Return the scores of out-of-fold predictions, and the main one in each resample [B]."""
     repeats = [
         Predictions(tasks.truth, predicted if len(tasks.classes) else predicted[:, 0],
                     resamples, fold_of[tasks.scored])
         for predicted, fold_of in zip(fit.predicted, tasks.fold_of, strict=True)
     ]  # fmt: skip
-    return fit, score(repeats), METRICS[tasks.main_metric].resampled(repeats)
+    return score(repeats), METRICS[tasks.main_metric].resampled(repeats)

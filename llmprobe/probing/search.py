@@ -70,6 +70,9 @@ class BestPenalties:
     """Accuracy (or R²) of the scored rows at that penalty. [T]"""
     loss: np.ndarray
     """Total held-out loss at that penalty, in nats for classes. [T]"""
+    logits: Tensor | None = None
+    """The held-out logits at that penalty of the first T' tasks, 0 where a row is not scored; None
+    where none were asked for. [T', C, n]"""
 
     def __getitem__(self, some: slice) -> BestPenalties:
         """Return those of some of the tasks."""
@@ -82,6 +85,8 @@ def search(
     loss: Loss,
     tasks: Sequence[ProbingTask],
     penalties: Sequence[float] = PENALTIES,
+    *,
+    with_logits: int = 0,
 ) -> BestPenalties:
     """Find for each task the penalty with the least held-out loss.
 
@@ -90,20 +95,30 @@ def search(
     ``CLEAR_STANDARD_ERRORS`` of the difference. (Friedman, Hastie & Tibshirani 2010 stop their
     path early too.) So the weak penalties, which take by far the most iterations and are seldom
     chosen, are left out. What a task gives depends on that task alone.
+
+    Parameters
+    ----------
+    with_logits
+        The number of tasks, from the first, whose held-out logits are kept.
     """
     l2, score, total = (np.empty(len(tasks)) for _ in range(3))
+    logits = torch.zeros(with_logits, *tasks[0].targets.shape) if with_logits else None
     for indices in _chunks(tasks):
         chunk, part = [tasks[i] for i in indices], design
         rows = _few_rows(chunk[0])
         if rows is not None:
             chunk, part = [task.of(rows) for task in chunk], design.rows(rows)
-        path = PenaltyPath(part, kind, loss, chunk)
+        n_kept = sum(i < with_logits for i in indices)
+        path = PenaltyPath(part, kind, loss, chunk, n_kept)
         for penalty in penalties:
             path.step(penalty)
             if not len(path.active):
                 break
         l2[indices], score[indices], total[indices] = path.l2, path.score, path.total
-    return BestPenalties(l2, score, total)
+        if logits is not None and n_kept:
+            of_rows = slice(None) if rows is None else torch.as_tensor(rows)
+            logits[indices[0] : indices[0] + n_kept, :, of_rows] = path.logits.cpu()
+    return BestPenalties(l2, score, total, logits)
 
 
 def _chunks(tasks: Sequence[ProbingTask]) -> list[list[int]]:
@@ -131,12 +146,18 @@ def _few_rows(task: ProbingTask) -> np.ndarray | None:
 class PenaltyPath:
     """Tasks that are solved at one penalty after another, from strong to weak.
 
-    ``l2``, ``score`` and ``total`` [T] are those of the least held-out loss so far, and ``active``
-    are the indices of the tasks whose loss has not turned.
+    ``l2``, ``score`` and ``total`` [T] are those of the least held-out loss so far, as are the
+    ``logits`` [n_kept, C, n] of the first tasks, and ``active`` are the indices of the tasks whose
+    loss has not turned.
     """
 
     def __init__(
-        self, design: Design, kind: ProbeKind, loss: Loss, tasks: Sequence[ProbingTask]
+        self,
+        design: Design,
+        kind: ProbeKind,
+        loss: Loss,
+        tasks: Sequence[ProbingTask],
+        n_kept: int = 0,
     ) -> None:
         device = design.X.device
         sizes = torch.tensor([len(task.train) for task in tasks])
@@ -155,6 +176,7 @@ class PenaltyPath:
         self.active = np.arange(len(tasks))
         self.least = torch.full(self.doubt.shape, torch.inf, device=device)
         self.l2, self.score, self.total = (np.full(len(tasks), np.inf) for _ in range(3))
+        self.logits = torch.zeros_like(self.targets[:n_kept])
 
     @staticmethod
     def by_row(values: Sequence[np.ndarray | None], default: float, X: Tensor) -> Tensor:
@@ -178,6 +200,10 @@ class PenaltyPath:
         clearly = excess.sum(dim=1).cpu().numpy() > CLEAR_STANDARD_ERRORS * error
         won = self.active[better]
         self.l2[won], self.total[won], self.score[won] = penalty, total[better], score[better]
+        if (n_kept := len(self.logits)) and (places := np.flatnonzero(won < n_kept)).size:
+            of_won = torch.as_tensor(np.flatnonzero(better)[places])
+            kept = logits[of_won] * scored[of_won, None]
+            self.logits[torch.as_tensor(won[places])] = kept
         self.least = torch.where(
             torch.as_tensor(better[:, None], device=rows.device), rows, self.least
         )

@@ -140,12 +140,21 @@ class ProbingTasks:
         return truth
 
     @property
-    def bare(self) -> ProbingTasks:
-        """Return what out-of-fold predictions need: no shuffled, control or encoded labels."""
+    def without_refits(self) -> ProbingTasks:
+        """Return what the probes themselves need: no shuffled, control or encoded labels."""
         return replace(
-            self, shuffled=(), control=(), beside_control=(), online=(), subsets=self.subsets[:0],
-            calibrated=None, aside=None,
-        )  # fmt: skip
+            self, shuffled=(), control=(), beside_control=(), online=(), subsets=self.subsets[:0]
+        )
+
+    @property
+    def bare(self) -> ProbingTasks:
+        """Return what out-of-fold predictions need: nothing of the probe that is kept either."""
+        return replace(self.without_refits, calibrated=None, aside=None)
+
+    @property
+    def kept_choices(self) -> tuple[ProbingTask, ...]:
+        """Return the choice of a penalty for the probe that is kept, and ``observed`` last."""
+        return (self.observed,) if self.calibrated is None else (self.calibrated, self.observed)
 
     @property
     def n_folds(self) -> int:
@@ -205,7 +214,7 @@ def build_tasks(
     auto = config.l2 == "auto" and kind.has_penalty
     inner: tuple[ProbingTask, ...] = ()
     targets = targets_of(y, classes)
-    if auto:
+    if auto or config.multi_layer is not None:  # Its form is chosen there too.
         try:
             inner = tuple(
                 _choice(targets, fold, units, seed)
@@ -213,7 +222,8 @@ def build_tasks(
                 for fold in inner_folds(y, units, of_repeat, seed, stratify=stratify).T
             )
         except UserError as error:
-            raise UserError(f"{where}: {error}; set probe.l2 to a number, such as 100") from None
+            way_out = "set probe.l2 to a number, such as 100" if auto else "leave out multi_layer"
+            raise UserError(f"{where}: {error}; {way_out}") from None
     shuffled, n_relabellings = _shuffled(
         y, classes, units, config, where, None if test is None else fold_of[0]
     )

@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 _NUMPY = """# {title}
 
-`probe.npz` has a linear probe for each of the layers {layers}: `coef_L` [K, d] and
+`probe.npz` has a linear probe {layers}: `coef_L` [K, d] and
 `intercept_L` [K] in float64. It was fitted on the states [n, d] of {site}, position {position}.
 
     import numpy as np
@@ -59,8 +59,7 @@ model of its own, and says what is readable in those states, not what the model 
 
 {scores}
 
-Out-of-fold: each example is scored by a probe that saw neither it nor its group. The best layer
-({best}) was chosen by the held-out loss.
+Out-of-fold: each example is scored by a probe that saw neither it nor its group. {chosen}
 {evidence}
 ## Use
 
@@ -68,7 +67,7 @@ Out-of-fold: each example is scored by a probe that saw neither it nor its group
 import llmprobe
 
 probe = llmprobe.load_probe("{file}")
-probe.predict_proba(states)  # states [n, {width}] of layer {best}
+probe.predict_proba(states)  # states [n, {width}] of {read}
 ```
 
     llmprobe score {file} --file texts.csv    # runs the model on texts, and scores them
@@ -78,7 +77,7 @@ probe.predict_proba(states)  # states [n, {width}] of layer {best}
 
 {facts}
 
-The file has directions and intercepts of all layers (`coef.L` [K, d], `intercept.L` [K], in raw
+The file has directions and intercepts (`coef.L` [K, d], `intercept.L` [K] of each layer L, in raw
 activation space), and golden examples: the token ids of {golden} of the texts that it was fitted
 on, with its logits, so that other engines can be compared. Whoever has the file can read these
 texts.
@@ -129,7 +128,7 @@ def export_numpy(probe: SavedProbe, out: Path) -> list[Path]:
         how = _POOLED[pooling.kind].format(pooling.number)
         meaning = f"Rows are the tokens of a text, whose logit {how} {meaning}"
     readme = _NUMPY.format(
-        title=_code(_title(probe)), layers=f"{probe.layers[0]} to {probe.layers[-1]}",
+        title=_code(_title(probe)), layers=_layers(probe),
         site=_code(facts.get("site") or "arrays"), position=_code(facts.get("position") or "none"),
         best=probe.best_layer, meaning=meaning,
     )  # fmt: skip
@@ -160,7 +159,7 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
     results = [
         EvalResult(
             task_type="text-classification",
-            task_name=f"linear probe at layer {probe.best_layer}",
+            task_name=f"linear probe at {probe.layers_in_words()}",
             dataset_type=_word(dataset),
             dataset_name=str(probe.facts["dataset"]),
             metric_type={"auroc": "roc_auc"}.get(metric, metric),
@@ -182,9 +181,10 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
     facts = {name: value for name, value in probe.facts.items() if value not in ("", None)}
     classes = ", ".join(_classes(probe))
     body = _CARD.format(
-        title=_code(_title(probe)), model=_code(base_model), best=probe.best_layer, file=file,
+        title=_code(_title(probe)), model=_code(base_model), chosen=_chosen(probe), file=file,
         concept=f"{_code(probe.facts['dataset'])} ({classes or 'a number'})",
-        width=probe.coef[probe.best_layer].shape[1], golden=len(probe.golden) or "none",
+        width=probe.coef[probe.best_layer].shape[1], read=_read(probe),
+        golden=len(probe.golden) or "none",
         scores="\n".join(_score_rows(probe, metrics)), evidence=_evidence(probe, path),
         facts="\n".join(f"- {name}: {_code(value)}" for name, value in sorted(facts.items())),
     )  # fmt: skip
@@ -300,6 +300,25 @@ def _title(probe: SavedProbe) -> str:
 def _word(name: object) -> str:
     """Return a name of letters, digits and ``_.-`` alone."""
     return re.sub(r"[^\w.-]+", "-", str(name)).strip("-.") or "probe"
+
+
+def _read(probe: SavedProbe) -> str:
+    """Say of which layers the states are that a probe is given."""
+    return probe.layers_in_words() + ", side by side" * bool(probe.reads)
+
+
+def _chosen(probe: SavedProbe) -> str:
+    """Say how the layer was chosen, or what is read at once."""
+    if probe.reads:
+        return f"It reads {probe.layers_in_words()} at once."
+    return f"The best layer\n({probe.best_layer}) was chosen by the held-out loss."
+
+
+def _layers(probe: SavedProbe) -> str:
+    """Say which layers a probe is of, or reads at once."""
+    if probe.reads:
+        return f"of {probe.layers_in_words()} at once, whose states stand side by side (d in all)"
+    return f"for each of the layers {probe.layers[0]} to {probe.layers[-1]}"
 
 
 def _classes(probe: SavedProbe) -> list[str]:

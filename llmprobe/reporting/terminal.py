@@ -26,6 +26,7 @@ _TO_ASCII = str.maketrans(f"–²’✓✗·{_BARS}", "-2'+x._.:-=+*#")
 _COLUMNS = {"n": 6, "chance": 6, "words": 5, "score": 17, "layer": 7, "AUROC": 5, "evidence": 8}
 """Their widths."""
 _BASELINES = ("chance", "words")
+_AT_ONCE_NOTE = "+ layers: a probe of several at once, and what it gains over the best one"
 _LEFT_OUT = ("AUROC", "words", "n", "chance", "evidence")
 """Columns that a narrow terminal lacks, the first first."""
 _NARROWEST = 4 + (17 + 2) + (7 + 2) + len(NOT_ABOVE)
@@ -56,7 +57,9 @@ def summary_lines(
         Whether the output can show more than ASCII.
     """
     ellipsis = "…" if unicode else "..."
-    longest = max((len(curve.title) for curve in curves), default=0)
+    names = [curve.title for curve in curves]
+    names += [_at_once(curve) for curve in curves if curve.multi_layer is not None]
+    longest = max(map(len, names), default=0)
     name_width = max(len("dataset"), min(24, longest, width - _NARROWEST))
     few = len(curves) <= MOST_VERDICTS
     columns, room = _that_fit(width - name_width - 4, left_out=["evidence"] if few else [])
@@ -97,6 +100,8 @@ def summary_lines(
                     line.append(bar, _colour(bar))
             lines.append(line.append(mark, "yellow"))
             line.rstrip()
+            if curve.multi_layer is not None:
+                lines.append(_multi_layer_line(curve, columns, name_width, ellipsis))
     lines.append(Text())
     if few:
         for curve in curves:
@@ -112,6 +117,7 @@ def summary_lines(
     for note in (
         *([f"evidence: {answers_to}? {legend}"] if "evidence" in columns else []),
         *([below] if inverted else []),
+        *([_AT_ONCE_NOTE] if any(curve.multi_layer is not None for curve in curves) else []),
         f"{score}{named}, AUROC: at the best layer (of all layers); words: bag of words, no model",
         f"curve: {score} of the first to the last layer, from {_BARS[0]} chance to {_BARS[-1]} 1",
     ):
@@ -124,6 +130,21 @@ def summary_lines(
         for line in lines:
             line.plain = line.plain.translate(_TO_ASCII).encode("ascii", "replace").decode()
     return lines
+
+
+def _at_once(curve: Curve) -> str:
+    return f"+ layers {multi_layer_numbers(curve)['layers']}"
+
+
+def _multi_layer_line(
+    curve: Curve, columns: Mapping[str, int], name_width: int, ellipsis: str
+) -> Text:
+    """Return the line of a probe of several layers, below that of the best one."""
+    numbers = multi_layer_numbers(curve)
+    line = Text(f"  {elide(_at_once(curve), name_width, ellipsis):<{name_width}}")
+    for column, wide in columns.items():
+        line.append(f"  {numbers.get(column, ''):>{wide}}")
+    return line.append(f"  {numbers['gain']}")
 
 
 def _that_fit(room: int, left_out: Sequence[str]) -> tuple[dict[str, int], int]:
@@ -157,6 +178,24 @@ def curve_numbers(curve: Curve) -> dict[str, str]:
         "score": number_text(curve.score) + interval,
         "layer": f"{layer}/{blocks}",
         "AUROC": number_text(curve.at_best("auroc")),
+    }
+
+
+def multi_layer_numbers(curve: Curve) -> dict[str, str]:
+    """Return what tables say of a curve's probe of several layers, as text.
+
+    ``layers`` that it reads, ``score`` and ``AUROC``, and ``gain`` over the best layer.
+    """
+    row, metric = curve.multi_layer or {}, curve.metric
+    low, high = (row.get(f"{metric.name}_{end}", np.nan) for end in ("low", "high"))
+    interval = "" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+    gain, least, most = curve.multi_layer_gain
+    of_gain = "" if np.isnan(least) else f" [{least:+.2f}, {most:+.2f}]"
+    return {
+        "layers": str(row.get("layers_read", "")),
+        "score": number_text(row.get(metric.name, np.nan)) + interval,
+        "AUROC": number_text(row.get("auroc", np.nan)),
+        "gain": number_text(gain, "+.2f") + of_gain,
     }
 
 

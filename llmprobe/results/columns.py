@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype, is_string_dtype
 
 from llmprobe.results.metrics import METRICS
 from llmprobe.results.operating import THRESHOLD_COLUMNS
+
+MULTI_LAYER = ("layers_read", "side_by_side_share")
+"""What the results have of a probe that reads several layers at once: which, and the share of the
+outer folds that chose their states side by side; empty of a probe of one layer."""
+
+MULTI_LAYER_SUMMARY = (
+    *("multi_layer", "multi_layer_form"),
+    *(f"multi_layer_{name}{end}" for name in ("score", "gain", "tpr_at_1_fpr")
+      for end in ("", "_low", "_high")),
+    *(f"multi_layer_{name}" for name in THRESHOLD_COLUMNS[1:5]),
+)  # fmt: skip
+"""The same of a curve: the layers, the form of the saved probe, its main score, what it gains over
+the best layer, and its thresholds."""
 
 CURVE = ("model", "dataset", "position")
 """What tells curves apart. The position is empty where states were read from no text."""
@@ -69,7 +85,7 @@ _OF_A_LAYER = (
     *("n_classes", "n_groups", "l2", "accuracy", "accuracy_low", "accuracy_high"),
     *("balanced_accuracy", "f1", "auroc", "log_loss", "majority_accuracy", "control_accuracy"),
     *("selectivity", "p_value", "main_score", "permutations", "repeats"),
-    *(*SAID, *USED, *LINEAR),
+    *(*SAID, *USED, *LINEAR, *MULTI_LAYER),
 )
 """The first columns of the results; those of the other metrics follow."""
 DEPTHS = (
@@ -91,7 +107,7 @@ _OF_A_CURVE = (
     *("main_score", "peak_score", "peak_p_value_adjusted"),
     *(*WORST_TRANSFER, *MASKED),
     *(*SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY, *METRICS["tpr_at_1_fpr"].columns),
-    *THRESHOLD_COLUMNS,
+    *(*THRESHOLD_COLUMNS, *MULTI_LAYER_SUMMARY),
     *("permutations", "relabellings", "repeats", "classes"),
 )
 _OF_AN_EXAMPLE = (
@@ -119,12 +135,29 @@ _WORDS = (
     *("train_dataset", "test_dataset", "worst_transfer_train", "worst_transfer_test"),
     *("fitted_on", "masked", "masked_field"),
     *("said_note", "used_note", "linearity_note", "used_direction", "direction", "edit"),
-    "threshold_origin",
+    *("threshold_origin", "layers_read", "multi_layer", "multi_layer_form"),
     *("says", "says_after", "other_label"),
 )
 """Columns of words; all others that are known are of numbers."""
 _NUMBERED = ("layer", "example")
 """Columns of whole numbers, which are places in lists."""
+
+
+def with_layer_columns(
+    table: pd.DataFrame, rows: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
+    """Return results of one curve with columns that are of the states of a layer.
+
+    Parameters
+    ----------
+    table
+        The results, whose columns stay in their order; a probe of several layers has none of these.
+    rows
+        A row for each ``layer`` that has them.
+    """
+    known = rows.set_index("layer")[list(columns)].reindex(table["layer"])
+    known.loc[table["layers_read"].notna().to_numpy()] = np.nan
+    return table.assign(**{name: known[name].to_numpy() for name in columns})
 
 
 def wrong_column(rows: pd.DataFrame, table: str) -> str | None:

@@ -41,6 +41,8 @@ class Curve(ShownInNotebooks):
     """The row of the summary. A number that was not asked for is NaN."""
     among_positions: bool = False
     """Whether its run has the dataset at other positions too."""
+    multi_layer: Mapping[Any, Any] | None = None
+    """The row of the results of a probe that reads several layers at once; None without one."""
 
     def __repr__(self) -> str:
         where = f"{elide(self.model, 60)!r} on {elide(self.title, 60)!r}"
@@ -250,6 +252,15 @@ class Curve(ShownInNotebooks):
         }
 
     @property
+    def multi_layer_gain(self) -> tuple[float, float, float]:
+        """Return by how much a probe of several layers beats the best one, and its 95 % interval.
+
+        NaN where there is none.
+        """
+        gain, low, high = (self.number(f"multi_layer_gain{end}") for end in ("", "_low", "_high"))
+        return gain, low, high
+
+    @property
     def p_value(self) -> float:
         """Return the p-value of the best layer against the best one of each shuffle of labels."""
         return self.number("peak_p_value")
@@ -318,7 +329,10 @@ def curves_of(table: pd.DataFrame, summary: pd.DataFrame) -> list[Curve]:
     curves = []
     for row, several in zip(summary.to_dict("records"), _at_several(summary), strict=True):
         rows = by_key.get(tuple(row[name] for name in CURVE), table.head(0))
-        curves.append(Curve(_of_one_probe(rows), row, bool(several)))
+        at_once = rows[rows["layers_read"].notna()] if "layers_read" in rows else rows.head(0)
+        multi_layer = None if at_once.empty else at_once.iloc[0].to_dict()
+        rows = rows.drop(at_once.index)
+        curves.append(Curve(_of_one_probe(rows), row, bool(several), multi_layer))
     return curves
 
 

@@ -58,6 +58,7 @@ OF_A_PART = ("results", "summary", "predictions", "learning_curve", "rivals")
 _MOST_DISTINCT = 1 << 30
 """Bytes of different values that a column of a table keeps once each."""
 PROBES, FOLD0_PROBES = "probes.safetensors", "blind_probes.safetensors"
+MULTI_LAYER_PROBE = "multi_layer_probe.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,15 @@ class Part:
     def load(self) -> Results | None:
         """Read the results; None unless they are there, whole, readable and of this version."""
         try:
-            if not {PROBES, FOLD0_PROBES, *map(_table_file, OF_A_PART)} <= set(
-                recorded(self.folder)
-            ):
+            files = set(recorded(self.folder))
+            if not {PROBES, FOLD0_PROBES, *map(_table_file, OF_A_PART)} <= files:
                 return None
             tables: dict[str, Any] = {
                 TABLES[name]: read_table(self.folder, name) for name in OF_A_PART
             }
-            probes, fold0 = ((load_probe(self.folder / name),) for name in (PROBES, FOLD0_PROBES))
+            several = [MULTI_LAYER_PROBE] if tables["table"]["layers_read"].notna().any() else []
+            probes = tuple(load_probe(self.folder / name) for name in (PROBES, *several))
+            fold0 = (load_probe(self.folder / FOLD0_PROBES),)
         except (UserError, ValueError):
             return None
         return Results(**tables, probes=probes, fold0_probes=fold0)
@@ -85,7 +87,8 @@ class Part:
     def save(self, results: Results) -> None:
         """Write probes and tables; without any of them the part does not count."""
         with written_together(self.folder) as new:
-            results.probes[0].save(new(PROBES))
+            for probe, name in zip(results.probes, (PROBES, MULTI_LAYER_PROBE), strict=False):
+                probe.save(new(name))
             results.fold0_probes[0].save(new(FOLD0_PROBES))
             for name in OF_A_PART:
                 getattr(results, TABLES[name]).to_parquet(new(_table_file(name)), index=False)
@@ -148,9 +151,8 @@ def write_results(out: Path, results: Results) -> None:
             model, dataset, position = (str(probe.facts[name]) for name in CURVE)
             named = results.class_names(dataset)
             facts = {**probe.facts, "class_names": named} if named else probe.facts
-            probes[_probe_path(out, model, names[model, dataset, position])] = replace(
-                probe, facts=facts
-            )
+            curve = names[model, dataset, position] + ("@multi-layer" if probe.reads else "")
+            probes[_probe_path(out, model, curve)] = replace(probe, facts=facts)
         # Like the tables, they are those of this config that are finished; parts keep the others.
         remove_others(out / "probes", "*/*.safetensors", probes)
         for path, probe in probes.items():

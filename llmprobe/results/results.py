@@ -25,7 +25,8 @@ class Results(ShownInNotebooks):
     """What probing found; several can be put together with ``Results.concatenate``."""
 
     table: pd.DataFrame
-    """A row for each model × dataset × position × layer × probe."""
+    """A row for each model × dataset × position × layer × probe. A probe that reads several layers
+    stands at the deepest of them, and ``layers_read`` says which."""
     summary: pd.DataFrame
     """A row for each model × dataset × position."""
     predictions: pd.DataFrame
@@ -37,9 +38,9 @@ class Results(ShownInNotebooks):
     learning_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each layer × fraction of the training groups, where those were asked for."""
     probes: tuple[SavedProbe, ...] = ()
-    """For each model × dataset × position, the probes of all layers, fitted on all examples or,
-    with a test set or ``calibrate``, on all others. Not read back with a run folder:
-    ``load_probe`` reads each."""
+    """For each model × dataset × position, the probes of all layers, and with ``multi_layer`` one
+    that reads several at once; fitted on all examples or, with a test set or ``calibrate``, on all
+    others. Not read back with a run folder: ``load_probe`` reads each."""
     fold0_probes: tuple[SavedProbe, ...] = ()
     """Those probes fitted without the examples of fold 0: for a look at examples no probe saw."""
     rivals: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -11,6 +11,9 @@ from llmprobe.results.differences import difference_interval
 from llmprobe.results.metrics import METRICS, Metric, Predictions
 from llmprobe.results.resampling import Resamples
 
+INTERVAL = ("", "_low", "_high")
+"""Ends of the names of the columns of a number and of its 95 % interval."""
+
 
 def rival_columns(
     rivals: pd.DataFrame,
@@ -57,6 +60,26 @@ def rival_columns(
             f"{gain}_high": high,
         }
     return columns
+
+
+def multi_layer_gain(
+    several: pd.DataFrame,
+    best: pd.DataFrame,
+    metric: str,
+    classes: Sequence[str],
+    resamples: Resamples,
+) -> dict[str, float]:
+    """Return by how much a probe of several layers beats that of the best one, with its interval.
+
+    Parameters
+    ----------
+    several, best
+        The out-of-fold predictions of both, in the first repeat of the folds.
+    metric, classes, resamples
+        As of `rival_columns`.
+    """
+    gains = rival_columns(best.assign(rival="layer"), several, metric, classes, resamples)
+    return {f"multi_layer_gain{end}": gains[f"gain_over_layer{end}"] for end in INTERVAL}
 
 
 def measured(metric: Metric, answers: Predictions) -> tuple[tuple[float, float, float], np.ndarray]:

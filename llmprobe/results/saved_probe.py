@@ -18,7 +18,7 @@ from llmprobe.ground.digests import UNSIGNED, read_back, signed
 from llmprobe.ground.errors import UserError, foreign_errors
 from llmprobe.ground.files import whole_file
 from llmprobe.ground.notebook import ShownInNotebooks
-from llmprobe.ground.text import elide
+from llmprobe.ground.text import elide, listed
 from llmprobe.results.depth import peak_index
 from llmprobe.results.operating import OperatingPoints, Threshold, by_hand
 
@@ -71,6 +71,9 @@ class SavedProbe(ShownInNotebooks):
 
     With ``probe.calibrate``, but those of the units that were set aside.
 
+    A probe that reads several layers at once has one direction, of their states side by side
+    (``reads``), and no other layer.
+
     On disk the tensors are called ``coef.12``, ``intercept.12`` (of layer 12); all else is JSON in
     the header.
 
@@ -102,9 +105,14 @@ class SavedProbe(ShownInNotebooks):
     operating: OperatingPoints | None = None
     """The thresholds of a monitor; None of a probe of more than two classes, of numbers or of an
     older version."""
+    reads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Of a probe that reads several layers at once, those layers in rising order, by the deepest,
+    which it is called by; its states are those of the layers side by side."""
 
     def __repr__(self) -> str:
         dataset, model = (elide(str(self.facts.get(of, "?")), 60) for of in ("dataset", "model"))
+        if self.reads:
+            return f"SavedProbe({dataset!r} in {model!r}: {self.layers_in_words()} at once)"
         best = f", the best {self.best_layer}" if self.scores else ""
         layers = f"{len(self.layers)} layers{best}"
         return f"SavedProbe({dataset!r} in {model!r}: {layers})"
@@ -131,6 +139,21 @@ class SavedProbe(ShownInNotebooks):
         curve = self.scores["accuracy" if self.classes else "r2"]
         return self.layers[peak_index(curve, self.scores["log_loss"])]
 
+    def layers_of(self, layer: int) -> tuple[int, ...]:
+        """Return the layers whose states are read, side by side, for what is called ``layer``."""
+        return self.reads.get(layer, (layer,))
+
+    def layers_in_words(self, layer: int | None = None) -> str:
+        """Return which layers are read, by default at the best one: ``layers 4, 8 and 12``."""
+        read = [str(one) for one in self.layers_of(self.layer_or_best(layer))]
+        return f"layer{'s' * (len(read) > 1)} {listed(read)}"
+
+    @property
+    def hidden_size(self) -> int:
+        """Return the number of features of a layer's states."""
+        last = self.layers[-1]
+        return int(self.coef[last].shape[1]) // len(self.layers_of(last))
+
     def layer_or_best(self, layer: int | None) -> int:
         """Return ``layer`` if the probe has it, and the best one for None.
 
@@ -141,6 +164,9 @@ class SavedProbe(ShownInNotebooks):
         """
         layer = self.best_layer if layer is None else layer
         if layer not in self.layers:
+            if self.reads:
+                raise UserError(f"the probe reads {self.layers_in_words()} at once, so it has no "
+                                f"layer {layer} alone; leave the layer out")  # fmt: skip
             raise UserError(
                 f"the probe has no layer {layer}: its layers are {self.layers[0]} to "
                 f"{self.layers[-1]}"
@@ -290,6 +316,8 @@ class SavedProbe(ShownInNotebooks):
         }
         if self.operating is not None:
             header["operating"] = json.dumps(self.operating.as_json())
+        if self.reads:
+            header["reads"] = json.dumps({str(layer): read for layer, read in self.reads.items()})
         tensors = {
             f"{name}.{layer}": np.ascontiguousarray(array, dtype=float)
             for name in ("coef", "intercept", "query")
@@ -335,6 +363,10 @@ def load_probe(path: str | Path) -> SavedProbe:
             scores=dict(json.loads(header["scores"])),
             golden=tuple(map(_golden_example, json.loads(header.get("golden", "[]")))),
             operating=_operating(header, len(tensors["coef"])),
+            reads={
+                int(layer): tuple(read)
+                for layer, read in json.loads(header.get("reads", "{}")).items()
+            },
         )
         _require_whole(probe)
         return probe
@@ -390,6 +422,14 @@ def _require_whole(probe: SavedProbe) -> None:
     for name, curve in probe.scores.items():
         if not np.shape(np.asarray(curve, dtype=float)) == (len(probe.coef),):
             raise ValueError(f"its scores {name!r:.40} are not one for each layer")
+    for deepest, together in probe.reads.items():
+        are_layers = all(type(layer) is int and 0 <= layer < 2**31 for layer in together)
+        if not are_layers or len(together) < 2 or list(together) != sorted(set(together)):
+            raise ValueError("the layers that it reads at once are not several, each once")
+        if list(probe.coef) != [deepest] or together[-1] != deepest:
+            raise ValueError("the layers that it reads at once are not those that it has")
+        if "model_id" in probe.facts and probe.coef[deepest].shape[1] % len(together):
+            raise ValueError("its width is not that of the layers that it reads")
     # Layers of any network can differ in width, those of a language model's stream cannot.
     if "model_id" in probe.facts and len({coef.shape[1] for coef in probe.coef.values()}) > 1:
         raise ValueError("its layers differ in width")

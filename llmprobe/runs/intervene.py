@@ -19,7 +19,7 @@ from llmprobe.monitors.intervene import checked_rerun, describe, intervene, task
 from llmprobe.monitors.said import why_not
 from llmprobe.probing.pooling import Pooling
 from llmprobe.probing.tasks import build_tasks
-from llmprobe.results.columns import INTERVENE, INTERVENE_EXAMPLES, USED
+from llmprobe.results.columns import INTERVENE, INTERVENE_EXAMPLES, USED, with_layer_columns
 from llmprobe.results.folder import Part
 from llmprobe.results.interventions import Intervention
 from llmprobe.results.results import Results
@@ -130,14 +130,12 @@ def _intervene(
 
 def _beside(results: Results, kept: Intervention, dataset: ConceptDataset) -> Results:
     """Return the results of one model, dataset and position with what changed states do."""
-    table = results.table.drop(columns=list(USED), errors="ignore")
-    table = table.merge(kept.by_layer, on="layer", how="left")
     of_curve = {
         name: results.summary[name].iloc[0] for name in ("model", "dataset", "position")
     }  # fmt: skip
     return replace(
         results,
-        table=table[list(results.table)],
+        table=with_layer_columns(results.table, kept.by_layer, USED),
         summary=results.summary.assign(**kept.summary.iloc[0]),
         interventions=kept.table.assign(**of_curve)[list(INTERVENE)],
         intervention_examples=kept.examples.assign(

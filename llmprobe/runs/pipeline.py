@@ -43,10 +43,11 @@ from llmprobe.models.devices import resolve_device
 from llmprobe.models.loading import LoadedModel, load_language_model
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
+from llmprobe.probing.multi_layer import layers_together
 from llmprobe.probing.pooling import Pooling, config_of_pooling
 from llmprobe.probing.tasks import build_tasks
 from llmprobe.reporting.trackers import require_trackers
-from llmprobe.results.columns import columns_of
+from llmprobe.results.columns import columns_of, with_layer_columns
 from llmprobe.results.folder import (
     Part,
     add_transfer,
@@ -122,8 +123,8 @@ class Run:
                    if config_of_pooling(config.probe, position) is not config.probe]  # fmt: skip
         if without:
             log.info(
-                "%s: no p-values, control tasks or description lengths, since each refit would be "
-                "a search by gradient descent", ", ".join(without),
+                "%s: no p-values, control tasks, description lengths or probes of several layers, "
+                "since each refit would be a search by gradient descent", ", ".join(without),
             )  # fmt: skip
         self.datasets: list[ConceptDataset] = []
         self.missing: list[str] = []
@@ -561,6 +562,10 @@ class Run:
         models: list[tuple[ModelConfig, bool]] = []
         for model in self.config.models:
             check(model)
+            if self.config.probe.multi_layer is not None and is_local(model):
+                extractor = Extractor(model, self.config.extract)
+                read = extractor.layers(extractor.architecture.n_blocks)
+                layers_together(self.config.probe.multi_layer, sorted(read))
             if wanted and model.weights == "pretrained":
                 models.append((_untrained(model), True))
             models.append((model, False))
@@ -625,9 +630,10 @@ def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int)
         That of the resamples of groups.
     """
     (curve,) = part.curves
-    table, summary = part.table.copy(), part.summary.copy()
-    for metric in ("accuracy", "auroc"):
-        table[f"random_weights_{metric}"] = control.table[metric].to_numpy()
+    scores = ("random_weights_accuracy", "random_weights_auroc")
+    untrained = control.table.assign(
+        **{name: control.table[name.removeprefix("random_weights_")] for name in scores}
+    )
     ours, theirs = (
         first_repeat(results.predictions[results.predictions["layer"] == results.curves[0].layer])
         for results in (part, control)
@@ -639,8 +645,8 @@ def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int)
     gains = rival_columns(rivals, ours, curve.metric.name, curve.classes, resamples)
     return replace(
         part,
-        table=table,
-        summary=summary.assign(**gains),
+        table=with_layer_columns(part.table, untrained, scores),
+        summary=part.summary.assign(**gains),
         rivals=pd.concat([part.rivals, rivals], ignore_index=True),
     )
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, field_validator
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema.section import Section, Seed, name_in
@@ -93,6 +93,12 @@ class ProbeConfig(Section):
     """The share of the units, such as 0.3, that the saved probe of two classes is not fitted on, so
     that its thresholds keep their false positive rates with a guarantee (docs/probing.md). The
     scores of the tables, of other probes, are of all units as ever."""
+    multi_layer: tuple[NonNegativeInt, ...] | Literal["auto"] | None = Field(
+        default=None, min_length=2
+    )
+    """Layers of which one more probe reads all at once, as [6, 12, 18], or ``auto`` for four at the
+    quarters of the depth: of their states side by side, or by the mean of the logits of each one's
+    own probe, whichever does better inside each training fold (docs/probing.md)."""
     device: str = "auto"
     """Where probes are fitted; ``auto`` is CUDA where there is a GPU, else the CPU."""
     seed: Seed = 0
@@ -109,9 +115,16 @@ class ProbeConfig(Section):
         """Return a config of the same probes and nothing beside them: no controls, p-values, …"""
         nothing: dict[str, Any] = {
             "controls": (), "permutations": 0, "description_length": False, "learning_curve": (),
-            "calibrate": None,
+            "calibrate": None, "multi_layer": None,
         }  # fmt: skip
         return self.model_copy(update=nothing | others)
+
+    @field_validator("multi_layer")
+    @classmethod
+    def _several_layers(cls, layers: Any) -> Any:
+        if isinstance(layers, tuple) and len(set(layers)) < len(layers):
+            raise ValueError("a number stands there twice")
+        return tuple(sorted(layers)) if isinstance(layers, tuple) else layers
 
     @field_validator("pooling")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from llmprobe.ground.text import elide, number_text, p_text
+from llmprobe.reporting.terminal import multi_layer_numbers
 from llmprobe.results.columns import RIVALS
 from llmprobe.results.curve import Curve, titles
 from llmprobe.results.metrics import METRICS, Metric
@@ -46,9 +47,11 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
         *("AUROC there", "p", "p, adjusted", "chance"),
         *(rival.replace("_", " ") for rival in RIVALS),
         *("jump layer", "converging layer", "above half from", "above half to"),
+        "gain over the best layer",
     )
-    rows = [
-        [
+    rows = []
+    for curve in curves:
+        rows.append([
             elide(curve.model, LONGEST_NAME),
             elide(curve.title, LONGEST_NAME),
             whole_text(curve.number("n_examples")),
@@ -63,9 +66,15 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
             whole_text(curve.shown("converging_layer")),
             number_text(curve.shown("stays_above_half_depth")),
             number_text(curve.shown("falls_below_half_depth")),
-        ]
-        for curve in curves
-    ]
+            "–",
+        ])  # fmt: skip
+        if curve.multi_layer is not None:
+            numbers = multi_layer_numbers(curve)
+            at_once = dict.fromkeys(headers, "–") | {
+                "best layer": f"{numbers['layers']} at once", score: numbers["score"],
+                "AUROC there": numbers["AUROC"], headers[-1]: numbers["gain"],
+            }  # fmt: skip
+            rows.append([*rows[-1][:3], *list(at_once.values())[3:]])
     table = Table("The best layer of each model on each dataset", headers, rows)
     return table.without_empty(kept=(*headers[:5], "chance"))
 
@@ -83,29 +92,39 @@ def monitor_table(curves: Sequence[Curve]) -> Table:
         [
             elide(curve.model, LONGEST_NAME),
             elide(curve.title, LONGEST_NAME),
-            *_operating_point(curve, "1", 0.01),
-            *_operating_point(curve, "01", 0.001),
-            whole_text(curve.number("threshold_layer")),
+            *_operating_point(curve, "1", 0.01, several),
+            *_operating_point(curve, "01", 0.001, several),
+            str(several["layers_read"]) if several else whole_text(curve.number("threshold_layer")),
             _guarantee(curve),
         ]
         for curve in curves
         if curve.number("threshold_negative_units") > 0
+        for several in ([None] if curve.multi_layer is None else [None, curve.multi_layer])
     ]
     return Table("For a monitor: operating points", headers, rows)
 
 
-def _operating_point(curve: Curve, name: str, fpr: float) -> tuple[str, str]:
-    """Return the out-of-fold TPR of the best layer with its interval, and the saved threshold."""
-    share, low, high = (curve.at_best(f"tpr_at_{name}_fpr{end}") for end in ("", "_low", "_high"))
+def _operating_point(
+    curve: Curve, name: str, fpr: float, several: Mapping[Any, Any] | None
+) -> tuple[str, str]:
+    """Return the out-of-fold TPR of the best layer with its interval, and the saved threshold.
+
+    Or of a probe of several layers, which is that row of the results.
+    """
+    share, low, high = (
+        several[column] if several else curve.at_best(column)
+        for column in METRICS[f"tpr_at_{name}_fpr"].columns
+    )
     tpr = number_text(share) + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
-    threshold = curve.number(f"threshold_at_{name}_fpr")
+    of_probe = "multi_layer_" if several else ""
+    threshold = curve.number(f"{of_probe}threshold_at_{name}_fpr")
     if np.isnan(threshold):
         units = curve.number("threshold_negative_units")
         needed = f"{units:,.0f} units, {negatives_needed(fpr):,} needed"
         return tpr, f"too few negatives to tell: {needed}"
-    flagged = curve.number(f"threshold_tpr_at_{name}_fpr")
-    of_probe = "" if np.isnan(flagged) else f" (flags {100 * flagged:.0f} %)"
-    return tpr, f"{threshold:.4g}{of_probe}"
+    flagged = curve.number(f"{of_probe}threshold_tpr_at_{name}_fpr")
+    flags = "" if np.isnan(flagged) else f" (flags {100 * flagged:.0f} %)"
+    return tpr, f"{threshold:.4g}{flags}"
 
 
 def _guarantee(curve: Curve) -> str:
