@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ import numpy as np
 from torch import nn
 
 from llmprobe.config.load import validated
-from llmprobe.config.schema import ExtractConfig, ModelConfig, ProbeConfig, curve_positions
+from llmprobe.config.schema import (
+    ExtractConfig,
+    ModelConfig,
+    ProbeConfig,
+    TransferConfig,
+    curve_positions,
+)
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.extract import Extractor
@@ -20,13 +27,15 @@ from llmprobe.extraction.text_encoder import TextEncoder
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
 from llmprobe.models.in_memory import ModelInMemory
+from llmprobe.monitors.new_texts import ReadingOptions, extractor_like
 from llmprobe.probing import protocol
 from llmprobe.probing.pooling import pooled
-from llmprobe.probing.transfer import plan_transfer, sets_of_all
+from llmprobe.probing.transfer import Masked
 from llmprobe.probing.transfer import transfer as transfer_of_plan
 from llmprobe.results.many_curves import of_one_run
 from llmprobe.results.results import Results
 from llmprobe.results.transfer import TransferMatrix
+from llmprobe.runs.transfer import masked_datasets, plan_of
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +141,11 @@ def transfer(
     train: Sequence[str] = (),
     test: Sequence[str] = (),
     leave_one_out: bool = False,
+    mask: str | Sequence[str] = (),
     across_layers: bool = False,
     entity: str | None = None,
+    model: nn.Module | None = None,
+    tokenizer: Any = None,
     progress: bool = True,
     **options: Any,
 ) -> TransferMatrix:
@@ -152,10 +164,15 @@ def transfer(
         Names of the sets that probes are fitted on, and of those that are scored; by default all.
     leave_one_out
         Whether probes are fitted on all values of the field but one too, and scored on that one.
+    mask
+        Fields whose text is replaced by "something" in every text; the model reads those texts, and
+        the probes of the whole dataset score them.
     across_layers
         Whether probes of every layer are scored on the states of every other one too.
     entity
         The field that names what an example is about, where that is not seen by itself.
+    model, tokenizer
+        With ``mask``, the model in memory whose states these are; one with a name is found by it.
     **options
         Keys of a config's ``probe`` section: kind, folds, l2, seed.
 
@@ -163,7 +180,8 @@ def transfer(
     ------
     UserError
         The sets are of different models, positions or layers, there is no such field or set, a set
-        is too small for the folds, or no two sets have labels in common.
+        is too small for the folds, or no two sets have labels in common; with ``mask`` the model is
+        not at hand, or is another one.
     """
     if not sets or not all(isinstance(one, Activations) for one in sets.values()):
         raise UserError('transfer: give activations by name, as {"a": activations}')
@@ -174,13 +192,54 @@ def transfer(
             raise UserError(f"transfer: the sets differ in {fact}: {listed([*values.values()])}")
     # Under the given name, beside the dataset's own, by which what one builder made is known.
     named = [(replace(one.dataset, name=name), one) for name, one in at.items()]
-    asked = sets_of_all(named, by, leave_one_out)
-    plan = plan_transfer(asked, probe_config(options, "transfer"), train, test, entity)
+    asked = {"by": by, "train": train, "test": test, "leave_one_out": leave_one_out, "mask": mask,
+             "entity": entity}  # fmt: skip
+    config = validated(TransferConfig, asked, "transfer")
+    masks = _without_fields(config, named, model, tokenizer, progress) if config.mask else {}
+    plan = plan_of(config, probe_config(options, "transfer"), named, masks)
     facts = next(iter(at.values())).facts
     return transfer_of_plan(
         plan, across_layers=across_layers, model=facts["model"], position=facts["position"],
         progress=progress,
     )  # fmt: skip
+
+
+def _without_fields(
+    config: TransferConfig,
+    sets: Sequence[tuple[ConceptDataset, Activations]],
+    model: nn.Module | None,
+    tokenizer: Any,
+    progress: bool,
+) -> dict[str, list[Masked]]:
+    """Return the texts of datasets without each field that is masked, with their states.
+
+    They are read as the texts themselves were, by the name of their dataset.
+    """
+    where = "transfer: mask"
+    own = None if model is None else ModelInMemory(model, tokenizer)
+    masks: dict[str, list[Masked]] = {}
+    known: list[Extractor] = []
+    with own.as_it_was() if own else nullcontext():
+        for dataset, activations in sets:
+            facts = activations.facts
+            if own is None and facts.get("in_memory"):
+                raise UserError(f"{where}: the model {facts['model']!r} was one in memory; give it "
+                                "(model=, tokenizer=)")  # fmt: skip
+            reading = ReadingOptions(own, trust_remote_code=bool(facts.get("trust_remote_code")))
+            extractor = extractor_like(facts, reading, where)
+            if activations.layers != extractor.layers(facts["layers"]):
+                only = {"layers": tuple(activations.layers)}
+                extractor.config = extractor.config.model_copy(update=only)
+            extractor = next((one for one in known if one.reads_as(extractor)), extractor)
+            known.append(extractor)
+            if own is None and facts.get("revision") not in ("", extractor.source.identity):
+                raise UserError(f"{where}: {facts['model']!r} is no longer the model whose states "
+                                "these are; extract them again")  # fmt: skip
+            masks[dataset.name] = [
+                (field, texts, extractor.extract(texts, cache=own is None, progress=progress).at())
+                for field, texts in masked_datasets(config, dataset).items()
+            ]
+    return masks
 
 
 def probe_layers(

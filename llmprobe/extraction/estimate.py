@@ -9,8 +9,9 @@ import torch
 
 from llmprobe.extraction.plan import ExtractionPlan
 from llmprobe.extraction.runner import Planner
+from llmprobe.extraction.tokens import TokenisedTexts
 from llmprobe.ground.files import size
-from llmprobe.models.loading import Architecture, LoadedModel
+from llmprobe.models.loading import Architecture, LoadedModel, active_weights, text_config
 
 
 def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | Architecture) -> str:
@@ -22,6 +23,15 @@ def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | A
         f"{texts.n_tokens:,} tokens ({texts.n_unique_tokens:,} unique), {plan.way} "
         f"({plan.cost.tokens:,} to compute), {size(n_bytes)} on disk, {duration(seconds)}"
     )
+
+
+def describe_perplexity(texts: TokenisedTexts, model: LoadedModel | Architecture) -> str:
+    """Return one line: the tokens of which a perplexity takes the whole model with its head."""
+    tokens = sum(map(len, set(map(tuple, texts.ids))))
+    config = text_config(model.module.config)
+    weights = active_weights(model.module) + int(config.hidden_size) * int(config.vocab_size)
+    seconds = 2 * weights * tokens / matmul_speed(model.device, model.dtype)
+    return f"perplexity of {tokens:,} tokens, {duration(seconds)}"
 
 
 @cache

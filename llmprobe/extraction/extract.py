@@ -22,7 +22,7 @@ from llmprobe.datasets.spans import Turn
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.chats import rendered
-from llmprobe.extraction.estimate import describe_cost
+from llmprobe.extraction.estimate import describe_cost, describe_perplexity
 from llmprobe.extraction.executor import ShardExecutor
 from llmprobe.extraction.plan import ExtractionPlan, ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
@@ -139,6 +139,10 @@ class Extractor:
             **({"special": config.special} if config.special != "skip" else {}),
             **({"occurrence": config.occurrence} if config.occurrence else {}),
         }
+
+    def reads_as(self, other: Extractor) -> bool:
+        """Whether another one reads texts by the same model in the same way."""
+        return (self.model_config, self.config) == (other.model_config, other.config)
 
     @property
     def is_local(self) -> bool:
@@ -280,6 +284,11 @@ class Extractor:
         self._distinct_states(dataset, texts, model.causal, self.tokenizer)
         planner = self.planner(texts, model)
         return describe_cost(planner, next(planner.plans()), model)
+
+    def estimate_perplexity(self, dataset: ConceptDataset) -> str:
+        """Return what the perplexity of the texts will cost, as ``estimate`` says the states'."""
+        model = self.architecture
+        return describe_perplexity(self.tokens(dataset, self.tokenizer, model.module), model)
 
     def planner(self, texts: TokenisedTexts, model: LoadedModel | Architecture) -> Planner:
         """Return what plans these texts, within the config's budget.

@@ -48,6 +48,41 @@ class ReadingOptions:
     """Whether code that comes with the model may run; a probe never says so by itself."""
 
 
+def extractor_like(facts: Mapping[str, Any], options: ReadingOptions, where: str) -> Extractor:
+    """Return what reads texts as those were read that some facts are of.
+
+    Parameters
+    ----------
+    facts
+        Those of a saved probe, or of the extraction of some activations.
+    where
+        What errors call them.
+    """
+
+    def remembered(section: type[BaseModel]) -> dict[str, object]:
+        return {name: facts[name] for name in section.model_fields if name in facts}
+
+    extract = remembered(ExtractConfig)
+    extract.pop("layers", None)  # Of an extraction, the number of blocks.
+    if Pooling.of(str(facts.get("position", "last"))):
+        extract["position"] = "tokens"
+    if options.too_long is not None:
+        extract["too_long"] = options.too_long
+    config = validated(ExtractConfig, extract, where)
+    if isinstance(options.model, ModelInMemory):
+        return Extractor(options.model, config)
+    own_model = options.model is None
+    model = remembered(ModelConfig) | {
+        "id": options.model or facts["model_id"],
+        "name": facts["model"] if own_model else "",
+        "revision": (own_model and facts.get("revision")) or "main",
+        "trust_remote_code": options.trust_remote_code,
+    }
+    if not own_model:
+        model |= {"tokenizer": None, "adapter": None}
+    return Extractor(validated(ModelConfig, model, where), config)
+
+
 class NewTextReader:
     """Reads texts for a saved probe with the model, site, precision, … of the probe's own texts.
 
@@ -89,34 +124,8 @@ class NewTextReader:
         if unknown:
             log.warning("%s: an older version made this probe, which does not say %s; the "
                         "defaults are taken", where, ", ".join(unknown))  # fmt: skip
-        self.extractor = self._extractor()
+        self.extractor = extractor_like(facts, self.options, where)
         self._is_own = False
-
-    def _extractor(self) -> Extractor:
-        options, facts = self.options, self.probe.facts
-        where = self.where
-
-        def remembered(section: type[BaseModel]) -> dict[str, object]:
-            return {name: facts[name] for name in section.model_fields if name in facts}
-
-        extract = remembered(ExtractConfig)
-        if Pooling.of(self.position):
-            extract["position"] = "tokens"
-        if options.too_long is not None:
-            extract["too_long"] = options.too_long
-        config = validated(ExtractConfig, extract, where)
-        if isinstance(options.model, ModelInMemory):
-            return Extractor(options.model, config)
-        own_model = options.model is None
-        model = remembered(ModelConfig) | {
-            "id": options.model or facts["model_id"],
-            "name": facts["model"] if own_model else "",
-            "revision": (own_model and facts.get("revision")) or "main",
-            "trust_remote_code": options.trust_remote_code,
-        }
-        if not own_model:
-            model |= {"tokenizer": None, "adapter": None}
-        return Extractor(validated(ModelConfig, model, where), config)
 
     def require_own_model(self) -> None:
         """Load the model, and refuse one that is not the probe's.

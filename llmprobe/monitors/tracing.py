@@ -132,15 +132,11 @@ def trace_probes(
     filled = [reader.fill_template(values, reader.where)[0] for reader in readers]
     extractor: Extractor | None = None
     for reader, filled_texts in zip(readers, filled, strict=True):
-        if extractor is not None and _read_alike(extractor, reader.extractor):
+        if extractor is not None and extractor.reads_as(reader.extractor):
             reader.extractor = extractor
         extractor = reader.extractor
         reader.require_own_model()
         yield from trace(extractor, reader.probe, filled_texts)
-
-
-def _read_alike(one: Extractor, other: Extractor) -> bool:
-    return (one.model_config, one.config) == (other.model_config, other.config)
 
 
 def trace_folder(run: Path) -> Path:

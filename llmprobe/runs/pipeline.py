@@ -207,10 +207,16 @@ class Run:
         extractor = make()
         for dataset in self._read:
             line = f"{model.name} on {dataset.stem or dataset.name}: {len(dataset):,} texts"
-            done = extractor.find(dataset) is not None
-            cost = "already extracted" if done else extractor.estimate(dataset)
-            yield f"{line}, {cost}"
-            if not isinstance(extractor, TextEncoder):
+            is_rival = isinstance(extractor, TextEncoder)
+            beside = () if is_control or is_rival else self._masked(dataset)
+            for read in (dataset, *beside):
+                done = extractor.find(read) is not None
+                cost = "already extracted" if done else extractor.estimate(read)
+                name = read.stem or read.name
+                yield f"{model.name} on {name}: {len(read):,} texts, {cost}"
+            if "perplexity" in self.config.probe.controls and not (is_control or is_rival):
+                yield f"{line}, {extractor.estimate_perplexity(dataset)}"
+            if not is_rival:
                 of_file = dataset.stem or dataset.name
                 concepts = [one for one in self.datasets if (one.stem or one.name) == of_file]
                 yield f"{line}, {describe_probing(extractor, concepts, self.config, is_control)}"

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from toy import write_config
+from transformers import AutoModel, AutoTokenizer
 
 import llmprobe
 from llmprobe.cli.main import main
@@ -162,6 +164,8 @@ def test_texts_without_a_field_are_extracted_and_scored_but_have_no_curve(
     monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
     asked = "transfer={by: form, mask: thing}"
     run = Run(load_config(config, [asked]), tmp_path / "out")
+    estimates = [line.partition(", ")[0] for line in run.estimates()]
+    assert "tiny-llama on forms:without thing: 40 texts" in estimates
     assert len([*run.extract()]) == 2
     results = run.probe()
     assert results.summary["dataset"].tolist() == ["forms"]
@@ -197,3 +201,28 @@ def test_activations_are_compared_by_the_names_they_are_given(
     mean = llmprobe.extract(model, dataset, position="mean", progress=False)
     with pytest.raises(llmprobe.UserError, match="differ in position"):
         llmprobe.transfer({"a": activations, "b": mean}, **options)
+
+
+def test_fields_are_masked_in_python_too(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMPROBE_CACHE", str(tmp_path / "cache"))
+    read = load_config(config, ["transfer={by: form, mask: thing}"])
+    run = Run(read, tmp_path / "out").transfer()
+    options = {"folds": 2, "l2": 1.0, "progress": False}
+    dataset = llmprobe.load_dataset(str(config.parent / "forms.csv"), group="thing")
+    named = llmprobe.extract(read.models[0], dataset, progress=False)
+    by_name = llmprobe.transfer({"forms": named}, by="form", mask="thing", **options)
+    pd.testing.assert_frame_equal(by_name.table, run.table)
+    model = AutoModel.from_pretrained(read.models[0].id, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(read.models[0].id)
+    own = llmprobe.extract(model, dataset, tokenizer=tokenizer, layers=[1, 3], progress=False)
+    in_memory = llmprobe.transfer(
+        {"forms": own}, by="form", mask="thing", model=model, tokenizer=tokenizer, **options
+    )
+    (masked,) = in_memory.table[in_memory.table["masked"] == "thing"].to_dict("records")
+    assert masked["test"] == "forms:without thing"
+    with pytest.raises(UserError, match="was one in memory; give it"):
+        llmprobe.transfer({"forms": own}, mask="thing", **options)
+    with pytest.raises(UserError, match="mask: no dataset has a field 'town'"):
+        llmprobe.transfer({"forms": named}, mask="town", **options)
