@@ -16,8 +16,7 @@ from llmprobe.models.loading import Architecture, LoadedModel, active_weights, t
 
 def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | Architecture) -> str:
     """Return one line: tokens, way, disk, and time by how fast this device multiplies matrices."""
-    nominal = planner.machine.products[min(model.dtype.itemsize, 4)]
-    seconds = plan.cost.seconds * nominal / matmul_speed(model.device, model.dtype)
+    seconds = seconds_of(planner, plan, model)
     texts, n_bytes = planner.texts, int(plan.first_row[-1]) * planner.shape.row_bytes
     return (
         f"{texts.n_tokens:,} tokens ({texts.n_unique_tokens:,} unique), {plan.way} "
@@ -32,6 +31,12 @@ def describe_perplexity(texts: TokenisedTexts, model: LoadedModel | Architecture
     weights = active_weights(model.module) + int(config.hidden_size) * int(config.vocab_size)
     seconds = 2 * weights * tokens / matmul_speed(model.device, model.dtype)
     return f"perplexity of {tokens:,} tokens, {duration(seconds)}"
+
+
+def seconds_of(planner: Planner, plan: ExtractionPlan, model: LoadedModel | Architecture) -> float:
+    """Return how long a plan takes, by how fast this device multiplies matrices."""
+    nominal = planner.machine.products[min(model.dtype.itemsize, 4)]
+    return plan.cost.seconds * nominal / matmul_speed(model.device, model.dtype)
 
 
 @cache

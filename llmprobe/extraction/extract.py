@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -22,11 +22,11 @@ from llmprobe.datasets.spans import Turn
 from llmprobe.extraction.activations import Activations
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.chats import rendered
-from llmprobe.extraction.estimate import describe_cost, describe_perplexity
+from llmprobe.extraction.estimate import describe_cost, describe_perplexity, seconds_of
 from llmprobe.extraction.executor import ShardExecutor
 from llmprobe.extraction.plan import ExtractionPlan, ModelShape, machine_of
 from llmprobe.extraction.prefix_tree import tree_can_run
-from llmprobe.extraction.processes import World
+from llmprobe.extraction.processes import Apart, World
 from llmprobe.extraction.runner import Planner, verified_plan
 from llmprobe.extraction.store import Store
 from llmprobe.extraction.tokens import (
@@ -58,6 +58,17 @@ log = logging.getLogger(__name__)
 
 STORE_VERSION = 6
 """Raise when the same key would give other states or facts: older extractions are not used."""
+
+
+class Estimate(NamedTuple):
+    """What an extraction would cost."""
+
+    line: str
+    """In words: tokens, way, disk and time."""
+    seconds: float
+    """As this machine would take."""
+    shards: int
+    """Into how many pieces it can be divided."""
 
 
 class Extractor:
@@ -248,6 +259,19 @@ class Extractor:
                 facts = facts or self._fill(store, dataset, self.key(dataset), world, progress)
         return self._activations(dataset, facts, store)
 
+    def extract_share(self, dataset: ConceptDataset, share: int, shares: int) -> None:
+        """Make one share of an extraction that processes divide which cannot talk to each other.
+
+        The first whose self-check ends decides how texts are run, and who finds all shards there
+        ends the extraction. Who gave them their shares has the folder's lease.
+        """
+        store = Store(self.folder(dataset))
+        use(store.folder)
+        if store.manifest() is None:
+            world = Apart(store.folder, share, shares)
+            with lease(store.folder, wait=True):
+                self._fill(store, dataset, self.key(dataset), world, progress=True)
+
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
         """Return the dataset's texts as this model reads them, with what is extracted of them."""
         every_token = "tokens" in self.config.positions
@@ -277,13 +301,16 @@ class Extractor:
             where=self._where(dataset),
         )
 
-    def estimate(self, dataset: ConceptDataset) -> str:
+    def estimate(self, dataset: ConceptDataset) -> Estimate:
         """Return what extraction will cost, by the tokenizer and the model's configuration."""
         model = self.architecture
         texts = self.tokens(dataset, self.tokenizer, model.module)
         self._distinct_states(dataset, texts, model.causal, self.tokenizer)
         planner = self.planner(texts, model)
-        return describe_cost(planner, next(planner.plans()), model)
+        plan = next(planner.plans())
+        return Estimate(
+            describe_cost(planner, plan, model), seconds_of(planner, plan, model), len(plan.shards)
+        )
 
     def estimate_perplexity(self, dataset: ConceptDataset) -> str:
         """Return what the perplexity of the texts will cost, as ``estimate`` says the states'."""
@@ -411,13 +438,20 @@ class Extractor:
         n_states = self._distinct_states(dataset, texts, model.causal, model.tokenizer)
         planner = self.planner(texts, model)
         with Capture(model, self.config.site, self.layers(model.n_blocks)) as capture:
-            checked = verified_plan(planner, capture) if world.leader else None
-            way, difference = world.agree(checked and (checked[0].way, checked[1]))
-            plan = checked[0] if checked else planner.plan(way)
+            plans = dict[str, ExtractionPlan]()
+
+            def checked_way() -> tuple[str, float]:
+                plan, difference = verified_plan(planner, capture)
+                plans[plan.way] = plan
+                return plan.way, difference
+
+            way, difference = world.checked_way(checked_way)
+            plan = plans.get(way) or planner.plan(way)
             layout = digest({"extraction": key, "layout": plan.fingerprint})
             whole = world.agree(sorted(store.shards(layout)) if world.leader else None)
             missing = [i for i in range(len(plan.shards)) if i not in whole]
-            mine = world.share({i: plan.shard_tokens(i) for i in missing})
+            tokens = {i: plan.shard_tokens(i) for i in range(len(plan.shards))}
+            mine = world.share(tokens, whole)
             label = f"extracting {dataset.stem or dataset.name}"
             if world.leader:
                 rows = sum(len(plan.rows(i)) for i in missing)
@@ -433,7 +467,7 @@ class Extractor:
                     del states  # The next shard is made meanwhile, and needs the memory.
         world.wait()
         facts = None
-        if world.leader:
+        if world.ends(lambda: len(store.shards(layout)) == len(plan.shards)):
             facts = store.finish(layout, len(plan.shards), {
                 "key": key,
                 "model": model.name,

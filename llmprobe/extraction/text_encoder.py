@@ -13,7 +13,7 @@ import numpy as np
 from llmprobe.config.schema import ExtractConfig, ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction.activations import Activations
-from llmprobe.extraction.extract import Extractor
+from llmprobe.extraction.extract import Estimate, Extractor
 from llmprobe.extraction.tokens import TokenisedTexts, model_window
 from llmprobe.ground.errors import UserError, foreign_errors, out_of_memory
 from llmprobe.models.loading import LoadedModel
@@ -77,7 +77,7 @@ class TextEncoder(Extractor):
         """Return the last layer, the only one."""
         return [n_blocks]
 
-    def estimate(self, dataset: ConceptDataset) -> str:
+    def estimate(self, dataset: ConceptDataset) -> Estimate:
         """Return what extraction will cost, by the tokenizer and the model's configuration."""
         return super().estimate(_surface(dataset))
 

@@ -211,7 +211,7 @@ class Run:
             beside = () if is_control or is_rival else self._masked(dataset)
             for read in (dataset, *beside):
                 done = extractor.find(read) is not None
-                cost = "already extracted" if done else extractor.estimate(read)
+                cost = "already extracted" if done else extractor.estimate(read).line
                 name = read.stem or read.name
                 yield f"{model.name} on {name}: {len(read):,} texts, {cost}"
             if "perplexity" in self.config.probe.controls and not (is_control or is_rival):
