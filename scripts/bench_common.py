@@ -154,7 +154,7 @@ def run_plan(model: LoadedModel, plan: ExtractionPlan) -> Tensor:
     """A plan's forward passes alone. -> [layers, rows, d]"""
     with Capture(model, "residual") as capture:
         way = make_runner(plan, capture, Budget(plan.budget))
-        with Workers(model, len(plan.strands)) as workers, way.running():
+        with Workers(model, len(plan.strands)) as workers:
             workers.submit(way.prepare).result()
             running = [workers.submit(way, plan.texts[s.start : s.stop]) for s in plan.strands]
             return torch.cat([strand.result().result() for strand in running], dim=1)

@@ -33,14 +33,13 @@ from bench_common import (
     turns,
 )
 
-from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.estimate import matmul_speed
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.plan import CPU, ExtractionPlan, plan_padded, plan_tree
-from llmprobe.extraction.prefix_tree import PrefixTree
 from llmprobe.models.loading import LoadedModel
 
+SLICES = (128, 256, 512, 1024, 2048)
+"""Tokens of a slice of the tree."""
 BATCHES = (256, 512, 1024, 2048, 4096)
 """Tokens of a padded batch."""
 LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
@@ -57,8 +56,10 @@ def sizes(
         planner = planner_of(engine, texts)
         tokens, shape = planner.texts, planner.shape
         # Machines with one size to choose: the cost of a plan is that of the size that it chose.
-        made = {("tree", size): plan_tree(tokens, shape, replace(CPU, slices=(size,)))
-                for size in CPU.slices}  # fmt: skip
+        made = {("tree", size): plan_tree(tokens, shape, replace(CPU, slice_tokens=size))
+                for size in SLICES}  # fmt: skip
+        made |= {("blocks", size): plan_tree(tokens, shape, replace(CPU, blocks=(size,)))
+                 for size in CPU.blocks}  # fmt: skip
         if title == "prose":
             made |= {("padded", size): plan_padded(tokens, shape, replace(CPU, batch_tokens=size))
                      for size in BATCHES}  # fmt: skip
@@ -108,10 +109,7 @@ def fused_attention(model: LoadedModel) -> float:
 def constants(engine: Extractor, dtype: str) -> Iterator[str]:
     """Rows of the parts of a forward pass, beside what plan.py has."""
     model, shape = engine.model, planner_of(engine, ["a", "b"]).shape
-    with Capture(model, "residual") as capture:
-        tree = PrefixTree(capture, Budget(max(LENGTHS)))
-    with tree.running():
-        a, b, c = fitted(model, masked=True)
+    a, b, c = fitted(model, masked=True)
     padded = shape.pair / fitted(model, masked=False)[2]
     weights = torch.ones(2**26 // 4096, 4096)
     read = weights.nbytes / best(lambda: weights @ weights[0])

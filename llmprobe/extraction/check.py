@@ -10,7 +10,7 @@ from typing import Any
 from llmprobe.config.sites import SITES
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
-from llmprobe.extraction.runner import TOLERANCE, Sample
+from llmprobe.extraction.runner import Sample
 from llmprobe.extraction.tokens import added_tokens, tokenise
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import dtype_name
@@ -91,7 +91,6 @@ def _comparisons(extractor: Extractor, sites: Sequence[str]) -> Iterator[str]:
     """Yield how far each way of running texts together is from each text alone."""
     model = extractor.model
     texts = tokenise(model.tokenizer, TEXTS, window=None)
-    tolerance = TOLERANCE[model.dtype]
     yield f"{len(TEXTS)} texts together, against each alone (relative difference)"
     yield f"  {'':28}" + "".join(f"{site:>21}" for site in sites)
     usable = []
@@ -100,10 +99,11 @@ def _comparisons(extractor: Extractor, sites: Sequence[str]) -> Iterator[str]:
         samples = [Sample(texts, capture) for capture in hooked]
         for plan in extractor.planner(texts, model).plans():
             row = [sample.difference(plan) for sample in samples]
-            agrees = row[0] <= tolerance
+            agrees = row[0] <= samples[0].allowed
             usable += [plan.way] * agrees
             numbers = "".join(f"{difference:>21.1e}" for difference in row)
             yield f"  {plan.way:28}{numbers}{'' if agrees else '  not used'}"
-    yield f"  allowed in {dtype_name(model.dtype):17}{tolerance:>21.0e}"
+    allowed = "".join(f"{sample.allowed:>21.1e}" for sample in samples)
+    yield f"  {'allowed in ' + dtype_name(model.dtype):28}{allowed}"
     yield ""
     yield f"extraction can use: {', '.join(usable) or 'none of them'}"

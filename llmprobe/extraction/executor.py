@@ -53,7 +53,7 @@ class ShardExecutor:
         # By the strands of the whole plan, not by those that are left to this process: the number
         # of threads can show in the rounding.
         share = -(-len(self.plan.strands) // self.processes)
-        with Workers(self.model, share, self.budget) as workers, self.runner.running():
+        with Workers(self.model, share, self.budget) as workers:
             workers.submit(self.runner.prepare).result()
             running: list[list[Future[Pending]]] = []
             for i, index in enumerate([*indices, None]):

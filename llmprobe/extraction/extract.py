@@ -56,7 +56,7 @@ from llmprobe.models.source import ModelSource, is_local, locate
 
 log = logging.getLogger(__name__)
 
-STORE_VERSION = 6
+STORE_VERSION = 7
 """Raise when the same key would give other states or facts: older extractions are not used."""
 
 

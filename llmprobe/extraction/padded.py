@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,11 +24,6 @@ class PaddedBatches:
 
     def __init__(self, capture: Capture, budget: Budget, masked: bool) -> None:
         self.capture, self.budget, self.masked = capture, budget, masked
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Leave the model as it is while strands run."""
-        yield
 
     def prepare(self) -> None:
         """Do nothing: batches share nothing."""

@@ -50,8 +50,10 @@ class Machine:
     """Seconds that a block costs in every pass, whatever it computes."""
     batch_tokens: int
     """Tokens of a batch of padded texts that keeps the device busy."""
-    slices: tuple[int, ...]
-    """Sizes of a slice of the tree to choose from."""
+    slice_tokens: int
+    """Most nodes of a slice of the tree."""
+    blocks: tuple[int, ...]
+    """Sizes of a block of such a slice to choose from."""
     strand_tokens: tuple[int, int]
     """Least and most tokens of the tree that are run one after the other."""
     shard_seconds: float
@@ -61,11 +63,12 @@ class Machine:
 CPU = Machine(
     products={2: 0.53e12, 4: 0.12e12},
     attention=0.08e12,
-    masked_attention={2: 0.16e12, 4: 0.08e12},
+    masked_attention={2: 0.07e12, 4: 0.07e12},
     memory=12e9,
     block=2e-4,
     batch_tokens=1024,
-    slices=(64, 128, 192, 256, 384, 512),
+    slice_tokens=1024,
+    blocks=(32, 64, 128, 256, 512, 1024),
     strand_tokens=(512, 8192),
     shard_seconds=60,
 )
@@ -78,7 +81,8 @@ GPU = Machine(
     memory=2.4e12,
     block=4e-4,
     batch_tokens=16_384,
-    slices=(512, 1024, 2048, 4096, 8192),
+    slice_tokens=8192,
+    blocks=(64, 128, 256, 512, 1024, 2048),
     strand_tokens=(2**31, 2**31),
     shard_seconds=30,
 )
@@ -154,6 +158,8 @@ class ExtractionPlan:
     """Most tokens of a forward pass."""
     cost: Cost
     """What the work costs."""
+    block: int = 0
+    """Most nodes of a block of the prefix tree (0 for padded batches)."""
 
     @cached_property
     def first_row(self) -> np.ndarray:
@@ -194,9 +200,8 @@ def plan_tree(
     Parameters
     ----------
     slice_tokens
-        Most tokens in one forward pass; None takes what costs least: attention grows with the
-        square of a slice, what a pass costs by itself is shared by more tokens. Cost and layout
-        are those of the cheapest, whatever is asked for.
+        Most tokens in one forward pass, by default as many as keep the machine busy. Layout and
+        cost are those of the default, whatever is asked for.
     """
     wanted = texts.merged(cut=True)
     ordered = sorted(set(wanted))
@@ -216,12 +221,14 @@ def plan_tree(
     strands = _tree_strands(new, shared, strand, _first_rows(ordered), shape)
     n_run = n_new + sum(int(shared[s.start]) - prefix for s in strands[1:])
 
-    def cost(size: int) -> Cost:
-        pairs = prefix**2 + n_run * (above + min(size, n_run / len(strands)))
-        passes = n_run / size + len(strands) / 2
-        return _cost(shape, machine, prefix + n_run, pairs, passes, tree=True)
+    # A small block meets few keys that it does not see, a large one copies its path seldom.
+    def cost(block: int) -> Cost:
+        pairs = prefix**2 + n_run * (above + min(block, n_run / len(strands)))
+        passes = n_run / machine.slice_tokens + len(strands) / 2
+        copied = n_run * (above / block + 1)
+        return _cost(shape, machine, prefix + n_run, pairs, passes, copied, tree=True)
 
-    best = min(machine.slices, key=lambda size: cost(size).seconds)
+    best = min(machine.blocks, key=lambda block: cost(block).seconds)
     return ExtractionPlan(
         way=PREFIX_TREE,
         texts=ordered,
@@ -230,8 +237,9 @@ def plan_tree(
         strands=strands,
         shards=_group_strands(ordered, strands, shape, machine, prefix, cost(best)),
         prefix=prefix,
-        budget=slice_tokens or best,
+        budget=slice_tokens or machine.slice_tokens,
         cost=cost(best),
+        block=best,
     )
 
 
@@ -299,12 +307,27 @@ def plan_padded(
 
 
 def _cost(
-    shape: ModelShape, machine: Machine, tokens: int, pairs: float, passes: float, tree: bool
+    shape: ModelShape,
+    machine: Machine,
+    tokens: int,
+    pairs: float,
+    passes: float,
+    copied: float = 0,
+    *,
+    tree: bool,
 ) -> Cost:
-    """Return what passes over so many tokens, and pairs of query and key, cost."""
+    """Return what passes over so many tokens, and pairs of query and key, cost.
+
+    Parameters
+    ----------
+    copied
+        Tokens whose keys and values are copied: gathered, and repeated for each head.
+    """
     linear, attention = 2 * shape.weights * tokens, shape.pair * pairs
     seconds = linear / machine.products[shape.itemsize]
     seconds += attention / (machine.masked_attention[shape.itemsize] if tree else machine.attention)
+    # Both together have two numbers where a pair has four operations; each copy reads and writes.
+    seconds += copied * 2 * shape.pair * shape.itemsize / machine.memory
     seconds += passes * (shape.weight_bytes / machine.memory + shape.blocks * machine.block)
     return Cost(tokens, linear + attention, seconds)
 

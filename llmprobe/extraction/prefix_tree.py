@@ -1,15 +1,17 @@
 """The prefix tree on a model: each distinct token of a set of texts is run once.
 
 Nodes run in slices of their depth-first order, with their depth in the tree as position and a mask
-that shows each its own ancestors. Keys and values of the path above the next slice are kept, those
-of all other nodes forgotten.
+that shows each its own ancestors. A slice is a batch of blocks of nodes that follow each other.
+What a block needs from before it is the path above its first node, so its nodes are shown few keys
+that they do not see, however long the slice is. Attention is the model's own, as for a text alone,
+and rounds as much. Keys and values of the path above the next slice are kept, those of all other
+nodes forgotten.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +25,6 @@ from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.tokens import Place, Text
 from llmprobe.extraction.tree import TokenTree, build_tree
 from llmprobe.models.loading import LoadedModel, text_config
-from llmprobe.models.private import plain_attention
 
 MASKED_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers whose states depend on which keys are seen, and on nothing else before them."""
@@ -34,18 +35,6 @@ def tree_can_run(module: Any) -> bool:
     accepted = inspect.signature(module.forward).parameters
     types = set(getattr(text_config(module.config), "layer_types", None) or ())
     return types <= MASKED_TYPES and {"position_ids", "past_key_values"} <= set(accepted)
-
-
-MOST_MULTIPLIED = 2048
-"""Tokens of a text up to which it does not matter that plain products hold all scores at once."""
-
-
-def multiplied(model: LoadedModel) -> bool:
-    """Whether plain products of queries and keys are faster than the fused attention with a mask.
-
-    On a CPU in bfloat16 they take half the time, and round as much.
-    """
-    return model.device.type == "cpu" and model.dtype.itemsize == 2
 
 
 @dataclass(frozen=True)
@@ -72,8 +61,8 @@ class PrefixTree:
         What all texts of the extraction begin with. It is run once, by ``prepare``.
     read_in_prefix
         Indices of its tokens whose states are read, alone or in means.
-    multiply
-        Whether attention is by plain products of queries and keys instead of the fused kernel.
+    block
+        The most nodes of a block.
     """
 
     def __init__(
@@ -82,15 +71,11 @@ class PrefixTree:
         budget: Budget,
         prefix: Sequence[int] = (),
         read_in_prefix: Collection[int] = (),
-        multiply: bool = False,
+        block: int = 64,
     ) -> None:
-        self.capture, self.budget, self.multiply = capture, budget, multiply
+        self.capture, self.budget, self.block = capture, budget, block
         self.prefix, self.read_in_prefix = tuple(prefix), read_in_prefix
         self._above = AncestorPath()
-
-    def running(self) -> AbstractContextManager[None]:
-        """Compute attention as it is to be computed while strands run."""
-        return plain_attention(self.capture.model.module) if self.multiply else nullcontext()
 
     def prepare(self) -> None:
         """Run the common prefix and keep its path."""
@@ -137,32 +122,81 @@ class PrefixTree:
         """
         model, device, tree = self.capture.model, self.capture.model.device, strand.tree
 
-        def of_slice(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(values[nodes.start : nodes.stop]).to(device)
-
-        depth, end = of_slice(tree.depth), of_slice(tree.end)
-        entered = torch.from_numpy(tree.tops(nodes)).to(device)[:, None]
-        index = torch.arange(nodes.start, nodes.stop, device=device)
-        below = (index <= index[:, None]) & (index[:, None] < end)
-        seen = torch.cat([torch.arange(path.length, device=device) < entered, below], dim=1)
-
-        goes_on = tree.path_after(nodes)
+        blocks = _Blocks.of(tree, nodes, self.block, path.length, device)
+        goes_on = tree.above(nodes.stop, nodes.start)
         n_above = int(tree.depth[goes_on[0] if goes_on else nodes.stop])
         kept = [*range(n_above), *(path.length + node - nodes.start for node in goes_on)]
-        cache = PathCache(path, torch.tensor(kept, dtype=torch.long, device=device))
+        cache = PathCache(path, torch.tensor(kept, dtype=torch.long, device=device), blocks.keys)
 
         rows = np.flatnonzero((tree.read >= nodes.start) & (tree.read < nodes.stop))
         reader = _Rows(strand, rows, nodes, path, goes_on, n_above, device)
         states = model.buffer(len(self.capture.layers), len(rows))
-        with self.capture.into(states, reader, (1, len(nodes))):
+        with self.capture.into(states, reader, blocks.shape):
             model.module(
-                input_ids=of_slice(tree.token)[None],
-                position_ids=depth[None],
-                attention_mask=masks(model, seen[None], depth[None], path.length),
+                input_ids=blocks.token,
+                position_ids=blocks.depth,
+                attention_mask=masks(model, blocks.seen, blocks.depth, blocks.n_above),
                 past_key_values=cache,
                 use_cache=True,
             )
         return rows, states, AncestorPath(len(kept), cache.kept, reader.carried, reader.first)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The nodes of a slice, side by side in blocks of one size; the last is filled up."""
+
+    token: Tensor
+    """Token ids. [blocks, size]"""
+    depth: Tensor
+    """Positions. [blocks, size]"""
+    n_above: int
+    """The number of keys of the longest path above a block."""
+    seen: Tensor
+    """Which keys each node sees: those above its block, then those of it. [blocks, size, keys]"""
+    keys: Tensor | None
+    """Which of the keys of the slice's path and of its nodes are those of each block, [blocks,
+    keys]; None for a slice of one block, which has them all."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the number of blocks and their size."""
+        return self.token.shape[0], self.token.shape[1]
+
+    @staticmethod
+    def of(tree: TokenTree, nodes: range, most: int, path: int, device: torch.device) -> _Blocks:
+        """Divide a slice below a path of so many tokens into blocks of at most ``most`` nodes."""
+        n = -(-len(nodes) // most)
+        size = -(-len(nodes) // n)
+        starts = range(nodes.start, nodes.stop, size)
+        blocks = [range(start, min(start + size, nodes.stop)) for start in starts]
+        depths = [int(tree.depth[start]) for start in starts]
+        n_above = max(depths)
+        keys = np.zeros((len(blocks), n_above + size), dtype=np.int64)
+        top = np.zeros((len(blocks), size), dtype=np.int64)
+        for row, (block, depth) in enumerate(zip(blocks, depths, strict=True)):
+            own = np.array(tree.above(block.start, nodes.start), dtype=np.int64) - nodes.start
+            keys[row, : depth - len(own)] = np.arange(depth - len(own))
+            keys[row, depth - len(own) : depth] = path + own
+            top[row, : len(block)] = tree.tops(block)
+        place = np.arange(len(blocks) * size).reshape(len(blocks), size)
+        keys[:, n_above:] = path + place
+        of_node = np.minimum(place + nodes.start, nodes.stop - 1)
+
+        def on_device(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(device)
+
+        end = on_device(np.where(place < len(nodes), tree.end[of_node], nodes.stop + size))
+        index = on_device(place + nodes.start)
+        below = (index[:, None] <= index[..., None]) & (index[..., None] < end[:, None])
+        above = torch.arange(n_above, device=device) < on_device(top)[..., None]
+        return _Blocks(
+            token=on_device(tree.token[of_node]),
+            depth=on_device(tree.depth[of_node]),
+            n_above=n_above,
+            seen=torch.cat([above, below], dim=2),
+            keys=on_device(keys) if len(blocks) > 1 else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -222,7 +256,7 @@ class _Rows:
         n_above: int,
         device: torch.device,
     ) -> None:
-        tree, self.path = strand.tree, path
+        tree, self.path, self.n_nodes = strand.tree, path, len(nodes)
 
         def index(values: Sequence[int] | np.ndarray) -> Tensor:
             return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(device)
@@ -257,7 +291,7 @@ class _Rows:
         self.carried: list[Tensor] = []
 
     def __call__(self, layer: int, states: Tensor) -> Tensor:
-        states, device = states[0], states.device
+        states, device = states.flatten(0, 1)[: self.n_nodes], states.device
         rows = states[self.nodes.to(device)]
         above = self.path.sums[layer].to(device) if self.path.sums else states[:0].float()
         if len(self.means):
@@ -270,27 +304,43 @@ class _Rows:
 
 
 class PathCache(DynamicCache):  # type: ignore[misc]
-    """Shows a slice the keys and values of the path above it, and keeps those of the next path."""
+    """Shows a slice the keys and values of the path above it, and keeps those of the next path.
 
-    def __init__(self, path: AncestorPath, keep: Tensor) -> None:
+    Parameters
+    ----------
+    keep
+        Which of the keys of the path and of the slice are those of the next path. [keys]
+    keys
+        Of a slice in blocks, which of them are those of each. [blocks, keys]
+    """
+
+    def __init__(self, path: AncestorPath, keep: Tensor, keys: Tensor | None = None) -> None:
         super().__init__()
-        self.path, self.keep = path, keep
+        self.path, self.keep, self.keys = path, keep, keys
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return what the slice looks at, keys and values [1, heads, path + slice, head size]."""
-        if layer_idx in self.path.attention:
-            keys, values = self.path.attention[layer_idx]
-            key_states = torch.cat([keys, key_states], dim=2)
-            value_states = torch.cat([values, value_states], dim=2)
-        keep = self.keep.to(key_states.device)
-        self.kept[layer_idx] = (
-            key_states.index_select(2, keep),
-            value_states.index_select(2, keep),
-        )
-        return key_states, value_states
+        """Return what the slice looks at, keys and values [blocks, heads, keys, head size]."""
+        above = self.path.attention.get(layer_idx, (None, None))
+        keys, kept_keys = self._shown(above[0], key_states)
+        values, kept_values = self._shown(above[1], value_states)
+        self.kept[layer_idx] = kept_keys, kept_values
+        return keys, values
+
+    def _shown(self, above: Tensor | None, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys, or the values, that are shown, and those that are kept."""
+        blocks, device = self.keys, states.device
+        if blocks is not None:
+            states = states.transpose(0, 1).flatten(1, 2)[None]
+        if above is not None:
+            states = torch.cat([above, states], dim=2)
+        kept = states.index_select(2, self.keep.to(device))
+        if blocks is not None:
+            shown = states[0].index_select(1, blocks.to(device).flatten())
+            states = shown.view(len(shown), *blocks.shape, -1).transpose(0, 1)
+        return states, kept
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Return the number of tokens of the path."""

@@ -9,26 +9,17 @@ alone is changed, that is one token for each.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llmprobe.extraction.prefix_tree import (
-    MOST_MULTIPLIED,
-    AncestorPath,
-    PathCache,
-    masks,
-    multiplied,
-    tree_can_run,
-)
+from llmprobe.extraction.prefix_tree import AncestorPath, PathCache, masks, tree_can_run
 from llmprobe.extraction.tokens import Text
 from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import block_input, given_states, hidden_state, hooked, left_out
 from llmprobe.models.loading import LoadedModel, example_input
-from llmprobe.models.private import plain_attention
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Relative difference to whole texts that rounding explains, after up to all blocks."""
@@ -170,18 +161,13 @@ class Rerun:
     ) -> None:
         model = self.model
         seen = seen if seen.ndim == 3 else seen[None]
-        with self._attention(above + tokens.shape[1]):
-            model.module(
-                input_ids=tokens,
-                position_ids=position.expand(len(tokens), -1),
-                attention_mask=masks(model, seen, position, above),
-                past_key_values=cache,
-                use_cache=True,
-            )
-
-    def _attention(self, width: int) -> AbstractContextManager[None]:
-        by_products = multiplied(self.model) and width <= MOST_MULTIPLIED
-        return plain_attention(self.model.module) if by_products else nullcontext()
+        model.module(
+            input_ids=tokens,
+            position_ids=position.expand(len(tokens), -1),
+            attention_mask=masks(model, seen, position, above),
+            past_key_values=cache,
+            use_cache=True,
+        )
 
 
 def reading(block: nn.Module, read: Callable[[Tensor], None]) -> Any:

@@ -42,14 +42,14 @@ class TokenTree:
         edges = [len(self) * i // n_slices for i in range(n_slices + 1)]
         return (range(a, b) for a, b in pairwise(edges))
 
-    def path_after(self, nodes: range) -> list[int]:
-        """Return the nodes of a slice that the next slice stands below, from the top down.
+    def above(self, node: int, first: int) -> list[int]:
+        """Return the nodes from ``first`` on that are above a node, from the top down.
 
-        After the last slice: those on the path to the last node.
+        Above the one after the last node: those on the path to the last.
         """
-        node = int(self.parent[nodes.stop]) if nodes.stop < len(self) else nodes.stop - 1
+        node = int(self.parent[node]) if node < len(self) else len(self) - 1
         path = []
-        while node >= nodes.start:
+        while node >= first:
             path.append(node)
             node = int(self.parent[node])
         return path[::-1]

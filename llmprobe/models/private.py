@@ -5,11 +5,14 @@ Each has one function here, which says what it is for. ``tests/test_private_name
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+
+_NARROW = (torch.bfloat16, torch.float16)
 
 
 def default_implementations(config: Any) -> None:
@@ -23,37 +26,51 @@ def default_implementations(config: Any) -> None:
 
 
 @contextmanager
-def _implementation(before: str | None, name: str, choose: Callable[[str], None]) -> Iterator[None]:
-    """Choose another implementation for as long as the block lasts; None has no choice."""
-    if before in (None, name):
-        yield
-        return
-    choose(name)
-    try:
-        yield
-    finally:
-        choose(str(before))
-
-
-def plain_attention(model: Any) -> AbstractContextManager[None]:
-    """Compute attention by plain products of queries and keys while a ``with`` block lasts.
-
-    transformers has a public way to set the implementation of attention, and none to read it.
-    """
-    before = model.config._attn_implementation
-    return _implementation(before, "eager", model.set_attn_implementation)
-
-
-def experts_by_token(model: Any) -> AbstractContextManager[None]:
+def experts_by_token(model: Any) -> Iterator[None]:
     """Multiply each token by its experts' weights alone while a ``with`` block lasts.
 
     Tokens that share an expert are otherwise multiplied together, and each changes the rounding of
-    the others. This takes the memory of an expert for each token. As for attention, not every
-    version of transformers has a public way to read the implementation.
+    the others. This takes the memory of an expert for each token. transformers has a public way to
+    set the implementation of experts, and not every version of it one to read that.
     """
     has_experts = getattr(model.config, "num_experts_per_tok", None)
     before = getattr(model.config, "_experts_implementation", None) if has_experts else None
-    return _implementation(before, "batched_mm", model.set_experts_implementation)
+    if before in (None, "batched_mm"):
+        yield
+        return
+    model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(str(before))
+
+
+def in_float32() -> AbstractContextManager[Any]:
+    """Compute in float32 what would be in fewer bits, while a ``with`` block lasts in this thread.
+
+    Weights are widened where they are used, so a copy of all of them is never in memory. torch has
+    a public way to compute in fewer bits than a model has, and none to compute in more.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.float() if value.dtype in _NARROW else value
+        if isinstance(value, list | tuple):
+            return type(value)(map(widened, value))
+        return torch.float32 if isinstance(value, torch.dtype) and value in _NARROW else value
+
+    class InFloat32(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, function: Any, _: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if function is torch.ops.aten.embedding.default:
+                # The table is large, and few of its rows are read.
+                return widened(function(*args, **(kwargs or {})))
+            options = {name: widened(value) for name, value in (kwargs or {}).items()}
+            return function(*widened(args), **options)
+
+    return InFloat32()  # type: ignore[no-untyped-call]
 
 
 def move_accelerate_hook(layer: Any, replacement: Any) -> None:

@@ -23,6 +23,7 @@ from llmprobe.datasets.spans import Turn
 from llmprobe.extraction import extract as extraction
 from llmprobe.extraction import plan as planning
 from llmprobe.extraction import runner as running
+from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
 from llmprobe.extraction.store import Store
@@ -131,7 +132,7 @@ def test_a_way_that_disagrees_with_a_text_alone_is_not_used(
             pending = way(texts)
             return SimpleNamespace(result=lambda: pending.result() * 1.01)
 
-        run.prepare, run.running = way.prepare, way.running
+        run.prepare = way.prepare
         return run
 
     folder = tiny_model("llama", bos=True)
@@ -145,6 +146,46 @@ def test_a_way_that_disagrees_with_a_text_alone_is_not_used(
         assert f"{way}: differs by 1.0e-02 from a text run alone" in caplog.text
     for layer in right.layers:
         assert np.allclose(checked.layer(layer), right.layer(layer), rtol=1e-5, atol=1e-6)
+
+
+def test_in_bfloat16_a_way_may_differ_as_far_as_a_text_alone_rounds(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no further: what a fixed number allowed, .06, is far more than this model rounds."""
+    one = Extractor(ModelConfig(id=str(tiny_model("llama", bos=True)), dtype="bfloat16"))
+    texts = one.tokens(dataset(), one.tokenizer, one.model.module)
+    plain, planner = running.make_runner, one.planner(texts, one.model)
+    with Capture(one.model, "residual") as capture:
+        sample = running.Sample(texts, capture)
+        plan = planner.plan(PREFIX_TREE)
+        assert 0 < sample.difference(plan) < sample.allowed < 0.04
+
+        def spoilt(plan, *args):
+            way = plain(plan, *args)
+
+            def run(texts):
+                pending = way(texts)
+                return SimpleNamespace(result=lambda: pending.result() * 1.05)
+
+            run.prepare = way.prepare
+            return run
+
+        monkeypatch.setattr(running, "make_runner", spoilt)
+        assert sample.difference(plan) > sample.allowed
+
+
+def test_where_float32_cannot_be_computed_a_fixed_rounding_is_allowed(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse():
+        raise NotImplementedError
+
+    monkeypatch.setattr(running, "in_float32", refuse)
+    one = Extractor(ModelConfig(id=str(tiny_model("llama", bos=True)), dtype="bfloat16"))
+    texts = one.tokens(dataset(), one.tokenizer, one.model.module)
+    with Capture(one.model, "residual") as capture:
+        allowed = running.Sample(texts, capture).allowed
+    assert allowed == running.SLACK * running.ROUNDING[torch.bfloat16]
 
 
 @pytest.mark.parametrize("bos", [False, True], ids=[PADDED, PREFIX_TREE])

@@ -17,11 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ARCHITECTURES, BOTH_WAYS, WORDS
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from llmprobe.config.schema import ExtractConfig, ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
-from llmprobe.extraction import runner as running
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
@@ -31,6 +30,7 @@ from llmprobe.extraction.runner import make_runner
 from llmprobe.extraction.tokens import Text, TokenisedTexts
 from llmprobe.ground.errors import UserError
 from llmprobe.models.loading import LoadedModel, load_model
+from llmprobe.models.private import in_float32
 
 SITES = ("residual", "attention", "mlp", "post_attention_norm")
 POSITIONS = ("last", "first", "mean", "span:word")
@@ -135,19 +135,27 @@ def states_in_way(
 
 
 def positions_in_way(
-    model: LoadedModel, data: ConceptDataset, way: str, budget: int | None, **options: Any
+    model: LoadedModel,
+    data: ConceptDataset,
+    way: str,
+    budget: int | None,
+    block: int = 4,
+    **options: Any,
 ) -> tuple[np.ndarray, ExtractionPlan]:
-    """Return the states of each text at each position by one way, [n, positions, layers, d]."""
+    """Return the states of each text at each position by one way, [n, positions, layers, d].
+
+    Slices of the prefix tree of more than four tokens are several blocks, of which the last is
+    filled up.
+    """
     one = Extractor(
         ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget or 10**6, **options)
     )
     texts = one.tokens(data, model.tokenizer, model.module)
-    plan = one.planner(texts, model).plan(way)
+    plan = replace(one.planner(texts, model).plan(way), block=block)
     with Capture(model, one.config.site) as capture:
         run = make_runner(plan, capture, Budget(plan.budget))
-        with run.running():
-            run.prepare()
-            parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]
+        run.prepare()
+        parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]
     return torch.cat(parts, dim=1).transpose(0, 1).numpy()[plan.row_of], plan
 
 
@@ -259,20 +267,43 @@ def test_a_model_is_left_after_the_last_layer_that_is_read(
         activations.layer(0)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_attention_by_plain_products_is_the_same(
-    architecture: str, loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("site", SITES)
+def test_in_bfloat16_the_tree_rounds_as_a_text_alone_does(
+    site: str, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """As it is chosen on a CPU in bfloat16."""
-    monkeypatch.setattr(running, "multiplied", lambda _: True)
-    model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
-    expected = expected_states(model, "residual", data)
-    before = model.module.config._attn_implementation
-    for position in ("last", "mean"):
-        for budget in (5, None) if PREFIX_TREE in ways(architecture) else ():
-            states = states_in_way(model, data, PREFIX_TREE, budget, position=position)
-            assert_same(states, expected[position])
-    assert model.module.config._attn_implementation == before
+    """Also where large biases make large scores, of which bfloat16 has two digits."""
+    folder = tiny_model("qwen2")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
+        with torch.no_grad():
+            for block in module.layers:
+                for projection in (block.self_attn.q_proj, block.self_attn.k_proj):
+                    projection.bias.normal_(std=8)
+    module.save_pretrained(tmp_path)
+    model = load_model(
+        ModelConfig(id=str(tmp_path), tokenizer=str(folder), dtype="bfloat16", device="cpu")
+    )
+    ids = np.random.default_rng(0).integers(4, 40, size=(40, 12))
+    ids[:, :6] = ids[0, :6]
+    texts = TokenisedTexts(ids.tolist(), [[(i,) for i in range(6, 12)]] * 40)
+    one = Extractor(ModelConfig(id="unused"))
+    plan = replace(one.planner(texts, model).plan(PREFIX_TREE), block=16)
+    with Capture(model, site) as capture:
+        tree = make_runner(plan, capture, Budget(plan.budget))
+        alone = PaddedBatches(capture, Budget(1), masked=False)
+        tree.prepare()
+        states = torch.cat([tree(plan.texts[s.start : s.stop]).result() for s in plan.strands], 1)
+        single = torch.cat([alone([text]).result() for text in plan.texts], dim=1)
+        with in_float32():
+            exact = torch.cat([alone([text]).result() for text in plan.texts], dim=1)
+    assert exact.dtype == torch.float32
+
+    def error(states: torch.Tensor) -> float:
+        return float(((states.float() - exact).norm(dim=2) / exact.norm(dim=2)).mean())
+
+    assert error(single) > 1e-3
+    assert error(states) < 1.1 * error(single)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -310,7 +341,7 @@ def test_a_mean_over_any_tokens_is_that_of_the_text_alone(
 ) -> None:
     model = loaded("llama")
     one = Extractor(ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget))
-    plan = one.planner(texts, model).plan(PREFIX_TREE)
+    plan = replace(one.planner(texts, model).plan(PREFIX_TREE), block=3)
     with Capture(model, "residual") as capture:
         tree = make_runner(plan, capture, Budget(budget))
         alone = PaddedBatches(capture, Budget(1), masked=False)

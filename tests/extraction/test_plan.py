@@ -167,15 +167,15 @@ def test_ways_that_a_model_cannot_take_are_not_planned(
     assert [plan.way for plan in plans] == ways
 
 
-def test_slices_grow_with_what_a_pass_costs_and_shrink_with_attention() -> None:
+def test_blocks_grow_with_the_path_that_each_copies() -> None:
     rng = np.random.default_rng(0)
-    texts = tokenised([rng.integers(0, 99, size=40).tolist() for _ in range(500)])
+    preamble = rng.integers(0, 99, size=4000).tolist()
 
-    def size(**changes: int) -> int:
-        shape = ModelShape(**(SHAPE.__dict__ | changes))
-        return plan_tree(texts, shape, CPU).budget
+    def block(preamble: list[int]) -> int:
+        texts = [[*preamble, *rng.integers(0, 99, size=20).tolist()] for _ in range(500)]
+        return plan_tree(tokenised(texts), SHAPE, CPU).block
 
-    assert size(weight_bytes=10**10) > size() > size(pair=40 * SHAPE.pair)
+    assert block(preamble) > block(preamble[:200]) >= block([])
 
 
 def test_what_strands_repeat_is_counted_and_little() -> None:

@@ -64,7 +64,7 @@ def test_a_slice_needs_only_the_path_that_the_slices_before_it_left(
         for node, top in zip(nodes, tops, strict=True):
             inside = [n for n in path_to(tree, node) if n in nodes]
             assert [*kept[:top], *inside] == path_to(tree, node)
-        inside = tree.path_after(nodes)
+        inside = tree.above(nodes.stop, nodes.start)
         above = int(tree.depth[inside[0] if inside else nodes.stop])
         kept = [*kept[:above], *inside]
         seen += nodes
