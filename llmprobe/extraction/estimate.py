@@ -39,19 +39,27 @@ def seconds_of(planner: Planner, plan: ExtractionPlan, model: LoadedModel | Arch
     return plan.cost.seconds * nominal / matmul_speed(model.device, model.dtype)
 
 
+_LONG = 1e-3
+"""Seconds of a product beside which the start of one is nothing."""
+_LARGEST = 8192
+"""Rows of the matrices in the largest product that is measured."""
+
+
 @cache
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the operations a second of a large product of matrices, all cores together.
 
     It is measured once in a process, so that the estimates of a run agree with each other.
     """
-    size = 1024 if device.type == "cpu" else 8192
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        float((a @ a)[0, 0])
-        best = min(best, time.perf_counter() - began)
+    size, best = 512, 0.0
+    while best < _LONG and size < _LARGEST:
+        size *= 2
+        a = torch.ones(size, size, dtype=dtype, device=device)
+        best = float("inf")
+        for _ in range(5):
+            began = time.perf_counter()
+            float((a @ a)[0, 0])
+            best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
 
 

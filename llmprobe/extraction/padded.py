@@ -10,6 +10,7 @@ from torch import Tensor
 from llmprobe.extraction.capture import Capture, Pending
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.tokens import Text
+from llmprobe.models.devices import to_device
 
 
 class PaddedBatches:
@@ -54,8 +55,8 @@ class PaddedBatches:
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         with self.capture.into(buffer, read, (len(batch), padded.shape[1])):
             model.module(
-                input_ids=padded.to(model.device),
-                attention_mask=mask.long().to(model.device) if self.masked else None,
+                input_ids=to_device(padded, model.device),
+                attention_mask=to_device(mask.long(), model.device) if self.masked else None,
                 use_cache=False,
             )
         return buffer
@@ -66,15 +67,18 @@ class _Rows:
 
     def __init__(self, batch: Sequence[Text], width: int, device: torch.device) -> None:
         places = [(row, place) for row, text in enumerate(batch) for place in text.places]
-        self.text = torch.tensor([row for row, _ in places], dtype=torch.long, device=device)
-        token = torch.tensor([place[0] for _, place in places], dtype=torch.long, device=device)
-        self.token = token
+
+        def index(values: Sequence[int]) -> Tensor:
+            return to_device(torch.tensor(values, dtype=torch.long), device)
+
+        self.text = index([row for row, _ in places])
+        self.token = index([place[0] for _, place in places])
         means = [(at, place) for at, (_, place) in enumerate(places) if len(place) > 1]
         weights = torch.zeros(len(means), width)
         for weight, (_, place) in zip(weights, means, strict=True):
             weight[list(place)] = 1 / len(place)
-        self.weights = weights.to(device)
-        self.means = torch.tensor([at for at, _ in means], dtype=torch.long, device=device)
+        self.weights = to_device(weights, device)
+        self.means = index([at for at, _ in means])
 
     def __len__(self) -> int:
         return len(self.text)

@@ -24,6 +24,7 @@ from llmprobe.extraction.capture import Capture, Pending
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.tokens import Place, Text
 from llmprobe.extraction.tree import TokenTree, build_tree
+from llmprobe.models.devices import to_device
 from llmprobe.models.loading import LoadedModel, text_config
 
 MASKED_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -126,7 +127,7 @@ class PrefixTree:
         goes_on = tree.above(nodes.stop, nodes.start)
         n_above = int(tree.depth[goes_on[0] if goes_on else nodes.stop])
         kept = [*range(n_above), *(path.length + node - nodes.start for node in goes_on)]
-        cache = PathCache(path, torch.tensor(kept, dtype=torch.long, device=device), blocks.keys)
+        cache = PathCache(path, to_device(np.array(kept, dtype=np.int64), device), blocks.keys)
 
         rows = np.flatnonzero((tree.read >= nodes.start) & (tree.read < nodes.stop))
         reader = _Rows(strand, rows, nodes, path, goes_on, n_above, device)
@@ -184,7 +185,7 @@ class _Blocks:
         of_node = np.minimum(place + nodes.start, nodes.stop - 1)
 
         def on_device(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(values).to(device)
+            return to_device(values, device)
 
         end = on_device(np.where(place < len(nodes), tree.end[of_node], nodes.stop + size))
         index = on_device(place + nodes.start)
@@ -259,7 +260,7 @@ class _Rows:
         tree, self.path, self.n_nodes = strand.tree, path, len(nodes)
 
         def index(values: Sequence[int] | np.ndarray) -> Tensor:
-            return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(device)
+            return to_device(np.asarray(values, dtype=np.int64), device)
 
         self.nodes = index(tree.read[rows] - nodes.start)
         skip = int(tree.depth[0])
@@ -278,7 +279,7 @@ class _Rows:
             counts = np.zeros(len(strand.last_use), dtype=np.float32)
             counts[list(place)] = 1 / len(place)
             weight[:] = counts[depth] * seen
-        self.weights = torch.from_numpy(weights).to(device)
+        self.weights = to_device(weights, device)
         stays = (path.first < n_above) & (strand.last_use[path.first] >= nodes.stop)
         later = [n for n in goes_on if strand.last_use[tree.depth[n]] >= nodes.stop]
         more = np.array(later, dtype=int)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from llmprobe.extraction.prefix_tree import AncestorPath, PathCache, masks, tree_can_run
 from llmprobe.extraction.tokens import Text
 from llmprobe.ground.errors import UserError
+from llmprobe.models.devices import to_device
 from llmprobe.models.layers import block_input, given_states, hidden_state, hooked, left_out
 from llmprobe.models.loading import LoadedModel, example_input
 
@@ -100,15 +101,19 @@ class Rerun:
 
         def read(state: Tensor) -> None:
             whole = state.reshape(*ids.shape, -1)
-            states.append(whole[rows.to(whole.device), beyond.to(whole.device)].to(device))
+            states.append(
+                whole[to_device(rows, whole.device), to_device(beyond, whole.device)].to(device)
+            )
 
         cache = PathCache(AncestorPath(), index[:width])
         with hooked([*(reading(block, read) for block in blocks), returning(blocks[-1], read)]):
-            self._run(ids.to(device), index[None], index <= index[:, None], cache, 0)
-        start, end = start.to(device), (lengths - 1).to(device) - start.to(device)
-        tokens = ids[rows, beyond].to(device)
+            self._run(to_device(ids, device), index[None], index <= index[:, None], cache, 0)
+        start, end, tokens, share = (
+            to_device(values, device)
+            for values in (start, lengths - 1 - start, ids[rows, beyond], share)
+        )
         path = AncestorPath(width, cache.kept if width else {})
-        return KeptTexts(tokens, start, end, share.to(device), states, path)
+        return KeptTexts(tokens, start, end, share, states, path)
 
     @torch.inference_mode()
     def run(self, texts: KeptTexts, layer: int, states: Tensor) -> Tensor:
@@ -122,7 +127,7 @@ class Rerun:
             Any number of states for each text, at its place; of several tokens their mean. [texts,
             n, d]
         """
-        states = states.to(self.model.device)
+        states = to_device(states, self.model.device)
         if layer == self.model.n_blocks:
             return texts.last(texts.changed(layer, states)).to(self.model.dtype)
         at_a_time = max(1, _BESIDE // texts.tokens.shape[1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.launch import launched, local_rank
@@ -42,6 +44,15 @@ def resolve_device(device: str, key: str = "device") -> torch.device:
     else:
         return chosen
     raise UserError(f"{key} {device!r} cannot be used here: {reason}")
+
+
+def to_device(values: Tensor | np.ndarray, device: torch.device) -> Tensor:
+    """Return numbers of the host on a device, without waiting for what it has yet to compute.
+
+    CUDA has read ordinary memory when the call returns; Apple's GPUs might read it later, so there
+    the host waits.
+    """
+    return torch.as_tensor(values).to(device, non_blocking=device.type != "mps")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

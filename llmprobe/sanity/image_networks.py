@@ -131,21 +131,22 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
         "moments": list(plan.moments), "points": list(plan.points),
     } | ({"linear": True} if config.linear else {})  # fmt: skip
     parts = {model: part_of(out, model, key) for model in plan.moments.values()}
-    weights = {model: part.folder / WEIGHTS for model, part in parts.items()}
+    files = {model: part.folder / WEIGHTS for model, part in parts.items()}
 
     def keep(step: int) -> None:
         if step in plan.moments:
             with written_together(parts[plan.moments[step]].folder) as new:
-                save_file(network.state_dict(), new(WEIGHTS))
+                weights = {name: values.cpu() for name, values in network.state_dict().items()}
+                save_file(weights, new(WEIGHTS))
 
-    if not all(map(_is_whole, weights.values())):
+    if not all(map(_is_whole, files.values())):
         train(
             network, images, plan.schedule(network), max(plan.moments),
             seed=config.seed, before_step=keep, progress=progress,
         )  # fmt: skip
 
     def probe(model: str) -> Results:
-        network.load_state_dict(load(read_back(weights[model])))
+        network.load_state_dict(load(read_back(files[model])))
         # Where the network's device lacks the float64 that probes compute in, on the CPU.
         probe_device = "cpu" if device.type == "mps" else str(device)
         results = probe_network(
