@@ -1,0 +1,361 @@
+"""Makes the tables, figures and pages of docs/studies again, or only their pages.
+
+    python scripts/studies.py make [RUN …]    # runs docs/studies/RUN.yaml, by default every one
+    python scripts/studies.py pages           # writes the tables of docs/results into the pages
+
+A run is kept in runs/studies/RUN; docs/results/RUN has the columns of its tables that a page may
+show, rounded, and made.json: the digest of its config, when and on what it was made, and how long
+it took. A page has tables between two comments, ``<!-- TABLE RUN -->`` and ``<!-- end -->``, where
+TABLE is one of ``TABLES``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from llmprobe.ground.files import digest, shipped
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+Table = Callable[[Path, str], str]
+"""From the folder of results and the name of a run to a table in Markdown."""
+
+TABLES: dict[str, Table] = {}
+
+KEPT: Mapping[str, Sequence[str]] = {
+    "results": (
+        "model", "dataset", "layer", "depth", "n_examples", "accuracy", "accuracy_low",
+        "accuracy_high", "auroc", "auroc_low", "auroc_high", "f1", "said_auroc", "said_auroc_low",
+        "said_auroc_high",
+    ),
+    "summary": (
+        "model", "parameters", "layers", "dataset", "n_examples", "main_score", "peak_layer",
+        "peak_score", "peak_p_value_adjusted", "permutations", "converging_layer",
+        "stays_above_half_depth", "stays_above_half_depth_low", "stays_above_half_depth_high",
+        "majority_accuracy", "bag_of_words_accuracy", "token_embeddings_accuracy", "said_layer",
+        "said_auroc", "said_auroc_low", "said_auroc_high", "used_layer", "used_share",
+        "used_share_low", "used_share_high", "used_p_value", "used_direction",
+    ),
+    "transfer": (
+        "model", "train", "test", "train_layer", "test_layer", "auroc", "auroc_low", "auroc_high",
+        "reads",
+    ),
+    "transfer_layers": ("model", "train", "test", "train_layer", "test_layer", "auroc"),
+}  # fmt: skip
+"""Columns of a run's tables that are committed."""
+
+
+def table(name: str) -> Callable[[Table], Table]:
+    """Return a decorator that registers a table under the name that pages call it by."""
+
+    def register(make: Table) -> Table:
+        TABLES[name] = make
+        return make
+
+    return register
+
+
+def make(run: str, results: Path = DOCS / "results", **settings: Any) -> None:
+    """Run docs/studies/RUN.yaml, and keep its tables, rounded, and what made them.
+
+    Parameters
+    ----------
+    results
+        Where tables are kept; figures and the run folder lie beside it.
+    settings
+        Sections of the config in place of its own, for a trial of the way.
+    """
+    from llmprobe.config.load import load_config
+    from llmprobe.runs.pipeline import Run
+
+    out = (ROOT / "runs" if results == DOCS / "results" else results.parent) / "studies" / run
+    path = DOCS / "studies" / f"{run}.yaml"
+    config = load_config(path)
+    if settings:
+        config = load_config({**yaml.safe_load(path.read_text(encoding="utf-8")), **settings})
+    began = time.process_time()
+    Run(config, out).probe(extract=True)
+    keep(run, out, results, time.process_time() - began)
+
+
+def keep(run: str, out: Path, results: Path, seconds: float) -> None:
+    """Keep the tables of a run folder that pages show, and what made them."""
+    folder = results / run
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, columns in KEPT.items():
+        if (out / f"{name}.parquet").is_file():
+            whole = pd.read_parquet(out / f"{name}.parquet")
+            if name == "transfer_layers":  # Pairs of layers are in the figure alone.
+                whole = whole[whole["train_layer"] == whole["test_layer"]]
+            shown = whole[[column for column in columns if column in whole]]
+            shown.dropna(axis=1, how="all").round(4).to_csv(
+                folder / f"{name}.csv", index=False, lineterminator="\n"
+            )
+    environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
+    versions = ("llmprobe", "python", "torch", "transformers", "scikit-learn")
+    made = {
+        "config": config_digest(run),
+        "date": environment["date"][:10],
+        "processor": environment["processor"],
+        "cores": environment["cores"],
+        "versions": {name: environment[name] for name in versions},
+        "cpu_seconds": round(seconds),
+    }
+    text = json.dumps(made, indent=1)
+    (folder / "made.json").write_text(text + "\n", encoding="utf-8")
+    draw(run, out, results.parent / "images")
+
+
+def draw(run: str, out: Path, images: Path) -> None:
+    """Draw the figures of a study's page from a run folder."""
+    from llmprobe.reporting.charts.published import under_published
+    from llmprobe.reporting.charts.style import png
+    from llmprobe.results.figures import FIGURES
+    from llmprobe.results.folder import read_results
+    from llmprobe.results.published import jin2024
+
+    found = read_results(out)
+    drawn: dict[str, Any] = {}
+    if run == "concept_depth_as_published":
+        drawn["_published"] = under_published(found, jin2024())
+    for name in PICTURES.get(run, ()):
+        drawn |= {f"_{name}{of}": one for of, one in FIGURES[name].drawn(found).items()}
+    images.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        (images / f"study_{run}{name}.png").write_bytes(png(figure))
+
+
+PICTURES: Mapping[str, Sequence[str]] = {
+    "concept_depth": ("curves",),
+    "truth": ("transfer", "transfer_by_layer", "transfer_across_layers"),
+    "truth_mass_mean": ("transfer",),
+    "difficulty": ("curves", "said_used"),
+}
+"""Figures of a run that its page shows."""
+
+
+def config_digest(run: str) -> str:
+    """Return a digest of what a study's config asks for, whatever its comments say."""
+    text = (DOCS / "studies" / f"{run}.yaml").read_text(encoding="utf-8")
+    return digest(yaml.safe_load(text))[:12]
+
+
+NAN = float("nan")
+
+BLOCK = re.compile(r"(<!-- (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rendered(page: str, results: Path = DOCS / "results") -> str:
+    """Return a page whose tables are those of the results."""
+
+    def fill(block: re.Match[str]) -> str:
+        return f"{block[1]}\n{TABLES[block[2]](results, block[3])}\n\n{block[4]}"
+
+    return BLOCK.sub(fill, page)
+
+
+def pages() -> list[Path]:
+    """Return the pages of studies, without their list."""
+    return [path for path in sorted((DOCS / "studies").glob("*.md")) if path.stem != "index"]
+
+
+def markdown(rows: Sequence[Sequence[str]], header: Sequence[str], left: int = 2) -> str:
+    """Return a table in Markdown; ``left`` columns are of words, the others of numbers."""
+    ends = ["|---" if i < left else "|--:" for i in range(len(header))]
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "".join(ends) + "|", *lines[1:]])
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Return ``.87``, ``1.00``, ``−.03``; a dash for what is not known."""
+    if pd.isna(value):
+        return "–"
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}").replace("-", "−")
+
+
+def interval(row: Mapping[Any, Any], name: str) -> str:
+    """Return ``.87 [.85, .89]`` of a column that may have an interval."""
+    value, low, high = (row.get(f"{name}{end}", NAN) for end in ("", "_low", "_high"))
+    bounds = "" if pd.isna(low) else f" [{number(low)}, {number(high)}]"
+    return number(value) + bounds
+
+
+def read(results: Path, run: str, name: str) -> pd.DataFrame:
+    """Return a table of a run's results."""
+    return pd.read_csv(results / run / f"{name}.csv")
+
+
+@table("made")
+def made(results: Path, run: str) -> str:
+    """Return with which command, when and on what a run was made."""
+    facts = json.loads((results / run / "made.json").read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    minutes = max(1, round(facts["cpu_seconds"] / 60))
+    took = f"; about {minutes} min of one core" if facts["cpu_seconds"] else ""
+    return (
+        f"`llmprobe run docs/studies/{run}.yaml` (config {facts['config']}, {facts['date']}, "
+        f"{facts['processor']}, {facts['cores']} cores; {versions}{took})"
+    )
+
+
+def _best(results: Path, run: str) -> pd.DataFrame:
+    """Return the summary with the rows of the results at each best layer."""
+    summary = read(results, run, "summary")
+    layers = read(results, run, "results")
+    more = [c for c in layers if c not in summary or c in ("model", "dataset")]
+    return summary.merge(
+        layers[more], left_on=["model", "dataset", "peak_layer"],
+        right_on=["model", "dataset", "layer"],
+    )  # fmt: skip
+
+
+@table("scores")
+def scores(results: Path, run: str) -> str:
+    """Return the best layer of each curve beside what needs no model."""
+    rows = [
+        [
+            row["dataset"].removeprefix("jin2024/"), row["model"], str(row["n_examples"]),
+            interval(row, "accuracy"), f"{row['peak_layer']} of {row['layers']}",
+            interval(row, "stays_above_half_depth"), p_value(row),
+            number(row["majority_accuracy"]), number(row.get("bag_of_words_accuracy", NAN)),
+        ]
+        for row in _best(results, run).sort_values(["dataset", "model"]).to_dict("records")
+    ]  # fmt: skip
+    header = ["dataset", "model", "texts", "accuracy at the best layer", "best layer",
+              "above half from depth", "p", "majority", "bag of words"]  # fmt: skip
+    return markdown(rows, header)
+
+
+def p_value(row: Mapping[Any, Any]) -> str:
+    """Return the adjusted p-value of a curve."""
+    return number(row.get("peak_p_value_adjusted", NAN), 3)
+
+
+@table("published")
+def published(results: Path, run: str) -> str:
+    """Return peaks by the study's protocol beside those that it published."""
+    peaks = pd.read_csv(shipped("data") / "jin2024_peaks.csv")
+    words = pd.read_csv(shipped("data") / "jin2024_baselines.csv").set_index("dataset")
+    majority, bag = words["majority"].to_dict(), words["bag_of_words"].to_dict()
+    own = read(results, run, "results")
+    best = own.loc[own.groupby(["dataset", "model"])["accuracy"].idxmax()]
+    rows = []
+    for dataset, of_set in peaks.groupby("dataset", sort=False):
+        here = best[best["dataset"] == dataset]
+        cells = [
+            f"{number(row['accuracy'])} at {row['layer']}" for row in here.to_dict("records")
+        ] or ["not run", "not run"]
+        small = of_set[of_set["model"] == "Qwen-0.5B"].iloc[0]
+        best_of = of_set["peak_accuracy"]
+        rows.append(
+            [
+                str(dataset).removeprefix("jin2024/"), *cells, number(small["peak_accuracy"]),
+                f"{number(best_of.min())} to {number(best_of.max())}",
+                number(majority[str(dataset)]),
+                number(bag[str(dataset)]),
+            ]
+        )  # fmt: skip
+    models = list(best["model"].unique())
+    header = ["dataset", *(f"{model}, peak at layer" for model in models), "Qwen-0.5B, published",
+              "nine models, published", "majority", "bag of words, same split"]  # fmt: skip
+    return markdown(rows, header, left=1)
+
+
+@table("depths")
+def depths(results: Path, run: str) -> str:
+    """Return the accuracy of each curve at five relative depths."""
+    shares, rows = (0.0, 0.25, 0.5, 0.75, 1.0), []
+    for (dataset, model), curve in read(results, run, "results").groupby(["dataset", "model"]):
+        at = [curve.iloc[(curve["depth"] - share).abs().argmin()]["accuracy"] for share in shares]
+        rows.append([str(dataset).removeprefix("jin2024/"), str(model), *map(number, at)])
+    return markdown(rows, ["dataset", "model", "first layer", "25 %", "50 %", "75 %", "last"])
+
+
+@table("said")
+def said(results: Path, run: str) -> str:
+    """Return what is readable at best beside what the model says."""
+    rows = [
+        [
+            row["dataset"], row["model"], interval(row, "auroc"),
+            f"{row['peak_layer']} of {row['layers']}", p_value(row),
+            interval(row, "said_auroc_end"), number(row.get("said_layer", NAN), 0),
+        ]
+        for row in _said(results, run).to_dict("records")
+    ]  # fmt: skip
+    header = ["dataset", "model", "readable (AUROC)", "best layer", "p", "said (AUROC)",
+              "said from layer"]  # fmt: skip
+    return markdown(rows, header)
+
+
+def _said(results: Path, run: str) -> pd.DataFrame:
+    summary = read(results, run, "summary")
+    ends = {f"said_auroc{end}": f"said_auroc_end{end}" for end in ("", "_low", "_high")}
+    layers = read(results, run, "results")
+    auroc = ["model", "dataset", "layer", "auroc", "auroc_low", "auroc_high"]
+    return summary.rename(columns=ends).merge(
+        layers[auroc], left_on=["model", "dataset", "peak_layer"],
+        right_on=["model", "dataset", "layer"],
+    )  # fmt: skip
+
+
+@table("used")
+def used(results: Path, run: str) -> str:
+    """Return the largest effect of changed states as a share of the gap between the classes."""
+    rows = [
+        [
+            row["dataset"], row["model"], number(row["used_layer"], 0),
+            str(row.get("used_direction", "–")), interval(row, "used_share"),
+            number(row["used_p_value"]),
+        ]
+        for row in read(results, run, "summary").to_dict("records")
+    ]  # fmt: skip
+    return markdown(rows, ["dataset", "model", "layer", "direction", "share of the gap", "p"])
+
+
+@table("transfer")
+def transfer(results: Path, run: str) -> str:
+    """Return the AUROC of probes of each train set on each test set."""
+    cells = read(results, run, "transfer")
+    tests, rows = list(cells["test"].unique()), []
+    for (model, train), of_set in cells.groupby(["model", "train"], sort=False):
+        by_test = of_set.set_index("test")["auroc"]
+        layer = of_set["train_layer"].iloc[0]
+        rows.append(
+            [str(model), str(train), str(layer), *(number(by_test[test]) for test in tests)]
+        )
+    return markdown(rows, ["model", "fitted on", "layer", *tests])
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make", help="run studies and keep their tables and figures")
+    making.add_argument("runs", nargs="*", metavar="RUN")
+    kept = commands.add_parser("keep", help="keep the tables and figures of finished run folders")
+    kept.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    commands.add_parser("pages", help="write the kept tables into the pages")
+    options = parser.parse_args()
+    if options.command == "make":
+        every = [path.stem for path in sorted((DOCS / "studies").glob("*.yaml"))]
+        for run in options.runs or every:
+            make(run)
+    if options.command == "keep":
+        for folder in options.folders:
+            keep(folder.name, folder, DOCS / "results", 0)
+    for page in pages():
+        page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
