@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,7 @@ def markdown(rows: Sequence[Sequence[str]], header: Sequence[str], left: int = 2
 
 def number(value: float, digits: int = 2) -> str:
     """Return ``.87``, ``1.00``, ``−.03``; a dash for what is not known."""
-    if pd.isna(value):
+    if math.isnan(value):
         return "–"
     return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}").replace("-", "−")
 
@@ -186,7 +187,7 @@ def number(value: float, digits: int = 2) -> str:
 def interval(row: Mapping[Any, Any], name: str) -> str:
     """Return ``.87 [.85, .89]`` of a column that may have an interval."""
     value, low, high = (row.get(f"{name}{end}", NAN) for end in ("", "_low", "_high"))
-    bounds = "" if pd.isna(low) else f" [{number(low)}, {number(high)}]"
+    bounds = "" if math.isnan(low) else f" [{number(low)}, {number(high)}]"
     return number(value) + bounds
 
 

@@ -32,7 +32,8 @@ def test_there_are_runs_for_facts_reasoning_sizes_and_the_study() -> None:
         "jin2024",
         "model_sizes",
         "quickstart",
-        "reasoning_difficulty", "training_steps",
+        "reasoning_difficulty",
+        "training_steps",
     }
     assert set(NAMES) >= wanted
 
