@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -116,12 +115,20 @@ class Store:
         return None if damaged else facts
 
     def layer(self, index: int, manifest: Mapping[str, Any]) -> np.ndarray:
-        """Return the states of one layer in the dataset's order. -> [n, d] float32"""
-        parts = []
+        """Return the states of one layer in the dataset's order. -> [n, d] float32
+
+        Beside them, no more than a shard is in memory.
+        """
+        row_of = np.asarray(manifest["row_of"])
+        order, first, states = row_of.argsort(kind="stable"), 0, np.empty((0, 0), np.float32)
         for shard in manifest["shards"]:
             with safe_open(self.folder / shard["file"], framework="pt") as opened:
-                parts.append(opened.get_tensor(str(index)))
-        states: np.ndarray = torch.cat(parts)[manifest["row_of"]].float().numpy()
+                rows = opened.get_tensor(str(index))
+            if not states.size:
+                states = np.empty((len(row_of), rows.shape[1]), np.float32)
+            of_shard = slice(*np.searchsorted(row_of[order], [first, first + len(rows)]))
+            states[order[of_shard]] = rows[row_of[order[of_shard]] - first].float()
+            first += len(rows)
         return states
 
 

@@ -186,11 +186,13 @@ class Design:
         # Below this a spread is the rounding of equal values.
         varies = spread > 10 * torch.finfo(raw.dtype).eps
         self.unit = torch.where(varies, spread.double() * size, 1.0)
+        self.common_unit = 1.0
         if not standardize:
             spreads = torch.where(varies, self.unit, 0.0)
             most = spreads.amax().clamp_min(1e-300)
             common = (spreads / most).square().mean().sqrt() * most
             self.unit = torch.where(common > 1e-300, common, 1.0).expand_as(spreads)
+            self.common_unit = float(self.unit[0])
         factor = torch.where(varies, size / self.unit, 0.0).to(raw.dtype)
         self.X = centred.mul_(factor).float()
         # An intercept takes up what all rows share.
@@ -218,10 +220,13 @@ class Solution:
     """Value of each objective. [K]"""
     converged: Tensor
     """Whether each problem has converged. [K] bool"""
+    pull: Tensor | None = None
+    """The gradient of the loss alone, by the directions, as the solver knows it. [K, C, d]"""
 
     def __getitem__(self, problems: Tensor | slice) -> Solution:
-        """Return the optima of some of the problems, by a mask [K] or a slice."""
-        return Solution(*(getattr(self, name)[problems] for name in self.__dataclass_fields__))
+        """Return the optima of some of the problems, by a mask [K], indices or a slice."""
+        names = (name for name in self.__dataclass_fields__ if getattr(self, name) is not None)
+        return Solution(**{name: getattr(self, name)[problems] for name in names})
 
 
 class ProbeProblems(Protocol):
@@ -319,8 +324,10 @@ class Problems:
             )
         self.weights = weights.to(X.device, X.dtype)[:, None]
         self.total = self.weights.sum(dim=(1, 2))
-        usable = bool((self.weights >= 0).all()) and bool((self.total > 0).all())
-        if not usable or not bool(self.total.isfinite().all()):
+        usable = (self.weights >= 0).all() & (self.total > 0).all() & self.total.isfinite().all()
+        # NaN where not usable: an accelerator is asked once for both.
+        self.heaviest = float(torch.where(usable, self.total.max(), torch.nan))
+        if not self.heaviest >= 0:
             raise ValueError("weights must be finite and not negative, nor all zero in a column")
         mean, self.scale = _moments(X, self.weights[:, 0] / self.total[:, None])
         self.mean = mean[:, None]
@@ -342,11 +349,8 @@ class Problems:
         if penalty.shape != (K,) or not 0 < least <= most < torch.inf:
             raise ValueError(f"l2 must be above 0: one number, or one for each of {K}")
         device, dtype = self.targets.device, self.targets.dtype
-        penalty = penalty.to(device)
-        if not self.design.standardize:
-            penalty = penalty / self.design.unit[0].square()
-            least = float(penalty.min())
-        penalty = penalty.to(dtype)
+        least = least / self.design.common_unit**2
+        penalty = (penalty / self.design.common_unit**2).to(device, dtype)
         bound = torch.as_tensor(tolerance, dtype=dtype, device=device).expand(K)
         width = max(CHUNK_BYTES // (4 * _ARRAYS * C * (n + d)), 1)
         parts = []
@@ -442,12 +446,12 @@ class _Descent:
     ) -> None:
         design, self.loss = problems.design, problems.loss
         self.X, self.n = design.X, design.n
-        # A penalty that drowns a direction's curvature is all that its preconditioner needs.
-        weak = int((design.spectrum_on_host > DROWNED * least_l2).sum())
-        kept = slice(len(design.spectrum) - weak, None)
-        self.basis, self.spectrum = design.basis[kept], design.spectrum[kept]
-        left_out = design.spectrum_on_host[: len(design.spectrum) - weak]
-        self.rest = max(float(left_out[-1]) if len(left_out) else 0.0, design.rest)
+        # Where the penalty drowns the curvature, it is all that the preconditioner needs.
+        strongest = self.loss.most_curvature * problems.heaviest / design.n
+        drowned = int((strongest * design.spectrum_on_host < DROWNED * least_l2).sum())
+        self.basis, self.spectrum = design.basis[drowned:], design.spectrum[drowned:]
+        left_out = design.spectrum_on_host[:drowned]
+        self.rest = max(design.rest, *left_out[-1:].tolist(), 0.0)
         self.l2 = l2[:, None, None]
         self.targets, self.weights = problems.targets[some], problems.weights[some]
         self.mean, self.scale = problems.mean[some], problems.scale[some]
@@ -455,8 +459,9 @@ class _Descent:
         K, C, _ = self.targets.shape
         if start is not None:
             self.v, self.b = start.direction.clone(), start.intercept[..., None].clone()
-            self.logits = start.logits
+            self.logits, self.pull = start.logits, start.pull
             return
+        self.pull = None
         self.v = self.X.new_zeros(K, C, self.X.shape[1])
         share = (self.weights * self.targets).sum(dim=-1, keepdim=True)
         self.b = self.loss.intercept(share / self.total[:, None, None])
@@ -562,6 +567,7 @@ class _Descent:
         K, device = len(self.l2), self.X.device
         v, b, logits = (torch.empty_like(x, memory_format=torch.contiguous_format)
                         for x in (self.v, self.b, self.logits))  # fmt: skip
+        pull = torch.empty_like(v)
         converged = torch.zeros(K, dtype=torch.bool, device=device)
         place = torch.arange(K, device=device)
         d_v, d_b = torch.zeros_like(self.v), torch.zeros_like(self.b)
@@ -569,17 +575,20 @@ class _Descent:
         at = self.slopes(self.logits)
         for iteration in range(max_iterations + 1):
             g_b = at.residual.sum(dim=-1, keepdim=True)
-            g_v = (at.residual.flatten(0, 1) @ self.X).view_as(self.v)
-            g_v.addcmul_(g_b, self.mean, value=-1).mul_(self.scale).addcmul_(self.l2, self.v)
+            if iteration or self.pull is None:
+                by_row = (at.residual.flatten(0, 1) @ self.X).view_as(self.v)
+                self.pull = by_row.addcmul_(g_b, self.mean, value=-1).mul_(self.scale)
+            g_v = torch.addcmul(self.pull, self.l2, self.v)
             last = iteration == max_iterations
             if last or device.type == "cpu" or iteration % BETWEEN_WAITS == 0:
                 largest = torch.maximum(g_v.abs().amax(dim=(1, 2)), g_b.abs().amax(dim=(1, 2)))
                 error = at.residual.abs().sum(dim=(1, 2))
                 finished = largest <= tolerance * torch.maximum(error, CERTAIN * self.total)
-                out, keep = (finished | last).nonzero()[:, 0], (~finished).nonzero()[:, 0]
+                is_done = finished.cpu()
+                out, keep = (mask.nonzero()[:, 0].to(device) for mask in (is_done | last, ~is_done))
                 if len(out):
                     v[place[out]], b[place[out]] = self.v[out], self.b[out]
-                    logits[place[out]] = self.logits[out]
+                    logits[place[out]], pull[place[out]] = self.logits[out], self.pull[out]
                     converged[place[out]] = finished[out]
                     if last or not len(keep):
                         break
@@ -605,11 +614,13 @@ class _Descent:
             d_v, d_b = (beta * d_v).sub_(p_v), beta * d_b - p_b
             at = self.move(at, slope, d_v, d_b)
             before = (g_v, g_b, torch.where(agreement > 0, agreement, torch.inf))
-        return Solution(v, b[..., 0], logits, torch.zeros_like(converged), converged), iteration
+        return Solution(
+            v, b[..., 0], logits, torch.zeros_like(converged), converged, pull
+        ), iteration
 
     def keep(self, rows: Tensor) -> None:
         """Go on with some of the problems, by their indices."""
-        names = ("targets", "weights", "mean", "scale", "total", "l2", "v", "b", "logits")
+        names = ("targets", "weights", "mean", "scale", "total", "l2", "v", "b", "logits", "pull")
         for name in names:
             setattr(self, name, getattr(self, name)[rows])
 
@@ -627,6 +638,8 @@ _SAMPLE = 128
 """Rows whose median stands for that of all."""
 _ROWS = 8192
 """Rows that are squared at a time."""
+_COLUMNS = 256
+"""Features that are squared in double precision at a time."""
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -648,12 +661,16 @@ def _moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         square += share[:, rows] @ X[rows].square()
     doubtful = (square - mean.square() < 0.1 * square).any(dim=0)
     variance = (square - mean.square()).double()
-    if bool(doubtful.any()):
-        columns, share = X[:, doubtful].double(), share.double()
+    doubts = doubtful.nonzero()[:, 0]
+    if len(doubts):
+        share = share.double()
         share = share / share.sum(dim=1, keepdim=True)
+    for first in range(0, len(doubts), _COLUMNS):
+        some = doubts[first : first + _COLUMNS]
+        columns = X[:, some].double()
         exact = share @ columns
-        mean[:, doubtful] = exact.float()
-        variance[:, doubtful] = share @ columns.square() - exact.square()
+        mean[:, some] = exact.float()
+        variance[:, some] = share @ columns.square() - exact.square()
     deviation = variance.clamp_min(0).sqrt()
     varies = deviation > CONSTANT * mean.abs().clamp_min(1)
     return mean, torch.where(varies, 1 / deviation, 0.0).float()
@@ -668,8 +685,8 @@ def _eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     n, d = X.shape
     if d <= n and d <= max(WHOLE_BASIS, n // 16):
-        centred = X - mean
-        spectrum, vectors = torch.linalg.eigh(centred.T @ centred)
+        # Centred after the product: a copy of X would not fit beside the largest there are.
+        spectrum, vectors = torch.linalg.eigh((X.T @ X).sub_(n * torch.outer(mean, mean)))
         return vectors.T.contiguous(), spectrum.clamp_min(0), spectrum[-1] * n * _EPS
     if n <= WHOLE_BASIS:
         centred = X - mean
@@ -678,7 +695,6 @@ def _eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         held = spectrum > rounding
         return (vectors[:, held] / spectrum[held].sqrt()).T @ centred, spectrum[held], rounding
     start = torch.randn(d, BASIS_RANK, generator=torch.Generator().manual_seed(0)).to(X.device)
-    # Centred after the product: a copy of X would not fit beside the largest there are.
     image = X @ start - mean @ start
     inside = torch.linalg.qr(X.T @ image - torch.outer(mean, image.sum(dim=0))).Q
     image = X @ inside - mean @ inside

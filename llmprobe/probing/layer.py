@@ -108,7 +108,7 @@ def probe_layer(
     targets = torch.as_tensor(tasks.targets, device=design.X.device)
     weights = torch.as_tensor(masks, device=design.X.device).to(design.X.dtype)
     problems = kind.problems(design, loss, targets.expand(len(masks), -1, -1), weights)
-    solution = problems.solve(torch.as_tensor(penalties, device=design.X.device))
+    solution = problems.solve(torch.as_tensor(penalties))
     outer = slice(0, tasks.n_folds)
     of_folds = problems[outer].raw(solution[outer])
     (coef, intercept), (fold0_coef, fold0_intercept) = (

@@ -159,16 +159,16 @@ class PenaltyPath:
         tasks: Sequence[ProbingTask],
         n_kept: int = 0,
     ) -> None:
-        device = design.X.device
-        sizes = torch.tensor([len(task.train) for task in tasks])
+        self.device = device = design.X.device
         self.loss = loss
         self.targets = torch.as_tensor(np.stack([task.targets for task in tasks])).to(device)
         self.targets = self.targets.to(design.X.dtype)
-        self.task_of = torch.arange(len(tasks)).repeat_interleave(sizes).to(device)
         self.weight = self.by_row([task.weight for task in tasks], 1.0, design.X)
+        self.task_of = np.arange(len(tasks)).repeat([len(task.train) for task in tasks])
+        of_problem = self.on_device(self.task_of)
         train = torch.as_tensor(np.concatenate([task.train for task in tasks])).to(device)
         self.problems = kind.problems(
-            design, loss, self.targets[self.task_of], train * self.weight[self.task_of]
+            design, loss, self.targets[of_problem], train * self.weight[of_problem]
         )
         self.scored_by = torch.as_tensor(np.stack([task.scored_by for task in tasks])).to(device)
         self.doubt = self.by_row([task.doubt for task in tasks], 0.0, design.X)
@@ -177,6 +177,10 @@ class PenaltyPath:
         self.least = torch.full(self.doubt.shape, torch.inf, device=device)
         self.l2, self.score, self.total = (np.full(len(tasks), np.inf) for _ in range(3))
         self.logits = torch.zeros_like(self.targets[:n_kept])
+
+    def on_device(self, numbers: np.ndarray) -> Tensor:
+        """Return numbers where the design is; an accelerator need not be waited for."""
+        return torch.as_tensor(numbers).to(self.device)
 
     @staticmethod
     def by_row(values: Sequence[np.ndarray | None], default: float, X: Tensor) -> Tensor:
@@ -190,31 +194,28 @@ class PenaltyPath:
         logits = self.held_out(self.solution.logits)
         scored = self.scored_by >= 0
         rows = self.row_losses(logits) * scored
-        total = rows.sum(dim=1, dtype=torch.float64).cpu().numpy()
-        score = self.loss.score(logits, self.targets, scored).cpu().numpy()
-        better = total < self.total[self.active]
-        n_scored = scored.sum(dim=1, keepdim=True)
         excess = torch.where(torch.isinf(self.least), 0.0, rows - self.least)
-        mean = excess.sum(dim=1, keepdim=True) / n_scored
-        error = (scored * (excess - mean).square()).sum(dim=1).sqrt().cpu().numpy()
-        clearly = excess.sum(dim=1).cpu().numpy() > CLEAR_STANDARD_ERRORS * error
+        mean = excess.sum(dim=1, keepdim=True) / scored.sum(dim=1, keepdim=True)
+        error = (scored * (excess - mean).square()).sum(dim=1).sqrt()
+        score = self.loss.score(logits, self.targets, scored)
+        numbers = rows.sum(dim=1, dtype=torch.float64), score, excess.sum(dim=1), error
+        # Together: an accelerator is waited for once a penalty.
+        total, scores, excesses, errors = torch.stack([x.double() for x in numbers]).cpu().numpy()
+        better = total < self.total[self.active]
+        clearly = excesses > CLEAR_STANDARD_ERRORS * errors
         won = self.active[better]
-        self.l2[won], self.total[won], self.score[won] = penalty, total[better], score[better]
+        self.l2[won], self.total[won], self.score[won] = penalty, total[better], scores[better]
         if (n_kept := len(self.logits)) and (places := np.flatnonzero(won < n_kept)).size:
-            of_won = torch.as_tensor(np.flatnonzero(better)[places])
-            kept = logits[of_won] * scored[of_won, None]
-            self.logits[torch.as_tensor(won[places])] = kept
-        self.least = torch.where(
-            torch.as_tensor(better[:, None], device=rows.device), rows, self.least
-        )
+            of_won = self.on_device(np.flatnonzero(better)[places])
+            self.logits[self.on_device(won[places])] = logits[of_won] * scored[of_won, None]
+        self.least = torch.where(self.on_device(better[:, None]), rows, self.least)
         leaves = clearly & ~better
         if leaves.any():
             self.keep(~leaves)
 
     def held_out(self, logits: Tensor) -> Tensor:
         """Return each task's logits by the problem that scores the row. [K, C, n] -> [T, C, n]"""
-        sizes = torch.bincount(self.task_of)
-        first = sizes.cumsum(0) - sizes
+        first = self.on_device(np.searchsorted(self.task_of, np.arange(len(self.active))))
         index = (first[:, None] + self.scored_by.clamp_min(0))[:, None]
         return logits.gather(0, index.expand(-1, logits.shape[1], -1))
 
@@ -227,11 +228,11 @@ class PenaltyPath:
 
     def keep(self, tasks: np.ndarray) -> None:
         """Go on with some of the active tasks, by a mask over them."""
-        rows = torch.as_tensor(tasks, device=self.task_of.device)
-        of_them = rows[self.task_of]
-        self.problems = self.problems[of_them]
-        self.solution = self.solution[of_them] if self.solution else None
-        self.task_of = (rows.cumsum(0) - 1)[self.task_of[of_them]]
+        of_them = tasks[self.task_of]
+        problems, rows = (self.on_device(np.flatnonzero(mask)) for mask in (of_them, tasks))
+        self.problems = self.problems[problems]
+        self.solution = self.solution[problems] if self.solution else None
+        self.task_of = (tasks.cumsum() - 1)[self.task_of[of_them]]
         for name in ("targets", "scored_by", "doubt", "weight", "least"):
             setattr(self, name, getattr(self, name)[rows])
         self.active = self.active[tasks]

@@ -477,26 +477,35 @@ def _at_low_rates(predictions: Predictions) -> dict[float, tuple[np.ndarray, np.
     told = [rate for rate in LOW_RATES if units >= negatives_needed(rate)]
     if predictions.n_classes != 2 or not told or negative.all():
         return points
-    scores = predictions.predicted[:, 1]
-    positives, negatives = np.flatnonzero(~negative), np.flatnonzero(negative)
-    positives = positives[scores[positives].argsort()]
-    negatives = negatives[(-scores[negatives]).argsort()]
-    places = _places(scores[positives], scores[negatives])
-    for part in chunks(counts.shape[1], len(scores)):
-        weights = counts[:, part].astype(float)
-        lost, won = weights[group_of[negatives]], weights[group_of[positives]]
+    least_sure = -predictions.predicted[:, 1]
+    positives, negatives = (
+        rows[least_sure[rows].argsort()]
+        for rows in (np.flatnonzero(~negative), np.flatnonzero(negative))
+    )
+    places = _places(least_sure[positives], least_sure[negatives])
+    all_won, all_lost = predictions.totals(np.column_stack([~negative, negative])).astype(float).T
+    # Only the surest negatives are needed, as many as are more than the highest rate.
+    some = int(2 * max(told) * len(negatives)) + 1
+    for part in chunks(counts.shape[1], len(least_sure)):
+        weights = floats(counts[:, part], counts)  # Sums of whole numbers are exact in both.
         with np.errstate(invalid="ignore", divide="ignore"):
-            below = _weight_below(won, *places) / won.sum(axis=0)
-            at_most = won.cumsum(axis=0)[places[1] - 1] * (places[1] > 0)[:, None]
-            reached = lost.cumsum(axis=0)
-            reached = reached / reached[-1]
+            while True:
+                reached = weights[group_of[negatives[:some]]].cumsum(axis=0) / all_lost[part]
+                if some >= len(negatives) or (reached[-1] > max(told) + 1e-12).all():
+                    break
+                some *= 2
+            above, at_least = (place[: len(reached)] for place in places)
+            won = weights[group_of[positives[: at_least[-1]]]]
+            cumulated = np.zeros((len(won) + 1, won.shape[1]), won.dtype)
+            np.cumsum(won, axis=0, out=cumulated[1:])
+            higher = (cumulated[above] + cumulated[at_least]) / 2 / all_won[part]
             for rate in told:
                 share, area = points[rate]
                 # Rounding must not exclude a negative that is just allowed.
                 first = (reached > rate + 1e-12).argmax(axis=0)
-                share[part] = 1 - at_most[first, np.arange(len(first))] / won.sum(axis=0)
+                share[part] = cumulated[above[first], np.arange(len(first))] / all_won[part]
                 widths = np.diff(np.minimum(reached, rate), axis=0, prepend=0)
-                within = ((1 - below) * widths).sum(axis=0)
+                within = (higher * widths).sum(axis=0)
                 area[part] = (1 + (within - rate**2 / 2) / (rate - rate**2 / 2)) / 2
     return points
 

@@ -315,6 +315,7 @@ def test_a_start_that_is_sure_of_the_wrong_ends_at_the_same_optimum(
         direction=optimum.direction * factor,
         intercept=intercept,
         logits=(optimum.logits - optimum.intercept[..., None]) * factor + intercept[..., None],
+        pull=None,
     )
     again = problems.solve(l2, wrong)
     assert again.converged.all()
