@@ -35,7 +35,7 @@ CLOSE = 0.1
 """
 DROWNED = 0.1
 """A curvature below this times the penalty hardly matters to the preconditioner."""
-BETWEEN_WAITS = 8
+BETWEEN_WAITS = 4
 """Steps after which an accelerator is asked which problems have converged."""
 WHOLE_BASIS = 1024
 """Up to this many rows or features, the preconditioner knows all their directions; of more, the
@@ -374,9 +374,8 @@ class Problems:
         """
         logits, v = solution.logits, solution.direction
         if anew:
-            scaled = v * self.scale
-            offset = solution.intercept[..., None] - (scaled * self.mean).sum(dim=-1, keepdim=True)
-            logits = (scaled.flatten(0, 1) @ self.design.X.T).view_as(logits) + offset
+            intercept = solution.intercept[..., None]
+            logits = _logits(self.design.X, v, intercept, self.mean, self.scale)
         loss = _sum(self.weights * self.loss.value(logits, self.targets))
         loss = (loss + l2[:, None, None] / 2 * _sum(v * v))[:, 0, 0]
         return replace(solution, logits=logits, loss=loss)
@@ -469,12 +468,6 @@ class _Descent:
             self.b = self.b - self.b.mean(dim=1, keepdim=True)
         self.logits = self.b.expand_as(self.targets)
 
-    def product(self, direction: Tensor, intercept: Tensor) -> Tensor:
-        """Return the logits of directions [K, C, d] of own units and intercepts. [K, C, n]"""
-        scaled = direction * self.scale
-        offset = intercept - (scaled * self.mean).sum(dim=-1, keepdim=True)
-        return (scaled.flatten(0, 1) @ self.X.T).view(*scaled.shape[:2], -1).add_(offset)
-
     def slopes(self, logits: Tensor, some: Tensor | slice = slice(None)) -> _Slopes:
         """Return the derivatives of the loss at the logits of some problems."""
         means, weights = self.loss.means(logits), self.weights[some]
@@ -506,7 +499,7 @@ class _Descent:
 
     def move(self, at: _Slopes, slope: Tensor, d_v: Tensor, d_b: Tensor) -> _Slopes:
         """Go about as far as the least along a direction; return the derivatives there."""
-        change = self.product(d_v, d_b)
+        change = _logits(self.X, d_v, d_b, self.mean, self.scale)
         ridge = self.l2 * _sum(d_v * d_v)
         step = -slope / (self.bend(at, change) + ridge).clamp_min(_TINY)
         logits = torch.addcmul(self.logits, step, change)
@@ -623,6 +616,13 @@ class _Descent:
         names = ("targets", "weights", "mean", "scale", "total", "l2", "v", "b", "logits", "pull")
         for name in names:
             setattr(self, name, getattr(self, name)[rows])
+
+
+def _logits(X: Tensor, direction: Tensor, intercept: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Return the logits of directions [K, C, d] in problems' own units. [K, C, n]"""
+    scaled = direction * scale
+    offset = intercept - (scaled * mean).sum(dim=-1, keepdim=True)
+    return (scaled.flatten(0, 1) @ X.T).view(*scaled.shape[:2], -1).add_(offset)
 
 
 def _may_be(mask: Tensor) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import llmprobe.probing.fit_many as module
 from llmprobe import fit_many, fit_many_multinomial
@@ -497,3 +498,72 @@ def test_features_of_extreme_size_are_read_too(size: float, standardize: bool) -
     extreme = fit_many((X * size).astype(np.float32), targets, l2=l2, standardize=standardize)
     assert extreme.coef * size == pytest.approx(plain.coef, rel=1e-3, abs=1e-4)
     assert extreme.loss == pytest.approx(plain.loss, rel=1e-5)
+
+
+def test_a_step_takes_one_evaluation_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At chance; what else would take as long as the products with the features."""
+    X, _ = planted(300, 40, 0)
+    targets = (np.random.default_rng(0).random((300, 30)) < 0.5).astype(float)
+    calls = dict.fromkeys(("means", "value", "move"), 0)
+
+    def counted(owner: type, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def call(*arguments: object) -> object:
+            calls[name] += 1
+            return plain(*arguments)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(Logistic, "means")
+    counted(Logistic, "value")
+    counted(module._Descent, "move")
+    problems = Problems(Design(X), Logistic(), torch.as_tensor(targets).T[:, None])
+    assert problems.solve(100.0).converged.all()
+    assert 2 <= calls["move"] < 10
+    assert calls["means"] <= calls["move"] + 2
+    assert calls["value"] == 1
+
+
+def test_a_start_has_its_logits_and_gradient() -> None:
+    """So that a path of penalties makes no product with the features twice."""
+    X, targets = planted(100, 20, 0)
+    problems = Problems(Design(X), Logistic(), torch.as_tensor(targets).T[:, None])
+    start = problems.solve(10.0)
+    assert start.pull is not None
+    plain = problems.solve(1.0, replace(start, pull=None))
+    warm = problems.solve(1.0, start)
+    assert warm.direction.numpy() == pytest.approx(plain.direction.numpy(), abs=1e-5)
+    pulled = start.pull + 10.0 * start.direction
+    assert pulled.abs().max() < 1e-3 * start.direction.abs().max() * 10
+
+
+class _NewArrays(TorchDispatchMode):
+    """Count arrays of a size that no argument lends its memory."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., object],
+        types: object,
+        arguments: tuple[object, ...] = (),
+        options: dict[str, object] | None = None,
+    ) -> object:
+        result = function(*arguments, **(options or {}))
+        known = {x.data_ptr() for x in arguments if isinstance(x, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.numel() >= self.size:
+            self.count += result.data_ptr() not in known
+        return result
+
+
+@pytest.mark.parametrize(("n", "d"), [(3000, 60), (1200, 1100)])
+def test_a_design_copies_the_features_once(n: int, d: int) -> None:
+    """Of 100,000 rows a copy takes gigabytes."""
+    X = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+    with _NewArrays(n * d) as arrays:
+        design = Design(X)
+        torch.ones(4, n, device=design.X.device)
+    assert arrays.count == 1
