@@ -36,12 +36,14 @@ def test_the_tutorial_runs_from_top_to_bottom_and_shows_pictures(
     assert not [output for output in outputs if output.output_type == "error"]
     html = [output.data.get("text/html", "") for output in outputs if "data" in output]
     pictures = [content for one in html for content in PICTURE.findall(one)]
-    assert len(pictures) == 6
+    assert len(pictures) == 7
     for content in pictures:
         assert matplotlib.image.imread(io.BytesIO(base64.b64decode(content))).std() > 0.1
     figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(figures) == 1
+    assert len(figures) == 4
     text = "\n".join(html)
     # What the text between the cells says of them.
     assert "readable from layer" in text
+    assert "By its own last layer the answers have AUROC" in text
+    assert "Reflecting the state at layer 10" in text
     assert text.count("<td>opposite") + text.count(">opposite<") == 2
