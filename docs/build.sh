@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the site into build/site (bash docs/build.sh), of which every warning is an error. The
+# Builds the site into build/html (bash docs/build.sh), of which every warning is an error. The
 # tutorial is run for its pictures, which takes a minute or two and the model that it names.
 #   --quick      leaves the tutorial without pictures, as the tests do
 #   --links      asks every address outside of this project whether it is there; needs a network
@@ -19,4 +19,4 @@ case "${1:-}" in
 *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac
 . scripts/environment.sh docs
-"$venv/bin/python" -m sphinx --fail-on-warning --keep-going -c docs -b "${build[@]}" . build/site
+"$venv/bin/python" -m sphinx --fail-on-warning --keep-going -c docs -b "${build[@]}" . "build/${build[0]}"

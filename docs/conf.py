@@ -19,6 +19,8 @@ version = release = llmprobe.__version__
 html_title = f"llmprobe {release}"
 html_theme = "furo"
 html_theme_options = {"navigation_with_keys": True}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
@@ -26,7 +28,7 @@ root_doc = "README"
 include_patterns = ["*.md", "data/README.md", "docs/**"]
 exclude_patterns = [
     ".*", "build", "changelog.d", "dist", "llmprobe", "runs", "scripts", "shared", "tests",
-    "docs/contents.md", "docs/examples", "docs/results",
+    "docs/contents.md", "docs/examples", "docs/results", "docs/static",
 ]  # fmt: skip
 
 myst_heading_anchors = 3
@@ -34,6 +36,7 @@ myst_enable_extensions = ["attrs_block", "dollarmath"]
 # The notebook is kept without outputs; `bash docs/build.sh` runs it.
 nb_execution_mode = "off"
 nb_execution_timeout = 600
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 
 autodoc_typehints = "description"

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -56,6 +57,44 @@ def test_the_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> No
     file, loaded = done.stdout.splitlines()
     assert Path(file).is_relative_to(unpacked)
     assert loaded == "4344 quickstart"
+
+
+@pytest.mark.packaged
+def test_the_wheel_runs_the_quickstart_in_an_environment_of_its_own(
+    wheel: Path,
+    packaged_cache: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            list(map(str, command)), cwd=elsewhere, env=clean,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
+    python = environment / "bin" / "python"
+    run(
+        sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python,
+        "install", "--no-deps", "--no-index", wheel,
+    )  # fmt: skip
+    installed = Path(run(python, "-c", "import llmprobe; print(llmprobe.__file__)").strip())
+    assert installed.is_relative_to(environment)
+    # What it needs takes gigabytes; it is read from where the tests have it.
+    shared = installed.parents[1] / "shared.pth"
+    shared.write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    command = environment / "bin" / "llmprobe"
+    printed = run(
+        command, "run", "quickstart", "--limit", "240", "--set", "models=[smollm2-135m]",
+        "--set", "probe.permutations=0", "--set", "report.traces=0",
+    )  # fmt: skip
+    assert "smollm2-135m on coin_flip: " in printed
+    assert (elsewhere / "runs/quickstart/report.html").is_file()
 
 
 def test_every_public_name_is_there() -> None:

@@ -71,3 +71,27 @@ def test_a_local_link_leads_to_a_file_of_the_site(site: Path) -> None:
             path, _ = urldefrag(link)
             if path and "://" not in path:
                 assert (page.parent / path).exists(), (page.name, link)
+
+
+@pytest.mark.parametrize(
+    ("link", "answers"),
+    [
+        (
+            "docs/studies/sizes.html#the-four-answers",
+            ["capital, readable best (AUROC)", "capital, said (AUROC)", "coin flip, said (AUROC)"],
+        ),
+        ("docs/said-used-linear.html#said", ["readable (AUROC, layer)", "said (AUROC)"]),
+        ("docs/evidence.html#an-example", ["affirmed", "negated", "reads the opposite"]),
+    ],
+    ids=["all four questions", "is it said", "does it survive negation"],
+)
+def test_what_three_models_know_is_one_click_from_the_first_page(
+    site: Path, link: str, answers: list[str]
+) -> None:
+    assert link in _Page(site / "index.html").links
+    path, anchor = urldefrag(link)
+    html = (site / path).read_text(encoding="utf-8")
+    assert f'id="{anchor}"' in html
+    text = " ".join(_Page(site / path).text.split())
+    for words in ["smollm2-135m", "gemma-3-270m", "qwen2.5-coder-1.5b", *answers]:
+        assert words in text, words
