@@ -91,10 +91,24 @@ def test_the_wheel_runs_the_quickstart_in_an_environment_of_its_own(
     command = environment / "bin" / "llmprobe"
     printed = run(
         command, "run", "quickstart", "--limit", "240", "--set", "models=[smollm2-135m]",
-        "--set", "probe.permutations=0", "--set", "report.traces=0",
+        "--set", "extract.layers=[10, 20]", "--set", "probe.permutations=0",
+        "--set", "probe.description_length=false", "--set", "report.traces=0",
     )  # fmt: skip
     assert "smollm2-135m on coin_flip: " in printed
     assert (elsewhere / "runs/quickstart/report.html").is_file()
+
+
+def test_the_fragments_make_the_section_of_a_release() -> None:
+    pytest.importorskip("towncrier")
+    done = subprocess.run(
+        [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "99.0"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    fragments = [path for path in (ROOT / "changelog.d").glob("*.md") if path.name != "README.md"]
+    assert done.stdout.count("\n- ") == len(fragments)
+    for path in fragments:
+        assert path.read_text(encoding="utf-8").split("\n")[0] in done.stdout
 
 
 def test_every_public_name_is_there() -> None:
