@@ -20,7 +20,9 @@ from bench_common import head, parsed, parser_of, report, spread, turns
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.probing.protocol import probe_layers
-from llmprobe.probing.transfer import TransferSet, plan_transfer, sets_of, transfer
+from llmprobe.probing.transfer import transfer
+from llmprobe.probing.transfer_plan import plan_transfer
+from llmprobe.probing.transfer_sets import TransferSet, sets_of
 from llmprobe.probing.workers import Arrays
 
 BARE = ProbeConfig(controls=(), permutations=0, description_length=False, repeats=1)

@@ -30,8 +30,8 @@ from llmprobe.models.in_memory import ModelInMemory
 from llmprobe.monitors.new_texts import ReadingOptions, extractor_like
 from llmprobe.probing import protocol
 from llmprobe.probing.pooling import pooled
-from llmprobe.probing.transfer import Masked
 from llmprobe.probing.transfer import transfer as transfer_of_plan
+from llmprobe.probing.transfer_sets import Masked
 from llmprobe.results.many_curves import of_one_run
 from llmprobe.results.results import Results
 from llmprobe.results.transfer import TransferMatrix

@@ -17,7 +17,7 @@ from llmprobe.extraction.tokens import TokenisedTexts
 from llmprobe.ground.errors import UserError
 from llmprobe.models.answer_head import AnswerHead, answer_tokens
 from llmprobe.models.loading import LoadedModel
-from llmprobe.probing.transfer import with_refitted_thresholds
+from llmprobe.probing.transfer_scores import with_refitted_thresholds
 from llmprobe.probing.workers import DatasetStates
 from llmprobe.results.columns import SAID, with_layer_columns
 from llmprobe.results.differences import difference_interval

@@ -14,7 +14,9 @@ from llmprobe.config.schema import ProbeConfig, TransferConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.masking import masked
 from llmprobe.ground.errors import UserError
-from llmprobe.probing.transfer import Masked, TransferPlan, plan_transfer, sets_of_all, transfer
+from llmprobe.probing.transfer import transfer
+from llmprobe.probing.transfer_plan import TransferPlan, plan_transfer
+from llmprobe.probing.transfer_sets import Masked, sets_of_all
 from llmprobe.probing.workers import Arrays, DatasetStates, States
 from llmprobe.results.transfer import TransferMatrix
 from llmprobe.runs.parts import RESULTS_VERSION, StatesOf, kept_tables, part_of

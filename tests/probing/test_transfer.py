@@ -18,7 +18,9 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.shared_units import shared_units
 from llmprobe.ground.errors import UserError
 from llmprobe.probing import transfer as module
-from llmprobe.probing.transfer import TransferSet, plan_transfer, sets_of, sets_of_all
+from llmprobe.probing import transfer_scores
+from llmprobe.probing.transfer_plan import plan_transfer
+from llmprobe.probing.transfer_sets import TransferSet, sets_of, sets_of_all
 from llmprobe.probing.workers import Arrays
 from llmprobe.results.metrics import METRICS, Predictions
 from llmprobe.results.resampling import Resamples
@@ -123,11 +125,13 @@ def test_refitted_thresholds_never_saw_the_labels_that_they_score() -> None:
     rng = np.random.default_rng(12)
     truth, fold_of = rng.integers(4, size=2000), np.arange(2000) % 5
     logits = rng.normal(size=(2000, 4))
-    assert module.with_refitted_thresholds(truth, logits, fold_of) == pytest.approx(0.25, abs=0.04)
-    assert np.isnan(module.with_refitted_thresholds(truth, logits, np.zeros(2000)))
+    assert transfer_scores.with_refitted_thresholds(truth, logits, fold_of) == pytest.approx(
+        0.25, abs=0.04
+    )
+    assert np.isnan(transfer_scores.with_refitted_thresholds(truth, logits, np.zeros(2000)))
     # Of two classes it is the best of all thresholds.
     labels, margin = truth % 2, rng.normal(size=2000) + truth % 2
-    offset = module._best_offsets(labels, np.column_stack([0 * margin, margin]))[1]
+    offset = transfer_scores._best_offsets(labels, np.column_stack([0 * margin, margin]))[1]
     right = [((margin > cut) == labels).mean() for cut in [*margin, -offset]]
     assert right[-1] >= max(right)
 
