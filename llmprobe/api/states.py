@@ -106,7 +106,7 @@ def probe(activations: Activations, *, progress: bool = True, **options: Any) ->
     ----------
     **options
         Keys of a config's ``probe`` section: kind, folds, l2, controls, pooling, permutations,
-        description_length, learning_curve, device, seed.
+        description_length, learning_curve, calibrate, multi_layer, device, seed.
 
     Raises
     ------

@@ -67,6 +67,31 @@ def number_text(value: float | None, form: str = ".2f") -> str:
     return "–" if value is None or isnan(value) else format(value, form)
 
 
+def interval_text(value: float, low: float, high: float, form: str = ".2f") -> str:
+    """Return ``0.87 [0.75, 0.94]``, or the number alone where an end of the interval is NaN."""
+    interval = "" if isnan(low) else f" [{low:{form}}, {high:{form}}]"
+    return number_text(value, form) + interval
+
+
+def signed_text(value: float, low: float, high: float) -> str:
+    """Return a difference, ``+0.19 [+0.16, +0.22]``, alone where it is both of its ends."""
+    return interval_text(value, float("nan") if low == high else low, high, "+.2f")
+
+
+def gain_text(value: float, low: float, high: float) -> str:
+    """Return a gain as what another reaches: ``0.33 [0.30, 0.36] less``, or ``more``."""
+    if value < 0:
+        value, low, high, word = -value, -high, -low, "more"
+    else:
+        word = "less"
+    return f"{interval_text(value, float('nan') if low == high else low, high)} {word}"
+
+
+def equals_text(p: float) -> str:
+    """Return a p-value behind its sign: ``= 0.010`` or ``< 0.001``."""
+    return p_text(p) if p < 0.001 else f"= {p_text(p)}"
+
+
 def p_text(value: float | None) -> str:
     """Return a p-value, a dash where there is none."""
     return "< 0.001" if value is not None and value < 0.001 else number_text(value, ".3f")

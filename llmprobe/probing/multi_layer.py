@@ -22,7 +22,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
 from llmprobe.probing.layer import HeldOutLogits, LayerFit, predictions, probe_layer
 from llmprobe.probing.tasks import ProbingTasks, intercept_loss
-from llmprobe.probing.workers import Arrays, States, each_layer
+from llmprobe.probing.workers import States, each_layer
 from llmprobe.results.metrics import METRICS
 from llmprobe.results.operating import THRESHOLD_COLUMNS, OperatingPoints
 
@@ -87,16 +87,17 @@ class SideBySide:
 
     def layer(self, index: int) -> np.ndarray:  # noqa: ARG002
         """Return the states of all of them. [n, d of all layers]"""
-        if isinstance(self.states, Arrays):  # They are in memory, perhaps of different widths.
-            return np.hstack([self.states.layer(layer) for layer in self.together])
-        first = self.states.layer(self.together[0])
-        n, d = first.shape
-        wide = np.empty((n, len(self.together) * d), first.dtype)
-        wide[:, :d] = first
-        del first
-        for place, layer in enumerate(self.together[1:], start=1):
-            wide[:, place * d : (place + 1) * d] = self.states.layer(layer)
-        return wide
+        X = self.states.layer(self.together[0])
+        # Room for all, so that one alone is there twice; in other networks widths can differ.
+        wide = np.empty((len(X), X.shape[1] * len(self.together)), X.dtype)
+        filled = 0
+        for layer in self.together:
+            X = X if layer == self.together[0] else self.states.layer(layer)
+            end = filled + X.shape[1]
+            wide = wide if end <= wide.shape[1] else np.hstack([wide[:, :filled], X])
+            wide[:, filled:end] = X
+            filled = end
+        return wide[:, :filled]
 
     def n_bytes(self, index: int) -> int:  # noqa: ARG002
         """Return how many bytes of memory the states of all of them take."""

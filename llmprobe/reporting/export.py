@@ -22,8 +22,8 @@ from llmprobe.ground.text import capitalised, printable
 from llmprobe.models.packaged import PACKAGED
 from llmprobe.probing.pooling import Pooling
 from llmprobe.reporting.charts.style import GREY, label, model_style, png, styled
-from llmprobe.results.evidence import QUESTIONS
 from llmprobe.results.folder import read_results
+from llmprobe.results.questions import QUESTIONS
 from llmprobe.results.saved_probe import SavedProbe
 
 log = logging.getLogger(__name__)

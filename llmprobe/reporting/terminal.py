@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from rich.text import Text
 
-from llmprobe.ground.text import elide, number_text, printable
+from llmprobe.ground.text import elide, interval_text, number_text, printable
 from llmprobe.reporting.charts.style import COLOURS
 from llmprobe.results.curve import Curve, by_dataset, by_model, main_metrics
-from llmprobe.results.evidence import MARKS, QUESTIONS, Evidence
 from llmprobe.results.metrics import METRICS
+from llmprobe.results.questions import MARKS, QUESTIONS, Evidence
 
 WIDTH = 100
 NOT_ABOVE = "not above chance"
@@ -169,13 +169,12 @@ def _colour(bar: str) -> str:
 
 def curve_numbers(curve: Curve) -> dict[str, str]:
     """Return what tables say of a curve: n, chance, words, score, layer and AUROC, as text."""
-    interval = "" if np.isnan(curve.low) else f" [{curve.low:.2f}, {curve.high:.2f}]"
     layer, blocks = ("–" if n is None else str(n) for n in (curve.layer, curve.blocks))
     return {
         "n": number_text(curve.number("n_examples"), ".0f"),
         "chance": number_text(curve.chance()),
         "words": number_text(curve.rival("bag_of_words")),
-        "score": number_text(curve.score) + interval,
+        "score": interval_text(curve.score, curve.low, curve.high),
         "layer": f"{layer}/{blocks}",
         "AUROC": number_text(curve.at_best("auroc")),
     }
@@ -187,15 +186,11 @@ def multi_layer_numbers(curve: Curve) -> dict[str, str]:
     ``layers`` that it reads, ``score`` and ``AUROC``, and ``gain`` over the best layer.
     """
     row, metric = curve.multi_layer or {}, curve.metric
-    low, high = (row.get(f"{metric.name}_{end}", np.nan) for end in ("low", "high"))
-    interval = "" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-    gain, least, most = curve.multi_layer_gain
-    of_gain = "" if np.isnan(least) else f" [{least:+.2f}, {most:+.2f}]"
     return {
         "layers": str(row.get("layers_read", "")),
-        "score": number_text(row.get(metric.name, np.nan)) + interval,
+        "score": interval_text(*(row.get(name, np.nan) for name in metric.columns)),
         "AUROC": number_text(row.get("auroc", np.nan)),
-        "gain": number_text(gain, "+.2f") + of_gain,
+        "gain": interval_text(*curve.multi_layer_gain, "+.2f"),
     }
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from llmprobe.ground.notebook import ShownInNotebooks
 from llmprobe.results.columns import CURVE, MASKED, WORST_TRANSFER
 from llmprobe.results.curve import Curve, curves_of
-from llmprobe.results.evidence import Evidence, all_evidence
+from llmprobe.results.evidence import all_evidence
 from llmprobe.results.plots import Plots
+from llmprobe.results.questions import Evidence
 from llmprobe.results.saved_probe import SavedProbe
 from llmprobe.results.transfer import TransferMatrix
 

@@ -12,8 +12,8 @@ from llmprobe.ground.notebook import ShownInNotebooks
 from llmprobe.ground.text import elide
 from llmprobe.results.columns import MASKED, TRANSFER, TRANSFER_LAYERS, WORST_TRANSFER
 from llmprobe.results.curve import SURE
-from llmprobe.results.evidence import TRANSFER_MARGIN
 from llmprobe.results.plots import TransferPlots
+from llmprobe.results.questions import TRANSFER_MARGIN
 
 TRANSFER_MARKS = {"yes": "", "opposite": "!", "no": "–", "unclear": "?", "not defined": ""}
 """What stands behind a score for what is read there, in figures and on the page."""

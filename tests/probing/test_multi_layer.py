@@ -272,6 +272,16 @@ def test_a_saved_file_has_the_layers(tmp_path: Path) -> None:
     assert (again.decision_function(X) == probe.decision_function(X)).all()
 
 
+@pytest.mark.parametrize("widths", [(2, 5), (5, 2), (3, 3)])
+def test_layers_of_a_network_may_differ_in_width(widths: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    layers = {layer: rng.normal(size=(60, width)) for layer, width in enumerate(widths)}
+    y = (layers[0][:, 0] + layers[1][:, 1] > 0).astype(int)
+    of = llmprobe.probe_layers(layers, y, **QUICK, l2=1.0, multi_layer=(0, 1))
+    predicted = several(of).predict(beside(layers, 0, 1))
+    assert (predicted == y).mean() > 0.9
+
+
 def test_states_stand_side_by_side_once_in_memory() -> None:
     class FromDisk:
         """States of which each read is a new array."""

@@ -336,13 +336,15 @@ def test_areas_of_many_labellings_are_those_of_the_metric() -> None:
     rng = np.random.default_rng(6)
     fold_of, truth = np.arange(40) % 3, rng.integers(2, size=(40, 5))
     logits = rng.normal(size=40).round(1)  # With ties.
-    for labels, area in zip(truth.T, module.aurocs(truth == 1, logits, fold_of), strict=True):
+    for labels, area in zip(
+        truth.T, transfer_scores.aurocs(truth == 1, logits, fold_of), strict=True
+    ):
         predicted = np.column_stack([-logits, logits])
         answers = Predictions(labels, predicted, Resamples(40), fold_of)
         assert area == pytest.approx(METRICS["auroc"].estimate(answers))
     numbers = rng.normal(size=(40, 3))
     for labels, r in zip(
-        numbers.T, module._rank_correlations(numbers, logits, fold_of), strict=True
+        numbers.T, transfer_scores._rank_correlations(numbers, logits, fold_of), strict=True
     ):
         answers = Predictions(labels, logits, Resamples(40), fold_of)
         assert r == pytest.approx(METRICS["rank_correlation"].estimate(answers), abs=1e-6)

@@ -14,19 +14,12 @@ import pandas as pd
 import pytest
 from synthetic_runs import capitals, curve_of, environment, probed_run, write_page
 
-from llmprobe.results.evidence import (
-    FEW_UNITS,
-    MARGIN,
-    QUESTIONS,
-    TRANSFER_MARGIN,
-    USED_SHARE,
-    Answer,
-    Evidence,
-    evidence_of,
-    units_needed,
-)
+from llmprobe.results.answers_of_scores import FEW_UNITS
+from llmprobe.results.evidence import USED_SHARE, evidence_of
 from llmprobe.results.folder import EVIDENCE, read_results, refresh_evidence
+from llmprobe.results.questions import MARGIN, QUESTIONS, TRANSFER_MARGIN, Answer, Evidence
 from llmprobe.results.results import Results
+from llmprobe.results.units_needed import units_needed
 
 NAN = float("nan")
 TEXTS = {"bag_of_words": "words", "token_embeddings": "tokens", "text_encoder": "a text encoder"}

@@ -20,7 +20,7 @@ import llmprobe
 from llmprobe.cli.main import main
 from llmprobe.ground.text import capitalised
 from llmprobe.reporting.export import _plain
-from llmprobe.results.evidence import QUESTIONS
+from llmprobe.results.questions import QUESTIONS
 from llmprobe.results.saved_probe import load_probe
 
 

@@ -17,7 +17,8 @@ from synthetic_runs import curve_of
 from llmprobe.ground.text import elide
 from llmprobe.reporting.terminal import MOST_VERDICTS, NOT_ABOVE, UNCLEAR, sparkline, summary_lines
 from llmprobe.results.curve import Curve, curves_of
-from llmprobe.results.evidence import MARKS, evidence_of
+from llmprobe.results.evidence import evidence_of
+from llmprobe.results.questions import MARKS
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
 

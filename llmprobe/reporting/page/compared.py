@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from llmprobe.ground.text import elide, number_text, p_text
+from llmprobe.ground.text import elide, interval_text, number_text, p_text
 from llmprobe.reporting.page.tables import LONGEST_NAME, Table, whole_text
 from llmprobe.results.curve import SURE, titles
 from llmprobe.results.metrics import METRICS
@@ -73,8 +73,7 @@ def sides(row: Mapping[Any, Any]) -> tuple[str, str, str]:
 def with_interval(row: Mapping[Any, Any], name: str) -> str:
     """Return ``+0.19 [+0.16, +0.22]`` of a column; a dash where there is no value."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    interval = "" if isnan(low) else f" [{low:+.2f}, {high:+.2f}]"
-    return number_text(value, "+.2f") + interval
+    return interval_text(value, low, high, "+.2f")
 
 
 def _metric(row: Mapping[Any, Any]) -> str:

@@ -40,7 +40,7 @@ from llmprobe.reporting.page.tables import (
 from llmprobe.reporting.page.used import examples_of_use
 from llmprobe.reporting.trace.view import TraceView, shade_style
 from llmprobe.results.curve import Curve, layer_names
-from llmprobe.results.evidence import MARGIN, MARKS, QUESTIONS, TRANSFER_MARGIN, Evidence
+from llmprobe.results.questions import MARGIN, MARKS, QUESTIONS, TRANSFER_MARGIN, Evidence
 from llmprobe.results.results import Results
 
 _MOST_FILE_BYTES = 1_000_000

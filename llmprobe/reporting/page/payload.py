@@ -14,9 +14,9 @@ from llmprobe.reporting.page.examples import ExampleSample, points, sample_examp
 from llmprobe.reporting.page.tables import whole_text
 from llmprobe.results.columns import CURVE
 from llmprobe.results.curve import Curve, by_model
-from llmprobe.results.evidence import Evidence
 from llmprobe.results.metrics import METRICS
 from llmprobe.results.predictions import LayerScores, scores_by_layer
+from llmprobe.results.questions import Evidence
 from llmprobe.results.results import Results
 from llmprobe.results.transfer import TRANSFER_MARKS, as_aurocs
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from llmprobe.ground.text import elide, number_text, p_text
+from llmprobe.ground.text import elide, interval_text, number_text, p_text
 from llmprobe.reporting.terminal import multi_layer_numbers
 from llmprobe.results.columns import RIVALS
 from llmprobe.results.curve import Curve, titles
@@ -56,7 +56,7 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
             elide(curve.title, LONGEST_NAME),
             whole_text(curve.number("n_examples")),
             f"{layer_text(curve)} of {whole_text(curve.blocks)}",
-            number_text(curve.score) + interval_text(curve),
+            interval_text(curve.score, curve.low, curve.high),
             number_text(curve.at_best("auroc")),
             p_text(curve.p_value),
             p_text(curve.adjusted_p_value) if len(curves) > 1 else "–",
@@ -115,7 +115,7 @@ def _operating_point(
         several[column] if several else curve.at_best(column)
         for column in METRICS[f"tpr_at_{name}_fpr"].columns
     )
-    tpr = number_text(share) + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
+    tpr = interval_text(share, low, high)
     of_probe = "multi_layer_" if several else ""
     threshold = curve.number(f"{of_probe}threshold_at_{name}_fpr")
     if np.isnan(threshold):
@@ -186,11 +186,6 @@ def layer_text(curve: Curve) -> str:
     """Return the number of the best layer, and in a plain network its name."""
     name = curve.layer_name
     return whole_text(curve.layer) + ("" if name is None else f" ({elide(name, LONGEST_NAME)})")
-
-
-def interval_text(curve: Curve) -> str:
-    """Return the 95 % interval of the best score, empty where there is none."""
-    return "" if pd.isna(curve.low) else f" [{curve.low:.2f}, {curve.high:.2f}]"
 
 
 def metric_text(metric: Metric, value: Any) -> str:
