@@ -7,7 +7,7 @@ does with ``output_hidden_states=True`` (which also returns the last layer after
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from llmprobe.config.sites import SITES, Site
 from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import block_input, hidden_state
 from llmprobe.models.loading import LoadedModel
+from llmprobe.models.position_wise import Chosen, at_some_tokens
 
 Reader = Callable[[int, Tensor], Tensor]
 """From the index of a layer among those of the site and its states, ``[batch, tokens, d]``, to the
@@ -66,10 +67,13 @@ class Capture:
     layers: list[int]
     """Numbers of the layers that are read, in rising order."""
 
+    position_wise: Sequence[nn.Module] = ()
+    """Parts of the last block, which are not run at tokens that are not read."""
+
     def __init__(self, model: LoadedModel, site: str, layers: Iterable[int] | None = None) -> None:
         """Prepare to read some layers of the site, by default every one.
 
-        The model stops after the last of them: for layer 0 it embeds the tokens and runs no block.
+        The model stops at the last of them: for layer 0 it embeds the tokens and runs no block.
         """
         self.model, self.site = model, SITES[site]
         known = self.site.layers(model.n_blocks)
@@ -80,12 +84,13 @@ class Capture:
                 f"its layers are {known[0]} to {known[-1]}"
             )
         self._slot = {layer: slot for slot, layer in enumerate(self.layers)}
-        self._stops_early = self.layers[-1] < model.n_blocks
         self._width = model.hidden_size
         self._reading = threading.local()
         self._handles: list[Any] = []
 
     def __enter__(self) -> Capture:
+        for module in self.position_wise:
+            self._handles += at_some_tokens(module, self._chosen)
         for layer in self.layers:
             read = partial(self._read, layer)
             self._handles.append(listen(self.model, self.site, layer, read))
@@ -96,12 +101,19 @@ class Capture:
             self._handles.pop().remove()
 
     @contextmanager
-    def into(self, buffer: Tensor, reader: Reader, shape: tuple[int, int]) -> Iterator[None]:
+    def into(
+        self, buffer: Tensor, reader: Reader, shape: tuple[int, int], read: Tensor | None = None
+    ) -> Iterator[None]:
         """Read into ``buffer``, ``[layers, rows, d]``, what this thread runs inside the block.
 
-        ``shape`` is that of the model's input, ``(batch, tokens)``: some modules flatten it.
+        Parameters
+        ----------
+        shape
+            That of the model's input, ``(batch, tokens)``: some modules flatten it.
+        read
+            The tokens that are read, by their indices in the flattened batch; None for all.
         """
-        self._reading.current = (buffer, reader, shape)
+        self._reading.current = (buffer, reader, shape, read)
         try:
             yield
         except _AllIsRead:
@@ -109,11 +121,17 @@ class Capture:
         finally:
             self._reading.current = None
 
+    def _chosen(self) -> Chosen | None:
+        current = getattr(self._reading, "current", None)
+        if current is None or current[3] is None:
+            return None
+        return current[3], current[2]
+
     def _read(self, layer: int, states: Tensor) -> None:
         current = getattr(self._reading, "current", None)
         if current is None:
             return
-        buffer, reader, shape = current
+        buffer, reader, shape, _ = current
         if states.numel() != shape[0] * shape[1] * self._width:
             raise UserError(
                 f"model {self.model.name!r}: {self.site.name}: layer {layer} has states of shape "
@@ -121,7 +139,7 @@ class Capture:
             )
         slot = self._slot[layer]
         buffer[slot] = reader(slot, states.reshape(*shape, -1))
-        if self._stops_early and layer == self.layers[-1]:
+        if layer == self.layers[-1]:
             raise _AllIsRead
 
 

@@ -86,7 +86,7 @@ class ShardExecutor:
     def _refuse(self, states: Tensor, texts: range) -> None:
         """Raise ``UserError`` that names layer and example of a state that is NaN or infinite."""
         self.budget.stop()
-        alone = PaddedBatches(self.capture, Budget(1), masked=False)
+        alone = PaddedBatches(self.capture, Budget(1), masked=False, whole=True)
         bad = ~torch.isfinite(states).all(dim=2)  # [layers, rows]
         of_text = np.repeat(list(texts), np.diff(self.plan.first_row)[texts.start : texts.stop])
         suspects = dict.fromkeys(of_text[bad.any(dim=0).numpy()].tolist())

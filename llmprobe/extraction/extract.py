@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from copy import copy
@@ -52,6 +53,7 @@ from llmprobe.models.loading import (
     load_tokenizer,
 )
 from llmprobe.models.packaged import PACKAGED
+from llmprobe.models.position_wise import find_position_wise
 from llmprobe.models.source import ModelSource, is_local, locate
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,10 @@ class Estimate(NamedTuple):
     """Into how many pieces it can be divided."""
 
 
+FEW_UNREAD = 300
+"""Tokens in one block that are run in about the time in which to find out what it may leave out."""
+
+
 class Extractor:
     """Extraction from one model, which is located and loaded only when something needs it.
 
@@ -83,6 +89,7 @@ class Extractor:
         self.config = config or ExtractConfig()
         self.model_config = model if isinstance(model, ModelConfig) else model.config
         self._loaded = _Loaded(None if isinstance(model, ModelConfig) else model)
+        self._position_wise: dict[int, list[Any]] = {}
         self.right_way: dict[str, str] = {}
         """For a way of running texts that is the first to try, the one that the self-check took."""
 
@@ -337,6 +344,26 @@ class Extractor:
         machine = machine_of(model.device)
         return Planner(texts, shape, machine, budget, model.causal, tree)
 
+    def capture(self, layers: Sequence[int] | None, unread: float = math.inf) -> Capture:
+        """Return what reads some layers, in the last block not more than has to be run.
+
+        Parameters
+        ----------
+        unread
+            Tokens that are run and not read: of few, it takes longer to find out what need not run.
+            Models in memory are run as they are, with the hooks that others gave them.
+        """
+        model, known = self.model, self._position_wise
+        capture = Capture(model, self.config.site, layers)
+        last = capture.layers[-1]
+        if last and unread > FEW_UNREAD * model.n_blocks and not (
+            self._loaded.in_memory or model.spread
+        ):  # fmt: skip
+            if last not in known:
+                known[last] = find_position_wise(model, last)
+            capture.position_wise = known[last]
+        return capture
+
     def layers(self, n_blocks: int) -> list[int]:
         """Return the layers that are read of a model of so many blocks."""
         known = SITES[self.config.site].layers(n_blocks)
@@ -437,7 +464,7 @@ class Extractor:
         require_usable_tokens(texts, dataset.stem or dataset.name, model)
         n_states = self._distinct_states(dataset, texts, model.causal, model.tokenizer)
         planner = self.planner(texts, model)
-        with Capture(model, self.config.site, self.layers(model.n_blocks)) as capture:
+        with self.capture(self.layers(model.n_blocks), texts.n_unread_tokens) as capture:
             plans = dict[str, ExtractionPlan]()
 
             def checked_way() -> tuple[str, float]:

@@ -21,10 +21,12 @@ class PaddedBatches:
     masked
         Whether to tell the model which tokens are padding. A causal model needs no mask, since
         the padding stands to the right of every real token, and runs faster without one.
+    whole
+        Whether the last block runs at tokens that are not read too.
     """
 
-    def __init__(self, capture: Capture, budget: Budget, masked: bool) -> None:
-        self.capture, self.budget, self.masked = capture, budget, masked
+    def __init__(self, capture: Capture, budget: Budget, masked: bool, whole: bool = False) -> None:
+        self.capture, self.budget, self.masked, self.whole = capture, budget, masked, whole
 
     def prepare(self) -> None:
         """Do nothing: batches share nothing."""
@@ -53,7 +55,8 @@ class PaddedBatches:
         read = _Rows(batch, padded.shape[1], model.device)
         buffer = model.buffer(len(self.capture.layers), len(read))
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
-        with self.capture.into(buffer, read, (len(batch), padded.shape[1])):
+        only = None if self.whole else read.only
+        with self.capture.into(buffer, read, (len(batch), padded.shape[1]), only):
             model.module(
                 input_ids=to_device(padded, model.device),
                 attention_mask=to_device(mask.long(), model.device) if self.masked else None,
@@ -73,6 +76,7 @@ class _Rows:
 
         self.text = index([row for row, _ in places])
         self.token = index([place[0] for _, place in places])
+        self.width = width
         means = [(at, place) for at, (_, place) in enumerate(places) if len(place) > 1]
         weights = torch.zeros(len(means), width)
         for weight, (_, place) in zip(weights, means, strict=True):
@@ -82,6 +86,11 @@ class _Rows:
 
     def __len__(self) -> int:
         return len(self.text)
+
+    @property
+    def only(self) -> Tensor | None:
+        """Return the tokens that are read, by their indices in the batch; None with means."""
+        return None if len(self.means) else self.text * self.width + self.token
 
     def __call__(self, _: int, states: Tensor) -> Tensor:
         device = states.device

@@ -132,7 +132,7 @@ class PrefixTree:
         rows = np.flatnonzero((tree.read >= nodes.start) & (tree.read < nodes.stop))
         reader = _Rows(strand, rows, nodes, path, goes_on, n_above, device)
         states = model.buffer(len(self.capture.layers), len(rows))
-        with self.capture.into(states, reader, blocks.shape):
+        with self.capture.into(states, reader, blocks.shape, reader.only):
             model.module(
                 input_ids=blocks.token,
                 position_ids=blocks.depth,
@@ -290,6 +290,11 @@ class _Rows:
         self.sum_of, self.n_sums = index(begins.cumsum() - 1), int(begins.sum())
         self.first = np.concatenate([path.first[stays], tree.depth[more[begins]]])
         self.carried: list[Tensor] = []
+
+    @property
+    def only(self) -> Tensor | None:
+        """Return the nodes that are read, by their place in the slice; None with sums of others."""
+        return None if len(self.means) or len(self.more) else self.nodes
 
     def __call__(self, layer: int, states: Tensor) -> Tensor:
         states, device = states.flatten(0, 1)[: self.n_nodes], states.device

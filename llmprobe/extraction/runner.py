@@ -123,7 +123,7 @@ class Sample:
         self.places = [wanted[i].places for i in self.chosen]
         # Of several, the last one in the tree, which has most before it.
         self.longest = max(self.chosen, key=lambda i: (len(wanted[i].tokens), wanted[i]))
-        alone = PaddedBatches(capture, Budget(1), masked=False)
+        alone = PaddedBatches(capture, Budget(1), masked=False, whole=True)
         problem = f"model {capture.model.name!r} cannot be run on a text alone"
         with (
             foreign_errors(problem, out_of_memory),

@@ -43,7 +43,7 @@ def stream_states(
         A state is not finite, or one text alone does not fit into memory.
     """
     model = extractor.model
-    with Capture(model, extractor.config.site, layers) as capture:
+    with extractor.capture(layers) as capture:
         plan = _verified_once(extractor, extractor.planner(texts, model), capture)
         executor = ShardExecutor(plan, capture, name)
         first = np.array([rows[0] for rows in plan.row_of])

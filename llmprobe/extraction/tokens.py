@@ -50,6 +50,13 @@ class TokenisedTexts:
         """Number of distinct prefixes of all texts: the nodes of their prefix tree."""
         return self.n_tokens - int(shared_with_previous(sorted(self.ids)).sum())
 
+    @cached_property
+    def n_unread_tokens(self) -> int:
+        """Number of distinct prefixes whose last token is not read; 0 where means are read."""
+        if any(len(place) > 1 for places in self.places for place in places):
+            return 0
+        return max(self.n_unique_tokens - sum(map(len, self.places)), 0)
+
     def golden(self, columns: slice, most: int = 8, *, cut: bool) -> list[dict[str, Any]]:
         """Return some short texts from everywhere, as JSON: what another engine can be asked.
 

@@ -5,7 +5,7 @@ For every site and position, with texts of mixed lengths and shared beginnings o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,10 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ARCHITECTURES, BOTH_WAYS, WORDS
+from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from llmprobe.config.schema import ExtractConfig, ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
+from llmprobe.extraction import extract as extraction
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
@@ -29,7 +31,9 @@ from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE, Ex
 from llmprobe.extraction.runner import make_runner
 from llmprobe.extraction.tokens import Text, TokenisedTexts
 from llmprobe.ground.errors import UserError
+from llmprobe.models.layers import block_input
 from llmprobe.models.loading import LoadedModel, load_model
+from llmprobe.models.position_wise import find_position_wise
 from llmprobe.models.private import in_float32
 
 SITES = ("residual", "attention", "mlp", "post_attention_norm")
@@ -140,19 +144,27 @@ def positions_in_way(
     way: str,
     budget: int | None,
     block: int = 4,
+    parts: Sequence[nn.Module] = (),
     **options: Any,
 ) -> tuple[np.ndarray, ExtractionPlan]:
     """Return the states of each text at each position by one way, [n, positions, layers, d].
 
     Slices of the prefix tree of more than four tokens are several blocks, of which the last is
     filled up.
+
+    Parameters
+    ----------
+    parts
+        Of the last block that is read, those that run at tokens that are read alone.
     """
     one = Extractor(
         ModelConfig(id="unused"), ExtractConfig(batch_tokens=budget or 10**6, **options)
     )
     texts = one.tokens(data, model.tokenizer, model.module)
     plan = replace(one.planner(texts, model).plan(way), block=block)
-    with Capture(model, one.config.site) as capture:
+    capture = Capture(model, one.config.site, one.config.layers)
+    capture.position_wise = parts
+    with capture:
         run = make_runner(plan, capture, Budget(plan.budget))
         run.prepare()
         parts = [run(plan.texts[s.start : s.stop]).result() for s in plan.strands]
@@ -265,6 +277,57 @@ def test_a_model_is_left_after_the_last_layer_that_is_read(
     assert_same(np.stack([activations.layer(i) for i in (1, 2)], axis=1), expected)
     with pytest.raises(UserError, match="no layer 0: these are layers 1 to 2"):
         activations.layer(0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "site"),
+    [*((name, "residual") for name in ARCHITECTURES),
+     *((name, site) for name in ("gemma3", "opt", "bert") for site in SITES[1:])],
+)  # fmt: skip
+def test_the_last_block_need_not_run_at_tokens_that_are_not_read(
+    architecture: str,
+    site: str,
+    loaded: Callable[..., LoadedModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data = loaded(architecture), dataset(CORPORA["instructions within instructions"])
+    parts, expected = find_position_wise(model, 2), expected_states(model, site, data)
+    run: list[int] = []
+    forward = parts[-1].forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        run.append(block_input(args, kwargs).numel())
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(parts[-1], "forward", counted)
+    for way in ways(architecture):
+        sizes = []
+        for position, some in (("last", ()), ("last", parts), ("mean", parts)):
+            run.clear()
+            options = {"position": position, "site": site, "layers": (1, 2), "parts": some}
+            states, _ = positions_in_way(model, data, way, 30, **options)
+            sizes.append(sum(run))
+            assert_same(states[:, 0], expected[position][:, -3:-1])
+        # What stands after the site is not run at all.
+        assert sizes[1] < min(sizes[0], sizes[2]) or sizes == [0, 0, 0]
+
+
+def test_a_whole_extraction_leaves_out_what_nobody_reads(
+    loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is large enough, and never of a model that others may have hooked."""
+    data = dataset(CORPORA["one instruction"])
+    captures: list[Capture] = []
+    enter = Capture.__enter__
+    monkeypatch.setattr(Capture, "__enter__", lambda c: captures.append(c) or enter(c))
+    for few, in_memory in ((0, None), (0, object()), (10**6, None)):
+        monkeypatch.setattr(extraction, "FEW_UNREAD", few)
+        one = Extractor(ModelConfig(id="llama"), ExtractConfig(layers=(1, 2)))
+        one._loaded.model, one._loaded.in_memory = loaded("llama"), in_memory
+        activations = one.extract(data, cache=False)
+        assert bool(captures[-1].position_wise) == (few == 0 and in_memory is None)
+        expected = expected_states(one.model, "residual", data)["last"][:, 1:3]
+        assert_same(np.stack([activations.layer(i) for i in (1, 2)], axis=1), expected)
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -1,0 +1,109 @@
+"""The parts of a block that need not run at tokens of which the block's output is not read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmprobe.models.layers import block_input, hidden_state, hooked
+from llmprobe.models.loading import LoadedModel, example_input
+from llmprobe.models.private import in_float32
+
+_TOLERANCE = 1e-5
+"""Relative difference in float32 that another size of a product explains."""
+
+
+Chosen = tuple[Tensor, tuple[int, int]]
+"""Indices of tokens among all of a batch, and the shape of that batch: texts and tokens."""
+
+
+def at_some_tokens(module: nn.Module, choose: Callable[[], Chosen | None]) -> list[Any]:
+    """Run a module at some tokens alone, with zeros at all others. -> handles of its hooks
+
+    Parameters
+    ----------
+    choose
+        Returns at which; None for all. It is asked before the module runs, and after.
+    """
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if (chosen := choose()) is None:
+            return None
+        index, shape = chosen
+        states = block_input(args, kwargs)
+        # Some modules flatten the batch.
+        if states.shape[:-1] not in (shape, (shape[0] * shape[1],)):
+            raise ValueError(f"states of shape {list(states.shape)}, expected {[*shape, 'd']}")
+        some = states.flatten(0, -2).index_select(0, index.to(states.device))
+        some = some[None] if states.ndim == 3 else some
+        args = tuple(some if value is states else value for value in args)
+        return args, {name: some if v is states else v for name, v in kwargs.items()}
+
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if (chosen := choose()) is None:
+            return None
+        index, shape = chosen
+        some = hidden_state(output)
+        states = some.new_zeros(shape[0] * shape[1], some.shape[-1])
+        states.index_copy_(0, index.to(some.device), some.flatten(0, -2))
+        states = states.view(*shape, -1) if some.ndim == 3 else states
+        return states if isinstance(output, Tensor) else (states, *output[1:])
+
+    return [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after),
+    ]
+
+
+@torch.inference_mode()
+def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
+    """Return the largest parts of block ``layer`` that may run at the tokens that are read alone.
+
+    They are found by running the block, in float32: without such a part at the other tokens its
+    output at the last token stays the same. All that comes after the attention is such a part, and
+    the queries; keys and values are not. None are found of weights that are quantised.
+    """
+    block = model.blocks[layer - 1]
+    example = example_input(model.module, model.device)
+    called: list[tuple[Any, Any]] = []
+    with hooked([
+        block.register_forward_pre_hook(
+            lambda _, args, kwargs: called.append((args, kwargs)), with_kwargs=True
+        )
+    ]):  # fmt: skip
+        model.module(input_ids=example, use_cache=False)
+    ((args, kwargs),) = called
+    n = example.shape[1]
+    last: Chosen = (torch.tensor([n - 1], device=model.device), (1, n))
+
+    def output(parts: Sequence[nn.Module]) -> Tensor:
+        handles = [handle for part in parts for handle in at_some_tokens(part, lambda: last)]
+        with in_float32(), hooked(handles):
+            return hidden_state(block(*args, **kwargs)).reshape(n, -1)[-1]
+
+    def is_same(parts: Sequence[nn.Module]) -> bool:
+        try:
+            difference = output(parts) - expected
+        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
+            return False  # Its input is not one state for each token.
+        return float(difference.norm()) <= _TOLERANCE * float(expected.norm())
+
+    def parts_of(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            # What has few weights costs as much to leave out as to run.
+            if sum(p.numel() for p in child.parameters()) < 8 * model.hidden_size:
+                continue
+            if is_same([child]):
+                yield child
+            else:
+                yield from parts_of(child)
+
+    try:
+        expected = output([])
+    except (TypeError, ValueError, RuntimeError):
+        return []
+    found = list(parts_of(block))
+    return found if is_same(found) else []
