@@ -180,15 +180,15 @@ def test_the_mean_of_logits_is_that_of_the_saved_probes_of_the_layers() -> None:
 
 
 def test_of_three_classes_and_of_numbers_several_layers_read_more_too() -> None:
-    layers, _ = halves(300)
+    layers, _ = halves(180)
     total = layers[1][:, 0] + layers[3][:, 0]
     three = np.digitize(total, np.quantile(total, [1 / 3, 2 / 3]))
     for labels, kind, metric in ((three, "logistic", "accuracy"), (total, "ridge", "r2")):
-        of = llmprobe.probe_layers(layers, labels, kind=kind, **QUICK, multi_layer=[3, 1])
+        of = llmprobe.probe_layers(layers, labels, kind=kind, **QUICK, l2=1.0, multi_layer=[3, 1])
         (curve,) = of.curves
         assert curve.multi_layer[metric] > curve.score + 0.2
         probe = several(of)
-        assert probe.outputs(beside(layers, 1, 3)).shape == (300, max(len(probe.classes), 1))
+        assert probe.outputs(beside(layers, 1, 3)).shape == (180, max(len(probe.classes), 1))
     assert probe.predict(beside(layers, 1, 3)) == pytest.approx(total, abs=0.1)
 
 
@@ -201,14 +201,14 @@ def test_a_probe_without_a_penalty_has_a_form_too() -> None:
 def test_with_a_test_set_the_saved_probe_is_the_one_that_was_scored() -> None:
     layers, y = halves()
     test = np.arange(len(y)) >= 160
-    of = llmprobe.probe_layers(layers, y, test=test, **QUICK, multi_layer=(1, 3))
+    of = llmprobe.probe_layers(layers, y, test=test, **QUICK, l2=1.0, multi_layer=(1, 3))
     predicted = several(of).predict(beside(layers, 1, 3)[test])
     assert of.curves[0].multi_layer["accuracy"] == (predicted == y[test]).mean()
 
 
 def test_thresholds_are_of_the_probe_of_several_layers_and_can_be_guaranteed() -> None:
     layers, y = halves(640)
-    of = llmprobe.probe_layers(layers, y, **QUICK, multi_layer=(1, 3), calibrate=0.4)
+    of = llmprobe.probe_layers(layers, y, **QUICK, l2=1.0, multi_layer=(1, 3), calibrate=0.4)
     probe, (summary,) = several(of), of.summary.to_dict("records")
     threshold = probe.threshold(0.05)
     assert threshold.guarantee
@@ -227,7 +227,7 @@ def test_auto_takes_four_layers_at_the_quarters_of_the_depth() -> None:
     y = np.tile([0, 1], 30)
     of = llmprobe.probe_layers(layers, y, **QUICK, l2=1.0, multi_layer="auto")
     assert of.summary["multi_layer"].iloc[0] == "2, 4, 6, 8"
-    assert several(results("auto")).reads == {3: (1, 2, 3)}
+    assert several(results("auto", l2=1.0)).reads == {3: (1, 2, 3)}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.preprocessing import StandardScaler
@@ -207,6 +208,22 @@ def test_what_a_task_gives_does_not_depend_on_the_others(
     assert_same(
         together, BestPenalties(backwards.l2[::-1], backwards.score[::-1], backwards.loss[::-1])
     )
+
+
+def test_held_out_logits_are_those_of_the_least_loss(
+    mixture: tuple[Design, list[ProbingTask]],
+) -> None:
+    design, tasks = mixture
+    loss, few = loss_of(tasks[0]), tasks[-2].scored_by.copy()
+    few[:70] = -1  # So few rows that they have a design of their own.
+    tasks = [ProbingTask.cross_validated(tasks[0].targets, few), *tasks]
+    found = search(design, LOGISTIC, loss, tasks, with_logits=8)
+    assert found.logits is not None
+    for task, logits, total in zip(tasks, found.logits, found.loss, strict=False):
+        rows = loss.value(logits[None], torch.as_tensor(task.targets)[None])[0, 0].numpy()
+        scored = task.scored_by >= 0
+        assert rows[scored].sum() == pytest.approx(total, rel=1e-5)
+        assert not logits[:, ~scored].any()
 
 
 @pytest.mark.parametrize("budget", [1, 100_000])

@@ -166,6 +166,8 @@ def test_texts_without_a_field_are_extracted_and_scored_but_have_no_curve(
     run = Run(load_config(config, [asked]), tmp_path / "out")
     estimates = [line.partition(", ")[0] for line in run.estimates()]
     assert "tiny-llama on forms:without thing: 40 texts" in estimates
+    likely = Run(load_config(config, ["probe.controls=[perplexity]"]), tmp_path / "out")
+    assert any("40 texts, perplexity of " in line for line in likely.estimates())
     assert len([*run.extract()]) == 2
     results = run.probe()
     assert results.summary["dataset"].tolist() == ["forms"]
