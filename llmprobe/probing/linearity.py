@@ -30,6 +30,8 @@ BANDWIDTHS = (0.5, 1.0, 2.0)
 """Of the kernel, in median distances between two states."""
 CLOSE = 0.01
 """How much a probe of few directions may score below the full one."""
+MOST_ERASED = 8
+"""Directions beyond which it is not counted how many are enough one after the other."""
 _SPREAD = 4
 """Layers from the first to the last beside the best one."""
 _PAIRS = 2000
@@ -136,7 +138,7 @@ def rank(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int
         for fold, states in enumerate(projected):
             rows = tasks.fold_of[0] == fold
             few = np.ascontiguousarray(states[:, :k])
-            logits[:, rows] = _fit(few, tasks, fold, l2[fold])[:, rows]
+            logits[:, rows] = _fit(few, tasks, fold, l2[fold])[0][:, rows]
         return metric.estimate(_predictions(logits, tasks, resamples))
 
     enough = score(most) - CLOSE
@@ -150,6 +152,52 @@ def rank(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int
     return k
 
 
+def redundancy(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int = 0) -> int:
+    """Return how many directions are enough, each erased before the next one is fitted.
+
+    Iterative null-space projection (Ravfogel et al. 2020): a direction is fitted on the training
+    units of a fold, at the penalty of the first one, and all states lose what they have along it,
+    where each feature has variance 1. It is enough where a probe of what is left of the states
+    scores within `CLOSE` of one of all; of C classes it is the C - 1 directions of a probe.
+
+    Returns
+    -------
+    0 where nothing is read, 1 where the one that is fitted is all there is, and at most
+    `MOST_ERASED`.
+    """
+    X = _standardised(X)
+    l2 = _penalties(Design(torch.from_numpy(X)), tasks)
+    metric, resamples = METRICS[tasks.main_metric], _resamples(tasks, units, seed)
+    left = [X] * tasks.n_folds
+    erased = [np.empty((X.shape[1], 0))] * tasks.n_folds
+    enough = -np.inf
+    for count in range(MOST_ERASED):
+        logits = torch.zeros(len(tasks.targets), len(X))
+        for fold, states in enumerate(left):
+            rows = tasks.fold_of[0] == fold
+            of_fold, coef = _fit(states, tasks, fold, l2[fold])
+            logits[:, rows] = of_fold[:, rows]
+            coef -= erased[fold] @ (erased[fold].T @ coef)
+            directions, sizes, _ = np.linalg.svd(coef, full_matrices=False)
+            more = directions[:, sizes > 1e-6 * max(sizes[0], 1e-12)]
+            erased[fold] = np.hstack([erased[fold], more])
+            left[fold] = (states - (states @ more) @ more.T).astype(np.float32)
+        answers = _predictions(logits, tasks, resamples)
+        if not count and not _is_read(answers, tasks):
+            return 0
+        score = metric.estimate(answers)
+        if score < enough:
+            return count
+        enough = max(enough, score - CLOSE)
+    return MOST_ERASED
+
+
+def _is_read(answers: Predictions, tasks: ProbingTasks) -> bool:
+    """Whether answers are above chance, by the interval of AUROC, or of R² for numbers."""
+    name, chance = ("auroc", 0.5) if len(tasks.classes) else ("r2", 0.0)
+    return measured(METRICS[name], answers)[0][1] > chance
+
+
 def linearity_of_layers(
     states: States,
     tasks: ProbingTasks,
@@ -161,7 +209,8 @@ def linearity_of_layers(
     label: str = "",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Return a row for each layer asked about, with ``columns.LINEAR``, and the best one's rank.
+    """Return a row for each layer asked about, with ``columns.LINEAR``, and the best one's rank and
+    redundancy.
 
     Parameters
     ----------
@@ -188,6 +237,7 @@ def linearity_of_layers(
             row = {"layer": layer, **dict(zip(LINEAR, asdict(gap).values(), strict=True))}
             asked = layer == best and config.rank
             row["rank"] = rank(X, tasks, units, seed) if asked else np.nan
+            row["redundancy"] = redundancy(X, tasks, units, seed) if asked else np.nan
             rows.append(row)
             bar.advance(1)
     return pd.DataFrame(rows)
@@ -197,7 +247,7 @@ def with_linearity(results: Results, rows: pd.DataFrame) -> Results:
     """Return the results of one curve with `linearity_of_layers` beside its layers."""
     table = with_layer_columns(results.table, rows, LINEAR)
     best = rows[rows["layer"] == results.summary["peak_layer"].iloc[0]].iloc[0]
-    known = {column: float(best[column]) for column in (*LINEAR, "rank")}
+    known = {column: float(best[column]) for column in (*LINEAR, "rank", "redundancy")}
     return replace(results, table=table, summary=results.summary.assign(**known))
 
 
@@ -275,13 +325,14 @@ def _penalties(design: Design, tasks: ProbingTasks) -> np.ndarray:
     return search(design, tasks.kind, tasks.loss, inner, tasks.penalties).l2
 
 
-def _fit(X: np.ndarray, tasks: ProbingTasks, fold: int, l2: float) -> Tensor:
-    """Fit the probe of one fold. -> logits of all rows [1 or C, n]"""
+def _fit(X: np.ndarray, tasks: ProbingTasks, fold: int, l2: float) -> tuple[Tensor, np.ndarray]:
+    """Fit the probe of one fold. -> logits of all rows [1 or C, n], directions [d, 1 or C]"""
     design = Design(torch.from_numpy(X))
     mask = torch.as_tensor(tasks.train[fold][None]).to(design.X.dtype)
     targets = torch.as_tensor(tasks.targets[None])
     problems = tasks.kind.problems(design, tasks.loss, targets, mask)
-    return problems.solve(torch.tensor([l2])).logits[0]
+    solution = problems.solve(torch.tensor([l2]))
+    return solution.logits[0], problems.raw(solution).coef[:, 0]
 
 
 def _predictions(logits: Tensor, tasks: ProbingTasks, resamples: Resamples) -> Predictions:

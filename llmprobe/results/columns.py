@@ -67,8 +67,8 @@ INTERVENE_EXAMPLES = (
 LINEAR = tuple(f"linearity_gap{end}" for end in ("", "_low", "_high", "_p_value", "_detectable"))
 """How much more a curved probe reads at a layer than a linear one."""
 LINEAR_SUMMARY = (*LINEAR, "linearity_note", "rank", "redundancy")
-"""The same at the best layer of a curve, and how many principal directions it takes; redundancy is
-always empty, since states do not tell it (docs/said-used-linear.md)."""
+"""The same at the best layer of a curve, how many principal directions it takes, and how many
+directions are enough one after the other."""
 
 WORST_TRANSFER = tuple(
     f"worst_transfer_{name}{end}"

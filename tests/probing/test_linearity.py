@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from llmprobe.config.schema import ProbeConfig
-from llmprobe.probing.linearity import LinearityGap, linearity_gap, rank
+from llmprobe.probing import linearity
+from llmprobe.probing.linearity import LinearityGap, linearity_gap, rank, redundancy
 from llmprobe.probing.tasks import ProbingTasks, build_tasks
 
 N = 180
@@ -54,21 +56,47 @@ def rank_of(X: np.ndarray, y: np.ndarray) -> int:
     return rank(X.astype(np.float32), tasks_of(y), None)
 
 
-def test_one_direction_in_five_copies_is_of_rank_one() -> None:
+def redundancy_of(X: np.ndarray, y: np.ndarray) -> int:
+    return redundancy(X.astype(np.float32), tasks_of(y), None)
+
+
+def copies(noise: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The class in five of twenty columns, each with noise of its own."""
     rng = np.random.default_rng(3)
     y = rng.integers(2, size=N)
     X = rng.normal(size=(N, 20)) * 0.3
-    X[:, :5] = (2 * y - 1)[:, None] + rng.normal(size=(N, 5)) * 0.3
+    X[:, :5] = (2 * y - 1)[:, None] + rng.normal(size=(N, 5)) * noise
+    return X, y
+
+
+def test_one_direction_in_five_copies_is_of_rank_one_and_no_other_is_as_good() -> None:
+    X, y = copies(0.3)
     assert rank_of(X, y) == 1
+    assert redundancy_of(X, y) == 1
+    # After a rotation they are one direction with more of it, and nothing can tell the two.
+    turned = X @ np.linalg.qr(np.random.default_rng(0).normal(size=(20, 20)))[0]
+    assert redundancy_of(turned, y) == 1
 
 
-def test_two_directions_that_are_both_needed_are_of_rank_two() -> None:
+def test_two_directions_that_are_both_needed_are_of_rank_two_and_no_other_is_as_good() -> None:
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(2, N))
     X = rng.normal(size=(N, 20)) * 0.3
     X[:, 0], X[:, 1] = 3 * a, 3 * b
-    assert rank_of(X, (a + b > 0).astype(int)) == 2
-    assert rank_of(X, (a > 0).astype(int) + 2 * (b > 0)) == 2
+    both, four = (a + b > 0).astype(int), (a > 0).astype(int) + 2 * (b > 0)
+    assert rank_of(X, both) == rank_of(X, four) == 2
+    assert redundancy_of(X, both) == redundancy_of(X, four) == 1
+
+
+def test_of_copies_that_are_noisier_some_are_nearly_as_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, y = copies(0.3 * np.array([0.5, 1, 2, 3, 4]))
+    monkeypatch.setattr(linearity, "CLOSE", 0.25)
+    assert redundancy_of(X, y) >= 2
+    monkeypatch.setattr(linearity, "MOST_ERASED", 1)
+    assert redundancy_of(X, y) == 1
+    assert redundancy_of(np.random.default_rng(0).normal(size=X.shape), y) == 0
 
 
 def test_a_test_set_is_what_is_scored() -> None:

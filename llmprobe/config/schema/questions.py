@@ -68,4 +68,5 @@ class LinearConfig(Section):
     null: NonNegativeInt = 19
     """The number of shuffled labellings whose gaps the gap is compared with."""
     rank: bool = True
-    """Whether to count the principal directions that a probe takes, at the best layer."""
+    """Whether to count the principal directions that a probe takes at the best layer, and how many
+    directions are enough one after the other."""
