@@ -114,6 +114,8 @@ def keep(run: str, out: Path, results: Path, seconds: float) -> None:
     }
     text = json.dumps(made, indent=1)
     (folder / "made.json").write_text(text + "\n", encoding="utf-8")
+    if (losses := out.parent / "checkpoints" / "loss.csv").is_file() and run == "training_steps":
+        (folder / "loss.csv").write_bytes(losses.read_bytes())
     draw(run, out, results.parent / "images")
 
 
@@ -138,9 +140,12 @@ def draw(run: str, out: Path, images: Path) -> None:
 
 PICTURES: Mapping[str, Sequence[str]] = {
     "concept_depth": ("curves",),
+    "truth_used": ("doses",),
     "truth": ("transfer", "transfer_by_layer", "transfer_across_layers"),
     "truth_mass_mean": ("transfer",),
-    "difficulty": ("curves", "said_used"),
+    "difficulty": ("said_used",),
+    "training_steps": ("said_used",),
+    "languages": ("transfer", "transfer_by_layer"),
 }
 """Figures of a run that its page shows."""
 
@@ -153,6 +158,11 @@ def config_digest(run: str) -> str:
 
 NAN = float("nan")
 
+LEAST_TOLD = 0.6
+"""An AUROC above which it is said at which layer it is; below, the best layer is one of noise."""
+
+NOT_RUN = "*Not run yet: `python scripts/studies.py make {run}`.*"
+
 BLOCK = re.compile(r"(<!-- (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -160,7 +170,10 @@ def rendered(page: str, results: Path = DOCS / "results") -> str:
     """Return a page whose tables are those of the results."""
 
     def fill(block: re.Match[str]) -> str:
-        return f"{block[1]}\n{TABLES[block[2]](results, block[3])}\n\n{block[4]}"
+        name, run = block[2], block[3]
+        there = name == "study" or (results / run / "made.json").is_file()
+        text = TABLES[name](results, run) if there else NOT_RUN.format(run=run)
+        return f"{block[1]}\n{text}\n\n{block[4]}"
 
     return BLOCK.sub(fill, page)
 
@@ -225,7 +238,7 @@ def scores(results: Path, run: str) -> str:
     """Return the best layer of each curve beside what needs no model."""
     rows = [
         [
-            row["dataset"].removeprefix("jin2024/"), row["model"], str(row["n_examples"]),
+            short(row["dataset"]), row["model"], str(row["n_examples"]),
             interval(row, "accuracy"), f"{row['peak_layer']} of {row['layers']}",
             interval(row, "stays_above_half_depth"), p_value(row),
             number(row["majority_accuracy"]), number(row.get("bag_of_words_accuracy", NAN)),
@@ -242,34 +255,51 @@ def p_value(row: Mapping[Any, Any]) -> str:
     return number(row.get("peak_p_value_adjusted", NAN), 3)
 
 
-@table("published")
-def published(results: Path, run: str) -> str:
-    """Return peaks by the study's protocol beside those that it published."""
+@table("study")
+def study(results: Path, run: str) -> str:  # noqa: ARG001
+    """Return what Jin et al. (2024) published, beside what needs no model on their split."""
     peaks = pd.read_csv(shipped("data") / "jin2024_peaks.csv")
-    words = pd.read_csv(shipped("data") / "jin2024_baselines.csv").set_index("dataset")
-    majority, bag = words["majority"].to_dict(), words["bag_of_words"].to_dict()
-    own = read(results, run, "results")
-    best = own.loc[own.groupby(["dataset", "model"])["accuracy"].idxmax()]
+    baselines = pd.read_csv(shipped("data") / "jin2024_baselines.csv").set_index("dataset")
+    majority, words = baselines["majority"].to_dict(), baselines["bag_of_words"].to_dict()
     rows = []
     for dataset, of_set in peaks.groupby("dataset", sort=False):
-        here = best[best["dataset"] == dataset]
-        cells = [
-            f"{number(row['accuracy'])} at {row['layer']}" for row in here.to_dict("records")
-        ] or ["not run", "not run"]
+        best, layers = of_set["peak_accuracy"], of_set["converging_layer"] / of_set["blocks"]
         small = of_set[of_set["model"] == "Qwen-0.5B"].iloc[0]
-        best_of = of_set["peak_accuracy"]
         rows.append(
             [
-                str(dataset).removeprefix("jin2024/"), *cells, number(small["peak_accuracy"]),
-                f"{number(best_of.min())} to {number(best_of.max())}",
-                number(majority[str(dataset)]),
-                number(bag[str(dataset)]),
+                short(dataset), number(small["peak_accuracy"]),
+                f"{number(best.min())} to {number(best.max())}",
+                f"{layers.min():.0%} to {layers.max():.0%}".replace("%", " %"),
+                number(majority[str(dataset)]), number(words[str(dataset)]),
             ]
         )  # fmt: skip
-    models = list(best["model"].unique())
-    header = ["dataset", *(f"{model}, peak at layer" for model in models), "Qwen-0.5B, published",
-              "nine models, published", "majority", "bag of words, same split"]  # fmt: skip
+    header = ["dataset", "best accuracy of Qwen-0.5B", "of nine models", "converging depth",
+              "majority", "bag of words"]  # fmt: skip
     return markdown(rows, header, left=1)
+
+
+@table("published")
+def published(results: Path, run: str) -> str:
+    """Return peaks by the study's protocol, with the lowest accuracy of any layer before them."""
+    own, rows = read(results, run, "results"), []
+    words = read(results, run, "summary").set_index(["dataset", "model"])["bag_of_words_accuracy"]
+    for (dataset, model), curve in own.groupby(["dataset", "model"]):
+        best = curve.loc[curve["accuracy"].idxmax()]
+        before = curve[curve["layer"] <= best["layer"]]["accuracy"].min()
+        rows.append(
+            [
+                short(dataset), str(model), interval(best, "accuracy"),
+                f"{best['layer']} of {curve['layer'].max()}", number(before),
+                number(float(words[dataset, model])),
+            ]
+        )  # fmt: skip
+    header = ["dataset", "model", "best accuracy", "at layer", "lowest before it", "bag of words"]
+    return markdown(rows, header)
+
+
+def short(dataset: object) -> str:
+    """Return a dataset's name without its collection."""
+    return str(dataset).rsplit("/", 1)[-1]
 
 
 @table("depths")
@@ -278,7 +308,7 @@ def depths(results: Path, run: str) -> str:
     shares, rows = (0.0, 0.25, 0.5, 0.75, 1.0), []
     for (dataset, model), curve in read(results, run, "results").groupby(["dataset", "model"]):
         at = [curve.iloc[(curve["depth"] - share).abs().argmin()]["accuracy"] for share in shares]
-        rows.append([str(dataset).removeprefix("jin2024/"), str(model), *map(number, at)])
+        rows.append([short(dataset), str(model), *map(number, at)])
     return markdown(rows, ["dataset", "model", "first layer", "25 %", "50 %", "75 %", "last"])
 
 
@@ -321,6 +351,24 @@ def used(results: Path, run: str) -> str:
         for row in read(results, run, "summary").to_dict("records")
     ]  # fmt: skip
     return markdown(rows, ["dataset", "model", "layer", "direction", "share of the gap", "p"])
+
+
+@table("steps")
+def steps(results: Path, run: str) -> str:
+    """Return at each step the loss of the answer, and what is readable and said of each dataset."""
+    losses = read(results, run, "loss")
+    found = _said(results, run).set_index(["model", "dataset"])
+    datasets, rows = list(found.index.unique("dataset")), []
+    for step, answer, other in losses.itertuples(index=False):
+        cells = [str(step), number(answer), number(other)]
+        for dataset in datasets:
+            row = found.loc[(f"step{step}", dataset)]
+            at = f" at {row['peak_layer']}" if row["auroc"] > LEAST_TOLD else ""
+            cells += [number(row["auroc"]) + at, number(row["said_auroc_end"])]
+        rows.append(cells)
+    header = ["step", "loss of the answer", "of other words"]
+    header += [f"{dataset}, {what}" for dataset in datasets for what in ("readable", "said")]
+    return markdown(rows, header, left=0)
 
 
 @table("transfer")
