@@ -52,6 +52,7 @@ def test_a_number_that_was_changed_in_a_page_is_noticed(
     studies: ModuleType, tmp_path: Path
 ) -> None:
     (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "made.json").write_text("{}")
     cells = {"model": ["m"], "train": ["a"], "test": ["a"], "train_layer": [3], "auroc": [0.9121]}
     pd.DataFrame(cells).to_csv(tmp_path / "own" / "transfer.csv", index=False)
     page = "Before\n\n<!-- transfer own -->\n<!-- end -->\n\nAfter\n"
@@ -77,3 +78,8 @@ def test_a_study_is_made_again_at_small_n(
     assert "coin_flip-2" in filled
     assert made["date"] in filled
     assert (tmp_path / "images" / "study_difficulty_curves.png").is_file()
+
+
+def test_a_page_says_which_run_is_missing(studies: ModuleType, tmp_path: Path) -> None:
+    filled = studies.rendered("<!-- scores own -->\n<!-- end -->\n", tmp_path)
+    assert "*Not run yet: `python scripts/studies.py make own`.*" in filled
