@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import NumpyDocstring
 
 import llmprobe
 
@@ -65,7 +66,15 @@ def add_index(app: Sphinx, error: Exception | None) -> None:
         page.with_name("index.html").write_bytes(page.read_bytes())
 
 
+def parse_as_prose(docstring: NumpyDocstring) -> list[str]:
+    """Parse a field's docstring as any other: what stands before a colon in it is no type."""
+    docstring._what = "method"
+    docstring._parse()
+    return []
+
+
 def setup(app: Sphinx) -> None:
-    """Connect the two steps that Sphinx has no setting for."""
+    """Do what Sphinx has no setting for."""
+    NumpyDocstring._parse_attribute_docstring = parse_as_prose
     app.connect("source-read", add_contents)
     app.connect("build-finished", add_index)

@@ -65,6 +65,12 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     assert set(re.findall(r'id="llmprobe\.(\w+)"', html)) == set(llmprobe.__all__)
 
 
+def test_what_stands_before_a_colon_in_a_docstring_is_no_type(site: Path) -> None:
+    text = " ".join(_Page(site / "docs/reference.html").text.split())
+    assert "A row for each repeat of the folds × layer × scored example: " in text
+    assert "Type:" not in text
+
+
 def test_a_local_link_leads_to_a_file_of_the_site(site: Path) -> None:
     for page in site.rglob("*.html"):
         for link in _Page(page).links:
