@@ -281,16 +281,16 @@ def study(results: Path, run: str) -> str:  # noqa: ARG001
 @table("published")
 def published(results: Path, run: str) -> str:
     """Return peaks by the study's protocol, with the lowest accuracy of any layer before them."""
-    own, rows = read(results, run, "results"), []
-    words = read(results, run, "summary").set_index(["dataset", "model"])["bag_of_words_accuracy"]
+    words = read(results, run, "summary")[["dataset", "model", "bag_of_words_accuracy"]]
+    own, rows = read(results, run, "results").merge(words, on=["dataset", "model"]), []
     for (dataset, model), curve in own.groupby(["dataset", "model"]):
-        best = curve.loc[curve["accuracy"].idxmax()]
+        best = curve.nlargest(1, "accuracy").to_dict("records")[0]
         before = curve[curve["layer"] <= best["layer"]]["accuracy"].min()
         rows.append(
             [
                 short(dataset), str(model), interval(best, "accuracy"),
                 f"{best['layer']} of {curve['layer'].max()}", number(before),
-                number(float(words[dataset, model])),
+                number(best["bag_of_words_accuracy"]),
             ]
         )  # fmt: skip
     header = ["dataset", "model", "best accuracy", "at layer", "lowest before it", "bag of words"]
