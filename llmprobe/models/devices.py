@@ -10,6 +10,14 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.launch import launched, local_rank
 from llmprobe.models.private import cpu_capabilities
 
+_UNITS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16"),
+}
+"""What of a processor computes fast in a dtype, by torch's names."""
+_TIMES = {"bfloat16": "five", "float16": "twenty"}
+"""How many times as long as float32 a dtype took on processors that have none of those."""
+
 
 def resolve_device(device: str, key: str = "device") -> torch.device:
     """Return a device; ``auto`` is the accelerator if there is one, else the CPU.
@@ -72,8 +80,24 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        capabilities = cpu_capabilities()
-        fast = any(capabilities.get(unit) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
+        fast = _computes("bfloat16")
     else:
         fast = device.type == "mps"
     return torch.bfloat16 if fast else torch.float32
+
+
+def slow_dtype(dtype: str, device: str) -> str | None:
+    """Return a sentence if a config asks for a precision in which this processor is slow."""
+    if dtype not in _UNITS or device not in ("auto", "cpu") or resolve_device(device).type != "cpu":
+        return None
+    if _computes(dtype):
+        return None
+    return (
+        f"dtype: {dtype} takes about {_TIMES[dtype]} times as long as float32 on this processor, "
+        "which has no instructions for it; dtype: auto chooses what is fast"
+    )
+
+
+def _computes(dtype: str) -> bool:
+    capabilities = cpu_capabilities()
+    return any(capabilities.get(unit) for unit in _UNITS[dtype])

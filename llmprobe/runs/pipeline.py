@@ -39,7 +39,7 @@ from llmprobe.ground.errors import NotOnDiskError, UserError
 from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
 from llmprobe.ground.text import listed
-from llmprobe.models.devices import resolve_device
+from llmprobe.models.devices import resolve_device, slow_dtype
 from llmprobe.models.loading import LoadedModel, load_language_model
 from llmprobe.models.source import check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
@@ -119,6 +119,9 @@ class Run:
             include(path)
         # What was included may have registered them, so unknown names are refused here.
         _ = SITES[config.extract.site], PROBE_KINDS[config.probe.kind]
+        for model in config.models:
+            if slow := slow_dtype(model.dtype, model.device):
+                log.warning("%s: %s", model.name, slow)
         without = [position for position in config.positions
                    if config_of_pooling(config.probe, position) is not config.probe]  # fmt: skip
         if without:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from toy import write_config, write_table
 
+from llmprobe.cli.main import main
 from llmprobe.ground.errors import UserError
 from llmprobe.models.devices import resolve_device, resolve_dtype
 
@@ -22,6 +27,33 @@ def test_auto_is_bfloat16_where_the_processor_computes_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert resolve_dtype("auto", CPU) == expected
     assert resolve_dtype("float16", CPU) == torch.float16
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "auto"])
+@pytest.mark.parametrize("command", [["validate"], ["run", "--dry-run"], ["extract"]])
+def test_a_precision_that_the_processor_computes_slowly_is_warned_of(
+    dtype: str,
+    command: list[str],
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("this machine computes elsewhere")
+    config = write_config(
+        tmp_path / "c.yaml",
+        {"id": str(tiny_model("llama")), "dtype": dtype},
+        write_table(tmp_path / "t.csv"),
+    )
+    command = [*command, str(config), "--out", str(tmp_path / "run")]
+    sentence = f"dtype: {dtype} takes about"
+    for capabilities in ({}, {"avx512_bf16": True, "avx512_fp16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capabilities: c)
+        assert main(command) == 0
+        slow = not capabilities and dtype.endswith("16")
+        assert caplog.text.count(sentence) == slow
+        caplog.clear()
 
 
 def test_a_torch_without_the_public_query_is_asked_by_its_older_ones(
