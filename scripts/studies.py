@@ -129,25 +129,36 @@ def draw(run: str, out: Path, images: Path) -> None:
 
     found = read_results(out)
     drawn: dict[str, Any] = {}
-    if run == "concept_depth_as_published":
-        drawn["_published"] = under_published(found, jin2024())
     for name in PICTURES.get(run, ()):
-        drawn |= {f"_{name}{of}": one for of, one in FIGURES[name].drawn(found).items()}
+        kind = FIGURES[name].drawn(found) if name != "published" else {}
+        drawn |= {f"{name}{of}": figure for of, figure in kind.items()}
+    if "published" in PICTURES.get(run, ()):
+        drawn["published"] = under_published(found, jin2024())
     images.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
-        (images / f"study_{run}{name}.png").write_bytes(png(figure))
+        (images / f"study_{run}_{name}.png").write_bytes(png(figure))
 
 
-PICTURES: Mapping[str, Sequence[str]] = {
-    "concept_depth": ("curves",),
-    "truth_used": ("doses",),
-    "truth": ("transfer", "transfer_by_layer", "transfer_across_layers"),
-    "truth_mass_mean": ("transfer",),
-    "difficulty": ("said_used",),
-    "training_steps": ("said_used",),
-    "languages": ("transfer", "transfer_by_layer"),
+PICTURES: Mapping[str, Mapping[str, str]] = {
+    "concept_depth": {"curves": "Accuracy over relative depth, a panel for each dataset."},
+    "concept_depth_as_published": {
+        "published": "Accuracy over relative depth, a panel for each dataset: the runs' models in "
+        "colour, what was published of models of 7 billion parameters in grey."
+    },
+    "truth": {
+        "transfer": "A matrix of AUROCs: fitted on the set of a row, scored on that of a column.",
+        "transfer_by_layer": "AUROC by layer, at home and on the other sets.",
+    },
+    "truth_used": {"doses": "The effect of changed states over layers and doses."},
+    "difficulty": {"said_used": "For each task a strip over the layers: readable and said."},
+    "training_steps": {"said_used": "For each step a strip over the layers: readable and said."},
+    "languages": {
+        "transfer": "A matrix of AUROCs: fitted on the language of a row, scored on that of a "
+        "column.",
+        "transfer_by_layer": "AUROC by layer, in the probe's own language and in the others.",
+    },
 }
-"""Figures of a run that its page shows."""
+"""Figures of a run that its page shows, with what stands in them for who does not see them."""
 
 
 def config_digest(run: str) -> str:
@@ -231,6 +242,13 @@ def _best(results: Path, run: str) -> pd.DataFrame:
         layers[more], left_on=["model", "dataset", "peak_layer"],
         right_on=["model", "dataset", "layer"],
     )  # fmt: skip
+
+
+@table("pictures")
+def pictures(results: Path, run: str) -> str:  # noqa: ARG001
+    """Return the figures of a run."""
+    of_run = PICTURES[run].items()
+    return "\n\n".join(f"![{alt}](../images/study_{run}_{name}.png)" for name, alt in of_run)
 
 
 @table("scores")
