@@ -45,7 +45,7 @@ from llmprobe.results.trace import Trace, read_traces, write_traces
 
 log = logging.getLogger(__name__)
 
-RESULTS_VERSION = 11
+RESULTS_VERSION = 12
 """Raise when the same activations and config would give other numbers."""
 
 KEYS_WITHOUT_EFFECT: Mapping[str, set[str]] = {
