@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,12 +81,20 @@ class Extractor:
     """Extraction from one model, which is located and loaded only when something needs it.
 
     One that is in memory already is in eval mode only while its ``as_it_was`` says so.
+
+    Parameters
+    ----------
+    load
+        Loads a model that is not in memory, in place of ``load_model``.
     """
 
     def __init__(
-        self, model: ModelConfig | ModelInMemory, config: ExtractConfig | None = None
+        self,
+        model: ModelConfig | ModelInMemory,
+        config: ExtractConfig | None = None,
+        load: Callable[[ModelConfig, ModelSource], LoadedModel] | None = None,
     ) -> None:
-        self.config = config or ExtractConfig()
+        self.config, self._load = config or ExtractConfig(), load
         self.model_config = model if isinstance(model, ModelConfig) else model.config
         self._loaded = _Loaded(None if isinstance(model, ModelConfig) else model)
         self._position_wise: dict[int, list[Any]] = {}
@@ -116,8 +124,8 @@ class Extractor:
     def model(self) -> LoadedModel:
         """The model in memory; loads it on first use."""
         if self._loaded.model is None:
-            own = self._loaded.in_memory
-            self._loaded.model = own.load() if own else load_model(self.model_config, self.source)
+            own, load = self._loaded.in_memory, self._load or load_model
+            self._loaded.model = own.load() if own else load(self.model_config, self.source)
         return self._loaded.model
 
     @property

@@ -220,7 +220,9 @@ def run_whole(model: LoadedModel, text: Text, layer: int, states: Tensor) -> Ten
     return read[0].to(model.device)
 
 
-def require_parity(model: LoadedModel, texts: Sequence[Text], states: Tensor) -> float:
+def require_parity(
+    model: LoadedModel, texts: Sequence[Text], states: Tensor, beside: int = 1
+) -> float:
     """Compare texts that are run again with whole ones, at a layer in the middle; return how far.
 
     Parameters
@@ -229,6 +231,8 @@ def require_parity(model: LoadedModel, texts: Sequence[Text], states: Tensor) ->
         A few, of different lengths.
     states
         Other states at the first place of each at layer ``n_blocks // 2``. [texts, d]
+    beside
+        How many times each is run at once: a model that goes by the order of its keys notices.
 
     Raises
     ------
@@ -236,10 +240,10 @@ def require_parity(model: LoadedModel, texts: Sequence[Text], states: Tensor) ->
         They are further from each other than rounding explains.
     """
     layer, runner = model.n_blocks // 2, Rerun(model)
-    again = runner.run(runner.keep(texts), layer, states[:, None])[:, 0].float()
-    whole = torch.cat([run_whole(model, text, layer, state[None])
-                       for text, state in zip(texts, states, strict=True)]).float()  # fmt: skip
-    difference = float(((again - whole).norm(dim=1) / whole.norm(dim=1)).max())
+    again = runner.run(runner.keep(texts), layer, states[:, None].repeat(1, beside, 1)).float()
+    whole = torch.stack([run_whole(model, text, layer, state[None])
+                         for text, state in zip(texts, states, strict=True)]).float()  # fmt: skip
+    difference = float(((again - whole).norm(dim=-1) / whole.norm(dim=-1)).max())
     if not difference <= TOLERANCE[model.dtype]:
         raise UserError(
             f"model {model.name!r}: its last token run by itself on the keys and values of the "

@@ -217,12 +217,14 @@ def tasks_config(probe: ProbeConfig, config: InterveneConfig) -> ProbeConfig:
     return probe.alone(kind="logistic", repeats=1, permutations=config.null // 2)
 
 
-def checked_rerun(model: LoadedModel, texts: Sequence[Text], states: States) -> Rerun:
+def checked_rerun(
+    model: LoadedModel, texts: Sequence[Text], states: States, config: InterveneConfig
+) -> Rerun:
     """Return what runs texts again with other states, tried on a few of them.
 
     Parameters
     ----------
-    texts, states
+    texts, states, config
         As ``intervene`` takes them.
 
     Raises
@@ -233,7 +235,8 @@ def checked_rerun(model: LoadedModel, texts: Sequence[Text], states: States) -> 
     few, middle = [*range(min(3, len(texts)))], model.n_blocks // 2
     if middle in states.layers:
         trial = torch.from_numpy(states.layer(middle)[few][::-1].copy())
-        require_parity(model, [texts[i] for i in few], trial)
+        beside = len(KINDS) * config.null + len(FITTED)
+        require_parity(model, [texts[i] for i in few], trial, beside)
     return Rerun(model)
 
 

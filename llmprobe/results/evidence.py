@@ -87,7 +87,7 @@ def _said(curve: Curve, is_read: bool) -> Answer:
         f"{curve.number('said_accuracy'):.2f}; chance 0.50. What is read at the best layer is "
         f"{gain_text(-gap, -gap_high, -gap_low)}."
     )
-    if share < 0.5:
+    if share < 1:
         sentence += (
             f" After {1 - share:.0%} of the texts that were tried the model would write something "
             "else than an answer."

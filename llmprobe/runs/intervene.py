@@ -120,7 +120,7 @@ def _intervene(
     peak = results.curves[0].layer
     of_texts = states.at(position)
     return intervene(
-        checked_rerun(base, texts, of_texts),
+        checked_rerun(base, texts, of_texts, asked),
         asked_head.label_logits, texts, of_texts, tasks, dataset.units, asked,
         peak=base.n_blocks // 2 if peak is None else peak, next_tokens=asked_head.next_tokens,
         seed=seed,

@@ -40,8 +40,8 @@ from llmprobe.ground.files import write_text
 from llmprobe.ground.launch import launched
 from llmprobe.ground.text import listed
 from llmprobe.models.devices import resolve_device, slow_dtype
-from llmprobe.models.loading import LoadedModel, load_language_model
-from llmprobe.models.source import check, expected_size, is_local
+from llmprobe.models.loading import LoadedModel, load_language_model, load_model
+from llmprobe.models.source import ModelSource, check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.multi_layer import layers_together
 from llmprobe.probing.pooling import Pooling, config_of_pooling
@@ -501,6 +501,19 @@ class Run:
             self._with_head = config, load_language_model(config)
         return self._with_head[1]
 
+    def _asks_head(self, model: ModelConfig) -> bool:
+        """Whether a model is asked what it says, too."""
+        asked = self.config.said or self.config.intervene is not None
+        answers = asked and any(dataset.answers for dataset in self.datasets)
+        return model.weights != "random" and (answers or "perplexity" in self.config.probe.controls)
+
+    def _load_with_head(self, config: ModelConfig, source: ModelSource) -> LoadedModel:
+        """Load the base of a model with its head, so that its weights are in memory once."""
+        try:
+            return self._language_model(config)[1]
+        except UserError:  # It may have no head, which is said where it is asked.
+            return load_model(config, source)
+
     @cached_property
     def _dataset_facts(self) -> list[dict[str, Any]]:
         return [dataset_facts(dataset) for dataset in self.datasets]
@@ -508,7 +521,8 @@ class Run:
     def _source(self, model: ModelConfig | ActivationsConfig) -> Extractor | StatesFromElsewhere:
         """Return where the hidden states of a model come from."""
         if isinstance(model, ModelConfig):
-            return Extractor(model, self.config.extract)
+            load = self._load_with_head if self._asks_head(model) else None
+            return Extractor(model, self.config.extract, load)
         return StatesFromElsewhere(model, self.config.extract)
 
     def _states(

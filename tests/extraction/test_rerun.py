@@ -83,3 +83,12 @@ def test_models_whose_last_token_cannot_run_alone_are_refused(
     model = _load(tiny_model(architecture))
     with pytest.raises(UserError, match=r"cannot be|encoder"):
         require_parity(model, TEXTS, torch.randn(len(TEXTS), model.hidden_size))
+
+
+def test_a_model_that_goes_by_the_order_of_keys_is_refused_where_texts_are_of_one_length(
+    tiny_model: Callable[..., Path],
+) -> None:
+    model = _load(tiny_model("gpt_neo"))
+    states = torch.randn(1, model.hidden_size, generator=torch.manual_seed(0))
+    with pytest.raises(UserError, match="differs by"):
+        require_parity(model, TEXTS[:1], states, beside=20)

@@ -145,7 +145,7 @@ def _intervene(by_hand, labels, texts, **config):
     tasks = build_tasks(labels, None, probe, "texts")
     states = Arrays({i: X.numpy() for i, X in _states(by_hand.model, texts).items()})
     asked_of = _at_last(texts)
-    runner = checked_rerun(by_hand.model, asked_of, states)
+    runner = checked_rerun(by_hand.model, asked_of, states, asked)
     return intervene(runner, _answers(by_hand), asked_of, states, tasks, None, asked, peak=3)
 
 

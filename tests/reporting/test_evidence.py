@@ -410,8 +410,9 @@ def test_what_is_said_is_answered_by_its_interval(
 
 def test_less_is_said_than_is_readable_only_where_the_gap_is_sure() -> None:
     assert answer("said", **said(0.6, 0.7, gap=0.1)).clause.startswith("the model says it from")
-    sentence = answer("said", **said(0.6, 0.7, share=0.25)).sentence
-    assert "After 75% of the texts that were tried" in sentence
+    for share, others in ((0.25, "75%"), (0.875, "12%")):
+        sentence = answer("said", **said(0.6, 0.7, share=share)).sentence
+        assert f"After {others} of the texts that were tried" in sentence
     assert "texts that were tried" not in answer("said", **said(0.6, 0.7)).sentence
 
 

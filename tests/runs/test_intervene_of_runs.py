@@ -86,6 +86,42 @@ def test_states_that_cannot_be_changed_are_refused_in_a_sentence(
     assert says in answer.sentence
 
 
+@pytest.mark.parametrize(
+    ("model", "dataset", "says"),
+    [
+        ({"weights": "random"}, {}, "The weights are random"),
+        ({"architecture": "bert"}, {}, "does not say what comes next"),
+        ({"architecture": "gpt_neo"}, {}, "cannot be"),
+        ({}, {"answers": {"1": ["true"], "0": ["true", "false"]}}, "begin with the same token"),
+    ],
+    ids=str,
+)
+def test_models_and_words_that_cannot_be_asked_are_refused_in_a_sentence(
+    tmp_path: Path, tiny_model: Callable[..., Path], model: dict[str, str],
+    dataset: dict[str, object], says: str,
+) -> None:  # fmt: skip
+    architecture = model.pop("architecture", "llama")
+    folder = tiny_model(architecture, head=architecture != "bert")
+    table = {"path": str(write_table(tmp_path / "toy.csv"))} | QUESTION | dataset
+    config = write_config(
+        tmp_path / "toy.yaml", {"id": str(folder), "dtype": "float32"} | model, table,
+        report={"traces": 0}, intervene={"null": 20},
+    )  # fmt: skip
+    answer = Run(load_config(config), tmp_path / "out").probe(True).evidence[0].questions["used"]
+    assert answer.answer == "does not apply"
+    assert says in answer.sentence
+
+
+def test_states_without_the_last_layer_can_be_changed_and_not_said(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    config = _config(tmp_path, tiny_model("llama", head=True), **QUESTION)
+    asked = ["intervene.null=20", "extract.layers=[0,1]"]
+    results = Run(load_config(config, asked), tmp_path / "out").probe(extract=True)
+    assert set(results.interventions["layer"]) == {0, 1}
+    assert "was not read" in results.evidence[0].questions["said"].sentence
+
+
 def test_states_in_the_middle_are_changed_and_what_is_said_is_of_the_last_token(
     tmp_path: Path, tiny_model: Callable[..., Path]
 ) -> None:

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmprobe
 from llmprobe.config.load import load_config
+from llmprobe.models import loading
 from llmprobe.models.answer_head import AnswerHead
 from llmprobe.reporting.charts.said_used import said_used
 from llmprobe.results.results import Results
@@ -133,6 +134,21 @@ def test_units_are_what_the_interval_counts(
     width = grouped.summary.iloc[0]["said_auroc_high"] - grouped.summary.iloc[0]["said_auroc_low"]
     assert grouped.summary.iloc[0]["said_auroc"] == pytest.approx(alone["said_auroc"])
     assert width > 1.2 * (alone["said_auroc_high"] - alone["said_auroc_low"])
+
+
+def test_the_weights_are_in_memory_once(
+    tmp_path: Path, tiny_model: Callable[..., Path], table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, loaded = tiny_model("llama", head=True), []
+    load = loading._load_module
+
+    def counted(*arguments: Any) -> Any:
+        loaded.append(arguments[-1].__name__)
+        return load(*arguments)
+
+    monkeypatch.setattr(loading, "_load_module", counted)
+    results_of(tmp_path, folder, table, intervene={"null": 20}, probe={"controls": ["perplexity"]})
+    assert loaded == ["AutoModelForCausalLM"]
 
 
 def test_states_that_are_not_the_models_are_noticed(
