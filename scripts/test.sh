@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh dev
 . scripts/browser.sh
+# Only CI's machines are there to have daemons started on them.
+if [ -n "${CI:-}" ]; then . scripts/slurm.sh; fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"

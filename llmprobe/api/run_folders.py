@@ -14,8 +14,9 @@ from llmprobe.ground.errors import UserError
 from llmprobe.reporting.trackers import log_run
 from llmprobe.results.folder import read_results, whole_config
 from llmprobe.results.results import Results
+from llmprobe.runs.cluster import run_of
 from llmprobe.runs.compare import compare as compare_folders
-from llmprobe.runs.pipeline import Run, default_out
+from llmprobe.runs.pipeline import default_out
 from llmprobe.runs.report import report
 
 
@@ -131,7 +132,7 @@ def intervene(
 def _results(config: RunConfig, out: str | Path | None) -> Results:
     """Do a run, draw it, and return what it found."""
     folder = default_out(config) if out is None else Path(out)
-    results = Run(config, folder).probe(extract=True)
+    results = run_of(config, folder).probe(extract=True)
     report(folder)
     log_run(folder, config.report.log_to)
     return results

@@ -94,6 +94,9 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="examples per dataset")
     add_include(parser)
     parser.add_argument(
+        "--engine", metavar="KIND", help="who does the work: local, slurm or dask (docs/cluster.md)"
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="estimate tokens, disk and time; do nothing"
     )
 
@@ -152,15 +155,17 @@ def load_run(
 
     # A wrong config is said before torch is loaded.
     columns = {key: getattr(options, key) for key in ("text", "label", "group")}
+    overrides = [*options.overrides, *([f"engine.kind={options.engine}"] if options.engine else [])]
     config = load_config(
-        options.config, options.overrides, options.limit, options.include, options.models, columns
+        options.config, overrides, options.limit, options.include, options.models, columns
     )
     if section:
         config = asked_to(config, section, **keys)
     with no_search_for_garbage():
-        from llmprobe.runs.pipeline import Run, default_out
+        from llmprobe.runs.cluster import run_of
+        from llmprobe.runs.pipeline import default_out
 
-    run = Run(config, options.out or default_out(config), download and not options.dry_run)
+    run = run_of(config, options.out or default_out(config), download and not options.dry_run)
     if not options.dry_run:
         return run
     for line in run.estimates():

@@ -15,6 +15,6 @@ def validate(options: argparse.Namespace) -> None:
     """Print the resolved config, and log which datasets were not on this disk to be checked."""
     run = load_run(options, download=False)
     if run is not None:
-        print(run.config.to_yaml(), end="")
+        print(run.given.to_yaml(), end="")
         for line in run.missing:
             log.warning("not checked: %s", line)

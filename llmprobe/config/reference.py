@@ -17,6 +17,7 @@ _ALONE = ("models", "activations", "datasets")
 _SHORT_FORMS: Mapping[str, Mapping[str, str]] = {
     "RunConfig": {
         "include": "string",
+        "engine": "string",
         **dict.fromkeys(("transfer", "intervene", "linear"), "boolean"),
     },
     "DatasetConfig": {"perturb": "string"},

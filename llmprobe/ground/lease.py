@@ -31,7 +31,7 @@ TOKENS = "LLMPROBE_LEASES"
 
 
 @contextmanager
-def lease(folder: Path, wait: bool = False) -> Iterator[bool]:
+def lease(folder: Path, wait: bool = False, tidy: bool = True) -> Iterator[bool]:
     """Have a folder alone, without what killed processes left; yield whether one was waited for.
 
     A process that a holder of the lease started works beside it, as do those of one launch beside
@@ -41,6 +41,9 @@ def lease(folder: Path, wait: bool = False) -> Iterator[bool]:
     ----------
     wait
         Whether to wait for another process until it is done.
+    tidy
+        Whether to remove what killed processes left; not where some may still be at work that
+        another holder started.
 
     Raises
     ------
@@ -60,7 +63,8 @@ def lease(folder: Path, wait: bool = False) -> Iterator[bool]:
     try:
         os.environ[TOKENS] = f"{tokens} {lock.token}".strip()
         write_text(path.with_name(SINCE), time.strftime("%Y-%m-%d %H:%M:%S %z"))
-        remove_partials(path.parent)
+        if tidy:
+            remove_partials(path.parent)
         yield waited
     finally:
         os.environ[TOKENS] = tokens

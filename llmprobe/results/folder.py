@@ -114,8 +114,13 @@ def require_writable_folder(out: Path) -> None:
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def claimed(out: Path, tidy: bool = True) -> Iterator[None]:
     """Make a folder, and have it alone while the block lasts.
+
+    Parameters
+    ----------
+    tidy
+        Whether to remove what killed processes left; not where some may still be at work.
 
     Raises
     ------
@@ -123,7 +128,7 @@ def claimed(out: Path) -> Iterator[None]:
         It cannot be made or written, or another process works there.
     """
     require_writable_folder(out)
-    with lease(out):
+    with lease(out, tidy=tidy):
         yield
 
 

@@ -74,7 +74,7 @@ from llmprobe.runs.parts import (
     trace_part,
     with_answers_of,
 )
-from llmprobe.runs.probing_cost import describe_probing
+from llmprobe.runs.probing_cost import describe_probing, part_seconds
 from llmprobe.runs.said import said_beside
 from llmprobe.runs.transfer import check_transfer, masked_datasets, transfer_part
 
@@ -107,6 +107,12 @@ class Run:
             Anything that can be seen to be wrong before a model is loaded.
         """
         self.config, self.out = config, out
+        self.given = config
+        """The config as it was asked for."""
+        self.written = config
+        """The config as it stands in the folder."""
+        self.seconds: dict[tuple[str, str], tuple[float, float]] = {}
+        """What ``estimates`` reckoned for each model and dataset: extraction and probing."""
         self._asked = config
         self._written: Results | None = None
         self._traces: list[Trace] = []
@@ -212,9 +218,12 @@ class Run:
             line = f"{model.name} on {dataset.stem or dataset.name}: {len(dataset):,} texts"
             is_rival = isinstance(extractor, TextEncoder)
             beside = () if is_control or is_rival else self._masked(dataset)
+            extraction = 0.0
             for read in (dataset, *beside):
-                done = extractor.find(read) is not None
-                cost = "already extracted" if done else extractor.estimate(read).line
+                cost = "already extracted"
+                if extractor.find(read) is None:
+                    cost, seconds, _ = extractor.estimate(read)
+                    extraction += seconds
                 name = read.stem or read.name
                 yield f"{model.name} on {name}: {len(read):,} texts, {cost}"
             if "perplexity" in self.config.probe.controls and not (is_control or is_rival):
@@ -222,7 +231,9 @@ class Run:
             if not is_rival:
                 of_file = dataset.stem or dataset.name
                 concepts = [one for one in self.datasets if (one.stem or one.name) == of_file]
-                yield f"{line}, {describe_probing(extractor, concepts, self.config, is_control)}"
+                asked_of = (extractor, concepts, self.config, is_control)
+                yield f"{line}, {describe_probing(*asked_of)}"
+                self.seconds[model.name, of_file] = extraction, part_seconds(*asked_of)[0]
             asked = self.config.intervene
             for position in self.config.positions if asked and model.weights != "random" else ():
                 if asked and not why_not_used(dataset, position):
@@ -245,14 +256,14 @@ class Run:
                 "several processes share `llmprobe extract` only; launch that, then start "
                 "`llmprobe probe` with the same config by itself"
             )
-        with claimed(self.out):
+        with claimed(self.out, tidy=self.config.engine.kind == "local"):
             return self._probe(extract)
 
     def _probe(self, extract: bool) -> Results:
         asked, self._matrix = self._transferred_before()
-        self._asked = self.config
+        self._asked = self.written
         if self._matrix is not None:
-            self._asked = self.config.model_copy(update={"transfer": asked})
+            self._asked = self.written.model_copy(update={"transfer": asked})
         self._intervene = self.config.intervene or self._section_before("intervene")
         if not (self.out / "results.parquet").exists():  # Else it is the config of those.
             with written_together(self.out) as new:
@@ -272,25 +283,10 @@ class Run:
             for states, position, is_control in self._work_at_positions(extract):
                 model, dataset = states.extractor.model_config, states.dataset
                 key = model.id, dataset.name, position
-                config = self.config.probe
                 if is_control:
-                    config = config.alone(repeats=config.n_repeats)
-                results, part, is_new = probe_part(self.out, states, position, config)
-                if is_control:
-                    untrained[key] = results
+                    untrained[key] = self._control_part(states, position)
                     continue
-                control = untrained.get(key)
-                if control is not None:
-                    results = _beside(results, control, dataset, self.config.probe.seed)
-                results = self._beside_said(states, position, results, part)
-                results = self._beside_used(states, position, results, part)
-                if self.config.linear is not None:
-                    results = linearity_beside(
-                        part, states, position, results, self.config.linear, self.config.probe
-                    )
-                if extract and isinstance(states.extractor, Extractor):  # While a model is loaded.
-                    for texts in self._masked(dataset):
-                        states.extractor.extract(texts)
+                results, part, is_new = self._part(states, position, untrained.get(key))
                 parts.append(results)
                 places.append((model, dataset, position))
                 self._trace(states, results, part)
@@ -309,6 +305,32 @@ class Run:
         assert self._written is not None
         return self._written
 
+    def _control_part(self, states: StatesOf, position: str) -> Results:
+        """Probe an untrained control on a dataset at a position."""
+        config = self.config.probe
+        return probe_part(self.out, states, position, config.alone(repeats=config.n_repeats))[0]
+
+    def _part(
+        self, states: StatesOf, position: str, control: Results | None = None
+    ) -> tuple[Results, Part, bool]:
+        """Probe a model on a dataset at a position, and do what is asked beside that.
+
+        -> results, part, and whether it is new
+        """
+        config = self.config.probe
+        results, part, is_new = probe_part(self.out, states, position, config)
+        if control is not None:
+            results = _beside(results, control, states.dataset, config.seed)
+        results = self._beside_said(states, position, results, part)
+        results = self._beside_used(states, position, results, part)
+        if self.config.linear is not None:
+            results = linearity_beside(part, states, position, results, self.config.linear, config)
+        # While a model is loaded.
+        if states.extract and isinstance(states.extractor, Extractor):
+            for texts in self._masked(states.dataset):
+                states.extractor.extract(texts)
+        return results, part, is_new
+
     def transfer(self) -> TransferMatrix:
         """Do what the section ``transfer`` asks for, alone, and write the tables.
 
@@ -323,8 +345,8 @@ class Run:
         """
         config = self.config.transfer
         assert config is not None
-        with claimed(self.out):
-            before = self.config
+        with claimed(self.out, tidy=self.config.engine.kind == "local"):
+            before = self.written
             if (self.out / "results.parquet").exists():
                 before = load_config(whole_config(self.out))
                 self._require_same_states(before)
@@ -380,6 +402,7 @@ class Run:
 
     def _transfer(self, config: TransferConfig, extract: bool) -> TransferMatrix:
         """Return the transfer between the datasets in each model, at each position."""
+        self._before_transfer(config, extract)
         matrices = self._matrices(config, extract)
         if not matrices:
             raise UserError("transfer: scores of tokens that are pooled cannot be transferred; "
@@ -435,7 +458,9 @@ class Run:
         # Labellings that no folds fit are left out, so fewer may come than were asked for.
         asked = np.zeros(len(parts), dtype=int)
         while ((more := more_permutations(of_one_run(parts).summary)) > asked).any():
-            for i in np.flatnonzero(more > asked).tolist():
+            coarse = np.flatnonzero(more > asked).tolist()
+            self._before_sharpening([(*places[i], int(more[i])) for i in coarse], extract)
+            for i in coarse:
                 asked[i] = more[i]
                 model, dataset, position = places[i]
                 states = self._states(self._source(model), dataset, extract)
@@ -443,13 +468,24 @@ class Run:
                     "%s: its p-value is too coarse beside %d other curves; going on to %d "
                     "permutations", states.where(position), len(parts) - 1, more[i],
                 )  # fmt: skip
-                config = self.config.probe.model_copy(update={"permutations": int(more[i])})
-                results = probe_part(self.out, states, position, config)[0]
+                config = self.config.probe
+                results = self._with_permutations(states, position, int(more[i]))
                 control = untrained.get((model.id, dataset.name, position))
                 if control is not None:
                     results = _beside(results, control, dataset, config.seed)
                 parts[i] = with_answers_of(parts[i], results)
         return bool(asked.any())
+
+    def _with_permutations(self, states: StatesOf, position: str, permutations: int) -> Results:
+        """Probe a model on a dataset at a position, with more permutations than are asked for."""
+        config = self.config.probe.model_copy(update={"permutations": permutations})
+        return probe_part(self.out, states, position, config)[0]
+
+    def _before_sharpening(self, coarse: Sequence[tuple[*Place, int]], extract: bool) -> None:
+        """Let others do parts with so many permutations before this process does what is left."""
+
+    def _before_transfer(self, config: TransferConfig, extract: bool) -> None:
+        """Let others transfer in each model before this process does what is left."""
 
     def _write(self, parts: Sequence[Results]) -> None:
         self._written = self._together(parts)

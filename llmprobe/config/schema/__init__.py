@@ -5,6 +5,7 @@ config. ``load.py`` reads files and says what is wrong with them.
 """
 
 from llmprobe.config.schema.datasets import DatasetConfig, HeldOutConfig, PairsConfig, PerturbConfig
+from llmprobe.config.schema.engine import EngineConfig
 from llmprobe.config.schema.extract import ExtractConfig
 from llmprobe.config.schema.models import ActivationsConfig, ModelConfig
 from llmprobe.config.schema.names import (
@@ -23,6 +24,7 @@ __all__ = [
     "TABLE_SUFFIXES",
     "ActivationsConfig",
     "DatasetConfig",
+    "EngineConfig",
     "ExtractConfig",
     "HeldOutConfig",
     "InterveneConfig",

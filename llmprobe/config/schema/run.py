@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from llmprobe.config.schema.datasets import DatasetConfig
+from llmprobe.config.schema.engine import EngineConfig
 from llmprobe.config.schema.extract import ExtractConfig
 from llmprobe.config.schema.models import ActivationsConfig, ModelConfig
 from llmprobe.config.schema.names import file_name, table_suffix
@@ -82,6 +83,8 @@ def expand_short_forms(raw: Any) -> Any:
     for section, settings in PROTOCOLS.get(str(raw.get("protocol")), {}).items():
         if isinstance(asked := raw.get(section, {}), dict):
             raw[section] = {**settings, **asked}
+    if isinstance(raw.get("engine"), str):
+        raw["engine"] = {"kind": raw["engine"]}
     return raw
 
 
@@ -128,6 +131,8 @@ class RunConfig(Section):
     """What the model would say with other states, or ``true``; by default that is not asked."""
     report: ReportConfig = ReportConfig()
     """What is drawn."""
+    engine: EngineConfig = EngineConfig()
+    """Who does the work: a kind alone, or a mapping."""
 
     @field_validator("name")
     @classmethod
@@ -175,13 +180,14 @@ class RunConfig(Section):
         return self
 
     def to_yaml(self) -> str:
-        """Return the resolved config, itself a valid config."""
+        """Return the resolved config, itself a valid config, without an engine that is local."""
+        unused = {"activations" if self.models else "models"}
         return yaml.safe_dump(
             self.model_dump(
                 mode="json",
                 by_alias=True,
                 exclude_none=True,
-                exclude={"activations" if self.models else "models"},
+                exclude=unused | ({"engine"} if self.engine == EngineConfig() else set()),
             ),
             sort_keys=False,
             allow_unicode=True,
