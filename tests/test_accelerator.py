@@ -135,9 +135,9 @@ def test_every_way_has_the_states_of_the_cpu_and_waits_once_a_pass(
 def _words() -> ConceptDataset:
     rng = np.random.default_rng(0)
     texts = [f"{rng.choice(WORDS)} the is {' '.join(rng.choice(WORDS, size=n))}"
-             for n in rng.integers(1, 9, size=12)]  # fmt: skip
+             for n in rng.integers(1, 9, size=8)]  # fmt: skip
     spans = {"word": [(0, len(text.split()[0])) for text in texts]}
-    return ConceptDataset("words", texts, np.arange(12) % 2, spans=spans)
+    return ConceptDataset("words", texts, np.arange(8) % 2, spans=spans)
 
 
 def _engine(folder: Path, device: str, **extract: Any) -> Extractor:
