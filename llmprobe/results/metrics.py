@@ -306,11 +306,7 @@ def auroc(predictions: Predictions) -> np.ndarray:
     by the shares of the classes that these were fitted on too, which lie against the labels.) Folds
     without both classes have no pairs; NaN where no fold has any. Forman & Scholz 2010, section 3.
     """
-    areas = [
-        _auroc(predictions.truth == k, predictions.predicted[:, k], predictions)
-        for k in predictions.ranked_classes
-    ]
-    return _mean(np.stack(areas, axis=-1))
+    return _mean(_areas(predictions))
 
 
 @metric("partial_auroc", "AUROC up to 10 % FPR", target="classes", class_balanced=True, chance=0.5)
@@ -444,22 +440,39 @@ def _mean(by_class: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _auroc(positive: np.ndarray, scores: np.ndarray, predictions: Predictions) -> np.ndarray:
+def _areas(predictions: Predictions) -> np.ndarray:
     """Compute the share of positive-negative pairs of a fold in order, ties for half.
 
-    positive, scores: [n]. -> of each resample [B], NaN where no fold has a pair
+    A negative counts with the weight of the positives above it, of which there are few where the
+    classes are many: so the negatives between two of those are added up first.
+
+    -> of each resample and ranked class [B, classes], NaN where no fold has a pair
     """
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+
     counts, group_of = predictions.resamples.counts, predictions.resamples.group_of
-    in_order, pairs = np.zeros((2, counts.shape[1]))
-    for rows in predictions.folds:
-        positives, negatives = rows[positive[rows]], rows[~positive[rows]]
-        negatives = negatives[scores[negatives].argsort()]
-        places = _places(scores[negatives], scores[positives])
-        for part in chunks(len(pairs), len(scores)):
-            weights = floats(counts[:, part], counts)
-            lost, won = weights[group_of[negatives]], weights[group_of[positives]]
-            pairs[part] += won.sum(axis=0, dtype=float) * lost.sum(axis=0, dtype=float)
-            in_order[part] += np.einsum("pb,pb->b", won, _weight_below(lost, *places))
+    in_order, pairs = np.zeros((2, counts.shape[1], len(predictions.ranked_classes)))
+    rankings: list[tuple[int, np.ndarray, csr_matrix]] = []
+    for i, label in enumerate(predictions.ranked_classes):
+        for rows in predictions.folds:
+            is_positive, sureness = (
+                predictions.truth[rows] == label,
+                -predictions.predicted[:, label],
+            )
+            positives, negatives = rows[is_positive], rows[~is_positive]
+            positives = positives[sureness[positives].argsort()]
+            above = np.concatenate(_places(sureness[positives], sureness[negatives]))
+            halves = np.full(len(above), 0.5, np.float32), (above, np.tile(group_of[negatives], 2))
+            lost = csr_matrix(halves, shape=(len(positives) + 1, len(counts)))
+            rankings.append((i, group_of[positives], lost))
+    for part in chunks(len(pairs), len(counts)):
+        weights = floats(counts[:, part], counts)
+        for i, positives, negatives in rankings:
+            lost = negatives @ weights
+            won = np.zeros(lost.shape, weights.dtype)
+            np.cumsum(weights[positives], axis=0, out=won[1:])
+            in_order[part, i] += np.einsum("pb,pb->b", won, lost)
+            pairs[part, i] += won[-1].astype(float) * lost.sum(axis=0, dtype=float)
     with np.errstate(invalid="ignore"):
         areas: np.ndarray = in_order / pairs
     return areas
