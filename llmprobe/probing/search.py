@@ -16,7 +16,7 @@ from llmprobe.probing.losses import Loss
 PENALTIES = (1e5, 1e4, 1e3, 1e2, 1e1, 1e0, 1e-1, 1e-2)
 """The grid of ``l2: auto``, strong to weak (scikit-learn's C = 1/l2)."""
 
-SEARCH_TOLERANCE = 1e-4
+SEARCH_TOLERANCE = 3e-4
 """Tolerance of fits that only tell penalties apart."""
 
 CLEAR_STANDARD_ERRORS = 2.0
