@@ -111,6 +111,8 @@ class Dask:
     def __init__(self, config: EngineConfig) -> None:
         distributed = _needed("distributed", "dask")
         self.address = config.scheduler
+        # What it says of a lost connection, with a traceback, is said here in a sentence.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             self._client = distributed.Client(self.address, timeout=10, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
