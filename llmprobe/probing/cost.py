@@ -25,12 +25,12 @@ NOMINAL_SPEED = 0.12e12
 """Operations a second of one core in products of float32, at which the seconds below hold."""
 LAYER = 0.05
 """Seconds of a layer that depend on nothing else: scores, intervals, the probe that is kept."""
-COLUMN = 0.65e-3
+COLUMN = 0.48e-3
 """Seconds of a column that do not depend on its size, in the solver's steps."""
-OPERATIONS = 148.0
-"""Operations for each row and dimension of a column: about 37 steps of the solver down the path of
+OPERATIONS = 110.0
+"""Operations for each row and dimension of a column: about 27 steps of the solver down the path of
 penalties, of two products each."""
-SHARED = 300.0
+SHARED = 400.0
 """Columns whose cost equals what all of a layer share: its scaling, components and scores."""
 PORTIONS = 10
 """Portions of an online code that a probe encodes."""
