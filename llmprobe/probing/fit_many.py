@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmprobe.models.devices import to_device
 from llmprobe.probing.losses import Logistic, Loss, Softmax
 
 TOLERANCE = 2e-5
@@ -350,8 +351,8 @@ class Problems:
             raise ValueError(f"l2 must be above 0: one number, or one for each of {K}")
         device, dtype = self.targets.device, self.targets.dtype
         least = least / self.design.common_unit**2
-        penalty = (penalty / self.design.common_unit**2).to(device, dtype)
-        bound = torch.as_tensor(tolerance, dtype=dtype, device=device).expand(K)
+        penalty = to_device((penalty / self.design.common_unit**2).to(dtype), device)
+        bound = to_device(torch.as_tensor(tolerance, dtype=dtype), device).expand(K)
         width = max(CHUNK_BYTES // (4 * _ARRAYS * C * (n + d)), 1)
         parts = []
         with _flushed_denormals():
@@ -509,9 +510,11 @@ class _Descent:
         if _may_be(far):
             some = far.flatten().nonzero()[:, 0] if far.device.type == "cpu" else slice(None)
             change = change[some]
-            step[some] = self.step_length(
+            length = self.step_length(
                 some, slope[some], step[some], slope_there[some], there, change, d_v[some]
             )
+            # Near the least a value tells less than its rounding: there a step is taken as it is.
+            step[some] = torch.where(far[some], length, step[some])
             logits[some] = torch.addcmul(self.logits[some], step[some], change)
             there.put(some, self.slopes(logits[some], some))
         self.v.addcmul_(step, d_v)
@@ -578,7 +581,9 @@ class _Descent:
                 error = at.residual.abs().sum(dim=(1, 2))
                 finished = largest <= tolerance * torch.maximum(error, CERTAIN * self.total)
                 is_done = finished.cpu()
-                out, keep = (mask.nonzero()[:, 0].to(device) for mask in (is_done | last, ~is_done))
+                out, keep = (
+                    to_device(mask.nonzero()[:, 0], device) for mask in (is_done | last, ~is_done)
+                )
                 if len(out):
                     v[place[out]], b[place[out]] = self.v[out], self.b[out]
                     logits[place[out]], pull[place[out]] = self.logits[out], self.pull[out]

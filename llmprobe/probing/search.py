@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmprobe.models.devices import to_device
 from llmprobe.probing.fit_many import CHUNK_BYTES, Design, Solution
 from llmprobe.probing.kinds import ProbeKind
 from llmprobe.probing.losses import Loss
@@ -180,13 +181,13 @@ class PenaltyPath:
 
     def on_device(self, numbers: np.ndarray) -> Tensor:
         """Return numbers where the design is; an accelerator need not be waited for."""
-        return torch.as_tensor(numbers).to(self.device)
+        return to_device(numbers, self.device)
 
     @staticmethod
     def by_row(values: Sequence[np.ndarray | None], default: float, X: Tensor) -> Tensor:
         """Return a number for each row of each of T tasks, ``default`` for None. -> [T, n]"""
         rows = [np.full(len(X), default) if row is None else row for row in values]
-        return torch.as_tensor(np.stack(rows)).to(X.device, X.dtype)
+        return to_device(torch.as_tensor(np.stack(rows)).to(X.dtype), X.device)
 
     def step(self, penalty: float) -> None:
         """Solve the active tasks at the next penalty; leave those whose loss has turned."""
