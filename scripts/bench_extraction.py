@@ -1,7 +1,8 @@
 """Measure llmprobe's extraction beside the ways in which one would do it by hand.
 
     python scripts/bench_extraction.py --data FOLDER --out table.md     # the three corpora
-    python scripts/bench_extraction.py --scaling                        # 1,000 to 20,000 texts
+    python scripts/bench_extraction.py --scaling                        # 1,000 to 50,000 texts
+    python scripts/bench_extraction.py --layers                         # one layer, two, all
     python scripts/bench_extraction.py --gpu                            # a model shaped like 7B
 
 The data folder (or ``$LLMPROBE_DATA``) holds ``jin2024/cities.csv`` and
@@ -17,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -32,6 +35,7 @@ import torch
 from bench_common import (
     CORPORA,
     PACKAGED,
+    WORDS,
     corpus,
     dataset,
     head,
@@ -66,6 +70,8 @@ ONE_BY_ONE, BATCHES, SHARED_CACHE, ENGINE = "one at a time", "batches", "shared 
 SAMPLE = {ONE_BY_ONE: 48}
 """Texts that a slow way is measured on, evenly spaced by length."""
 WARM_UP = 64
+LONG = 8000
+"""Tokens of a long text."""
 LEAST_PREAMBLE = 4
 """Tokens that all texts must begin with for a cache of them to be tried."""
 
@@ -342,9 +348,9 @@ def difference(states: Outcome, expected: Outcome, layers: int) -> float:
 
 
 def scaling(model: Model, options: argparse.Namespace) -> str:
-    """The engine's cost per text from 1,000 to 20,000 texts."""
-    most = options.limit or 20_000
-    sizes = [n for n in (1000, 5000, 20_000) if n <= most] or [most]
+    """The engine's cost per text from 1,000 to 50,000 texts, and that of one long one."""
+    most = options.limit or 50_000
+    sizes = [n for n in (1000, 5000, 20_000, 50_000) if n <= most] or [most]
     way = Way(ENGINE, [d for d in model.dtypes if d in options.dtype][-1])
     texts = {n: made_up_cities(n) for n in sizes}
     way(model, texts[sizes[0]][:WARM_UP])
@@ -359,6 +365,42 @@ def scaling(model: Model, options: argparse.Namespace) -> str:
                spread([1e3 * t / n for t in took[n]]), spread(ratio),
                peak_memory(options, way, texts[n], n)]  # fmt: skip
         lines.append(f"| {' | '.join(row)} |")
+    # Words are tokens, but for the stops; SmolLM2's window ends at 8,192.
+    long = [" ".join(random.Random(i).choices(WORDS, k=LONG)) for i in range(2)]
+    took, _ = turns({LONG: partial(way, model, long)}, options.rounds, "long")
+    lines += ["", f"Two texts of {LONG:,} tokens: {spread(took[LONG])} s, and at most "
+                  f"{peak_memory(options, way, long, 2)}."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def few_layers(model: Model, options: argparse.Namespace) -> str:
+    """The engine's cost of some layers beside that of all."""
+    _, texts = corpus("cities", options.data, options.limit)
+    dtype = [d for d in model.dtypes if d in options.dtype][-1]
+    blocks = len(extractor(model, dtype).model.blocks)
+    some = [(8, 12), (blocks // 2,), (1,), (0,)]
+    wanted = [tuple(range(blocks + 1)), *(layers for layers in some if layers[-1] <= blocks)]
+    engines = {layers: copy(extractor(model, dtype)) for layers in wanted}
+    for layers, engine in engines.items():
+        engine.config = engine.config.model_copy(update={"layers": layers})
+
+    def extract(engine: Extractor) -> None:
+        engine.extract(dataset(texts), cache=False, progress=False)
+
+    extract(engines[wanted[0]])
+    jobs = {layers: partial(extract, engine) for layers, engine in engines.items()}
+    took, _ = turns(jobs, options.rounds, "layers")
+    lines = [
+        f"### Some layers of {len(texts):,} texts, {dtype}\n",
+        "| layers | of all blocks | ms per text | ÷ all layers |",
+        "|---|--:|--:|--:|",
+    ]
+    for layers, times in took.items():
+        ratio = [a / b for a, b in zip(times, took[wanted[0]], strict=True)]
+        called = "all" if layers == wanted[0] else ", ".join(map(str, layers))
+        row = [called, f"{layers[-1] / blocks:.0%}",
+               spread([1e3 * t / len(texts) for t in times]), spread(ratio)]  # fmt: skip
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -367,7 +409,8 @@ def main() -> None:
     parser = parser_of(__doc__)
     add = parser.add_argument
     add("--corpus", nargs="+", choices=CORPORA, help="default: all three")
-    add("--scaling", action="store_true", help="cost per text from 1,000 to 20,000 texts")
+    add("--scaling", action="store_true", help="cost per text from 1,000 to 50,000, and one long")
+    add("--layers", action="store_true", help="cost of one layer, and of two, beside all")
     add("--gpu", action="store_true", help="a random model shaped like Llama 7B, on CUDA")
     add("--tiny", action="store_true", help="with --gpu: a tiny model on the CPU instead")
     add("--tokenizer", type=Path, metavar="DIR", help="for --gpu without the packaged model")
@@ -386,7 +429,9 @@ def main() -> None:
         print(peak_bytes(partial(way, model, texts), model.device == "cuda"))
         return
     head(model.title, options.out)
-    for which in options.corpus or ([] if options.scaling else CORPORA):
+    if options.layers:
+        report(few_layers(model, options), options.out)
+    for which in options.corpus or ([] if options.scaling or options.layers else CORPORA):
         report(compare(model, which, options), options.out)
     if options.scaling:
         report(scaling(model, options), options.out)

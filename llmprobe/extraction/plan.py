@@ -25,7 +25,7 @@ PREFIX_TREE, PADDED, MASKED, ONE_LENGTH = (
     "prefix tree", "padded batches", "padded batches with a mask", "one length a batch",
 )  # fmt: skip
 
-SHARD_BYTES = 64 * 2**20
+SHARD_BYTES = 32 * 2**20
 """A few shards are in memory at a time."""
 LEAST_SHARDS, LEAST_ROWS = 4, 256
 """A small extraction too has some shards, so that processes can share it and a crash costs little;
@@ -68,7 +68,7 @@ CPU = Machine(
     block=2e-4,
     batch_tokens=1024,
     slice_tokens=1024,
-    blocks=(32, 64, 128, 256, 512, 1024),
+    blocks=(64, 128, 256, 512, 1024),
     strand_tokens=(512, 8192),
     shard_seconds=60,
 )
