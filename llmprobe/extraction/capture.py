@@ -7,7 +7,7 @@ does with ``output_hidden_states=True`` (which also returns the last layer after
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -67,8 +67,9 @@ class Capture:
     layers: list[int]
     """Numbers of the layers that are read, in rising order."""
 
-    position_wise: Sequence[nn.Module] = ()
-    """Parts of the last block, which are not run at tokens that are not read."""
+    position_wise: list[nn.Module]
+    """Parts of the last block, which are not run at tokens that are not read; who finds them wrong
+    empties the list."""
 
     def __init__(self, model: LoadedModel, site: str, layers: Iterable[int] | None = None) -> None:
         """Prepare to read some layers of the site, by default every one.
@@ -85,11 +86,18 @@ class Capture:
             )
         self._slot = {layer: slot for slot, layer in enumerate(self.layers)}
         self._width = model.hidden_size
+        self.position_wise = []
         self._reading = threading.local()
         self._handles: list[Any] = []
 
     def __enter__(self) -> Capture:
+        site = self.model.site(self.site.name) if self.layers[-1] else []
         for module in self.position_wise:
+            # What is read inside of it, or enters it, has to be that of all tokens.
+            own = site[self.layers[-1] - 1]
+            inside = any(own is part for part in module.modules())
+            if inside and (own is not module or self.site.reads == "input"):
+                continue
             self._handles += at_some_tokens(module, self._chosen)
         for layer in self.layers:
             read = partial(self._read, layer)
@@ -123,7 +131,7 @@ class Capture:
 
     def _chosen(self) -> Chosen | None:
         current = getattr(self._reading, "current", None)
-        if current is None or current[3] is None:
+        if current is None or current[3] is None or not self.position_wise:
             return None
         return current[3], current[2]
 

@@ -44,7 +44,7 @@ class PaddedBatches:
 
         return Pending.of(list(self.budget.run_in_parts([texts], self._forward, size, describe)))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in_float32 cannot take a view of a weight in inference mode.
     def _forward(self, batch: Sequence[Text]) -> Tensor:
         """Return the states of one batch, [layers, rows, d], where the model takes its input."""
         model = self.capture.model

@@ -139,8 +139,17 @@ class Sample:
         if states is not None:
             own = self.states[self.chosen.index(middle)]
             rounding = relative_difference(own, states)
-        # NaN where states are not finite, of which their own error will tell.
-        self.allowed = max(SLACK * rounding, torch.finfo(capture.model.dtype).eps)
+        usual = ROUNDING[capture.model.dtype]
+        # One text may round little by chance, and a wrong way must not pass in a model that rounds
+        # without bounds. NaN, in this order, where states are not finite: their own error tells.
+        self.allowed = min(max(SLACK * rounding, usual), 10 * usual)
+        if capture.position_wise:
+            # One layer of many, which the quartile over layers would not see.
+            text, whole = wanted[self.longest], self.states[self.chosen.index(self.longest)]
+            states = PaddedBatches(capture, Budget(1), masked=False)([text]).result().float()
+            if relative_difference(states[-1:], whole[-1:]) > SLACK * usual:
+                log.warning("%s: its last block is run at every token", capture.model.name)
+                capture.position_wise.clear()
 
     def difference(self, plan: ExtractionPlan) -> float:
         """Return how far the sample's states by a plan are from those of its texts alone."""

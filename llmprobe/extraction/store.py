@@ -120,14 +120,15 @@ class Store:
         Beside them, no more than a shard is in memory.
         """
         row_of = np.asarray(manifest["row_of"])
-        order, first, states = row_of.argsort(kind="stable"), 0, np.empty((0, 0), np.float32)
+        order = row_of.argsort(kind="stable")
+        ordered, first, states = row_of[order], 0, np.empty((0, 0), np.float32)
         for shard in manifest["shards"]:
             with safe_open(self.folder / shard["file"], framework="pt") as opened:
                 rows = opened.get_tensor(str(index))
             if not states.size:
                 states = np.empty((len(row_of), rows.shape[1]), np.float32)
-            of_shard = slice(*np.searchsorted(row_of[order], [first, first + len(rows)]))
-            states[order[of_shard]] = rows[row_of[order[of_shard]] - first].float()
+            of_shard = slice(*np.searchsorted(ordered, [first, first + len(rows)]))
+            states[order[of_shard]] = rows[ordered[of_shard] - first].float()
             first += len(rows)
         return states
 

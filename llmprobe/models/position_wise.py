@@ -16,6 +16,9 @@ _TOLERANCE = 1e-5
 """Relative difference in float32 that another size of a product explains."""
 
 
+_REFUSALS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError)
+"""What code of a model may raise at a batch of another shape."""
+
 Chosen = tuple[Tensor, tuple[int, int]]
 """Indices of tokens among all of a batch, and the shape of that batch: texts and tokens."""
 
@@ -58,14 +61,16 @@ def at_some_tokens(module: nn.Module, choose: Callable[[], Chosen | None]) -> li
     ]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in_float32 cannot take a view of a weight in inference mode.
 def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
     """Return the largest parts of block ``layer`` that may run at the tokens that are read alone.
 
     They are found by running the block, in float32: without such a part at the other tokens its
     output at the last token stays the same. All that comes after the attention is such a part, and
-    the queries; keys and values are not. None are found of weights that are quantised.
+    the queries; keys and values are not. None of weights that are quantised.
     """
+    if model.quantised:
+        return []
     block = model.blocks[layer - 1]
     example = example_input(model.module, model.device)
     called: list[tuple[Any, Any]] = []
@@ -87,7 +92,7 @@ def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
     def is_same(parts: Sequence[nn.Module]) -> bool:
         try:
             difference = output(parts) - expected
-        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError):
+        except _REFUSALS:
             return False  # Its input is not one state for each token.
         return float(difference.norm()) <= _TOLERANCE * float(expected.norm())
 
@@ -103,7 +108,7 @@ def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
 
     try:
         expected = output([])
-    except (TypeError, ValueError, RuntimeError):
+    except _REFUSALS:
         return []
     found = list(parts_of(block))
     return found if is_same(found) else []

@@ -28,7 +28,7 @@ from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.padded import PaddedBatches
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE, ExtractionPlan
-from llmprobe.extraction.runner import make_runner
+from llmprobe.extraction.runner import Sample, make_runner
 from llmprobe.extraction.tokens import Text, TokenisedTexts
 from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import block_input
@@ -310,6 +310,21 @@ def test_the_last_block_need_not_run_at_tokens_that_are_not_read(
             assert_same(states[:, 0], expected[position][:, -3:-1])
         # What stands after the site is not run at all.
         assert sizes[1] < min(sizes[0], sizes[2]) or sizes == [0, 0, 0]
+
+
+def test_a_part_that_other_tokens_look_at_is_run_at_all_of_them(
+    loaded: Callable[..., LoadedModel],
+) -> None:
+    model = loaded("llama")
+    one = Extractor(ModelConfig(id="unused"), ExtractConfig(layers=(1, 2)))
+    data = dataset(CORPORA["one instruction"])
+    texts = one.tokens(data, model.tokenizer, model.module)
+    for part, stays in ((model.blocks[1].self_attn.k_proj, False), (model.blocks[1].mlp, True)):
+        capture = Capture(model, "residual", (1, 2))
+        capture.position_wise = [part]
+        with capture:
+            Sample(texts, capture)
+        assert bool(capture.position_wise) == stays
 
 
 def test_a_whole_extraction_leaves_out_what_nobody_reads(
