@@ -156,6 +156,8 @@ def load_run(
     # A wrong config is said before torch is loaded.
     columns = {key: getattr(options, key) for key in ("text", "label", "group")}
     overrides = [*options.overrides, *([f"engine.kind={options.engine}"] if options.engine else [])]
+    if options.engine and options.engine != "slurm":
+        overrides.insert(0, "engine.options={}")  # Those of the file are of sbatch.
     config = load_config(
         options.config, overrides, options.limit, options.include, options.models, columns
     )

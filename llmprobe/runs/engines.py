@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import importlib
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,6 +57,8 @@ def do_all(engine: Engine, tasks: Sequence[Task], config: EngineConfig) -> None:
     ------
     Exception
         The error of the first task that has one, when all others are done.
+    UserError
+        The engine takes no task, and does none.
     """
     left, running = [*tasks][::-1], dict[Future[Outcome], Task]()
     tries = Counter[str]()
@@ -65,7 +68,14 @@ def do_all(engine: Engine, tasks: Sequence[Task], config: EngineConfig) -> None:
             while left or running:
                 while left and len(running) < config.workers:
                     task = left.pop()
-                    running[engine.submit(task)] = task
+                    try:
+                        running[engine.submit(task)] = task
+                    except UserError as error:
+                        if not running:
+                            raise
+                        log.warning("%s; it is asked again when another task is done", error)
+                        left.append(task)
+                        break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task = running.pop(future)
                     tries[task.name] += 1
@@ -88,7 +98,8 @@ def do_all(engine: Engine, tasks: Sequence[Task], config: EngineConfig) -> None:
                     progress.advance(1)
         finally:
             for future in running:
-                future.cancel()
+                with suppress(Exception):  # The others are to be cancelled too.
+                    future.cancel()
     if errors:
         first, *others = (errors[task.name] for task in tasks if task.name in errors)
         for other in others:
@@ -172,9 +183,9 @@ class Slurm:
 
     POLL = 2.0
     """Seconds between two looks at the queue."""
-    PATIENCE = 3
-    """Looks after which a job that is not in the queue has left no result: file systems of clusters
-    show what others wrote with a delay."""
+    PATIENCE = 45
+    """Looks after which a job that is not in the queue has left no result: NFS shows what others
+    wrote up to a minute late."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._submitit, self._config = _needed("submitit", "slurm"), config
@@ -194,7 +205,6 @@ class Slurm:
         """Submit a task as a job, or go on waiting for the one that is in the queue."""
         job = self._in_queue(task.folder)
         if job is None:
-            shutil.rmtree(task.folder, ignore_errors=True)
             job = self._sbatch(task)
             write_text(task.folder / "job", job.job_id)
         future: Future[Outcome] = _Cancelling(job)
@@ -202,12 +212,13 @@ class Slurm:
         return future
 
     def _in_queue(self, folder: Path) -> Any:
-        """Return the job of a task that another process submitted, if it is in the queue."""
+        """Return the job of a task that was submitted before, unless it is not in the queue."""
         try:
             number = (folder / "job").read_text()
         except OSError:
             return None
-        if number not in (_queue() or ()):
+        queued = _queue()
+        if queued is not None and number not in queued:
             return None
         return self._submitit.SlurmJob(folder=folder, job_id=number, tasks=[0])
 
@@ -231,23 +242,34 @@ class Slurm:
         while not self._over.wait(self.POLL):
             queued = _queue()
             for future, job in [*self._jobs.items()]:
-                if future.done():
-                    del self._jobs[future]
-                elif job.paths.result_pickle.exists():
-                    self._end(future, job)
-                elif queued is not None and job.job_id not in queued:
-                    self._missing[job.job_id] += 1
-                    if self._missing[job.job_id] >= self.PATIENCE:
-                        message = f"job {job.job_id} ended without a result ({job.paths.stdout})"
-                        future.set_exception(WorkerEndedError(message))
+                try:
+                    self._look(future, job, queued)
+                except Exception as error:
+                    # Such as a stale handle of a file system.
+                    log.warning("engine: slurm: job %s: %s; looking again", job.job_id,
+                                first_line(error))  # fmt: skip
 
-    def _end(self, future: Future[Outcome], job: Any) -> None:
-        try:
-            future.set_result(job.result())
+    def _look(self, future: Future[Outcome], job: Any, queued: set[str] | None) -> None:
+        if future.done():
+            del self._jobs[future]
+        elif job.paths.result_pickle.exists():
+            try:
+                outcome = job.result()
+            except Exception as error:  # It did not come as far as the task.
+                self._give_up(future, job, f"failed: {first_line(error)}")
+                return
+            future.set_result(outcome)
             shutil.rmtree(job.paths.folder, ignore_errors=True)
-        except Exception as error:
-            if not future.done():
-                future.set_exception(error)
+        elif queued is not None and job.job_id not in queued:
+            self._missing[job.job_id] += 1
+            if self._missing[job.job_id] >= self.PATIENCE:
+                self._give_up(future, job, "ended without a result")
+
+    def _give_up(self, future: Future[Outcome], job: Any, how: str) -> None:
+        # It may be in the queue still, and is not to be found there again.
+        (job.paths.folder / "job").unlink(missing_ok=True)
+        message = f"job {job.job_id} {how} ({job.paths.stdout})"
+        future.set_exception(WorkerEndedError(message))
 
     def close(self) -> None:
         """Look no more after jobs."""
@@ -264,9 +286,11 @@ def _in_job(task: Task) -> Outcome:
 
 def _queue() -> set[str] | None:
     """Return the numbers of the user's jobs that wait or run; None where SLURM does not say."""
-    command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format", "%i"]
+    # By number, since a user may have no name here; with the partitions that are hidden.
+    user = str(os.getuid())
+    command = ["squeue", "--noheader", "--all", "--user", user, "--format", "%i"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return set(answer.stdout.split())

@@ -19,6 +19,7 @@ from llmprobe.config.load import load_config
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import (
     ActivationsConfig,
+    EngineConfig,
     ModelConfig,
     RunConfig,
     TransferConfig,
@@ -109,7 +110,7 @@ class Run:
         self.config, self.out = config, out
         self.given = config
         """The config as it was asked for."""
-        self.written = config
+        self.written = config.model_copy(update={"engine": EngineConfig()})
         """The config as it stands in the folder."""
         self.seconds: dict[tuple[str, str], tuple[float, float]] = {}
         """What ``estimates`` reckoned for each model and dataset: extraction and probing."""
@@ -222,7 +223,7 @@ class Run:
             for read in (dataset, *beside):
                 cost = "already extracted"
                 if extractor.find(read) is None:
-                    cost, seconds, _ = extractor.estimate(read)
+                    cost, seconds, *_ = extractor.estimate(read)
                     extraction += seconds
                 name = read.stem or read.name
                 yield f"{model.name} on {name}: {len(read):,} texts, {cost}"
@@ -660,7 +661,12 @@ def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
     try:
         if not dataset.stem:  # What is found of concepts has been said of all of them together.
             log_findings(dataset, refuse=True)
-        probe = config.probe.alone(repeats=config.probe.n_repeats, calibrate=config.probe.calibrate)
+        several = any(config_of_pooling(config.probe, position).multi_layer
+                      for position in config.positions)  # fmt: skip
+        probe = config.probe.alone(
+            repeats=config.probe.n_repeats, calibrate=config.probe.calibrate,
+            multi_layer=config.probe.multi_layer if several else None,
+        )  # fmt: skip
         build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
     except UserError as error:
         if n is None or dataset.groups is None:

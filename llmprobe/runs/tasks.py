@@ -199,8 +199,10 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _threads(cores: int | None) -> Iterator[None]:
-    """Have so many threads; of SLURM as many as it gives, whatever else the machine has."""
-    cores = cores or int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
+    """Have so many threads; as a job as many as SLURM gives, whatever else the machine has."""
+    # Workers of Dask in an allocation share what that gives.
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        cores = cores or int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
     if not cores:
         yield
         return

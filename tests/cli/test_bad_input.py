@@ -100,6 +100,17 @@ def test_data_that_cannot_be_probed_is_named_before_any_model_is_touched(
     assert not (tmp_path / "run").exists()
 
 
+def test_data_too_small_for_a_probe_of_several_layers_is_named_before_any_model_is_touched(
+    tmp_path: Path, fails
+) -> None:
+    content = rows(TEXTS, [0] * 14 + [1] * 6, list("aaaabbbbcccddd" + "eeefff"))
+    (tmp_path / "my.csv").write_text(content)
+    dataset = {"path": "my.csv", "group": "group"}
+    probe = {"l2": 1.0, "multi_layer": "auto"}
+    config = write_config(tmp_path / "c.yaml", "./no-such-model", dataset, probe=probe)
+    fails("run", config, "leave out multi_layer", "my")
+
+
 def test_a_syntax_error_in_json_names_its_line(tmp_path: Path, fails) -> None:
     lines = ['{"text": "a", "label": 0}', '{"text": "b", "label": 1}', '{"text": "c", label: 1}']
     (tmp_path / "my.jsonl").write_text("\n".join(lines))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from same_bytes import changed_at, recorded
 from toy import QUICK, write_config, write_table
@@ -24,9 +28,11 @@ from llmprobe import UserError
 from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
 from llmprobe.config.probe_kinds import PROBE_KINDS
-from llmprobe.config.schema import RunConfig
-from llmprobe.runs import cluster
+from llmprobe.config.schema import EngineConfig, RunConfig
+from llmprobe.runs import cluster, engines
 from llmprobe.runs.cluster import run_of
+from llmprobe.runs.engines import Slurm, WorkerEndedError, do_all
+from llmprobe.runs.tasks import Outcome, Task, _threads
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,6 +182,7 @@ def test_what_is_wrong_with_an_engine_is_said_in_a_sentence(
          "no Dask scheduler answers at tcp://127.0.0.1:9"),
         (["--set", "engine={kind: dask, scheduler: nonsense://x}"], "no Dask scheduler answers"),
         (["--set", "engine.options={mem: 4G}"], "options are those of sbatch"),
+        (["--set", "engine={kind: slurm, options: {time: 4:00:00}}"], "options.time: quote it"),
     ):  # fmt: skip
         assert main(["run", config, "--out", str(toy.folder / "run"), *wrong]) == 2
         printed = capsys.readouterr().err
@@ -205,3 +212,150 @@ def test_an_engine_names_no_result(toy: Toy) -> None:
     assert RunConfig.model_validate(
         yaml.safe_load(run.given.to_yaml()), context={"include": True}
     ).engine == config.engine  # fmt: skip
+    for local in ("{workers: 8}", "{cores: 2, retries: 0}"):
+        config = load_config(toy.config(toy.first), [f"engine={local}"])
+        assert "engine" not in yaml.safe_load(run_of(config, toy.folder / "run").written.to_yaml())
+
+
+def test_another_engine_than_that_of_the_file_leaves_its_options_behind(toy: Toy) -> None:
+    config = str(toy.config(toy.first, engine={"kind": "slurm", "options": {"mem": "4G"}}))
+    for engine in ("slurm", "local"):
+        assert main(["run", config, "--engine", engine, "--dry-run"]) == 0
+
+
+def test_a_job_has_the_threads_that_slurm_gives_and_a_worker_of_dask_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", str(before + 1))
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    with _threads(None):
+        assert torch.get_num_threads() == before
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    with _threads(None):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+class Queue:
+    """A SLURM without daemons: what is in its queue, and the jobs that ``sbatch`` was asked for."""
+
+    engine: Slurm
+
+    def __init__(self, out: Path) -> None:
+        self.queued: set[str] | None = set()
+        self.jobs: list[Any] = []
+        self.task = Task("parts", "", str(out), "a task")
+
+    def sbatch(self, task: Task) -> Any:
+        from submitit import SlurmJob
+
+        number = str(len(self.jobs) + 1)
+        self.jobs.append(SlurmJob(folder=task.folder, job_id=number, tasks=[0]))
+        if self.queued is not None:
+            self.queued.add(number)
+        return self.jobs[-1]
+
+    def leave(self, *result: Any) -> None:
+        """Leave a result of the last job, as submitit does."""
+        path = self.jobs[-1].paths.result_pickle
+        (path.parent / "partial").write_bytes(pickle.dumps(result))
+        (path.parent / "partial").rename(path)
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+    pytest.importorskip("submitit", reason="pip install 'llmprobe[slurm]'")
+    queue = Queue(tmp_path)
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr(engines, "_queue", lambda: queue.queued)
+    monkeypatch.setattr(Slurm, "_sbatch", lambda _, task: queue.sbatch(task))
+    monkeypatch.setattr(Slurm, "POLL", 0.01)
+    queue.engine = Slurm(EngineConfig(kind="slurm"))
+    yield queue
+    queue.engine.close()
+
+
+def test_a_file_that_cannot_be_looked_at_is_looked_at_again(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exists, failures = Path.exists, [OSError(errno.ESTALE, "Stale file handle")] * 2
+
+    def stale(path: Path, **options: Any) -> bool:
+        if path.name.endswith("_result.pkl") and failures:
+            raise failures.pop()
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", stale)
+    future = queue.engine.submit(queue.task)
+    queue.leave("success", Outcome(None))
+    assert future.result(60) == Outcome(None)
+    assert "Stale file handle; looking again" in caplog.text
+
+
+def test_the_queue_is_asked_also_by_a_user_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text('#!/bin/sh\ncase "$*" in *" --user $(id -u) "*) echo 7;; esac\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("getpass.getuser", lambda: {}["no such user"])
+    assert engines._queue() == {"7"}
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    assert engines._queue() is None
+
+
+def test_a_job_is_waited_for_while_slurm_says_nothing_and_its_log_is_kept(queue: Queue) -> None:
+    queue.engine.submit(queue.task)
+    log = queue.jobs[0].paths.stdout
+    log.write_text("why it ended")
+    queue.queued = None
+    again = queue.engine.submit(queue.task)
+    assert len(queue.jobs) == 1
+    queue.queued = set()
+    with pytest.raises(WorkerEndedError, match=f"job 1 ended without a result .*{log.name}"):
+        again.result(60)
+    queue.engine.submit(queue.task)
+    assert len(queue.jobs) == 2
+    assert log.read_text() == "why it ended"
+
+
+def test_a_job_that_fails_before_its_task_is_submitted_again(queue: Queue) -> None:
+    future = queue.engine.submit(queue.task)
+    queue.leave("error", "ModuleNotFoundError: no torch on this node")
+    with pytest.raises(WorkerEndedError, match=r"job 1 failed: .*_log\.out"):
+        future.result(60)
+    # Although it is in the queue still.
+    future = queue.engine.submit(queue.task)
+    assert len(queue.jobs) == 2
+    queue.leave("success", Outcome(None))
+    assert future.result(60) == Outcome(None)
+
+
+class Picky:
+    """An engine that takes one task at a time, or none."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.running, self.done = most, list[Any](), list[Task]()
+
+    def submit(self, task: Task) -> Any:
+        if sum(not future.done() for future in self.running) >= self.most:
+            raise UserError("engine: slurm: sbatch takes no job: QOSMaxSubmitJobPerUserLimit")
+        self.running.append(future := Future[Outcome]())
+        self.done.append(task)
+        Timer(0.05, future.set_result, [Outcome(None)]).start()
+        return future
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_refused_job_is_asked_for_again_when_another_is_done(tmp_path: Path) -> None:
+    tasks = [Task("parts", "", str(tmp_path), title) for title in "abc"]
+    config = EngineConfig(kind="slurm", workers=3)
+    engine = Picky(1)
+    do_all(engine, tasks, config)
+    assert engine.done == tasks
+    with pytest.raises(UserError, match="sbatch takes no job"):
+        do_all(Picky(0), tasks, config)

@@ -38,4 +38,8 @@ class EngineConfig(Section):
                              "tcp://HOST:8786 (`dask scheduler` prints it)")  # fmt: skip
         if self.kind != "slurm" and self.options:
             raise ValueError("options are those of sbatch, for kind: slurm")
+        for key in ("time", "time-min"):
+            if isinstance(self.options.get(key), int):
+                raise ValueError(f'options.{key}: quote it, as in {key}: "4:00:00", or minutes as '
+                                 '"240"; without quotes YAML reads 4:00:00 as 14400')  # fmt: skip
         return self
