@@ -69,6 +69,8 @@ class Estimate(NamedTuple):
     """In words: tokens, way, disk and time."""
     seconds: float
     """As this machine would take."""
+    nominal_seconds: float
+    """As a usual machine of this kind would take: the same whenever it is asked."""
     shards: int
     """Into how many pieces it can be divided."""
 
@@ -278,14 +280,14 @@ class Extractor:
         """Make one share of an extraction that processes divide which cannot talk to each other.
 
         The first whose self-check ends decides how texts are run, and who finds all shards there
-        ends the extraction. Who gave them their shares has the folder's lease.
+        ends the extraction. No lease is taken of the folder: whoever waits for the shares has it.
         """
         store = Store(self.folder(dataset))
         use(store.folder)
         if store.manifest() is None:
+            store.folder.mkdir(parents=True, exist_ok=True)
             world = Apart(store.folder, share, shares)
-            with lease(store.folder, wait=True):
-                self._fill(store, dataset, self.key(dataset), world, progress=True)
+            self._fill(store, dataset, self.key(dataset), world, progress=True)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
         """Return the dataset's texts as this model reads them, with what is extracted of them."""
@@ -324,8 +326,9 @@ class Extractor:
         planner = self.planner(texts, model)
         plan = next(planner.plans())
         return Estimate(
-            describe_cost(planner, plan, model), seconds_of(planner, plan, model), len(plan.shards)
-        )
+            describe_cost(planner, plan, model), seconds_of(planner, plan, model),
+            plan.cost.seconds, len(plan.shards),
+        )  # fmt: skip
 
     def estimate_perplexity(self, dataset: ConceptDataset) -> str:
         """Return what the perplexity of the texts will cost, as ``estimate`` says the states'."""

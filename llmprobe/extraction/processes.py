@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch.distributed as dist
 # Its functions keep the group that is there when they are defined, so before there is one.
 import torch.distributed.nn  # noqa: F401
 
+from llmprobe.ground.files import write_first
 from llmprobe.ground.launch import launched, rank
 
 
@@ -94,8 +94,7 @@ class Apart(World):
         if (known := self._known()) is not None:
             return known
         way, difference = check()
-        with suppress(FileExistsError), self.path.open("x", encoding="utf-8") as file:
-            file.write(json.dumps([way, difference]))
+        write_first(self.path, json.dumps([way, difference]))
         return self._known() or (way, difference)
 
     def _known(self) -> tuple[str, float] | None:

@@ -86,6 +86,20 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_first(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, unless another process wrote it first."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.write_text(text, encoding="utf-8")
+    try:
+        os.link(partial, path)
+    except OSError:
+        # Either it is there, or the file system has no links.
+        if not path.exists():
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def disk_is_full(error: BaseException) -> bool:
     """Whether a write failed for lack of space; safetensors says so in words alone."""
     full = (errno.ENOSPC, errno.EDQUOT)

@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 TASKS_A_WORKER = 4
 """About so many tasks each worker has, so that all end at about the same time."""
 LEAST_SHARE = 60.0
-"""Seconds of work that a share of an extraction should have, since it loads the model."""
+"""Seconds of work that a share of an extraction should have, since it loads the model: as plans
+reckon them, so that whoever starts again divides the work as before."""
 
 
 @dataclass(frozen=True)
@@ -313,25 +314,27 @@ class ClusterRun(Run):
         if extractor.find(dataset) is not None:
             return 1
         estimate = extractor.estimate(dataset)
-        return max(1, min(most, estimate.shards, int(estimate.seconds / LEAST_SHARE)))
+        return max(1, min(most, estimate.shards, int(estimate.nominal_seconds / LEAST_SHARE)))
 
     def _share_extractions(self) -> None:
         """Have large extractions made by several workers each, where there are few."""
+        tasks, folders = list[Task](), set[Path]()
+        for unit in self._units:
+            shares = self._n_shares(unit)
+            if shares > 1:
+                (dataset,) = (self._of(one)[0] for one in unit.datasets)
+                folders.add(self._extractors[unit.name].folder(dataset))
+                whole = self._task("extract", unit)
+                tasks += [
+                    replace(whole, share=(i, shares),
+                            title=f"{whole.title}, share {i + 1} of {shares}")
+                    for i in range(shares)
+                ]  # fmt: skip
         with ExitStack() as leases:
-            tasks = []
-            for unit in self._units:
-                shares = self._n_shares(unit)
-                if shares > 1:
-                    (dataset,) = (self._of(one)[0] for one in unit.datasets)
-                    folder = self._extractors[unit.name].folder(dataset)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    leases.enter_context(lease(folder, wait=True, tidy=False))
-                    whole = self._task("extract", unit)
-                    tasks += [
-                        replace(whole, share=(i, shares),
-                                title=f"{whole.title}, share {i + 1} of {shares}")
-                        for i in range(shares)
-                    ]  # fmt: skip
+            # In one order, so that no two runs wait for each other.
+            for folder in sorted(folders):
+                folder.mkdir(parents=True, exist_ok=True)
+                leases.enter_context(lease(folder, wait=True, tidy=False))
             self._do(tasks)
 
 
