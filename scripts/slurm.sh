@@ -1,6 +1,7 @@
 # A real SLURM (Debian's packages) for the test of `engine: slurm`, which starts daemons of its own.
 # Sourced by test.sh in CI only; `bash scripts/slurm.sh` installs it where you want to run that test.
 set -euo pipefail
+PATH="$PATH:/usr/sbin" # Where the daemons are, which not every user looks into.
 
 if ! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then
     as_root=()

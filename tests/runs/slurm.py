@@ -10,10 +10,13 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+# The daemons are where not every user looks.
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun")
 
 CONFIG = """
@@ -38,6 +41,7 @@ MpiDefault=none
 SwitchType=switch/none
 SlurmdTimeout=10
 KillWait=2
+MinJobAge=86400
 NodeName=n1 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[1]} CPUs=1 State=UNKNOWN
 NodeName=n2 NodeAddr=127.0.0.1 NodeHostname={host} Port={ports[2]} CPUs=1 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -46,7 +50,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def what_is_missing() -> list[str]:
     """The commands of SLURM that this machine lacks."""
-    return [name for name in COMMANDS if shutil.which(name) is None]
+    return [name for name in COMMANDS if shutil.which(name, path=PATH) is None]
 
 
 def _free_ports(n: int) -> list[int]:
@@ -70,9 +74,17 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder, self.config = folder, folder / "slurm.conf"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.variables = {"SLURM_CONF": str(self.config)}
+        self.variables = {"SLURM_CONF": str(self.config), "PATH": PATH}
 
     def __enter__(self) -> Cluster:
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         for name in ("state", "spool-n1", "spool-n2"):
             (self.folder / name).mkdir(parents=True)
         key = self.folder / "munge.key"
@@ -89,11 +101,10 @@ class Cluster:
         self._start("slurmctld", "-D", "-f", str(self.config))
         for node in ("n1", "n2"):
             self._start("slurmd", "-D", "-N", node, "-f", str(self.config), name=node)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while self.ask("sinfo", "--noheader", "--format=%T %D").strip() != "idle 2":
             assert time.monotonic() < end, "the nodes do not come up"
             time.sleep(0.5)
-        return self
 
     def _start(self, *command: str, name: str = "") -> None:
         with (self.folder / f"{name or command[0]}.out").open("wb") as output:
@@ -105,7 +116,9 @@ class Cluster:
     def ask(self, *command: str) -> str:
         """What a command of SLURM prints."""
         environment = {**os.environ, **self.variables}
-        return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60
+        ).stdout
 
     def kill_node(self, process: int) -> None:
         """Kill the node that a process of a job runs on, and all that runs there."""
@@ -117,6 +130,9 @@ class Cluster:
             one.kill()
 
     def __exit__(self, *_: object) -> None:
+        with suppress(Exception):  # Jobs outlive the daemons.
+            self.ask("scancel", "--signal=KILL", "--full", "--user", str(os.getuid()))
+            time.sleep(1)
         for process in self.processes.values():
             process.kill()
             process.wait()

@@ -29,6 +29,7 @@ def test_jobs_of_slurm_do_a_run_whatever_is_killed(
                 "description_length": False, "kind": "held"}  # fmt: skip
     config = toy.config(toy.first, toy.second, probe=controls)
     monkeypatch.setattr(Slurm, "POLL", 0.5)
+    monkeypatch.setattr(Slurm, "PATIENCE", 6)
     with Cluster(tmp_path / "slurm") as slurm:
         for name, value in {**slurm.variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
                             "OMP_WAIT_POLICY": "PASSIVE"}.items():  # fmt: skip
@@ -39,8 +40,13 @@ def test_jobs_of_slurm_do_a_run_whatever_is_killed(
                    *(word for key in engine for word in ("--set", key))]  # fmt: skip
         toy.hold.touch()
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as submitter:
-            wait_for(lambda: len(toy.held()) == 2)
-            submitter.kill()
+            try:
+                wait_for(lambda: len(toy.held()) == 2, 600)
+            except BaseException:
+                toy.hold.unlink()
+                raise
+            finally:
+                submitter.kill()
         slurm.kill_node(toy.held()[0])
         toy.hold.unlink()
         toy.run(config, "run", *engine)
