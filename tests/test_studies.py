@@ -68,16 +68,18 @@ def test_a_study_is_made_again_at_small_n(
     coins = {"name": "coin_flip", "as": "coin_flip-2", "n": 40}
     quick = {"permutations": 0, "controls": ["majority"], "folds": 2, "l2": 1.0}
     studies.make(
-        "difficulty", tmp_path / "results", models=[str(tiny_model())], datasets=[coins],
+        "concept_depth", tmp_path / "results", models=[str(tiny_model())], datasets=[coins],
         probe=quick,
     )  # fmt: skip
-    made = json.loads((tmp_path / "results" / "difficulty" / "made.json").read_text())
-    assert made["config"] == studies.config_digest("difficulty")
-    page = "<!-- scores difficulty -->\n<!-- end -->\n<!-- made difficulty -->\n<!-- end -->\n"
+    made = json.loads((tmp_path / "results" / "concept_depth" / "made.json").read_text())
+    assert made["config"] == studies.config_digest("concept_depth")
+    page = (
+        "<!-- scores concept_depth -->\n<!-- end -->\n<!-- made concept_depth -->\n<!-- end -->\n"
+    )
     filled = studies.rendered(page, tmp_path / "results")
     assert "coin_flip-2" in filled
     assert made["date"] in filled
-    assert (tmp_path / "images" / "study_difficulty_curves.png").is_file()
+    assert (tmp_path / "images" / "study_concept_depth_curves.png").is_file()
 
 
 def test_a_page_says_which_run_is_missing(studies: ModuleType, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -61,6 +62,24 @@ def at_some_tokens(module: nn.Module, choose: Callable[[], Chosen | None]) -> li
     ]
 
 
+class _ReachedError(Exception):
+    """Ends a forward pass at a block."""
+
+
+def _inputs(model: LoadedModel, block: nn.Module, example: Tensor) -> tuple[Any, Any]:
+    """Return the arguments with which a block is called; those above it are not run."""
+    called: list[tuple[Any, Any]] = []
+
+    def reached(_: nn.Module, args: Any, kwargs: Any) -> None:
+        called.append((args, kwargs))
+        raise _ReachedError
+
+    handle = block.register_forward_pre_hook(reached, with_kwargs=True)
+    with hooked([handle]), suppress(_ReachedError):
+        model.module(input_ids=example, use_cache=False)
+    return called[0]
+
+
 @torch.no_grad()  # in_float32 cannot take a view of a weight in inference mode.
 def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
     """Return the largest parts of block ``layer`` that may run at the tokens that are read alone.
@@ -73,14 +92,7 @@ def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
         return []
     block = model.blocks[layer - 1]
     example = example_input(model.module, model.device)
-    called: list[tuple[Any, Any]] = []
-    with hooked([
-        block.register_forward_pre_hook(
-            lambda _, args, kwargs: called.append((args, kwargs)), with_kwargs=True
-        )
-    ]):  # fmt: skip
-        model.module(input_ids=example, use_cache=False)
-    ((args, kwargs),) = called
+    args, kwargs = _inputs(model, block, example)
     n = example.shape[1]
     last: Chosen = (torch.tensor([n - 1], device=model.device), (1, n))
 

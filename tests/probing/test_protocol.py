@@ -256,12 +256,12 @@ def test_where_memory_is_short_one_layer_is_read_at_a_time(monkeypatch: pytest.M
     in_memory, most = 0, 0
     fit = protocol.probe_layer
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments: object, **options: object) -> object:
         nonlocal in_memory, most
         in_memory += 1
         most = max(most, in_memory)
         try:
-            return fit(*arguments)
+            return fit(*arguments, **options)
         finally:
             in_memory -= 1
 

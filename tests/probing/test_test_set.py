@@ -531,9 +531,9 @@ def test_large_layers_are_worked_on_one_at_a_time_with_all_threads_to_the_same_r
     threads_at: dict[int, int] = {}
     fit = protocol.probe_layer
 
-    def noted(X: np.ndarray, *arguments: object) -> LayerFit:
+    def noted(X: np.ndarray, *arguments: object, **options: object) -> LayerFit:
         threads_at.setdefault(X.shape[1], torch.get_num_threads())
-        return fit(X, *arguments)
+        return fit(X, *arguments, **options)
 
     monkeypatch.setattr(protocol, "probe_layer", noted)
     with threads(2):

@@ -717,7 +717,7 @@ def test_of_two_commands_in_a_folder_the_second_is_refused(
 
 def test_the_resolved_config_reads_as_yaml(finished: Toy) -> None:
     raw = yaml.safe_load((finished.out / "config.yaml").read_text())
-    sections = "name models datasets include extract probe said report"
+    sections = "name models datasets include protocol extract probe said report"
     assert list(raw) == sections.split()
 
 
