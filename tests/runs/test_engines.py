@@ -41,6 +41,7 @@ class Toy:
     """A config of two models and two datasets that includes a probe which can be held up."""
 
     def __init__(self, folder: Path, tiny_model: Callable[..., Path]) -> None:
+        PROBE_KINDS.remove("held")  # That of another test is of another file.
         self.folder, self.hold = folder, folder / "hold"
         shutil.copy(Path(__file__).with_name("held.py"), folder)
         self.models = [
@@ -73,7 +74,6 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 @pytest.fixture
 def toy(tmp_path: Path, tiny_model: Callable[..., Path]) -> Toy:
-    PROBE_KINDS.remove("held")  # That of another test is of another file.
     return Toy(tmp_path, tiny_model)
 
 
