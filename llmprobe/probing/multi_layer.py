@@ -109,8 +109,8 @@ class MultiLayerFit:
     """The out-of-fold predictions and the probe of several layers at once."""
 
     fit: LayerFit
-    """Those of a layer whose states are the layers' side by side; its probes are linear in these.
-    """
+    """Those of a layer whose states are the layers' side by side, in which its probe is linear;
+    ``fold0_coef``, ``fold0_intercept`` and ``probe_plane`` are of these whatever the form."""
     side_by_side: np.ndarray
     """Which form each outer fold of each repeat chose: True for the states side by side, False for
     the mean of the layers' logits. [R · folds]"""
@@ -196,15 +196,10 @@ def _chosen(fits: Sequence[LayerFit], wide: LayerFit, tasks: ProbingTasks) -> Mu
     # With a test set, the probe that is kept is the one that scored it.
     kept = bool(wins[n_outer] if tasks.scored.all() else wins[0])
 
-    def probes(name: str, is_wide: bool) -> np.ndarray:
-        if is_wide:
-            of_wide: np.ndarray = getattr(wide, name)
-            return of_wide
-        of_each = [getattr(fit, name) for fit in fits]
-        total: np.ndarray
-        total = sum(of_each) if name.endswith("intercept") else np.concatenate(of_each)
-        return total / len(fits)
-
+    coef, intercept = wide.coef, wide.intercept
+    if not kept:
+        coef = np.concatenate([fit.coef for fit in fits]) / len(fits)
+        intercept = np.mean([fit.intercept for fit in fits], axis=0)
     of_fold = torch.as_tensor(wins[:n_outer].reshape(len(tasks.fold_of), -1))
     fold_of = torch.as_tensor(tasks.fold_of).clamp_min(0)
     of_row = of_fold.gather(1, fold_of)[:, None]
@@ -223,10 +218,8 @@ def _chosen(fits: Sequence[LayerFit], wide: LayerFit, tasks: ProbingTasks) -> Mu
         predicted=np.stack([predictions(logits, tasks) for logits in outer]),
         l2=np.where(wins[:n_outer], wide.l2, l2_of_mean),
         kept_l2=float(wide.kept_l2 if kept else kept_l2_of_mean),
-        coef=probes("coef", kept),
-        intercept=probes("intercept", kept),
-        fold0_coef=probes("fold0_coef", bool(wins[0])),
-        fold0_intercept=probes("fold0_intercept", bool(wins[0])),
+        coef=coef,
+        intercept=intercept,
         skill=skill[-1:],
         kept_skill=float(skill[0]),
         aside=aside,

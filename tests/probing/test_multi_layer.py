@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import llmprobe
 from llmprobe import Results, SavedProbe, UserError, load_probe
 from llmprobe.config.schema import ProbeConfig
-from llmprobe.probing.layer import probe_layer
-from llmprobe.probing.multi_layer import SideBySide, probe_multi_layer
-from llmprobe.probing.tasks import build_tasks
+from llmprobe.probing.layer import LayerFit, probe_layer
+from llmprobe.probing.multi_layer import MultiLayerFit, SideBySide, probe_multi_layer
+from llmprobe.probing.tasks import ProbingTasks, build_tasks, intercept_loss
 from llmprobe.probing.workers import Arrays
 
 QUICK: dict[str, Any] = {
@@ -116,14 +117,26 @@ def alike(seed: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
     return {layer: states.astype(np.float32) for layer, states in layers.items()}, y
 
 
+def fitted(
+    layers: dict[int, np.ndarray], y: np.ndarray, test: np.ndarray | None = None, **options: Any
+) -> tuple[ProbingTasks, list[LayerFit], MultiLayerFit]:
+    """The tasks, the fits of layers 0 and 1, and that of both at once."""
+    config = ProbeConfig().alone(multi_layer=(0, 1), repeats=1, **options)
+    tasks = build_tasks(y, None, config, "alike", test)
+    fits = [probe_layer(layers[layer], tasks, keep_logits=True) for layer in (0, 1)]
+    return tasks, fits, probe_multi_layer(Arrays(layers), [0, 1], fits, tasks, "cpu", "")
+
+
+def probabilities(of: MultiLayerFit, layers: dict[int, np.ndarray]) -> np.ndarray:
+    """What the probe that is kept says of each row."""
+    return expit(beside(layers, 0, 1).astype(float) @ of.fit.coef[:, 0] + of.fit.intercept[0])
+
+
 def test_forms_and_predictions_are_those_of_a_loop_with_scikit_learn() -> None:
     chosen = set()
     for seed in (0, 2):
         layers, y = alike(seed)
-        config = ProbeConfig().alone(l2=10.0, multi_layer=(0, 1), repeats=1)
-        tasks = build_tasks(y, None, config, "alike")
-        fits = [probe_layer(layers[layer], tasks, keep_logits=True) for layer in (0, 1)]
-        of = probe_multi_layer(Arrays(layers), [0, 1], fits, tasks, "cpu", "")
+        tasks, _, of = fitted(layers, y, l2=10.0)
         forms, logits = by_hand(layers, y, tasks.fold_of[0], tasks.inner, 10.0)
         assert of.side_by_side.tolist() == forms
         expected = 1 / (1 + np.exp(-logits))
@@ -204,6 +217,36 @@ def test_with_a_test_set_the_saved_probe_is_the_one_that_was_scored() -> None:
     of = llmprobe.probe_layers(layers, y, test=test, **QUICK, l2=1.0, multi_layer=(1, 3))
     predicted = several(of).predict(beside(layers, 1, 3)[test])
     assert of.curves[0].multi_layer["accuracy"] == (predicted == y[test]).mean()
+    test = np.arange(60) >= 30
+    for seed, form in ((1, True), (5, False)):  # On the test set the other form has less loss.
+        layers, y = alike(seed)
+        _, _, both = fitted(layers, y, test)
+        assert both.kept_side_by_side == form
+        expected = probabilities(both, layers)[test]
+        assert both.fit.predicted[0][:, 1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_penalties_skill_and_what_is_set_aside_are_of_the_form_that_was_chosen() -> None:
+    for seed, kept in ((1, False), (7, True)):
+        layers, y = alike(seed)
+        tasks, fits, of = fitted(layers, y, calibrate=0.4)
+        wide = probe_layer(beside(layers, 0, 1), tasks.without_refits, keep_logits=True)
+        assert of.kept_side_by_side == kept
+        assert set(of.side_by_side) == {True, False}
+        l2_of_mean = np.sqrt(fits[0].l2 * fits[1].l2)
+        assert of.fit.l2 == pytest.approx(np.where(of.side_by_side, wide.l2, l2_of_mean))
+        kept_l2 = wide.kept_l2 if kept else np.sqrt(fits[0].kept_l2 * fits[1].kept_l2)
+        assert of.fit.kept_l2 == pytest.approx(kept_l2)
+        assert of.fit.aside is not None
+        aside = probabilities(of, layers)[tasks.aside]
+        assert of.fit.aside[:, 1] == pytest.approx(aside, abs=1e-5)
+        skills = []
+        for choice, task in zip((-2, -1), tasks.kept_choices, strict=True):
+            each = [fit.logits.choices[choice, 0].numpy() for fit in (*fits, wide)]
+            rows = task.scored_by >= 0
+            losses = [loss_of(of[rows], y[rows]) for of in (np.mean(each[:2], axis=0), each[2])]
+            skills.append(1 - min(losses) / intercept_loss(task, tasks.loss))
+        assert (of.fit.kept_skill, of.fit.skill[0]) == pytest.approx(skills, abs=1e-5)
 
 
 def test_thresholds_are_of_the_probe_of_several_layers_and_can_be_guaranteed() -> None:
