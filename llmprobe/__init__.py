@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from llmprobe.ground.errors import UserError as UserError
     from llmprobe.probing.estimators import LogisticProbe as LogisticProbe
     from llmprobe.probing.estimators import MassMeanProbe as MassMeanProbe
-    from llmprobe.probing.fit_many import ManyFits as ManyFits
     from llmprobe.probing.fit_many import fit_many as fit_many
     from llmprobe.probing.fit_many import fit_many_multinomial as fit_many_multinomial
+    from llmprobe.probing.fits import ManyFits as ManyFits
     from llmprobe.probing.kinds import probe_kind as probe_kind
     from llmprobe.probing.ridge import RidgeProbe as RidgeProbe
     from llmprobe.results.figures import figure as figure

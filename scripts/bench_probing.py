@@ -35,7 +35,8 @@ from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.groups import group_indices
 from llmprobe.extraction.store import Store
-from llmprobe.probing.fit_many import Design, ManyFits
+from llmprobe.probing.design import Design
+from llmprobe.probing.fits import ManyFits
 from llmprobe.probing.losses import Logistic
 from llmprobe.probing.protocol import probe_states
 from llmprobe.probing.search import CLEAR_STANDARD_ERRORS, PENALTIES, ProbingTask, search

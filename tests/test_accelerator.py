@@ -30,7 +30,7 @@ from llmprobe.extraction.executor import ShardExecutor
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE
 from llmprobe.ground.progress import Progress
-from llmprobe.probing import fit_many
+from llmprobe.probing.descent import Descent
 from llmprobe.probing.losses import Logistic
 from llmprobe.probing.pooling import Pooling
 from llmprobe.probing.token_probes import Tokens, fit_token_probes
@@ -261,14 +261,14 @@ def _tables(results: Any) -> dict[str, pd.DataFrame]:
 def _steps(patch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of iterations of each descent of the solver."""
     steps: list[int] = []
-    own = fit_many._Descent.run
+    own = Descent.run
 
     def run(descent: Any, *arguments: Any) -> Any:
         solution, iterations = own(descent, *arguments)
         steps.append(iterations)
         return solution, iterations
 
-    patch.setattr(fit_many._Descent, "run", run)
+    patch.setattr(Descent, "run", run)
     return steps
 
 

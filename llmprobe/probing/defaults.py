@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import ClosedForm
+from llmprobe.probing.fits import ClosedForm
 
 
 class DefaultRegressions(ClosedForm):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 from llmprobe.probing.search import search
 from llmprobe.probing.tasks import ProbingTasks, targets_of
 

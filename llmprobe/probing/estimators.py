@@ -27,7 +27,9 @@ from torch import Tensor
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.datasets.groups import joined
 from llmprobe.ground.errors import UserError
-from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
+from llmprobe.probing.design import Design
+from llmprobe.probing.fit_many import Problems
+from llmprobe.probing.fits import TOLERANCE
 from llmprobe.probing.losses import Logistic, Loss, Softmax
 from llmprobe.probing.mean_difference import MeanDifferences
 from llmprobe.probing.search import PENALTIES, ProbingTask, search

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 from llmprobe.probing.online_code import code_lengths
 from llmprobe.probing.probe_plane import probe_plane
 from llmprobe.probing.search import BestPenalties, ProbingTask, search

@@ -13,7 +13,7 @@ from torch import Tensor
 from llmprobe.config.schema import LinearConfig
 from llmprobe.ground.errors import UserError
 from llmprobe.ground.progress import Progress
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 from llmprobe.probing.labels import shuffled_labels
 from llmprobe.probing.layer import predictions
 from llmprobe.probing.search import search

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import ClosedForm
+from llmprobe.probing.fits import ClosedForm
 
 
 class MeanDifferences(ClosedForm):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 
 
 def probe_plane(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from llmprobe.models.devices import to_device
-from llmprobe.probing.fit_many import CHUNK_BYTES, Design, Solution
+from llmprobe.probing.design import Design
+from llmprobe.probing.fit_many import CHUNK_BYTES
+from llmprobe.probing.fits import Solution
 from llmprobe.probing.kinds import ProbeKind
 from llmprobe.probing.losses import Loss
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmprobe.probing.fit_many import CONSTANT
+from llmprobe.probing.design import CONSTANT
 from llmprobe.probing.layer import LayerFit, in_units_of_labels, predictions
 from llmprobe.probing.losses import Loss
 from llmprobe.probing.pooling import Pooling

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from llmprobe.ground.errors import UserError
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 from llmprobe.probing.labels import relabellings, shuffled_labels
 from llmprobe.probing.search import search
 from llmprobe.probing.tasks import ProbingTasks

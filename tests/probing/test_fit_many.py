@@ -15,7 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import llmprobe.probing.fit_many as module
 from llmprobe import fit_many, fit_many_multinomial
-from llmprobe.probing.fit_many import TOLERANCE, Design, Problems
+from llmprobe.probing import design
+from llmprobe.probing.descent import Descent
+from llmprobe.probing.design import Design
+from llmprobe.probing.fit_many import Problems
+from llmprobe.probing.fits import TOLERANCE
 from llmprobe.probing.losses import Logistic, Squared
 
 
@@ -449,8 +453,8 @@ def test_the_largest_directions_alone_precondition_as_exactly(
 ) -> None:
     X, targets = planted(n, d, 4)
     whole = fit_many(X, targets, l2=l2)
-    monkeypatch.setattr(module, "WHOLE_BASIS", 10)
-    monkeypatch.setattr(module, "BASIS_RANK", 16)
+    monkeypatch.setattr(design, "WHOLE_BASIS", 10)
+    monkeypatch.setattr(design, "BASIS_RANK", 16)
     assert Design(X).basis.shape == (16, d)
     assert_optimal(X, targets, None, l2, standardize=True)
     assert fit_many(X, targets, l2=l2).loss == pytest.approx(whole.loss, rel=1e-6)
@@ -517,7 +521,7 @@ def test_a_step_takes_one_evaluation_of_the_loss(monkeypatch: pytest.MonkeyPatch
 
     counted(Logistic, "means")
     counted(Logistic, "value")
-    counted(module._Descent, "move")
+    counted(Descent, "move")
     problems = Problems(Design(X), Logistic(), torch.as_tensor(targets).T[:, None])
     assert problems.solve(100.0).converged.all()
     assert 2 <= calls["move"] < 10

@@ -22,7 +22,7 @@ from llmprobe.ground.errors import UserError
 
 TOYS = '''
 import torch
-from llmprobe.probing.fit_many import ClosedForm
+from llmprobe.probing.fits import ClosedForm
 from llmprobe.probing.kinds import ProbeKind, probe_kind
 from llmprobe.probing.losses import Logistic
 

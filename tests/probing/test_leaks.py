@@ -11,7 +11,7 @@ import pytest
 import llmprobe
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.datasets.groups import units
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.search import ProbingTask, search
 from llmprobe.probing.tasks import ProbingTasks, build_tasks

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing import tables
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 from llmprobe.probing.layer import LayerFit, probe_layer
 from llmprobe.probing.probe_plane import _spread_axis, probe_plane
 from llmprobe.probing.tasks import ProbingTasks, build_tasks

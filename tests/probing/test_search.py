@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 import llmprobe
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.probing import tasks as tasks_module
-from llmprobe.probing.fit_many import Design
+from llmprobe.probing.design import Design
 from llmprobe.probing.labels import portions
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
 from llmprobe.probing.search import PENALTIES, BestPenalties, ProbingTask, search

@@ -20,7 +20,8 @@ from llmprobe.config.schema import ProbeConfig
 from llmprobe.probing import protocol, workers
 from llmprobe.probing import search as searching
 from llmprobe.probing import tasks as tasks_module
-from llmprobe.probing.fit_many import Design, fit_many, fit_many_multinomial
+from llmprobe.probing.design import Design
+from llmprobe.probing.fit_many import fit_many, fit_many_multinomial
 from llmprobe.probing.layer import LayerFit
 from llmprobe.probing.losses import Logistic, Loss, Softmax, Squared
 from llmprobe.probing.search import ProbingTask, search

@@ -25,7 +25,8 @@ from llmprobe.config.probe_kinds import PROBE_KINDS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmprobe.probing.fit_many import Design, ProbeProblems
+    from llmprobe.probing.design import Design
+    from llmprobe.probing.fits import ProbeProblems
     from llmprobe.probing.losses import Loss
 
 K = TypeVar("K", bound="ProbeKind")

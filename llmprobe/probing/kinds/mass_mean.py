@@ -9,7 +9,7 @@ from llmprobe.probing.kinds import ProbeKind, probe_kind
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmprobe.probing.fit_many import Design
+    from llmprobe.probing.design import Design
     from llmprobe.probing.losses import Loss
     from llmprobe.probing.mean_difference import MeanDifferences
 

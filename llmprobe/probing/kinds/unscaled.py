@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmprobe.probing.defaults import DefaultRegressions
-    from llmprobe.probing.fit_many import Design
+    from llmprobe.probing.design import Design
     from llmprobe.probing.losses import Loss
 
 
