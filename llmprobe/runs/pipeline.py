@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from llmprobe.config.load import load_config
 from llmprobe.config.probe_kinds import PROBE_KINDS
@@ -25,7 +23,6 @@ from llmprobe.config.schema import (
     TransferConfig,
 )
 from llmprobe.config.sites import SITES
-from llmprobe.datasets.checks import log_findings
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.datasets.from_config import dataset_from_config
 from llmprobe.datasets.include import include
@@ -46,9 +43,7 @@ from llmprobe.models.source import ModelSource, check, expected_size, is_local
 from llmprobe.monitors.example_traces import examples_to_trace
 from llmprobe.probing.multi_layer import layers_together
 from llmprobe.probing.pooling import Pooling, config_of_pooling
-from llmprobe.probing.tasks import build_tasks
 from llmprobe.reporting.trackers import require_trackers
-from llmprobe.results.columns import columns_of, with_layer_columns
 from llmprobe.results.folder import (
     Part,
     add_transfer,
@@ -59,10 +54,7 @@ from llmprobe.results.folder import (
     write_results,
 )
 from llmprobe.results.many_curves import more_permutations, of_one_run
-from llmprobe.results.predictions import first_repeat
-from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
-from llmprobe.results.rivals import rival_columns
 from llmprobe.results.trace import EXAMPLE_TRACES, Trace, write_traces
 from llmprobe.results.transfer import TransferMatrix
 from llmprobe.runs.environment import dataset_facts, environment, model_facts
@@ -75,9 +67,11 @@ from llmprobe.runs.parts import (
     trace_part,
     with_answers_of,
 )
+from llmprobe.runs.probeable import probeable_concepts
 from llmprobe.runs.probing_cost import describe_probing, part_seconds
 from llmprobe.runs.said import said_beside
 from llmprobe.runs.transfer import check_transfer, masked_datasets, transfer_part
+from llmprobe.runs.untrained import untrained_control, with_untrained
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +141,7 @@ class Run:
                 except NotOnDiskError as error:
                     self.missing.append(str(error))
                     continue
-                probeable = _probeable(dataset, dataset_config.n, config)
+                probeable = probeable_concepts(dataset, dataset_config.n, config)
                 for states in config.activations:
                     StatesFromElsewhere(states, config.extract).of(dataset)
                 self.datasets += probeable
@@ -321,7 +315,7 @@ class Run:
         config = self.config.probe
         results, part, is_new = probe_part(self.out, states, position, config)
         if control is not None:
-            results = _beside(results, control, states.dataset, config.seed)
+            results = with_untrained(results, control, states.dataset, config.seed)
         results = self._beside_said(states, position, results, part)
         results = self._beside_used(states, position, results, part)
         if self.config.linear is not None:
@@ -473,7 +467,7 @@ class Run:
                 results = self._with_permutations(states, position, int(more[i]))
                 control = untrained.get((model.id, dataset.name, position))
                 if control is not None:
-                    results = _beside(results, control, dataset, config.seed)
+                    results = with_untrained(results, control, dataset, config.seed)
                 parts[i] = with_answers_of(parts[i], results)
         return bool(asked.any())
 
@@ -627,93 +621,9 @@ class Run:
                 read = extractor.layers(extractor.architecture.n_blocks)
                 layers_together(self.config.probe.multi_layer, sorted(read))
             if wanted and model.weights == "pretrained":
-                models.append((_untrained(model), True))
+                models.append((untrained_control(model), True))
             models.append((model, False))
         return models
-
-
-def _probeable(dataset: ConceptDataset, n: int | None, config: RunConfig) -> list[ConceptDataset]:
-    """Return a dataset for each concept that can be probed, and log which others cannot.
-
-    Raises
-    ------
-    UserError
-        None of them can be; ``n`` is how many examples were asked for.
-    """
-    if dataset.concepts:
-        log_findings(dataset)
-    probeable, problems = [], []
-    for concept in dataset.by_concept():
-        try:
-            _check(concept, n, config)
-            probeable.append(concept)
-        except UserError as error:
-            problems.append(error)
-    if not probeable:
-        raise problems[0]
-    for problem in problems:
-        log.warning("left out: %s", problem)
-    return probeable
-
-
-def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
-    """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
-    try:
-        if not dataset.stem:  # What is found of concepts has been said of all of them together.
-            log_findings(dataset, refuse=True)
-        several = any(config_of_pooling(config.probe, position).multi_layer
-                      for position in config.positions)  # fmt: skip
-        probe = config.probe.alone(
-            repeats=config.probe.n_repeats, calibrate=config.probe.calibrate,
-            multi_layer=config.probe.multi_layer if several else None,
-        )  # fmt: skip
-        build_tasks(dataset.labels, dataset.units, probe, dataset.name, dataset.test)
-    except UserError as error:
-        if n is None or dataset.groups is None:
-            raise
-        largest = Counter(dataset.groups.tolist()).most_common(1)[0][1]
-        raise UserError(
-            f"{error}; with n (or --limit) {n}, whole groups of up to {largest} are drawn, so it "
-            f"takes {2 * config.probe.folds * largest} or more"
-        ) from None
-    for position in config.extract.positions:
-        dataset.ranges(position, config.extract.occurrence)
-
-
-def _untrained(model: ModelConfig) -> ModelConfig:
-    """Return the control of a model: the same architecture with random weights."""
-    name = f"{model.name}-random"
-    return model.model_copy(update={"weights": "random", "adapter": None, "name": name})
-
-
-def _beside(part: Results, control: Results, dataset: ConceptDataset, seed: int) -> Results:
-    """Add the untrained control to the results of a part: its scores, and its best layer's answers.
-
-    Parameters
-    ----------
-    seed
-        That of the resamples of groups.
-    """
-    (curve,) = part.curves
-    scores = ("random_weights_accuracy", "random_weights_auroc")
-    untrained = control.table.assign(
-        **{name: control.table[name.removeprefix("random_weights_")] for name in scores}
-    )
-    ours, theirs = (
-        first_repeat(results.predictions[results.predictions["layer"] == results.curves[0].layer])
-        for results in (part, control)
-    )
-    rivals = theirs.assign(rival="random_weights", model=curve.model)[columns_of("rivals")]
-    unit_of = dataset.units
-    examples = np.sort(ours["example"].to_numpy())
-    resamples = Resamples(len(examples), None if unit_of is None else unit_of[examples], seed)
-    gains = rival_columns(rivals, ours, curve.metric.name, curve.classes, resamples)
-    return replace(
-        part,
-        table=with_layer_columns(part.table, untrained, scores),
-        summary=part.summary.assign(**gains),
-        rivals=pd.concat([part.rivals, rivals], ignore_index=True),
-    )
 
 
 def default_out(config: RunConfig) -> Path:
