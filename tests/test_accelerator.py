@@ -68,8 +68,9 @@ def test_the_pretend_accelerator_refuses_and_counts_as_a_gpu_does(
     assert waits == {
         "bool": 1, "item": 1, "equal": 1, "tolist": 1, "copy to the host": 1, "copy from it": 1,
         "made of a list": 1, "index by a mask": 1, "index of the host": 1, "nonzero": 1,
-        "repeats": 1, "bincount": 1, "eigenvalues": 1, "asynchronous copy": 0, "product": 0,
-        "index by numbers": 0, "filled by a mask": 0, "where": 0,
+        "repeats": 1, "bincount": 1, "eigenvalues": 1, "singular values": 1, "a check": 1,
+        "distinct rows": 1, "asynchronous copy": 0, "product": 0, "index by numbers": 0,
+        "filled by a mask": 0, "set by a mask": 0, "where": 0,
     }  # fmt: skip
 
 
@@ -94,9 +95,13 @@ def _rules() -> tuple[list[str], dict[str, int]]:
         "nonzero": mask.nonzero, "repeats": lambda: x[:2].repeat_interleave(numbers, dim=0),
         "bincount": lambda: torch.bincount(numbers),
         "eigenvalues": lambda: torch.linalg.eigh(x.T @ x),
+        "singular values": lambda: torch.linalg.svd(x),
+        "a check": lambda: torch.linalg.inv(x.T @ x),
+        "distinct rows": lambda: torch.unique(x, dim=0),
         "asynchronous copy": lambda: host.to(NAME, non_blocking=True), "product": lambda: x @ x.T,
         "index by numbers": lambda: x[numbers],
         "filled by a mask": lambda: x.clone().masked_fill_(positive, 0),
+        "set by a mask": lambda: x.clone().__setitem__(positive, 0),
         "where": lambda: torch.where(positive, x, 0.0),
     }  # fmt: skip
     waits = {}

@@ -252,5 +252,6 @@ def _portable(error: Exception) -> Exception:
     try:
         sent: Exception = pickle.loads(pickle.dumps(error))
         return sent
-    except Exception:
-        return RuntimeError("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
+    except Exception:  # Of others' classes, which may raise anything there.
+        notes = getattr(error, "__notes__", ())
+        return RuntimeError("\n".join([f"{type(error).__name__}: {error}", *notes]))

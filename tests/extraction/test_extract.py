@@ -188,6 +188,21 @@ def test_where_float32_cannot_be_computed_a_fixed_rounding_is_allowed(
     assert allowed == running.SLACK * running.ROUNDING[torch.bfloat16]
 
 
+@pytest.mark.parametrize(("scale", "times"), [(1.0, 1), (3.0, 10)])
+def test_what_a_way_may_differ_has_bounds_whatever_one_text_rounds(
+    scale: float, times: int, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exact(alone, text):
+        return alone([text]).result().float() * scale
+
+    monkeypatch.setattr(running, "_in_float32", exact)
+    one = Extractor(ModelConfig(id=str(tiny_model("llama", bos=True)), dtype="bfloat16"))
+    texts = one.tokens(dataset(), one.tokenizer, one.model.module)
+    with Capture(one.model, "residual") as capture:
+        allowed = running.Sample(texts, capture).allowed
+    assert allowed == times * running.ROUNDING[torch.bfloat16]
+
+
 @pytest.mark.parametrize("bos", [False, True], ids=[PADDED, PREFIX_TREE])
 def test_states_that_are_not_finite_are_refused_with_layer_and_example(
     bos: bool, tiny_model: Callable[..., Path]

@@ -6,10 +6,11 @@ For every site and position, with texts of mixed lengths and shared beginnings o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,16 +21,20 @@ from tiny import ARCHITECTURES, BOTH_WAYS, WORDS
 from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from llmprobe.config import sites
 from llmprobe.config.schema import ExtractConfig, ModelConfig
 from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.extraction import extract as extraction
+from llmprobe.extraction import runner
 from llmprobe.extraction.capture import Capture
 from llmprobe.extraction.extract import Extractor
 from llmprobe.extraction.memory import Budget
 from llmprobe.extraction.padded import PaddedBatches
 from llmprobe.extraction.plan import MASKED, ONE_LENGTH, PADDED, PREFIX_TREE, ExtractionPlan
-from llmprobe.extraction.runner import Sample, make_runner
+from llmprobe.extraction.prefix_tree import _Blocks
+from llmprobe.extraction.runner import Sample, make_runner, relative_difference
 from llmprobe.extraction.tokens import Text, TokenisedTexts
+from llmprobe.extraction.tree import build_tree
 from llmprobe.ground.errors import UserError
 from llmprobe.models.layers import block_input
 from llmprobe.models.loading import LoadedModel, load_model
@@ -312,6 +317,39 @@ def test_the_last_block_need_not_run_at_tokens_that_are_not_read(
         assert sizes[1] < min(sizes[0], sizes[2]) or sizes == [0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("module", "reads"), [("mlp.down_proj", "output"), ("mlp", "input"), ("mlp", "output")]
+)
+def test_what_is_read_inside_of_a_part_is_read_of_all_tokens(
+    module: str, reads: Literal["input", "output"], loaded: Callable[..., LoadedModel]
+) -> None:
+    model, data = loaded("llama"), dataset(CORPORA["instructions within instructions"])
+    parts = find_position_wise(model, 2)
+    assert model.blocks[1].mlp in parts
+    sites.site("inside", reads=reads)(lambda m: [block.get_submodule(module) for block in m.blocks])
+    try:
+        for way in ways("llama"):
+            some, every = (
+                positions_in_way(
+                    model, data, way, 30, site="inside", position="last", layers=(1, 2), parts=few
+                )[0]
+                for few in (parts, ())
+            )
+            np.testing.assert_allclose(some, every, rtol=1e-5, atol=1e-6)
+    finally:
+        sites.SITES.remove("inside")
+
+
+def test_every_node_of_a_block_sees_itself_also_those_that_fill_it_up() -> None:
+    """In float16 the states of one that sees nothing are NaN, and then those of its block."""
+    tree = build_tree([(4, 5, 6, 8), (4, 7)], [(3,), (1,)])
+    blocks = _Blocks.of(tree, range(len(tree)), 3, 0, torch.device("cpu"))
+    assert blocks.token.numel() > len(tree)
+    size = blocks.shape[1]
+    own = blocks.seen[:, :, blocks.n_above :]
+    assert own[:, torch.arange(size), torch.arange(size)].all()
+
+
 def test_a_part_that_other_tokens_look_at_is_run_at_all_of_them(
     loaded: Callable[..., LoadedModel],
 ) -> None:
@@ -325,6 +363,56 @@ def test_a_part_that_other_tokens_look_at_is_run_at_all_of_them(
         with capture:
             Sample(texts, capture)
         assert bool(capture.position_wise) == stays
+
+
+def test_a_last_block_that_is_wrong_is_noticed_whatever_the_layers_before_it(
+    loaded: Callable[..., LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, compared = loaded("llama"), list[float]()
+    one = Extractor(ModelConfig(id="unused"))
+    texts = one.tokens(dataset(CORPORA["one instruction"]), model.tokenizer, model.module)
+
+    def counted(*states: torch.Tensor) -> float:
+        compared.append(relative_difference(*states))
+        return compared[-1]
+
+    monkeypatch.setattr(runner, "relative_difference", counted)
+    for _ in range(2):
+        capture = Capture(model, "residual")
+        capture.position_wise = [model.blocks[2].self_attn.k_proj]
+        with capture:
+            Sample(texts, capture)
+        assert not capture.position_wise
+        # Allow two thirds of what the last block alone differs by.
+        allowed = 2 / 3 * compared[-1] / runner.SLACK
+        monkeypatch.setitem(runner.ROUNDING, torch.float32, allowed)
+
+
+class Twice(nn.Module):
+    """Has two parts of which each alone, and not both, can be left out at other tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one = nn.Linear(width, width)
+        self.other = deepcopy(self.one)
+
+    def forward(self, states: torch.Tensor, **_: object) -> torch.Tensor:
+        largest = torch.maximum(self.one(states), self.other(states))
+        return states + largest.amax(dim=1, keepdim=True)
+
+
+def test_parts_that_can_be_left_out_alone_and_not_together_are_run(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all are of a block that does not run in float32."""
+    model = load_model(ModelConfig(id=str(tiny_model("llama")), dtype="float32"))
+    assert find_position_wise(model, 2)
+    with monkeypatch.context() as patch:
+        patch.setitem(model.blocks[1].mlp._forward_pre_hooks, 0, lambda *_: {}[None])
+        assert find_position_wise(model, 2) == []
+    model.module.layers[1] = Twice(model.hidden_size)
+    model = replace(model, blocks=list(model.module.layers))
+    assert find_position_wise(model, 2) == []
 
 
 def test_a_whole_extraction_leaves_out_what_nobody_reads(

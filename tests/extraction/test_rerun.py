@@ -67,6 +67,19 @@ def test_a_text_whose_states_are_its_own_is_as_it_was(tiny_model: Callable[..., 
         torch.testing.assert_close(model.module.norm(plain[row, 0]), out)
 
 
+def test_what_is_beside_a_long_text_stands_at_no_position_beyond_the_last(
+    tiny_model: Callable[..., Path],
+) -> None:
+    model = _load(tiny_model("gpt2"))
+    long = (5, 6, 7, 8) * (model.module.config.n_positions // 4)
+    texts = [Text(IDS[0], ((0,),)), Text(long, ((len(long) - 1,),))]
+    runner, states = Rerun(model), torch.randn(2, 1, model.hidden_size)
+    again = runner.run(runner.keep(texts), 1, states)
+    for row, text in enumerate(texts):
+        whole = run_whole(model, text, 1, states[row])
+        torch.testing.assert_close(again[row], whole, rtol=1e-5, atol=1e-5)
+
+
 def test_an_edit_leaves_the_model_as_it_was(tiny_model: Callable[..., Path]) -> None:
     model = _load(tiny_model("gemma3"))
     ids = torch.tensor([IDS[0]])

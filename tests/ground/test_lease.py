@@ -85,6 +85,8 @@ def test_of_a_killed_process_nothing_is_left(tmp_path: Path) -> None:
     for path in [*left, mine]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    with lease(tmp_path, tidy=False):
+        assert all(path.exists() for path in left)
     with lease(tmp_path):
         assert not any(path.exists() for path in left)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]

@@ -11,7 +11,7 @@ from toy import write_config, write_table
 
 from llmprobe.cli.main import main
 from llmprobe.ground.errors import UserError
-from llmprobe.models.devices import resolve_device, resolve_dtype
+from llmprobe.models.devices import resolve_device, resolve_dtype, to_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -64,6 +64,21 @@ def test_a_torch_without_the_public_query_is_asked_by_its_older_ones(
     for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda s=supported: s)
         assert resolve_dtype("auto", CPU) == expected
+
+
+def test_the_host_waits_where_the_device_may_read_its_memory_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goes_on: dict[str, bool] = {}
+
+    class Host:
+        def to(self, device: torch.device, non_blocking: bool) -> None:
+            goes_on[device.type] = non_blocking
+
+    monkeypatch.setattr(torch, "as_tensor", lambda _: Host())
+    for device in ("cuda", "mps"):
+        to_device(torch.ones(1), torch.device(device))
+    assert goes_on == {"cuda": True, "mps": False}
 
 
 def test_a_device_that_is_not_here_is_the_users_error() -> None:

@@ -66,8 +66,11 @@ def test_a_running_model_is_read_at_all_of_them_in_one_pass(fitted: Fitted, side
     tokenizer = AutoTokenizer.from_pretrained(fitted.folder)
     inputs = tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
-    with fitted.probe.attach(model, threshold=0.5) as handle:
+    given: list[torch.Tensor] = []
+    with fitted.probe.attach(model, threshold=0.5, on_scores=given.append) as handle:
         model(**inputs)
+        (scores,) = given
+        assert torch.equal(scores, handle.scores)
         assert handle.scores.numpy() == pytest.approx(fitted.expected, abs=1e-4)
         assert handle.flagged.tolist() == (fitted.expected > 0.5).tolist()
     with fitted.probe.attach(model, every_token=True) as every:

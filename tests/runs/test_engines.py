@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -29,10 +30,10 @@ from llmprobe.cli.main import main
 from llmprobe.config.load import load_config
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import EngineConfig, RunConfig
-from llmprobe.runs import cluster, engines
+from llmprobe.runs import cluster, engines, tasks
 from llmprobe.runs.cluster import run_of
 from llmprobe.runs.engines import Slurm, WorkerEndedError, do_all
-from llmprobe.runs.tasks import Outcome, Task, _threads
+from llmprobe.runs.tasks import Outcome, Task, _threads, perform
 
 ROOT = Path(__file__).parents[2]
 
@@ -331,6 +332,46 @@ def test_a_job_that_fails_before_its_task_is_submitted_again(queue: Queue) -> No
     assert len(queue.jobs) == 2
     queue.leave("success", Outcome(None))
     assert future.result(60) == Outcome(None)
+    wait_for(lambda: not queue.task.folder.exists())
+
+
+def test_a_result_counts_that_is_seen_after_its_job_left_the_queue(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slurm, "PATIENCE", 10**9)
+    future = queue.engine.submit(queue.task)
+    queue.queued = set()
+    wait_for(lambda: queue.engine._missing["1"] > 2 or future.done())
+    queue.leave("success", Outcome(None))
+    assert future.result(60) == Outcome(None)
+
+
+def test_sbatch_is_asked_for_the_options_of_the_config_and_says_why_it_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitit = pytest.importorskip("submitit", reason="pip install 'llmprobe[slurm]'")
+    asked: list[Any] = []
+
+    class Executor:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def update_parameters(self, **parameters: Any) -> None:
+            asked.append((parameters["cpus_per_task"], parameters["additional_parameters"]))
+
+        def submit(self, *_: Any) -> None:
+            raise RuntimeError("Command failed:\nsbatch: error: invalid qos")
+
+    monkeypatch.setattr(shutil, "which", str)
+    monkeypatch.setattr(submitit, "SlurmExecutor", Executor)
+    for config in ({}, {"cores": 3, "options": {"mem": "4G", "no-requeue": False}}):
+        engine = Slurm(EngineConfig(kind="slurm", **config))
+        try:
+            with pytest.raises(UserError, match=r"takes no job: sbatch: error: invalid qos$"):
+                engine.submit(Task("parts", "", str(tmp_path), "a task"))
+        finally:
+            engine.close()
+    assert asked == [(None, {"no-requeue": True}), (3, {"mem": "4G"})]
 
 
 class Picky:
@@ -352,10 +393,116 @@ class Picky:
 
 
 def test_a_refused_job_is_asked_for_again_when_another_is_done(tmp_path: Path) -> None:
-    tasks = [Task("parts", "", str(tmp_path), title) for title in "abc"]
+    asked = [Task("parts", "", str(tmp_path), title) for title in "abc"]
     config = EngineConfig(kind="slurm", workers=3)
     engine = Picky(1)
-    do_all(engine, tasks, config)
-    assert engine.done == tasks
+    do_all(engine, asked, config)
+    assert engine.done == asked
     with pytest.raises(UserError, match="sbatch takes no job"):
-        do_all(Picky(0), tasks, config)
+        do_all(Picky(0), asked, config)
+
+
+class Scripted:
+    """An engine whose tasks end as is written for their titles, the first of a list each time."""
+
+    def __init__(self, **ends: list[Any]) -> None:
+        self.ends, self.futures = ends, list[Future[Outcome]]()
+        self.most = 0
+
+    def submit(self, task: Task) -> Any:
+        end = self.ends[task.title].pop(0)
+        if isinstance(end, KeyboardInterrupt):
+            raise end
+        self.futures.append(future := Future[Outcome]())
+        self.most = max(self.most, sum(not one.done() for one in self.futures))
+        if isinstance(end, WorkerEndedError):
+            future.set_exception(end)
+        elif end is not None:
+            Timer(0.05, future.set_result, [end]).start()
+        return future
+
+    def close(self) -> None:
+        pass
+
+
+def scripted(folder: Path, workers: int, **ends: list[Any]) -> Scripted:
+    engine = Scripted(**ends)
+    asked = [Task("parts", "", str(folder), title) for title in ends]
+    do_all(engine, asked, EngineConfig(kind="slurm", workers=workers, retries=2))
+    return engine
+
+
+def test_a_task_whose_worker_ends_is_tried_as_often_as_is_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = WorkerEndedError("its worker ended")
+    scripted(tmp_path, 1, a=[gone, gone, Outcome(None)])
+    assert caplog.text.count("a: its worker ended; it is submitted again") == 2
+    with pytest.raises(UserError, match="a: its worker ended, 3 times; what it finished is kept"):
+        scripted(tmp_path, 1, a=[gone] * 9)
+
+
+def test_an_error_is_told_when_all_others_are_done_and_the_first_is_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other = UserError("first"), UserError("other")
+    gone, heard = WorkerEndedError("gone"), Outcome(None, ["a text is odd"])
+    with pytest.raises(UserError, match="first"):
+        scripted(tmp_path, 1, a=[gone, Outcome(first)], b=[Outcome(other)], c=[heard])
+    assert "a text is odd" in caplog.text
+    assert "other" in caplog.text
+
+
+def test_no_more_tasks_than_workers_are_begun_and_whoever_is_interrupted_ends_them(
+    tmp_path: Path,
+) -> None:
+    assert scripted(tmp_path, 2, **{title: [Outcome(None)] for title in "abcde"}).most == 2
+    engine = Scripted(a=[None], b=[KeyboardInterrupt()])
+    asked = [Task("parts", "", str(tmp_path), title) for title in "ab"]
+    with pytest.raises(KeyboardInterrupt):
+        do_all(engine, asked, EngineConfig(kind="slurm"))
+    assert engine.futures[0].cancelled()
+
+
+class UnpicklableError(Exception):
+    """Whose pickle is made and cannot be read."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second)
+
+
+def test_an_error_comes_back_as_a_sentence_or_with_where_it_came_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task("parts", "", str(tmp_path), "a task", variables={"LLMPROBE_TOY": "1"})
+    assert "does not see it" in str(perform(task).error)
+    assert "LLMPROBE_TOY" not in os.environ
+    task.done.parent.mkdir(parents=True)
+    for error in (ValueError("odd"), UnpicklableError("o", "dd")):
+
+        def fail(_: Task, error: Exception = error) -> None:
+            assert os.environ["LLMPROBE_TOY"] == "1"
+            raise error
+
+        monkeypatch.setattr(tasks, "_do", fail)
+        outcome = pickle.loads(pickle.dumps(perform(task)))
+        assert "odd" in str(outcome.error)
+        told = "".join(traceback.format_exception(outcome.error))
+        assert "on host" in told
+        assert "in fail" in told
+        assert not task.done.exists()
+
+
+def test_workers_compute_in_one_precision_and_only_they_need_the_device(toy: Toy) -> None:
+    asked = ["engine={kind: dask, scheduler: x}", "models.0.device=cuda:7"]
+    config = toy.config(toy.first, models=toy.models[:1])
+    run = run_of(load_config(config, [*asked, "probe.device=cuda:7"]), toy.folder / "run")
+    assert isinstance(run, cluster.ClusterRun)
+    sent = yaml.safe_load(run._task("parts", run._units[0]).config)
+    assert sent["models"][0]["device"] == sent["probe"]["device"] == "cuda:7"
+    auto = [*asked[:1], "models.0.dtype=auto"]
+    run = run_of(load_config(config, auto), toy.folder / "run")
+    assert isinstance(run, cluster.ClusterRun)
+    assert yaml.safe_load(run._task("parts", run._units[0]).config)["models"][0]["dtype"] != "auto"
+    with pytest.raises(UserError, match="say in which dtype they compute"):
+        run_of(load_config(config, [*asked, "models.0.dtype=auto"]), toy.folder / "run")
