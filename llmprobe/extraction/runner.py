@@ -40,6 +40,9 @@ SLACK = 3.0
 """The most that a way of running texts may differ from each alone, in units of what one of them
 alone rounds. Two ways that round equally and by chance differ by 1.4 on average; of four texts that
 share a beginning, and with it the chance, the worst was seen to differ by 1.8."""
+SEVERAL_BLOCKS = 4
+"""Blocks of a slice of the tree that the self-check runs: more would show no more, and cost as much
+as a tenth of a small extraction."""
 
 Runner = PrefixTree | PaddedBatches
 
@@ -159,10 +162,11 @@ class Sample:
         # Of padded batches, the shortest text beside the longest.
         trials = {Budget(longest * 2): [min(texts, key=lambda t: len(plan.texts[t].tokens)), end]}
         if plan.way == PREFIX_TREE:
-            # Small slices, so that paths go from one to the next; and a whole one, since what is
-            # wrong may be so in a large one only. The longest text stands at its end.
-            whole = list(range(_slice_start(plan, end), end + 1))
-            trials = {Budget(max(longest // 2, 1)): texts, Budget(plan.budget): whole}
+            # Small slices, so that paths go from one to the next; and one of several blocks, since
+            # what is wrong may be so beside others only. The longest text stands at its end.
+            size = min(plan.budget, SEVERAL_BLOCKS * plan.block)
+            large = list(range(_slice_start(plan, end, size), end + 1))
+            trials = {Budget(max(longest // 2, 1)): texts, Budget(size): large}
         runners = {make_runner(plan, self.capture, b): texts for b, texts in trials.items()}
         try:
             with Workers(self.capture.model, len(runners)) as workers:
@@ -228,13 +232,13 @@ def _choose(wanted: list[Text]) -> list[int]:
     return sorted(chosen)
 
 
-def _slice_start(plan: ExtractionPlan, end: int) -> int:
-    """Return the first of the rows before ``end`` that fit into one slice with it."""
+def _slice_start(plan: ExtractionPlan, end: int, size: int) -> int:
+    """Return the first of the rows before ``end`` that fit into a slice of ``size`` with it."""
     start, new = end, len(plan.texts[end].tokens) - plan.prefix
     while start > 0:
         a, b = plan.texts[start - 1].tokens, plan.texts[start].tokens
         new += len(a) - common(a, b)
-        if new > plan.budget:
+        if new > size:
             break
         start -= 1
     return start
