@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llmprobe.models.devices import to_device
+from llmprobe.probing.design import WHOLE_BASIS, eigenbasis
 from llmprobe.probing.fits import Solution
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ CLOSE = 0.1
 """
 DROWNED = 0.1
 """A curvature below this times the penalty hardly matters to the preconditioner."""
+REWEIGHTED_AFTER = 8
+"""Steps from nothing after which rows count in the preconditioner as they do in the loss."""
+PAYS_FOR = 40
+"""The most features for each direction still sought with which rows are reweighted: that costs then
+as much as about twenty steps."""
 BETWEEN_WAITS = 4
 """Steps after which an accelerator is asked which problems have converged."""
 _TINY = torch.finfo(torch.float32).tiny
@@ -73,6 +79,7 @@ class Descent:
         self.targets, self.weights = problems.targets[some], problems.weights[some]
         self.mean, self.scale = problems.mean[some], problems.scale[some]
         self.total = problems.total[some]
+        self.from_nothing = False
         K, C, _ = self.targets.shape
         if start is not None:
             self.v, self.b = start.direction.clone(), start.intercept[..., None].clone()
@@ -85,6 +92,7 @@ class Descent:
         if C > 1:
             self.b = self.b - self.b.mean(dim=1, keepdim=True)
         self.logits = self.b.expand_as(self.targets)
+        self.from_nothing = True
 
     def slopes(self, logits: Tensor, some: Tensor | slice = slice(None)) -> Slopes:
         """Return the derivatives of the loss at the logits of some problems."""
@@ -102,6 +110,19 @@ class Descent:
         if change.shape[1] == 1:
             return sum_of_each(at.curvature * change.square())
         return sum_of_each(self.weights[some] * self.loss.bend(at.means, change))
+
+    def reweight(self, at: Slopes) -> None:
+        """Weight the rows of the preconditioner by their curvature, the mean over the problems.
+
+        Far from zero few rows still bend the loss, about the same ones in all folds and penalties.
+        Done once: each time costs what conjugate gradients know of the directions before.
+        """
+        curvature = at.curvature / at.curvature.sum(dim=-1, keepdim=True).clamp_min(_TINY)
+        share = curvature.mean(dim=(0, 1))
+        rows = (self.X - share[None] @ self.X).mul_(self.scale.mean(dim=0))
+        rows.mul_((self.n * share).sqrt()[:, None])
+        self.basis, self.spectrum, rest = eigenbasis(rows, torch.zeros_like(rows[0]))
+        self.rest = float(rest)
 
     def precondition(self, gradient: Tensor, strength: Tensor) -> Tensor:
         """Return the gradient divided by ``c_k XᵀX + l2_k``, without forming it. [K, C, d]
@@ -215,6 +236,10 @@ class Descent:
                     g_v, g_b, d_v, d_b = (x[keep] for x in (g_v, g_b, d_v, d_b))
                     before = (before[0][keep], before[1][keep], before[2][keep])
                     self.keep(keep)
+            if iteration == REWEIGHTED_AFTER and self.from_nothing:
+                _, C, d = self.v.shape
+                if d <= min(self.n, WHOLE_BASIS, PAYS_FOR * C * len(self.v)):
+                    self.reweight(at)
             curvature = at.curvature.sum(dim=-1, keepdim=True)
             p_v = self.precondition(g_v, curvature / self.n)
             p_b = g_b / curvature.clamp_min(_TINY)

@@ -60,7 +60,7 @@ class Design:
         factor = torch.where(varies, size / self.unit, 0.0).to(raw.dtype)
         self.X = centred.mul_(factor).float()
         # An intercept takes up what all rows share.
-        self.basis, self.spectrum, rest = _eigenbasis(self.X, self.X.mean(dim=0))
+        self.basis, self.spectrum, rest = eigenbasis(self.X, self.X.mean(dim=0))
         self.spectrum_on_host, self.rest = self.spectrum.cpu(), float(rest)
 
     def rows(self, some: np.ndarray) -> Design:
@@ -99,9 +99,9 @@ def moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(varies, 1 / deviation, 0.0).float()
 
 
-def _eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the largest eigenvectors [r, d] and eigenvalues [r] of the products of the centred
-    features, and a bound on the rest.
+def eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the largest eigenvectors [r, d] and eigenvalues [r] of the products of features less
+    their ``mean`` [d], and a bound on the rest.
 
     All of them where that is cheap beside the products with ``X``; else by one step of subspace
     iteration from random vectors (Halko, Martinsson & Tropp 2011, algorithm 4.4).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import llmprobe.probing.fit_many as module
 from llmprobe import fit_many, fit_many_multinomial
-from llmprobe.probing import design
+from llmprobe.probing import descent, design
 from llmprobe.probing.descent import Descent
 from llmprobe.probing.design import Design
 from llmprobe.probing.fit_many import Problems
@@ -468,6 +469,17 @@ def test_a_small_memory_budget_gives_the_same(budget: int, monkeypatch: pytest.M
     apart = fit_many(X, targets, l2=0.1)
     assert apart.loss == pytest.approx(together.loss, rel=1e-6)
     assert apart.coef == pytest.approx(together.coef, abs=1e-3 * np.abs(together.coef).max())
+
+
+def test_rows_count_in_the_preconditioner_as_they_do_in_the_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X, targets = planted(400, 60, 0, 4)
+    weights = (np.random.default_rng(0).random((400, 4)) < 0.8).astype(float)
+    fit = partial(fit_many, X, targets[:, [0] * 4], weights, 1e-3, max_iterations=14)
+    assert fit().converged.all()
+    monkeypatch.setattr(descent, "REWEIGHTED_AFTER", 1000)
+    assert not fit().converged.all()
 
 
 def test_numbers_are_fitted_as_ridge_regression_fits_them() -> None:
