@@ -2,7 +2,8 @@
 
     python scripts/bench_attach.py --rounds 10
 
-What one adds is lost in the noise, so passes without a probe and with ``COPIES`` of it take turns.
+The cost of one probe is lost in the noise, so passes without a probe alternate with passes with
+``COPIES`` of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SHAPES = ((1, 32), (16, 64))
 
 
 def main() -> None:
-    """Print a row for each type, shape, and which tokens are scored."""
+    """Print a row for each dtype, batch shape and choice of scored tokens."""
     options = parsed(parser_of(__doc__))
     head(f"A probe attached to {PACKAGED}", options.out)
     rows = (

@@ -1,4 +1,4 @@
-"""What the benchmarks share: texts, an engine and its forward passes, times, the command line."""
+"""Code that the benchmarks share: texts, extraction, timing and memory, the command line."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ bright broken ancient common slowly often never almost perhaps together""".split
 
 
 def name(draw: random.Random) -> str:
-    """A word that is in no dictionary."""
+    """Return a made-up word."""
     return "".join(draw.choices(SYLLABLES, k=draw.randint(2, 5))).capitalize()
 
 
 def made_up_cities(n: int) -> list[str]:
-    """Statements shaped like those of cities.csv: two countries for each city."""
+    """Return statements shaped like those of cities.csv: two countries for each made-up city."""
     draw, texts = random.Random(0), dict[str, None]()
     while len(texts) < n:
         city = name(draw)
@@ -81,7 +81,7 @@ def made_up_cities(n: int) -> list[str]:
 
 
 def prose(n: int) -> list[str]:
-    """Texts of 20 to 400 tokens, more short ones than long, that begin differently."""
+    """Return texts of 20 to 400 tokens, mostly short, that begin differently."""
     draw, texts = random.Random(0), []
     for _ in range(n):
         length = math.exp(draw.uniform(math.log(20), math.log(400)))
@@ -94,7 +94,7 @@ def prose(n: int) -> list[str]:
 
 
 def corpus(which: str, data: Path | None, limit: int | None) -> tuple[str, list[str]]:
-    """What a corpus is called, and its texts; none where its file is missing."""
+    """Return the title of a corpus and its texts; no texts if its file is missing."""
     if which == "unshared":
         return "prose that shares nothing", prose(limit or 1000)
     file = "cities.csv" if which == "cities" else "StrategyQA_task.json"
@@ -119,13 +119,13 @@ def corpus(which: str, data: Path | None, limit: int | None) -> tuple[str, list[
 
 
 def spaced(texts: Sequence[str], n: int) -> list[str]:
-    """``n`` of the texts, evenly spaced by length."""
+    """Return ``n`` of the texts, evenly spaced by length."""
     ordered, n = sorted(texts, key=len), min(n, len(texts))
     return [ordered[int((i + 0.5) * len(texts) / n)] for i in range(n)]
 
 
 def runs(texts: Sequence[str], n_runs: int, length: int) -> list[str]:
-    """Neighbours by length, so that a batch of them is padded as little as one of all texts."""
+    """Return runs of texts of similar length, whose batches are padded as little as those of all."""
     ordered, step = sorted(texts, key=len), max(len(texts) // n_runs, length)
     return [text for i in range(0, len(ordered), step) for text in ordered[i : i + length]]
 
@@ -134,24 +134,24 @@ def runs(texts: Sequence[str], n_runs: int, length: int) -> list[str]:
 
 
 def packaged(dtype: str, model: str = PACKAGED) -> Extractor:
-    """The engine for a packaged model on the CPU."""
+    """Return an extractor for a packaged model on the CPU."""
     return Extractor(ModelConfig.model_validate({"id": model, "dtype": dtype, "device": "cpu"}))
 
 
 def dataset(texts: Sequence[str]) -> ConceptDataset:
-    """Texts with labels, which llmprobe wants."""
+    """Return texts as a dataset; llmprobe requires labels, so they alternate."""
     return ConceptDataset("bench", list(texts), np.arange(len(texts)) % 2)
 
 
 def planner_of(engine: Extractor, texts: Sequence[str]) -> Planner:
-    """The texts' tokens, the model's shape, and plans made of them."""
+    """Return a planner for the tokens of some texts and the shape of the model."""
     model = engine.model
     tokens = engine.tokens(dataset(texts), model.tokenizer, model.module)
     return engine.planner(tokens, model)
 
 
 def run_plan(model: LoadedModel, plan: ExtractionPlan) -> Tensor:
-    """A plan's forward passes alone. -> [layers, rows, d]"""
+    """Run only the forward passes of a plan. -> [layers, rows, d]"""
     with Capture(model, "residual") as capture:
         way = make_runner(plan, capture, Budget(plan.budget))
         with Workers(model, len(plan.strands)) as workers:
@@ -169,7 +169,10 @@ Result = TypeVar("Result")
 def turns(
     jobs: Mapping[Job, Callable[[], Result]], rounds: int, what: str
 ) -> tuple[dict[Job, list[float]], dict[Job, Result]]:
-    """Seconds of each job in each round, which begins with another job, and its last result."""
+    """Return the seconds of each job in each round, and its last result.
+
+    Each round begins with another job.
+    """
     took: dict[Job, list[float]] = defaultdict(list)
     results: dict[Job, Result] = {}
     order = list(jobs)
@@ -185,17 +188,17 @@ def turns(
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, least and most."""
+    """Return the median, minimum and maximum as text."""
     return f"{median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
 def best(run: Callable[[], object], times: int = 10) -> float:
-    """Least seconds of several tries."""
+    """Return the least seconds of several tries."""
     return min(timeit.repeat(run, number=1, repeat=times))
 
 
 def peak_speed(device: str, dtype: str) -> float:
-    """Operations a second in a product of matrices that is large enough for the device."""
+    """Measure the operations a second of a matrix product that is large enough for the device."""
     numbers = getattr(torch, dtype)
     if device == "cpu":
         return max(matmul_speed(torch.device(device), numbers) for _ in range(5))
@@ -204,13 +207,13 @@ def peak_speed(device: str, dtype: str) -> float:
 
 
 def peak_bytes(run: Callable[[], object], cuda: bool) -> int:
-    """The most memory of this process, or of its GPU, while something runs."""
+    """Return the peak memory of this process, or of its GPU, while ``run`` runs."""
     gc.collect()
     forget, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     elif forget.exists():
-        # Resets what the kernel holds for the most memory so far, that of loading the model.
+        # Reset the kernel's peak, which is otherwise that of loading the model.
         forget.write_text("5")
     run()
     if cuda:
@@ -226,7 +229,7 @@ def peak_bytes(run: Callable[[], object], cuda: bool) -> int:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """With the options that the benchmarks have in common."""
+    """Return a parser with the options that all benchmarks have."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -240,13 +243,16 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
         "--wait-policy",
         choices=["active", "passive", "default"],
         default=os.environ.get("OMP_WAIT_POLICY", "passive").lower(),
-        help="of idle OpenMP threads",
+        help="how idle OpenMP threads wait",
     )
     return parser
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options, once idle threads wait as they say: torch reads that only when it loads."""
+    """Return the options; restart if idle threads should wait otherwise.
+
+    torch reads the wait policy only when it is loaded.
+    """
     options = parser.parse_args()
     policy = options.wait_policy
     if os.environ.get("OMP_WAIT_POLICY", "default").lower() != policy:
@@ -259,7 +265,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def machine() -> str:
-    """Processor, cores, versions, and what else runs."""
+    """Return the processor, cores, versions and load, for the head of a report."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -273,13 +279,13 @@ def machine() -> str:
 
 
 def head(title: str, out: Path | None) -> None:
-    """Begin a report: on what machine which command measured what."""
+    """Begin a report with its title, the machine and the command."""
     command = shlex.join(["python", *sys.argv])
     report(f"{title} on {machine()}.\n\n```\n{command}\n```\n", out, new=True)
 
 
 def report(text: str, out: Path | None, new: bool = False) -> None:
-    """Print, and write: each part when it is there, since a whole benchmark takes an hour."""
+    """Print a part of the report and append it to ``out``; a whole benchmark takes an hour."""
     print(text, flush=True)
     if out:
         with out.open("w" if new else "a", encoding="utf-8") as opened:

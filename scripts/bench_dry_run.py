@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What probing takes, beside what a dry run says it takes.
+"""Compare the measured cost of probing with the estimate of a dry run.
 
     python scripts/bench_dry_run.py                      # made-up states of several shapes
     python scripts/bench_dry_run.py CONFIG [--limit N]   # the datasets and models of a config
 
-Both are processor seconds of one core, with the speed of a product of matrices measured right
-before each: so the ratio holds on a machine that others use too. From its table come the constants
-of llmprobe/probing/cost.py.
+Both are processor seconds of one core, at the speed of a matrix product that is measured right
+before each, so the ratio also holds on a shared machine. The constants of llmprobe/probing/cost.py
+come from this table.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHAPES: tuple[tuple[int, int, int, dict[str, Any]], ...] = (  # rows, d, classes
 
 
 def core_speed() -> float:
-    """Measure the operations of one core in a processor second, in a product of float32."""
+    """Measure the operations of one core in a processor second, in a float32 matrix product."""
     a, best = torch.ones(1024, 1024), float("inf")
     for _ in range(4):
         began = time.process_time()
@@ -43,7 +43,7 @@ def core_speed() -> float:
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
-    """Return the processor seconds of some work, and the speed of a core before it."""
+    """Return the processor seconds of ``work``, and the speed of a core right before it."""
     speed, began = core_speed(), time.process_time()
     work()
     return time.process_time() - began, speed
@@ -58,7 +58,7 @@ def row(name: str, layers: Mapping[int, np.ndarray], labels: np.ndarray, config:
     )
     rows, d = next(iter(layers.values())).shape
     classes = len(np.unique(labels))
-    # A layer at a time, since those of several cores add up.
+    # For one layer, since an estimate for several divides them among the cores.
     one = probing_seconds(config, rows, d, 1, classes, speed)
     if "texts" not in beside:
         bare = config.model_copy(update={"controls": tuple(
@@ -94,7 +94,7 @@ def main() -> None:
             asked = entry.model_dump(exclude_unset=True)
             dataset = llmprobe.load_dataset(str(asked.pop("name")), **asked)
             states = extractor.extract(dataset)
-            # Every fourth layer says enough.
+            # Every fourth layer is enough.
             layers = {layer: states.layer(layer) for layer in states.layers[::4]}
             row(f"{model.name} on {dataset.name}, {len(layers)} layers", layers, dataset.labels,
                 config.probe, groups=dataset.groups)  # fmt: skip

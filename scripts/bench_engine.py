@@ -1,11 +1,11 @@
-"""Two workers against one such worker, of Dask, each with one core; and configs for a dry run.
+"""Compare a run by two Dask workers of one core with a run by one; write configs for a dry run.
 
     python scripts/bench_engine.py --limit 400                  # minutes on a quiet machine
     python scripts/bench_engine.py --shapes FOLDER              # 70b.yaml, family.yaml; no weights
     llmprobe run FOLDER/70b.yaml --engine slurm --dry-run
 
-Each run has a cache and a folder of its own. The workers have imported all that they need before
-the clock starts, and the time is that of the whole run, tables included.
+Each run has its own cache and folder. Before the clock starts, a small run makes the workers import
+all that they need. The time is that of the whole run, tables included.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WIDTHS = (512, 768, 1024, 2048, 2560, 4096, 5120, 6144, 7168, 8192)
 
 @contextmanager
 def workers(n: int, folder: Path) -> Iterator[str]:
-    """Yield the address of a scheduler that has so many workers of one core."""
+    """Yield the address of a scheduler with n workers of one core each."""
     file = folder / "scheduler.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = []
@@ -67,7 +67,7 @@ def workers(n: int, folder: Path) -> Iterator[str]:
 
 
 def seconds(n: int, limit: int, datasets: int, dtype: str) -> float:
-    """How long a run takes with so many workers."""
+    """Return how long a run takes with n workers."""
     with TemporaryDirectory(prefix="bench-engine-") as name, workers(n, Path(name)) as address:
         folder = Path(name)
         names = [{"name": "coin_flip", "seed": i, "n": limit, "as": f"coins-{i}"}
@@ -93,7 +93,7 @@ def seconds(n: int, limit: int, datasets: int, dtype: str) -> float:
 
 
 def write_shapes(folder: Path) -> None:
-    """Write configs of models that are a shape alone: a dry run loads no weights."""
+    """Write models that have a config but no weights, and configs that run them: for a dry run."""
     from transformers import AutoTokenizer, LlamaConfig
 
     source = locate(load_config({"models": ["smollm2-135m"], "datasets": ["capitals"]}).models[0])
@@ -125,7 +125,7 @@ def write_shapes(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Write the shapes, or measure one worker and two."""
     parser = parser_of(__doc__)
     parser.add_argument("--datasets", type=int, default=6)
     parser.add_argument("--shapes", type=Path, metavar="FOLDER")

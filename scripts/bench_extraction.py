@@ -1,4 +1,4 @@
-"""Measure llmprobe's extraction beside the ways in which one would do it by hand.
+"""Compare llmprobe's extraction with the ways to do it by hand.
 
     python scripts/bench_extraction.py --data FOLDER --out table.md     # the three corpora
     python scripts/bench_extraction.py --scaling                        # 1,000 to 50,000 texts
@@ -6,12 +6,12 @@
     python scripts/bench_extraction.py --gpu                            # a model shaped like 7B
 
 The data folder (or ``$LLMPROBE_DATA``) holds ``jin2024/cities.csv`` and
-``jin2024/StrategyQA_task.json``. Every way takes texts and gives the states of each text's last
-token at every layer; all of them take turns in one process. Each ratio is of two times of the same
+``jin2024/StrategyQA_task.json``. Every way takes texts and returns the states of each text's last
+token at every layer; all ways take turns in one process. Each ratio compares two times of the same
 round. Nothing else should be running.
 
-By hand, a causal model gets length-sorted batches padded on the right without a mask, which is
-faster than with one and as right: the last token of a text sees nothing of the padding behind it.
+The batches by hand are sorted by length and padded on the right, without a mask. For a causal model
+that is faster than with a mask and as correct: a text's last token does not see padding after it.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ from llmprobe.models.source import locate
 
 ONE_BY_ONE, BATCHES, SHARED_CACHE, ENGINE = "one at a time", "batches", "shared cache", "llmprobe"
 SAMPLE = {ONE_BY_ONE: 48}
-"""Texts that a slow way is measured on, evenly spaced by length."""
+"""How many texts a slow way is measured on, evenly spaced by length."""
 WARM_UP = 64
 LONG = 8000
 """Tokens of a long text."""
 LEAST_PREAMBLE = 4
-"""Tokens that all texts must begin with for a cache of them to be tried."""
+"""The fewest common first tokens for which a shared cache is tried."""
 
 LEGEND = """- Medians of all rounds [least, most]; "÷ llmprobe" is a way's time over llmprobe's in \
 the same round. Operations are 2 × weights × computed tokens, padding included, attention and \
@@ -84,12 +84,12 @@ precision. Memory is the most that a process of its own takes, the model include
 
 @dataclass(frozen=True)
 class Model:
-    """What is measured: the packaged model, or a Llama of some shape with random weights."""
+    """The measured model: the packaged one, or a Llama of a given shape with random weights."""
 
     title: str
     dtypes: tuple[str, ...]
     sizes: tuple[int, ...]
-    """Texts in a batch, to choose from."""
+    """Batch sizes to choose from, in texts."""
     shape: tuple[int, int, int, int] | None = None
     """Width, width inside the MLP, blocks, heads."""
     device: str = "cpu"
@@ -97,7 +97,7 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The packaged model's unless another is given, which spares a GPU machine its weights."""
+        """The given tokenizer, or the packaged model's, which has to be downloaded."""
         folder = self.tokenizer_folder or locate(ModelConfig(id=PACKAGED)).folder
         return AutoTokenizer.from_pretrained(folder)
 
@@ -110,7 +110,7 @@ TINY = Model("tiny Llama, random weights", ("bfloat16",), (4, 8), (64, 172, 3, 4
 
 @cache
 def causal(model: Model, dtype: str) -> Any:
-    """The language model with its head, loaded by hand; a random one is made on its device."""
+    """Load the language model with its head by hand, or make a random one on its device."""
     numbers = getattr(torch, dtype)
     if model.shape is None:
         folder = locate(ModelConfig(id=PACKAGED)).folder
@@ -127,7 +127,7 @@ def causal(model: Model, dtype: str) -> Any:
 
 @cache
 def extractor(model: Model, dtype: str) -> Extractor:
-    """llmprobe's, with its model in memory."""
+    """Return llmprobe's extractor, with the model in memory."""
     made = packaged(dtype)
     if model.shape is not None:
         module, device = causal(model, dtype).model, torch.device(model.device)
@@ -147,7 +147,7 @@ class Outcome:
     """States of some texts."""
 
     tokens: int
-    """Computed, padding included."""
+    """The computed tokens, padding included."""
     layer: Callable[[int], np.ndarray]
     """States of a layer. -> [n, d]"""
     note: str = ""
@@ -167,13 +167,13 @@ class Way:
 
     @property
     def title(self) -> str:
-        """In a table."""
+        """The name in a table."""
         alone = ", passes alone" if self.kind in (PREFIX_TREE, PADDED) else ""
         return f"{self.kind}{f' of {self.size}' if self.size else ''}, {self.dtype}{alone}"
 
     @torch.inference_mode()
     def __call__(self, model: Model, texts: Sequence[str]) -> Outcome:
-        """Run it."""
+        """Get the states of some texts."""
         if self.kind == ONE_BY_ONE:
             return one_by_one(model, self.dtype, texts)
         if self.kind in (BATCHES, SHARED_CACHE):
@@ -190,7 +190,7 @@ class Way:
 
 
 def one_by_one(model: Model, dtype: str, texts: Sequence[str]) -> Outcome:
-    """Each text alone, with all states of all its tokens."""
+    """Run each text alone; the model returns all states of all tokens, and the last are kept."""
     lm, kept, n_tokens = causal(model, dtype), [], 0
     for text in texts:
         inputs = model.tokenizer(text, return_tensors="pt").to(lm.device)
@@ -202,7 +202,7 @@ def one_by_one(model: Model, dtype: str, texts: Sequence[str]) -> Outcome:
 
 
 def batches(model: Model, dtype: str, texts: Sequence[str], size: int, share: bool) -> Outcome:
-    """Texts of similar length side by side; ``share``: what all begin with comes from a cache."""
+    """Run batches of similar length; with ``share``, a cache holds the beginning of all texts."""
     base = causal(model, dtype).model
     ids = model.tokenizer(list(texts))["input_ids"]
     prefix, past = preamble(ids) if share else 0, []
@@ -229,13 +229,13 @@ def batches(model: Model, dtype: str, texts: Sequence[str], size: int, share: bo
 
 
 def preamble(ids: Sequence[list[int]]) -> int:
-    """Tokens that all texts begin with; at least one of each text is left."""
+    """Return how many first tokens all texts share, short of the whole of a text."""
     return min(common(min(ids), max(ids)), min(map(len, ids)) - 1)
 
 
 @contextmanager
 def last_tokens(base: Any, last: Tensor) -> Iterator[list[Tensor]]:
-    """A list into which each layer puts its states of each row's last token, [rows, d]."""
+    """Yield a list to which each layer appends the states of each row's last token, [rows, d]."""
     kept: list[Tensor] = []
     index = (torch.arange(len(last), device=base.device), last.to(base.device))
 
@@ -252,7 +252,7 @@ def last_tokens(base: Any, last: Tensor) -> Iterator[list[Tensor]]:
 
 
 def peak_memory(options: argparse.Namespace, way: Way, texts: Sequence[str], n: int) -> str:
-    """Of a process that has the model in memory and does nothing else: this script with --rss."""
+    """Return the peak memory of a separate process: this script with --rss."""
     if options.no_memory:
         return "–"
     command = [sys.executable, __file__, *sys.argv[1:], "--rss", str(way)]
@@ -262,7 +262,7 @@ def peak_memory(options: argparse.Namespace, way: Way, texts: Sequence[str], n: 
 
 
 def tuned(model: Model, kind: str, dtype: str, texts: Sequence[str]) -> Way:
-    """The best batch size on some of the texts."""
+    """Return the way with the batch size that is fastest on some of the texts."""
     some = runs(texts, 4, max(model.sizes))
     ways = [Way(kind, dtype, size) for size in model.sizes]
     ways[0](model, some[:WARM_UP])
@@ -271,7 +271,7 @@ def tuned(model: Model, kind: str, dtype: str, texts: Sequence[str]) -> Way:
 
 
 def ways_for(model: Model, which: str, texts: Sequence[str], dtypes: Sequence[str]) -> list[Way]:
-    """The ways that are compared on a corpus; the last ones are llmprobe's."""
+    """Return the ways to compare on a corpus; the last ones are llmprobe's."""
     ways = [Way(ONE_BY_ONE, model.dtypes[0])]
     ways += [tuned(model, BATCHES, dtype, texts) for dtype in dtypes]
     if preamble(model.tokenizer(list(texts))["input_ids"]) >= LEAST_PREAMBLE:
@@ -282,7 +282,7 @@ def ways_for(model: Model, which: str, texts: Sequence[str], dtypes: Sequence[st
 
 
 def compare(model: Model, which: str, options: argparse.Namespace) -> str:
-    """A table of all ways on one corpus."""
+    """Return a report with a table of all ways on one corpus."""
     called, texts = corpus(which, options.data, options.limit)
     if not texts:
         return f"### {called}\n"
@@ -325,7 +325,13 @@ def table(
     at_peak: Mapping[Way, float],
     mean_length: float,
 ) -> Iterator[str]:
-    """A row for each way; ``at_peak``: ms per text if all were products at the machine's peak."""
+    """Yield a table with a row for each way.
+
+    Parameters
+    ----------
+    at_peak
+        The ms per text if all time went into matrix products at the machine's peak speed.
+    """
     engines = [way for way in ms if way.kind == ENGINE]
     heads = ["way", "ms per text", "tokens/s", "of matmul peak", "peak memory"]
     heads += [f"÷ {way.title}" for way in engines]
@@ -341,14 +347,17 @@ def table(
 
 
 def difference(states: Outcome, expected: Outcome, layers: int) -> float:
-    """The largest, relative, over texts and layers but the last: by hand that is after the norm."""
+    """Return the largest relative difference over texts and ``layers`` layers.
+
+    The last layer is left out: by hand it is after the final norm.
+    """
     pairs = ((states.layer(i), expected.layer(i)) for i in range(layers))
     norm = partial(np.linalg.norm, axis=1)
     return max(float((norm(a - b) / norm(b)).max()) for a, b in pairs)
 
 
 def scaling(model: Model, options: argparse.Namespace) -> str:
-    """The engine's cost per text from 1,000 to 50,000 texts, and that of one long one."""
+    """Return llmprobe's cost per text for 1,000 to 50,000 texts, and the cost of long texts."""
     most = options.limit or 50_000
     sizes = [n for n in (1000, 5000, 20_000, 50_000) if n <= most] or [most]
     way = Way(ENGINE, [d for d in model.dtypes if d in options.dtype][-1])
@@ -365,7 +374,7 @@ def scaling(model: Model, options: argparse.Namespace) -> str:
                spread([1e3 * t / n for t in took[n]]), spread(ratio),
                peak_memory(options, way, texts[n], n)]  # fmt: skip
         lines.append(f"| {' | '.join(row)} |")
-    # Words are tokens, but for the stops; SmolLM2's window ends at 8,192.
+    # Each word is about one token, and SmolLM2's window has 8,192.
     long = [" ".join(random.Random(i).choices(WORDS, k=LONG)) for i in range(2)]
     took, _ = turns({LONG: partial(way, model, long)}, options.rounds, "long")
     lines += ["", f"Two texts of {LONG:,} tokens: {spread(took[LONG])} s, and at most "
@@ -374,7 +383,7 @@ def scaling(model: Model, options: argparse.Namespace) -> str:
 
 
 def few_layers(model: Model, options: argparse.Namespace) -> str:
-    """The engine's cost of some layers beside that of all."""
+    """Return llmprobe's cost of a few layers compared with that of all."""
     _, texts = corpus("cities", options.data, options.limit)
     dtype = [d for d in model.dtypes if d in options.dtype][-1]
     blocks = len(extractor(model, dtype).model.blocks)
@@ -405,16 +414,16 @@ def few_layers(model: Model, options: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    """Measure what the options say."""
+    """Measure what the options ask for."""
     parser = parser_of(__doc__)
     add = parser.add_argument
     add("--corpus", nargs="+", choices=CORPORA, help="default: all three")
-    add("--scaling", action="store_true", help="cost per text from 1,000 to 50,000, and one long")
-    add("--layers", action="store_true", help="cost of one layer, and of two, beside all")
+    add("--scaling", action="store_true", help="cost per text for 1,000 to 50,000, and long ones")
+    add("--layers", action="store_true", help="cost of one or two layers, compared with all")
     add("--gpu", action="store_true", help="a random model shaped like Llama 7B, on CUDA")
     add("--tiny", action="store_true", help="with --gpu: a tiny model on the CPU instead")
     add("--tokenizer", type=Path, metavar="DIR", help="for --gpu without the packaged model")
-    add("--no-memory", action="store_true", help="leave peak memory out, which needs processes")
+    add("--no-memory", action="store_true", help="leave out peak memory, which starts processes")
     add("--rss", metavar="WAY", help="print the peak bytes of one way on texts from stdin (JSON)")
     options = parsed(parser)
     if options.gpu and not options.tiny and not torch.cuda.is_available():

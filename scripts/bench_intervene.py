@@ -1,9 +1,9 @@
-"""Measure what a changed state costs beside a token in a full batch of whole texts.
+"""Compare the cost of a changed state with that of a token in a full batch of whole texts.
 
     python scripts/bench_intervene.py --dtype float32
 
-A state that is changed at layer 0 goes through all blocks, as a token of a whole text does, and
-sees the kept keys and values of the text before it.
+A state changed at layer 0 goes through all blocks, like a token of a whole text, and attends to the
+kept keys and values of the text before it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from llmprobe.extraction.rerun import Rerun
 from llmprobe.extraction.tokens import Text
 
 TOKENS = 2048
-"""Of a batch, as many as `llmprobe intervene` takes at a time on a CPU."""
+"""Tokens of a batch, as many as `llmprobe intervene` takes at a time on a CPU."""
 LENGTH = 40
 """Tokens of a text."""
 STATES = 1 + 2 + 3 + 2 * 50
-"""Of a text: its own, two reflected, three removed, and those of 50 draws of the null."""
+"""Changed states of a text: its own, two reflected, three removed, and two for each null draw."""
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
-    """Seconds of all threads, which say the same on a machine that does other things too."""
+    """Return the processor seconds of all threads, which other work on the machine hardly changes."""
     began = time.process_time()
     run()
     return time.process_time() - began
@@ -36,7 +36,7 @@ def cpu_seconds(run: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def main() -> None:
-    """Print a row for each model and type."""
+    """Print a row for each model and dtype."""
     parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "gemma-3-270m"])
     options = parsed(parser)

@@ -1,15 +1,14 @@
-"""Probing beside scikit-learn with the same shortcuts: one thread each, in processor time.
+"""Compare probing with scikit-learn given the same shortcuts: processor time of one thread each.
 
     python scripts/bench_probing.py                    # three layers of SmolLM2
     python scripts/bench_probing.py --model gemma-3-270m --layers 3 9 15
     python scripts/bench_probing.py --growth           # rows, features, problems, classes
     python scripts/bench_probing.py --memory           # 100,000 × 4,096 × 2 layers, bfloat16
 
-scikit-learn goes down the same path of penalties on the same folds, each fit from the one before,
-and leaves it by the same rule; it has its fastest solver for the shape, and features that were
-scaled by the training rows. Nothing is added up: all labellings are run. Both would use as many
-cores as there are layers, one thread each, so the ratio of processor times is that of wall times
-with a worker a core.
+scikit-learn goes down the same path of penalties on the same folds, starts each fit from the one
+before, and stops by the same rule. It has its fastest solver for the shape, and features scaled on
+the training rows. All labellings are really run, not extrapolated. Either way would run each layer
+in one thread of its own, so the ratio of processor times is that of wall times with a core a layer.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ SOLVERS = ("lbfgs", "newton-cg", "newton-cholesky")
 GRID = np.logspace(4, -4, 10)
 """Penalties of the cold grid, strong to weak: scikit-learn's own default grid of C = 1 / l2."""
 TIGHT = 1e-6
-"""scikit-learn's tolerance on the cold grid, which leaves its objectives at most 2 % above the
-optimum; at its default of 1e-4 they are up to eight times it."""
+"""scikit-learn's tolerance on the cold grid. Its objectives then end at most 2 % above the optimum;
+with the default of 1e-4 they end at up to eight times the optimum."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Input:
 
 
 def real(model: str, data: Path | None, layers: Sequence[int], limit: int | None) -> Input:
-    """Layers of a packaged model on the cities set, or on the capitals that ship."""
+    """Extract layers of a packaged model on the cities set, or on the shipped capitals."""
     cities = data / "jin2024" / "cities.csv" if data else None
     if cities is not None and cities.is_file():
         columns = {"text": "statement", "label": "label", "group": "city"}
@@ -79,7 +78,10 @@ def real(model: str, data: Path | None, layers: Sequence[int], limit: int | None
 
 
 def synthetic(n: int, d: int, n_layers: int = 1, n_classes: int = 2) -> Input:
-    """A power-law spectrum, as hidden states have, and a noisy linear concept, fainter later on."""
+    """Make states with a power-law spectrum, like hidden states, and a noisy linear concept.
+
+    The concept gets fainter from layer to layer.
+    """
     rank, draw, layers = min(n, d), np.random.default_rng(0), dict[int, np.ndarray]()
     sizes = np.arange(1, rank + 1, dtype=np.float32) ** -0.5
     known = draw.normal(size=(n, rank)).astype(np.float32)
@@ -97,7 +99,7 @@ def synthetic(n: int, d: int, n_layers: int = 1, n_classes: int = 2) -> Input:
 
 
 class PlainPath:
-    """One task's fits by scikit-learn, from strong to weak penalties, each from the one before."""
+    """scikit-learn's fits of one task, from strong to weak penalties, each from the one before."""
 
     def __init__(self, X: np.ndarray, task: ProbingTask, solver: str, tol: float = 1e-4) -> None:
         """Scale features by the training rows of each problem."""
@@ -112,7 +114,7 @@ class PlainPath:
         self.n_scored = int((task.scored_by >= 0).sum())
 
     def losses(self, l2: float) -> np.ndarray:
-        """Held-out loss of each row that is scored, after fits at a penalty. [n]"""
+        """Fit at a penalty, and return the held-out loss of each scored row. [n]"""
         rows = np.zeros(len(self.y))
         for model, X, y, X_test, test in self.problems:
             model.set_params(C=1 / l2).fit(X, y)
@@ -121,7 +123,7 @@ class PlainPath:
         return rows
 
     def choice(self) -> float:
-        """The penalty with the least held-out loss; left by the rule that ``search`` has."""
+        """Return the penalty with the least held-out loss; stop by the rule of ``search``."""
         least, chosen = np.full(len(self.y), np.inf), 0.0
         for l2 in PENALTIES:
             rows = self.losses(l2)
@@ -136,32 +138,32 @@ class PlainPath:
 
 
 def plain_choices(X: np.ndarray, tasks: Sequence[ProbingTask], solver: str) -> np.ndarray:
-    """The penalty of each task, one task after another."""
+    """Choose the penalty of each task, one task after another."""
     return np.array([PlainPath(X, task, solver).choice() for task in tasks])
 
 
 def plain_everything(X: np.ndarray, tasks: ProbingTasks, solver: str) -> None:
-    """What ``probe_layers`` fits for a layer: its choices, and refits at those."""
+    """Fit all that ``probe_layers`` fits for a layer: choose penalties, and refit at them."""
     every = (*tasks.inner, tasks.observed, *tasks.shuffled, *tasks.control, *tasks.beside_control)
     chosen = plain_choices(X, every, solver)
     every_row = np.ones((1, len(X)), dtype=bool)
     refits = zip([*tasks.train[:, None], every_row], chosen[: len(tasks.inner) + 1], strict=True)
     for train, l2 in refits:
         scored_by = np.where(train[0], -1, 0)
-        if train.all():  # Rows to score are needed by the class alone.
+        if train.all():  # Nothing is scored here, but the class needs rows to score.
             scored_by[:1] = 0
         PlainPath(X, ProbingTask(tasks.targets, train, scored_by), solver).losses(l2)
 
 
 def plain_grid(X: np.ndarray, task: ProbingTask, solver: str) -> None:
-    """The whole grid on each fold, to a tolerance that the objective shows."""
+    """Fit the whole grid on each fold, to a tight tolerance."""
     path = PlainPath(X, task, solver, TIGHT)
     for l2 in GRID:
         path.losses(float(l2))
 
 
 def fastest_solver(given: Input, tasks: ProbingTasks) -> str:
-    """By trial on the observed labels of the middle layer."""
+    """Find the fastest solver by trial on the observed labels of the middle layer."""
     X = list(given.layers.values())[len(given.layers) // 2]
     solvers = SOLVERS if X.shape[1] <= 1024 else SOLVERS[:2]
     took = {}
@@ -176,13 +178,13 @@ def fastest_solver(given: Input, tasks: ProbingTasks) -> str:
 
 
 def choices(X: np.ndarray, tasks: Sequence[ProbingTask], device: str) -> np.ndarray:
-    """The penalty of each task, all of them at once."""
+    """Choose the penalties of all tasks at once."""
     design = Design(torch.as_tensor(X).to(device))
     return search(design, LOGISTIC, Logistic(), tasks).l2
 
 
 def cold_grid(X: np.ndarray, task: ProbingTask, device: str) -> None:
-    """``fit_many`` on every fold and penalty of the grid at once, from nothing."""
+    """Call ``fit_many`` on every fold and penalty of the grid at once, without warm starts."""
     k = len(task.train)
     weights = np.tile(task.train.T.astype(np.float32), (1, len(GRID)))
     targets = np.tile(task.targets.T, (1, k * len(GRID)))
@@ -191,7 +193,7 @@ def cold_grid(X: np.ndarray, task: ProbingTask, device: str) -> None:
 
 
 def everything(given: Input, layer: int, options: argparse.Namespace) -> None:
-    """Nested penalties, permutations, control labels, all scores with intervals, tables."""
+    """Probe a layer with nested penalties, permutations, control labels, intervals and tables."""
     llmprobe.probe_layers(
         {layer: given.layers[layer]}, given.y, given.groups, progress=False,
         permutations=options.permutations, controls=["majority", "random_labels"],
@@ -205,7 +207,7 @@ def everything(given: Input, layer: int, options: argparse.Namespace) -> None:
 def alternating(
     jobs: Mapping[str, Callable[[], object]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, object]]:
-    """Processor seconds of each job in each round, and its last result."""
+    """Return the processor seconds of each job in each round, and its last result."""
     took, results = {name: list[float]() for name in jobs}, dict[str, object]()
     for _ in range(rounds):
         for name, job in jobs.items():
@@ -216,7 +218,7 @@ def alternating(
 
 
 def compare(given: Input, options: argparse.Namespace) -> None:
-    """The table of one input, a row for each way and layer."""
+    """Report a table of one input, with a row for each layer and kind of work."""
     config = ProbeConfig(permutations=options.permutations, description_length=False,
                          controls=("majority", "random_labels"))  # fmt: skip
     tasks = build_tasks(given.y, given.groups, config, given.name)
@@ -262,7 +264,7 @@ def compare(given: Input, options: argparse.Namespace) -> None:
 
 
 def growth(options: argparse.Namespace) -> None:
-    """Seconds of ``fit_many``, and of everything, as one size after another doubles."""
+    """Report the seconds of ``fit_many``, and of everything, as one size at a time grows."""
     sizes = [
         *((n, 512, 50) for n in (1_000, 2_000, 4_000, 8_000, 16_000)),
         *((1_500, d, 50) for d in (256, 512, 1_024, 2_048, 4_096)),
@@ -298,7 +300,7 @@ def growth(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Stored:
-    """Layers of an extraction in bfloat16, made up, each read when its turn comes."""
+    """Layers of a made-up extraction in bfloat16, read one at a time."""
 
     store: Store
     n: int
@@ -332,7 +334,7 @@ def stored(folder: Path, n: int, d: int, n_layers: int) -> tuple[Stored, np.ndar
 
 
 def memory(options: argparse.Namespace) -> None:
-    """The most memory that probing layers takes that are stored as bfloat16, and its time."""
+    """Report the peak memory and the time of probing layers that are stored as bfloat16."""
     n, d, n_layers = options.size
     config = ProbeConfig(permutations=options.permutations, description_length=False,
                          controls=("majority", "random_labels"))  # fmt: skip
@@ -356,17 +358,17 @@ def memory(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = parser_of(__doc__)
     add = parser.add_argument
-    add("--model", default="smollm2-135m", help="a packaged one")
+    add("--model", default="smollm2-135m", help="a packaged model")
     add("--layers", type=int, nargs="+", default=[5, 15, 27])
     add("--permutations", type=int, default=100)
-    add("--only", help="rows whose name has this in it")
-    add("--device", default="cpu", help="of llmprobe's rows")
-    add("--growth", action="store_true", help="sizes one after another")
-    add("--memory", action="store_true", help="the most that probing of a store takes")
+    add("--only", help="only rows whose name contains this")
+    add("--device", default="cpu", help="device of llmprobe's rows")
+    add("--growth", action="store_true", help="time as one size at a time grows")
+    add("--memory", action="store_true", help="peak memory of probing stored states")
     add("--size", type=int, nargs=3, default=[100_000, 4_096, 2], help="n, d, layers of --memory")
     options = parsed(parser)
     logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # scikit-learn's, of its own changes
+    warnings.simplefilter("ignore")  # Those of scikit-learn about its future changes.
     head("# Probing", options.out)
     if options.memory:
         memory(options)

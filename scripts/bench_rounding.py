@@ -1,9 +1,9 @@
-"""Measure how much each way of running texts rounds in bfloat16, against float32.
+"""Measure the rounding error of each way of running texts in bfloat16, against float32.
 
     python scripts/bench_rounding.py --models smollm2-135m gemma-3-270m --limit 24
 
-Texts come in fours that share their first half. The error is relative, of the state of a text's
-last token, and the mean over texts and layers; float32 has the same weights.
+Texts come in fours that share their first half. The error is the relative error of the state of a
+text's last token, averaged over texts and layers; float32 has the same weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llmprobe.models.private import in_float32
 
 
 def fours(n: int) -> list[str]:
-    """Texts of 12 to 24 words, in fours of which the first half is the same."""
+    """Return texts of 12 to 24 words, in fours that share their first half."""
     draw, texts = random.Random(0), list[str]()
     while len(texts) < n:
         half = draw.randint(6, 12)
@@ -36,7 +36,7 @@ def fours(n: int) -> list[str]:
 
 @torch.inference_mode()
 def rows(name: str, n: int) -> Iterator[str]:
-    """A row for each site of a model."""
+    """Yield a row for each site of a model."""
     engine = packaged("bfloat16", name)
     model, planner = engine.model, planner_of(engine, fours(n))
     for site in SITES:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Scoring of more and more texts: processor seconds for each, and the most memory that it takes.
+"""Measure the processor seconds and peak memory of scoring more and more texts.
 
     python scripts/bench_score.py [--texts 5000 50000] [--blocks 8] [--width 64]
 
-Of each number of texts two processes: `llmprobe score` with a probe at the middle layer of a small
-random model, and the extraction of that layer alone from the same texts.
+Each number of texts is measured in two processes: `llmprobe score` with a probe at the middle layer
+of a small random model, and the extraction of that layer alone from the same texts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WORDS = "a the is of to not and coin flips heads up still capital city Lima Peru
 
 
 def make(folder: Path, blocks: int, width: int) -> None:
-    """Write a random model, a probe of its middle layer, and nothing else."""
+    """Write a random model and a probe of it."""
     import numpy as np
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel

@@ -1,8 +1,9 @@
-"""Measure what llmprobe/extraction/plan.py assumes of a CPU: on one core, the packaged model.
+"""Measure the CPU speeds that llmprobe/extraction/plan.py assumes, on one core.
 
     python scripts/bench_speeds.py --data FOLDER --out table.md
 
-The first table has the time per token by size of a pass, the second the parts of a forward pass.
+The model is the packaged one. The first table has the time per token by the size of a pass, the
+second the cost of the parts of a forward pass.
 The data folder (or ``$LLMPROBE_DATA``) holds ``jin2024/cities.csv``; without it the cities are
 made up. Nothing else should be running.
 """
@@ -43,19 +44,19 @@ SLICES = (128, 256, 512, 1024, 2048)
 BATCHES = (256, 512, 1024, 2048, 4096)
 """Tokens of a padded batch."""
 LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
-"""Tokens of the passes that a pass's cost is fitted to."""
+"""Tokens of the passes from which the cost of a pass is fitted."""
 
 
 def sizes(
     engine: Extractor, dtype: str, corpora: Mapping[str, Sequence[str]], rounds: int
 ) -> Iterator[str]:
-    """Rows of time per token by size of a pass: slices of the tree, and padded batches of prose."""
+    """Yield rows of time per token by size of a pass: parts of the tree, and padded prose."""
     plans: dict[tuple[str, int], ExtractionPlan] = {}
     jobs: dict[tuple[str, int], Callable[[], object]] = {}
     for title, texts in corpora.items():
         planner = planner_of(engine, texts)
         tokens, shape = planner.texts, planner.shape
-        # Machines with one size to choose: the cost of a plan is that of the size that it chose.
+        # A machine with one size to choose from gives a plan of that size.
         made = {("tree", size): plan_tree(tokens, shape, replace(CPU, slice_tokens=size))
                 for size in SLICES}  # fmt: skip
         made |= {("blocks", size): plan_tree(tokens, shape, replace(CPU, blocks=(size,)))
@@ -74,12 +75,12 @@ def sizes(
 
 
 def fitted(model: LoadedModel, masked: bool) -> np.ndarray:
-    """Seconds of each pass, each token and each pair: a pass of n takes a + b n + c n². -> [3]
+    """Fit the seconds of a pass of n tokens, a + b n + c n². -> [3]
 
     Parameters
     ----------
     masked
-        As slices of the tree run; otherwise as padded batches do.
+        Whether passes have a mask, like slices of the tree; padded batches have none.
     """
     took = []
     for n in LENGTHS:
@@ -89,13 +90,13 @@ def fitted(model: LoadedModel, masked: bool) -> np.ndarray:
             options["attention_mask"] = hidden.triu(1)[None, None]
         took.append(best(partial(model.module, **options)))
     powers = np.array(LENGTHS, dtype=float)[:, None] ** [0, 1, 2]
-    # Weighted so that the relative error is least: short passes count as much as long ones.
+    # The weights minimise the relative error, so that short passes count as much as long ones.
     weight = 1 / np.array(took)
     return np.linalg.lstsq(powers * weight[:, None], np.ones(len(took)), rcond=None)[0]
 
 
 def fused_attention(model: LoadedModel) -> float:
-    """Operations a second of the fused kernel, given a mask, of 256 queries and 512 keys."""
+    """Measure the operations a second of masked fused attention, for 256 queries and 512 keys."""
     module: Any = model.module
     heads = int(module.config.num_attention_heads)
     q, k = (torch.ones(1, heads, n, model.hidden_size // heads, dtype=model.dtype)
@@ -107,7 +108,7 @@ def fused_attention(model: LoadedModel) -> float:
 
 @torch.inference_mode()
 def constants(engine: Extractor, dtype: str) -> Iterator[str]:
-    """Rows of the parts of a forward pass, beside what plan.py has."""
+    """Yield rows of the parts of a forward pass, measured and as plan.py has them."""
     model, shape = engine.model, planner_of(engine, ["a", "b"]).shape
     a, b, c = fitted(model, masked=True)
     padded = shape.pair / fitted(model, masked=False)[2]

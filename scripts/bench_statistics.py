@@ -1,9 +1,9 @@
-"""Simulations of what the numbers promise: the truth is known, the numbers are made as in a run.
+"""Simulate data with a known truth, and check what llmprobe's numbers promise about it.
 
     python scripts/bench_statistics.py                            # all of them
     python scripts/bench_statistics.py compression --draws 10     # one of them, quickly
 
-A simulation is a function of the number of draws that returns a Markdown table.
+A simulation is a function from the number of draws to a Markdown table; its docstring is the title.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 
 
 class Simulation(NamedTuple):
-    """A simulation, and how many draws the table in the documentation has."""
+    """A simulation, and how many draws it makes by default."""
 
     table: Callable[[int], str]
     draws: int
@@ -68,7 +68,7 @@ def simulation(draws: int) -> Callable[[Callable[[int], str]], Callable[[int], s
 
 
 def each(draw: Callable[..., Result], settings: Iterable[Sequence[object]]) -> list[Result]:
-    """Call a function with each of the settings, in one thread on every core."""
+    """Call a function with each of the settings, on all cores with one thread each."""
 
     def alone(setting: Sequence[object]) -> Result:
         torch.set_num_threads(1)
@@ -91,7 +91,7 @@ def markdown(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def random_labels_compression(
     share: float, seed: int, n: int = 2_000, d: int = 64
 ) -> tuple[float, float]:
-    """Compute the compression of n labels that d features say nothing about.
+    """Compute the compression of n labels that are independent of d features.
 
     -> against an intercept alone, and against a uniform code
     """
@@ -123,9 +123,11 @@ def compression(draws: int) -> str:
 
 
 def simulated_depths(n: int, n_layers: int, seed: int) -> list[tuple[float, ...]]:
-    """Return truth, low end, estimate and high end of where a curve stays above half: from, to.
+    """Return the two depths between which a curve stays above half.
 
-    n answers are right independently, with a chance that rises from .5 to .9 and falls again.
+    -> for each of the two: truth, low end of the interval, estimate, high end
+
+    The n answers are right independently, with a chance that rises from .5 to .9 and falls again.
     """
     depths = np.linspace(0, 1, n_layers)
     truth = 0.5 + 0.2 * (np.tanh((depths - 0.3) / 0.12) - np.tanh((depths - 0.7) / 0.12))
@@ -161,7 +163,7 @@ def depths(draws: int) -> str:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows in groups, with labels that the features to come say nothing about."""
+    """Rows in groups, with labels that are independent of the states."""
 
     groups: np.ndarray
     """The group of each row. [n]"""
@@ -169,7 +171,7 @@ class Labelled:
     """Classes or numbers. [n]"""
 
     def states(self, draw: np.random.Generator, layers: int = 2, d: int = 8) -> list[np.ndarray]:
-        """Draw states [n, d] that share 70 % of their variance in a group."""
+        """Draw states [n, d], of whose variance 70 % is shared within a group."""
         n, n_groups = len(self.groups), int(self.groups.max()) + 1
         return [
             (
@@ -184,7 +186,7 @@ def in_groups(
     sizes: Callable[[np.random.Generator], np.ndarray],
     label: Callable[[np.random.Generator, np.ndarray], np.ndarray],
 ) -> Callable[[np.random.Generator], Labelled]:
-    """Return a drawer of groups of some sizes, of which ``label`` gives a label to each row."""
+    """Return a function that draws groups of some sizes, with labels of their rows by ``label``."""
 
     def labelled(draw: np.random.Generator) -> Labelled:
         groups = np.repeat(np.arange(len(size := sizes(draw))), size)
@@ -194,17 +196,17 @@ def in_groups(
 
 
 def constant(classes: int = 2) -> Callable[[np.random.Generator, np.ndarray], np.ndarray]:
-    """Return labels that are one in each group, of so many classes in equal shares."""
+    """Return a function that gives each group one label, with equally frequent classes."""
     return lambda draw, groups: draw.permutation(np.arange(groups.max() + 1) % classes)[groups]
 
 
 def half_constant(draw: np.random.Generator, groups: np.ndarray) -> np.ndarray:
-    """Return labels that are one in every other group, and free in the rest."""
+    """Return labels that are constant in every other group, and free in the rest."""
     return np.where(groups % 2, constant()(draw, groups), draw.integers(2, size=len(groups)))
 
 
 def by_size(draw: np.random.Generator, groups: np.ndarray) -> np.ndarray:
-    """Return labels of groups, more likely 1 the larger the group is: from 10 % to 90 %."""
+    """Return labels of groups; the chance of a 1 grows with the group, from 10 % to 90 %."""
     sizes = np.bincount(groups)
     rank = sizes.argsort().argsort() / (len(sizes) - 1)
     labels: np.ndarray = (draw.random(len(sizes)) < 0.1 + 0.8 * rank).astype(int)[groups]
@@ -212,7 +214,7 @@ def by_size(draw: np.random.Generator, groups: np.ndarray) -> np.ndarray:
 
 
 def free(share: float) -> Callable[[np.random.Generator, np.ndarray], np.ndarray]:
-    """Return labels of rows, of which a share is 1 whatever the group."""
+    """Return a function that labels a share of the rows 1, regardless of groups."""
     return lambda draw, groups: draw.permutation(np.arange(len(groups)) < share * len(groups)) * 1
 
 
@@ -223,12 +225,12 @@ def numbers(draw: np.random.Generator, groups: np.ndarray) -> np.ndarray:
 
 
 def geometric(groups: int) -> Callable[[np.random.Generator], np.ndarray]:
-    """Return sizes of so many groups, geometrically distributed about 7."""
+    """Return a function that draws geometric sizes of groups, with mean 7."""
     return lambda draw: draw.geometric(1 / 7, size=groups)
 
 
 def fixed(*sizes: int) -> Callable[[np.random.Generator], np.ndarray]:
-    """Return sizes that are not drawn."""
+    """Return a function that gives fixed sizes of groups."""
     return lambda _: np.array(sizes)
 
 
@@ -251,20 +253,20 @@ WITHOUT_SIGNAL = {
 def best_p_value(
     states: Sequence[np.ndarray], labelled: Labelled, permutations: int, seed: int
 ) -> tuple[float, int]:
-    """Compute the p-value of the best of some layers, and which one it is."""
+    """Compute the p-value of the best layer, and which layer that is."""
     kind = "ridge" if labelled.labels.dtype.kind == "f" else "logistic"
     config = ProbeConfig(
         kind=kind, permutations=permutations, repeats=1, controls=(), description_length=False,
         seed=seed,
     )  # fmt: skip
     tasks = build_tasks(labelled.labels, labelled.groups, config, "simulated")
-    # The nested choice of penalties is for scores, which are not looked at.
+    # The nested choice of penalties is only for scores, which are not used here.
     skills = np.stack([probe_layer(X, replace(tasks, inner=())).skill for X in states])
     return float(p_values(skills.max(axis=0)[None])[0]), int(skills[:, 0].argmax())
 
 
 def p_value_of_no_signal(name: str, seed: int) -> tuple[float, float]:
-    """Compute the best layer's p-value of one draw, and how many relabellings there are."""
+    """Compute the best layer's p-value in one draw, and the number of relabellings."""
     draw = np.random.default_rng([seed, len(name)])
     while True:
         labelled = WITHOUT_SIGNAL[name](draw)
@@ -296,8 +298,8 @@ def permutations(draws: int) -> str:
 def planted(share: float, effect: float, seed: int) -> tuple[bool, bool, bool]:
     """Plant a class at the third of five layers of 200 rows, and look for it.
 
-    -> whether that layer alone is above chance, whether scikit-learn's permutation test on the
-    AUROC says so too, and whether the best of the five is that layer
+    -> whether this layer alone is above chance; whether it is by scikit-learn's permutation test
+    on the AUROC; and whether it is the best of the five
     """
     draw = np.random.default_rng([seed, round(1000 * share), round(100 * effect)])
     y = draw.permutation(np.arange(200) < round(200 * share)).astype(int)
@@ -336,7 +338,7 @@ def power(draws: int) -> str:
 
 
 def scored(groups: int, equal: bool, by_group: bool, effect: float, seed: int) -> np.ndarray:
-    """Score one layer of six rows a group: accuracy and AUROC with their intervals. [2, 3]"""
+    """Return accuracy and AUROC with their intervals, for a layer with six rows a group. [2, 3]"""
     draw = np.random.default_rng(seed)
     d = 32 if effect else 8
     while True:
@@ -360,7 +362,7 @@ def scored(groups: int, equal: bool, by_group: bool, effect: float, seed: int) -
 
 @simulation(draws=1000)
 def coverage(draws: int) -> str:
-    """Intervals that hold the score that the procedure has on average over such datasets."""
+    """Share of intervals that cover the mean score over such datasets."""
     rows = []
     for groups, equal, by_group, effect in product(
         (10, 20, 60), (True, False), (True, False), (0.0, 1.0)
@@ -381,12 +383,12 @@ def coverage(draws: int) -> str:
 
 
 def run_of_curves(curves: int, real: int, seed: int) -> tuple[int, int, int]:
-    """Simulate the p-values of a run, some of whose curves are real.
+    """Simulate the p-values of a run with ``real`` curves among others without signal.
 
-    -> how many without signal and how many real ones are above chance, and all permutations
+    -> how many without signal are above chance, how many real ones are, and all permutations
 
-    Shuffled labels do as well as a curve without signal with a probability that is uniform between
-    0 and 1, and as well as a real one in 1 of 10,000 shuffles.
+    For a curve without signal, the share of shuffles that do as well is uniform between 0 and 1;
+    for a real one it is 1 in 10,000.
     """
     draw = np.random.default_rng([seed, curves, real])
     chances = np.where(np.arange(curves) < real, 1e-4, draw.random(curves))
@@ -406,7 +408,7 @@ def run_of_curves(curves: int, real: int, seed: int) -> tuple[int, int, int]:
 
 @simulation(draws=2000)
 def many_curves(draws: int) -> str:
-    """Runs with many curves: what is called above chance with p adjusted over the run's curves."""
+    """Curves that are called above chance, with p-values adjusted over all curves of a run."""
     rows = []
     for curves, real in ((5, 0), (5, 1), (28, 0), (28, 1), (28, 14), (40, 0), (40, 2)):
         drawn = np.array([run_of_curves(curves, real, i) for i in range(draws)])
@@ -426,20 +428,20 @@ def many_curves(draws: int) -> str:
 
 
 class Planted(NamedTuple):
-    """States of some classes, and a linear model that answers by a direction for each."""
+    """A case: states of some classes, and a linear model with a direction for each answer."""
 
     separation: float
-    """Of the classes, in standard deviations; 0 where nothing is readable."""
+    """Distance of the classes, in standard deviations; 0 where nothing is readable."""
     uses: float | None = None
-    """The cosine of the direction of the classes and that of the answer; None where the latter is
-    drawn at random, so that the classes' is a direction like any other."""
+    """The cosine between the direction of the classes and that of the answer. None draws the latter
+    at random, so that the direction of the classes is like any other."""
     falling: bool = False
-    """Whether the states vary less and less along their axes, and all directions with them."""
+    """Whether the variance falls from axis to axis, for the states and for all directions."""
     classes: int = 2
 
 
 class Linear:
-    """Blocks that leave the states as they are."""
+    """A stand-in for a model whose blocks leave the states as they are."""
 
     device = torch.device("cpu")
 
@@ -452,7 +454,7 @@ class Linear:
 
 
 def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
-    """Return ``used_p_value`` of one draw: n states of d columns, in two layers that are alike."""
+    """Return ``used_p_value`` of one draw: n states of width d, in two similar layers."""
     draw = np.random.default_rng([seed, round(10 * planted.separation), planted.falling])
     scales = np.arange(1, d + 1.0) ** (-0.5 if planted.falling else 0)
     axes = np.linalg.qr(draw.normal(size=(d, d)))[0] * scales[:, None]
@@ -465,7 +467,7 @@ def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
         beside = answers - answers @ span @ span.T
         beside *= np.sqrt(1 - planted.uses**2) / np.linalg.norm(beside, axis=1)[:, None]
         answers = planted.uses * of_classes + beside
-    # Corners of a simplex; of two classes they are -1/2 and 1/2.
+    # Corners of a simplex; with two classes they are -1/2 and 1/2.
     corners = np.linalg.qr(np.eye(C) - 1 / C)[0][:, : C - 1] / np.sqrt(2)
     labels = draw.permutation(np.arange(n) % C)
     spread = np.linalg.norm(axes @ of_classes.T, axis=0)
@@ -484,7 +486,7 @@ def p_of_use(planted: Planted, seed: int, n: int = 60, d: int = 12) -> float:
 
 @simulation(draws=500)
 def intervention(draws: int) -> str:
-    """P-values of what is used, where a direction is like any other, without influence, or used."""
+    """P-values for use of a direction that is like any other, without influence, or used."""
     rows = []
     for classes, falling in ((2, False), (2, True), (3, False), (3, True)):
         for name, separation, uses in (
@@ -497,7 +499,7 @@ def intervention(draws: int) -> str:
         ):
             case = Planted(separation, uses, falling, classes)
             p = np.array(each(p_of_use, [(case, i) for i in range(draws)]))
-            # P-values are multiples of 1/20: there a uniform one's distribution is the diagonal.
+            # P-values are multiples of 1/20; there the uniform distribution is the diagonal.
             steps = np.arange(1, 21) / 20
             distance = np.abs((p[:, None] <= steps + 1e-9).mean(axis=0) - steps).max()
             shares = (f"{100 * (p <= level + 1e-9).mean():.1f} %" for level in (0.05, 0.2, 0.5))
@@ -517,7 +519,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SIMULATIONS))
-    parser.add_argument("--draws", type=int, help="fewer for a quick look")
+    parser.add_argument("--draws", type=int, help="how many, e.g. fewer for a quick look")
     parser.add_argument("--out", type=Path, metavar="FILE.md")
     options = parser.parse_args()
     if unknown := set(options.names) - set(SIMULATIONS):

@@ -1,12 +1,12 @@
-"""What a train × test matrix costs beside probing each of its sets.
+"""Compare the cost of a train × test matrix with that of probing each of its sets.
 
     python scripts/bench_transfer.py                                    # 10 sets, 30 layers
     python scripts/bench_transfer.py --sets 4 --layers 6 --rows 200     # in a minute
 
-States are synthetic: a linear concept in a power-law spectrum. The sets are statements on the same
-things in other wordings, so all units are shared. The matrix is timed with its intervals, p-values
-and scores at every layer; the sets are probed alone, one after another, bare (nested penalties,
-scores and intervals: what the matrix does at home) and with as many permutations as asked for.
+States are synthetic: a linear concept in a power-law spectrum. The sets are statements about the
+same things in other wordings, so they share all units. The matrix is timed with its intervals,
+p-values and scores at every layer. The sets are probed one after another in two ways: bare (nested
+penalties, scores and intervals, as the matrix does at home) and with permutations and controls.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BARE = ProbeConfig(controls=(), permutations=0, description_length=False, repeat
 
 
 def wordings(options: argparse.Namespace) -> list[TransferSet]:
-    """Some sets of statements on the same things, whose concept is fainter in some than in others.
+    """Make sets of statements about the same things; the concept gets fainter from set to set.
 
     -> [sets], each with states of all layers [rows, width]
     """
