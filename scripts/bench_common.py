@@ -125,7 +125,7 @@ def spaced(texts: Sequence[str], n: int) -> list[str]:
 
 
 def runs(texts: Sequence[str], n_runs: int, length: int) -> list[str]:
-    """Return runs of texts of similar length, whose batches are padded as little as those of all."""
+    """Return runs of similarly long texts, whose batches are padded as little as those of all."""
     ordered, step = sorted(texts, key=len), max(len(texts) // n_runs, length)
     return [text for i in range(0, len(ordered), step) for text in ordered[i : i + length]]
 

@@ -28,7 +28,7 @@ STATES = 1 + 2 + 3 + 2 * 50
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:
-    """Return the processor seconds of all threads, which other work on the machine hardly changes."""
+    """Return the processor seconds of all threads, which other processes hardly change."""
     began = time.process_time()
     run()
     return time.process_time() - began

@@ -1,4 +1,4 @@
-"""A cache of each test's own, and tiny models with random weights in folders."""
+"""Fixtures: a cache for each test, and folders of tiny models with random weights."""
 
 from __future__ import annotations
 

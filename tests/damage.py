@@ -1,9 +1,9 @@
-"""Random damages of every kind of file that is read back, and what comes of each.
+"""Damage files of every kind that is read back, at random, and report what happens.
 
     python tests/damage.py --n 400
 
-Makes a run, another one, their comparison, an experiment, traces and a cache, all tiny. Then, again
-and again, damages one file, reads what it belongs to, and puts everything back.
+The script makes two tiny runs, their comparison, an experiment, traces and a cache. Then it damages
+one file, reads what that belongs to, restores everything, and begins again.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from llmprobe.sanity import experiments
 from llmprobe.sanity.config import MnistConfig
 
 OUTCOMES = ("refused", "made again", "harmless", "silent", "traceback")
-"""An error or a note that names the file; the same results after it was made anew, or with the
-damage where it says nothing; other results without a word; an error that is not the user's."""
+"""In order: an error or a note names the file; the file is made again with the same results; the
+damage changes no result; results differ without a message; an error is not of one line."""
 RUNS = ("run", "other")
 
 

@@ -1,8 +1,8 @@
-"""A pretend accelerator: tensors on ``pretend:0`` are computed by the CPU, under a GPU's rules.
+"""A pretend accelerator: the CPU computes tensors on ``pretend:0``, under a GPU's rules.
 
-Mixing its tensors with those of the CPU is an error, and each time that a GPU would make the host
-wait is counted, with the line that asked for it. It changes torch for good, so it is installed in
-processes of its own: the fixture ``accelerator`` starts one.
+Mixing its tensors with CPU tensors is an error. Each operation for which the host would wait for a
+GPU is counted, with the line that asked for it. This changes torch permanently, so the fixture
+``accelerator`` installs it in a separate process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Probes of tiny models, saved where a run leaves them."""
+"""Helpers: probes of tiny models, saved where a run would save them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small images in IDX files, and experiments on them that take a second."""
+"""Helpers: small images in IDX files, and experiments on them that take a second."""
 
 from __future__ import annotations
 

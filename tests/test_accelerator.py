@@ -1,4 +1,4 @@
-"""On an accelerator: the numbers of the CPU, no mixed devices, and few waits of the host for it."""
+"""An accelerator gives the CPU's numbers, mixes no devices, and rarely makes the host wait."""
 
 from __future__ import annotations
 

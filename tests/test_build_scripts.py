@@ -1,4 +1,4 @@
-"""The scripts that build the shipped facts: what they refuse, and that they write the same file."""
+"""The scripts that build the shipped facts leave out doubtful ones, and write the shipped files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/coming-from.md, as it stands there: what it says is the same is the same."""
+"""The code of docs/coming-from.md runs, and gives the same states where the page says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md: each file, installed as a package, does what it promises."""
+"""Each recipe of CONTRIBUTING.md and docs/datasets.md works when installed as a package."""
 
 from __future__ import annotations
 

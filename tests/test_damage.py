@@ -1,4 +1,4 @@
-"""Whatever file is damaged, however: it is refused in a sentence, or made again."""
+"""Any damaged file is refused in a sentence, or made again."""
 
 from __future__ import annotations
 

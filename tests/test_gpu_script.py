@@ -1,4 +1,4 @@
-"""The script that checks and measures llmprobe on a GPU runs, on tiny sizes, on a CPU."""
+"""The script that checks and measures llmprobe on a GPU runs on a CPU too, with tiny sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the package imports is declared, and no two modules need each other."""
+"""All imports of the package are declared dependencies, and there are no import cycles."""
 
 from __future__ import annotations
 

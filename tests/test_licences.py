@@ -1,4 +1,4 @@
-"""What docs/licences.md says is what the models and datasets themselves say."""
+"""docs/licences.md agrees with the licences that models and datasets declare."""
 
 from __future__ import annotations
 

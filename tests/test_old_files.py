@@ -1,4 +1,4 @@
-"""What an earlier version left on disk is read, or is named and made again.
+"""Files of earlier versions are read, or named in a message and made again.
 
 Each folder of ``old_files`` was made by the version and commit in its name.
 """

@@ -1,4 +1,4 @@
-"""What is installed: a wheel that works without the checkout that it was built from."""
+"""The built wheel works without the checkout that it was built from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other libraries call private is used in one place each; here is what breaks without it."""
+"""Each private name of another library is used in one place, and listed with what needs it."""
 
 from __future__ import annotations
 

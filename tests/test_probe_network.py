@@ -1,4 +1,4 @@
-"""Probing a network is probing its features; doing so during training leaves training alone."""
+"""Probing a network equals probing its features, and does not change its training."""
 
 from __future__ import annotations
 

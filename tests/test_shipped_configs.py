@@ -1,4 +1,4 @@
-"""The runs to start from: each is valid, and says what it would take, without a network."""
+"""Each shipped config is valid, and can be estimated without internet access."""
 
 from __future__ import annotations
 

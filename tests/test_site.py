@@ -1,4 +1,4 @@
-"""The site: built from the pages as they stand, with every link between them and every name."""
+"""The site builds from the pages, with working links and every public name."""
 
 from __future__ import annotations
 

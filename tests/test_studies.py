@@ -1,4 +1,4 @@
-"""The pages of studies: their numbers are those of the tables that lie beside them."""
+"""The numbers on the pages of studies are those of the stored tables."""
 
 from __future__ import annotations
 
