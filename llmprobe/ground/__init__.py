@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, progress, processes."""
+"""What all other packages build on: errors, files, progress, processes."""

@@ -1,8 +1,8 @@
-"""Files that are read back: as they were written, or not at all.
+"""Digests, by which a file is read back exactly as it was written, or not at all.
 
-A file that is read by itself has the sha256 of its own bytes inside. Of files that belong together,
-``digests.json`` in their folder has that of each, so that one of another run is not taken for its
-own. What an earlier version wrote has neither, and is read as it is.
+A file that is read by itself contains the sha256 of its own bytes. For files that belong together,
+``digests.json`` in their folder has the sha256 of each, so that a file of another run is not taken
+for one of them. Files of earlier versions have neither, and are read unchecked.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from llmprobe.ground.files import whole_file, write_text
 
 DIGESTS = "digests.json"
 UNSIGNED = {"own_sha256": "0" * 64}
-"""An entry for a JSON object in a file, which ``signed`` fills in."""
+"""An entry of a JSON object, a placeholder that ``signed`` fills in."""
 _SIGNATURE = re.compile(rb'"own_sha256": "([0-9a-f]{64})"')
 
 
 def signed(content: bytes) -> bytes:
-    """Put the sha256 of a file's content in the place of the zeros of ``UNSIGNED`` in it."""
+    """Replace the zeros of ``UNSIGNED`` in a file's content by the sha256 of that content."""
     return _with_signature(content, sha256(content).hexdigest())
 
 
@@ -48,12 +48,12 @@ def read_back(path: Path) -> bytes:
 
 
 def recorded(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file that was written into a folder together with others.
+    """Return the sha256 of each file in a folder's ``digests.json``; empty where that is missing.
 
     Raises
     ------
     ValueError
-        ``digests.json`` is damaged; where it is missing, there are none.
+        ``digests.json`` is damaged.
     """
     path = folder / DIGESTS
     try:
@@ -69,9 +69,10 @@ def recorded(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def written_together(folder: Path) -> Iterator[Callable[[str], Path]]:
-    """Yield a function that takes the name of a file and returns where to write it for now.
+    """Yield a function that takes the name of a file and returns a temporary path to write it to.
 
-    All take their names when the block ends well. What was written together before stays known.
+    All files get their names when the block succeeds. ``digests.json`` then lists them, beside the
+    files that it listed before and that still exist.
     """
     partials: dict[str, Path] = {}
     with ExitStack() as files:
@@ -95,7 +96,7 @@ def _with_signature(content: bytes, signature: str) -> bytes:
 
 
 def _require_own(content: bytes) -> None:
-    """Raise ``ValueError`` where a file says of itself that it had other bytes."""
+    """Raise ``ValueError`` if a file contains a digest of itself that does not match its bytes."""
     if b"own_sha256" not in content:
         return
     signature = _SIGNATURE.search(content)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from llmprobe.ground.files import disk_is_full
 
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-"""What torch says then."""
+"""Parts of torch's messages when memory runs out."""
 
 _LONGEST_REASON = 300
-"""Characters of another library's message that stand in one of ours."""
+"""The most characters of another library's message that one of ours quotes."""
 
 
 class UserError(Exception):
@@ -27,9 +27,9 @@ class NotOnDiskError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class where it says nothing.
+    """Return the first line of an error's message, or the name of its class if that is empty.
 
-    A line that ends with a colon goes on, and a long one is cut.
+    A line that ends with a colon is joined with the next one, and a long line is cut.
     """
     line, *more = (str(error).strip() or type(error).__name__).splitlines()
     if more and line.endswith(":"):
@@ -48,17 +48,17 @@ def out_of_memory(error: BaseException) -> bool:
 def foreign_errors(
     problem: str, unless: Callable[[BaseException], bool] = disk_is_full
 ) -> Iterator[None]:
-    """Raise as a ``UserError`` whatever a library raises of damaged or hostile input.
+    """Turn whatever a library raises on damaged or hostile input into a ``UserError``.
 
-    No library promises what that is: besides ``OSError`` and ``ValueError`` there are errors of its
-    own, of Python's arithmetic and attributes, and panics of Rust, which are no ``Exception``.
+    No library promises what it raises: besides ``OSError`` and ``ValueError`` there are errors of
+    its own, of Python's arithmetic and attributes, and panics of Rust, which are no ``Exception``.
 
     Parameters
     ----------
     problem
-        Begins the message: what was read, by its name, and what could not be done with it.
+        The beginning of the message: the name of what was read, and what could not be done with it.
     unless
-        Whether an error is not the input's, and passes as it is.
+        Tells whether an error is not the input's fault, and is raised unchanged.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def foreign_errors(
 
 
 MOST_KNOWN = 100
-"""Names in a list of what is known: all datasets and models, but not each of 180 colour maps."""
+"""The most names that a message lists: all datasets and models, but not each of 180 colour maps."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Where things live on disk, and how they are put there whole or not at all."""
+"""Where files live on disk, and how they are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 
 
 def existing(path: str | Path) -> Path | None:
-    """Return the absolute path of what is at ``path`` (``~`` is home), None when nothing is."""
+    """Return the absolute path of an existing file or folder (``~`` is home), None without one."""
     try:
         return Path(path).expanduser().resolve(strict=True)
     except (OSError, RuntimeError, ValueError):
@@ -32,7 +32,7 @@ def existing(path: str | Path) -> Path | None:
 
 
 def shipped(folder: str) -> Path:
-    """Return ``data`` or ``configs``: inside an installed package, beside it in a checkout."""
+    """Return where ``data`` or ``configs`` is: in an installed package, beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder
@@ -45,13 +45,13 @@ def sha256(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """Return the hex sha256 of a value of JSON; the order of a mapping's keys says nothing."""
+    """Return the hex sha256 of a JSON value; the order of a mapping's keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; it takes the name when the block ends well.
+    """Yield a temporary path beside ``path``; its file becomes ``path`` if the block succeeds.
 
     The content is synced before the rename, so a reader sees the old file or the whole new one,
     also after a power cut.
@@ -64,7 +64,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        # Some writers say that the disk is full and not where.
+        # Some writers report a full disk without its path.
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -73,7 +73,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left of whole files in a folder, and two levels below it."""
+    """Remove the temporary files that killed processes left in a folder and two levels below it."""
     name = f".*.{8 * '[0-9a-f]'}.partial"
     for places in ("", "*/", "*/*/"):
         for litter in folder.glob(places + name):
@@ -93,7 +93,7 @@ def write_first(path: Path, text: str) -> None:
     try:
         os.link(partial, path)
     except OSError:
-        # Either it is there, or the file system has no links.
+        # Either another process wrote it first, or the file system has no links.
         if not path.exists():
             partial.replace(path)
     finally:
@@ -101,7 +101,7 @@ def write_first(path: Path, text: str) -> None:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether a write failed for lack of space; safetensors says so in words alone."""
+    """Whether a write failed for lack of space; safetensors says so only in its message."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in full or f"(os error {errno.ENOSPC})" in str(error)
 
@@ -119,7 +119,7 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 
 def size(n_bytes: float) -> str:
-    """Return a number of bytes in three digits or so and their unit, as in ``98.4 MB``."""
+    """Return a number of bytes with about three digits and a unit, as in ``98.4 MB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} {unit}" if unit in ("bytes", "kB") else f"{n_bytes:.1f} {unit}"

@@ -21,7 +21,7 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """Return the number of this process among those on its machine, or else among all."""
+    """Return the number of this process among those on its machine; where unknown, its rank."""
     return _number(_LOCAL_RANK, rank()) if launched() > 1 else 0
 
 

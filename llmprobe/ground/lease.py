@@ -1,7 +1,7 @@
-"""One process at a time in a folder, also on file systems that have no locks.
+"""The lease of a folder: one process works in it at a time, also on file systems without locks.
 
-The lease is a file, which its holder touches every few seconds until it removes it. Whoever wants
-the folder takes it from a process that has ended, or from a host that gives no sign of life.
+The lease is a file, which its holder touches every few seconds and removes at the end. Another
+process may take it once the holder has ended, or once the holder's host gives no sign of life.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ LEASE, SINCE = ".lease", ".lease-since"
 EXPIRES = 60.0
 """Seconds after which a lease that is not touched can be taken."""
 TOKENS = "LLMPROBE_LEASES"
-"""The variable with the tokens of the leases of a process, which those that it starts inherit."""
+"""The environment variable with the tokens of a process's leases; child processes inherit it."""
 
 
 @contextmanager
 def lease(folder: Path, wait: bool = False, tidy: bool = True) -> Iterator[bool]:
-    """Have a folder alone, without what killed processes left; yield whether one was waited for.
+    """Hold the lease of a folder during the block; yield whether another process was waited for.
 
-    A process that a holder of the lease started works beside it, as do those of one launch beside
-    their first.
+    Child processes of the holder work beside it, and so do the processes of one launch beside the
+    first of them.
 
     Parameters
     ----------
     wait
-        Whether to wait for another process until it is done.
+        Whether to wait until another process is done.
     tidy
-        Whether to remove what killed processes left; not where some may still be at work that
-        another holder started.
+        Whether to remove temporary files that killed processes left; not where child processes of
+        another holder may still be at work.
 
     Raises
     ------
@@ -78,12 +78,15 @@ def is_held(folder: Path) -> bool:
     holder = lock.owner
     if holder is not None and _host(holder) == socket.gethostname():
         return _runs_here(holder)
-    # Of a holder elsewhere there is only its touch, and clocks differ.
+    # A holder on another host is only known by its last touch, and clocks differ.
     return time.time() - _touched(lock) / 1e9 < 10 * EXPIRES
 
 
 def _acquire(lock: SoftFileLease, folder: Path, wait: bool) -> bool:
-    """Take the lease, and return whether another process had it; raise ``UserError`` if it has."""
+    """Take the lease; return whether another process had it.
+
+    Raise ``UserError`` if another process has it, and ``wait`` is false.
+    """
     try:
         lock.acquire(timeout=0)
         return False
@@ -112,12 +115,12 @@ def _acquire(lock: SoftFileLease, folder: Path, wait: bool) -> bool:
 
 
 def _host(holder: OwnerRecord) -> str:
-    """Return the name of a host, without that of a container on it."""
+    """Return the name of a holder's host, without that of a container on it."""
     return holder.hostname.partition("?")[0]
 
 
 def _runs_here(holder: OwnerRecord | None) -> bool:
-    """Whether a process runs on this host; False where that cannot be seen."""
+    """Whether the holder is a process that runs on this host; False where that cannot be known."""
     if holder is None or _host(holder) != socket.gethostname():
         return False
     try:
@@ -127,7 +130,7 @@ def _runs_here(holder: OwnerRecord | None) -> bool:
 
 
 def _touched(lock: SoftFileLease) -> int:
-    """Return when a lease was touched, by the clock of its file system; 0 where there is none."""
+    """Return when a lease was touched, in ns by its file system's clock; 0 where there is none."""
     try:
         return Path(lock.lock_file).stat().st_mtime_ns
     except OSError:

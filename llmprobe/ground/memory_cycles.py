@@ -1,4 +1,4 @@
-"""Work that makes many objects at once, none of which is garbage."""
+"""Work that makes many objects at once, without Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_search_for_garbage() -> Iterator[None]:
-    """Make Python look for no garbage inside the ``with`` block.
+    """Switch Python's garbage collector off inside the ``with`` block.
 
-    It looks the more often the more objects are made, which takes a third of the time in which a
-    tokenizer of 250,000 words is read, and finds nothing there.
+    The collector runs more often the more objects are made. While a tokenizer of 250,000 words is
+    read, it takes a third of the time and finds nothing.
     """
     was_enabled = gc.isenabled()
     gc.disable()

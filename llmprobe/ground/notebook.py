@@ -6,9 +6,9 @@ from importlib import import_module
 
 
 class ShownInNotebooks:
-    """What Jupyter shows is made by ``reporting.notebook``, by the name of the class."""
+    """A base of classes whose objects Jupyter shows as ``reporting.notebook`` draws them."""
 
     def _repr_html_(self) -> str:
-        # By name, since drawing lies above: whoever only prints an object never loads matplotlib.
+        # Imported by name, since drawing is a higher layer: printing an object loads no matplotlib.
         shown: str = import_module("llmprobe.reporting.notebook").html_of(self)
         return shown

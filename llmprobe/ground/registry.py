@@ -1,4 +1,4 @@
-"""Registries: what a name in a config or on the command line stands for, also from other packages.
+"""Registries: what names in a config or on the command line stand for, also from other packages.
 
     metrics: Registry[Metric] = Registry("metric", homes=["llmprobe.results.metrics"])
 
@@ -7,12 +7,12 @@
 
     metrics["toy"]                    # the entry; an unknown name is a UserError
 
-A package of one's own is found by the entry point group ``llmprobe.plugins``; in its pyproject.toml
+Your own package is found by the entry point group ``llmprobe.plugins``. In its pyproject.toml,
 
     [project.entry-points."llmprobe.plugins"]
     mine = "my_package.my_module"
 
-names a module that is imported, and registers what it has, at the first look into any registry.
+names a module. It is imported at the first look into any registry, and registers its entries then.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Registry(Mapping[str, T]):
     kind
         What an entry is called in messages, such as ``metric``.
     homes
-        Modules, and packages with all modules directly in them, that register the entries of
-        llmprobe itself; imported at the first look into the registry, and not before.
+        Modules that register the entries of llmprobe itself; a package stands for all modules
+        directly in it. They are imported at the first look into the registry, not before.
     """
 
     def __init__(self, kind: str, homes: Sequence[str] = ()) -> None:
@@ -59,7 +59,7 @@ class Registry(Mapping[str, T]):
         self._files: dict[str, Path] = {}
 
     def add(self, name: str, entry: T) -> None:
-        """Register an entry; a file that is run again replaces its own.
+        """Register an entry; a file that is run again replaces the entries it registered before.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Registry(Mapping[str, T]):
             self._files[name] = file
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that registers what it decorates, and leaves it as it is."""
+        """Return a decorator that registers what it decorates, and returns it unchanged."""
 
         def decorator(entry: T) -> T:
             self.add(name, entry)
@@ -102,7 +102,7 @@ class Registry(Mapping[str, T]):
         return len(self._loaded())
 
     def _loaded(self) -> dict[str, T]:
-        """Return all entries, after what registers them has been imported."""
+        """Return all entries, after importing the modules that register them."""
         with _loading:
             while self._homes:
                 home = import_module(self._homes.pop(0))
@@ -114,7 +114,7 @@ class Registry(Mapping[str, T]):
 
 @contextmanager
 def registrations_of(file: Path) -> Iterator[None]:
-    """Register what the block registers as a file's own, which running the file again replaces."""
+    """Note what the block registers as a file's own, which running the file again replaces."""
     _running.append(file)
     try:
         yield
@@ -125,7 +125,7 @@ def registrations_of(file: Path) -> Iterator[None]:
 def load_plugins() -> None:
     """Import the modules of the entry point group ``llmprobe.plugins``, once in a process.
 
-    One that cannot be imported is left out with a warning.
+    A module that cannot be imported is left out with a warning.
     """
     global _plugins_are_loaded
     with _loading:

@@ -9,10 +9,10 @@ from unicodedata import category
 
 
 def printable(text: object, kept: str = "") -> str:
-    """Return a text as a terminal may have it: with ``?`` for what is no visible character.
+    """Return a text that is safe for a terminal, with ``?`` for each invisible character.
 
-    That is what would move the cursor, change colours, or turn the direction of writing. Spaces of
-    any width stay.
+    Such characters could move the cursor, change colours, or reverse the direction of writing.
+    Spaces of any width stay.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def capitalised(text: str) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Return words as they stand in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    """Join words as in a sentence: ``a``, ``a and b``, ``a, b and c``."""
     *others, last = words
     return f"{', '.join(others)} and {last}" if others else last
 
@@ -74,12 +74,12 @@ def interval_text(value: float, low: float, high: float, form: str = ".2f") -> s
 
 
 def signed_text(value: float, low: float, high: float) -> str:
-    """Return a difference, ``+0.19 [+0.16, +0.22]``, alone where it is both of its ends."""
+    """Return a difference, ``+0.19 [+0.16, +0.22]``, with no interval where its ends are equal."""
     return interval_text(value, float("nan") if low == high else low, high, "+.2f")
 
 
 def gain_text(value: float, low: float, high: float) -> str:
-    """Return a gain as what another reaches: ``0.33 [0.30, 0.36] less``, or ``more``."""
+    """Return a gain over a rival from the rival's side: ``0.33 [0.30, 0.36] less``, or ``more``."""
     if value < 0:
         value, low, high, word = -value, -high, -low, "more"
     else:
@@ -88,7 +88,7 @@ def gain_text(value: float, low: float, high: float) -> str:
 
 
 def equals_text(p: float) -> str:
-    """Return a p-value behind its sign: ``= 0.010`` or ``< 0.001``."""
+    """Return a p-value with its relation sign: ``= 0.010`` or ``< 0.001``."""
     return p_text(p) if p < 0.001 else f"= {p_text(p)}"
 
 

@@ -1,4 +1,4 @@
-"""Which folders of the cache a running process reads, so that no other one removes them."""
+"""Which cache folders running processes read, so that no other process removes them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import psutil
 from llmprobe.ground.files import cache_folder, write_text
 
 USES = "in-use"
-"""The folder of the cache with a file for each process."""
+"""The folder in the cache that has a marker file for each process."""
 _FOREIGN = 7 * 24 * 3600.0
-"""Seconds for which a process on another host, which cannot be seen, is taken to be running."""
+"""Seconds for which a process on another host is assumed to run, since it cannot be seen."""
 _marked: dict[Path, set[str]] = {}
 
 
 def use(folder: Path) -> None:
-    """Keep a folder of the cache from being removed by others while this process runs.
+    """Keep other processes from removing a cache folder while this process runs.
 
-    It need not be there yet. Where the cache cannot be written, nobody can remove it either.
+    The folder need not exist yet. A cache that cannot be written gets no marker: nothing can be
+    removed from it either.
     """
     with suppress(OSError):
         marker = cache_folder().resolve() / USES / f"{socket.gethostname()}-{os.getpid()}.json"
@@ -40,9 +41,9 @@ def use(folder: Path) -> None:
 
 
 def in_use() -> set[Path]:
-    """Return the folders of the cache that running processes use, by their absolute paths.
+    """Return the absolute paths of the cache folders that running processes use.
 
-    What processes left that were killed is removed.
+    Markers that killed processes left are removed.
     """
     folders: set[Path] = set()
     for marker in (cache_folder().resolve() / USES).glob("*.json"):
@@ -52,13 +53,13 @@ def in_use() -> set[Path]:
                 folders.update(map(Path, content["folders"]))
                 continue
         except (OSError, ValueError, LookupError, TypeError):
-            pass  # It was removed meanwhile, or is none.
+            pass  # It was removed meanwhile, or is no marker.
         marker.unlink(missing_ok=True)
     return folders
 
 
 def _runs(marker: Path, began: float) -> bool:
-    """Whether the process of a marker runs; of one on another host, whether it may."""
+    """Whether a marker's process runs; on another host, whether it may still run."""
     host, _, number = marker.stem.rpartition("-")
     if host != socket.gethostname():
         return time.time() - marker.stat().st_mtime < _FOREIGN
