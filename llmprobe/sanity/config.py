@@ -1,4 +1,4 @@
-"""What an experiment was asked for: kept in its folder as ``config.yaml``."""
+"""The options of an experiment, kept in its folder as ``config.yaml``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmprobe.results.folder import whole_config
 
 
 class XorConfig(Section):
-    """``llmprobe sanity xor``: nothing to choose."""
+    """``llmprobe sanity xor``, which has no options."""
 
     sanity: Literal["xor"] = "xor"
 
@@ -30,11 +30,11 @@ class MnistConfig(Section):
     network: Literal["convnet", "bypass"] = "convnet"
     """The convnet of Alain & Bengio (2016), section 3.5, or the deep network of section 5.1."""
     quick: bool = False
-    """Of the convnet: fewer epochs, and fewer images for the probes."""
+    """For the convnet: fewer epochs, and fewer images for the probes."""
     probe_images: int | None = Field(None, ge=100)
-    """Of the convnet: training images for the probes; by default 20,000, or 1,500 if quick."""
+    """For the convnet: training images for the probes; by default 20,000, or 1,500 if quick."""
     linear: bool = False
-    """Whether to ask how much more a curved probe reads at each point."""
+    """Whether to measure how much more a curved probe reads at each point."""
     device: str = "auto"
     seed: Seed = 0
 

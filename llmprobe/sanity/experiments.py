@@ -1,4 +1,4 @@
-"""The sanity experiments as run folders: what is done, and what a report says of it."""
+"""The sanity experiments as run folders: how each is run, and what its report says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from llmprobe.sanity.xor_figures import xor_figures
 
 
 class Experiment(NamedTuple):
-    """What is said of the run folder of an experiment."""
+    """What a report shows of an experiment's run folder."""
 
     findings: Callable[[Results], list[str]]
     illustrations: Callable[[Results], Illustrations]
@@ -40,17 +40,17 @@ EXPERIMENTS = {
     "mnist": Experiment(image_findings, image_figures, image_text),
 }
 OWN_POINTS = {"xor": "hidden", "convnet": "fc1_postact", "bypass": "entry"}
-"""A probe point that only the tables of one network have."""
+"""For each network, a probe point that only its tables have."""
 
 
 def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
-    """Do an experiment, and write its tables, and what they came from, into a run folder.
+    """Run an experiment, and write its tables, config and environment into a run folder.
 
     Raises
     ------
     UserError
-        The folder cannot be written, another process works there, the images cannot be read or do
-        not suffice, or the device cannot be used.
+        The folder cannot be written, another process works there, the images cannot be read or are
+        too few, or the device cannot be used.
     """
     if isinstance(config, XorConfig):
         with claimed(out):
@@ -62,12 +62,12 @@ def run(config: SanityConfig, out: Path, progress: bool = True) -> None:
             }
             _write(out, config, results, "2-2-1, without biases, mean squared error", data)
         return
-    # Before the images, which may have to be downloaded.
+    # Before the images are read, which may have to be downloaded.
     resolve_device(config.device, "--device")
     config = config.model_copy(update={"data": settled(config.data)})
     images = load_images(config.data)
     plan = plan_of(images, config)
-    images.for_probes(*plan.images)  # What is wrong with them is said before there is a folder.
+    images.for_probes(*plan.images)  # Wrong images are reported before there is a folder.
     with claimed(out):
         results = run_network(images, config, out, progress)
         data = {
@@ -92,7 +92,7 @@ def _write(
 
 
 def command(config: SanityConfig, out: Path) -> str:
-    """Return what to type to do the experiment again."""
+    """Return the command that runs the experiment again."""
     words = ["llmprobe", "sanity", config.sanity]
     for key, value in config.model_dump(exclude_defaults=True, exclude={"sanity"}).items():
         option = f"--{key.replace('_', '-')}"
@@ -120,7 +120,7 @@ def _text(run: Results, _width: int, unicode: bool) -> Text:
 
 
 def _experiment_of(run: Results) -> tuple[SanityConfig, Experiment]:
-    """Return what a run folder is of; raise ``UserError`` where its tables are of another."""
+    """Return the experiment of a run folder; raise ``UserError`` if its tables are of another."""
     config = load(run.folder)
     network = "xor" if isinstance(config, XorConfig) else config.network
     if OWN_POINTS[network] not in set(run.table.get("layer_name", ())):

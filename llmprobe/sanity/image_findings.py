@@ -1,4 +1,4 @@
-"""What the probes of the networks on images found: sentences, a table and a figure."""
+"""The findings of probes of networks on images: sentences, a table and a figure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIGITS = (
     "the paper's: what is there offline (for MNIST: --data mnist)."
 )
 BYPASSED = "bypassed."
-"""How the names of points in the skipped half of a network begin."""
+"""The prefix of the names of points in the skipped half of a network."""
 
 PAPER: Mapping[str, float] = {"input": 8.0, "untrained, best": 2.0, "the network": 0.7}
 """Test errors on MNIST in % that Alain & Bengio (2016, section 3.5) report: of a probe on the
@@ -46,13 +46,13 @@ def errors(run: Results) -> pd.DataFrame:
 def clear_changes(predictions: pd.DataFrame) -> dict[int, int]:
     """Tell whether the error clearly falls (-1) or rises (1) at each layer after the first.
 
-    0 where neither is clear: the exact test of McNemar (1947) on the examples that one of two
-    neighbouring layers alone gets right, with Bonferroni's correction for the number of steps.
+    0 where neither is clear. The test is McNemar's exact one (1947) on the examples that only one
+    of two neighbouring layers gets right, with Bonferroni's correction for the number of steps.
 
     Parameters
     ----------
     predictions
-        Of one model: layer, example, label, predicted.
+        The predictions of one model: layer, example, label, predicted.
     """
     right = predictions.assign(right=predictions["label"] == predictions["predicted"]).pivot(
         index="example", columns="layer", values="right"
@@ -67,7 +67,7 @@ def clear_changes(predictions: pd.DataFrame) -> dict[int, int]:
 
 
 def image_findings(run: Results) -> list[str]:
-    """Say at how much the probes err at each moment of training, and where that clearly changes."""
+    """Report the error of the probes at each moment of training, and where it clearly changes."""
     n, (*_, network) = int(run.summary["n_examples"].iloc[0]), _network_errors(run)
     sentences = [DIGITS] if _is_of_digits(run) else []
     for model, rows in errors(run).groupby("model", sort=False):
@@ -138,8 +138,8 @@ def image_figures(run: Results) -> Illustrations:
 def error_figure(run: Results, mnist: bool = False) -> Figure:
     """Draw test error, and description length where there is one, at each point and moment.
 
-    An error of 0 is drawn at half an image. With ``mnist``, dotted lines are what the paper reports
-    (``PAPER``).
+    An error of 0 is drawn as half an image. With ``mnist``, dotted lines show what the paper
+    reports (``PAPER``).
     """
     table, n = errors(run), int(run.summary["n_examples"].max())
     table[["error", "low", "high"]] = table[["error", "low", "high"]].clip(lower=50 / n)
@@ -181,7 +181,7 @@ def error_figure(run: Results, mnist: bool = False) -> Figure:
 
 
 def _landmarks(names: Sequence[str]) -> list[str]:
-    """Return the first and the last point, and those of each numbered part such as ``rest.``."""
+    """Return the first and the last point of each part of a network, such as ``rest.``."""
     parts = [list(part) for _, part in groupby(names, lambda name: name.rpartition(".")[0])]
     return list(dict.fromkeys(name for part in parts for name in (part[0], part[-1])))
 

@@ -37,7 +37,7 @@ VERSION = 2
 """Raise when the same images and settings would give other numbers."""
 
 PROBE_IMAGES = 20_000
-"""Training images that the convnet's probes are fitted on at most, unless more are asked for."""
+"""The most training images that the convnet's probes are fitted on, unless more are asked for."""
 QUICK_IMAGES = 1500, 1000
 """Training and test images for the probes of a quick run."""
 
@@ -45,14 +45,14 @@ WEIGHTS = "network.safetensors"
 """The file of a part with the network's weights at that moment."""
 
 LINEAR = {"features": 512, "null": 0, "rank": False}
-"""How a curved probe is compared: at every point, so with fewer features, and without a p-value."""
+"""Options of the curved probe: fewer features and no p-value, since it is fitted at every point."""
 
 EVERY = 4
-"""Of the network with a bypass, every so many layers are probed."""
+"""How many layers lie between the probed layers of the network with a bypass."""
 BYPASS_STEPS = (0, 100, 400, 1600)
-"""Steps of its training before which it is probed."""
+"""Steps of that network's training before which it is probed."""
 BYPASS_IMAGES = 4000
-"""Training images, and test images, that its probes see at most."""
+"""The most training images, and the most test images, that its probes see."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Plan:
     schedule: Callable[[nn.Module], ExponentialLR]
     """The optimizer, and its learning rate from epoch to epoch."""
     moments: Mapping[int, str]
-    """The number of a step before which the network is probed -> what the tables call it then."""
+    """The number of a step before which the network is probed -> its name in the tables."""
     points: Sequence[str]
     """Where it is probed."""
     images: tuple[int, int]
@@ -74,7 +74,7 @@ class Plan:
 
 
 def plan_convnet(images: Images, config: MnistConfig) -> Plan:
-    """Plan what section 3.5 describes; small sets are gone through more often and faster."""
+    """Plan what section 3.5 describes; small sets get more epochs and a higher learning rate."""
     n, m = len(images.train), len(images.test)
     epochs, learning_rate = (40, 0.05) if n < 10_000 else (10, 0.01)
     epochs = epochs // 4 if config.quick else epochs
@@ -109,15 +109,14 @@ def plan_bypass(images: Images) -> Plan:
 def run_network(images: Images, config: MnistConfig, out: Path, progress: bool = True) -> Results:
     """Train a network on images, and probe it at the moments of its plan.
 
-    Weights and results of each moment are kept in ``out``, a folder that the caller has alone; what
-    is found there is not done again.
-    The summary has the network's own accuracy on all test images too, with its 95 % interval
-    (``network_accuracy``).
+    Weights and results of each moment are kept in ``out``, a folder whose lease the caller holds;
+    those that are there already are not computed again. The summary also has the network's own
+    accuracy on all test images, with its 95 % interval (``network_accuracy``).
 
     Raises
     ------
     UserError
-        The device cannot be used, or the images do not suffice for probes.
+        The device cannot be used, or there are too few images for probes.
     """
     device = resolve_device(config.device, "--device")
     plan = plan_of(images, config)
@@ -147,7 +146,7 @@ def run_network(images: Images, config: MnistConfig, out: Path, progress: bool =
 
     def probe(model: str) -> Results:
         network.load_state_dict(load(read_back(files[model])))
-        # Where the network's device lacks the float64 that probes compute in, on the CPU.
+        # Probes compute in float64, which MPS lacks.
         probe_device = "cpu" if device.type == "mps" else str(device)
         results = probe_network(
             network, inputs, labels, plan.points,

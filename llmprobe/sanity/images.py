@@ -38,16 +38,16 @@ IDX_FILES = (
 """What a folder holds: training images and labels, test images and labels."""
 
 SMALLEST_SIDE = 8
-"""Pixels; the network halves each side twice."""
+"""The fewest pixels on a side, since the network halves each side twice."""
 
 MOST_CLASSES = 1000
 """The network has an output for each class number up to the largest."""
 
 FEWEST_OF_A_CLASS = 4
-"""Training images, since a probe's penalty is chosen in that many folds."""
+"""The fewest training images of a class, since a probe's penalty is chosen in that many folds."""
 
 FEWEST_TESTED = 20
-"""Test images; their labels are coded in portions, and an interval of fewer says nothing."""
+"""The fewest test images: labels are encoded in portions, and fewer give no useful interval."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Images:
     name: str
     """``"digits"``, ``"mnist"``, or what the folder or the dataset on the Hub is called."""
     train: np.ndarray
-    """From black, -0.5, to white, 0.5. float32 [n, 1, height, width]"""
+    """Grey values from -0.5, black, to 0.5, white. float32 [n, 1, height, width]"""
     train_labels: np.ndarray
     """Class numbers, not negative. int64 [n]"""
     test: np.ndarray
     """As ``train``. float32 [m, 1, height, width]"""
     test_labels: np.ndarray
-    """Of classes that are in ``train_labels`` too. int64 [m]"""
+    """Class numbers that are in ``train_labels`` too. int64 [m]"""
     source: str
     """Where the images come from, in words."""
     licence: str
@@ -78,21 +78,21 @@ class Images:
 
     @property
     def classes(self) -> int:
-        """Outputs that a network needs: one more than the largest class number."""
+        """The number of outputs that a network needs: the largest class number plus 1."""
         return int(self.train_labels.max()) + 1
 
     def for_probes(self, train: int, test: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw at most so many training and test images at random, of each class its share.
+        """Draw at most so many training and test images at random, keeping the classes' shares.
 
         Returns
         -------
-        Images float32 [n, 1, height, width], labels int64 [n], and which are scored, bool [n]: the
-        test images, which come last.
+        Images float32 [n, 1, height, width], labels int64 [n], and which images are scored, bool
+        [n]: the test images, which come last.
 
         Raises
         ------
         UserError
-            A class has too few of those training images for its probes, or test images are too few.
+            A class has too few of the drawn training images, or there are too few test images.
         """
         if len(self.test) < FEWEST_TESTED:
             raise UserError(
@@ -115,7 +115,7 @@ class Images:
 
 
 def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
-    """Draw rows: files may be sorted by class, and MNIST's first test images are the hardest."""
+    """Draw rows at random: files may be sorted by class, or by source as MNIST's test images."""
     if len(labels) <= most:
         return np.arange(len(labels))
     order = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
@@ -126,7 +126,7 @@ def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
 
 
 def settled(data: str) -> str:
-    """Return what ``data`` stands for here and now, said so that it means the same elsewhere.
+    """Return ``data`` in a form that means the same in any working folder.
 
     "auto" becomes "digits" or "mnist", a folder its absolute path; all else stays as it is.
     """
@@ -149,8 +149,8 @@ def load_images(data: str = "auto") -> Images:
         - ``"auto"``: MNIST if ``LLMPROBE_DATA/mnist`` is there, else the digits. Downloads nothing.
         - A folder of four IDX files, gzipped or not, with the names that MNIST's have.
         - ``"owner/name"``: a dataset on the Hub with columns ``image`` and ``label`` and splits
-          ``train`` and ``test``; colours become grey. ``"hub:owner/name"`` where there is a folder
-          of that name.
+          ``train`` and ``test``; colours become grey. Write ``"hub:owner/name"`` where there is a
+          folder of that name.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     magic = bytes([0, 0, 8, dimensions])
     try:
         content = path.read_bytes()
-        # By its first bytes and not its name: browsers unpack a file and keep the .gz.
+        # By its first bytes, not its name: browsers may unpack a file and keep the .gz.
         content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
         if not content.startswith(magic):
             raise ValueError(f"it begins with {content[:4].hex(' ') or 'nothing'}")
@@ -240,7 +240,7 @@ def _from_folder(folder: Path, name: str) -> Images:
         if path is None:
             raise UserError(
                 f"{folder}: no file {file}; .gz at the end, and a dot for the hyphen before idx, "
-                "are right too"
+                "are accepted too"
             )
         arrays.append(read_idx(path, 3 if "images" in file else 1))
     licence = "not stated in the files"
@@ -344,7 +344,7 @@ def _images(
 def _problems(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
 ) -> Iterator[str]:
-    """Yield what keeps images and labels from being those of an experiment."""
+    """Yield why images and labels cannot be used in an experiment."""
     for split, n, m in (
         ("training", len(train), len(train_labels)),
         ("test", len(test), len(test_labels)),

@@ -31,11 +31,11 @@ BATCH = 64
 def convnet(height: int, width: int, classes: int = 10) -> nn.Sequential:
     """Build the network of Alain & Bengio (2016, section 3.5), for images [n, 1, height, width].
 
-    Two of convolution, ReLU and pooling, a dense layer with ReLU and dropout, and the logits;
-    weights are drawn from a normal distribution of deviation 0.1, cut off at 0.2, biases are 0.
-    Images of fewer than 20 pixels a side, such as scikit-learn's digits, get a smaller one of the
-    same kind: kernels of 3 instead of 5, 16 and 32 channels instead of 32 and 64, 128 units
-    instead of 512.
+    It has two stages of convolution, ReLU and pooling, a dense layer with ReLU and dropout, and the
+    logits. Weights are drawn from a normal distribution of standard deviation 0.1, cut off at ±0.2;
+    biases are 0. Images of fewer than 20 pixels a side, such as scikit-learn's digits, get a
+    smaller network of the same kind: kernels of 3 instead of 5, 16 and 32 channels instead of 32
+    and 64, 128 units instead of 512.
     """
     small = min(height, width) < 20
     kernel, first, second, units = (3, 16, 32, 128) if small else (5, 32, 64, 512)
@@ -64,9 +64,9 @@ def convnet(height: int, width: int, classes: int = 10) -> nn.Sequential:
 
 
 def section_3_5_schedule(network: nn.Module, learning_rate: float = 0.01) -> ExponentialLR:
-    """Build gradient descent of momentum 0.9, and 5e-4 · ½ ‖w‖² on parameters of dense layers.
+    """Build gradient descent with momentum 0.9, and a penalty 5e-4 · ½ ‖w‖² on dense layers.
 
-    After each epoch the learning rate is multiplied with 0.95.
+    After each epoch the learning rate is multiplied by 0.95.
     """
     decayed = {nn.Linear: 5e-4, nn.Conv2d: 0.0}
     parameters: list[dict[str, Any]] = [
@@ -80,8 +80,9 @@ def section_3_5_schedule(network: nn.Module, learning_rate: float = 0.01) -> Exp
 class BypassNetwork(nn.Module):
     """``LAYERS`` dense layers (Alain & Bengio 2016, section 5.1); a connection skips half of them.
 
-    Training has a way past the first half to the second, and little reason to make it useful.
-    Leaky ReLUs, and weights by He et al. (2015), which keep the size of states from layer to layer.
+    Training can reach the second half past the first, and has little reason to make the first one
+    useful. ReLUs are leaky, and weights start as in He et al. (2015), which keeps the size of
+    states from layer to layer.
     """
 
     def __init__(self, features: int, classes: int = 10) -> None:
@@ -126,9 +127,9 @@ def train(
     schedule
         The optimizer, and its learning rate from epoch to epoch.
     seed
-        Of the order of the images, and of dropout.
+        The seed of the order of the images, and of dropout.
     before_step
-        Is told the number of each step before it, and of the one that would come after the last.
+        Is called with the number of each step before the step, and with ``steps`` after the last.
     """
     device, optimizer = next(network.parameters()).device, schedule.optimizer
     x, y = torch.from_numpy(images.train), torch.from_numpy(images.train_labels)

@@ -1,4 +1,4 @@
-"""XOR: a layer of two hidden units makes separable what no line separates.
+"""XOR: a hidden layer of two units makes separable what no line separates.
 
     train_all()   # 100 networks
     probe_xor()   # one of them, before and after its training
@@ -40,18 +40,18 @@ SAME = 1e-2
 """Losses and outputs that are closer than this count as the same."""
 PERMUTATIONS = 100
 SAMPLE, SPREAD = 400, 0.2
-"""Points that are probed, since four cannot be cross-validated: so many, uniform in squares that
-reach this far to each side of their corners."""
+"""The number of points that are probed, since four cannot be cross-validated, and how far the
+squares around the corners, in which they are uniform, reach to each side."""
 NEARLY_NO_PENALTY = 1e-9
 
 OUTCOMES = {"learned": 0.0, "one corner": 1 / 4, "linear": 1 / 3, "silent": 1 / 2}
-"""Where training ends, and the loss there: XOR; 1 at only one of (1, 0) and (0, 1); (x + y) / 3,
-the best without a ReLU; 0 at all corners, with both units dead."""
+"""The functions where training ends, and the loss of each: XOR; 1 at only one of (1, 0) and (0, 1);
+(x + y) / 3, the best without a ReLU; 0 at all corners, with both units dead."""
 
 
 @dataclass(frozen=True)
 class Xor:
-    """The networks of all seeds; what else is said of them follows from their weights."""
+    """The weights of the networks of all seeds, and what follows from them."""
 
     start: np.ndarray
     """Weights before training. [seeds, 3, 2]"""
@@ -76,14 +76,14 @@ class Xor:
 
     @cached_property
     def outcomes(self) -> np.ndarray:
-        """The name of each seed's end, or "unfinished" if its loss is at none of them. [seeds]"""
+        """The name of each seed's outcome, or "unfinished" if its loss is that of none. [seeds]"""
         distance = np.abs(self.losses[:, None] - list(OUTCOMES.values()))
         named = np.array(list(OUTCOMES))[distance.argmin(axis=1)]
         return np.where(distance.min(axis=1) < SAME, named, "unfinished")
 
     @cached_property
     def count(self) -> dict[str, int]:
-        """How many seeds have each end."""
+        """How many seeds have each outcome."""
         return {end: int((self.outcomes == end).sum()) for end in OUTCOMES}
 
     @cached_property
@@ -94,7 +94,7 @@ class Xor:
 
     @cached_property
     def field_error(self) -> np.ndarray:
-        """The largest distance from |x − y| in the unit square, a grid of 101 × 101. [seeds]"""
+        """The largest distance from |x − y| on a grid of 101 × 101 in the unit square. [seeds]"""
         grid = np.mgrid[0:1:101j, 0:1:101j].reshape(2, -1).T
         distance = np.abs(predict(grid, self.trained) - np.abs(grid[:, 0] - grid[:, 1]))
         largest: np.ndarray = distance.max(axis=-1)
@@ -103,7 +103,7 @@ class Xor:
 
 @cache
 def train_all() -> Xor:
-    """Train the networks of all seeds, with and without the ReLU. Deterministic; a second."""
+    """Train the networks of all seeds, with and without the ReLU. Deterministic; takes a second."""
     start = starts()
     path, linear = train(start), train(start, relu=False)[-1]
     seed = int(np.flatnonzero(loss(path[-1]) < LEARNED)[0])
@@ -111,7 +111,7 @@ def train_all() -> Xor:
 
 
 def probe_xor(progress: bool = True) -> Results:
-    """Probe the first network that learns, before (``untrained``) and after it (``trained``)."""
+    """Probe the first network that learns, before (``untrained``) and after (``trained``)."""
     points, labels = sample()
     inputs, path = torch.from_numpy(points).float(), train_all().path
 
@@ -139,11 +139,12 @@ def regress(points: np.ndarray) -> np.ndarray:
 
 
 def best_line(points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Find the line [a, b, c] with a·u + b·v + c > 0 on the side of XOR = 1. -> it, corners right
+    """Find the line with the most corners on their right sides. -> [a, b, c], how many are right
 
-    Points [4, 2] are where the corners went. Logistic regression almost without penalty separates
-    whatever a line can separate, so it is given every labelling; among those that it reproduces
-    with the most labels right, the one of least loss has the widest margin.
+    Points [4, 2] are where the corners went; a·u + b·v + c > 0 on the side of XOR = 1. Logistic
+    regression almost without penalty separates whatever a line can separate, so it is fitted to
+    every labelling. Of the fits with the most corners right, the one of least loss has the widest
+    margin.
     """
     labellings = np.array([labels for labels in product([0, 1], repeat=4) if 0 < sum(labels) < 4])
     fits = fit_many(points, labellings.T, l2=NEARLY_NO_PENALTY)
@@ -162,7 +163,7 @@ def separable(weights: np.ndarray) -> np.ndarray:
 
 
 def xor_findings(run: Results) -> list[str]:
-    """Say what was found, the linear models first."""
+    """Return the findings as sentences, the linear models first."""
     xor, accuracy = train_all(), _accuracies(run)
     n, count, others = len(xor.losses), xor.count, ~xor.learned
     before, after = separable(xor.start), separable(xor.trained)
@@ -236,7 +237,7 @@ def xor_text(run: Results) -> str:
 
 
 def _lines(table: pd.DataFrame) -> str:
-    """Write a table in columns wide enough to be read apart."""
+    """Write a table in columns that are wide enough to tell apart."""
     table = table.rename_axis(index=None, columns=None)
     return table.to_string(float_format="{:.2f}".format, col_space=8)
 
@@ -256,7 +257,7 @@ def formula(weights: np.ndarray) -> str:
 
 
 def rescaled(weights: np.ndarray) -> str:
-    """Write the same function of a network that learned, its units as multiples of ReLU(x − βy)."""
+    """Write the function of a network that learned, with units as multiples of ReLU(x − βy)."""
     units = []
     for (x, y), out in zip(weights[:2], weights[2], strict=True):
         (plus, up), (minus, down) = (("x", x), ("y", y)) if x > y else (("y", y), ("x", x))

@@ -1,4 +1,4 @@
-"""The figures of the XOR experiment: its fields, its hidden plane, its training and its seeds."""
+"""The figures of the XOR experiment: fields, hidden plane, training and seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmprobe.sanity.xor import LEARNED, OUTCOMES, SAME, Xor, best_line, regress
 from llmprobe.sanity.xor_network import CORNERS, XOR, hidden, loss, predict
 
 FIELD = np.linspace(-0.25, 1.25, 151)
-"""Both axes of the fields."""
+"""The values on both axes of the fields."""
 
 FRAMES = 6
 
@@ -39,7 +39,7 @@ _CLOSE = 0.05
 
 
 def xor_figures(_: Results) -> Illustrations:
-    """Draw all figures, of networks that are trained again: it takes a second."""
+    """Draw all figures. The networks are trained again, which takes a second."""
     xor = train_all()
     n, count, others = len(xor.losses), xor.count, ~xor.learned
     before, after = (best_line(plane)[1] for plane in hidden(CORNERS, xor.path[[0, -1]]))
@@ -161,7 +161,7 @@ def _training(xor: Xor) -> Figure:
 
 
 def frame_steps(xor: Xor) -> np.ndarray:
-    """Return steps from 0 to where the shown network has learned, its corners moving evenly."""
+    """Return steps from 0 to where the shown network has learned, with even movement in between."""
     states = hidden(CORNERS, xor.path[: int(np.argmax(loss(xor.path) < LEARNED)) + 1])
     way = np.append(0, np.linalg.norm(np.diff(states, axis=0), axis=(1, 2)).cumsum())
     return np.searchsorted(way, np.linspace(0, way[-1], FRAMES))
@@ -198,7 +198,7 @@ def _draw_corners(ax: Axes, corners: np.ndarray, **style: Any) -> None:
 
 
 def _named(corners: np.ndarray) -> dict[str, np.ndarray]:
-    """Return places of the corners [4, 2] by their names, one name for those that coincide."""
+    """Return the places of the corners [4, 2] by name; corners that coincide share one name."""
     names: dict[tuple[float, ...], list[str]] = {}
     for (x, y), place in zip(CORNERS, corners, strict=True):
         names.setdefault(tuple((place / _CLOSE).round()), []).append(f"({x:.0f}, {y:.0f})")

@@ -1,9 +1,10 @@
-"""The 2-2-1 network on XOR: what it computes, its training, and its start.
+"""The 2-2-1 network on XOR: its output, its training and its initial weights.
 
 XOR of 0 and 1 is |x − y| = ReLU(x − y) + ReLU(y − x), a network of two hidden units without biases.
 
-The weights of a network are one array [3, 2]: those of hidden units 1 and 2, then the output's for
-each of them. Corners of the unit square are always in the order (0, 0), (1, 0), (0, 1), (1, 1).
+The weights of a network are one array [3, 2]: those of hidden unit 1, those of hidden unit 2, and
+the output's for each unit. Corners of the unit square are always in the order (0, 0), (1, 0),
+(0, 1), (1, 1).
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def test_a_missing_file_is_named_with_the_names_it_may_have(tmp_path: Path, name
     (fill(tmp_path) / name).unlink()
     said = problem(tmp_path)
     assert [other in said for other in NAMES] == [other == name for other in NAMES]
-    assert said.endswith("; .gz at the end, and a dot for the hyphen before idx, are right too")
+    assert said.endswith("; .gz at the end, and a dot for the hyphen before idx, are accepted too")
 
 
 def cut(content: bytes) -> bytes:
