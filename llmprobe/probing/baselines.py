@@ -1,4 +1,4 @@
-"""What the surface of the texts gives away without the model."""
+"""Baselines that read the surface of the texts, without the model."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from llmprobe.ground.errors import UserError
 from llmprobe.probing.splits import ENOUGH, INNER_FOLDS, assign_folds, some_units
 
 TOKEN = r"(?u)\w+|[^\w\s]"
-"""What matches a word, or a mark that stands outside of words."""
+"""The pattern of a word, or of a mark outside of words."""
 
 SEARCH_TOLERANCE = 1e-3
 """Tolerance of fits that only tell penalties apart."""
 
 TURNED = 1.1
-"""How many times the least held-out loss ends the way to weaker penalties."""
+"""The search for a penalty ends where the held-out loss exceeds this times the least so far."""
 
 STRENGTHS = (1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
 """The grid of 1 / L2 penalty, from strong to weak penalties. (Features of a text have a norm of
-about 1.4, so that 0.01 is next to no features at all.)"""
+about 1.4, so 0.01 all but switches them off.)"""
 
 
 def bag_of_words(
@@ -44,10 +44,10 @@ def bag_of_words(
 ) -> np.ndarray:
     """Return out-of-fold predictions from TF-IDF of words and of character 2- to 4-grams.
 
-    The same folds as the probes, so what it reaches they could have read off the words. As theirs,
-    its penalty is chosen inside each training set: the one of ``STRENGTHS`` with the least loss in
-    4 folds of whole groups. Where the training texts have no words, the shares of the classes, or
-    the mean, are predicted.
+    Folds are those of the probes, so whatever it scores, the probes could have read off the words.
+    Its penalty is chosen inside each training set, as theirs is: the one of ``STRENGTHS`` with the
+    least loss in 4 folds of whole groups. Where the training texts have no words, it predicts the
+    shares of the classes, or the mean.
 
     Parameters
     ----------
@@ -58,13 +58,13 @@ def bag_of_words(
     fold_of
         From ``assign_folds``; -1 for rows that are trained on only. [n]
     groups
-        Rows that share one stand on one side when a penalty is chosen. [n]
+        Rows that share a group are not separated when a penalty is chosen. [n]
     numbers
-        Whether y are numbers; else classes.
+        Whether y are numbers, not classes.
 
     Returns
     -------
-    Probabilities of the C classes, sorted, or predicted numbers; of rows in no fold anything.
+    Probabilities of the C classes, sorted, or predicted numbers; 0 for rows in no fold.
     [n, C or 1]
     """
     words = np.asarray(texts, dtype=object)
@@ -93,7 +93,7 @@ def lengths(texts: Sequence[str]) -> np.ndarray:
 def surface_accuracy(
     texts: Sequence[str], labels: np.ndarray, unit_of: np.ndarray | None, folds: int = 5
 ) -> float:
-    """Return the accuracy of a bag of words with the folds that a probe of these labels would have.
+    """Return the accuracy of a bag of words on the folds that a probe of these labels would have.
 
     Raises
     ------
@@ -109,14 +109,14 @@ def bag_of_words_accuracy(
     fold_of: np.ndarray,
     groups: np.ndarray | None = None,
 ) -> float:
-    """Return the share of the rows in a fold whose class a bag of words predicts."""
+    """Return the accuracy of a bag of words, over the rows that are in a fold."""
     predicted = bag_of_words(texts, labels, fold_of, groups).argmax(axis=1)
     right = predicted == np.unique(labels, return_inverse=True)[1]
     return float(right[fold_of >= 0].mean())
 
 
 def _features(train: np.ndarray, test: np.ndarray) -> tuple[csr_matrix, csr_matrix]:
-    """Return the features of texts, as known from those of ``train``; one of zeros without any."""
+    """Return TF-IDF features that are fitted on ``train``; one feature of zeros without words."""
     if not any(map(str.strip, train)):
         return csr_matrix((len(train), 1)), csr_matrix((len(test), 1))
     surface = make_union(
@@ -138,11 +138,11 @@ def _fitted(
     of_rows = None if groups is None else groups[rows]
     try:
         within = assign_folds(y[rows], of_rows, INNER_FOLDS, seed, stratify=not numbers)
-    except UserError:  # Probes with a fixed penalty ask for fewer examples.
+    except UserError:  # Too few examples to choose a penalty; probes with a fixed one need fewer.
         return _model(1.0, numbers).fit(X, y)
 
     splits = [(rows[within != fold], rows[within == fold]) for fold in range(INNER_FOLDS)]
-    # From strong to weak penalties, each from its last solution, until the loss has turned.
+    # From strong to weak penalties, each from its last solution, until the loss rises again.
     models = [_model(1.0, numbers, tol=SEARCH_TOLERANCE) for _ in splits]
     losses: list[float] = []
     for strength in STRENGTHS:

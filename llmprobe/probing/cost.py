@@ -6,8 +6,8 @@ product of matrices, so a layer takes one core about
     LAYER + columns · COLUMN + (columns + SHARED) · rows · min(rows, d) · OPERATIONS / speed
 
 with a column for each class where there are more than two. The constants are those of
-``python scripts/bench_dry_run.py`` (docs/performance.md has its table); how easily labels are told
-apart moves the time by a third either way.
+``python scripts/bench_dry_run.py`` (docs/performance.md has its table); how separable the classes
+are changes the time by a third either way.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from llmprobe.probing.workers import MOST_WORKERS
 NOMINAL_SPEED = 0.12e12
 """Operations a second of one core in products of float32, at which the seconds below hold."""
 LAYER = 0.05
-"""Seconds of a layer that depend on nothing else: scores, intervals, the probe that is kept."""
+"""Seconds of a layer that do not depend on its size: scores, intervals, the probe that is kept."""
 COLUMN = 0.48e-3
 """Seconds of a column that do not depend on its size, in the solver's steps."""
 OPERATIONS = 110.0
 """Operations for each row and dimension of a column: about 27 steps of the solver down the path of
 penalties, of two products each."""
 SHARED = 400.0
-"""Columns whose cost equals what all of a layer share: its scaling, components and scores."""
+"""The cost that all columns of a layer share (scaling, components, scores), as a number of columns.
+"""
 PORTIONS = 10
 """Portions of an online code that a probe encodes."""
 CLOSED_FORM = 0.35
-"""Share of that time which probes without a penalty take, such as the difference of means."""
+"""The share of that time that probes without a penalty take, such as the difference of means."""
 BAG_OF_WORDS = 1e-3
-"""Seconds for each text of the bag of words of all folds, which has one core."""
+"""Seconds that the bag of words of all folds takes for each text, on one core."""
 
 
 def columns(config: ProbeConfig, n_classes: int) -> int:
@@ -60,7 +61,7 @@ def columns(config: ProbeConfig, n_classes: int) -> int:
 def probing_seconds(
     config: ProbeConfig, rows: int, hidden_size: int, layers: int, n_classes: int, speed: float
 ) -> float:
-    """Return about how many seconds it takes to probe some layers with one set of labels.
+    """Estimate how many seconds it takes to probe some layers with one set of labels.
 
     Parameters
     ----------

@@ -12,9 +12,9 @@ from llmprobe.probing.fits import ClosedForm
 
 
 class DefaultRegressions(ClosedForm):
-    """K regressions of unscaled features: C = 1, at most 100 iterations of L-BFGS, then it stops.
+    """K logistic regressions on unscaled features: C = 1, at most 100 iterations of L-BFGS.
 
-    That it may stop before the optimum is part of what is reproduced, so no warning says it.
+    Stopping before the optimum is part of what is reproduced, so there is no warning of it.
     """
 
     def fit(self) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from llmprobe.probing.fit_many import Problems
 
 CERTAIN = 1e-6
-"""A mean error of the probabilities below this counts as this in the test for convergence."""
+"""In the test for convergence, a mean error of the probabilities below this counts as this."""
 CLOSE = 0.1
-"""A step ends close enough to the least along it if the slope there is below this times the first.
-"""
+"""A step ends close enough to the minimum along its direction if the slope at its end is below this
+times the slope at its start."""
 DROWNED = 0.1
 """A curvature below this times the penalty hardly matters to the preconditioner."""
 REWEIGHTED_AFTER = 8
@@ -35,22 +35,22 @@ _EPS = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True)
 class Slopes:
-    """What the loss does about the logits of K problems, its rows weighted."""
+    """The derivatives of the loss at the logits of K problems, times the weights of the rows."""
 
     means: tuple[Tensor, Tensor]
-    """What the logits predict, and 1 less that. [K, C, n] each"""
+    """As ``Loss.means`` returns them. [K, C, n] each"""
     residual: Tensor
     """The first derivative by each logit. [K, C, n]"""
     curvature: Tensor
     """The second derivative by each logit alone. [K, C, n]"""
 
     def __getitem__(self, some: Tensor) -> Slopes:
-        """Return those of some of the problems, by their indices."""
+        """Return the derivatives of some of the problems, by their indices."""
         p, complement = self.means
         return Slopes((p[some], complement[some]), self.residual[some], self.curvature[some])
 
     def put(self, some: Tensor | slice, other: Slopes) -> None:
-        """Replace those of some of the problems."""
+        """Replace the derivatives of some of the problems."""
         for here, there in zip(self.means, other.means, strict=True):
             here[some] = there
         self.residual[some], self.curvature[some] = other.residual, other.curvature
@@ -59,9 +59,9 @@ class Slopes:
 class Descent:
     """Conjugate gradients on the problems that have not converged.
 
-    Work on arrays of the size of the logits costs as much as the products do, unless there is
-    little of it: so a step whose end lies close to the least along it needs one evaluation of the
-    loss, that from which the next step starts.
+    Elementwise work on arrays as large as the logits can cost as much as the products with ``X``.
+    So a step that ends close to the minimum along its direction evaluates the loss once, at its
+    end, and the next step starts from this evaluation.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Descent:
     ) -> None:
         design, self.loss = problems.design, problems.loss
         self.X, self.n = design.X, design.n
-        # Where the penalty drowns the curvature, it is all that the preconditioner needs.
+        # Where the penalty drowns the curvature, the preconditioner needs the penalty alone.
         strongest = self.loss.most_curvature * problems.heaviest / design.n
         drowned = int((strongest * design.spectrum_on_host < DROWNED * least_l2).sum())
         self.basis, self.spectrum = design.basis[drowned:], design.spectrum[drowned:]
@@ -127,8 +127,8 @@ class Descent:
     def precondition(self, gradient: Tensor, strength: Tensor) -> Tensor:
         """Return the gradient divided by ``c_k XᵀX + l2_k``, without forming it. [K, C, d]
 
-        What the basis does not span is divided by no less than the curvature that may have been
-        lost with it: dividing its rounding by a small penalty would drown everything else.
+        What the basis does not span is divided by a bound on the curvature that was left out with
+        it: dividing its rounding by a small penalty would drown everything else.
         """
         inverse = 1 / (strength * self.spectrum + self.l2)
         floor = 1 / (strength * self.rest + self.l2)
@@ -137,7 +137,7 @@ class Descent:
         return (inside.flatten(0, 1) @ self.basis).view_as(gradient).addcmul_(gradient, floor)
 
     def move(self, at: Slopes, slope: Tensor, d_v: Tensor, d_b: Tensor) -> Slopes:
-        """Go about as far as the least along a direction; return the derivatives there."""
+        """Step to about the minimum along a direction; return the derivatives there."""
         change = logits_of(self.X, d_v, d_b, self.mean, self.scale)
         ridge = self.l2 * sum_of_each(d_v * d_v)
         step = -slope / (self.bend(at, change) + ridge).clamp_min(_TINY)
@@ -155,7 +155,7 @@ class Descent:
             length = self.step_length(
                 some, slope[some], step[some], slope_there[some], there, change, d_v[some]
             )
-            # Near the least a value tells less than its rounding: there a step is taken as it is.
+            # Near the minimum, values of the loss differ by rounding alone: keep the step there.
             step[some] = torch.where(far[some], length, step[some])
             logits[some] = torch.addcmul(self.logits[some], step[some], change)
             there.put(some, self.slopes(logits[some], some))
@@ -174,17 +174,17 @@ class Descent:
         change: Tensor,
         d_v: Tensor,
     ) -> Tensor:
-        """Return the lengths of steps of some problems whose ``step`` was not close. [K, 1, 1]
+        """Return new step lengths for problems whose ``step`` was not close enough. [K, 1, 1]
 
-        A second step of Newton's from there; or the first, or one that overshoots nowhere, where
-        that is no descent.
+        That is a second Newton step from there. Where the loss would rise, it is the first step;
+        where it would still rise, a step that is too short to overshoot.
         """
         logits, v, l2 = self.logits[some], self.v[some], self.l2[some]
         weights, targets = self.weights[some], self.targets[some]
         at = there[some] if isinstance(some, Tensor) else there
         ridge = l2 * sum_of_each(d_v * d_v)
         length = step - slope_there / (self.bend(at, change, some) + ridge).clamp_min(_TINY)
-        # Curvature is at most this.
+        # An upper bound of the curvature along the change.
         most = self.loss.most_curvature * sum_of_each(weights * change.square())
         safe = -slope / (most + ridge).clamp_min(_TINY)
 
@@ -201,7 +201,7 @@ class Descent:
         return length
 
     def run(self, tolerance: Tensor, max_iterations: int) -> tuple[Solution, int]:
-        """Return the optima, whose loss is not yet known, and how many steps they took."""
+        """Return the optima, with their losses still to be filled in, and the number of steps."""
         K, device = len(self.l2), self.X.device
         v, b, logits = (torch.empty_like(x, memory_format=torch.contiguous_format)
                         for x in (self.v, self.b, self.logits))  # fmt: skip
@@ -244,8 +244,8 @@ class Descent:
             p_v = self.precondition(g_v, curvature / self.n)
             p_b = g_b / curvature.clamp_min(_TINY)
             if p_v.shape[1] > 1:
-                # Gradients sum to 0 over classes; what moved all classes alike would only have to
-                # be pulled back, by the penalty alone.
+                # Gradients sum to 0 over classes. A step that moved all classes alike would change
+                # no prediction, and the penalty would have to pull it back.
                 p_v = p_v - p_v.mean(dim=1, keepdim=True)
                 p_b = p_b - p_b.mean(dim=1, keepdim=True)
             agreement = sum_of_each(g_v * p_v) + sum_of_each(g_b * p_b)
@@ -263,7 +263,7 @@ class Descent:
         ), iteration
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the problems, by their indices."""
+        """Keep some of the problems, by their indices, and drop the others."""
         names = ("targets", "weights", "mean", "scale", "total", "l2", "v", "b", "logits", "pull")
         for name in names:
             setattr(self, name, getattr(self, name)[rows])
@@ -272,14 +272,14 @@ class Descent:
 def logits_of(
     X: Tensor, direction: Tensor, intercept: Tensor, mean: Tensor, scale: Tensor
 ) -> Tensor:
-    """Return the logits of directions [K, C, d] in problems' own units. [K, C, n]"""
+    """Return the logits of directions [K, C, d] that are in each problem's own units. [K, C, n]"""
     scaled = direction * scale
     offset = intercept - (scaled * mean).sum(dim=-1, keepdim=True)
     return (scaled.flatten(0, 1) @ X.T).view(*scaled.shape[:2], -1).add_(offset)
 
 
 def _may_be(mask: Tensor) -> bool:
-    """Whether any is true; on an accelerator always true, since to ask would be to wait for it."""
+    """Whether any is true; on an accelerator always True, since asking it would mean waiting."""
     return mask.device.type != "cpu" or bool(mask.any())
 
 

@@ -16,7 +16,7 @@ WHOLE_BASIS = 1024
 BASIS_RANK = 256
 _EPS = torch.finfo(torch.float32).eps
 _SAMPLE = 128
-"""Rows whose median stands for that of all."""
+"""About how many rows are sampled for the median that stands for that of all."""
 _ROWS = 8192
 """Rows that are squared at a time."""
 _COLUMNS = 256
@@ -26,9 +26,9 @@ _COLUMNS = 256
 class Design:
     """Features shifted and scaled once for all problems, with the eigenbasis of their products.
 
-    The shift and scale use every row but leak nothing: each problem's own standardisation is
-    applied on top, in exact algebra. They keep float32 from losing digits. Without ``standardize``
-    directions are penalised in raw features, and one scale serves them all.
+    Shift and scale keep float32 from losing digits. They are computed from held-out rows too, but
+    leak nothing: each problem's own standardisation is applied on top, in exact algebra. Without
+    ``standardize``, directions are penalised in raw features, and one scale serves all features.
     """
 
     def __init__(self, X: np.ndarray | Tensor, standardize: bool = True) -> None:
@@ -41,13 +41,13 @@ class Design:
             raise ValueError("X has values that are not finite")
         self.standardize = standardize
         self.n = len(raw)
-        # Not the mean, which one huge row drags away from where all others then lose digits.
+        # Not the mean: one huge row would drag it away from all others, which would lose digits.
         self.shift = raw[:: max(len(raw) // _SAMPLE, 1)].median(dim=0).values
-        # By the largest value first, so that no square is beyond the range of the numbers.
+        # Divided by the largest value first, so that no square overflows.
         size = torch.where(largest > 0, largest, 1.0)
         centred = (raw - self.shift).div_(size)
         spread = torch.linalg.vector_norm(centred, dim=0) / len(raw) ** 0.5
-        # Below this a spread is the rounding of equal values.
+        # A smaller spread is the rounding of equal values.
         varies = spread > 10 * torch.finfo(raw.dtype).eps
         self.unit = torch.where(varies, spread.double() * size, 1.0)
         self.common_unit = 1.0
@@ -73,9 +73,9 @@ class Design:
 def moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     """Return weighted means of the features and inverse deviations, 0 of constant ones. [K, d]
 
-    ``share`` [K, n] sums to 1 over rows. A feature may be constant in a problem's rows and far
-    from its overall mean; so where a variance is small beside the square, it is computed anew in
-    float64, lest the rounding of their difference pass for a deviation.
+    ``share`` [K, n] sums to 1 over rows. A feature may be constant in a problem's rows and yet far
+    from its overall mean. So where the variance is small beside the mean square, it is computed
+    again in float64: otherwise the rounding of a difference would look like a deviation.
     """
     mean = share @ X
     square = torch.zeros_like(mean)
@@ -103,12 +103,13 @@ def eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the largest eigenvectors [r, d] and eigenvalues [r] of the products of features less
     their ``mean`` [d], and a bound on the rest.
 
-    All of them where that is cheap beside the products with ``X``; else by one step of subspace
-    iteration from random vectors (Halko, Martinsson & Tropp 2011, algorithm 4.4).
+    They are all eigenvectors where that is cheap beside the products with ``X``; else the largest,
+    by one step of subspace iteration from random vectors (Halko, Martinsson & Tropp 2011, algorithm
+    4.4).
     """
     n, d = X.shape
     if d <= n and d <= max(WHOLE_BASIS, n // 16):
-        # Centred after the product: a copy of X would not fit beside the largest there are.
+        # Centred after the product, since memory may have no room for a copy of X.
         spectrum, vectors = torch.linalg.eigh((X.T @ X).sub_(n * torch.outer(mean, mean)))
         return vectors.T.contiguous(), spectrum.clamp_min(0), spectrum[-1] * n * _EPS
     if n <= WHOLE_BASIS:

@@ -1,4 +1,4 @@
-"""Directions of a layer's states along which a model can be changed, and such as say nothing."""
+"""Directions along which a layer's states are changed, and null directions to compare them with."""
 
 from __future__ import annotations
 
@@ -13,63 +13,65 @@ from llmprobe.probing.search import search
 from llmprobe.probing.tasks import ProbingTasks, targets_of
 
 KINDS = ("logistic", "mean_difference")
-"""Directions that have a null of their own: the same fitted to other labels, or drawn at random."""
+"""Kinds of directions with a null: directions fitted to shuffled labels, or drawn at random."""
 
 FITTED = (*KINDS, "leace")
-"""All that are fitted to the labels."""
+"""All kinds of directions that are fitted to the labels."""
 
 MOST_STRETCHED = 2.0
-"""The power of the eigenvalues beyond which all random directions would be near the largest."""
+"""The largest power of the eigenvalues by which random directions are stretched. Beyond it, all
+would be near the direction of largest variance."""
 
 
 @dataclass(frozen=True)
 class Directions:
     """K directions from one class to another.
 
-    First those of the labels (``FITTED``), then, for each draw of the null, one of each of
-    ``KINDS``.
+    First those that are fitted to the labels (``FITTED``), then, for each draw of the null, one for
+    each of ``KINDS``.
     """
 
     acts: np.ndarray
     """Along which states are moved, towards the second class; of length 1, or 0 where the layer has
-    none. [K, d]"""
+    no such direction. [K, d]"""
     reads: np.ndarray
-    """What says where a state stands along it: ``reads @ acts`` is 1. It is ``acts`` itself but for
-    LEACE. [K, d]"""
+    """The vectors whose products with a state give its place along each direction; ``reads @ acts``
+    is 1. Except for LEACE they are ``acts``. [K, d]"""
     centre: np.ndarray
-    """Where the midpoint between the means of the two classes stands. [K]"""
+    """The place of the midpoint between the means of the two classes; for the null, of the mean of
+    all states. [K]"""
     spread: np.ndarray
-    """The standard deviation of where states stand. [K]"""
+    """The standard deviation of the places of states. [K]"""
     distance_of: np.ndarray
-    """Which direction says how far a state is moved along each: it does itself, but for those of
-    the null, which move it as far as the direction of the labels beside which they stand. [K]"""
+    """For each direction, the index of the one that sets how far a state is moved: its own, or for
+    the null that of the fitted direction it is compared with. [K]"""
 
     def places(self, X: np.ndarray) -> np.ndarray:
-        """Return where states [m, d] stand along each direction, from the midpoint. -> [m, K]"""
+        """Return the places of states [m, d] along each direction, from ``centre``. -> [m, K]"""
         places: np.ndarray = X @ self.reads.T - self.centre
         return places
 
 
 @dataclass(frozen=True)
 class ClassVectors:
-    """What K kinds of directions have for each class, for the texts of one fold.
+    """K sets of a vector for each class, for the texts of one fold.
 
-    None of them was fitted on these texts. A direction from one class to another is the difference
-    of what it has for the two.
+    None was fitted on these texts. The direction from one class to another is the difference of
+    their two vectors.
     """
 
     acts: np.ndarray
-    """[K, C, d]"""
+    """The vectors. [K, C, d]"""
     discriminants: np.ndarray
-    """What LEACE reads. [C, d]"""
+    """The vectors with which LEACE reads. [C, d]"""
     means: np.ndarray
-    """Of the states of each class. [C, d]"""
+    """The mean of the states of each class. [C, d]"""
     mean: np.ndarray
-    """Of all states. [d]"""
+    """The mean of all states. [d]"""
     covariances: np.ndarray
-    """Of where states stand along what each kind has for two classes. [K, C, C]"""
+    """The covariances of the states' products with the vectors of each set. [K, C, C]"""
     distance_of: np.ndarray
-    """As ``Directions`` has it. [K]"""
+    """As in ``Directions``. [K]"""
 
     def between(self, first: int, second: int) -> Directions:
         """Return the directions that lead from one class to another."""
@@ -91,13 +93,13 @@ class ClassVectors:
 
 
 def fit_directions(X: np.ndarray, tasks: ProbingTasks, null: int, seed: int) -> list[ClassVectors]:
-    """Fit the directions of one layer, for the texts of each fold on those of the others.
+    """Fit the directions of one layer: for the texts of each fold, on the texts of the others.
 
-    Half of the null are fitted to shuffled labels, by the penalties of the labels themselves, and
-    on the texts of all folds: what is read of labels is nearly one direction in all folds, whose
-    effects add up, and what is fitted to noise in each would be several. The other half are random:
-    orthogonal to what they stand beside, and such that the states vary along both alike as far as
-    that can be; of several classes they stand to each other as those do.
+    A part of the null is fitted to shuffled labels, at a penalty of the labels themselves, and on
+    the texts of all folds. (A direction of the labels is nearly the same in all folds, so its
+    effects add up; noise would give another direction in each.) The rest is random: orthogonal to
+    the fitted directions, with the same variance of the states along it as far as possible. For
+    several classes, random vectors relate to each other as the fitted ones do.
 
     Parameters
     ----------
@@ -106,9 +108,9 @@ def fit_directions(X: np.ndarray, tasks: ProbingTasks, null: int, seed: int) -> 
     tasks
         Of two classes or more, with as many shuffled labellings as are to be fitted.
     null
-        How many draws there are: of shuffled labels as many as ``tasks`` has, else random ones.
+        The number of draws of the null: first one for each shuffled labelling, then random ones.
     seed
-        Of the random ones, which are near each other in layers that are alike if it is the same.
+        The seed of the random draws. With the same seed, similar layers get similar draws.
     """
     fitted, C = min(len(tasks.shuffled), null), len(tasks.classes)
     shuffled = np.reshape(
@@ -151,7 +153,7 @@ def fit_directions(X: np.ndarray, tasks: ProbingTasks, null: int, seed: int) -> 
 
 
 def _labels_of(targets: np.ndarray) -> np.ndarray:
-    """Return the class of each row, from what the loss takes. [1 or C, n] -> [n] int"""
+    """Return the class of each row, from the targets of a loss. [1 or C, n] -> [n] int"""
     labels: np.ndarray = (targets.argmax(axis=0) if len(targets) > 1 else targets[0]).astype(int)
     return labels
 
@@ -159,10 +161,10 @@ def _labels_of(targets: np.ndarray) -> np.ndarray:
 def _logistic(
     X: np.ndarray, tasks: ProbingTasks, shuffled: np.ndarray, train: np.ndarray
 ) -> np.ndarray:
-    """Return what logistic probes have for each class, of each fold and each other labelling.
+    """Return the class vectors of logistic probes, of each fold and then each shuffled labelling.
 
-    The penalty of a fold is chosen inside its training rows; that of other labels, which are fitted
-    on the training rows of all folds, is the middle one. -> [folds + shuffled, C, d]
+    The penalty of a fold is chosen inside its training rows. Shuffled labels are fitted on the
+    training rows of all folds, at the median of those penalties. -> [folds + shuffled, C, d]
     """
     design = Design(torch.as_tensor(X))
     kind = PROBE_KINDS["logistic"]
@@ -187,25 +189,25 @@ def _class_means(X: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarra
 
 
 def _scaled(of_classes: np.ndarray) -> np.ndarray:
-    """Return what there is for each class [..., C, d], centred and, where not 0, of norm 1."""
+    """Return vectors of classes [..., C, d], centred, and of norm 1 together unless they are 0."""
     centred = of_classes - of_classes.mean(axis=-2, keepdims=True)
     norm = np.linalg.norm(centred, axis=(-2, -1), keepdims=True)
     return np.where(norm > 1e-12, centred / np.maximum(norm, 1e-12), 0.0)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors [..., d] of length 1; where there is none, as in a constant layer, of 0."""
+    """Return vectors [..., d] scaled to length 1; those of 0, as in a constant layer, stay 0."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(length > 1e-12, vectors / np.maximum(length, 1e-12), 0.0)
 
 
 def _discriminants(X: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Return what reads the place of a state that LEACE sets to the middle. [C, d] -> [C, d]
+    """Return the vectors that read the place of a state which LEACE erases. [C, d] -> [C, d]
 
     For two classes the eraser is ``x - S_xz (S_xz' S_xx⁻¹ S_xz)⁻¹ S_xz' S_xx⁻¹ (x - mean)``
     (Belrose et al. 2023, theorem 4.3, of rank one): it moves along the difference of the means, by
     what the linear discriminant reads. The covariance is shrunk, as theirs is (Chen et al. 2010).
-    Of more classes it is that of each two.
+    With more classes, that holds for each pair.
     """
     if not means.any():
         return means
@@ -215,12 +217,12 @@ def _discriminants(X: np.ndarray, means: np.ndarray) -> np.ndarray:
 
 
 def _alike(own: np.ndarray, variances: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Return random vectors of classes that stand to each other as some do, orthogonal to those.
+    """Return random vectors of classes that relate to each other as ``own``, and orthogonal to it.
 
     Parameters
     ----------
     own
-        Centred, in the basis of the eigenvectors of the states' covariance. [C, r]
+        Centred vectors, in the basis of the eigenvectors of the states' covariance. [C, r]
     variances
         The eigenvalues. [r]
     normal
@@ -228,11 +230,12 @@ def _alike(own: np.ndarray, variances: np.ndarray, normal: np.ndarray) -> np.nda
 
     Returns
     -------
-    Of each draw: in place of each axis of what ``own`` spans, one of like variance. [draws, C, r]
+    For each draw, ``own`` with each axis of its span replaced by a random one of like variance.
+    [draws, C, r]
     """
     if not own.any():
         return np.zeros((len(normal), *own.shape))
-    # In the order of the classes, so that it is one and the same in layers that are alike.
+    # In the order of the classes, so that similar layers get similar axes.
     columns, upper = np.linalg.qr(own[:-1].T)
     basis = (columns * np.where(np.diag(upper) < 0, -1, 1)).T
     drawn = np.broadcast_to(basis, (len(normal), *basis.shape))
@@ -246,10 +249,10 @@ def _alike(own: np.ndarray, variances: np.ndarray, normal: np.ndarray) -> np.nda
 def _of_like_variance(
     own: np.ndarray, variances: np.ndarray, normal: np.ndarray, beside: np.ndarray
 ) -> np.ndarray:
-    """Return random directions along which the states vary as along one, orthogonal to some.
+    """Return random directions along which the states vary as along ``own``, orthogonal to some.
 
-    A normal vector's entries are stretched by a power of the eigenvalues: from the least variance
-    to the largest as the power rises, so one power gives the wanted one, or comes nearest to it.
+    The entries of a normal vector are stretched by a power of the eigenvalues. The variance rises
+    with the power, so bisection finds the one that gives the wanted variance, or comes nearest.
 
     Parameters
     ----------
@@ -260,7 +263,7 @@ def _of_like_variance(
     normal
         Normal random numbers. [draws, r]
     beside
-        What each is orthogonal to, of length 1 and orthogonal to each other. [draws, m, r]
+        Vectors that each is to be orthogonal to, orthonormal themselves. [draws, m, r]
 
     Returns
     -------

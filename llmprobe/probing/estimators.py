@@ -3,8 +3,8 @@
     probe = LogisticProbe().fit(X, y)  # X [n, d]; l2 chosen inside
     direction = probe.coef_[0]         # [d]: X @ direction + intercept_[0] are the logits
 
-In every ``fit``, repeats of an example count as one example of their summed weight. So no split
-separates copies, ``sample_weight`` means what repeating rows does, and the order of rows does not
+In every ``fit``, copies of an example count as one example with their summed weight. So no split
+separates copies, ``sample_weight`` is the same as repeating rows, and the order of rows does not
 matter.
 """
 
@@ -43,14 +43,14 @@ from llmprobe.probing.weighted_rows import (
 )
 
 TIGHT, POLISHING = TOLERANCE / 100, 100
-"""Tolerance that the last fit aims at, in so many iterations once it is at ``TOLERANCE``: float32
-does not always get there."""
+"""Tolerance that the last fit aims at once it is at ``TOLERANCE``, and the most iterations for it,
+since float32 does not always get there."""
 NO_FOLDS_L2 = 1.0
-"""The penalty where no two folds can be made to choose one: scikit-learn's default."""
+"""The penalty where not even two folds can be made to choose one: scikit-learn's default."""
 
 
 class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A linear classifier: what follows from ``coef_`` and ``intercept_``, and checks of a fit."""
+    """A linear classifier: predictions from ``coef_`` and ``intercept_``, and checks of inputs."""
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return logits: of class 1, or of each of C > 2 classes. [n, d] -> [n] or [n, C]"""
@@ -66,7 +66,7 @@ class _LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return predicted
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return probabilities of the classes, as ``classes_`` has them. [n, d] -> [n, C]"""
+        """Return probabilities of the classes, in the order of ``classes_``. [n, d] -> [n, C]"""
         probabilities: np.ndarray = softmax(self._logits(X), axis=1)
         return probabilities
 
@@ -117,24 +117,24 @@ class LogisticProbe(_LinearClassifier):
     l2
         The penalty, or "auto": that of ``penalties`` with the least held-out log loss in
         cross-validation inside ``fit``. Folds are stratified and keep groups and copies whole;
-        weights count in training and in the loss. If ``folds`` cannot each be left out with every
-        class still in the rest, fewer are made; if not even two can, a warning says so and the
-        penalty is 1.
+        weights count in training and in the loss. Every training set must have all classes: if that
+        is impossible with ``folds``, fewer are made; if not even two are possible, a warning says
+        so and the penalty is 1.
     folds
-        Of that cross-validation, at least 2.
+        The number of folds of that cross-validation, at least 2.
     standardize
         Whether ``w`` is penalised in units of the features' standard deviations.
     random_state
-        Of the folds.
+        The seed of the folds.
     penalties
-        Above 0, in any order.
+        The penalties to choose from, above 0, in any order.
 
     Attributes
     ----------
     classes_
         Sorted labels of rows with positive weight. [C]
     coef_
-        In raw feature space: of the second of two classes [1, d], or [C, d].
+        Directions in raw feature space: of the second of two classes [1, d], or [C, d].
     intercept_
         [1] or [C]
     l2_
@@ -161,7 +161,7 @@ class LogisticProbe(_LinearClassifier):
         Raises
         ------
         ValueError
-            A parameter or an input is not what is asked for, or there is one class only.
+            A parameter or an input is invalid, or there is only one class.
         """
         penalties = penalty_grid(self.l2, self.penalties)
         if not isinstance(self.folds, (int, np.integer)) or self.folds < 2:
@@ -208,16 +208,16 @@ class LogisticProbe(_LinearClassifier):
 class MassMeanProbe(_LinearClassifier):
     """The direction from one class mean to the other (Marks & Tegmark 2023, section 5).
 
-    Logits are those of normal classes around their means, weighted by their frequencies: with one
-    variance along the means, or, with ``covariance``, the covariance within classes. The direction
-    is then ``Sigma⁻¹ (mu_1 - mu_0)``, linear discriminant analysis.
+    Logits are those of a model in which each class is normal around its mean, and as frequent as in
+    the data. The classes share one variance along the means or, with ``covariance``, the covariance
+    within classes: the direction is then ``Sigma⁻¹ (mu_1 - mu_0)``, linear discriminant analysis.
 
     Parameters
     ----------
     covariance
         Whether to divide by the covariance within classes.
     shrinkage
-        The share, 0 to 1, of the mean variance in the covariance of features in units of their
+        How far the covariance is shrunk to the mean variance, 0 to 1, in units of the features'
         deviations within classes; or "auto": by the formula of Chen et al. 2010 (eq. 23, oracle
         approximating shrinkage). At 0, directions without variance are left out.
 
@@ -226,7 +226,7 @@ class MassMeanProbe(_LinearClassifier):
     classes_, coef_, intercept_
         As of ``LogisticProbe``.
     shrinkage_
-        The share that was used; 0 without ``covariance``.
+        The shrinkage that was used; 0 without ``covariance``.
     """
 
     def __init__(self, covariance: bool = False, shrinkage: float | str = "auto") -> None:
@@ -239,7 +239,7 @@ class MassMeanProbe(_LinearClassifier):
         Raises
         ------
         ValueError
-            A parameter or an input is not what is asked for, or there is one class only.
+            A parameter or an input is invalid, or there is only one class.
         """
         given = self.shrinkage
         if given != "auto" and (isinstance(given, str) or not 0 <= given <= 1):

@@ -25,9 +25,9 @@ from llmprobe.probing.losses import Logistic, Loss, Softmax
 
 MAX_ITERATIONS = 1000
 CHUNK_BYTES = 2**28
-"""What the work on the problems of one chunk may take, beside the design and the results."""
+"""The memory that work on the problems of one chunk may take, beside the design and the results."""
 FEW_STEPS = 10
-"""More steps than these add up rounding, so that logits are computed anew."""
+"""After more steps than these, too much rounding has added up, so logits are computed again."""
 _ARRAYS = 12
 """Arrays of the size of the logits and directions that an iteration holds."""
 
@@ -59,8 +59,8 @@ def fit_many(
     l2
         Penalties, above 0: one, or [K]
     standardize
-        Whether ``w_k`` is penalised in units of column k's own weighted standard deviations (its
-        result is that of scaling its rows first); ``coef`` is for raw features either way.
+        Whether ``w_k`` is penalised in units of column k's own weighted standard deviations, as if
+        its rows were standardised first; ``coef`` is for raw features either way.
     tolerance
         A column has converged when its largest gradient entry (in standardised features) is below
         this times its sum of weighted errors ``|p_i - t_i|``. The optimum of a column with one
@@ -137,17 +137,17 @@ class Problems:
     Conjugate gradients (Polak-Ribière, restarted when they do not descend) with the curvature of
     the shared design as preconditioner: ``c_k XᵀX + l2_k`` in the eigenbasis of ``XᵀX``, where
     ``c_k`` is the mean curvature of problem k. Since logits are linear in the parameters, a line
-    search costs no product with ``X``. Directions are those of the design's features; with
-    ``standardize`` of features in each problem's own standard deviations.
+    search costs no product with ``X``. Directions are of the design's features; with
+    ``standardize``, of features in each problem's own standard deviations.
 
-    Problems are rows here, not columns: products of few rows with ``X`` are up to four times
-    faster so.
+    Problems are rows here, not columns, which makes products of few problems with ``X`` up to four
+    times faster.
     """
 
     def __init__(
         self, design: Design, loss: Loss, targets: Tensor, weights: Tensor | None = None
     ) -> None:
-        """Prepare ``targets`` [K, C, n], of which ``loss`` says what C is, ``weights`` [K, n]."""
+        """Prepare ``targets`` [K, C, n], whose C depends on ``loss``, and ``weights`` [K, n]."""
         X = design.X
         self.design, self.loss = design, loss
         self.targets = targets.to(X.device, X.dtype)
@@ -161,7 +161,7 @@ class Problems:
         self.weights = weights.to(X.device, X.dtype)[:, None]
         self.total = self.weights.sum(dim=(1, 2))
         usable = (self.weights >= 0).all() & (self.total > 0).all() & self.total.isfinite().all()
-        # NaN where not usable: an accelerator is asked once for both.
+        # NaN where weights are not usable, so that an accelerator is asked once, not twice.
         self.heaviest = float(torch.where(usable, self.total.max(), torch.nan))
         if not self.heaviest >= 0:
             raise ValueError("weights must be finite and not negative, nor all zero in a column")
@@ -177,7 +177,7 @@ class Problems:
         tolerance: float | Tensor = TOLERANCE,
         max_iterations: int = MAX_ITERATIONS,
     ) -> Solution:
-        """Return the optima at ``l2``, found from ``start`` if given; who converges, leaves."""
+        """Return the optima at ``l2``, found from ``start`` if given."""
         (K, C, n), d = self.targets.shape, self.mean.shape[-1]
         penalty = torch.as_tensor(l2, dtype=torch.float64)
         penalty = penalty.expand(K) if penalty.ndim == 0 else penalty
@@ -204,9 +204,9 @@ class Problems:
         return Solution(*(torch.cat([getattr(p, name) for p in parts]) for name in fields))
 
     def _finished(self, solution: Solution, l2: Tensor, anew: bool) -> Solution:
-        """Return the solution with its loss; ``anew`` with logits of its directions.
+        """Return the solution with its loss; with ``anew``, its logits are computed again.
 
-        Those of the solver have added up the rounding of every step.
+        The logits of the solver have added up the rounding of every step.
         """
         logits, v = solution.logits, solution.direction
         if anew:

@@ -1,4 +1,4 @@
-"""What is fitted of a design, K probes at a time, and what comes of it."""
+"""The types of fits: K probes of one design at a time, and their solutions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ManyFits:
 
 @dataclass(frozen=True)
 class Solution:
-    """Optima in the solver's coordinates; a start for a neighbouring penalty."""
+    """Optima in the solver's coordinates, from which the next penalty can start."""
 
     direction: Tensor
     """Directions of the design's features. [K, C, d]"""
@@ -48,7 +48,7 @@ class Solution:
     converged: Tensor
     """Whether each problem has converged. [K] bool"""
     pull: Tensor | None = None
-    """The gradient of the loss alone, by the directions, as the solver knows it. [K, C, d]"""
+    """The gradient of the loss alone by the directions, where the solver knows it. [K, C, d]"""
 
     def __getitem__(self, problems: Tensor | slice) -> Solution:
         """Return the optima of some of the problems, by a mask [K], indices or a slice."""
@@ -76,7 +76,7 @@ class ProbeProblems(Protocol):
 
 
 class ClosedForm(ABC):
-    """K probes without a penalty, found without iterations: a subclass has only to ``fit`` them.
+    """K probes that have no penalty to choose; a subclass only has to ``fit`` them.
 
     Parameters
     ----------
@@ -95,7 +95,8 @@ class ClosedForm(ABC):
     def fit(self) -> tuple[Tensor, Tensor]:
         """Return directions [K, C, d] of the design's features, and intercepts [K, C, 1].
 
-        Finite ones also where a problem's rows lack a class, as an online code begins.
+        They have to be finite also where a problem's rows lack a class, as the first portions of an
+        online code may.
         """
 
     def solve(

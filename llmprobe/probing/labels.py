@@ -10,25 +10,24 @@ from scipy.special import gammaln  # type: ignore[import-untyped]
 from llmprobe.datasets.groups import group_indices
 
 _SHUFFLED, _CONTROL, _PORTIONS = 1, 2, 3
-"""A stream of random numbers for each purpose: labels that were themselves shuffled with the same
-seed must not meet their own order again."""
+"""A stream of random numbers for each purpose: labels that were already shuffled with the same seed
+must not be shuffled back into an order that fits them."""
 
 ENOUGH_GROUPS = 5
-"""Groups of like sizes that exchange labels among themselves alone, at least."""
+"""The fewest groups of like sizes that exchange labels only among themselves."""
 
 ONLINE_FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
-"""Of the training data, where an online code changes its probe (Voita & Titov 2020)."""
+"""Fractions of the training data at which an online code changes its probe (Voita & Titov 2020)."""
 
 
 def shuffled_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
-    """Draw labels as they could be if rows carried nothing about them. -> [n, times]
+    """Draw labels as they could be if rows said nothing about them. -> [n, times]
 
-    Multi-level block permutation (Winkler et al. 2015, NeuroImage). What may change places is the
-    group, since rows of one are not independent: groups of one label each exchange it, and groups
-    of several labels exchange their lists with groups of the same size. Inside a group, labels are
-    shuffled. Exchange is among groups of like size (`_blocks`): where labels go with size, those
-    of a large group would be as likely in a small one otherwise, and the test would reject that.
-    Without groups, a plain shuffle.
+    This is multi-level block permutation (Winkler et al. 2015, NeuroImage). Groups change places,
+    since rows of a group are not independent: groups with one label exchange it, and groups with
+    several labels exchange their lists with groups of the same size. Inside a group, labels are
+    shuffled. Exchange is among groups of like size (`_blocks`): otherwise, where labels depend on
+    the size of groups, the test would reject for that alone. Without groups it is a plain shuffle.
 
     Parameters
     ----------
@@ -64,7 +63,7 @@ def relabellings(y: np.ndarray, groups: np.ndarray | None) -> float:
     cells, counts = np.unique(group_of * len(values) + value, return_counts=True)
     of_group, value = np.divmod(cells, len(values))
     several = np.bincount(of_group) > 1
-    # Groups of one kind give the same labelling whichever of them stands where.
+    # Groups of one kind have the same labels, so exchanging them gives the same labelling.
     kind_of = np.empty(len(block_of), dtype=int)
     kind_of[of_group] = value
     starts = np.searchsorted(of_group, np.arange(len(block_of) + 1))
@@ -86,16 +85,16 @@ def relabellings(y: np.ndarray, groups: np.ndarray | None) -> float:
 def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: int) -> np.ndarray:
     """Draw a label for each group, the control task of Hewitt & Liang (2019). -> [n, times]
 
-    What the groups are to them are word types: nothing but recognising a group tells its label.
-    Labels are drawn without replacement from a list with the shares of y, to the nearest whole
-    group; every class has two groups or more, if that many there are.
+    Groups take the place of their word types: only recognising a group tells its label. Labels are
+    drawn without replacement from a list with the shares of y, to the nearest whole group. Every
+    class has two groups or more, if there are enough groups.
 
     Parameters
     ----------
     y
         Class indices or continuous labels. [n]
     groups
-        [n]. None makes each row its own group, whose label nothing could predict.
+        [n]. None makes each row its own group, whose label cannot be predicted.
     """
     rng = np.random.default_rng([seed, _CONTROL])
     group_of = group_indices(groups, len(y))
@@ -105,7 +104,7 @@ def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: i
     while quota.min() < min(2, n_groups // len(values)):
         quota[quota.argmin()] += 1
         quota[quota.argmax()] -= 1
-    if np.count_nonzero(quota) == 1:  # All the same, they would ask nothing.
+    if np.count_nonzero(quota) == 1:  # With one label for all, there is nothing to predict.
         most = quota.argmax()
         quota[most] -= 1
         quota[0 if most else -1] += 1
@@ -117,18 +116,17 @@ def control_labels(y: np.ndarray, groups: np.ndarray | None, times: int, seed: i
 def control_folds(
     groups: np.ndarray | None, labels: np.ndarray, y: np.ndarray, folds: int, seed: int
 ) -> np.ndarray:
-    """Return folds of a control task, with each group on both sides where it can be. -> [n] int
+    """Return folds of a control task, with rows of each group on both sides. -> [n] int
 
-    The control asks what a probe can memorise about a group from some of its rows. Folds of whole
-    groups would leave it nothing to go by: no random label could be predicted. So the rows of a
-    group go to different folds, as many as it fills, as evenly as can be; so do the rows of each
-    random label, and among them those of each label of the concept, which is scored on the same
-    folds.
+    The control asks what a probe can memorise about a group from some of its rows. With folds of
+    whole groups, no random label could be predicted. So the rows of a group are spread evenly over
+    as many folds as possible. So are the rows of each random label and, among them, those of each
+    label of the concept, which is scored on the same folds.
 
     Parameters
     ----------
     groups
-        [n]; None, or a group of one row, can be in one fold only.
+        [n], or None. A group of one row is in one fold only.
     labels
         One of ``control_labels``: the same in all of a group. [n]
     y
@@ -139,19 +137,20 @@ def control_folds(
     mean = np.bincount(group_of, y) / np.bincount(group_of)
     place = np.argsort(np.lexsort((rng.random(len(mean)), mean)))
     fold_of = np.empty(len(labels), dtype=int)
-    # Each label's rows, in them each group's, and groups of like labels, are dealt out in turn.
+    # Rows are dealt out in turn: by random label, then by group (those of like labels follow each
+    # other), then by label of the concept.
     order = np.lexsort((rng.random(len(labels)), y, place[group_of], labels))
     fold_of[order] = np.arange(len(labels)) % folds
     return fold_of
 
 
 def opposite_labels(targets: np.ndarray, groups: np.ndarray | None) -> bool:
-    """Whether rows of a group are less alike in their labels than rows of different groups.
+    """Whether labels differ more within groups than between them.
 
-    So are the true and the false statement about one city. A probe that has some rows of a group
-    in training then expects the other label for the rest: on splits that tear groups apart, it is
-    below chance. Pairs of a group correlate at 0 if labels have nothing to do with groups, give or
-    take 1 / sqrt(pairs); below by two of those, or more, is opposite.
+    A true and a false statement about one city do. A probe that has seen one of them in training
+    expects its label for the other too, so on splits that separate rows of a group it is below
+    chance. If labels have nothing to do with groups, pairs of a group correlate at 0 ± 1 /
+    sqrt(pairs). A correlation of -2 / sqrt(pairs) or less counts as opposite.
 
     Parameters
     ----------
@@ -186,9 +185,9 @@ def portions(
     Parameters
     ----------
     groups
-        Rows that share one are in one portion. [n], or None
+        Rows that share a group are in one portion. [n], or None
     fractions
-        Of the groups, rising; what comes after the last one is a portion too.
+        Of the groups, rising; groups after the last fraction are a portion too.
     order
         Which of the random orders of the groups.
     """
@@ -202,10 +201,10 @@ def portions(
 
 
 def _blocks(y: np.ndarray, group_of: np.ndarray) -> np.ndarray:
-    """Return the block of each group, whose groups exchange what they have. -> [G]
+    """Return the block of each group; labels are exchanged among groups of a block. -> [G]
 
-    A group of several labels is in a block with those of its size. Groups of one label each go by
-    size into as many blocks as hold `ENOUGH_GROUPS`; groups of one size are never parted.
+    A group with several labels is in a block with others of its size. Groups with one label are
+    divided by size into blocks of at least `ENOUGH_GROUPS`; groups of one size stay together.
     """
     sizes = np.bincount(group_of)
     low, high = (np.full(len(sizes), fill) for fill in (y.max(), y.min()))

@@ -1,4 +1,4 @@
-"""One layer: a search for the penalties of all tasks, and the fits at those."""
+"""One layer: a search for the penalties of all tasks, and the fits at these penalties."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from llmprobe.probing.tasks import ProbingTasks, intercept_loss
 
 @dataclass(frozen=True)
 class HeldOutLogits:
-    """What the probes of a layer say of rows that they were not fitted on, on the CPU."""
+    """Logits of the probes of a layer for rows that they were not fitted on, on the CPU."""
 
     choices: Tensor
-    """In the choice of each penalty: that of each outer fold, and then ``tasks.kept_choices``.
+    """From the choice of each penalty: that of each outer fold, then ``tasks.kept_choices``.
     [R · folds + 1 or 2, C, n]"""
     outer: Tensor
-    """By the probes of the outer folds, in each repeat. [R, C, n]"""
+    """From the probes of the outer folds, in each repeat. [R, C, n]"""
     kept: Tensor
-    """By the probe that is kept, of all rows. [C, n]"""
+    """From the probe that is kept, for all rows, also those it was fitted on. [C, n]"""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class LayerFit:
     """The out-of-fold predictions, probes and test statistics of one layer."""
 
     predicted: np.ndarray
-    """Out-of-fold probabilities of the classes [R, m, C], or predicted numbers [R, m, 1], of the m
-    rows that are scored, in each repeat of the folds."""
+    """Out-of-fold probabilities of the classes [R, m, C], or predicted numbers [R, m, 1], for the m
+    rows that are scored, in each of R repeats of the folds."""
     l2: np.ndarray
     """The penalty of each outer fold of each repeat; NaN where there is none. [R · folds]"""
     unconverged: int
     """How many fits of the outer folds, the learning curve and all rows did not converge."""
     kept_l2: float
-    """The penalty of the probe that is kept: for one on all rows, that of the least out-of-fold
-    loss."""
+    """The penalty of the probe that is kept; if that is fitted on all rows, the penalty of least
+    out-of-fold loss."""
     coef: np.ndarray
-    """Directions of the probe on all rows, or on those that a test set or a calibration leaves, in
-    raw feature space. [d, 1 or C]"""
+    """Directions of the probe that is kept, in raw feature space. It is fitted on all rows, or on
+    those that a test set or a calibration leaves. [d, 1 or C]"""
     intercept: np.ndarray
     """Intercepts of that probe. [1 or C]"""
     fold0_coef: np.ndarray
@@ -55,27 +55,27 @@ class LayerFit:
     probe_plane: np.ndarray
     """Coordinates of the m scored rows on the probe axis and the spread axis. [m, 2]"""
     skill: np.ndarray
-    """The share of an intercept's held-out loss that the probe saves, at the penalty with the
-    least, of the observed labels and then of each shuffled labelling. [1 + permutations]"""
+    """The share of an intercept's held-out loss that the probe saves at its best penalty, for the
+    observed labels and then for each shuffled labelling. [1 + permutations]"""
     control_score: float
     """Mean score on control labels, or NaN."""
     beside_control: float
-    """Mean score of the concept on the splits of those, or NaN."""
+    """Mean score of the concept on the splits of the control labels, or NaN."""
     code_lengths: np.ndarray
     """Length of the online code in each order of the groups, in nats. [orders]"""
     learning_curve: np.ndarray
     """Score after training on each fraction of the training groups. [fractions]"""
     query: np.ndarray | None = None
-    """Of attention over tokens, the direction of a token's weight. [d], or None"""
+    """For attention over tokens, the direction of a token's weight. [d], or None"""
     fold0_query: np.ndarray | None = None
-    """That of the probe that did not see the first fold. [d], or None"""
+    """The query of the probe that did not see the first fold. [d], or None"""
     kept_skill: float = np.nan
-    """Where rows are set aside, the skill of probes like the one that is kept, on the others."""
+    """Where rows are set aside, the held-out skill on the others, of probes like the kept one."""
     aside: np.ndarray | None = None
-    """Probabilities of the classes of the a rows set aside, by the probe that is kept, which has
-    not seen them; None where there are none. [a, C]"""
+    """Probabilities of the classes for the a rows set aside, by the probe that is kept, which has
+    not seen them; None where there are no such rows. [a, C]"""
     logits: HeldOutLogits | None = None
-    """Held-out logits, of which a probe of several layers is made; None where none is."""
+    """Held-out logits, from which a probe of several layers is made; None where none is."""
 
 
 def probe_layer(
@@ -149,7 +149,7 @@ def probe_layer(
 def _search_each(
     design: Design, tasks: ProbingTasks, *families: Sequence[ProbingTask], with_logits: int
 ) -> tuple[BestPenalties, list[BestPenalties]]:
-    """Search the penalties of several families of tasks in one path. -> all, and those of each"""
+    """Search the penalties of several families of tasks in one path. -> of all, and of each"""
     every = [task for family in families for task in family]
     best = search(design, tasks.kind, tasks.loss, every, tasks.penalties, with_logits=with_logits)
     ends = np.cumsum([len(family) for family in families])
@@ -159,9 +159,9 @@ def _search_each(
 def in_units_of_labels(
     coef: np.ndarray, intercept: np.ndarray, tasks: ProbingTasks
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return directions [d, 1 or C] and intercepts [1 or C] that predict labels as they were given.
+    """Return directions [d, 1 or C] and intercepts [1 or C] in the units of the given labels.
 
-    Labels that are numbers were standardised for the fit.
+    For the fit, labels that are numbers were standardised.
     """
     if len(tasks.classes):
         return coef, intercept
@@ -171,8 +171,8 @@ def in_units_of_labels(
 def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
     """Return each row's logits from the probe of its fold. -> [R + fractions, C, n]
 
-    First those of probes on all training rows, in each repeat, then of those on each fraction; rows
-    that are not scored have anything.
+    They are of probes on all training rows, in each repeat, and then of probes on each fraction of
+    them. Logits of rows that are not scored have no meaning.
     """
     fold_of = np.concatenate([tasks.fold_of, *[tasks.fold_of[:1]] * len(tasks.subsets)])
     blocks = logits[: tasks.n_folds * len(fold_of)]
@@ -183,7 +183,7 @@ def _held_out(logits: Tensor, tasks: ProbingTasks) -> Tensor:
 
 
 def predictions(logits: Tensor, tasks: ProbingTasks, rows: np.ndarray | None = None) -> np.ndarray:
-    """Return probabilities [m, C] or numbers [m, 1] of some rows, from logits [C, n].
+    """Return probabilities [m, C] or numbers [m, 1] for some rows, from logits [C, n].
 
     ``rows`` are [n] bool; by default those that are scored.
     """

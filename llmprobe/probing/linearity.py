@@ -1,4 +1,4 @@
-"""Is all of it linear, and how many principal directions does it take?"""
+"""Whether all that can be read is linear, and how many directions it takes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from llmprobe.results.results import Results
 from llmprobe.results.rivals import measured
 
 BANDWIDTHS = (0.5, 1.0, 2.0)
-"""Of the kernel, in median distances between two states."""
+"""Bandwidths of the kernel, in units of the median distance between two states."""
 CLOSE = 0.01
-"""How much a probe of few directions may score below the full one."""
+"""How far a probe of few directions may score below the full one."""
 MOST_ERASED = 8
-"""Directions beyond which it is not counted how many are enough one after the other."""
+"""The largest redundancy that is counted."""
 _SPREAD = 4
-"""Layers from the first to the last beside the best one."""
+"""How many layers, from the first to the last, are compared beside the best one."""
 _PAIRS = 2000
-"""Pairs of states whose median distance is that of all."""
+"""Random pairs of states from which the median distance is taken."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ class LinearityGap:
     high: float
     """The upper end."""
     p_value: float
-    """The share of labellings that were shuffled by unit with a gap as large, itself included."""
+    """The share of labellings shuffled by unit that have a gap as large, the observed one included.
+    """
     detectable: float
-    """The gap of a parity of the two leading principal components, planted in the same states."""
+    """The gap for planted labels: a parity of the states' two leading principal components."""
 
 
 def linearity_gap(
@@ -66,8 +67,8 @@ def linearity_gap(
     """Compare probes of states with probes of states and random Fourier features of them.
 
     The features approximate a Gaussian kernel (Rahimi & Recht 2007, "Random features for
-    large-scale kernel machines"). Each training fold chooses inside of itself, by the held-out
-    loss, a penalty, a bandwidth, or the states alone; so what is linear costs next to nothing.
+    large-scale kernel machines"). Inside each training fold, the held-out loss chooses a penalty
+    and a bandwidth, or the states alone; so if all is linear, random features cost next to nothing.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def linearity_gap(
     tasks
         The folds and the inner folds of the probe, with penalties to choose from.
     units
-        Of each row, what no split separates; None where each is its own. [n]
+        The unit of each row, which no split separates; None where each row is its own. [n]
     features
         The number of random features.
     null
@@ -114,9 +115,9 @@ def linearity_gap(
 
 
 def rank(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int = 0) -> int:
-    """Return on how few leading principal directions a probe scores within `CLOSE` of the full one.
+    """Return how many leading principal directions a probe needs to score within `CLOSE` of all.
 
-    The directions are those of the training units of each fold, without their labels.
+    They are the principal directions of the training units of each fold, without their labels.
 
     Parameters
     ----------
@@ -153,17 +154,16 @@ def rank(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int
 
 
 def redundancy(X: np.ndarray, tasks: ProbingTasks, units: np.ndarray | None, seed: int = 0) -> int:
-    """Return how many directions are enough, each erased before the next one is fitted.
+    """Return how many directions are enough alone, each erased before the next one is fitted.
 
-    Iterative null-space projection (Ravfogel et al. 2020): a direction is fitted on the training
-    units of a fold, at the penalty of the first one, and all states lose what they have along it,
-    where each feature has variance 1. It is enough where a probe of what is left of the states
-    scores within `CLOSE` of one of all; of C classes it is the C - 1 directions of a probe.
+    This is iterative null-space projection (Ravfogel et al. 2020). In each fold, a probe is fitted
+    on the training units, at the penalty of the first probe. Its direction (for C classes, its
+    C - 1 directions) is then projected out of all states, whose features have variance 1, and the
+    next probe is fitted on what is left. A probe is enough if it scores within `CLOSE` of the best.
 
     Returns
     -------
-    0 where nothing is read, 1 where the one that is fitted is all there is, and at most
-    `MOST_ERASED`.
+    0 where nothing is read, 1 where only the first direction is enough, and at most `MOST_ERASED`.
     """
     X = _standardised(X)
     l2 = _penalties(Design(torch.from_numpy(X)), tasks)
@@ -209,17 +209,18 @@ def linearity_of_layers(
     label: str = "",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Return a row for each layer asked about, with ``columns.LINEAR``, and the best one's rank and
-    redundancy.
+    """Return a row for each layer asked about, with ``columns.LINEAR``.
+
+    The row of the best layer also has its rank and redundancy.
 
     Parameters
     ----------
     tasks
         The folds and the inner folds of the probe, with penalties to choose from.
     best
-        The layer that is always among them.
+        The best layer, which is always among them.
     label
-        What the progress is said to be of.
+        What the line of progress calls the curve.
 
     Raises
     ------
@@ -264,7 +265,7 @@ def _layers(config: LinearConfig, layers: list[int], best: int) -> list[int]:
 
 
 def _standardised(X: np.ndarray) -> np.ndarray:
-    """Return states of which each feature has mean 0 and variance 1, but where it is constant."""
+    """Return states whose features have mean 0 and variance 1, or are 0 if they are constant."""
     X = X.astype(np.float64)
     spread = X.std(axis=0)
     scaled: np.ndarray = (X - X.mean(axis=0)) / np.where(spread > 0, spread, 1)
@@ -285,7 +286,7 @@ def _features(X: np.ndarray, features: int, seed: int) -> list[np.ndarray]:
 
 
 def _parity(X: np.ndarray, tasks: ProbingTasks) -> np.ndarray:
-    """Return labels that no linear probe reads: a parity of the two leading components. [n]"""
+    """Return labels that no linear probe reads: a parity of the two leading components. -> [n]"""
     centred = torch.from_numpy(X.astype(np.float64) - X.mean(axis=0, dtype=float))
     directions = torch.linalg.svd(centred, full_matrices=False)[2][:2]
     first, *second = (centred @ directions.T).numpy().T
@@ -301,7 +302,7 @@ def _parity(X: np.ndarray, tasks: ProbingTasks) -> np.ndarray:
 
 
 def _out_of_fold(design: Design, each: Sequence[ProbingTasks]) -> tuple[np.ndarray, list[Tensor]]:
-    """Fit the outer folds of several labellings at penalties that are chosen inside of them.
+    """Fit the outer folds of several labellings at penalties that are chosen inside them.
 
     -> the held-out loss of each choice [labellings, folds], and each labelling's logits [C, n]
     """
@@ -336,7 +337,7 @@ def _fit(X: np.ndarray, tasks: ProbingTasks, fold: int, l2: float) -> tuple[Tens
 
 
 def _predictions(logits: Tensor, tasks: ProbingTasks, resamples: Resamples) -> Predictions:
-    """Return logits [C, n] as what metrics are computed of."""
+    """Return logits [C, n] in the form from which metrics are computed."""
     predicted = predictions(logits, tasks)
     if not len(tasks.classes):
         predicted = predicted[:, 0]

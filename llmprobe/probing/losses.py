@@ -12,7 +12,7 @@ class Loss(ABC):
     """A loss of each row, with its derivatives by the row's logits."""
 
     most_curvature: float
-    """The largest second derivative along a change of the logits of unit length."""
+    """An upper bound of the second derivative along a change of the logits of unit length."""
 
     @abstractmethod
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -20,7 +20,10 @@ class Loss(ABC):
 
     @abstractmethod
     def means(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the logits predict, and 1 less that to full precision. -> two of [K, C, n]"""
+        """Return the means that the logits predict and, of probabilities, 1 minus them precisely.
+
+        -> two of [K, C, n]; a squared error has no complement, and returns its logits twice
+        """
 
     @abstractmethod
     def intercept(self, means: Tensor) -> Tensor:
@@ -30,7 +33,8 @@ class Loss(ABC):
     def score(self, logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
         """Return accuracy or R² over the rows where ``scored`` [K, n] is true. -> [K]
 
-        Of many problems at once, on the device, for the search; ``results`` has the metrics.
+        It is for the search, which scores many problems at once on the device. The metrics that are
+        reported are those of ``results``.
         """
 
     def residual(self, means: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ class Softmax(Loss):
 
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
         p, complement = self.means(logits)
-        # log p has no digits left where p is near 1, its complement has.
+        # Where p is near 1, log p has no digits left, but log(1 - complement) has.
         sure = -torch.log1p(-complement.clamp_max(0.75))
         loss = torch.where(p > 0.5, sure, -torch.log_softmax(logits, dim=1))
         return (targets * loss).sum(dim=1, keepdim=True)
@@ -91,7 +95,7 @@ class Softmax(Loss):
         return (right & scored).sum(dim=-1).double() / scored.sum(dim=-1)
 
     def bend(self, means: tuple[Tensor, Tensor], change: Tensor) -> Tensor:
-        # About its mean: a difference of squares has no digits where the classes are certain.
+        # Centred first: where the classes are certain, a difference of squares has no digits left.
         centre = (means[0] * change).sum(dim=1, keepdim=True)
         return (means[0] * (change - centre).square()).sum(dim=1, keepdim=True)
 

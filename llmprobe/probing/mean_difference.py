@@ -12,9 +12,9 @@ class MeanDifferences(ClosedForm):
     """K mass-mean probes that share a design.
 
     A row's logits follow from its distances to the class means, in raw features, as if the
-    features were normal around them with one variance, the one found within classes in the span
-    of the means (Marks & Tegmark 2023, section 5; the variance sets how sure the probe is, not
-    what it answers between equally frequent classes).
+    features were normal around the means with one variance: the variance within classes in the
+    span of the means (Marks & Tegmark 2023, section 5). It sets how sure the probe is, not which
+    of two equally frequent classes it answers.
     """
 
     def fit(self) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""A probe that reads several layers at once, such as a monitor may.
+"""A probe that reads several layers at once, as a monitor can.
 
 There are two forms: one probe of the layers' states side by side, and the mean of the logits of
-each layer's own probe. Which one is chosen inside each training set, as the penalties are, by the
-held-out loss of its inner folds. Both are linear in the states side by side, so either is kept as
-one direction and one intercept.
+each layer's own probe. The form is chosen inside each training set, as the penalties are, by the
+held-out loss of its inner folds. Both forms are linear in the states side by side, so either is
+saved as one direction and one intercept.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from llmprobe.results.operating import THRESHOLD_COLUMNS, OperatingPoints
 
 _SCORE = ("multi_layer_score", "multi_layer_score_low", "multi_layer_score_high")
 AUTO = 4
-"""Layers that ``probe.multi_layer: auto`` puts together: at each quarter of those that are read."""
+"""How many layers ``probe.multi_layer: auto`` reads: one at each quarter of the known layers."""
 
 
 def layers_together(
     asked: Literal["auto"] | Sequence[int] | None, known: Sequence[int]
 ) -> list[int]:
-    """Return the layers of ``probe.multi_layer`` in rising order; none where it is not asked.
+    """Return the layers of ``probe.multi_layer`` in rising order; none where it is not asked for.
 
     Parameters
     ----------
     known
-        The layers that are read, in rising order.
+        The layers whose states there are, in rising order.
 
     Raises
     ------
     UserError
-        One of those asked for is not read, or only one is.
+        A layer that is asked for is not known, or there is only one layer.
     """
     if asked is None:
         return []
@@ -55,7 +55,7 @@ def layers_together(
         chosen = sorted(asked)
     if unknown := sorted(set(chosen) - set(known)):
         raise UserError(
-            f"probe.multi_layer: no layer {unknown[0]} is read; those are {_in_words(known)}"
+            f"probe.multi_layer: layer {unknown[0]} is not read; the layers are {_in_words(known)}"
         )
     if len(chosen) < 2:
         raise UserError(
@@ -73,12 +73,12 @@ def _in_words(layers: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """States of several layers as those of one, which stand beside each other in each row."""
+    """The states of several layers, side by side in each row, as those of one layer."""
 
     states: States
-    """Those of single layers."""
+    """The states of single layers."""
     together: Sequence[int]
-    """The layers that stand beside each other, in rising order; the last is their number."""
+    """The layers that stand side by side, in rising order; the last is their number together."""
 
     @property
     def layers(self) -> list[int]:
@@ -86,9 +86,10 @@ class SideBySide:
         return [self.together[-1]]
 
     def layer(self, index: int) -> np.ndarray:  # noqa: ARG002
-        """Return the states of all of them. [n, d of all layers]"""
+        """Return the states of all layers side by side. [n, d of all layers]"""
         X = self.states.layer(self.together[0])
-        # Room for all, so that one alone is there twice; in other networks widths can differ.
+        # One array for all, so that only one layer is in memory twice at a time. In networks that
+        # are no language models, widths can differ.
         wide = np.empty((len(X), X.shape[1] * len(self.together)), X.dtype)
         filled = 0
         for layer in self.together:
@@ -100,7 +101,7 @@ class SideBySide:
         return wide[:, :filled]
 
     def n_bytes(self, index: int) -> int:  # noqa: ARG002
-        """Return how many bytes of memory the states of all of them take."""
+        """Return how many bytes of memory the states of all layers take."""
         return sum(map(self.states.n_bytes, self.together))
 
 
@@ -109,13 +110,13 @@ class MultiLayerFit:
     """The out-of-fold predictions and the probe of several layers at once."""
 
     fit: LayerFit
-    """Those of a layer whose states are the layers' side by side, in which its probe is linear;
-    ``fold0_coef``, ``fold0_intercept`` and ``probe_plane`` are of these whatever the form."""
+    """As for a layer whose states are the layers' side by side. ``fold0_coef``, ``fold0_intercept``
+    and ``probe_plane`` are those of the form side by side, whichever was chosen."""
     side_by_side: np.ndarray
     """Which form each outer fold of each repeat chose: True for the states side by side, False for
     the mean of the layers' logits. [R · folds]"""
     kept_side_by_side: bool
-    """Which form the probe that is kept has."""
+    """The form of the probe that is kept, likewise."""
 
     @property
     def form(self) -> str:
@@ -123,7 +124,7 @@ class MultiLayerFit:
         return "states side by side" if self.kept_side_by_side else "mean of logits"
 
     def named(self, row: pd.DataFrame, layers: Sequence[int]) -> pd.DataFrame:
-        """Return the row of the results with what tells it from that of the deepest layer."""
+        """Return the probe's row of the results, marked so that it is not the deepest layer's."""
         return row.assign(
             probe=row["probe"] + ", multi-layer",
             layers_read=", ".join(map(str, layers)),
@@ -133,14 +134,14 @@ class MultiLayerFit:
     def columns(
         self, row: pd.DataFrame, operating: OperatingPoints | None, layers: Sequence[int]
     ) -> dict[str, Any]:
-        """Return what the summary has of it, but for what it gains over the best layer.
+        """Return the probe's columns of the summary, without its gain over the best layer.
 
         Parameters
         ----------
         row
             Its row of the results.
         operating
-            The thresholds of the probe that is kept; None of other than two classes.
+            The thresholds of the probe that is kept; None unless there are two classes.
         """
         of_row = row.iloc[0]
         main = METRICS[of_row["main_score"]].columns
@@ -162,10 +163,10 @@ def probe_multi_layer(
     device: torch.device | str,
     label: str,
 ) -> MultiLayerFit:
-    """Fit a probe of several layers, on the folds of their own probes.
+    """Fit a probe of several layers, on the folds of the probes of each layer.
 
-    The states side by side take a search of penalties and fits of their own, and are in memory
-    once; the mean of the logits takes none, since those of each layer are known.
+    The states side by side, which are in memory once, take a search of penalties and fits of their
+    own. The mean of the logits takes no fits, since the logits of each layer are known.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ def probe_multi_layer(
     fits
         What ``probe_layer`` gave for each of them, with its logits.
     label
-        What the progress is said to be of.
+        What the line of progress calls the curve.
     """
     tasks = tasks.without_refits
     fit = partial(probe_layer, tasks=tasks, device=device, keep_logits=True)
@@ -183,7 +184,7 @@ def probe_multi_layer(
 
 
 def _chosen(fits: Sequence[LayerFit], wide: LayerFit, tasks: ProbingTasks) -> MultiLayerFit:
-    """Choose a form for each training set, by the held-out loss of the folds inside of it."""
+    """Choose a form for each training set, by the held-out loss of the folds inside it."""
     each = [_logits(fit) for fit in fits]
     mean = HeldOutLogits(
         *(torch.stack([getattr(one, name) for one in each]).mean(dim=0)

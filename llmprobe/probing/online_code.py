@@ -10,7 +10,7 @@ from llmprobe.probing.tasks import ProbingTasks
 def code_lengths(losses: np.ndarray, tasks: ProbingTasks) -> np.ndarray:
     """Return the nats of each order's code, from the loss of its portions after the first. [orders]
 
-    The penalty's number and a uniform code of the first portion come on top.
+    The number of the penalty and a uniform code of the first portion are added.
     """
     first = np.array([code.train[0].sum() for code in tasks.online])
     on_top = np.log(len(tasks.penalties)) + first * np.log(len(tasks.classes))
@@ -22,7 +22,7 @@ def code_lengths_without_states(tasks: ProbingTasks) -> np.ndarray:
     """Return the nats of each order's code by an intercept alone. [orders]
 
     An unpenalised intercept gives each class its share of the labels seen so far. Portions, the
-    uniform guess that is mixed in, and the bits that come on top are those of the probe's code.
+    uniform guess that is mixed in, and what is added are those of the probe's code.
     """
     losses = []
     for code in tasks.online:

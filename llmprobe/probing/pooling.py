@@ -1,7 +1,7 @@
-"""What a probe over tokens makes of a text: one of the states of its tokens, or of their scores.
+"""How a probe over tokens makes one answer for a text: from its tokens' states, or their scores.
 
-Poolings are called as in ``probe.pooling``, ``max`` or ``last-5``, and the position of their curves
-``tokens:max``.
+Poolings have the names of ``probe.pooling``, such as ``max`` or ``last-5``; the position of their
+curves is called ``tokens:max``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llmprobe.probing.workers import DatasetStates
 
 @dataclass(frozen=True)
 class Pooling:
-    """A way to one answer for a text from the states of its tokens."""
+    """A way to make one answer for a text from the states of its tokens."""
 
     kind: str
     """``mean``, ``last``, ``max``, ``softmax`` or ``attention``."""
@@ -39,17 +39,17 @@ class Pooling:
 
     @property
     def is_of_states(self) -> bool:
-        """Whether it is a mean of states, so that a probe of it is linear in one state a text."""
+        """Whether it averages states, so that its probe is linear in one state for each text."""
         return self.kind in ("mean", "last")
 
     def read(self, n_tokens: np.ndarray) -> np.ndarray:
-        """Return which rows are read of texts with so many tokens each. [n] -> [tokens] bool"""
+        """Return which rows are read, for texts with so many tokens each. [n] -> [tokens] bool"""
         from_end = np.repeat(n_tokens.cumsum(), n_tokens) - np.arange(n_tokens.sum())
         read: np.ndarray = from_end <= (self.number if self.kind == "last" else np.inf)
         return read
 
     def merged(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Return those of a text's tokens over whose states the mean is."""
+        """Return those of a text's tokens whose states are averaged."""
         return tuple(tokens[-int(self.number) :] if self.kind == "last" else tokens)
 
     def states(self, X: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
@@ -78,8 +78,8 @@ class Pooling:
 class Pooled:
     """The states of every token as one pooling reads them, at the position ``tokens:NAME``.
 
-    Of a mean of states a layer is [n, d], as of any position. Of the others it is [tokens, d], text
-    by text, with ``n_tokens`` rows each.
+    For a mean of states, a layer is [n, d], as at any position. For other poolings it is
+    [tokens, d], text by text, with ``n_tokens`` rows each.
     """
 
     of_tokens: DatasetStates
@@ -98,7 +98,7 @@ class Pooled:
     def facts(self) -> dict[str, Any]:
         """Return what is known of the extraction, with the position of the curve.
 
-        Golden examples are of means of states: elsewhere there is no pooling of scores.
+        There are golden examples only for means of states, since other engines pool no scores.
         """
         facts = self.of_tokens.facts
         golden = facts.get("golden", []) if self.pooling.is_of_states else []
@@ -153,7 +153,7 @@ def pooled(states: DatasetStates, position: str) -> DatasetStates:
 
 
 def config_of_pooling(config: ProbeConfig, position: str) -> ProbeConfig:
-    """Return a config of what is computed at a position: where scores are pooled, no refits.
+    """Return the config of a position: where scores are pooled, without refits.
 
     Each refit on shuffled or random labels, or on parts of the texts, would be a search of its own
     by gradient descent.

@@ -14,14 +14,14 @@ def probe_plane(
 ) -> np.ndarray:
     """Return each scored row's place in the plane of the probe of its fold, which did not see it.
 
-    For two classes, or labels that are numbers: its signed distance from where the probe decides
-    (for numbers, from where it answers their mean), and its place along the first principal
-    component that is orthogonal to the probe's direction; both of features as the design scales
-    them, by their spread over all rows. For more classes: the first two principal components of
-    the scores of the classes.
+    For two classes, or labels that are numbers, the place is the signed distance from where the
+    probe decides (for numbers, from where it answers their mean), and the coordinate along the
+    first principal component that is orthogonal to the probe's direction. Both are of features as
+    the design scales them, by their spread over all rows. For more classes, the place is given by
+    the first two principal components of the scores of the classes.
 
     Principal components are those of all rows, since they see no labels. Each coordinate has a mean
-    square of 1, or is 0 where nothing varies; signs that no probe gives are arbitrary.
+    square of 1, or is 0 where nothing varies; signs that no probe determines are arbitrary.
 
     Parameters
     ----------
@@ -38,10 +38,10 @@ def probe_plane(
     directions = torch.as_tensor(coef, device=device).permute(1, 2, 0)
     offsets = torch.as_tensor(intercept, device=device) + directions @ design.shift.double()
     directions = directions * design.unit
-    # Folds with other penalties have probes of other lengths, and distances have not.
+    # Folds with different penalties have directions of different lengths; distances must not.
     length = torch.linalg.vector_norm(directions, dim=(1, 2)).clamp_min(_TINY)[:, None]
     directions = directions / length[:, None]
-    # Without a direction nothing has a place: the intercepts of folds would set them apart.
+    # Without a direction, rows would differ by the intercepts of their folds alone.
     offsets = torch.where(length > _TINY, offsets / length, 0.0)
     scored = np.flatnonzero(fold_of >= 0)
     fold = torch.as_tensor(fold_of[scored], device=device)
@@ -64,7 +64,7 @@ _TINY = 1e-30
 _FLAT = 1e-6
 """A spread of standardised features below this is rounding."""
 _COMPONENTS = 32
-"""Principal components that the spread axis is made of, beside the probe's own direction."""
+"""How many principal components the spread axis is made of, beside the probe's own direction."""
 
 
 def _of_own_fold(X: Tensor, directions: Tensor, fold: Tensor) -> Tensor:

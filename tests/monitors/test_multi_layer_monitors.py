@@ -174,5 +174,5 @@ def test_a_layer_that_the_model_has_not_is_refused_before_it_runs(
         probe=toy.QUICK | {"multi_layer": [1, 9]},
     )  # fmt: skip
     assert main(["run", str(config), "--out", str(tmp_path / "run")]) == 2
-    assert "probe.multi_layer: no layer 9 is read; those are 0 to 3" in capsys.readouterr().err
+    assert "layer 9 is not read; the layers are 0 to 3" in capsys.readouterr().err
     assert not (tmp_path / "run" / "results.parquet").exists()

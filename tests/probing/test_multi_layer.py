@@ -276,7 +276,7 @@ def test_auto_takes_four_layers_at_the_quarters_of_the_depth() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ((1, 9), "no layer 9 is read; those are 1 to 3"),
+        ((1, 9), "layer 9 is not read; the layers are 1 to 3"),
         ((0, 1), "no layer 0 is read"),
         ((2,), "multi_layer"),
         ((2, 2), "a number stands there twice"),

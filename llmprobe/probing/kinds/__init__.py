@@ -1,7 +1,7 @@
-"""Kinds of probes: a file each, which registers what ``probe.kind`` can name.
+"""Kinds of probes: a file for each, which registers it under its name in ``probe.kind``.
 
-A kind of one's own is one file outside this package, which is imported before it is used or named
-by the entry point group ``llmprobe.plugins``:
+Your own kind is a file outside this package. Import it before use, or name it in the entry point
+group ``llmprobe.plugins``:
 
     @probe_kind("nearest_mean")
     class NearestMean(ProbeKind):
@@ -12,7 +12,7 @@ by the entry point group ``llmprobe.plugins``:
         def problems(self, design, loss, targets, weights):
             return NearestMeans(design, targets, weights)  # a ClosedForm
 
-Files in this package import torch in their functions only: a config is checked without it.
+Files in this package import torch only inside functions, so that a config is checked without it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ProbeKind:
     def problems(
         self, design: Design, loss: Loss, targets: Tensor, weights: Tensor
     ) -> ProbeProblems:
-        """Return K probes to fit, of ``targets`` [K, C, n] and rows of ``weights`` [K, n].
+        """Return K probes to fit, to ``targets`` [K, C, n] on rows with ``weights`` [K, n].
 
         C is 1 for two classes (the second one is 1) and for standardised numbers.
         """
@@ -69,7 +69,7 @@ class ProbeKind:
 
 
 def probe_kind(name: str) -> Callable[[type[K]], type[K]]:
-    """Return a decorator that registers a ``ProbeKind`` under the name that ``probe.kind`` has.
+    """Return a decorator that registers a ``ProbeKind`` under a name for ``probe.kind``.
 
     Raises
     ------

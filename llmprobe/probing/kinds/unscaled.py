@@ -1,4 +1,4 @@
-"""Logistic regression as a script has it that leaves scikit-learn's defaults alone."""
+"""Logistic regression with scikit-learn's defaults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UnscaledKind(ProbeKind):
         targets: Tensor,
         weights: Tensor,
     ) -> DefaultRegressions:
-        """Return K probes at the one penalty, which may not have converged."""
+        """Return K probes at the default penalty, which may stop before they converge."""
         from llmprobe.probing.defaults import DefaultRegressions
 
         return DefaultRegressions(design, targets, weights)
