@@ -37,13 +37,13 @@ from llmprobe.results.saved_probe import HOW_READ, READ_WITH, GoldenExample, Sav
 log = logging.getLogger(__name__)
 
 FitLayer = Callable[[np.ndarray, ProbingTasks, torch.device], LayerFit]
-"""A probe's fits on the states of a layer."""
+"""A function that fits probes on the states of a layer."""
 
 KEPT_SCORES = (
     *(f"{metric}{end}" for metric in ("accuracy", "auroc", "r2") for end in ("", "_low", "_high")),
     *("log_loss", "skill", "control_accuracy", "p_value"),
 )
-"""What a saved probe remembers of its results."""
+"""The columns of the results that a saved probe keeps."""
 
 
 def probe(
@@ -59,9 +59,9 @@ def probe(
     Parameters
     ----------
     encoded
-        What the control ``text_encoder`` makes of each text. [n, d], or None
+        For the control ``text_encoder``, the embedding of each text. [n, d], or None
     perplexity
-        The control of that name: the log-perplexity of each text. [n, 1], or None
+        For the control of that name, the log-perplexity of each text. [n, 1], or None
 
     Raises
     ------
@@ -104,7 +104,7 @@ def probe(
 
 
 def _with_golden(probe: SavedProbe, activations: DatasetStates) -> SavedProbe:
-    """Add what the probe makes of the texts that the extraction kept the token ids of."""
+    """Add golden examples: the probe's logits for texts whose token ids the extraction kept."""
     texts, layer = activations.facts.get("golden"), probe.best_layer
     if not texts:
         return probe
@@ -143,12 +143,12 @@ def probe_layers(
     labels
         The class of each row. [n]
     groups
-        Rows that share one never stand on both sides of a split. [n]
+        Rows that share a group never stand on both sides of a split. [n]
     texts
         For the bag-of-words baseline; rows of the same text are kept in one fold. [n]
     test
-        True for the rows to score, with probes that are fitted on the others; by default all are,
-        in folds. [n] bool
+        True for the rows to score, with probes that are fitted on the others; by default all rows
+        are scored, in folds. [n] bool
 
     Raises
     ------
@@ -195,7 +195,7 @@ def probe_layers(
 def one_for_each_row(
     name: str, values: Sequence[Any] | np.ndarray, n: int | None = None
 ) -> np.ndarray:
-    """Labels or groups as an array [n]."""
+    """Return labels or groups as an array [n]; raise ``UserError`` if they cannot be one."""
     given: Any = values
     array = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
     expected = "(n,)" if n is None else f"({n},)"
@@ -226,21 +226,21 @@ def probe_states(
     progress: bool,
     fit_layer: FitLayer | None = None,
 ) -> Results:
-    """What ``probe_layers`` does, of states that need not all be in memory.
+    """Probe layers as ``probe_layers`` does, with states that need not all be in memory.
 
     Parameters
     ----------
     surface
-        What the bag of words reads, and whose length is a rival too. [n]
+        The texts that the bag of words reads, and whose lengths are a rival. [n]
     embeddings
         Features of each row that are rivals of the layers, by the name of their control. Each
         [n, d], or None
     blocks
-        The number of the model's blocks; by default that of the last layer.
+        The number of the model's blocks; by default the number of the last layer.
     control_of
         As for ``build_tasks``.
     fit_layer
-        What is done with the states of a layer; by default ``probe_layer``.
+        Fits the probes of a layer; by default ``probe_layer``.
     """
     began = time.monotonic()
     layers = states.layers
@@ -370,17 +370,17 @@ def _saved_probe(
     facts: Mapping[str, Any],
     reads: Mapping[int, tuple[int, ...]] | None = None,
 ) -> SavedProbe:
-    """Return the probe that is kept of each layer, with its scores and its thresholds.
+    """Return the saved probe: the kept probe of each layer, with scores and thresholds.
 
     Parameters
     ----------
     table
         The results, a row for each of the layers.
     reads
-        The layers that are read at once, by the layer that they are called by.
+        The layers of a multi-layer probe, by the number of the layer that they stand at.
     """
     scores = {name: table[name].to_list() for name in KEPT_SCORES}
-    if tasks.aside is not None:  # Its best layer is chosen without them too.
+    if tasks.aside is not None:  # The best layer is chosen without the rows set aside.
         scores["skill"] = [fit.kept_skill for fit in fits]
     return SavedProbe(
         coef={layer: fit.coef.T for layer, fit in zip(layers, fits, strict=True)},
@@ -401,7 +401,7 @@ def _saved_probe(
 def _operating(
     fits: Sequence[LayerFit], tasks: ProbingTasks, units: np.ndarray | None, has_test: bool
 ) -> OperatingPoints | None:
-    """Return the thresholds of two classes, from the scores of negatives; None of others."""
+    """Return the thresholds, from the scores of negatives; None unless there are two classes."""
     if len(tasks.classes) != 2:
         return None
     group_of = group_indices(units, len(tasks.y))
@@ -417,7 +417,10 @@ def _operating(
 
 
 def _device(name: str) -> torch.device:
-    """``auto``: CUDA if there is; elsewhere the CPU, since other accelerators lack float64."""
+    """Return a device by name; ``auto`` is CUDA if there is one, or the CPU.
+
+    Other accelerators lack float64.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = resolve_device(name, "probe.device")
@@ -433,7 +436,7 @@ def _fit(
     resamples: Resamples,
     device: torch.device,
 ) -> tuple[LayerFit, dict[str, float], np.ndarray]:
-    """The answers of one layer, its scores, and the main one in each resample [B]."""
+    """Return the fit of one layer, its scores, and the main score in each resample [B]."""
     fit = fit_layer(X, tasks, device)
     return fit, *_scores(fit, tasks, resamples)
 
@@ -441,7 +444,7 @@ def _fit(
 def _scores(
     fit: LayerFit, tasks: ProbingTasks, resamples: Resamples
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Return the scores of out-of-fold predictions, and the main one in each resample [B]."""
+    """Return the scores of out-of-fold predictions, and the main score in each resample [B]."""
     repeats = [
         Predictions(tasks.truth, predicted if len(tasks.classes) else predicted[:, 0],
                     resamples, fold_of[tasks.scored])

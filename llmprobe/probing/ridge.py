@@ -1,4 +1,4 @@
-"""Ridge regression as a scikit-learn estimator, its penalty by the exact leave-one-out error."""
+"""Ridge regression as a scikit-learn estimator; exact leave-one-out errors choose its penalty."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class RidgeProbe(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     l2
-        The penalty, or "auto": that of ``penalties`` with the least exact leave-one-out error, all
-        of them from one decomposition (Rifkin & Lippert 2007); for each target its own.
+        The penalty, or "auto": that of ``penalties`` with the least exact leave-one-out error, for
+        each target its own. All errors come from one decomposition (Rifkin & Lippert 2007).
     standardize
         Whether ``w`` is penalised in units of the features' standard deviations.
     penalties
-        Above 0, in any order.
+        The penalties to choose from, above 0, in any order.
 
     Attributes
     ----------
     coef_
-        In raw feature space. [d], or [T, d] of T targets
+        Directions in raw feature space. [d], or [T, d] of T targets
     intercept_
         A number, or [T].
     l2_, loo_error_
@@ -66,7 +66,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            A parameter or an input is not what is asked for, or there is one row only.
+            A parameter or an input is invalid, or there is only one row.
         """
         penalties = penalty_grid(self.l2, self.penalties)
         X, y = validate_data(
@@ -85,7 +85,7 @@ class RidgeProbe(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         t = root * (Y - level)
         image = left.T @ t
         outside, free = t - left @ image, 1 - share - (left**2).sum(axis=1)
-        # A residual over 1 less its leverage is what it would be without its row; both are sums
+        # A residual divided by 1 - leverage is the residual of a fit without the row. Both are sums
         # of what each direction leaves over, so that no digits are lost near a perfect fit.
         errors = np.empty((len(penalties), Y.shape[1]))
         for i, l2 in enumerate(penalties):

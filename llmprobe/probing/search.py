@@ -1,4 +1,4 @@
-"""The choice of penalties: every labelling and split as problems of one path."""
+"""The choice of penalties: all labellings and splits go down one path of penalties."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ProbingTask:
         return used
 
     def of(self, rows: np.ndarray) -> ProbingTask:
-        """Return the task on some of the rows, with indices ``rows``, which has all it uses."""
+        """Return the task on some of the rows, by indices, which must include all that it uses."""
         doubt, weight = (None if x is None else x[rows] for x in (self.doubt, self.weight))
         return ProbingTask(
             self.targets[:, rows], self.train[:, rows], self.scored_by[rows], doubt, weight
@@ -93,11 +93,11 @@ def search(
 ) -> BestPenalties:
     """Find for each task the penalty with the least held-out loss.
 
-    All problems go from strong to weak penalties together, each from its last solution, and a
-    task leaves when its held-out loss has turned: when it is above the least so far by more than
+    All problems go from strong to weak penalties together, each from its last solution. A task
+    leaves when its held-out loss has turned: when it is above the least so far by more than
     ``CLEAR_STANDARD_ERRORS`` of the difference. (Friedman, Hastie & Tibshirani 2010 stop their
-    path early too.) So the weak penalties, which take by far the most iterations and are seldom
-    chosen, are left out. What a task gives depends on that task alone.
+    path early too.) So weak penalties, which take by far the most iterations and are seldom chosen,
+    are mostly left out. The result of a task depends on that task alone.
 
     Parameters
     ----------
@@ -149,9 +149,9 @@ def _few_rows(task: ProbingTask) -> np.ndarray | None:
 class PenaltyPath:
     """Tasks that are solved at one penalty after another, from strong to weak.
 
-    ``l2``, ``score`` and ``total`` [T] are those of the least held-out loss so far, as are the
-    ``logits`` [n_kept, C, n] of the first tasks, and ``active`` are the indices of the tasks whose
-    loss has not turned.
+    ``l2``, ``score`` and ``total`` [T], and the ``logits`` [n_kept, C, n] of the first tasks, are
+    those of the least held-out loss so far. ``active`` has the indices of the tasks whose loss has
+    not turned.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class PenaltyPath:
         self.logits = torch.zeros_like(self.targets[:n_kept])
 
     def on_device(self, numbers: np.ndarray) -> Tensor:
-        """Return numbers where the design is; an accelerator need not be waited for."""
+        """Return numbers on the device of the design, without waiting for an accelerator."""
         return to_device(numbers, self.device)
 
     @staticmethod
@@ -202,7 +202,7 @@ class PenaltyPath:
         error = (scored * (excess - mean).square()).sum(dim=1).sqrt()
         score = self.loss.score(logits, self.targets, scored)
         numbers = rows.sum(dim=1, dtype=torch.float64), score, excess.sum(dim=1), error
-        # Together: an accelerator is waited for once a penalty.
+        # In one transfer, since it waits for the accelerator.
         total, scores, excesses, errors = torch.stack([x.double() for x in numbers]).cpu().numpy()
         better = total < self.total[self.active]
         clearly = excesses > CLEAR_STANDARD_ERRORS * errors
@@ -230,7 +230,7 @@ class PenaltyPath:
         return torch.where(self.doubt > 0, mixed, rows) * self.weight
 
     def keep(self, tasks: np.ndarray) -> None:
-        """Go on with some of the active tasks, by a mask over them."""
+        """Keep some of the active tasks, by a mask over them, and drop the others."""
         of_them = tasks[self.task_of]
         problems, rows = (self.on_device(np.flatnonzero(mask)) for mask in (of_them, tasks))
         self.problems = self.problems[problems]

@@ -13,7 +13,7 @@ INNER_FOLDS = 4
 """Folds of a training set in which a penalty is chosen."""
 
 ENOUGH = 5000
-"""Rows that tell penalties apart: no more are trained on, nor scored, to choose one. (The best
+"""Rows that are enough to choose a penalty: no more are trained on for it, nor scored. (The best
 penalty of a sum over examples changes little with their number.)"""
 
 _SOME = 5
@@ -31,23 +31,24 @@ def assign_folds(
 ) -> np.ndarray:
     """Return the fold of each example: shuffled, stratified by label, whole groups. -> [n] int
 
-    Groups with the same number of rows of each class are of one type and stand in for each other.
-    From the largest type to the smallest, every fold gets an equal share of its members, drawn at
-    random; those left over go to the folds with the least of what they hold. No fold is empty,
-    and without groups the folds' sizes, and their numbers of each class, differ by at most one.
+    Groups with the same number of rows of each class are of one type, and are interchangeable.
+    From the type of the largest groups to that of the smallest, every fold gets an equal share of
+    the members, drawn at random. Members left over go to the folds that have least of the classes
+    they hold. No fold is empty, and without groups the sizes of folds, and their numbers of each
+    class, differ by at most one.
 
-    Permutation tests need folds for every relabelling, since folds that fit the observed labels
-    better than the shuffled ones would favour them. Hence not scikit-learn's StratifiedGroupKFold,
-    about as even and 100 times slower.
+    Permutation tests need folds for every relabelling, since folds that suit the observed labels
+    better than the shuffled ones would favour the observed ones. scikit-learn's
+    StratifiedGroupKFold is about as even, but 100 times slower.
 
     Parameters
     ----------
     labels
         The class of each row. [n]
     groups
-        Rows that share one are in one fold. [n], or None
+        Rows that share a group are in one fold. [n], or None
     where
-        How an error begins.
+        The beginning of error messages.
     stratify
         False for continuous labels: sizes are evened out, labels are not looked at.
 
@@ -109,7 +110,10 @@ def inner_folds(
 
 
 def some_units(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int) -> np.ndarray:
-    """Return the rows, or of more than ``most`` so many in random whole units, at least one."""
+    """Return the rows; if they are more than ``most``, at most that many, in random whole units.
+
+    At least one unit is returned, whatever its size.
+    """
     if len(rows) <= most:
         return rows
     unit_of = np.unique(rows if units is None else units[rows], return_inverse=True)[1]
@@ -121,9 +125,9 @@ def some_units(rows: np.ndarray, most: int, units: np.ndarray | None, seed: int)
 def some_of_each_unit(
     rows: np.ndarray, most: int, units: np.ndarray | None, seed: int
 ) -> np.ndarray:
-    """Return the rows, or of more than ``most`` so many, in turn one of each unit.
+    """Return the rows; if they are more than ``most``, that many, taken from each unit in turn.
 
-    An interval by units is the narrower the more units there are, not the more rows of each.
+    More units make an interval by units narrower; more rows of each do not.
     """
     if len(rows) <= most:
         return rows
@@ -154,9 +158,9 @@ def _deal(counts: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarra
     members = np.diff(starts, append=len(order))
     fold_of = np.empty(len(counts), dtype=int)
     fold_of[order] = (np.arange(len(order)) - np.repeat(starts, members)) % folds
-    # What is left over of a type goes where it adds least to the sum, over folds and classes, of
-    # the squared share of the class. Members are alike, so the best folds are those with the
-    # least product of what they have with a member; equal shares add the same to each.
+    # Members left over go where they add least to the sum, over folds and classes, of the squared
+    # share of the class. Members of a type are alike, so the best folds are those whose contents
+    # have the least product with a member; the equal shares add the same to each.
     vectors = counts[order[starts]]
     weighted = vectors / counts.sum(axis=0, dtype=float) ** 2
     ties = rng.random((len(starts), folds))

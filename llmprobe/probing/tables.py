@@ -1,4 +1,4 @@
-"""What the answers of all layers are in tables: results, summary and predictions."""
+"""The answers of all layers as tables: results, summary and predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmprobe.results.metrics import METRICS, majority_accuracy
 from llmprobe.results.resampling import Resamples
 
 ROUNDING = 1e-10
-"""Labellings that are each other's mirror image are as good, however their losses were rounded."""
+"""The tolerance of p-values: mirrored labellings are equally good, however losses were rounded."""
 
 
 def results_table(
@@ -31,7 +31,7 @@ def results_table(
     names: Mapping[str, str],
     blocks: int,
 ) -> pd.DataFrame:
-    """Return the results: a row for each layer, of a model of so many blocks."""
+    """Return the results: a row for each layer of a model with so many blocks."""
     metric, n = tasks.main_metric, len(tasks.truth)
     table = pd.DataFrame(scores).assign(**names, layer=layers)
     table["depth"] = table["layer"] / max(blocks, 1)
@@ -60,7 +60,10 @@ def results_table(
 
 
 def p_values(statistics: np.ndarray) -> np.ndarray:
-    """From [m, 1 + permutations], the observed first; NaN without permutations. -> [m]"""
+    """Return p-values of statistics [m, 1 + permutations], the observed ones first. -> [m]
+
+    NaN without permutations.
+    """
     shuffled = statistics[:, 1:]
     if not shuffled.shape[1]:
         return np.full(len(statistics), np.nan)
@@ -83,14 +86,14 @@ def surface(
     embedded: Mapping[str, np.ndarray],
     names: Mapping[str, str],
 ) -> pd.DataFrame:
-    """Return the rivals that read the surface of the texts: a row for each × scored example.
+    """Return a row for each rival that reads the surface of the texts × scored example.
 
     Parameters
     ----------
     units
         What no split may separate. [n], or None
     embedded
-        Out-of-fold predictions of the rivals that are probes of a few features. Each [m, C or 1]
+        Out-of-fold predictions of the rivals that are probes of other features. Each [m, C or 1]
     """
     predicted = {}
     if "bag_of_words" in config.controls and texts is not None:
@@ -122,9 +125,9 @@ def _answers(values: np.ndarray, tasks: ProbingTasks) -> dict[str, np.ndarray]:
 
 
 def depths(table: pd.DataFrame, resampled: np.ndarray, tasks: ProbingTasks) -> dict[str, float]:
-    """Return the best layer, and at which depths the curve gets there.
+    """Return the best layer with its scores, and the depths of the curve.
 
-    The main metric in each resample is ``resampled`` [layers, B].
+    ``resampled`` is the main metric in each resample. [layers, B]
     """
     metric = tasks.main_metric
     curve = table[metric].to_numpy()
@@ -154,7 +157,7 @@ def predictions(
     tasks: ProbingTasks,
     names: Mapping[str, str],
 ) -> pd.DataFrame:
-    """A row for each repeat × layer × scored example."""
+    """Return a row for each repeat × layer × scored example."""
     n_layers, repeats = len(layers), len(tasks.fold_of)
     rows = np.flatnonzero(tasks.scored)
     n = len(rows)
@@ -171,7 +174,7 @@ def predictions(
             "layer": np.tile(np.repeat(layers, n), repeats),
             "example": np.tile(rows, repeats * n_layers),
             "fold": np.tile(tasks.fold_of[:, None, rows], (1, n_layers, 1)).ravel(),
-            # As text, so that tables of datasets with different kinds of labels go together.
+            # As text, so that tables with different kinds of labels can be put together.
             "label": np.tile(labels[rows].astype(str), repeats * n_layers),
             "predicted": answers["predicted"].ravel(),
             "score": answers["score"].ravel(),
@@ -182,7 +185,7 @@ def predictions(
 
 
 def _turned_alike(planes: np.ndarray, arbitrary: Sequence[int]) -> np.ndarray:
-    """Coordinates with an arbitrary sign, signed as in the layer before. [layers, n, 2]"""
+    """Give coordinates of arbitrary sign the sign of the layer before. [layers, n, 2]"""
     turned = planes.copy()
     for before, here in pairwise(turned):
         for axis in arbitrary:

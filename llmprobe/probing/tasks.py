@@ -1,4 +1,4 @@
-"""The tasks of every layer: the labels, the splits, and the same with other labels."""
+"""The tasks of every layer: the labels on their splits, and other labels on theirs."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ _SUBSETS, _REPEATS, _ASIDE = 4, 6, 7
 labels.py and splits.py have the others."""
 
 MOST_FRACTIONS = 10
-"""Different labels with fractions that may still be classes."""
+"""The most different labels that may still be classes if some have fractions."""
 
 MANY_CLASSES = 20
-"""Different whole numbers as labels, more than which are rather scores than classes."""
+"""More different whole numbers than this are probably scores, not classes."""
 
 MOST_FREQUENT = 1.2
-"""Fair shares that a class may have for accuracy to be the main metric: 60 % of two classes."""
+"""The most frequent a class may be for accuracy to be the main metric, in fair shares: 60 % of two
+classes."""
 
 MOST_CODED = 5000
 """Labels that the online code encodes: of more examples, a random part."""
@@ -73,7 +74,7 @@ class ProbingTasks:
     """For each outer fold of each repeat, the choice of a penalty inside its training set."""
     observed: ProbingTask
     """The choice of a penalty for the probe that is fitted on all rows, in the first repeat's
-    folds; its loss chooses the best layer, and shuffled labels are compared with it."""
+    folds. Its loss chooses the best layer, and is compared with that of shuffled labels."""
     shuffled: tuple[ProbingTask, ...]
     """Choices of a penalty like that of ``observed``, with shuffled labels."""
     relabellings: float
@@ -81,8 +82,8 @@ class ProbingTasks:
     control: tuple[ProbingTask, ...]
     """Choices of a penalty with a random label for each group."""
     beside_control: tuple[ProbingTask, ...]
-    """Those with the labels themselves, on the splits of each control task; none where groups hold
-    opposite labels, which turn them round there."""
+    """The same with the labels themselves, on the splits of each control task; none where groups
+    hold opposite labels, which put the concept below chance there."""
     online: tuple[ProbingTask, ...]
     """The online codes: one for each order in which groups are sent; none for numbers."""
     subsets: np.ndarray
@@ -91,7 +92,7 @@ class ProbingTasks:
     """The choice of a penalty for the probe that is kept, and of its best layer, without the rows
     that are set aside for its thresholds; None where none are."""
     aside: np.ndarray | None = None
-    """Which rows those are. [n] bool"""
+    """Which rows are set aside. [n] bool"""
 
     @property
     def scored(self) -> np.ndarray:
@@ -120,11 +121,11 @@ class ProbingTasks:
 
     @property
     def main_metric(self) -> str:
-        """Return the metric that is shown: R² of numbers, of classes accuracy.
+        """Return the metric that is shown: R² for numbers, accuracy for classes.
 
-        Where one class is so frequent that always answering it looks like knowing, it is the AUROC
-        of two classes, and of more the balanced accuracy, which needs answers only: tables keep no
-        more of them than the probability of the class that is predicted.
+        Where one class is so frequent that always answering it would look like knowing, it is AUROC
+        for two classes and balanced accuracy for more. (Of more than two classes, tables keep only
+        the predicted one with its probability, and balanced accuracy needs no more.)
         """
         if not len(self.classes):
             return "r2"
@@ -148,7 +149,7 @@ class ProbingTasks:
 
     @property
     def bare(self) -> ProbingTasks:
-        """Return what out-of-fold predictions need: nothing of the probe that is kept either."""
+        """Return what out-of-fold predictions need: nothing for the probe that is kept either."""
         return replace(self.without_refits, calibrated=None, aside=None)
 
     @property
@@ -176,18 +177,20 @@ def build_tasks(
     fold_of: np.ndarray | None = None,
     control_of: np.ndarray | None = None,
 ) -> ProbingTasks:
-    """Return the tasks of a config, of labels [n] and the units [n] that no split may separate.
+    """Return the tasks of a config, for labels [n] and the units [n] that no split may separate.
 
     With ``test`` [n] bool there is one split: those rows are scored, by probes fitted on the rest.
-    With ``fold_of`` [n] the rows have been dealt out to folds already, once. ``control_of`` [n] is
-    what the control task has a random label for, such as word types; by default each unit.
+    With ``fold_of`` [n] the rows have been dealt out to folds already, once. ``control_of`` [n]
+    says which rows get the same random label in the control task, such as those of a word type; by
+    default the rows of a unit.
 
     Raises
     ------
     UserError
-        One class only; labels that are no numbers for a ridge probe; too few examples, units or
-        members of a class for the folds; a unit on both sides of ``test``, or a class that its
-        other side lacks; with ``calibrate`` a test set, or too few examples to set some aside.
+        There is only one class; labels of a ridge probe are no numbers; there are too few examples,
+        units or members of a class for the folds; a unit has rows both in ``test`` and outside it;
+        a class of the test set has no rows outside it; ``calibrate`` is asked for with a test set,
+        or with too few examples to set some aside.
     """
     kind: ProbeKind = PROBE_KINDS[config.kind]
     classes, y = _encode(labels, kind, where)
@@ -214,7 +217,7 @@ def build_tasks(
     auto = config.l2 == "auto" and kind.has_penalty
     inner: tuple[ProbingTask, ...] = ()
     targets = targets_of(y, classes)
-    if auto or config.multi_layer is not None:  # Its form is chosen there too.
+    if auto or config.multi_layer is not None:  # A multi-layer probe chooses its form there too.
         try:
             inner = tuple(
                 _choice(targets, fold, units, seed)
@@ -323,7 +326,7 @@ def _split(targets: np.ndarray, fold_of: np.ndarray) -> ProbingTask:
 def _set_aside(share: float, y: np.ndarray, unit_of: np.ndarray, seed: int) -> np.ndarray:
     """Return the rows of random units, the same share of those with negatives and of others. [n]
 
-    Among the units with negatives every choice is as likely, which a guarantee rests on.
+    Among the units with negatives every choice is equally likely: the guarantee rests on that.
     """
     rng = np.random.default_rng([seed, _ASIDE])
     has_negative = np.bincount(unit_of, y == 0) > 0
@@ -336,7 +339,7 @@ def _set_aside(share: float, y: np.ndarray, unit_of: np.ndarray, seed: int) -> n
 
 
 def _without(task: ProbingTask, aside: np.ndarray, where: str) -> ProbingTask:
-    """Return a task of two classes that neither trains on rows that are set aside nor scores them.
+    """Return a task of two classes that neither trains on nor scores the rows that are set aside.
 
     Raises
     ------
@@ -356,7 +359,7 @@ def _without(task: ProbingTask, aside: np.ndarray, where: str) -> ProbingTask:
 def _choice(
     targets: np.ndarray, fold_of: np.ndarray, units: np.ndarray | None, seed: int
 ) -> ProbingTask:
-    """Return the choice of a penalty in as many folds of a training set as score enough rows."""
+    """Return the choice of a penalty, in as few folds of a training set as score enough rows."""
     scored = np.bincount(fold_of[fold_of >= 0]).cumsum()
     folds = min(int(np.searchsorted(scored, ENOUGH)) + 1, len(scored))
     train = np.zeros((folds, len(fold_of)), dtype=bool)
@@ -377,13 +380,14 @@ def _shuffled(
     where: str,
     one_split: np.ndarray | None,
 ) -> tuple[tuple[ProbingTask, ...], float]:
-    """Return shuffled labellings, with folds of their own found as the observed labels' were.
+    """Return tasks with shuffled labels, on folds of their own, and how many labellings there are.
 
-    The whole procedure is then the same function of observed and of shuffled labels, which makes
-    the test exact. Labellings that no folds fit are left out, as observed ones would be. With a
-    test set, labels stay on their side of the split: its shares of the classes are given too.
+    Folds are found as those of the observed labels were. The whole procedure is then the same
+    function of observed and of shuffled labels, which makes the test exact. Labellings that no
+    folds fit are left out, as observed ones would be. With a test set, labels stay on their side of
+    the split, so that each side keeps its shares of the classes.
 
-    -> none where there are fewer than `FEWEST_RELABELLINGS`; and how many there are
+    -> no tasks where there are fewer than `FEWEST_RELABELLINGS` labellings
     """
     tasks: list[ProbingTask] = []
     shuffled = np.empty((len(y), config.permutations), dtype=y.dtype)
@@ -421,7 +425,7 @@ def _shuffled(
 
 
 def intercept_loss(task: ProbingTask, loss: Loss) -> float:
-    """Return the total held-out loss of probes that have an intercept alone."""
+    """Return the total held-out loss of probes that are an intercept alone."""
     targets, train = (torch.as_tensor(x, dtype=torch.float64) for x in (task.targets, task.train))
     means = train @ targets.T / train.sum(dim=1, keepdim=True)
     logits = loss.intercept(means[:, :, None])[:, :, 0].T[None]
@@ -433,7 +437,7 @@ def intercept_loss(task: ProbingTask, loss: Loss) -> float:
 def _control(
     y: np.ndarray, classes: np.ndarray, units: np.ndarray | None, config: ProbeConfig
 ) -> tuple[ProbingTask, ...]:
-    """Return control tasks: a random label for each group, groups on both sides of splits."""
+    """Return control tasks: a random label for each group, with groups on both sides of splits."""
     drawn = control_labels(y, units, CONTROL_DRAWS, config.seed).T
     folds = (control_folds(units, column, y, config.folds, config.seed) for column in drawn)
     return tuple(
@@ -448,7 +452,7 @@ def _beside_control(
     control: tuple[ProbingTask, ...],
     where: str,
 ) -> tuple[ProbingTask, ...]:
-    """Return the concept on the splits of each control task; none where that asks the opposite."""
+    """Return the concept on the splits of each control task, unless groups hold opposite labels."""
     if control and opposite_labels(targets, units):
         log.warning(
             "%s: selectivity is empty: groups hold opposite labels, which put the concept below "
@@ -467,8 +471,8 @@ def _online(
 ) -> tuple[ProbingTask, ...]:
     """Return online codes: a probe on portions 0 … j encodes the labels of portion j + 1.
 
-    Its probabilities are mixed with a uniform guess, as one more example of each class would do:
-    otherwise a class that has not yet been seen costs any number of bits.
+    Its probabilities are mixed with a uniform guess, with the weight of one more example of each
+    class: otherwise a class that has not been seen yet could cost any number of bits.
     """
     rows = some_units(np.flatnonzero(fold_of >= 0), MOST_CODED, units, seed)
     codes = []

@@ -1,11 +1,11 @@
 """Probes that score every token of a text and pool the scores: max, soft-max and attention.
 
-The score of a token is linear in its state. Of a text it is the largest (``max``), or the mean
-weighted by the soft-max of the scores themselves over a temperature (``softmax``), or by that of a
-second linear function, the query (``attention``; Shabalin & Belrose 2025, "Attention probes",
-EleutherAI, with one head and no position bias). McKenzie et al. (2025, "Detecting high-stakes
-interactions with activation probes", section 3) and Kramár et al. (2026, "Building production-ready
-probes for Gemini") compare them.
+The score of a token is linear in its state. The score of a text is the largest of them (``max``),
+or their weighted mean. Its weights are the soft-max of the scores themselves over a temperature
+(``softmax``), or that of a second linear function, the query (``attention``; Shabalin & Belrose
+2025, "Attention probes", EleutherAI, with one head and no position bias). McKenzie et al. (2025,
+"Detecting high-stakes interactions with activation probes", section 3) and Kramár et al. (2026,
+"Building production-ready probes for Gemini") compare them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llmprobe.probing.tasks import ProbingTasks, intercept_loss
 from llmprobe.results.saved_probe import SavedProbe
 
 STEPS = 200
-"""Steps of gradient descent (Adam, all texts in each, a rate that falls to nothing)."""
+"""Steps of gradient descent (Adam, with all texts in each step, and a rate that falls to 0)."""
 SEARCH_STEPS = 100
 """Steps of fits that only tell penalties apart."""
 RATE = 0.3
@@ -36,7 +36,7 @@ RATE_OF_INTERCEPT = 0.05
 PENALTIES = (1e3, 1e2, 1e1, 1e0)
 """The grid of ``l2: auto`` for these probes."""
 MOST_TOKENS = 2**14
-"""Tokens whose scores by all probes are in memory at a time, or those of one text."""
+"""The most tokens whose scores are in memory at a time, unless a single text has more."""
 INNER_FOLDS = 2
 """Inner folds that are scored to choose a penalty."""
 
@@ -50,7 +50,7 @@ class Chunk:
     X: Tensor
     """The states of their tokens, zero for padding. [m · longest, d]"""
     lengths: Tensor
-    """How many of them are tokens. [m]"""
+    """The number of tokens of each text. [m]"""
     outside: Tensor
     """-inf for padding, 0 for tokens. [m, longest]"""
 
@@ -98,7 +98,7 @@ class Tokens:
         sums = torch.zeros(self.n, 2 * self.d + 1, dtype=torch.float64, device=self.device)
         for chunk in self.chunks:
             of_each = chunk.X.view(*chunk.outside.shape, self.d)
-            for row, states in enumerate(of_each.double()):  # Of a text at a time: it is float64.
+            for row, states in enumerate(of_each.double()):  # One text at a time bounds the memory.
                 sums[chunk.texts[row], : self.d] = states.sum(dim=0)
                 sums[chunk.texts[row], self.d : -1] = states.square().sum(dim=0)
             sums[chunk.texts, -1] = chunk.lengths.double()
@@ -110,7 +110,7 @@ class Tokens:
 
 
 def _of_like_length(n_tokens: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the numbers of texts that are padded together: to a third more tokens at most."""
+    """Yield the numbers of texts to pad together, each to at most a third more tokens."""
     order = np.argsort(n_tokens, kind="stable")
     start = 0
     while start < len(order):
@@ -132,9 +132,9 @@ class TokenProbes:
     coef: Tensor
     """Directions of the score of a token. [K, C, d]"""
     intercept: Tensor
-    """What is added to it. [K, C]"""
+    """What is added to the score of a text. [K, C]"""
     query: Tensor | None = None
-    """Directions of the weight of a token, of attention alone. [K, d]"""
+    """Directions of the weight of a token, for attention only. [K, d]"""
 
     def logits(self, tokens: Tokens) -> Tensor:
         """Return the score of each text. -> [K, C, n]"""
@@ -163,7 +163,7 @@ class TokenProbes:
 def logits_of_texts(
     probe: SavedProbe, layer: int, X: np.ndarray, n_tokens: np.ndarray
 ) -> np.ndarray:
-    """Return what a saved probe that pools scores makes of texts, from the states of their tokens.
+    """Return the logits of texts by a saved probe that pools scores, from their tokens' states.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def logits_of_texts(
     Returns
     -------
     np.ndarray
-        As ``SavedProbe.decision_function`` has them: [n], or [n, C] of C > 2 classes.
+        As ``SavedProbe.decision_function`` returns them: [n], or [n, C] of C > 2 classes.
     """
     pooling = Pooling.of(str(probe.facts["position"]))
     assert pooling is not None
@@ -198,11 +198,11 @@ def fit_token_probes(
     l2: Tensor,
     steps: int = STEPS,
 ) -> TokenProbes:
-    """Minimise for each of K probes the loss of its texts + l2 / 2 the squared norm of directions.
+    """Minimise, for each of K probes, the loss of its texts + l2 / 2 ‖directions‖².
 
-    Directions, the query too, are in units of the standard deviations of the training tokens.
-    Attention and max have several minima. All start at zero, where each token counts alike, and
-    the descent is the same each time.
+    Directions, and the query, are penalised in units of the standard deviations of the training
+    tokens. Attention and max have several local minima. All fits start at zero, where each token
+    counts the same, and the descent is the same each time.
 
     Parameters
     ----------
@@ -266,7 +266,8 @@ def probe_tokens(
     """Fit probes over tokens on the states of a layer, X [tokens, d], text by text.
 
     The penalty of each fold is chosen inside its training set. What would need refits on other
-    labels or parts of the texts is NaN; so are places beside a probe, which is not one direction.
+    labels or on parts of the texts is NaN or empty. Places beside a probe are NaN too, since the
+    probe is not one direction.
     """
     tokens, loss, scored = Tokens(X, n_tokens, device), tasks.loss, tasks.scored
     train = tasks.train
@@ -342,7 +343,7 @@ def _penalties(
 
 
 def _some_folds(task: ProbingTask) -> ProbingTask:
-    """Return the first inner folds of a choice of a penalty."""
+    """Return the choice of a penalty in its first inner folds only."""
     scored_by = np.where(task.scored_by < INNER_FOLDS, task.scored_by, -1)
     return replace(task, train=task.train[:INNER_FOLDS], scored_by=scored_by)
 

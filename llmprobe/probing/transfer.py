@@ -32,7 +32,7 @@ from llmprobe.results.resampling import Resamples
 from llmprobe.results.transfer import TransferMatrix, with_answers
 
 PERMUTATIONS = 1999
-"""Permutations of the test labels: scores are fixed, so that they cost next to nothing."""
+"""Permutations of the test labels. They cost next to nothing, since scores are fixed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +59,10 @@ def transfer(
 ) -> TransferMatrix:
     """Fit probes on each train set, and score them on each test set.
 
-    Folds are dealt to the units of all sets together (`datasets.shared_units`), and each example is
-    scored by the probe of its fold, which saw its unit in no set. So the diagonal is out-of-fold,
-    and a probe that has memorised units gains nothing elsewhere. The layer of a cell is the train
-    set's own best.
+    The units of all sets together are dealt out to folds (`datasets.shared_units`). Each example is
+    scored by the probe of its fold, which has not seen its unit in any set. So the diagonal is
+    out-of-fold, and a probe that has memorised units gains nothing elsewhere. The layer of a cell
+    is the best layer of its train set.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def transfer(
     Raises
     ------
     UserError
-        The sets are states of different layers.
+        The sets have states of different layers.
     """
     layers = _common_layers(list(plan.unit_of))
     trained = {one: _fit(one, plan, layers, progress) for one in plan.train}
@@ -116,7 +116,7 @@ def _common_layers(sets: Sequence[TransferSet]) -> list[int]:
 
 
 def _origin(one: TransferSet, other: TransferSet) -> dict[str, str]:
-    """Return of which datasets a train set and a test set are, and what of them."""
+    """Return the datasets of a train set and a test set, and what part of them the sets are."""
     return {
         "train_dataset": one.original.dataset.name, "test_dataset": other.original.dataset.name,
         "fitted_on": one.fitted_on, "masked": other.field,
@@ -213,7 +213,7 @@ def _of_own_fold(values: np.ndarray, intercept: np.ndarray, fold_of: np.ndarray)
 
 
 def _of_classes(logits: np.ndarray, probes: _Trained, cell: Cell) -> np.ndarray:
-    """Return the logits of the shared classes [m, C]; of numbers, what is predicted [m, 1]."""
+    """Return the logits of the shared classes [m, C], or predicted numbers [m, 1]."""
     if not probes.classes:
         return logits
     if len(probes.classes) == 2:
@@ -230,7 +230,7 @@ class _ShuffledLabels:
         self.drawn: dict[tuple[TransferSet, bytes], np.ndarray | None] = {}
 
     def of(self, other: TransferSet, cell: Cell) -> np.ndarray | None:
-        """Return permuted labels [m, B]; None where too few are different for a p-value."""
+        """Return permuted labels [m, B]; None where too few differ for a p-value."""
         key = other, cell.rows.tobytes() + cell.truth.tobytes()
         if key not in self.drawn:
             units = self.unit_of[other][cell.rows]

@@ -18,16 +18,16 @@ from llmprobe.probing.transfer_sets import TransferSet
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """The examples of a test set that a train set's probes can be asked about."""
+    """The examples of a test set that a train set's probes can be scored on."""
 
     rows: np.ndarray
     """Which examples of the test set have a class that both sets have. [m]"""
     columns: tuple[int, ...]
-    """Those classes among the train set's; empty for numbers."""
+    """The indices of these classes among the train set's; empty for numbers."""
     truth: np.ndarray
-    """Their number among the shared classes, or the label that is a number. [m]"""
+    """The index of each example's class among the shared classes, or its label, a number. [m]"""
     note: str = ""
-    """Why nothing can be asked; empty where something can."""
+    """Why no example can be scored; empty where some can."""
 
 
 Pair = tuple[TransferSet, TransferSet]
@@ -47,9 +47,9 @@ class TransferPlan:
     tasks: Mapping[TransferSet, ProbingTasks]
     """The fits of each train set."""
     shared: Mapping[Pair, Cell]
-    """What each train set's probes can be asked about each test set."""
+    """The cell of each train set and test set."""
     seed: int
-    """That of permutations and resamples."""
+    """The seed of permutations and resamples."""
 
 
 def plan_transfer(
@@ -59,13 +59,13 @@ def plan_transfer(
     test: Sequence[str] = (),
     entity: str | None = None,
 ) -> TransferPlan:
-    """Choose sets by name, and deal the units of all together out to folds. Reads no states.
+    """Choose sets by name, and deal the units of all sets out to folds. Reads no states.
 
     Raises
     ------
     UserError
-        There is no such set, one set only, a train set is too small for the folds, or no two sets
-        have labels in common.
+        There is no such set, or only one set; a train set is too small for the folds; or no two
+        sets have labels in common.
     """
     config = config.alone(repeats=1)
     every = dict.fromkeys([*sets, *(one.masked for one in sets if one.masked)])
@@ -77,7 +77,7 @@ def plan_transfer(
     plain = [one for one in sets if one.leaves_out is None and one.masked is None]
     train_sets, test_sets = _named(plain, train), _named(plain, test)
     rest = [one for one in sets if one.leaves_out in test_sets]
-    # A dataset that is a set itself may be none that is to be fitted on.
+    # If the unmasked dataset is a set itself, probes are fitted on it only where it is asked for.
     masked = [
         one for one in sets if one.masked and (one.masked in train_sets or one.masked not in plain)
     ]
@@ -132,7 +132,7 @@ def _units_and_folds(
     used
         All sets.
     dealt
-        Those whose rows are dealt out, in which all rows of the others are: each once in these.
+        Those whose rows are dealt out. They contain the rows of all others, each row once.
     """
     datasets = list({id(one.dataset): one.dataset for one in dealt}.values())
     unit_of_row = dict(zip(map(id, datasets), shared_units(datasets, entity), strict=True))
@@ -151,7 +151,7 @@ def _units_and_folds(
 
 
 def _as_text(labels: np.ndarray) -> np.ndarray:
-    """Return labels such that 1, 1.0 and "1" are the same. [n]"""
+    """Return labels as text, in which 1, 1.0 and "1" are the same. [n]"""
     if labels.dtype.kind == "f" and (labels % 1 == 0).all():
         labels = labels.astype(int)
     text: np.ndarray = labels.astype(int).astype(str) if labels.dtype.kind == "b" else labels
@@ -159,7 +159,7 @@ def _as_text(labels: np.ndarray) -> np.ndarray:
 
 
 def _cell(tasks: ProbingTasks, one: TransferSet, other: TransferSet) -> Cell:
-    """Return what probes of ``one`` can be asked about the examples of ``other``."""
+    """Return the cell of probes fitted on ``one`` and scored on ``other``."""
     classes = classes_as_text(tasks)
     if not classes:
         if other.labels.dtype.kind not in "fiu":

@@ -1,4 +1,4 @@
-"""Scores of a cell of a transfer: of fixed logits, for many labellings at once."""
+"""Scores of a cell of a transfer, from fixed logits for many labellings at once."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def two_sided(observed: float, shuffled: np.ndarray) -> float:
-    """Return twice the smaller share of shuffled statistics [B] as far out, the observed included.
+    """Return a two-sided p-value: twice the share of shuffled statistics [B] in the smaller tail.
 
-    NaN where the statistic is not defined.
+    The observed statistic counts as one of them. NaN where it is not defined.
     """
     shuffled = shuffled[np.isfinite(shuffled)]
     if not np.isfinite(observed) or not len(shuffled):
@@ -86,8 +86,8 @@ def two_sided(observed: float, shuffled: np.ndarray) -> float:
 def with_refitted_thresholds(truth: np.ndarray, logits: np.ndarray, fold_of: np.ndarray) -> float:
     """Return the accuracy with thresholds that are fitted on the other folds of the test set.
 
-    Directions stay as they are, also where they read the opposite: what is fitted is a number that
-    is added to the logit of each class, as one threshold of two classes is.
+    Directions stay as they are, also where they read the opposite. Fitted is a number that is added
+    to the logit of each class; for two classes that is one threshold.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def with_refitted_thresholds(truth: np.ndarray, logits: np.ndarray, fold_of: np.
     logits
         [m, C]
     fold_of
-        Of one fold alone nothing could be fitted, so the accuracy is NaN. [m]
+        With one fold alone there is nothing to fit on, and the accuracy is NaN. [m]
     """
     right = np.empty(len(truth), dtype=bool)
     for fold in np.unique(fold_of):
@@ -109,14 +109,15 @@ def with_refitted_thresholds(truth: np.ndarray, logits: np.ndarray, fold_of: np.
 
 
 _ROUNDS = 10
-"""Times that each class's threshold is fitted in turn, at most: a few rounds settle it."""
+"""The most rounds in which the threshold of each class is fitted in turn; a few settle it."""
 
 
 def _best_offsets(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Return what to add to the logits [m, C] to be right most often. [C]
 
-    Of two classes that is the best threshold. Of more, each is moved in turn to its best place
-    beside the others, from where they are and from where all have the same mean.
+    For two classes that is the best threshold. For more, the offset of each is set in turn to its
+    best value given the others. This starts from 0, and from offsets with which the logits of all
+    classes have the same mean; the better result is returned.
     """
     n_classes = logits.shape[1]
     moved = range(1, 2) if n_classes == 2 else range(n_classes)

@@ -1,4 +1,4 @@
-"""The sets of a transfer: rows of datasets, by the values of a field, all but one, or masked."""
+"""The sets of a transfer: datasets, the values of a field, all values but one, or masked texts."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ class TransferSet:
     rows: np.ndarray
     """Which of its examples the set has. [n] int"""
     leaves_out: TransferSet | None = None
-    """Of all values of a field but one, the set of that one, which is all that it is scored on."""
+    """For a set of all values of a field but one, the set of that value; its probes are scored on
+    nothing else."""
     masked: TransferSet | None = None
-    """Of texts without a field, the set of the same texts with it, whose probes alone score it."""
+    """For a set of masked texts, the set of the same texts unmasked; no other probes score it."""
     field: str = ""
-    """The field that its texts are without."""
+    """The field that is masked in its texts."""
 
     @property
     def original(self) -> TransferSet:
-        """Return the set with whole texts, from which units and folds are known."""
+        """Return the set with unmasked texts, which determines units and folds."""
         return self.masked or self
 
     @property
     def fitted_on(self) -> str:
-        """Return what of its dataset it has: ``dataset``, ``part``, or ``all but one`` value."""
+        """Return how much of its dataset it is: ``dataset``, ``part``, or ``all but one`` value."""
         if self.leaves_out is not None:
             return "all but one"
         return "dataset" if len(self.rows) == len(self.dataset) else "part"
@@ -63,12 +64,13 @@ def sets_of(
 ) -> list[TransferSet]:
     """Return a dataset as one set, or as one for each value of a field, called ``prefix`` + value.
 
-    Values with which there are fewer than two classes are left out.
+    Values whose rows have fewer than two classes are left out.
 
     Parameters
     ----------
     leave_one_out
-        Whether there is a set ``all but VALUE`` for each of three or more: of two, it is the other.
+        Whether to add a set ``all but VALUE`` for each value, if there are three or more. (With
+        two, it would be the set of the other value.)
 
     Raises
     ------
@@ -101,7 +103,7 @@ def sets_of(
 
 
 Masked = tuple[str, ConceptDataset, States]
-"""A field, a dataset whose texts are without it, and the states of those."""
+"""A field, the dataset with that field masked in all texts, and the states of these texts."""
 
 
 def sets_of_all(
@@ -110,17 +112,17 @@ def sets_of_all(
     leave_one_out: bool = False,
     masked: Mapping[str, Sequence[Masked]] | None = None,
 ) -> list[TransferSet]:
-    """Return datasets as sets; those that have the field ``by`` as a set for each value of it.
+    """Return datasets as sets; those that have the field ``by``, as a set for each of its values.
 
-    Sets are called as the datasets or the values are, or DATASET:VALUE where several have the
-    field.
+    Sets have the names of their datasets or values, or DATASET:VALUE where several datasets have
+    the field.
 
     Parameters
     ----------
     leave_one_out
-        Whether all values but one are sets too.
+        Whether to add sets of all values but one.
     masked
-        By the name of a dataset, its texts without some fields.
+        By the name of a dataset, its texts with some fields masked.
 
     Raises
     ------

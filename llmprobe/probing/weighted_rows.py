@@ -54,9 +54,10 @@ def used_rows(X: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, np.ndarray
 def distinct_examples(
     X: np.ndarray, y: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a row of each distinct example, each row's example [n], and the examples' weights.
+    """Return the index of one row of each distinct example, the example of each row, and weights.
 
-    Examples are sorted, those with the same X one after another.
+    The weight of an example is the sum over its rows. Examples are sorted, so that those with the
+    same X follow each other. -> [m], [n], [m]
     """
     table = np.ascontiguousarray(np.column_stack([X, y]) + 0.0)  # -0 and 0 are the same
     rows = table.view(f"V{table.itemsize * table.shape[1]}")[:, 0]
@@ -75,8 +76,8 @@ def moments(X: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def thin_svd(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return left vectors [n, r], singular values [r] and right vectors [d, r] of Z [n, d].
 
-    From its smaller matrix of products, several times faster than LAPACK's decomposition; what is
-    below the rounding of the products is left out.
+    It comes from the smaller of ZZᵀ and ZᵀZ, several times faster than from LAPACK's decomposition.
+    Singular values below the rounding of the products are left out.
     """
     wide = Z.shape[0] < Z.shape[1]
     square, vectors = np.linalg.eigh(Z @ Z.T if wide else Z.T @ Z)

@@ -1,4 +1,4 @@
-"""Layers side by side: states that are read when their turn comes, and threads for each."""
+"""Layers in parallel: states that are read when their turn comes, and a thread for each layer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from llmprobe.probing.fit_many import CHUNK_BYTES
 Answer = TypeVar("Answer")
 
 MOST_WORKERS = 8
-"""Layers that are in memory at a time, where memory has room for them."""
+"""The most layers that are in memory at a time, if it has room for them."""
 
 LARGE = 2**30
-"""Bytes of a layer whose products are long enough for all threads to share."""
+"""Bytes of a layer beyond which its products are large enough to share among all threads."""
 
 
 class States(Protocol):
@@ -99,7 +99,7 @@ def each_layer(
 ) -> list[Answer]:
     """Apply ``fit`` to each layer's states [n, d], read when its turn comes.
 
-    A layer for each core at a time, one thread each; of large layers one, with all threads.
+    Each core works on a layer, in one thread; large layers come one at a time, with all threads.
     """
     fits: list[Answer] = []
     with Progress(label, len(states.layers), shown=progress) as bar:
@@ -108,7 +108,7 @@ def each_layer(
             layers = list(group)
             workers = 1 if is_large else _workers(max(map(states.n_bytes, layers)), len(layers))
             with threads(torch.get_num_threads() if is_large else 1) as limit:
-                # The count is also each worker thread's own, hence the initializer.
+                # Each worker thread has a count of its own too, hence the initializer.
                 pool = ThreadPoolExecutor(
                     workers, initializer=torch.set_num_threads, initargs=(limit,)
                 )
@@ -133,9 +133,9 @@ def _workers(n_bytes: int, layers: int) -> int:
 def threads(limit: int) -> Iterator[int]:
     """Limit the threads inside each product of matrices, of torch and of NumPy.
 
-    Threads that split small work wait for each other by spinning: as fast as a layer a
-    thread on an idle machine, and many times slower where another process has a core
-    (docs/performance.md).
+    Threads that share small products wait for each other by spinning. On an idle machine that is
+    as fast as one thread for each layer; where another process uses a core, it is many times
+    slower (docs/performance.md).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(limit)
