@@ -1,4 +1,4 @@
-"""What the scores of probes answer: on chance, rivals, other examples and other sets."""
+"""Answers from the scores of probes: about chance, rivals, other examples and other sets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from llmprobe.results.units_needed import (
 )
 
 FEW_UNITS = 50
-"""Independent examples below which one draw of them is much unlike another."""
+"""With fewer independent examples than this, one draw of them differs much from another."""
 TEXT_RIVALS = {
     "bag_of_words": ("bag of words", "words"),
     "token_embeddings": ("mean token embedding", "tokens"),
@@ -39,12 +39,12 @@ TEXT_RIVALS = {
     "length": ("length", "length"),
     "perplexity": ("the model’s perplexity of the text", "perplexity"),
 }
-"""Rivals that read the text alone, or how likely it is: what each is called, and what it knows."""
+"""Rivals that read the text alone, or how likely it is -> their names in sentences and verdicts."""
 UNTRAINED = {"random_weights": ("untrained network", "the untrained network")}
 
 
 def place_text(curve: Curve) -> str:
-    """Return the best layer as ``layer 11 of 18``, in a plain network with its name."""
+    """Return the best layer as ``layer 11 of 18``; for a plain network, with the layer's name."""
     name = "" if curve.layer_name is None else f" ({curve.layer_name})"
     blocks = "" if curve.blocks is None else f" of {curve.blocks}"
     return f"layer {curve.layer}{name}{blocks}"
@@ -83,7 +83,7 @@ def above_chance(curve: Curve) -> Answer:
 
 
 def beside_masked(curve: Curve, read: Answer) -> Answer:
-    """Add what is read of texts without a field to the answer on what is readable, if asked."""
+    """Add to the answer about chance what is read of masked texts, if that was tried."""
     measure = _auroc_or_rank(curve, "masked")
     if read.answer != "yes" or isnan(measure.value):
         return read
@@ -110,12 +110,12 @@ def beside_masked(curve: Curve, read: Answer) -> Answer:
 
 @dataclass(frozen=True)
 class _Measure:
-    """What a cell of a transfer says of two classes or of numbers, in units of its own."""
+    """The score of a cell of a transfer: an AUROC, or for numbers a rank correlation."""
 
     name: str
     chance: float
     margin: float
-    """What is within it counts as nothing."""
+    """A score that is no further above chance counts as nothing."""
     value: float
     low: float
     high: float
@@ -126,13 +126,13 @@ class _Measure:
 
 
 def _auroc_or_rank(curve: Curve, prefix: str) -> _Measure:
-    """Return the AUROC of a cell, of numbers the rank correlation; NaN where there is neither."""
+    """Return the AUROC of a cell, or for numbers its rank correlation; NaN where it has neither."""
     area, rank = (
         [curve.number(f"{prefix}_{score}{end}") for end in ("", "_low", "_high")]
         for score in ("auroc", "rank_correlation")
     )
     if isnan(area[0]):
-        # Pairs are in order at a rank correlation of r as at an AUROC of about (1 + r) / 2.
+        # A rank correlation of r is like an AUROC of about (1 + r) / 2.
         return _Measure("rank correlation", 0.0, 2 * TRANSFER_MARGIN, *rank)
     return _Measure("AUROC", 0.5, TRANSFER_MARGIN, *area)
 
@@ -161,25 +161,25 @@ def _p_sentence(curve: Curve) -> str:
     if refits is not None and refits < 19:
         return f"{refits} shuffles are too few for a p-value to say much"
     by = "" if refits is None else f" by {refits:,} shuffles of the labels"
-    # What looks the same when it is rounded is said once.
+    # Two p-values that round to the same text are said once.
     beside = p_text(adjusted) != p_text(p)
     more = f", {p_text(adjusted)} adjusted for the other curves" if beside else ""
     return f"p {equals_text(p)}{by}{more}"
 
 
 def _for_chance(curve: Curve) -> float:
-    """Compute how many units would say whether a curve is above chance or within the margin."""
+    """Compute how many units would tell whether a curve is above chance, or within the margin."""
     units, error = units_of(curve), (curve.high - curve.low) / (2 * ENDS)
     rise, p = curve.score - curve.chance(), curve.adjusted_p_value
     of_many = NORMAL.inv_cdf(1 - SURE / 2 / max(len(curve.rows), 1)) + NORMAL.inv_cdf(POWER)
     above = units_needed(units, error, rise, of_many)
-    if above <= units and 0 < p < 0.5:  # Then the p-value says how far it is from chance.
+    if above <= units and 0 < p < 0.5:  # Then the p-value says how far the curve is from chance.
         above = units_needed(units, 1, NORMAL.inv_cdf(1 - p))
     return fewest(units, above, units_needed(units, error, MARGIN - rise))
 
 
 def beyond(curve: Curve, rivals: Mapping[str, tuple[str, str]], key: str, is_read: bool) -> Answer:
-    """Compare a curve with each of some rivals that was asked for, by paired intervals."""
+    """Answer whether a curve is better than the rivals that were asked for, by paired intervals."""
     known = [rival for rival in rivals if not isnan(curve.rival(rival))]
     if not known:
         return unasked(key)
@@ -239,7 +239,7 @@ def beyond(curve: Curve, rivals: Mapping[str, tuple[str, str]], key: str, is_rea
 def _compared(gain: tuple[float, float, float]) -> Word:
     """Return whether something is better, by the interval of the difference.
 
-    Without one, both of its ends are the difference itself.
+    Where there is no interval, both of its ends equal the difference.
     """
     value, low, high = gain
     if low == high == value:
@@ -260,7 +260,7 @@ def stable(curve: Curve, findings: Iterable[Mapping[str, Any]], is_read: bool) -
     warnings = [
         f"In the dataset, {finding['message']}."
         for finding in findings
-        # Of labels that are probed as numbers, too many classes are no fault.
+        # Labels that are probed as numbers may have many values.
         if finding.get("level") == "warning"
         and not (curve.metric.target == "numbers" and finding.get("check") == "classes")
     ]
@@ -293,7 +293,7 @@ def stable(curve: Curve, findings: Iterable[Mapping[str, Any]], is_read: bool) -
 
 
 def _few(curve: Curve) -> Iterator[tuple[str, str]]:
-    """Yield what says that other examples could give another curve, as a sentence and a clause."""
+    """Yield reasons why other examples could give another curve, as a sentence and a clause."""
     units, rise = units_of(curve), curve.score - curve.chance()
     if units < FEW_UNITS:
         sentence = (
@@ -308,7 +308,7 @@ def _few(curve: Curve) -> Iterator[tuple[str, str]]:
 
 
 def transfers(curve: Curve, is_read: bool) -> Answer:
-    """Answer whether the probe reads the same elsewhere, by its worst cell."""
+    """Answer whether the probe reads the same on other sets, by its worst cell."""
     measure = _auroc_or_rank(curve, "worst_transfer")
     value, low, high = measure.value, measure.low, measure.high
     chance, margin = measure.chance, measure.margin
@@ -322,7 +322,7 @@ def transfers(curve: Curve, is_read: bool) -> Answer:
     train, test = (
         str(curve.summary.get(f"worst_transfer_{end}") or "") for end in ("train", "test")
     )
-    # The curve's own probe is fitted on all of the dataset; that of a part of it is another one.
+    # The curve's own probe is fitted on the whole dataset; one fitted on a part is another probe.
     is_part = train not in ("", "nan", curve.dataset)
     whence = f"from {train} " if is_part else ""
     number = measure.number

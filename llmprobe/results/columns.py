@@ -12,8 +12,8 @@ from llmprobe.results.metrics import METRICS
 from llmprobe.results.operating import THRESHOLD_COLUMNS
 
 MULTI_LAYER = ("layers_read", "side_by_side_share")
-"""What the results have of a probe that reads several layers at once: which, and the share of the
-outer folds that chose their states side by side; empty of a probe of one layer."""
+"""Columns of the results about a multi-layer probe: the layers it reads, and the share of the outer
+folds that chose their states side by side. Empty for a probe of one layer."""
 
 MULTI_LAYER_SUMMARY = (
     *("multi_layer", "multi_layer_form"),
@@ -21,35 +21,35 @@ MULTI_LAYER_SUMMARY = (
       for end in ("", "_low", "_high")),
     *(f"multi_layer_{name}" for name in THRESHOLD_COLUMNS[1:5]),
 )  # fmt: skip
-"""The same of a curve: the layers, the form of the saved probe, its main score, what it gains over
+"""The same in the summary: the layers, the form of the saved probe, its main score, its gain over
 the best layer, and its thresholds."""
 
 CURVE = ("model", "dataset", "position")
-"""What tells curves apart. The position is empty where states were read from no text."""
+"""The columns that identify a curve. The position is empty where states were read from no text."""
 
 RIVALS = (
     *("bag_of_words", "token_embeddings", "text_encoder", "length", "perplexity"),
     "random_weights",
 )
-"""What reads the same texts without the trained network, or only how likely it finds them."""
+"""Rivals read the same texts without the trained network, or only how likely it finds them."""
 
 SAID = (
     *("said_auroc", "said_auroc_low", "said_auroc_high", "said_accuracy"),
     "said_accuracy_refitted_threshold",
 )
-"""What the model's own head makes of the states of a layer; at the last one it is what it says."""
+"""Scores of what the model's own head reads at a layer; at the last one it is what it says."""
 
 SAID_SUMMARY = (
     *("said_layer", *SAID, "said_next_token_share", "said_note"),
     *(f"readable_minus_said{end}" for end in ("", "_low", "_high")),
 )
-"""The same of a curve."""
+"""The same in the summary."""
 
 USED = ("used_share", "used_share_low", "used_share_high", "used_p_value")
-"""What the model's answers move by when the states of a layer are reflected."""
+"""How far the model's answers move when the states of a layer are reflected."""
 
 USED_SUMMARY = ("used_layer", *USED, "used_direction", "used_note")
-"""The same of a curve, where they move most."""
+"""The same in the summary, at the layer where they move most."""
 
 INTERVENE = (
     *("model", "dataset", "position", "layer", "direction", "edit", "dose", "effect"),
@@ -67,18 +67,18 @@ INTERVENE_EXAMPLES = (
 LINEAR = tuple(f"linearity_gap{end}" for end in ("", "_low", "_high", "_p_value", "_detectable"))
 """How much more a curved probe reads at a layer than a linear one."""
 LINEAR_SUMMARY = (*LINEAR, "linearity_note", "rank", "redundancy")
-"""The same at the best layer of a curve, how many principal directions it takes, and how many
-directions are enough one after the other."""
+"""The same in the summary, at the best layer; how many principal directions a probe needs there
+(``rank``), and how many directions are each enough alone (``redundancy``)."""
 
 WORST_TRANSFER = tuple(
     f"worst_transfer_{name}{end}"
     for name in ("auroc", "rank_correlation") for end in ("", "_low", "_high")
 ) + tuple(f"worst_transfer_{name}" for name in ("p_value", "train", "test"))  # fmt: skip
-"""What the probe of a curve reads elsewhere, where it reads least."""
+"""The worst score of a curve's probe on other sets."""
 
 MASKED = tuple(name.replace("worst_transfer", "masked") for name in WORST_TRANSFER[:6])
 MASKED += ("masked_field",)
-"""What the probe of a curve reads of texts without a field, where it reads most."""
+"""The best score of a curve's probe on texts with a masked field."""
 
 _OF_A_LAYER = (
     *("model", "dataset", "site", "position", "layer", "depth", "probe", "n_examples"),
@@ -138,20 +138,20 @@ _WORDS = (
     *("threshold_origin", "layers_read", "multi_layer", "multi_layer_form"),
     *("says", "says_after", "other_label"),
 )
-"""Columns of words; all others that are known are of numbers."""
+"""Columns of text; all other known columns hold numbers."""
 _NUMBERED = ("layer", "example")
-"""Columns of whole numbers, which are places in lists."""
+"""Columns of whole numbers, which are indices."""
 
 
 def with_layer_columns(
     table: pd.DataFrame, rows: pd.DataFrame, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Return results of one curve with columns that are of the states of a layer.
+    """Return the results of one curve with columns that describe the states of a layer.
 
     Parameters
     ----------
     table
-        The results, whose columns stay in their order; a probe of several layers has none of these.
+        The results, whose columns keep their order. A multi-layer probe has NaN in the new ones.
     rows
         A row for each ``layer`` that has them.
     """
@@ -161,9 +161,9 @@ def with_layer_columns(
 
 
 def wrong_column(rows: pd.DataFrame, table: str) -> str | None:
-    """Return a column of a table in which other than words, or numbers, stands; None without one.
+    """Return a column of a table that holds values of a wrong type; None without one.
 
-    A column that is not known may have either.
+    A known column holds either text or numbers; an unknown one may hold either.
     """
     known = columns_of(table)
     for column in rows.columns:
@@ -171,7 +171,7 @@ def wrong_column(rows: pd.DataFrame, table: str) -> str | None:
         if column in _WORDS or column in _CURVES_COMPARED:
             is_right = is_string_dtype(values)
         elif column in _NUMBERED:
-            # With gaps they are no integers to pandas, and whoever needs them says that some lack.
+            # With gaps, pandas has no integers here; readers report missing numbers themselves.
             is_right = is_integer_dtype(values) or rows[column].hasnans
         elif column in known:
             is_right = is_numeric_dtype(values) and not is_bool_dtype(values)
@@ -183,7 +183,7 @@ def wrong_column(rows: pd.DataFrame, table: str) -> str | None:
 
 
 def result_columns() -> list[str]:
-    """Return the columns of the results: what a layer is of, and each metric with its interval."""
+    """Return the columns of the results: those that name a layer, then metrics with intervals."""
     metrics = (column for metric in METRICS.values() for column in metric.columns)
     return list(dict.fromkeys((*_OF_A_LAYER, *metrics)))
 
@@ -199,11 +199,12 @@ DIFFERENCES = (
     "stays_above_half_depth_difference_low", "stays_above_half_depth_difference_high", "agreement",
     "only_a", "only_b",
 )  # fmt: skip
-"""Of two curves on the same examples, each at its own best layer."""
+"""The columns of ``differences.parquet``: of two curves on the same examples, each at its own best
+layer."""
 
 
 def columns_of(table: str) -> list[str]:
-    """Return the columns that a table of this version has; none for tables that are not known."""
+    """Return the columns that a table of this version has; empty for unknown tables."""
     return {
         "results": result_columns(),
         "summary": list(dict.fromkeys(_OF_A_CURVE)),

@@ -1,6 +1,6 @@
 """Curves: one model on one dataset at one position, over the layers.
 
-Each is built once for all that shows or weighs it.
+Each is built once, for all code that shows or assesses it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ FEWEST_RELABELLINGS = 20
 """Different labellings without which no p-value could be 0.05."""
 
 SURE = 0.05
-"""A p-value that is at most this counts as above chance, or as a difference."""
+"""A p-value of at most this counts as above chance, or as a difference."""
 FAR_BELOW = 0.05
-"""A little below chance is where cross-validation puts what has no signal; this is more."""
+"""How far below chance is suspicious. Without signal, cross-validated scores are a little below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Curve(ShownInNotebooks):
     """The scores of one model on one dataset at one position, over layers, and the best of them."""
 
     rows: pd.DataFrame
-    """Of the results, one for each layer in rising order, numbered from 0."""
+    """Rows of the results, one for each layer in rising order, with an index from 0."""
     summary: Mapping[Any, Any]
     """The row of the summary. A number that was not asked for is NaN."""
     among_positions: bool = False
@@ -63,17 +63,17 @@ class Curve(ShownInNotebooks):
 
     @property
     def position(self) -> str:
-        """Return which token's states were read; empty for other networks."""
+        """Return which token's states were read; empty for networks that read no text."""
         return str(self.summary["position"])
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return model, dataset and position, which no other curve of a run has."""
+        """Return model, dataset and position, which identify a curve in its run."""
         return self.model, self.dataset, self.position
 
     @property
     def title(self) -> str:
-        """Return what the dataset is called: where a run has it at several, with the position."""
+        """Return the name of the dataset, with the position if its run has several of them."""
         return curve_title(self.dataset, self.position if self.among_positions else "")
 
     @property
@@ -83,12 +83,12 @@ class Curve(ShownInNotebooks):
 
     @property
     def site(self) -> str:
-        """Return where in a block the states were read; empty for other networks."""
+        """Return where in a block the states were read; empty for networks that read no text."""
         return str(self.rows["site"].iloc[0]) if len(self.rows) else ""
 
     @property
     def metric(self) -> Metric:
-        """Return the main metric, by which the best layer is the best."""
+        """Return the main metric, which is shown for the dataset."""
         return METRICS[str(self.summary["main_score"])]
 
     @property
@@ -137,11 +137,11 @@ class Curve(ShownInNotebooks):
         return levels
 
     def best(self, metric: Metric) -> int | None:
-        """Return the place among the layers that is the best by a metric, None where none has one.
+        """Return the index of the best layer by a metric, None where no layer has a value of it.
 
-        That of the main metric is the summary's best layer, which the held-out loss chose. For
-        selectivity it is too, since the layer with the highest selectivity may read nothing. Of
-        equals, it has the least loss.
+        For the main metric it is the summary's best layer, which the held-out loss chose. So it is
+        for selectivity, since the layer with the highest selectivity may read nothing. Of equal
+        layers it is the one with the least loss.
         """
         if metric.name in (self.metric.name, "selectivity") and self.layer in self.layers:
             return self.layers.index(self.layer)
@@ -158,7 +158,7 @@ class Curve(ShownInNotebooks):
 
     @property
     def highest_elsewhere(self) -> int | None:
-        """Return the place of the layer with the highest score, None where it is the best one."""
+        """Return the index of the layer with the highest score, None where it is the best layer."""
         scores = self.column(self.metric.name)
         if self.layer not in self.layers or np.isnan(scores).all():
             return None
@@ -172,7 +172,7 @@ class Curve(ShownInNotebooks):
 
     @property
     def layer_name(self) -> str | None:
-        """Return what the best layer of a plain network is called; other layers have no names."""
+        """Return the name of the best layer of a plain network; None where layers have no names."""
         if not self.names or self.layer not in self.layers:
             return None
         return self.names[self.layers.index(self.layer)]
@@ -181,7 +181,7 @@ class Curve(ShownInNotebooks):
     def blocks(self) -> int | None:
         """Return the number of blocks of the model, which is also its last layer if all are read.
 
-        Of a plain network, that of its probe points after the input.
+        For a plain network, it is the number of probe points after the input.
         """
         blocks = self.number("layers")
         return None if np.isnan(blocks) else int(blocks)
@@ -208,9 +208,9 @@ class Curve(ShownInNotebooks):
         return self.at_best(f"{self.metric.name}_high")
 
     def rival(self, name: str) -> float:
-        """Return what a rival scores without the trained network, NaN where it was not asked for.
+        """Return the score of one of ``columns.RIVALS``, NaN where it was not asked for.
 
-        One of ``columns.RIVALS``; of ``random_weights`` it is the best layer.
+        For ``random_weights`` it is the score of the untrained network's own best layer.
         """
         return self.number(f"{name}_{self.metric.name}")
 
@@ -228,7 +228,7 @@ class Curve(ShownInNotebooks):
     def is_inverted(self, rival: str) -> bool:
         """Whether a rival is below chance by more than luck, so that it is no floor.
 
-        Its features then go with one label in training and with the other one in the fold.
+        Its features then go with one label in training, and with the other one in the scored fold.
         """
         if self.metric.target == "numbers":
             return False
@@ -238,11 +238,11 @@ class Curve(ShownInNotebooks):
 
     @property
     def controls(self) -> dict[str, np.ndarray]:
-        """Return the layers' scores of what a curve is compared with, NaN where not known.
+        """Return the scores of each layer's controls, NaN where not known.
 
-        ``random_weights``: of the untrained network. ``random_labels`` and ``same_splits``: of the
-        control task and of the concept on the splits of that, whose difference is selectivity;
-        where this is empty, so are they.
+        ``random_weights`` are those of the untrained network, ``random_labels`` those of the
+        control task, and ``same_splits`` those of the concept on the splits of the control task.
+        Selectivity is the difference of the last two; where it is empty, so are they.
         """
         control, beyond = self.column(f"control_{self.metric.name}"), self.column("selectivity")
         return {
@@ -286,9 +286,9 @@ class Curve(ShownInNotebooks):
     def above_chance(self) -> bool:
         """Whether the best layer is above chance, given that it is the best of many.
 
-        By its adjusted p-value, if permutations were enough for 0.05. Otherwise the interval's
-        lower half is widened to what covers all layers at once (Bonferroni): the best of 30 layers
-        without signal would often have an interval of its own above chance.
+        The adjusted p-value decides, if there were enough permutations for 0.05. Otherwise the
+        lower half of the interval is widened to cover all layers at once (Bonferroni): without
+        signal, the best of 30 layers would often have its own interval above chance.
         """
         p = self.p_value
         smallest = 0.0 if self.permutations is None else 1 / (self.permutations + 1)
@@ -307,10 +307,10 @@ class Curve(ShownInNotebooks):
         return not np.isnan(self.number("falls_below_half_depth"))
 
     def shown(self, depth: str) -> float:
-        """Return a depth or layer of the summary where it says what the curve does, else NaN.
+        """Return a depth or layer of the summary where it describes the curve, else NaN.
 
-        A curve that is not above chance has none, since its rise is noise. Where the concept is
-        gone again, nothing has converged, and a jump may be that of another rise.
+        A curve that is not above chance has none, since its rise is noise. Where the curve falls
+        again, nothing has converged, and the jump may belong to another rise.
         """
         of_jin = depth.startswith(("jump", "converging"))
         hidden = not self.above_chance or (of_jin and self.falls_again)
@@ -348,7 +348,7 @@ def _at_several(rows: pd.DataFrame) -> pd.Series:
 
 
 def curve_title(dataset: str, position: str = "") -> str:
-    """Return ``DATASET @ POSITION``, or the dataset alone where no position is to be told."""
+    """Return ``DATASET @ POSITION``, or the dataset alone without a position."""
     return f"{dataset} @ {position}" if position else dataset
 
 
@@ -382,10 +382,10 @@ def _grouped(curves: Sequence[Curve], kind: str) -> dict[str, list[Curve]]:
 
 
 def layer_names(curves: Sequence[Curve]) -> dict[int, str]:
-    """Return what the layers of plain networks are called, by number.
+    """Return the names of the layers of plain networks, by number.
 
-    Empty where there are language models too. Where networks call the same layer differently, its
-    number.
+    Empty where there are language models too. A layer that networks name differently is called by
+    its number.
     """
     names: dict[int, set[str]] = {}
     for curve in curves:
@@ -403,18 +403,18 @@ def main_metrics(curves: Sequence[Curve]) -> list[Metric]:
 
 
 def same_layers(curves: Sequence[Curve]) -> bool:
-    """Whether all models have as many layers, so that layers of one number stand at one depth."""
+    """Whether all models have the same number of layers, so that equal layers are equally deep."""
     return len({(curve.blocks, curve.layers[-1]) for curve in curves if len(curve.rows)}) == 1
 
 
 def difficulty(curves: Sequence[Curve]) -> dict[str, float]:
     """Compute how far the best of the models stays from a perfect score, by title, 0 … 1.
 
-    1 - (score - chance) / (1 - chance) of the best layer of the best model; R², whose chance is 0,
-    for labels that are numbers. It is measured and not declared, so facts, generated tasks and the
-    variants of one task, whatever their dial, lie on one axis; it allows for how many classes there
-    are and how common; and being one number for all models, it compares them on equal terms. It
-    tells nothing outside this set of models, and a concept that none reads has difficulty 1.
+    It is 1 - (score - chance) / (1 - chance) of the best layer of the best model; for labels that
+    are numbers, of R², whose chance is 0. It is measured, not declared, so facts, generated tasks
+    and the variants of one task lie on one axis. It allows for the number and the shares of the
+    classes. It is one number for all models, so it compares them on equal terms. It says nothing
+    outside this set of models, and a concept that none of them reads has difficulty 1.
     """
     hardness = {}
     for dataset, group in by_dataset(curves).items():

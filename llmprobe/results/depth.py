@@ -1,7 +1,7 @@
 """Concept depth: where on the way through the network a concept becomes readable.
 
-Curves are scores over layers [..., layers], the first layer first; of many curves at once,
-such as resampled ones, the depths come as one array [...].
+Curves are scores over layers [..., layers], the first layer first. For many curves at once, such as
+resampled ones, the depths are one array [...].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CONVERGED = 0.03
 HALF = 0.5
 """The share of the rise from the baseline to the peak above which a curve has to stay."""
 ROUNDING = 1e-9
-"""So that a ratio which is exactly at a threshold counts whichever way it was rounded."""
+"""A tolerance, so that a ratio exactly at a threshold counts whichever way it was rounded."""
 
 
 def concept_depth(
@@ -28,11 +28,11 @@ def concept_depth(
 ) -> dict[str, float]:
     """Compute the depths of Jin et al. 2024, with 95 % intervals: ``jump_layer_low``, ….
 
-    ``converging_layer``, ``converging_depth``, ``jump_layer``, ``jump_depth``. They compare
-    neighbouring layers, so they depend on how many there are, and noise of 3 % makes a curve
-    converge late. On simulated curves (200 or 500 examples, 12 to 48 layers) the interval covered
-    the converging layer of the noiseless curve anywhere from 0 % (48 layers) to 100 % of the time:
-    it shows how unsure the estimate is, no more.
+    These are ``converging_layer``, ``converging_depth``, ``jump_layer`` and ``jump_depth``. They
+    compare neighbouring layers, so they depend on the number of layers, and noise of 3 % makes a
+    curve converge late. On simulated curves (200 or 500 examples, 12 to 48 layers) the interval
+    covered the converging layer of the noiseless curve in 0 % (48 layers) to 100 % of the cases: it
+    shows how unsure the estimate is, no more.
 
     Parameters
     ----------
@@ -61,7 +61,8 @@ def half_depths(
     """Compute between which depths a curve stays above half of its rise, with 95 % intervals.
 
     ``stays_above_half_depth``, ``falls_below_half_depth``: see `above_half`. In a resample the
-    rise is that to the same peak, and what does not fall again counts as falling at the last layer.
+    rise is to the same peak layer, and a curve that does not fall again counts as falling at the
+    last layer.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def half_depths(
 def peak_index(curve: np.ndarray | Sequence[float], losses: np.ndarray | Sequence[float]) -> int:
     """Return the place of the layer with the highest score; of equals, that with the least loss.
 
-    With a rare class, probes of many layers answer the frequent one and score the same.
+    Where one class is rare, probes of many layers answer the frequent one and score the same.
     """
     return int(np.lexsort((np.asarray(losses), -np.asarray(curve)))[0])
 
@@ -120,11 +121,11 @@ def above_half(
 ) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Return the depths between which a curve stays above half of its rise, around its peak.
 
-    The rise is from the baseline to the peak. Of the places where the curve crosses half of it,
-    they are the last one before the peak and the first one after it, between layers by a straight
-    line, so that more layers give the same depths. The first is the first layer's depth where the
-    curve is above half from there on; the second is NaN where it does not fall below half again.
-    Both are NaN when the peak isn't above the baseline.
+    The rise is from the baseline to the peak. The depths are those of the last crossing of half of
+    the rise before the peak, and of the first one after it. Between layers the curve is taken as a
+    straight line, so that the depths do not depend on the number of layers. A curve that is above
+    half from the first layer on starts there; the second depth is NaN where the curve does not fall
+    below half again. Both are NaN where the peak is not above the baseline.
     """
     curve, depth = np.asarray(curve, float), np.asarray(depths, float)
     rise = curve[..., peak] - baseline
@@ -160,7 +161,7 @@ def _ratios(accuracies: np.ndarray | Sequence[float]) -> np.ndarray:
 
 
 def _pick(values: np.ndarray | Sequence[float], index: np.ndarray) -> np.ndarray:
-    """Return the values at indices some of which are NaN."""
+    """Return the values at some indices, NaN where an index is NaN."""
     there = np.isfinite(index)
     return np.where(there, np.asarray(values)[np.where(there, index, 0).astype(int)], np.nan)
 
@@ -187,7 +188,7 @@ def _interval(estimate: float, resampled: np.ndarray) -> tuple[float, float]:
     there = resampled[np.isfinite(resampled)]
     if np.isnan(estimate) or 2 * len(there) < len(resampled):
         return np.nan, np.nan
-    # Where resamples are mostly later than the estimate, so is the estimate than the truth.
+    # If resamples are mostly later than the estimate, it is probably later than the truth.
     earlier = ((there < estimate).mean() + (there <= estimate).mean()) / 2
     bias = NORMAL.inv_cdf(float(np.clip(earlier, 0.5 / len(there), 1 - 0.5 / len(there))))
     tails = [NORMAL.cdf(2 * bias + NORMAL.inv_cdf(tail)) for tail in (0.025, 0.975)]

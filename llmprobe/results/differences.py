@@ -1,6 +1,6 @@
 """How two curves differ that were measured on the same examples: two models, wordings or positions.
 
-What is compared is paired: each example, and each resample of examples, is looked at under both.
+The comparison is paired: each example, and each resample of examples, is scored under both.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from llmprobe.results.resampling import Resamples
 from llmprobe.results.results import Results
 
 STEPS = 2**14
-"""In how many steps all differences that are not whole numbers are counted for a p-value."""
+"""The number of steps to which differences that are no whole numbers are rounded for a p-value."""
 
 
 def differences(results: Results, wordings: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Compare each two curves of the same examples and labels: b, the later one, against a.
 
-    They are of two models, of two wordings of a dataset or of two positions in its texts, and alike
-    in the other two. All that is compared of accuracies (of R², for labels that are numbers) is at
-    the best layer of each curve, whatever its number there. -> a row for each two curves
+    The two differ in one thing only: the model, the wording of the dataset, or the position in its
+    texts. Accuracies (R², for labels that are numbers) are compared at the best layer of each
+    curve, whatever its number. -> a row for each two curves
 
     - ``difference``: accuracy or R² of b minus that of a, with its 95 % interval
       (`difference_interval`).
     - ``p_value``: of no difference, by `sign_flip_p_value` over groups. Of this pair alone: of 20
       pairs that don't differ, one is expected at 0.05.
     - ``stays_above_half_depth_a``, ``…_b``, ``…_difference``: from where on each stays above half
-      of its rise (`depth.above_half`), and by how much later b does, with its interval. The latter
-      is missing where a curve is not above chance: what does not rise has no depth.
+      of its rise (`depth.above_half`), and how much later b does, with an interval. The difference
+      is missing where a curve is not above chance: a curve that does not rise has no depth.
     - ``agreement``, ``only_a``, ``only_b``: the share of examples that both get right or both get
       wrong, and the numbers of those that one alone gets right. Missing for labels that are
       numbers.
 
     Groups, and examples of the same text, are resampled and flipped as a whole.
 
-    The best layer is the best of many, by luck too, and of more layers a little more so. On
+    The best layer is the best of many, partly by luck, a little more so with more layers. On
     simulated curves (200 or 500 examples, single or in groups of 4; 12 to 48 layers a model) the
     intervals still covered the difference of the noiseless curves 95 to 100 % of the time, that of
     the depths 93 to 98 %, and p was 0.05 or less for 0 to 4 % of the pairs without a difference.
@@ -53,10 +53,10 @@ def differences(results: Results, wordings: Mapping[str, str] | None = None) -> 
     Parameters
     ----------
     results
-        Curves of a dataset without examples are left out: nothing says what belongs together in
-        it. So are those whose layers and predictions are not of the same layers.
+        Curves of a dataset without examples are left out, since nothing says which of its rows
+        belong together. So are curves whose predictions are not of the same layers.
     wordings
-        Of each dataset that has another's examples in other words, the name of that.
+        For each dataset that has the examples of another in other words, the name of that other.
     """
     predictions = dict(list(results.predictions.groupby(list(CURVE), sort=False)))
     examples = {
@@ -68,7 +68,7 @@ def differences(results: Results, wordings: Mapping[str, str] | None = None) -> 
         if curve.dataset in examples and curve.layer is not None and of_curve is not None:
             answers = _Answers.of(of_curve)
             if answers.layers != curve.layers:
-                continue  # Tables of different runs, when one was stopped while writing.
+                continue  # The tables are of different runs: one was stopped while writing.
             original = (wordings or {}).get(curve.dataset, curve.dataset)
             key = (original, *answers.examples.tolist(), *answers.labels.tolist())
             alike.setdefault(key, []).append((curve, answers))
@@ -124,10 +124,11 @@ def difference_interval(
 def sign_flip_p_value(gains: np.ndarray) -> float:
     """Return the exact two-sided p-value of no difference, from what each group gains from a to b.
 
-    If it does not matter which of the two is a, each group's gain could as well be a loss: p is the
-    share of all ways to flip signs whose sum is as far from 0 as the observed one (Fisher 1935,
-    section 21). With single examples that is the exact test of McNemar (1947); that groups flip as
-    a whole keeps it valid where their examples are alike (Winkler et al. 2014, section 2.3).
+    If it does not matter which of the two is a, each group's gain could as well be a loss. So p is
+    the share of all ways to flip signs whose sum is as far from 0 as the observed one (Fisher 1935,
+    section 21). With single examples that is the exact test of McNemar (1947). Groups flip as a
+    whole, which keeps the test valid where their examples are alike (Winkler et al. 2014, section
+    2.3).
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ def sign_flip_p_value(gains: np.ndarray) -> float:
     """
     sizes = np.abs(gains[gains != 0])
     total = int(sizes.sum())
-    chances = np.zeros(total + 1)  # Of what the groups that gain add up to.
+    chances = np.zeros(total + 1)  # The probability of each sum of the groups that gain.
     chances[0] = 1.0
     for size in sizes:
         chances /= 2
@@ -179,12 +180,12 @@ class _Measured:
 
     curve: Curve
     merits: np.ndarray
-    """What each example contributes to the score: in how many repeats of the folds it is right, or
-    of numbers, what its mean squared error leaves of their variance. [n]"""
+    """What each example contributes to the score: in how many repeats of the folds it is right; for
+    numbers, 1 - its mean squared error / the variance of the labels. [n]"""
     resampled: np.ndarray
     """The score in each resample. [B]"""
     depths: np.ndarray
-    """In each resample, from where on it stays above half of its rise. [B]"""
+    """The depth from which on the curve stays above half of its rise, in each resample. [B]"""
 
     @classmethod
     def of(cls, curve: Curve, answers: _Answers, resamples: Resamples) -> _Measured:
@@ -216,7 +217,7 @@ class _Measured:
 
 
 def _resamples(tables: list[pd.DataFrame], rows: np.ndarray) -> Resamples:
-    """Draw resamples of what belongs together in any wording: by a group, or by an equal text."""
+    """Draw resamples of rows that belong together in any wording, by a group or an equal text."""
     whole = None
     for table in tables:
         for column, same in (("group", str), ("text", plain)):

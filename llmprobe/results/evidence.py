@@ -1,8 +1,8 @@
-"""What a curve is evidence of: a row of questions with their answers, and a line written from them.
+"""What a curve is evidence of: questions with their answers, and a verdict written from them.
 
-A question that nothing was computed for is “not asked”, and the line then says nothing of it. “No”
-is a claim as “yes” is: it needs an interval that ends within `MARGIN`. What neither can be said of
-is “unclear”, with the number of units that it would take.
+A question that nothing was computed for is “not asked”, and the verdict lists it at its end. “No”
+is a claim, as “yes” is: it needs an interval that ends within `MARGIN`. Where neither holds, the
+answer is “unclear”, with the number of units that it would take.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from llmprobe.results.questions import MARGIN, QUESTIONS, Answer, Evidence, Word
 from llmprobe.results.units_needed import ENDS, fewest, units_needed, units_of, would_tell
 
 USED_SHARE = 0.1
-"""The share of what an answer differs between the classes that an effect needs to be called use:
-some have been the largest of all of the null, and 3 % of it."""
+"""The least effect that is called use, as a share of the difference in answers between the classes:
+effects of 3 % have been larger than all of the null."""
 
 
 def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evidence:
@@ -36,7 +36,7 @@ def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evi
     Parameters
     ----------
     findings
-        Of the dataset's checks: ``level``, ``check`` and ``message``.
+        Findings of the dataset's checks: ``level``, ``check`` and ``message``.
     """
     if curve.layer is None or isnan(curve.score):
         unscored = Answer("does not apply", "No layer was scored.")
@@ -63,7 +63,7 @@ def evidence_of(curve: Curve, findings: Iterable[Mapping[str, Any]] = ()) -> Evi
 
 
 def _noted(curve: Curve) -> dict[str, Answer]:
-    """Return the questions that a run has noted why they cannot be asked of this curve."""
+    """Return the answers to questions that do not apply here, for the reasons the run has noted."""
     notes = {"said": "said_note", "used": "used_note", "linear": "linearity_note"}
     known = {key: curve.summary.get(column) for key, column in notes.items()}
     return {
@@ -173,7 +173,7 @@ def all_evidence(curves: Sequence[Curve], datasets: Iterable[Mapping[str, Any]])
     Parameters
     ----------
     datasets
-        What is known of them: ``name`` and, where they were checked, ``findings``.
+        Facts about them: ``name`` and, where they were checked, ``findings``.
     """
     findings = {facts.get("name"): facts.get("findings") or [] for facts in datasets}
     return [evidence_of(curve, findings.get(curve.dataset, ())) for curve in curves]

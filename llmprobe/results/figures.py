@@ -1,12 +1,13 @@
-"""What can be drawn of results, by name: a figure is one decorated function.
+"""The figures that can be drawn of results, by name: each is one decorated function.
 
     @figure("peaks", caption="The best score of each model.", alt="Bar chart: …")
     def peaks(results: Results) -> Figure | None:
         ...
 
-It is then among the files of every run, and on its page. None means that these results have
-nothing to draw; a mapping draws several, ``{"accuracy": …}`` being called ``peaks_accuracy``. With
-a second argument ``look``, it is drawn as wide, and where, the user says (``results.plot``).
+It is then drawn for every run, in its files and on its page. A function returns None where these
+results have nothing to draw, and a mapping for several figures: ``{"accuracy": …}`` is called
+``peaks_accuracy``. With a second argument ``look``, it draws in the size and the place that the
+user asks for (``results.plot``).
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ class Look:
     height: float | None = None
     """Inches; by default what is drawn decides."""
     title: str | None = None
-    """What stands above, of a single panel in place of its own title."""
+    """The title above; a single panel has it in place of its own."""
     cmap: Colormap | None = None
     """Colours of scores."""
     metric: str | None = None
-    """What is drawn in place of each dataset's main metric."""
+    """The metric that is drawn in place of each dataset's main metric."""
     layer: int | None = None
-    """Of the probes, in place of the best."""
+    """The layer of the probes, in place of the best one."""
 
     def inches(self, default: float) -> float:
-        """Return how wide what is drawn is."""
+        """Return the width of the figure, or of the axes it is drawn in, in inches."""
         if self.ax is None:
             return self.width or default
         extent = self.ax.get_window_extent().transformed(self.ax.figure.dpi_scale_trans.inverted())
@@ -69,9 +70,9 @@ class FigureKind:
     """A figure that every run may have."""
 
     name: str
-    """Of its file, and what it is asked for by."""
+    """The name of its file, by which it is asked for."""
     draw: Draw
-    """From results (and a ``Look``) to the figure, or to several by what follows their name."""
+    """The function from results (and a ``Look``) to the figure, or to several by name suffix."""
     caption: str = ""
     """What it shows; ``{metric}`` stands for what the metric is called."""
     alt: str = ""
@@ -81,12 +82,12 @@ class FigureKind:
     on_page: bool = False
     """Whether the page shows it; else it is drawn into files alone."""
     takes: frozenset[str] = frozenset()
-    """What of a ``Look`` it heeds beside sizes and title: ax, cmap, metric, layer."""
+    """The parts of a ``Look`` that it uses beside sizes and title: ax, cmap, metric, layer."""
 
     def drawn(self, results: Results, look: Look = RUN) -> Mapping[str, Figure]:
-        """Draw it, by what follows its name: nothing where it is one, no entry for no figure.
+        """Draw the figures, by the suffix of their name: ``""`` for a single one; empty for none.
 
-        What does not know of looks gets its size and title afterwards.
+        Figures of a function without ``look`` get their size and title afterwards.
         """
         knows = "look" in signature(self.draw).parameters
         drawn = self.draw(results, look=look) if knows else self.draw(results)
@@ -121,7 +122,7 @@ def figure(
     on_page
         By default, whether it has a caption.
     takes
-        What it heeds, in words with spaces between them.
+        ``FigureKind.takes``, as words with spaces between them.
 
     Raises
     ------
@@ -148,9 +149,9 @@ def draw_figures(results: Results) -> dict[str, Figure]:
 
 
 def figure_kind(name: str) -> FigureKind | None:
-    """Return what a drawn figure is of, such as ``projection`` of ``projection_capitals``.
+    """Return the kind of a drawn figure by its name: ``projection`` for ``projection_capitals``.
 
-    None for what is drawn outside the registry.
+    None for figures that are drawn outside the registry.
     """
     kinds = [kind for kind in FIGURES.values() if f"{name}_".startswith(f"{kind.name}_")]
     return max(kinds, key=lambda kind: len(kind.name), default=None)
