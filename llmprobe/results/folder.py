@@ -50,26 +50,29 @@ AS_TEXT = (
 )
 """Tables that are written as CSV too."""
 FEW_ROWS = ("transfer", "differences")
-"""Tables beside results and summary that are read also where details are not wanted."""
+"""Tables that are read, beside results and summary, also where details are not wanted."""
 EVIDENCE = "evidence.json"
-"""What the tables are evidence of. It is for other programs: here it is always made of the tables
-again, so that it says what they say."""
+"""The answers and verdicts of all curves, for other programs. llmprobe itself always makes them
+again from the tables, so that they agree."""
 OF_A_PART = ("results", "summary", "predictions", "learning_curve", "rivals")
 _MOST_DISTINCT = 1 << 30
-"""Bytes of different values that a column of a table keeps once each."""
+"""The most bytes of distinct values of which a column of a table stores each once."""
 PROBES, FOLD0_PROBES = "probes.safetensors", "blind_probes.safetensors"
 MULTI_LAYER_PROBE = "multi_layer_probe.safetensors"
 
 
 @dataclass(frozen=True)
 class Part:
-    """The results of one model on one dataset, in a folder named by all that they depend on."""
+    """The results of one model on one dataset at one position.
+
+    The name of the folder depends on all that the results depend on.
+    """
 
     folder: Path
-    """Which need not exist yet."""
+    """The folder, which need not exist yet."""
 
     def load(self) -> Results | None:
-        """Read the results; None unless they are there, whole, readable and of this version."""
+        """Read the results; None unless they are there, undamaged and of this version."""
         try:
             files = set(recorded(self.folder))
             if not {PROBES, FOLD0_PROBES, *map(_table_file, OF_A_PART)} <= files:
@@ -85,7 +88,7 @@ class Part:
         return Results(**tables, probes=probes, fold0_probes=fold0)
 
     def save(self, results: Results) -> None:
-        """Write probes and tables; without any of them the part does not count."""
+        """Write probes and tables; a part that lacks any of them does not count."""
         with written_together(self.folder) as new:
             for probe, name in zip(results.probes, (PROBES, MULTI_LAYER_PROBE), strict=False):
                 probe.save(new(name))
@@ -95,7 +98,7 @@ class Part:
 
 
 def require_writable_folder(out: Path) -> None:
-    """Make a folder, and find out that it cannot be written before hours of work, not after.
+    """Make a folder, and check that it can be written before hours of work are lost.
 
     Raises
     ------
@@ -115,12 +118,12 @@ def require_writable_folder(out: Path) -> None:
 
 @contextmanager
 def claimed(out: Path, tidy: bool = True) -> Iterator[None]:
-    """Make a folder, and have it alone while the block lasts.
+    """Make a folder, and hold its lease during the block.
 
     Parameters
     ----------
     tidy
-        Whether to remove what killed processes left; not where some may still be at work.
+        As in ``lease``.
 
     Raises
     ------
@@ -140,11 +143,11 @@ def write_results(out: Path, results: Results) -> None:
         write_text(new(EVIDENCE), evidence_text(results))
         for name, field in TABLES.items():
             table: pd.DataFrame = getattr(results, field)
-            if table.empty:  # One may be left of another config.
+            if table.empty:  # A file may be left of another config.
                 for path in out.glob(f"{name}.*"):
                     path.unlink()
                 continue
-            # Concepts of one dataset have the same texts, of which each is then there once.
+            # Concepts of one dataset have the same texts, each of which is then stored once.
             table.to_parquet(
                 new(_table_file(name)), index=False, dictionary_pagesize_limit=_MOST_DISTINCT
             )
@@ -158,19 +161,19 @@ def write_results(out: Path, results: Results) -> None:
             facts = {**probe.facts, "class_names": named} if named else probe.facts
             curve = names[model, dataset, position] + ("@multi-layer" if probe.reads else "")
             probes[_probe_path(out, model, curve)] = replace(probe, facts=facts)
-        # Like the tables, they are those of this config that are finished; parts keep the others.
+        # Like the tables, these are the finished probes of this config; parts keep the others.
         remove_others(out / "probes", "*/*.safetensors", probes)
         for path, probe in probes.items():
             probe.save(new(path.relative_to(out).as_posix()))
 
 
 def add_transfer(out: Path, matrix: TransferMatrix, config: str) -> None:
-    """Write the tables of a transfer into a folder, and what they say into those of its run.
+    """Write the tables of a transfer into a folder, and update its summary and evidence.
 
     Parameters
     ----------
     config
-        That of the folder, which asks for the transfer.
+        The config of the folder, which asks for the transfer.
 
     Raises
     ------
@@ -199,7 +202,7 @@ def evidence_text(results: Results) -> str:
 
 
 def refresh_evidence(out: Path, results: Results) -> None:
-    """Write evidence.json into a folder again, unless it says what the tables say already."""
+    """Write evidence.json into a folder again, unless it agrees with the tables already."""
     text = evidence_text(results)
     try:
         if read_back(out / EVIDENCE).decode("utf-8") == text:
@@ -213,13 +216,13 @@ def refresh_evidence(out: Path, results: Results) -> None:
 def read_results(out: Path, details: bool = True) -> Results:
     """Read the folder of a run, a comparison or an experiment; probes are left where they are.
 
-    What is missing or damaged beside results and summary is empty, and a note says so; columns
-    that an earlier version did not write are NaN.
+    If other tables than results and summary are missing or damaged, they are empty and a note says
+    so. Columns that an earlier version did not write are NaN.
 
     Parameters
     ----------
     details
-        Whether to read more than results, summary, transfer and differences; without, the other
+        Whether to read more than results, summary, transfer and differences; otherwise the other
         tables are empty.
 
     Raises
@@ -300,7 +303,7 @@ def missing_curves(results: Results, config: RunConfig) -> Iterator[str]:
         for source, dataset, position in product(config.sources, config.datasets, positions)
     ]
     finished = set(zip(*(results.summary[name] for name in CURVE), strict=True))
-    # Which concepts a dataset has is not in the config; each is called DATASET:CONCEPT.
+    # The config does not list the concepts of a dataset; each is called DATASET:CONCEPT.
     finished |= {(model, name.partition(":")[0], place) for model, name, place in finished}
     missing = [
         f"{model} on {curve_title(dataset, position if len(positions) > 1 else '')}"
@@ -373,7 +376,7 @@ def read_table(folder: Path, name: str, any_version: bool = False) -> pd.DataFra
 
 
 def whole_config(out: Path) -> Path:
-    """Return where the config of a run folder is, if it is there.
+    """Return the path of the config of a run folder, which may be missing but not damaged.
 
     Raises
     ------
@@ -386,12 +389,12 @@ def whole_config(out: Path) -> Path:
     except ValueError as error:
         raise _damaged(path, error) from None
     except OSError:
-        pass  # Whoever reads it says what it means that it is not there.
+        pass  # The caller, who reads it, reports that it is missing.
     return path
 
 
 def read_environment(out: Path) -> dict[str, Any]:
-    """Read what the results of a run folder may depend on beside the config.
+    """Read what the results of a run folder may depend on besides the config.
 
     ``models`` and ``datasets`` are lists of mappings with a ``name``.
 
@@ -411,7 +414,7 @@ def read_environment(out: Path) -> dict[str, Any]:
 
 
 def remove_others(folder: Path, pattern: str, kept: Collection[Path]) -> None:
-    """Remove the files of an earlier config, and folders that are empty then."""
+    """Remove files of an earlier config, all but ``kept``, and folders that become empty."""
     for path in sorted(folder.glob(pattern)):
         if path not in kept and path.is_file():
             path.unlink()
@@ -470,7 +473,7 @@ def _completed(
 
 
 def _with_position(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
-    """Add the position to a table in which an earlier version had none: that of the results."""
+    """Add the position of the results to a table of an earlier version that has none."""
     if "position" in rows:
         return rows
     curve = ["model", "dataset"]
@@ -503,7 +506,7 @@ def _probe_path(out: Path, model: str, curve: str) -> Path:
 def _detail(
     out: Path, name: str, wanted: bool, results: pd.DataFrame, notes: list[str]
 ) -> pd.DataFrame:
-    """Read a table that a page can do without; why it is empty goes to the notes."""
+    """Read a table that a page can do without; if it is empty, a note says why."""
     empty = pd.DataFrame(columns=columns_of(name))
     path = out / _table_file(name)
     if not wanted:
@@ -521,7 +524,7 @@ def _detail(
             table["repeat"] = 0
         if name == "differences":  # Columns that an earlier version did not write are empty.
             table = table.reindex(columns=columns_of(name))
-        if "model" in table:  # Examples are of no curve.
+        if "model" in table:  # Examples belong to no curve.
             table = _with_position(table, results)
         if not _is_whole(table, name):
             raise _damaged(path, "rows are missing, or are there twice")
@@ -548,7 +551,7 @@ def _is_whole(table: pd.DataFrame, name: str) -> bool:
 def _of_both(
     out: Path, table: pd.DataFrame, summary: pd.DataFrame, notes: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep the rows of those curves that both tables have."""
+    """Keep the rows of the curves that both tables have."""
     pairs = [pd.MultiIndex.from_frame(rows[list(CURVE)]) for rows in (table, summary)]
     kept = [one.isin(other) for one, other in (pairs, reversed(pairs))]
     if all(rows.all() for rows in kept):

@@ -6,16 +6,16 @@ import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 TRAINING_VARIANCE = 1.7
-"""How much the variance of a cross-validated score is above that over resamples of predictions, in
-times of their instability (`metrics.instability`): other examples would have trained other probes
-too. Bates, Hastie & Tibshirani (2023) estimate that from hundreds of splits; in simulations the
-variance was 0.8 to 1.3 times that over resamples where the instability was 0.11 to 0.15, and 1.3 to
-1.9 times where it was 0.25 to 0.4."""
+"""The variance of a cross-validated score is that over resamples of its predictions, times 1 + this
+factor times their instability (`metrics.instability`): other examples would have trained other
+probes too. Bates, Hastie & Tibshirani (2023) estimate that from hundreds of splits. In simulations
+the variance was 0.8 to 1.3 times that over resamples where the instability was 0.11 to 0.15, and
+1.3 to 1.9 times where it was 0.25 to 0.4."""
 UNKNOWN_INSTABILITY = 0.3
 """The instability that is assumed where folds were not repeated."""
 
 PRIOR_GROUPS = 0.1
-"""How many groups wholly on the rarer side an interval takes for granted: see `unit_interval`."""
+"""The number of groups that an interval adds to those observed: see `unit_interval`."""
 
 
 def unit_interval(estimate: float, variance: float, size: float) -> tuple[float, float]:
@@ -23,17 +23,17 @@ def unit_interval(estimate: float, variance: float, size: float) -> tuple[float,
 
     It is Wilson's (1927) with the effective number of examples: θ(1 − θ) / variance, with the
     bootstrap's variance of θ (Korn & Graubard 1998; Dean & Pagano 2015 compare such intervals) and
-    Student's quantile. The variance times size / (size − 1) is unbiased. Close to 0 or 1 it rests
-    on one or two groups, or is 0, so `PRIOR_GROUPS` groups' worth of examples that agree is added
-    to both of its parts: 0.1, because that came nearest to 95 % for accuracy, over 16 settings (60
-    or 200 single examples; 25 to 300
-    groups of 2 to 5, or of 1 to 9; whose examples agree wholly, by half, or not at all)::
+    Student's quantile. The variance times size / (size − 1) is unbiased. Close to 0 or 1 the
+    variance rests on one or two groups, or is 0. So `PRIOR_GROUPS` groups' worth of examples that
+    agree is added to both parts of the quotient: 0.1, because that came nearest to 95 % for
+    accuracy, over 16 settings (60 or 200 single examples; 25 to 300 groups of 2 to 5, or of 1 to 9,
+    whose examples agree wholly, by half, or not at all)::
 
         % covered, mean (range)    this interval        percentile           BCa
         accuracy 0.5 to 0.93       95.2 (94.1, 96.3)    92.9 (89.8, 94.6)    94.6 (92.8, 95.9)
         accuracy 0.95 to 0.99      96.2 (94.2, 98.0)    78.0 (59.3, 92.1)    81.3 (62.3, 94.8)
 
-    (Over 97 % only for groups that do not matter.) In 22 settings of Gaussian scores, balanced
+    (It was over 97 % only where groups do not matter.) In 22 settings of Gaussian scores, balanced
     accuracy was covered 92 to 97 %, F1 94 to 97 %, AUROC 94 to 99 %, Brier score 92 to 98 %;
     percentile intervals fell to 42 % for an AUROC of 0.998.
 
@@ -58,15 +58,15 @@ def unit_interval(estimate: float, variance: float, size: float) -> tuple[float,
 
 
 def positive_interval(estimate: float, variance: float, size: float) -> tuple[float, float]:
-    """Return the 95 % interval of a score in [0, ∞): Student's, of its logarithm.
+    """Return the 95 % interval of a score in [0, ∞): Student's interval of its logarithm.
 
-    Of a log loss it covered 93 to 96 % in simulations, percentile intervals 91 to 94 %. But with
-    60 examples and a loss under 0.2, which hangs on mistakes so rare that few or none were seen,
-    76 to 91 % (percentile: 71 to 89 %; BCa: 78 to 90 %).
+    In simulations it covered a log loss in 93 to 96 % of cases, percentile intervals in 91 to 94 %.
+    But with 60 examples and a loss under 0.2, which depends on mistakes so rare that few or none
+    were seen, it covered it in 76 to 91 % (percentile: 71 to 89 %; BCa: 78 to 90 %).
     """
     if estimate == 0:
         return 0.0, 0.0
-    with np.errstate(over="ignore"):  # Of one group, nothing is known.
+    with np.errstate(over="ignore"):  # With one group, the interval may be infinite.
         factor = float(np.exp(_student(size) * np.sqrt(variance * _unbiased(size)) / estimate))
     return estimate / factor, estimate * factor
 

@@ -1,4 +1,4 @@
-"""What changing a model's states does to its answers: a table, and what it comes to."""
+"""What changing a model's states does to its answers: a table, and its summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmprobe.results.resampling import Resamples
 
 
 class AnEdit(Protocol):
-    """A change of a state along the direction of a number."""
+    """A change of a state along one of the directions, which are numbered."""
 
     @property
     def direction(self) -> int:
@@ -31,39 +31,40 @@ class AnEdit(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """The texts whose states were changed, and what the model says of them as they are."""
+    """The texts whose states are changed, and what the model says of them unchanged."""
 
     labels: np.ndarray
-    """The class of each. [m]"""
+    """The class of each text. [m]"""
     pairs: np.ndarray
-    """The two classes between which each was moved, its own and another one, in order. [m, 2]"""
+    """The two classes between which each state is moved, its own and another, in order. [m, 2]"""
     logits: np.ndarray
-    """Of the answers. [m, C]"""
+    """The logits of the answers, with unchanged states. [m, C]"""
     resamples: Resamples
-    """Of their units."""
+    """Resamples of the texts' units."""
     kinds: Sequence[str]
-    """The directions that have a null, the first ones; each draw of it has one for each."""
+    """The kinds of directions that have a null, which come first; each draw of the null has one
+    direction for each."""
 
     @property
     def log_odds(self) -> np.ndarray:
-        """Return those of the second of each text's two classes. [m]"""
+        """Return the log-odds of the second of each text's two classes over the first. [m]"""
         return log_odds_between(self.logits, self.pairs)
 
     @property
     def gap(self) -> float:
         """Return how far apart two classes are in the log-odds of one over the other.
 
-        Of more than two classes, on average over all pairs of them.
+        With more than two classes, it is the average over all pairs of them.
         """
         gaps = [second.mean() - first.mean() for first, second in self._of_pairs()]
         return float(np.mean(gaps))
 
     @property
     def scale(self) -> float:
-        """Return what effects are shares of: the gap, or how the log-odds vary within a class.
+        """Return what effects are shares of: the gap, or the spread of log-odds within a class.
 
-        The larger of both: where the model hardly says the class, the gap is next to nothing, and
-        anything would be a large share of it.
+        It is the larger of both: where the model hardly says the class, the gap is next to nothing,
+        and any effect would be a large share of it.
         """
         within = [np.concatenate([first - first.mean(), second - second.mean()]).std()
                   for first, second in self._of_pairs()]  # fmt: skip
@@ -78,7 +79,7 @@ class Measured:
     def auroc(self, log_odds: np.ndarray) -> float:
         """Return how often log-odds [m] are higher for a text of the second of its two classes.
 
-        Of more than two classes, on average over the pairs of them; NaN without any.
+        With more than two classes, it is the average over the pairs of them; NaN without any.
         """
         from scipy.stats import rankdata  # type: ignore[import-untyped]
 
@@ -98,9 +99,9 @@ def log_odds_between(logits: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     logits
-        Of the answers. [..., C]
+        The logits of the answers. [..., C]
     pairs
-        The one over which they are, and the other one. [..., 2]
+        The indices of two answers: log-odds are those of the second over the first. [..., 2]
     """
     both = np.take_along_axis(logits, np.broadcast_to(pairs, (*logits.shape[:-1], 2)), axis=-1)
     log_odds: np.ndarray = both[..., 1] - both[..., 0]
@@ -109,22 +110,22 @@ def log_odds_between(logits: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What came of changing the states of one model on one dataset."""
+    """The results of changing the states of one model on one dataset."""
 
     table: pd.DataFrame
     """A row for each layer × direction × edit × dose, without the names of the curve."""
     by_layer: pd.DataFrame
-    """Columns of the results, a row for each layer: ``used_share`` with its interval, of the
-    direction that has the largest effect of all, and ``used_p_value``."""
+    """Columns of the results, a row for each layer: ``used_share`` with its interval and
+    ``used_p_value``, of the direction that has the largest effect at any layer."""
     summary: pd.DataFrame
     """Columns of the summary, one row."""
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Columns of ``columns.INTERVENE_EXAMPLES``, without the names of the curve and the texts."""
+    """Columns of ``columns.INTERVENE_EXAMPLES``, but for the names of the curve and the texts."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """What some edits did at one layer."""
+    """The effects of some edits at one layer."""
 
     layer: int
     edits: Sequence[AnEdit]
@@ -136,14 +137,14 @@ class Changed:
 
 
 def summarise(measured: Measured, parts: Sequence[Changed], fitted: Sequence[str]) -> Intervention:
-    """Compare each effect with those of the null by the same edit.
+    """Compare each effect with those of the same edit along directions of the null.
 
-    The effect on a text is how far its log-odds move against the side on which its state stood.
+    The effect on a text is how far its log-odds move away from the side on which its state stood.
 
     Parameters
     ----------
     parts
-        Reflections are of every layer, and come first.
+        The effects at each layer. Those of all layers, with the reflections, come first.
     fitted
         The names of the first directions; all further ones are of the null.
     """
@@ -158,7 +159,7 @@ def summarise(measured: Measured, parts: Sequence[Changed], fitted: Sequence[str
             null = [i for i in columns if part.edits[i].direction >= len(fitted)]
             rows += [names | row for row in _rows(measured, part, own, null, fitted)]
     table = pd.DataFrame(rows)
-    # What was first changed at every layer is completed by the null of one.
+    # At the layer that was edited twice, the second time has the null too.
     table = table.drop_duplicates(["layer", "direction", "edit", "dose"], keep="last")
     table = table.sort_values("layer", kind="stable").reset_index(drop=True)
     for end in ("", "_low", "_high"):
@@ -209,7 +210,7 @@ def _rows(
 
 
 def _p_value(value: float, null: np.ndarray) -> float:
-    """Return how often the null, or the effect itself, is as large; NaN without a null."""
+    """Return the share of the null as large as the effect, which counts too; NaN without a null."""
     return float((1 + (null >= value).sum()) / (1 + len(null))) if len(null) else np.nan
 
 
@@ -218,8 +219,8 @@ def _used(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the columns of the results and of the summary, by reflections.
 
-    The largest effect over layers and directions is compared with the largest of each draw of the
-    null, which has a direction of each kind too.
+    The largest effect over layers and directions is compared with the largest effect of each draw
+    of the null, which has a direction of each kind too.
     """
     reflected = table[(table["edit"] == "reflect") & (table["direction"] != "null")]
     best = reflected.iloc[int(reflected["effect"].to_numpy().argmax())]

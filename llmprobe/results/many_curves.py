@@ -12,9 +12,9 @@ from llmprobe.results.curve import SURE
 from llmprobe.results.results import Results
 
 ENOUGH_AS_GOOD = 10
-"""Shuffles that do as well as the observed labels, after which more would tell little."""
+"""Once so many shuffles do as well as the observed labels, more shuffles would tell little."""
 STEP = 4
-"""Times as many shuffles in each round as in the one before."""
+"""Each round has this many times as many shuffles as the one before."""
 
 
 def of_one_run(parts: Sequence[Results]) -> Results:
@@ -26,9 +26,8 @@ def of_one_run(parts: Sequence[Results]) -> Results:
 def with_adjusted_p_values(summary: pd.DataFrame) -> pd.DataFrame:
     """Return the summary of a run with ``peak_p_value_adjusted``.
 
-    It is the least share of false ones, among the curves of the run that are called above chance,
-    at which the curve is one of them (Benjamini & Hochberg 1995). Curves without a p-value are not
-    counted.
+    It is the lowest false discovery rate at which the curve is among those of the run that are
+    called above chance (Benjamini & Hochberg 1995). Curves without a p-value are not counted.
     """
     p = summary["peak_p_value"].to_numpy(float)
     adjusted, tested = p.copy(), np.isfinite(p)
@@ -42,10 +41,10 @@ def with_adjusted_p_values(summary: pd.DataFrame) -> pd.DataFrame:
 def more_permutations(summary: pd.DataFrame) -> np.ndarray:
     """Return to how many shuffles each curve should go on, 0 where it need not. [curves] int
 
-    Those should whose adjusted p-value is above 0.05, while so few shuffles did as well that more
-    could make it smaller (Besag & Clifford 1991 stop after a fixed number of those, too). Nobody
-    goes on past the number that makes the smallest p-value small enough for a curve that is above
-    chance alone: 20 for each curve of the run.
+    A curve goes on if its adjusted p-value is above 0.05, but so few shuffles did as well that more
+    could make it smaller (Besag & Clifford 1991 stop after a fixed number of those, too). No curve
+    goes on past the number with which the smallest p-value would do for a curve that alone is above
+    chance: 20 for each curve of the run.
 
     Parameters
     ----------
@@ -58,6 +57,6 @@ def more_permutations(summary: pd.DataFrame) -> np.ndarray:
     )
     as_good = np.rint(p * (shuffles + 1)) - 1
     most = np.ceil(np.isfinite(p).sum() / SURE)
-    # Of fewer than 19 shuffles no p-value was wanted that says anything.
+    # Fewer than 19 shuffles cannot give 0.05, so no such p-value was wanted.
     goes_on = (adjusted > SURE) & (as_good < ENOUGH_AS_GOOD) & (shuffles >= 19) & (shuffles < most)
     return np.where(goes_on, np.minimum(STEP * shuffles, most), 0).astype(int)

@@ -1,4 +1,4 @@
-"""What is measured of a layer: each metric once, with all that tables, figures and pages need.
+"""The metrics of a layer, each defined once with all that tables, figures and pages need.
 
     @metric("sensitivity", "sensitivity", target="classes", chance=0.5, heatmap=True)
     def sensitivity(predictions: Predictions) -> np.ndarray:
@@ -31,7 +31,7 @@ from llmprobe.results.operating import negatives_needed
 from llmprobe.results.resampling import Resamples, chunks, floats
 
 BINS = 15
-"""Of the calibration error: Guo et al. 2017, section 5."""
+"""Bins of the calibration error: Guo et al. 2017, section 5."""
 
 LOW_RATES = (0.1, 0.01, 0.001)
 """The false positive rates that have a metric."""
@@ -51,7 +51,7 @@ class Predictions:
     """The out-of-fold predictions of one layer, in every resample of the examples at once."""
 
     truth: np.ndarray
-    """Class indices, or the numbers that labels are. [n]"""
+    """Class indices, or labels that are numbers. [n]"""
     predicted: np.ndarray
     """Probabilities of the classes [n, C], or predicted numbers [n]."""
     resamples: Resamples
@@ -67,7 +67,7 @@ class Predictions:
 
     @cached_property
     def at_low_rates(self) -> dict[float, tuple[np.ndarray, np.ndarray]]:
-        """Return the operating points of `LOW_RATES`, which several metrics show."""
+        """Return the operating points at `LOW_RATES`, which several metrics use."""
         return _at_low_rates(self)
 
     @property
@@ -89,7 +89,7 @@ class Predictions:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether that is the class of the example. [n] bool"""
+        """Whether ``choice`` is the class of each example. [n] bool"""
         right: np.ndarray = self.choice == self.truth
         return right
 
@@ -102,7 +102,7 @@ class Predictions:
 
     @property
     def ranked_classes(self) -> range:
-        """The classes whose probabilities are ranked: of two, the last; of more, each."""
+        """Return the classes whose probabilities are ranked: of two, the last; of more, each."""
         return range(1, 2) if self.n_classes == 2 else range(self.n_classes)
 
     def totals(self, values: np.ndarray) -> np.ndarray:
@@ -122,26 +122,26 @@ Compute = Callable[[Predictions], np.ndarray]
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the results that says something of a layer."""
+    """A column of the results that measures a layer."""
 
     name: str
-    """Of the column; the ends of its interval are ``name_low`` and ``name_high``."""
+    """The name of the column; the ends of its interval are ``name_low`` and ``name_high``."""
     label: str
     """What tables and figures call it."""
     target: Target = "any"
-    """Of what kind of labels it is."""
+    """The kind of labels that it is for."""
     compute: Compute | None = None
-    """From predictions to the metric in each resample [B], NaN where it is not defined. None: the
-    protocol itself has it, from more than predictions."""
+    """The function from predictions to the metric in each resample [B], NaN where it is not
+    defined. None where the protocol computes it, from more than predictions."""
     interval: Interval | None = None
     """How its 95 % interval is made."""
     class_balanced: bool = False
     """Whether every class counts the same, so that a rare class makes the interval wide."""
     chance: float | Callable[[pd.DataFrame], pd.Series] | None = None
-    """What a probe that learned nothing has; a function of rows of the results, if it depends on
-    the dataset; None where that is not a number."""
+    """The score of a probe that learned nothing. If that depends on the dataset, a function from
+    rows of the results to it; None where there is no such number."""
     chance_name: str = "chance"
-    """What such a probe is as good as."""
+    """What figures and pages call that score."""
     perfect: float = 1.0
     """The best value there is."""
     heatmap: bool = False
@@ -151,11 +151,11 @@ class Metric:
 
     @property
     def columns(self) -> list[str]:
-        """Its column, and those of its interval if it has one."""
+        """Return its column, and those of its interval if it has one."""
         return [self.name, *([f"{self.name}_low", f"{self.name}_high"] if self.interval else [])]
 
     def chance_of(self, rows: pd.DataFrame) -> pd.Series:
-        """Return what a probe that learned nothing has, for each row of the results."""
+        """Return the score of a probe that learned nothing, for each row of the results."""
         if callable(self.chance):
             return self.chance(rows)
         return pd.Series(np.nan if self.chance is None else self.chance, index=rows.index)
@@ -190,9 +190,9 @@ class Metric:
 
 
 def instability(repeats: Sequence[Predictions]) -> float:
-    """Return how much it matters to an example which others its probe was trained on, 0 to 1.
+    """Return how much a prediction depends on which other examples trained its probe, 0 to 1.
 
-    That is the share of the variance of being right (of numbers: of the squared error) that is
+    It is the share of the variance of being right (for numbers, of the squared error) that is
     between repeats of the folds. 0 where one probe predicted all examples; `UNKNOWN_INSTABILITY`
     where the folds were not repeated.
     """
@@ -301,9 +301,9 @@ def balanced_accuracy(predictions: Predictions) -> np.ndarray:
 def auroc(predictions: Predictions) -> np.ndarray:
     """Compute the area under the ROC curve: of the last of two classes, else the one-vs-rest mean.
 
-    Within folds: the share of the pairs of a positive and a negative example of one fold that are
-    in order. (Examples of different folds are scored by different probes: pooled, they are ranked
-    by the shares of the classes that these were fitted on too, which lie against the labels.) Folds
+    It is within folds: the share of the pairs of a positive and a negative example of one fold that
+    are in order. (Examples of different folds are scored by different probes. Pooled, they would
+    also be ranked by the class shares of the training sets, which lean against the labels.) Folds
     without both classes have no pairs; NaN where no fold has any. Forman & Scholz 2010, section 3.
     """
     return _mean(_areas(predictions))
@@ -313,7 +313,7 @@ def auroc(predictions: Predictions) -> np.ndarray:
 def partial_auroc(predictions: Predictions) -> np.ndarray:
     """Compute the area under the ROC curve where the false positive rate is at most 10 %.
 
-    Of two classes; standardised, so that chance is 0.5 and perfect 1 (McClish 1989, as
+    It is for two classes; standardised, so that chance is 0.5 and perfect 1 (McClish 1989, as
     scikit-learn's ``max_fpr``). NaN where `negatives_needed` says that there are too few units.
     """
     return predictions.at_low_rates[0.1][1]
@@ -321,7 +321,7 @@ def partial_auroc(predictions: Predictions) -> np.ndarray:
 
 @metric("tpr_at_1_fpr", "TPR at 1 % FPR", target="classes", class_balanced=True, chance=0.01)
 def tpr_at_1_fpr(predictions: Predictions) -> np.ndarray:
-    """Compute the share of positives above the threshold that 1 % of the negatives exceed at most.
+    """Compute the share of positives above the threshold that at most 1 % of the negatives exceed.
 
     Of two classes, the last is positive. The scores of all folds are ranked together, since the
     negatives of one fold are too few. NaN where `negatives_needed` says that there are too few.
@@ -337,7 +337,7 @@ def tpr_at_01_fpr(predictions: Predictions) -> np.ndarray:
 
 @metric("f1", "F1", target="classes", class_balanced=True)
 def f1(predictions: Predictions) -> np.ndarray:
-    """Compute F1 of the last of two classes, else its mean over the classes that are there."""
+    """Compute F1 of the last of two classes; of more, its mean over the classes that occur."""
     one_hot, chosen = predictions.one_hot, np.eye(predictions.n_classes)[predictions.choice]
     right = predictions.totals(one_hot * chosen)
     with np.errstate(invalid="ignore"):
@@ -387,7 +387,7 @@ def ece(predictions: Predictions) -> np.ndarray:
 def rank_correlation(predictions: Predictions) -> np.ndarray:
     """Compute Spearman's correlation of labels and predictions, within folds as the AUROC is.
 
-    The mean over folds, weighted by their examples; each resample is ranked anew.
+    It is the mean over folds, weighted by their examples; each resample is ranked again.
     """
     return _spearman(predictions)
 
@@ -441,10 +441,10 @@ def _mean(by_class: np.ndarray) -> np.ndarray:
 
 
 def _areas(predictions: Predictions) -> np.ndarray:
-    """Compute the share of positive-negative pairs of a fold in order, ties for half.
+    """Compute the share of positive-negative pairs of a fold in order; ties count half.
 
-    A negative counts with the weight of the positives above it, of which there are few where the
-    classes are many: so the negatives between two of those are added up first.
+    A negative counts with the weight of the positives above it. With many classes there are few
+    positives, so the negatives between two of them are added up first.
 
     -> of each resample and ranked class [B, classes], NaN where no fold has a pair
     """
@@ -497,7 +497,7 @@ def _at_low_rates(predictions: Predictions) -> dict[float, tuple[np.ndarray, np.
     )
     places = _places(least_sure[positives], least_sure[negatives])
     all_won, all_lost = predictions.totals(np.column_stack([~negative, negative])).astype(float).T
-    # Only the surest negatives are needed, as many as are more than the highest rate.
+    # Only the surest negatives are needed: enough to exceed the highest rate.
     some = int(2 * max(told) * len(negatives)) + 1
     for part in chunks(counts.shape[1], len(least_sure)):
         weights = floats(counts[:, part], counts)  # Sums of whole numbers are exact in both.
@@ -524,7 +524,7 @@ def _at_low_rates(predictions: Predictions) -> dict[float, tuple[np.ndarray, np.
 
 
 def _spearman(predictions: Predictions) -> np.ndarray:
-    """Compute Spearman's correlation in each resample [B], of ranks within it, ties sharing theirs.
+    """Compute Spearman's correlation in each resample [B], of ranks within it; ties share a rank.
 
     NaN where no fold has one.
     """
@@ -560,7 +560,7 @@ def _places(reference: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _weight_below(weights: np.ndarray, less: np.ndarray, at_most: np.ndarray) -> np.ndarray:
-    """Add up the weight below each value, ties for half. [reference, B] to [values, B]"""
+    """Add up the weight below each value; ties count half. [reference, B] to [values, B]"""
     cumulated = np.zeros((len(weights) + 1, weights.shape[1]), weights.dtype)
     np.cumsum(weights, axis=0, out=cumulated[1:])
     below: np.ndarray = (cumulated[less] + cumulated[at_most]) / 2
@@ -568,7 +568,7 @@ def _weight_below(weights: np.ndarray, less: np.ndarray, at_most: np.ndarray) ->
 
 
 def _share(unexplained: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Return the share of squared error in a variance; NaN where that is no more than rounding."""
+    """Divide squared errors by a variance; NaN where the variance is no more than rounding."""
     there = variance > 1e-6  # Values are at most 1, in single precision.
     share: np.ndarray = np.divide(
         unexplained, variance, out=np.full(unexplained.shape, np.nan), where=there

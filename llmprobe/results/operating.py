@@ -1,6 +1,6 @@
 """Operating points: the score above which a monitor flags a text, at a false positive rate.
 
-Of two classes, the last one is what is looked for, and texts of the other are *negatives*.
+Of two classes, the last one is to be detected, and texts of the other are *negatives*.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ RATES = (0.1, 0.05, 0.01, 0.001)
 """The false positive rates that a probe has thresholds for."""
 
 CONFIDENCE = 0.95
-"""How sure it is that a guaranteed rate is kept."""
+"""The confidence with which a guaranteed rate is kept."""
 
 THRESHOLD_COLUMNS = (
     *("threshold_layer", "threshold_at_1_fpr", "threshold_at_01_fpr"),
     *("threshold_tpr_at_1_fpr", "threshold_tpr_at_01_fpr"),
     *("threshold_negative_units", "threshold_origin"),
 )
-"""What the summary has of a curve's saved probe."""
+"""The columns of the summary about the thresholds of a curve's saved probe."""
 
 Origin = Literal["out-of-fold", "test set", "set aside"]
 _MEANING: Mapping[Origin, str] = {
@@ -64,7 +64,7 @@ class OperatingPoints:
     values: Mapping[float, Sequence[float]]
     """For each false positive rate that so many units can tell, the threshold at each layer."""
     tpr: Mapping[float, Sequence[float]] = field(default_factory=dict)
-    """The share of the positives set aside above each of these; empty without any."""
+    """The share of the set-aside positives above each threshold; empty without any."""
 
     def at(self, fpr: float, place: int) -> Threshold:
         """Return the threshold for a false positive rate, at the ``place``-th layer.
@@ -89,7 +89,7 @@ class OperatingPoints:
 
     @property
     def guarantee(self) -> bool:
-        """Whether they keep their false positive rates with a guarantee."""
+        """Whether the thresholds keep their false positive rates with a guarantee."""
         return self.origin == "set aside"
 
     @property
@@ -98,7 +98,7 @@ class OperatingPoints:
         return [fpr for fpr in RATES if fpr not in self.values]
 
     def columns(self, layer: int, place: int) -> dict[str, Any]:
-        """Return what the summary has of them: those of a layer, which is the ``place``-th."""
+        """Return the columns of the summary, for the thresholds at ``layer``, the ``place``-th."""
         at = [
             by_rate[fpr][place] if fpr in by_rate else np.nan
             for by_rate in (self.values, self.tpr)
@@ -128,12 +128,12 @@ class OperatingPoints:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any], layers: int) -> OperatingPoints:
-        """Read those of a probe of so many layers.
+        """Return the operating points of an entry, for a probe of so many layers.
 
         Raises
         ------
         ValueError
-            It is no such thing. Other errors where its parts are of other types.
+            The entry is invalid. Parts of other types raise other errors.
         """
         values, tpr = (
             {float(fpr): [*map(float, by_layer)] for fpr, by_layer in entry[name].items()}
@@ -173,14 +173,14 @@ def by_hand(value: float) -> Threshold:
 def negatives_needed(rate: float) -> int:
     """Return how many independent negatives it takes to tell a false positive rate.
 
-    With fewer, a threshold that none of them exceeds could still have a higher rate: the upper end
+    With fewer, even a threshold that none of them exceeds could have a higher rate: the upper end
     of its 95 % interval is above ``rate``, 0 < rate < 1 (Clopper & Pearson 1934, one-sided).
     """
     return int(np.ceil(np.log(1 - CONFIDENCE) / np.log1p(-rate)))
 
 
 def from_held_out(scores: np.ndarray, units: np.ndarray, origin: Origin) -> OperatingPoints:
-    """Return the thresholds that at most so many of the negatives exceed, over all repeats.
+    """Return thresholds that at most their rate of the negatives exceeds, over all repeats.
 
     Parameters
     ----------
@@ -206,15 +206,15 @@ def from_set_aside(
 ) -> OperatingPoints:
     """Return thresholds that keep their false positive rates, at 95 % confidence.
 
-    A unit is one trial, and a false positive where any of its negatives exceeds the threshold:
-    rows of a unit are not independent, units are. Of n units that the probe has not seen, the
-    threshold is the smallest that so few exceed that the upper end of the one-sided 95 % interval
-    of their share is at most the rate (Clopper & Pearson 1934). How many may, k, depends on n
-    alone: the most with P(Binomial(n, rate) <= k) <= 0.05. So the threshold is the (k + 1)-th
-    largest of the units' largest scores, an upper tolerance limit (Wilks 1941, "Determination of
-    sample sizes for setting tolerance limits"; of classifiers: Tong, Feng & Li 2018,
-    "Neyman-Pearson classification algorithms and NP receiver operating characteristics",
-    proposition 1), which holds for any distribution of scores.
+    A unit is one trial, since units are independent and rows of a unit are not. It is a false
+    positive if any of its negatives exceeds the threshold. Let n units be set aside, which the
+    probe has not seen, and k of them exceed the threshold. The upper end of the one-sided 95 %
+    interval of their share (Clopper & Pearson 1934) is at most the rate as long as
+    P(Binomial(n, rate) <= k) <= 0.05. So for the largest such k, which depends on n and the rate
+    alone, the threshold is the (k + 1)-th largest of the units' largest scores. That is an upper
+    tolerance limit (Wilks 1941, "Determination of sample sizes for setting tolerance limits"; for
+    classifiers: Tong, Feng & Li 2018, "Neyman-Pearson classification algorithms and NP receiver
+    operating characteristics", proposition 1), which holds for any distribution of scores.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Figures as one wants them: ``results.plot.heatmap(metric="auroc", width="column")``."""
+"""Figures with options: ``results.plot.heatmap(metric="auroc", width="column")``."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from llmprobe.results.transfer import TransferMatrix
 
 _MOST_LISTED = 6
-"""Names in a caption; of more it has their number."""
+"""The most names in a caption; it has the number of more."""
 _NARROWEST = 1.5
 
 
 class LookOptions(TypedDict, total=False):
-    """What every figure takes, as far as it makes sense there."""
+    """Options of every figure, where they make sense."""
 
     title: str
-    """Above, of a single panel in place of its own; ``""`` for none."""
+    """The title above; a single panel has it in place of its own; ``""`` for none."""
     width: float | str
     """Inches; ``column`` (3.3) or ``two_column`` (6.9)."""
     figsize: tuple[float, float]
@@ -43,25 +43,25 @@ class LookOptions(TypedDict, total=False):
     cmap: str | Colormap
     """Colours of scores."""
     style: Any
-    """What matplotlib.style takes, over the rcParams that are set."""
+    """A style as matplotlib.style takes it, on top of the rcParams that are set."""
 
 
 class PlotOptions(LookOptions, total=False):
-    """What every figure of results takes, as far as it makes sense there."""
+    """Options of every figure of results, where they make sense."""
 
     models: str | Iterable[str]
-    """Of these, in this order."""
+    """Draw these models only, in this order."""
     datasets: str | Iterable[str]
-    """Of these, in this order; also ``cities @ mean``."""
+    """Draw these datasets only, in this order; also ``cities @ mean``."""
     layers: int | Iterable[int]
-    """Of these."""
+    """Draw these layers only."""
     metric: str
-    """In place of the main one of each dataset, such as ``auroc``."""
+    """The metric in place of the main one of each dataset, such as ``auroc``."""
 
 
 @dataclass(frozen=True)
 class Plots:
-    """The figures of results. Drawing lies above, so it is imported when one is asked for."""
+    """The figures of results. Drawing is a higher layer, imported when a figure is asked for."""
 
     results: Results
     """What is drawn."""
@@ -95,7 +95,7 @@ class Plots:
         return self("depth", path, **options)
 
     def transfer(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
-        """Draw the train × test heatmap; with one layer in ``layers``, of its probes."""
+        """Draw the train × test heatmap; with one layer in ``layers``, of the probes there."""
         return self("transfer", path, **options)
 
     def said_used(self, path: str | Path | None = None, **options: Unpack[PlotOptions]) -> Figure:
@@ -103,7 +103,7 @@ class Plots:
         return self("said_used", path, **options)
 
     def caption(self, name: str, **options: Unpack[PlotOptions]) -> str:
-        """Return what stands below a figure in a paper: what it shows, and of what.
+        """Return a caption for a paper: what the figure shows, and of which data.
 
         The options are those with which it is drawn.
         """
@@ -180,21 +180,21 @@ def _drawn(
 def _asked(
     results: Results, name: str, options: PlotOptions
 ) -> tuple[FigureKind, str, Results, dict[str, Any]]:
-    """Return the kind of figure, which of several is meant, what it is of, and what is asked."""
+    """Return the kind of figure, its part of the name, the results to draw, and the options."""
     asked = _known(name, options, PlotOptions)
     kind = FIGURES[name] if name in FIGURES else figure_kind(name) or FIGURES[name]
     part = name.removeprefix(kind.name).removeprefix("_")
     selection = {key: asked[key] for key in ("models", "datasets", "layers") if key in asked}
     chosen = select(results, **selection)
     if kind.name == "heatmap":
-        # Of all metrics, which a run draws, one is wanted.
+        # A run draws all metrics; here one is wanted.
         main = [metric.name for metric in main_metrics(chosen.curves)[:1]]
         asked.setdefault("metric", part or "".join(main))
     return kind, part, chosen, asked
 
 
 def _known(name: str, options: Mapping[str, Any], known: type) -> dict[str, Any]:
-    """Return the options that are given."""
+    """Return the options that are given; raise ``UserError`` for one that is not known."""
     for option in options:
         if option not in known.__annotations__ and option not in LookOptions.__annotations__:
             names = {*known.__annotations__, *LookOptions.__annotations__}
@@ -244,7 +244,7 @@ def _width(width: float | str | None) -> float | None:
 
 
 def _only(kind: FigureKind, drawn: Mapping[str, Figure], part: str) -> Figure:
-    """Return the one that is meant of what was drawn."""
+    """Return the figure that is meant among those that were drawn."""
     if not drawn:
         raise UserError(f"{kind.name}: these results have nothing to draw there")
     by_file = {file_name(of): figure for of, figure in drawn.items()}
@@ -257,7 +257,7 @@ def _only(kind: FigureKind, drawn: Mapping[str, Figure], part: str) -> Figure:
 
 
 def _data(results: Results, layers: int | Iterable[int] | None) -> Iterator[str]:
-    """Yield sentences that say what is shown of."""
+    """Yield sentences about the data that a figure shows."""
     curves = results.curves
     models, datasets = (
         list(dict.fromkeys(getattr(curve, name) for curve in curves)) for name in ("model", "title")
@@ -281,7 +281,7 @@ def _data(results: Results, layers: int | Iterable[int] | None) -> Iterator[str]
         numbers = [layers] if isinstance(layers, int) else list(layers)
         yield f"Layers: {listed([str(layer) for layer in numbers])}."
     yield "Scores are of examples on which no probe was fitted; intervals are of 95 %."
-    # By name, since the package offers what lies above, such as extraction.
+    # Imported by name, since the package exports higher layers, such as extraction.
     yield f"Drawn with llmprobe {import_module('llmprobe').__version__}."
 
 

@@ -46,9 +46,9 @@ class LayerScores:
     def for_the_truth(self) -> np.ndarray:
         """Return the probability of the right class. [layers, n]
 
-        Of more than two classes, where another is predicted, it is the most that it can be: what
-        that one leaves, and no more than it has. Of numbers it is how close the prediction is,
-        from 1 to 0 at two standard deviations.
+        With more than two classes, where another class is predicted, it is the most that it can be:
+        what the predicted class leaves, and no more than that has. For numbers it is how close the
+        prediction is, from 1 down to 0 at two standard deviations.
         """
         if not self.classes:
             truth = self.labels.astype(float)
@@ -67,7 +67,7 @@ class LayerScores:
         return np.array(counts)
 
     def calibration(self) -> list[list[tuple[float, float, int]]]:
-        """Compare probabilities with how often they come true, in bins of each layer.
+        """Compare probabilities with how often they come true, in bins for each layer.
 
         The probability is that of the last of two classes, or of the predicted one of more. -> for
         each layer and bin that is not empty: mean probability, share that came true, and count

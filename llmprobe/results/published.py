@@ -1,4 +1,4 @@
-"""Numbers of published studies, which curves of the same datasets are drawn beside."""
+"""Numbers of published studies, which are drawn beside curves of the same datasets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class PublishedStudy:
     """What ``llmprobe compare --published`` takes."""
     citation: str
     curves: pd.DataFrame
-    """Accuracy at each layer: model, dataset, layer (that leaves block ``layer``), accuracy, and
+    """Accuracy at each layer: model, dataset, layer (what leaves block ``layer``), accuracy, and
     ``depth``, layer / number of blocks."""
     peaks: pd.DataFrame
     """The best accuracy of each model on each dataset, with the converging layer: model, blocks,
     dataset, peak_accuracy, converging_layer."""
     baselines: pd.DataFrame
-    """Majority class and bag of words under the split of the study, computed anew: dataset,
-    statements, majority, bag_of_words, bag_of_words_auroc. Not of the study itself."""
+    """Majority class and bag of words under the split of the study, computed by llmprobe and not
+    published there: dataset, statements, majority, bag_of_words, bag_of_words_auroc."""
 
 
 def jin2024() -> PublishedStudy:

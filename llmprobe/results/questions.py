@@ -1,7 +1,7 @@
 """The questions that are asked of every curve, and the types of their answers.
 
-A question that nothing was computed for is “not asked”. “No” is a claim as “yes” is: it needs an
-interval that ends within `MARGIN`. What neither can be said of is “unclear”.
+A question that nothing was computed for is “not asked”. “No” is a claim, as “yes” is: it needs an
+interval that ends within `MARGIN`. Where neither holds, the answer is “unclear”.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MARKS: Mapping[Word, str] = {
     "does not apply": "–",
     "not asked": "·",
 }
-"""What stands for each answer where there is little room."""
+"""The mark of each answer, where there is little room."""
 MARGIN = 0.05
-"""What counts as nothing, in accuracy, AUROC or R²: “no” needs an interval that ends within it. It
-is the least that a few hundred units can exclude, since at chance 400 have an interval of ± 0.05,
-and half of a gain of 0.1 that one would go by."""
+"""The largest difference that counts as nothing, in accuracy, AUROC or R²: “no” needs an interval
+that ends within it. It is the least that a few hundred units can exclude, since at chance 400 units
+have an interval of ± 0.05. It is also half of 0.1, a gain that one would act on."""
 TRANSFER_MARGIN = 0.1
-"""The same for the AUROC elsewhere, which moves faster: where two normal classes of equal size have
-0.6, their accuracy is 0.57."""
+"""The same for the AUROC on other sets, which moves faster than accuracy: for two normal classes of
+equal size, an AUROC of 0.6 is an accuracy of 0.57."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Question:
     """What is asked of every curve."""
 
     name: str
-    """As tables and the line call it."""
+    """Its name in tables and verdicts."""
     asks: str
-    """As a sentence."""
+    """The question as a sentence."""
     unasked: str
-    """Why there is no answer, where nothing was computed for one."""
+    """The reason why there is no answer, where nothing was computed for one."""
 
 
 QUESTIONS: Mapping[str, Question] = {
@@ -77,7 +77,7 @@ QUESTIONS: Mapping[str, Question] = {
         "linear", "Is all of it linear?", "No probe that is not linear was compared."
     ),
 }  # fmt: skip
-"""By the key that evidence.json has, in the order in which they are asked."""
+"""The questions by their keys in evidence.json, in the order in which they are asked."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Answer:
     high: float = nan
     """The upper end of its 95 % interval."""
     number: str = ""
-    """The same as text."""
+    """The number and its interval as text."""
     clause: str = ""
-    """What the line says; empty where it says nothing."""
+    """The answer in the verdict; empty where the verdict does not mention it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer as evidence.json has it; what is not known is null."""
@@ -133,7 +133,7 @@ class Evidence:
 
     @property
     def doubts(self) -> list[str]:
-        """Return the sentences of what was answered with “no” or is unclear."""
+        """Return the sentences of the answers that are “no” or “unclear”."""
         answers = self.questions.values()
         return [one.sentence for one in answers if one.answer in ("no", "unclear")]
 

@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 
 CHUNK = 2**20
-"""Numbers that are handled at a time: they fit in the cache, and bound the memory."""
+"""How many numbers are handled at a time: they fit in the cache, and bound the memory."""
 
 
 class Resamples:
-    """Draw bootstrap resamples of whole groups, used for every layer and metric.
+    """Bootstrap resamples of whole groups, used for every layer and metric.
 
     Examples of one group are not independent: resampling examples would give intervals that are
     too narrow. (Cameron, Gelbach & Miller 2008, section II, on the pairs cluster bootstrap.)
@@ -23,7 +23,7 @@ class Resamples:
     n
         Number of examples.
     groups
-        Of each example, in order; None when each is its own. What they are called does not
+        The group of each example, in order; None where each is its own. Names of groups do not
         matter. [n]
     samples
         B, the number of resamples.
@@ -55,7 +55,7 @@ class Resamples:
 
     @cached_property
     def once(self) -> Resamples:
-        """The examples as they are: a single resample that holds each group once, [G, 1]."""
+        """Return the examples as they are: a single resample that holds each group once, [G, 1]."""
         whole = copy(self)
         whole.counts = np.ones((len(self.counts), 1))
         return whole
@@ -80,7 +80,7 @@ class Resamples:
         return means
 
     def effective_size(self, weights: np.ndarray | None = None) -> float:
-        """Return how many independent examples say as much, if those of a group all agree.
+        """Return how many independent examples would say as much, if those of a group all agree.
 
         Kish 1965, section 8.2: (Σ w)² / Σ (w of a group)²; the number of groups when all are of
         one size. ``weights`` [n] default to 1.

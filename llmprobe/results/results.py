@@ -1,4 +1,4 @@
-"""What was found: one type in memory and on disk."""
+"""The results of probing: one type in memory and on disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Results(ShownInNotebooks):
     that reads several at once; fitted on all examples or, with a test set or ``calibrate``, on all
     others. Not read back with a run folder: ``load_probe`` reads each."""
     fold0_probes: tuple[SavedProbe, ...] = ()
-    """Those probes fitted without the examples of fold 0: for a look at examples no probe saw."""
+    """The same probes fitted without the examples of fold 0, which they can be tried on."""
     rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each rival of a curve × scored example: what it answers out-of-fold, as in the
     predictions. Rivals are a bag of words, the mean of the token embeddings and the best layer of
@@ -52,17 +52,17 @@ class Results(ShownInNotebooks):
     """A row for each model × position × train set × test set, where that was asked for; see
     ``transfer_matrix``."""
     transfer_layers: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """What those cells are at every layer."""
+    """The same cells at every layer."""
     interventions: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each curve × layer × direction × edit × dose, where states were changed."""
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each two curves of a comparison on the same examples, each at its best layer."""
     intervention_examples: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """A row for each curve × some of those texts: which next tokens the model has before and after
-    the change of the largest effect, the likeliest first, each with its probability."""
+    """A row for each curve × some of the texts: the model's next tokens before and after the change
+    with the largest effect, the likeliest first, each with its probability."""
     examples: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """What predictions are about: a row for each dataset × example, with its text, label, group
-    and fields; empty where examples are no texts."""
+    """A row for each dataset × example that predictions are about, with its text, label, group and
+    fields; empty where examples are no texts."""
     environment: Mapping[str, Any] = field(default_factory=lambda: {"models": [], "datasets": []})
     """What results may depend on beside the config: versions and hardware; ``models`` and
     ``datasets``, lists of mappings."""
@@ -71,7 +71,7 @@ class Results(ShownInNotebooks):
     notes: tuple[str, ...] = ()
     """What is missing, damaged or of another version in a run folder, a sentence each."""
     folder: Path = Path()
-    """Where they were read from."""
+    """The folder that they were read from."""
 
     def __repr__(self) -> str:
         curves = self.curves
@@ -88,7 +88,7 @@ class Results(ShownInNotebooks):
         return curves_of(self.table, self.summary)
 
     def class_names(self, dataset: str) -> Mapping[str, str]:
-        """Return what labels of a dataset are called, by the label as text, where that is known."""
+        """Return the names of a dataset's labels, by the label as text; empty where not known."""
         datasets = self.environment.get("datasets", [])
         known = {facts.get("name"): facts.get("classes") for facts in datasets}.get(dataset)
         if not isinstance(known, dict) or len({*map(str, known.values())}) < len(known):
@@ -97,13 +97,13 @@ class Results(ShownInNotebooks):
 
     @property
     def transfer_matrix(self) -> TransferMatrix | None:
-        """Return what probes read elsewhere, with its figures; None where that was not asked."""
+        """Return what probes read on other sets, with figures; None if that was not asked for."""
         if self.transfer.empty:
             return None
         return TransferMatrix(self.transfer, self.transfer_layers)
 
     def with_transfer(self, matrix: TransferMatrix) -> Results:
-        """Return them with what probes read elsewhere, and the worst of it in the summary."""
+        """Return the results with those of a transfer, and the worst of them in the summary."""
         summary = self.summary.drop(columns=[*WORST_TRANSFER, *MASKED], errors="ignore")
         for found in (matrix.worst(), matrix.masked()):
             summary = summary.merge(found, on=[*CURVE], how="left")

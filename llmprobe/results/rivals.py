@@ -32,13 +32,13 @@ def rival_columns(
     rivals
         Out-of-fold answers of one or more rivals on one dataset.
     predictions
-        Those of the curve's best layer in the first repeat of the folds, which the rivals share.
+        The curve's, at its best layer in the first repeat of the folds, which the rivals share.
     metric
-        The main metric: its name.
+        The name of the main metric.
     classes
-        As text, in the order of the probes; empty for labels that are numbers.
+        The classes as text, in the order of the probes; empty for labels that are numbers.
     resamples
-        Of the examples in their order.
+        Resamples of the examples in their order.
     """
     ours = predictions.sort_values("example")
     b = measured(METRICS[metric], predictions_of(ours, classes, resamples))
@@ -76,7 +76,7 @@ def multi_layer_gain(
     several, best
         The out-of-fold predictions of both, in the first repeat of the folds.
     metric, classes, resamples
-        As of `rival_columns`.
+        As in `rival_columns`.
     """
     gains = rival_columns(best.assign(rival="layer"), several, metric, classes, resamples)
     return {f"multi_layer_gain{end}": gains[f"gain_over_layer{end}"] for end in INTERVAL}
@@ -91,9 +91,10 @@ def measured(metric: Metric, answers: Predictions) -> tuple[tuple[float, float, 
 def predictions_of(
     answers: pd.DataFrame, classes: Sequence[str], resamples: Resamples
 ) -> Predictions:
-    """Return answers as what metrics are computed of.
+    """Return answers in the form from which metrics are computed.
 
-    Of more than two classes only the predicted one has its probability; the others share the rest.
+    Of more than two classes, only the probability of the predicted one is known; the others share
+    the rest.
     """
     score, fold_of = answers["score"].to_numpy(float), answers["fold"].to_numpy()
     if not len(classes):

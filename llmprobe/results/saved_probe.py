@@ -28,36 +28,36 @@ HOW_READ = (
     "model_id", "revision", "weights", "seed", "quantization", "dtype", "trust_remote_code",
     "chat_template", "too_long",
 )  # fmt: skip
-"""Names of the facts that tell, beside the site, the position and the template, how a probe's own
-texts were read, so that others can be read in the same way."""
+"""Facts that tell, besides site, position and template, how a probe's own texts were read, so that
+other texts can be read in the same way."""
 
 READ_WITH = (
     "tokenizer", "tokenizer_revision", "adapter", "adapter_revision", "convert", "in_memory",
     "special", "occurrence", "blocks", "chat", "of_words",
 )  # fmt: skip
-"""Names of further facts of that kind, which a probe has where they say more than the default;
-``blocks``, the number of the model's, older probes lack; ``chat``, options of the chat template as
-JSON, those of chats have; ``of_words`` those whose labels are of words."""
+"""Further facts of that kind, which a probe has where they say more than the default. ``blocks`` is
+the model's number of blocks, which older probes lack; ``chat`` has options of the chat template as
+JSON, for a probe of chats; ``of_words`` tells that labels are of words."""
 
 _WORDS = (
     "model", "dataset", "site", "position", "kind", "template", "perturbation", "class_names",
 )  # fmt: skip
 _KINDS = {"seed": int, "trust_remote_code": bool, "chat_template": bool, "convert": bool,
           "in_memory": bool, "blocks": int, "of_words": bool, "class_names": dict}  # fmt: skip
-"""Of which type facts are that are no words."""
+"""The types of facts that are not text."""
 
 
 @dataclass(frozen=True)
 class GoldenExample:
-    """One of a probe's own texts, with what the probe made of it: a test for any engine.
+    """One of a probe's own texts, with the probe's logit: a test for any engine.
 
-    The state is that of ``layer`` at the probe's site, of a text that is exactly ``token_ids``.
+    The text is exactly ``token_ids``; the state is that of ``layer`` at the probe's site.
     """
 
     token_ids: tuple[int, ...]
     """What the model was given, special tokens included."""
     positions: tuple[int, ...]
-    """Indices of the tokens of which the state is read; of several, it is the mean."""
+    """Indices of the tokens whose state is read; of several tokens, the mean of their states."""
     layer: int
     """The probe's best layer."""
     logit: float | tuple[float, ...]
@@ -69,7 +69,7 @@ class GoldenExample:
 class SavedProbe(ShownInNotebooks):
     """The probes of every layer for one concept, each fitted on all examples but a test set's.
 
-    With ``probe.calibrate``, but those of the units that were set aside.
+    With ``probe.calibrate``, it is fitted without the units that were set aside instead.
 
     A probe that reads several layers at once has one direction, of their states side by side
     (``reads``), and no other layer.
@@ -91,9 +91,9 @@ class SavedProbe(ShownInNotebooks):
     """The labels, sorted; empty for continuous labels."""
     facts: Mapping[str, Any]
     """Where the probe came from: model, dataset, site, position, kind, template, perturbation, and
-    those of ``HOW_READ``; ``class_names``, what labels are called, by the label as text;
-    ``real_tokens``, that the first and the last token are none that the
-    tokenizer adds. A probe of an older version, or of arrays, lacks some."""
+    those of ``HOW_READ``. ``class_names`` has the names of labels, by the label as text;
+    ``real_tokens`` tells that the positions first and last skip tokens that the tokenizer adds. A
+    probe of an older version, or of arrays, lacks some."""
     scores: Mapping[str, list[float]]
     """Out-of-fold accuracy with its interval, AUROC, …: a number for each layer."""
     golden: tuple[GoldenExample, ...] = ()
@@ -101,13 +101,13 @@ class SavedProbe(ShownInNotebooks):
     probe of arrays or of an older version."""
     query: Mapping[int, np.ndarray] = field(default_factory=dict)
     """For each layer of a probe over tokens at ``tokens:attention``, the direction of a token's
-    weight in raw activation space; none of other probes. [d] float64"""
+    weight in raw activation space; empty for other probes. [d] float64"""
     operating: OperatingPoints | None = None
-    """The thresholds of a monitor; None of a probe of more than two classes, of numbers or of an
+    """The thresholds of a monitor; None for a probe of more than two classes, of numbers or of an
     older version."""
     reads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """Of a probe that reads several layers at once, those layers in rising order, by the deepest,
-    which it is called by; its states are those of the layers side by side."""
+    """For a multi-layer probe, the layers it reads in rising order, by the number of the deepest,
+    at which it stands. Its states are those of the layers side by side. Empty for other probes."""
 
     def __repr__(self) -> str:
         dataset, model = (elide(str(self.facts.get(of, "?")), 60) for of in ("dataset", "model"))
@@ -124,7 +124,7 @@ class SavedProbe(ShownInNotebooks):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Return what each class is called: the name that its dataset has for it, or the label."""
+        """Return the name of each class: the one that its dataset has for it, or the label."""
         names = self.facts.get("class_names", {})
         return tuple(str(names.get(str(label), label)) for label in self.classes)
 
@@ -132,7 +132,7 @@ class SavedProbe(ShownInNotebooks):
     def best_layer(self) -> int:
         """Return the layer that saves most of an intercept's held-out loss.
 
-        Of a probe of an older version, the one with the best out-of-fold accuracy (or R²).
+        For a probe of an older version, it is the one with the best out-of-fold accuracy (or R²).
         """
         if "skill" in self.scores:
             return self.layers[int(np.argmax(self.scores["skill"]))]
@@ -140,7 +140,7 @@ class SavedProbe(ShownInNotebooks):
         return self.layers[peak_index(curve, self.scores["log_loss"])]
 
     def layers_of(self, layer: int) -> tuple[int, ...]:
-        """Return the layers whose states are read, side by side, for what is called ``layer``."""
+        """Return the layers whose states, side by side, are read by the probe at ``layer``."""
         return self.reads.get(layer, (layer,))
 
     def layers_in_words(self, layer: int | None = None) -> str:
@@ -175,7 +175,7 @@ class SavedProbe(ShownInNotebooks):
 
     @property
     def digest(self) -> str:
-        """Return what tells this probe from others: a hash of its directions and intercepts."""
+        """Return a hash of the directions and intercepts, which tells this probe from others."""
         parts = (
             np.ascontiguousarray(by_layer[layer], dtype=float).tobytes()
             for layer in self.layers
@@ -257,17 +257,17 @@ class SavedProbe(ShownInNotebooks):
         Parameters
         ----------
         fpr
-            The false positive rate that it is for: 0.1, 0.05, 0.01 or 0.001.
+            The false positive rate to keep: 0.1, 0.05, 0.01 or 0.001.
         value
-            In place of that, the threshold itself, a probability of the last class.
+            In place of ``fpr``, the threshold itself, a probability of the last class.
         layer
             By default the best one.
 
         Raises
         ------
         UserError
-            The probe is not of two classes; there is no such rate, layer or probability, or there
-            were too few negatives to tell; not one of ``fpr`` and ``value`` is given.
+            The probe is not of two classes; there is no such rate, layer or probability; there were
+            too few negatives to tell; or not exactly one of ``fpr`` and ``value`` is given.
         """
         if len(self.classes) != 2:
             of = f"has {len(self.classes)} classes" if self.classes else "predicts a number"
@@ -286,21 +286,21 @@ class SavedProbe(ShownInNotebooks):
     def attach(self, module: Any, **options: Any) -> Any:
         """Score every forward pass of a model as it runs: ``probe.attach(model).scores``.
 
-        What is returned is a ``monitors.attached.AttachedProbe``; its ``remove`` ends it.
+        Returns a ``monitors.attached.AttachedProbe``; its ``remove`` ends the scoring.
 
         Parameters
         ----------
         module
             The probe's model of transformers, with or without a head.
         **options
-            Its keywords: layer, every_token, on_scores, fpr, threshold, check.
+            Keywords of ``AttachedProbe``: layer, every_token, on_scores, fpr, threshold, check.
 
         Raises
         ------
         UserError
             It is not the probe's model, or the probe was fitted elsewhere than at the last token.
         """
-        # By name, since running models lies above: whoever only reads probes never loads torch.
+        # Imported by name, since running models is a higher layer: reading probes loads no torch.
         attached = import_module("llmprobe.monitors.attached")
         return attached.AttachedProbe(self, module, **options)
 
@@ -405,7 +405,7 @@ def _require_whole(probe: SavedProbe) -> None:
     if not all(isinstance(label, str | int | float) and label == label for label in classes):
         raise ValueError(f"its classes {list(classes)!r:.100} are no words and numbers")
     if not len({*classes}) == len({*map(str, classes)}) == len(classes) != 1:
-        raise ValueError(f"its classes {list(classes)!r:.100} are not several, each once")
+        raise ValueError(f"its classes {list(classes)!r:.100} are not two or more different ones")
     outputs = len(classes) if len(classes) > 2 else 1
     for layer, coef in probe.coef.items():
         if coef.ndim != 2 or len(coef) != outputs or probe.intercept[layer].shape != (outputs,):
@@ -425,7 +425,7 @@ def _require_whole(probe: SavedProbe) -> None:
     for deepest, together in probe.reads.items():
         are_layers = all(type(layer) is int and 0 <= layer < 2**31 for layer in together)
         if not are_layers or len(together) < 2 or list(together) != sorted(set(together)):
-            raise ValueError("the layers that it reads at once are not several, each once")
+            raise ValueError("the layers that it reads at once are not two or more in rising order")
         if list(probe.coef) != [deepest] or together[-1] != deepest:
             raise ValueError("the layers that it reads at once are not those that it has")
         if "model_id" in probe.facts and probe.coef[deepest].shape[1] % len(together):

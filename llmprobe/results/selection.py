@@ -28,7 +28,7 @@ def select(
     Parameters
     ----------
     datasets
-        Also with a position, ``cities @ mean``, and sets between which probes were transferred.
+        Names of datasets, also with a position, ``cities @ mean``, or of the sets of a transfer.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def with_main_metric(results: Results, name: str) -> Results:
 
 
 def _known(kind: str, names: str | Iterable[str] | None, known: Sequence[str]) -> list[str]:
-    """Return the names that are asked for, all of them where none are."""
+    """Return the names that are asked for, or all known ones; raise ``UserError`` for another."""
     if names is None:
         return list(dict.fromkeys(known))
     asked = [names] if isinstance(names, str) else list(names)
@@ -112,7 +112,7 @@ def _known(kind: str, names: str | Iterable[str] | None, known: Sequence[str]) -
 
 
 def _first(asked: Sequence[str], names: Sequence[str]) -> int | None:
-    """Return the place of the first of some names among those that are asked for."""
+    """Return the first index at which one of some names is asked for; None where none is."""
     return min((asked.index(name) for name in names if name in asked), default=None)
 
 
@@ -129,7 +129,7 @@ def _of_curves(table: pd.DataFrame, keys: set[tuple[str, str, str]]) -> pd.DataF
 def _of_sets(
     table: pd.DataFrame, models: Sequence[str], names: Sequence[str] | None
 ) -> pd.DataFrame:
-    """Return the cells of some models between sets, or sets of datasets, with some names."""
+    """Return the cells of some models whose train and test sets, or their datasets, are named."""
     if table.empty:
         return table
     table = table[table["model"].isin(models)]

@@ -32,8 +32,8 @@ TRACES = "traces"
 class Trace(ShownInNotebooks):
     """The scores of one probe at every token and layer of one text.
 
-    The probe was fitted at one position, the last token if nothing else was asked for: elsewhere it
-    is not tested.
+    The probe was fitted at one position, by default the last token; at other tokens it is not
+    tested.
     """
 
     text: str
@@ -61,9 +61,10 @@ class Trace(ShownInNotebooks):
     title: str = ""
     """What is known of an example, such as its label and the answer; empty for a new text."""
     read: Sequence[int] = ()
-    """Indices of the tokens that the probe was fitted at; empty where a text does not tell them."""
+    """Indices of the tokens that the probe's position reads; empty where a text does not tell them.
+    """
     of_words: bool = False
-    """Whether the probe's labels are of words, so that its position is of one in the text."""
+    """Whether the probe's labels are of words, so that its position is within a labelled word."""
 
     def __repr__(self) -> str:
         text, subject, model = (elide(one, 60) for one in (self.text, self.subject, self.model))
@@ -72,13 +73,13 @@ class Trace(ShownInNotebooks):
 
     @property
     def file_name(self) -> str:
-        """Return the name of its files without a suffix: model, subject, and a hash of the text."""
+        """Return the name of its file without a suffix: model, subject, and a hash of the text."""
         digest = hashlib.sha256(self.text.encode()).hexdigest()
         return f"{self.model}-{curve_file_name(self.dataset, self._told)}-{digest[:8]}"
 
     @property
     def subject(self) -> str:
-        """Return what its dataset is called, with the position unless that is the last token."""
+        """Return the name of the dataset, with the position unless that is the last token."""
         return curve_title(self.dataset, self._told)
 
     @property
@@ -91,7 +92,7 @@ class Trace(ShownInNotebooks):
 
     @staticmethod
     def from_json(entry: Mapping[str, Any]) -> Trace:
-        """Return the trace that ``to_json`` made ``entry`` of.
+        """Return the trace that ``to_json`` turned into ``entry``.
 
         Raises
         ------
@@ -119,7 +120,7 @@ class Trace(ShownInNotebooks):
 def write_traces(path: Path, traces: Trace | Sequence[Trace]) -> None:
     """Write one trace, or a list of them, as a JSON file for ``read_traces``.
 
-    One, which is read by itself, has the digest of its file inside.
+    A single trace, which is read by itself, has the digest of its file inside.
     """
     content = {**UNSIGNED, **traces.to_json()} if isinstance(traces, Trace) else traces
     write_text(path, signed(json.dumps(content, default=Trace.to_json).encode()).decode())
@@ -146,8 +147,8 @@ def read_traces(path: Path) -> list[Trace]:
 def traces_of_run(run: Path) -> list[Trace]:
     """Read the traces of a run's examples, and then those of texts that its probes got later.
 
-    Examples of one text in several models stand beside each other. A damaged file and traces by
-    probes that the run no longer has are left out, which a warning says.
+    Traces of one text in several models follow each other. Damaged files, and traces by probes that
+    the run no longer has, are left out with a warning.
     """
     examples = _read_or_warn(run / EXAMPLE_TRACES)
     texts = list(dict.fromkeys((trace.dataset, trace.text) for trace in examples))

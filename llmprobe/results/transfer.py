@@ -1,4 +1,4 @@
-"""What probes that were fitted on one set of examples do on others: tables of cells."""
+"""How probes that were fitted on one set of examples score on others, as tables of cells."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from llmprobe.results.plots import TransferPlots
 from llmprobe.results.questions import TRANSFER_MARGIN
 
 TRANSFER_MARKS = {"yes": "", "opposite": "!", "no": "–", "unclear": "?", "not defined": ""}
-"""What stands behind a score for what is read there, in figures and on the page."""
+"""The mark behind a score, by what is read there, in figures and on the page."""
 
 
 def as_aurocs(cells: pd.DataFrame) -> pd.Series:
-    """Return the AUROC of each cell; of a rank correlation r about what it is, (1 + r) / 2."""
+    """Return the AUROC of each cell; for a rank correlation r about the same, (1 + r) / 2."""
     return cells["auroc"].astype(float).fillna((1 + cells["rank_correlation"].astype(float)) / 2)
 
 
@@ -32,8 +32,8 @@ class TransferMatrix(ShownInNotebooks):
     """A row for each model × position × train set × test set, at the layer that is best for the
     train set. Columns are those of ``columns.TRANSFER``."""
     layers: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRANSFER_LAYERS))
-    """The AUROC of each of those at every layer; where layers were crossed, of a probe fitted at
-    ``train_layer`` and scored at ``test_layer``."""
+    """The AUROC of each cell at every layer; where layers were crossed, also that of a probe fitted
+    at ``train_layer`` and scored at another ``test_layer``."""
 
     def __repr__(self) -> str:
         models, train, test = (self.table[name].nunique() for name in ("model", "train", "test"))
@@ -59,21 +59,22 @@ class TransferMatrix(ShownInNotebooks):
         )
 
     def worst(self) -> pd.DataFrame:
-        """Return the worst cell elsewhere of each model × dataset × position that was trained on.
+        """Return the worst cell on another set, for each model × dataset × position of a train set.
 
-        It is to say what the probe of a curve, which is fitted on the whole dataset, reads
-        elsewhere. So it is the worst cell of the whole dataset where that is a set; else of those
-        fitted on all values of a field but one, which scored that one; else of those fitted on one
-        value, which are other probes. Cells without a field are none of them.
+        It tells what the probe of a curve, which is fitted on the whole dataset, reads on other
+        sets. So it is the worst cell of the probe of the whole dataset, where that is a set. Else
+        it is the worst of the probes of all values of a field but one, each scored on that one;
+        else the worst of the probes of one value, which are different probes. Cells with masked
+        texts are left out.
 
         Columns: model, dataset, position, and those of ``columns.WORST_TRANSFER``, of which the
-        p-value is adjusted over the matrix. Of numbers it is the least rank correlation.
+        p-value is adjusted over the matrix. For numbers it is the least rank correlation.
         """
         elsewhere = self.table[is_elsewhere(self.table)]
         return _extremes(elsewhere, -1, WORST_TRANSFER, "worst_transfer_")
 
     def masked(self) -> pd.DataFrame:
-        """Return what is read most without some field, of each model × dataset × position.
+        """Return the best cell on masked texts, for each model × dataset × position.
 
         Columns: model, dataset, position, and those of ``columns.MASKED``.
         """
@@ -83,7 +84,7 @@ class TransferMatrix(ShownInNotebooks):
 
 
 def is_elsewhere(cells: pd.DataFrame) -> pd.Series:
-    """Whether each cell is scored on another set than the train set, with whole texts."""
+    """Whether each cell is scored on another set than the train set, with unmasked texts."""
     elsewhere = cells["train"] != cells["test"]
     if "masked" in cells:  # Earlier versions masked none.
         elsewhere &= cells["masked"].isna() | (cells["masked"] == "")
@@ -102,7 +103,7 @@ _FITTED_ON = ("dataset", "all but one", "part")
 
 
 def _extremes(cells: pd.DataFrame, sign: int, columns: Sequence[str], prefix: str) -> pd.DataFrame:
-    """Return a cell of each curve, among those that are most about its own probe.
+    """Return the extreme cell of each curve, among those whose probes are most like its own.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ def with_answers(table: pd.DataFrame) -> pd.DataFrame:
         adjusted[tested] = false_discovery_control(p[tested])
     is_number = table["auroc"].isna() & table["rank_correlation"].notna()
     score, low, high = (
-        # A rank correlation of r has pairs in order as an AUROC of about (1 + r) / 2 has.
+        # A rank correlation of r is like an AUROC of about (1 + r) / 2.
         np.where(is_number, (1 + table[f"rank_correlation{end}"]) / 2, table[f"auroc{end}"])
         for end in ("", "_low", "_high")
     )

@@ -10,16 +10,16 @@ import numpy as np
 from llmprobe.results.curve import Curve
 
 POWER = 0.8
-"""How often the number of units that an unclear answer names would be enough."""
+"""The probability that the number of units that an unclear answer names would be enough."""
 NORMAL = NormalDist()
 ENDS = NORMAL.inv_cdf(0.975)
 """Standard errors from an estimate to the ends of its 95 % interval."""
 ENOUGH = ENDS + NORMAL.inv_cdf(POWER)
-"""Standard errors between an effect and what is to be excluded, two-sided at 0.05."""
+"""Standard errors between an effect and the value to be excluded, two-sided at 0.05."""
 
 
 def units_needed(units: float, error: float, distance: float, errors: float = ENOUGH) -> float:
-    """Compute how many units would put an effect so far from what is to be excluded.
+    """Compute how many units it would take to tell an effect from a value at some distance.
 
     ``units * (errors * error / distance) ** 2``: a standard error shrinks with the root of the
     number of independent examples, and an effect that lies ``errors`` = 1.96 + 0.84 of them away
@@ -28,11 +28,11 @@ def units_needed(units: float, error: float, distance: float, errors: float = EN
     Parameters
     ----------
     units
-        How many there are.
+        How many units there are.
     error
         The standard error with these.
     distance
-        From the effect to what is to be excluded; infinitely many are needed where it is not
+        From the effect to the value to be excluded. The answer is infinite where it is not
         positive.
     """
     return units * (errors * error / distance) ** 2 if distance > 0 else inf
@@ -45,7 +45,7 @@ def units_of(curve: Curve) -> float:
 
 
 def fewest(units: float, *needed: float) -> float:
-    """Return the least number that is more than there are; infinity for none."""
+    """Return the least of some finite numbers that is more than ``units``; infinity without one."""
     return min((number for number in needed if units < number < inf), default=inf)
 
 
@@ -57,6 +57,6 @@ def would_tell(units: float, needed: float) -> str:
 
 
 def rounded_up(number: float) -> str:
-    """Return a number with two digits that count, never less than it: ``3,500``."""
+    """Return a number rounded up, to two significant digits if it is over 100: ``3,500``."""
     step = 10 ** (ceil(log10(number)) - 2) if number > 100 else 1
     return f"{ceil(number / step) * step:,.0f}"

@@ -269,12 +269,12 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "classes of another probe": (
         lambda path: with_entry(path, classes=["a", "b"]), "does not fit 2 classes",
     ),
-    "one class": (lambda path: with_entry(path, classes=["a"]), "are not several, each once"),
+    "one class": (lambda path: with_entry(path, classes=["a"]), "not two or more different ones"),
     "a class twice": (
-        lambda path: with_entry(path, classes=["a", "b", "a"]), "are not several, each once"
+        lambda path: with_entry(path, classes=["a", "b", "a"]), "not two or more different ones"
     ),
     "a class in two types": (
-        lambda path: with_entry(path, classes=["1", 1, "a"]), "are not several, each once"
+        lambda path: with_entry(path, classes=["1", 1, "a"]), "not two or more different ones"
     ),
     "classes that are none": (
         lambda path: with_entry(path, classes=[None, {"a": 1}, "a"]), "are no words and numbers"
