@@ -58,7 +58,7 @@ def foreign_errors(
     problem
         The beginning of the message: the name of what was read, and what could not be done with it.
     unless
-        Tells whether an error is not the input's fault, and is raised unchanged.
+        Tells which errors are not the input's fault; these are raised unchanged.
     """
     try:
         yield

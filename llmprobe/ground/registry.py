@@ -114,7 +114,7 @@ class Registry(Mapping[str, T]):
 
 @contextmanager
 def registrations_of(file: Path) -> Iterator[None]:
-    """Note what the block registers as a file's own, which running the file again replaces."""
+    """Mark what the block registers as a file's own, so that running the file again replaces it."""
     _running.append(file)
     try:
         yield

@@ -31,8 +31,7 @@ OPERATIONS = 110.0
 """Operations for each row and dimension of a column: about 27 steps of the solver down the path of
 penalties, of two products each."""
 SHARED = 400.0
-"""The cost that all columns of a layer share (scaling, components, scores), as a number of columns.
-"""
+"""Columns that cost as much as what all of a layer share: its scaling, components and scores."""
 PORTIONS = 10
 """Portions of an online code that a probe encodes."""
 CLOSED_FORM = 0.35

@@ -71,7 +71,7 @@ class Design:
 
 
 def moments(X: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weighted means of the features and inverse deviations, 0 of constant ones. [K, d]
+    """Return weighted means of the features and inverse deviations, 0 for constant ones. [K, d]
 
     ``share`` [K, n] sums to 1 over rows. A feature may be constant in a problem's rows and yet far
     from its overall mean. So where the variance is small beside the mean square, it is computed
@@ -103,8 +103,8 @@ def eigenbasis(X: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the largest eigenvectors [r, d] and eigenvalues [r] of the products of features less
     their ``mean`` [d], and a bound on the rest.
 
-    They are all eigenvectors where that is cheap beside the products with ``X``; else the largest,
-    by one step of subspace iteration from random vectors (Halko, Martinsson & Tropp 2011, algorithm
+    It is all of them where that is cheap beside the products with ``X``. Else the largest come from
+    one step of subspace iteration from random vectors (Halko, Martinsson & Tropp 2011, algorithm
     4.4).
     """
     n, d = X.shape

@@ -10,8 +10,8 @@ from scipy.special import gammaln  # type: ignore[import-untyped]
 from llmprobe.datasets.groups import group_indices
 
 _SHUFFLED, _CONTROL, _PORTIONS = 1, 2, 3
-"""A stream of random numbers for each purpose: labels that were already shuffled with the same seed
-must not be shuffled back into an order that fits them."""
+"""A stream of random numbers for each purpose: labels that were themselves shuffled with the same
+seed must not be shuffled by the same numbers again."""
 
 ENOUGH_GROUPS = 5
 """The fewest groups of like sizes that exchange labels only among themselves."""
@@ -147,10 +147,10 @@ def control_folds(
 def opposite_labels(targets: np.ndarray, groups: np.ndarray | None) -> bool:
     """Whether labels differ more within groups than between them.
 
-    A true and a false statement about one city do. A probe that has seen one of them in training
-    expects its label for the other too, so on splits that separate rows of a group it is below
-    chance. If labels have nothing to do with groups, pairs of a group correlate at 0 ± 1 /
-    sqrt(pairs). A correlation of -2 / sqrt(pairs) or less counts as opposite.
+    An example is a true and a false statement about each city. A probe that has seen one of them in
+    training expects its label for the other too, so on splits that separate rows of a group it is
+    below chance. If labels have nothing to do with groups, the labels of pairs of a group correlate
+    at 0 ± 1 / sqrt(pairs). A correlation of -2 / sqrt(pairs) or less counts as opposite.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def portions(
     fractions
         Of the groups, rising; groups after the last fraction are a portion too.
     order
-        Which of the random orders of the groups.
+        The number of the random order of the groups.
     """
     group_of = group_indices(groups, n)
     n_groups = int(group_of.max()) + 1

@@ -49,8 +49,7 @@ class LinearityGap:
     high: float
     """The upper end."""
     p_value: float
-    """The share of labellings shuffled by unit that have a gap as large, the observed one included.
-    """
+    """The share of labellings shuffled by unit with a gap as large, the observed one included."""
     detectable: float
     """The gap for planted labels: a parity of the states' two leading principal components."""
 

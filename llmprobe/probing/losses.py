@@ -20,9 +20,9 @@ class Loss(ABC):
 
     @abstractmethod
     def means(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the means that the logits predict and, of probabilities, 1 minus them precisely.
+        """Return the means p that the logits predict and, for probabilities, 1 - p with all digits.
 
-        -> two of [K, C, n]; a squared error has no complement, and returns its logits twice
+        -> two of [K, C, n]; the squared error, whose means are no probabilities, returns p twice
         """
 
     @abstractmethod

@@ -78,7 +78,7 @@ class SideBySide:
     states: States
     """The states of single layers."""
     together: Sequence[int]
-    """The layers that stand side by side, in rising order; the last is their number together."""
+    """The layers that stand side by side, in rising order; the last one's number stands for all."""
 
     @property
     def layers(self) -> list[int]:
@@ -124,7 +124,7 @@ class MultiLayerFit:
         return "states side by side" if self.kept_side_by_side else "mean of logits"
 
     def named(self, row: pd.DataFrame, layers: Sequence[int]) -> pd.DataFrame:
-        """Return the probe's row of the results, marked so that it is not the deepest layer's."""
+        """Return the probe's row of the results, marked to tell it from the deepest layer's."""
         return row.assign(
             probe=row["probe"] + ", multi-layer",
             layers_read=", ".join(map(str, layers)),

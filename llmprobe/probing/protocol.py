@@ -417,7 +417,7 @@ def _operating(
 
 
 def _device(name: str) -> torch.device:
-    """Return a device by name; ``auto`` is CUDA if there is one, or the CPU.
+    """Return a device by name; ``auto`` is CUDA if there is such a device, else the CPU.
 
     Other accelerators lack float64.
     """

@@ -78,7 +78,7 @@ class BestPenalties:
     where none were asked for. [T', C, n]"""
 
     def __getitem__(self, some: slice) -> BestPenalties:
-        """Return those of some of the tasks."""
+        """Return the penalties of some of the tasks, without logits."""
         return BestPenalties(self.l2[some], self.score[some], self.loss[some])
 
 
@@ -192,7 +192,7 @@ class PenaltyPath:
         return to_device(torch.as_tensor(np.stack(rows)).to(X.dtype), X.device)
 
     def step(self, penalty: float) -> None:
-        """Solve the active tasks at the next penalty; leave those whose loss has turned."""
+        """Solve the active tasks at the next penalty, and drop those whose loss has turned."""
         self.solution = self.problems.solve(penalty, self.solution, tolerance=SEARCH_TOLERANCE)
         logits = self.held_out(self.solution.logits)
         scored = self.scored_by >= 0

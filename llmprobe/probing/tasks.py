@@ -43,11 +43,11 @@ MANY_CLASSES = 20
 """More different whole numbers than this are probably scores, not classes."""
 
 MOST_FREQUENT = 1.2
-"""The most frequent a class may be for accuracy to be the main metric, in fair shares: 60 % of two
+"""The most fair shares that a class may have for accuracy to be the main metric: 60 % of two
 classes."""
 
 MOST_CODED = 5000
-"""Labels that the online code encodes: of more examples, a random part."""
+"""The most labels that the online code encodes: of more examples, a random part."""
 
 CODE_ORDERS = 3
 """Orders of the groups in which the labels are sent, each an online code of its own."""

@@ -42,9 +42,9 @@ class _Trained:
     coef: Mapping[int, np.ndarray]
     """Directions in raw space, by layer. [F, d, C]"""
     intercept: Mapping[int, np.ndarray]
-    """By layer. [F, C]"""
+    """Intercepts, by layer. [F, C]"""
     classes: tuple[str, ...]
-    """As text, in the order of the probes; empty for labels that are numbers."""
+    """The classes as text, in the order of the probes; empty for labels that are numbers."""
     best: int
     """The layer with the least out-of-fold loss."""
 

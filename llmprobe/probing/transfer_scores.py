@@ -86,8 +86,8 @@ def two_sided(observed: float, shuffled: np.ndarray) -> float:
 def with_refitted_thresholds(truth: np.ndarray, logits: np.ndarray, fold_of: np.ndarray) -> float:
     """Return the accuracy with thresholds that are fitted on the other folds of the test set.
 
-    Directions stay as they are, also where they read the opposite. Fitted is a number that is added
-    to the logit of each class; for two classes that is one threshold.
+    Directions stay as they are, also where they read the opposite. What is fitted is a number that
+    is added to the logit of each class; for two classes that is one threshold.
 
     Parameters
     ----------

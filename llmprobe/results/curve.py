@@ -408,7 +408,7 @@ def same_layers(curves: Sequence[Curve]) -> bool:
 
 
 def difficulty(curves: Sequence[Curve]) -> dict[str, float]:
-    """Compute how far the best of the models stays from a perfect score, by title, 0 … 1.
+    """Compute how far the best of the models falls short of a perfect score, by title, 0 … 1.
 
     It is 1 - (score - chance) / (1 - chance) of the best layer of the best model; for labels that
     are numbers, of R², whose chance is 0. It is measured, not declared, so facts, generated tasks

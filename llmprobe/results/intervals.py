@@ -66,7 +66,7 @@ def positive_interval(estimate: float, variance: float, size: float) -> tuple[fl
     """
     if estimate == 0:
         return 0.0, 0.0
-    with np.errstate(over="ignore"):  # With one group, the interval may be infinite.
+    with np.errstate(over="ignore"):  # With one group, the factor may be infinite.
         factor = float(np.exp(_student(size) * np.sqrt(variance * _unbiased(size)) / estimate))
     return estimate / factor, estimate * factor
 
@@ -96,5 +96,5 @@ def _unbiased(size: float) -> float:
 
 
 def _freedom(size: float) -> float:
-    """Return the degrees of freedom, at least a few, so that one group gives a wide interval."""
+    """Return the degrees of freedom, at least 0.1, so that one group gives a wide interval."""
     return max(size - 1, 0.1)

@@ -49,7 +49,7 @@ def more_permutations(summary: pd.DataFrame) -> np.ndarray:
     Parameters
     ----------
     summary
-        With adjusted p-values.
+        The summary of the run, with adjusted p-values.
     """
     p, adjusted, shuffles = (
         summary[name].to_numpy(float)

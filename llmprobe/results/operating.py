@@ -180,7 +180,9 @@ def negatives_needed(rate: float) -> int:
 
 
 def from_held_out(scores: np.ndarray, units: np.ndarray, origin: Origin) -> OperatingPoints:
-    """Return thresholds that at most their rate of the negatives exceeds, over all repeats.
+    """Return for each rate the threshold that at most this share of the negatives' scores exceeds.
+
+    Scores of all repeats count.
 
     Parameters
     ----------
@@ -207,8 +209,8 @@ def from_set_aside(
     """Return thresholds that keep their false positive rates, at 95 % confidence.
 
     A unit is one trial, since units are independent and rows of a unit are not. It is a false
-    positive if any of its negatives exceeds the threshold. Let n units be set aside, which the
-    probe has not seen, and k of them exceed the threshold. The upper end of the one-sided 95 %
+    positive if any of its negatives exceeds the threshold. Let n units with negatives be set aside,
+    unseen by the probe, and k of them exceed the threshold. The upper end of the one-sided 95 %
     interval of their share (Clopper & Pearson 1934) is at most the rate as long as
     P(Binomial(n, rate) <= k) <= 0.05. So for the largest such k, which depends on n and the rate
     alone, the threshold is the (k + 1)-th largest of the units' largest scores. That is an upper

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmprobe.results.transfer import TransferMatrix
 
 _MOST_LISTED = 6
-"""The most names in a caption; it has the number of more."""
+"""The most names that a caption lists; of more, it says how many they are."""
 _NARROWEST = 1.5
 
 

@@ -22,7 +22,7 @@ class LayerScores:
     labels: np.ndarray
     """Labels as text. [n]"""
     classes: list[str]
-    """In the order of the probes, the positive of two last; empty for numbers."""
+    """The classes in the order of the probes, the positive of two last; empty for numbers."""
     predicted: np.ndarray
     """Index of the predicted class. [layers, n]; empty for numbers"""
     score: np.ndarray

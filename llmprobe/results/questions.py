@@ -86,7 +86,7 @@ class Answer:
 
     answer: Word
     sentence: str
-    """What it rests on."""
+    """The sentence that it rests on."""
     value: float = nan
     """The number that it was decided by, if any."""
     low: float = nan

@@ -46,8 +46,8 @@ class Results(ShownInNotebooks):
     """The same probes fitted without the examples of fold 0, which they can be tried on."""
     rivals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each rival of a curve × scored example: what it answers out-of-fold, as in the
-    predictions. Rivals are a bag of words, the mean of the token embeddings and the best layer of
-    the untrained network."""
+    predictions. Rivals are, for example, a bag of words, the mean of the token embeddings and the
+    best layer of the untrained network."""
     transfer: pd.DataFrame = field(default_factory=pd.DataFrame)
     """A row for each model × position × train set × test set, where that was asked for; see
     ``transfer_matrix``."""

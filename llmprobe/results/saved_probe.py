@@ -69,7 +69,7 @@ class GoldenExample:
 class SavedProbe(ShownInNotebooks):
     """The probes of every layer for one concept, each fitted on all examples but a test set's.
 
-    With ``probe.calibrate``, it is fitted without the units that were set aside instead.
+    With ``probe.calibrate``, the units that were set aside are left out instead.
 
     A probe that reads several layers at once has one direction, of their states side by side
     (``reads``), and no other layer.
@@ -445,7 +445,7 @@ def _require_whole(probe: SavedProbe) -> None:
             raise ValueError("a golden example has positions or a layer that are not there")
         logits = np.asarray(example.logit, dtype=float)
         if logits.shape != ((outputs,) if outputs > 1 else ()) or not np.isfinite(logits).all():
-            raise ValueError("a golden example has logits that are none of this probe")
+            raise ValueError("a golden example has logits that do not fit this probe")
     for fact, value in probe.facts.items():
         kind = _KINDS.get(fact, str)
         if fact in (*HOW_READ, *READ_WITH, *_WORDS) and not isinstance(value, kind):

@@ -23,7 +23,7 @@ def select(
     datasets: str | Iterable[str] | None = None,
     layers: int | Iterable[int] | None = None,
 ) -> Results:
-    """Return the results of some models, datasets and layers, models and datasets in that order.
+    """Return the results of some models, datasets and layers, the first two in the order given.
 
     Parameters
     ----------

@@ -61,8 +61,7 @@ class Trace(ShownInNotebooks):
     title: str = ""
     """What is known of an example, such as its label and the answer; empty for a new text."""
     read: Sequence[int] = ()
-    """Indices of the tokens that the probe's position reads; empty where a text does not tell them.
-    """
+    """Indices of the tokens that the probe's position reads; empty where a text does not tell."""
     of_words: bool = False
     """Whether the probe's labels are of words, so that its position is within a labelled word."""
 

@@ -20,7 +20,7 @@ TRANSFER_MARKS = {"yes": "", "opposite": "!", "no": "–", "unclear": "?", "not 
 
 
 def as_aurocs(cells: pd.DataFrame) -> pd.Series:
-    """Return the AUROC of each cell; for a rank correlation r about the same, (1 + r) / 2."""
+    """Return the AUROC of each cell, or what a rank correlation r is about like: (1 + r) / 2."""
     return cells["auroc"].astype(float).fillna((1 + cells["rank_correlation"].astype(float)) / 2)
 
 

@@ -48,7 +48,7 @@ LINEAR = {"features": 512, "null": 0, "rank": False}
 """Options of the curved probe: fewer features and no p-value, since it is fitted at every point."""
 
 EVERY = 4
-"""How many layers lie between the probed layers of the network with a bypass."""
+"""The step, in layers, from one probed layer to the next in the network with a bypass."""
 BYPASS_STEPS = (0, 100, 400, 1600)
 """Steps of that network's training before which it is probed."""
 BYPASS_IMAGES = 4000

@@ -59,7 +59,7 @@ class ProbeKind:
     def problems(
         self, design: Design, loss: Loss, targets: Tensor, weights: Tensor
     ) -> ProbeProblems:
-        """Return K probes to fit, to ``targets`` [K, C, n] on rows with ``weights`` [K, n].
+        """Return K probes, to be fitted to ``targets`` [K, C, n] on rows of ``weights`` [K, n].
 
         C is 1 for two classes (the second one is 1) and for standardised numbers.
         """
