@@ -170,7 +170,7 @@ def config_of_pooling(config: ProbeConfig, position: str) -> ProbeConfig:
     kind = PROBE_KINDS[config.kind]
     if kind.for_numbers and pooling.kind == "softmax":
         raise UserError(
-            "probe.pooling softmax: weighs tokens by their scores, and numbers have a unit; with "
+            "probe.pooling softmax: weighs tokens by their scores, but numbers have a unit; with "
             f"{config.kind} say pooling: [mean, max, last-5, attention]"
         )
     if not kind.has_penalty:

@@ -402,8 +402,8 @@ def _shuffled(
         )
     if config.permutations and different < FEWEST_RELABELLINGS:
         log.warning(
-            "%s: no p-values: labels belong to groups, and exchanged between groups of like size "
-            "they give only %.0f different labellings", where, different,
+            "%s: no p-values: exchanging labels between groups of like size gives only %.0f "
+            "different labellings", where, different,
         )  # fmt: skip
         return (), different
     for column in shuffled.T:

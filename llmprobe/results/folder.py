@@ -365,7 +365,7 @@ def read_table(folder: Path, name: str, any_version: bool = False) -> pd.DataFra
         raise _damaged(path, error) from None
     wrong = wrong_column(table, name)
     if wrong is not None:
-        raise _damaged(path, f"its column {wrong!r:.40} has other things than words or numbers")
+        raise _damaged(path, f"its column {wrong!r:.40} has values of a wrong type")
     absent = set(columns_of(name)) - set(table.columns)
     if absent and not any_version:
         raise UserError(
@@ -559,7 +559,7 @@ def _of_both(
     files = f"{out}: its results and its summary are not of the same run"
     if not kept[0].any():
         raise UserError(f"{files}; run the config again")
-    notes.append(f"{files}; shown is what both of them have")
+    notes.append(f"{files}; only what both of them have is shown")
     return table[kept[0]], summary[kept[1]]
 
 

@@ -222,7 +222,7 @@ def _look(kind: FigureKind, options: Mapping[str, Any]) -> Look:
         asked = options["layers"]
         layers = [asked] if isinstance(asked, int) else list(asked)
         if len(layers) != 1:
-            raise UserError(f"{kind.name}: layers: {layers}; it is of the probes of one layer")
+            raise UserError(f"{kind.name}: layers: {layers}; give one, whose probes it shows")
         layer = layers[0]
     return Look(
         options.get("ax"), width, height, options.get("title"), cmap, options.get("metric"), layer

@@ -403,7 +403,7 @@ def _require_whole(probe: SavedProbe) -> None:
     """Raise ``ValueError`` or another error where parts of a probe do not fit each other."""
     classes = probe.classes
     if not all(isinstance(label, str | int | float) and label == label for label in classes):
-        raise ValueError(f"its classes {list(classes)!r:.100} are no words and numbers")
+        raise ValueError(f"its classes {list(classes)!r:.100} are not words or numbers")
     if not len({*classes}) == len({*map(str, classes)}) == len(classes) != 1:
         raise ValueError(f"its classes {list(classes)!r:.100} are not two or more different ones")
     outputs = len(classes) if len(classes) > 2 else 1

@@ -277,7 +277,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: with_entry(path, classes=["1", 1, "a"]), "not two or more different ones"
     ),
     "classes that are none": (
-        lambda path: with_entry(path, classes=[None, {"a": 1}, "a"]), "are no words and numbers"
+        lambda path: with_entry(path, classes=[None, {"a": 1}, "a"]), "are not words or numbers"
     ),
     "NaN": (lambda path: with_number(path, "coef.3", np.nan), "numbers that are not finite"),
     "infinite": (lambda path: with_number(path, "intercept.7", np.inf), "that are not finite"),
