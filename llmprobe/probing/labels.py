@@ -204,7 +204,8 @@ def _blocks(y: np.ndarray, group_of: np.ndarray) -> np.ndarray:
     """Return the block of each group; labels are exchanged among groups of a block. -> [G]
 
     A group with several labels is in a block with others of its size. Groups with one label are
-    divided by size into blocks of at least `ENOUGH_GROUPS`; groups of one size stay together.
+    divided by size into as many blocks as have `ENOUGH_GROUPS` each; groups of one size stay
+    together.
     """
     sizes = np.bincount(group_of)
     low, high = (np.full(len(sizes), fill) for fill in (y.max(), y.min()))

@@ -31,7 +31,7 @@ RIVALS = (
     *("bag_of_words", "token_embeddings", "text_encoder", "length", "perplexity"),
     "random_weights",
 )
-"""Rivals read the same texts without the trained network, or only how likely it finds them."""
+"""What reads the same texts without the trained network, or only how likely it finds them."""
 
 SAID = (
     *("said_auroc", "said_auroc_low", "said_auroc_high", "said_accuracy"),

@@ -28,16 +28,16 @@ HOW_READ = (
     "model_id", "revision", "weights", "seed", "quantization", "dtype", "trust_remote_code",
     "chat_template", "too_long",
 )  # fmt: skip
-"""Facts that tell, besides site, position and template, how a probe's own texts were read, so that
-other texts can be read in the same way."""
+"""Names of facts that tell, besides site, position and template, how a probe's own texts were read,
+so that other texts can be read in the same way."""
 
 READ_WITH = (
     "tokenizer", "tokenizer_revision", "adapter", "adapter_revision", "convert", "in_memory",
     "special", "occurrence", "blocks", "chat", "of_words",
 )  # fmt: skip
-"""Further facts of that kind, which a probe has where they say more than the default. ``blocks`` is
-the model's number of blocks, which older probes lack; ``chat`` has options of the chat template as
-JSON, for a probe of chats; ``of_words`` tells that labels are of words."""
+"""Names of further facts of that kind, which a probe has where they say more than the default.
+``blocks`` is the model's number of blocks, which older probes lack; ``chat`` has options of the
+chat template as JSON, for a probe of chats; ``of_words`` tells that labels are of words."""
 
 _WORDS = (
     "model", "dataset", "site", "position", "kind", "template", "perturbation", "class_names",

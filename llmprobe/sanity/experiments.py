@@ -120,7 +120,10 @@ def _text(run: Results, _width: int, unicode: bool) -> Text:
 
 
 def _experiment_of(run: Results) -> tuple[SanityConfig, Experiment]:
-    """Return the experiment of a run folder; raise ``UserError`` if its tables are of another."""
+    """Return the config and the experiment of a run folder.
+
+    Raise ``UserError`` if its tables are of another experiment.
+    """
     config = load(run.folder)
     network = "xor" if isinstance(config, XorConfig) else config.network
     if OWN_POINTS[network] not in set(run.table.get("layer_name", ())):

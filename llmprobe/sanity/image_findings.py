@@ -46,8 +46,8 @@ def errors(run: Results) -> pd.DataFrame:
 def clear_changes(predictions: pd.DataFrame) -> dict[int, int]:
     """Tell whether the error clearly falls (-1) or rises (1) at each layer after the first.
 
-    0 where neither is clear. The test is McNemar's exact one (1947) on the examples that only one
-    of two neighbouring layers gets right, with Bonferroni's correction for the number of steps.
+    0 where neither is clear. That is by the exact test of McNemar (1947) on the examples that only
+    one of two neighbouring layers gets right, with Bonferroni's correction for the number of steps.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ class Images:
 
 
 def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
-    """Draw rows at random: files may be sorted by class, or by source as MNIST's test images."""
+    """Draw rows of each class at random: files may be sorted by class, or by source as MNIST's."""
     if len(labels) <= most:
         return np.arange(len(labels))
     order = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
