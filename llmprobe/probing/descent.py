@@ -23,10 +23,10 @@ times the slope at its start."""
 DROWNED = 0.1
 """A curvature below this times the penalty hardly matters to the preconditioner."""
 REWEIGHTED_AFTER = 8
-"""Steps from nothing after which rows count in the preconditioner as they do in the loss."""
+"""Steps after which, in a fit from nothing, rows count in the preconditioner as in the loss."""
 PAYS_FOR = 40
-"""The most features for each direction still sought with which rows are reweighted: that costs then
-as much as about twenty steps."""
+"""Rows are reweighted with at most this many features for each direction still sought: that costs
+as much as about twenty steps then."""
 BETWEEN_WAITS = 4
 """Steps after which an accelerator is asked which problems have converged."""
 _TINY = torch.finfo(torch.float32).tiny
@@ -114,8 +114,9 @@ class Descent:
     def reweight(self, at: Slopes) -> None:
         """Weight the rows of the preconditioner by their curvature, the mean over the problems.
 
-        Far from zero few rows still bend the loss, about the same ones in all folds and penalties.
-        Done once: each time costs what conjugate gradients know of the directions before.
+        Far from zero, few rows still bend the loss, about the same ones in all folds and penalties.
+        It is done once, since each time conjugate gradients lose what they know of the directions
+        before.
         """
         curvature = at.curvature / at.curvature.sum(dim=-1, keepdim=True).clamp_min(_TINY)
         share = curvature.mean(dim=(0, 1))
