@@ -188,8 +188,9 @@ def turns(
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Return the median, minimum and maximum as text."""
-    return f"{median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+    """Return the median, minimum and maximum as text; of one value, that value."""
+    ends = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
+    return f"{median(values):.{digits}f}{ends}"
 
 
 def best(run: Callable[[], object], times: int = 10) -> float:

@@ -192,10 +192,10 @@ def cold_grid(X: np.ndarray, task: ProbingTask, device: str) -> None:
     assert fits.converged.all()
 
 
-def everything(given: Input, layer: int, options: argparse.Namespace) -> None:
-    """Probe a layer with nested penalties, permutations, control labels, intervals and tables."""
+def everything(given: Input, options: argparse.Namespace) -> None:
+    """Probe the layers with nested penalties, permutations, controls, intervals and tables."""
     llmprobe.probe_layers(
-        {layer: given.layers[layer]}, given.y, given.groups, progress=False,
+        given.layers, given.y, given.groups, progress=False,
         permutations=options.permutations, controls=["majority", "random_labels"],
         description_length=False, device=options.device,
     )  # fmt: skip
@@ -235,31 +235,32 @@ def compare(given: Input, options: argparse.Namespace) -> None:
         f"{len(tasks.inner)} nested choices": tasks.inner,
         f"{labellings} labellings": [*tasks.shuffled, *tasks.control],
     }
+    pairs: dict[tuple[str, str], tuple[Callable[[], object], Callable[[], object]]] = {}
     for layer, X in given.layers.items():
-        pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-            name: (partial(plain_choices, X, some, solver), partial(choices, X, some, device))
-            for name, some in families.items()
-        }
-        pairs["end to end, `probe_layers`"] = (
-            partial(plain_everything, X, tasks, solver),
-            partial(everything, given, layer, options),
-        )
-        pairs["`fit_many` cold, 5 folds × 10 penalties"] = (
+        for name, some in families.items():
+            pairs[str(layer), name] = (
+                partial(plain_choices, X, some, solver), partial(choices, X, some, device),
+            )  # fmt: skip
+        pairs[str(layer), "`fit_many` cold, 5 folds × 10 penalties"] = (
             partial(plain_grid, X, tasks.observed, solver),
             partial(cold_grid, X, tasks.observed, device),
         )
-        for name, (plain, ours) in pairs.items():
-            if options.only and options.only not in name:
-                continue
-            took, results = alternating({"plain": plain, "ours": ours}, options.rounds)
-            ratio = [a / b for a, b in zip(took["plain"], took["ours"], strict=True)]
-            same = ""
-            if isinstance(results["ours"], np.ndarray):
-                same = f"{np.mean(results['ours'] == results['plain']):.0%}"
-            report(
-                f"| {layer} | {name} | {spread(took['plain'], 3)} | {spread(took['ours'], 3)} | "
-                f"{spread(ratio, 1)} | {same} |", options.out,
-            )  # fmt: skip
+    pairs[", ".join(map(str, given.layers)), "end to end, `probe_layers`"] = (
+        lambda: [plain_everything(X, tasks, solver) for X in given.layers.values()],
+        partial(everything, given, options),
+    )
+    for (layers, name), (plain, ours) in pairs.items():
+        if options.only and options.only not in name:
+            continue
+        took, results = alternating({"plain": plain, "ours": ours}, options.rounds)
+        ratio = [a / b for a, b in zip(took["plain"], took["ours"], strict=True)]
+        same = ""
+        if isinstance(results["ours"], np.ndarray):
+            same = f"{np.mean(results['ours'] == results['plain']):.0%}"
+        report(
+            f"| {layers} | {name} | {spread(took['plain'], 3)} | {spread(took['ours'], 3)} | "
+            f"{spread(ratio, 1)} | {same} |", options.out,
+        )  # fmt: skip
     report("", options.out)
 
 
