@@ -52,6 +52,12 @@ KEPT: Mapping[str, Sequence[str]] = {
         "reads",
     ),
     "transfer_layers": ("model", "train", "test", "train_layer", "test_layer", "auroc"),
+    "differences": (
+        "model_a", "model_b", "dataset_a", "dataset_b", "n_examples", "accuracy_a", "accuracy_b",
+        "difference", "difference_low", "difference_high", "stays_above_half_depth_a",
+        "stays_above_half_depth_b", "stays_above_half_depth_difference",
+        "stays_above_half_depth_difference_low", "stays_above_half_depth_difference_high",
+    ),
 }  # fmt: skip
 """Columns of a run's tables that are committed."""
 
@@ -91,6 +97,11 @@ def make(run: str, results: Path = DOCS / "results", **settings: Any) -> None:
 
 def keep(run: str, out: Path, results: Path, seconds: float) -> None:
     """Keep the tables of a run folder that pages show, and what made them."""
+    from llmprobe.config.load import load_config
+    from llmprobe.results.differences import differences
+    from llmprobe.results.folder import read_results
+    from llmprobe.runs.wordings import wordings
+
     folder = results / run
     folder.mkdir(parents=True, exist_ok=True)
     for name, columns in KEPT.items():
@@ -98,10 +109,12 @@ def keep(run: str, out: Path, results: Path, seconds: float) -> None:
             whole = pd.read_parquet(out / f"{name}.parquet")
             if name == "transfer_layers":  # Pairs of layers are in the figure alone.
                 whole = whole[whole["train_layer"] == whole["test_layer"]]
-            shown = whole[[column for column in columns if column in whole]]
-            shown.dropna(axis=1, how="all").round(4).to_csv(
-                folder / f"{name}.csv", index=False, lineterminator="\n"
-            )
+            _write(whole[[column for column in columns if column in whole]], folder / f"{name}.csv")
+    if run == "concept_depth_moved":
+        datasets = load_config(DOCS / "studies" / f"{run}.yaml").datasets
+        same = wordings((each.title, each.model_dump(mode="json")) for each in datasets)
+        moved = differences(read_results(out), same)
+        _write(moved[list(KEPT["differences"])], folder / "differences.csv")
     environment = json.loads((out / "environment.json").read_text(encoding="utf-8"))
     versions = ("llmprobe", "python", "torch", "transformers", "scikit-learn")
     made = {
@@ -117,6 +130,11 @@ def keep(run: str, out: Path, results: Path, seconds: float) -> None:
     if (losses := out.parent / "checkpoints" / "loss.csv").is_file() and run == "training_steps":
         (folder / "loss.csv").write_bytes(losses.read_bytes())
     draw(run, out, results.parent / "images")
+
+
+def _write(shown: pd.DataFrame, path: Path) -> None:
+    """Write a table, rounded, without columns in which nothing is."""
+    shown.dropna(axis=1, how="all").round(4).to_csv(path, index=False, lineterminator="\n")
 
 
 def draw(run: str, out: Path, images: Path) -> None:
@@ -328,6 +346,30 @@ def depths(results: Path, run: str) -> str:
         at = [curve.iloc[(curve["depth"] - share).abs().argmin()]["accuracy"] for share in shares]
         rows.append([short(dataset), str(model), *map(number, at)])
     return markdown(rows, ["dataset", "model", "first layer", "25 %", "50 %", "75 %", "last"])
+
+
+@table("moved")
+def moved(results: Path, run: str) -> str:
+    """Return how fewer bits and noise before the texts move each curve, in pairs of answers."""
+    rows = []
+    for pair in read(results, run, "differences").to_dict("records"):
+        model, changed = str(pair["model_a"]), str(pair["model_b"])
+        dataset, other = short(pair["dataset_a"]), short(pair["dataset_b"])
+        bits = changed.removeprefix(f"{model}-")
+        plain = not model.endswith(("-int8", "-nf4")) and not dataset.endswith("_noise")
+        if not plain or (dataset == other and bits not in ("int8", "nf4")):
+            continue
+        rows.append(
+            [
+                dataset, model, "noise" if dataset != other else bits,
+                number(pair["accuracy_a"]), interval(pair, "difference"),
+                number(pair["stays_above_half_depth_a"]),
+                interval(pair, "stays_above_half_depth_difference"),
+            ]
+        )  # fmt: skip
+    header = ["dataset", "model", "with", "accuracy before", "change", "above half from depth",
+              "change"]  # fmt: skip
+    return markdown(sorted(rows), header, left=3)
 
 
 @table("said")
