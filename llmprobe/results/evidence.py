@@ -138,7 +138,7 @@ def _used(curve: Curve) -> Answer:
             "not used for this answer at this position",
             f" No layer moves it by {USED_SHARE:.0%}.",
         )
-    if p < SURE and value >= USED_SHARE and low > 0:
+    if p <= SURE and value >= USED_SHARE and low > 0:
         return answered("yes", f"used for this answer at layer {layer:.0f}")
     return answered("unclear", "unclear whether it is used for this answer")
 

@@ -124,9 +124,9 @@ def _extremes(cells: pd.DataFrame, sign: int, columns: Sequence[str], prefix: st
 def with_answers(table: pd.DataFrame) -> pd.DataFrame:
     """Return the cells of one matrix with ``p_value_adjusted`` and ``reads``.
 
-    ``reads`` is *yes* or *opposite* where the adjusted p-value is below 0.05, *no* where the
-    interval lies within ``TRANSFER_MARGIN`` of chance, *not defined* where there is no score, else
-    *unclear*.
+    ``reads`` is *yes* or *opposite* where the adjusted p-value is at most 0.05, *no* where
+    the interval lies within ``TRANSFER_MARGIN`` of chance, *not defined* where there is no score,
+    else *unclear*.
     """
     p = table["p_value"].to_numpy(float)
     adjusted, tested = p.copy(), np.isfinite(p)
@@ -140,7 +140,7 @@ def with_answers(table: pd.DataFrame) -> pd.DataFrame:
         np.where(is_number, (1 + table[f"rank_correlation{end}"]) / 2, table[f"auroc{end}"])
         for end in ("", "_low", "_high")
     )
-    sure = adjusted < SURE
+    sure = adjusted <= SURE
     nothing = (low >= 0.5 - TRANSFER_MARGIN) & (high <= 0.5 + TRANSFER_MARGIN)
     reads = np.select(
         [np.isnan(score), sure & (score > 0.5), sure & (score < 0.5), nothing],

@@ -419,7 +419,7 @@ def test_less_is_said_than_is_readable_only_where_the_gap_is_sure() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "p", "word"),
     [
-        (0.2, 0.4, 0.01, "yes"), (0.2, 0.4, 0.06, "unclear"), (-0.01, 0.4, 0.01, "unclear"),
+        (0.2, 0.4, 0.05, "yes"), (0.2, 0.4, 0.06, "unclear"), (-0.01, 0.4, 0.01, "unclear"),
         (0.01, 0.9 * USED_SHARE, 0.01, "no"), (0.01, 1.1 * USED_SHARE, 0.01, "unclear"),
         (1.17, 1.17, 0.01, "unclear"), (0.0, 0.0, 0.01, "unclear"),  # One unit has no interval.
     ],
