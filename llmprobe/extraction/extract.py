@@ -1,4 +1,4 @@
-"""Texts → hidden states of every layer, on disk, once."""
+"""Extraction: from texts to hidden states of every layer, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ from llmprobe.models.source import ModelSource, is_local, locate
 log = logging.getLogger(__name__)
 
 STORE_VERSION = 7
-"""Raise when the same key would give other states or facts: older extractions are not used."""
+"""Version of the content; to be raised when the same key would give other states or facts, so that
+older extractions are not used."""
 
 
 class Estimate(NamedTuple):
@@ -68,26 +69,28 @@ class Estimate(NamedTuple):
     line: str
     """In words: tokens, way, disk and time."""
     seconds: float
-    """As this machine would take."""
+    """Seconds on this machine."""
     nominal_seconds: float
-    """As a usual machine of this kind would take: the same whenever it is asked."""
+    """Seconds on the nominal machine of ``plan.py``: the same wherever the device is of this kind."""
     shards: int
-    """Into how many pieces it can be divided."""
+    """Number of shards, into which the work can be divided."""
 
 
 FEW_UNREAD = 300
-"""Tokens in one block that are run in about the time in which to find out what it may leave out."""
+"""Unread tokens, for each block of the model, up to which finding the parts that the last block may
+skip takes longer than running them."""
 
 
 class Extractor:
     """Extraction from one model, which is located and loaded only when something needs it.
 
-    One that is in memory already is in eval mode only while its ``as_it_was`` says so.
+    A model that is in memory already is not put into eval mode here: the caller enters its
+    ``as_it_was``.
 
     Parameters
     ----------
     load
-        Loads a model that is not in memory, in place of ``load_model``.
+        Function that loads a model that is not in memory, in place of ``load_model``.
     """
 
     def __init__(
@@ -101,13 +104,13 @@ class Extractor:
         self._loaded = _Loaded(None if isinstance(model, ModelConfig) else model)
         self._position_wise: dict[int, list[Any]] = {}
         self.right_way: dict[str, str] = {}
-        """For a way of running texts that is the first to try, the one that the self-check took."""
+        """The way of running texts that the self-check accepted, by the way that is tried first."""
 
     @property
     def token_embeddings(self) -> Extractor:
-        """The extraction of the mean of the embeddings of each text's tokens, its only layer.
+        """The extractor of the mean token embedding of each text, as its only layer.
 
-        It is layer 0 at ``position: mean`` of the same model in memory, none of whose blocks runs.
+        It shares the loaded model and reads layer 0 at ``position: mean``, so no block runs.
         """
         other = copy(self)
         update = {"site": "residual", "position": "mean", "special": "skip", "layers": (0,)}
@@ -132,7 +135,7 @@ class Extractor:
 
     @property
     def tokenizer(self) -> Any:
-        """The model's tokenizer, for which the model itself is not loaded."""
+        """The model's tokenizer, loaded without the model itself."""
         known = self._loaded
         if known.tokenizer is None:
             loaded = known.in_memory or known.model
@@ -143,14 +146,14 @@ class Extractor:
 
     @property
     def architecture(self) -> Architecture:
-        """The model's shape, for which its weights are not loaded."""
+        """The model's shape, known without its weights."""
         if self._loaded.architecture is None:
             self._loaded.architecture = load_architecture(self.model_config, self.source)
         return self._loaded.architecture
 
     @property
     def origin(self) -> dict[str, Any]:
-        """How to read other texts as these are, beside the site and the position."""
+        """What it takes to read other texts in the same way, except the site and the position."""
         model, config = self.model_config, self.config
         source = self._loaded.source
         return {
@@ -169,7 +172,7 @@ class Extractor:
         }
 
     def reads_as(self, other: Extractor) -> bool:
-        """Whether another one reads texts by the same model in the same way."""
+        """Whether another extractor reads texts with the same model in the same way."""
         return (self.model_config, self.config) == (other.model_config, other.config)
 
     @property
@@ -200,7 +203,7 @@ class Extractor:
             "chat_template": turns is not None,
             "too_long": config.too_long,
         }
-        # Of a tokenizer and an adapter from elsewhere.
+        # The identities of a tokenizer and an adapter from elsewhere.
         key |= self.source.beside
         if config.layers is not None:
             key["layers"] = sorted(config.layers)
@@ -210,7 +213,7 @@ class Extractor:
         return key
 
     def folder(self, dataset: ConceptDataset) -> Path:
-        """Return where the activations of ``dataset`` are or will be: named by their key."""
+        """Return the folder, named by the key, in which the activations are or will be."""
         ending = digest(self.key(dataset))[:16]
         name = f"{self.model_config.name}-{file_name(dataset.stem or dataset.name)}-{ending}"
         return cache_folder() / "activations" / name
@@ -218,7 +221,8 @@ class Extractor:
     def find(self, dataset: ConceptDataset, *, embeddings: bool = False) -> Activations | None:
         """Return the activations if they are on this disk, complete and undamaged.
 
-        With ``embeddings`` those of the tokens have to be there too, and come along.
+        With ``embeddings``, the mean token embeddings must be there too, and are returned with
+        them.
         """
         store = Store(self.folder(dataset))
         if store.folder.is_dir():
@@ -232,9 +236,9 @@ class Extractor:
     def extract_with_embeddings(
         self, dataset: ConceptDataset, *, cache: bool = True, progress: bool = True
     ) -> Activations:
-        """Return the activations of ``dataset``, and beside them the mean token embeddings.
+        """Return the activations of ``dataset`` together with its mean token embeddings.
 
-        Where texts have no embeddings, all their tokens being special ones, a warning says so.
+        If a text has only special tokens, there are no embeddings, and a warning says so.
         """
         activations = self.extract(dataset, cache=cache, progress=progress)
         try:
@@ -247,10 +251,11 @@ class Extractor:
     def extract(
         self, dataset: ConceptDataset, *, cache: bool = True, progress: bool = True
     ) -> Activations:
-        """Return the activations of ``dataset``, found on disk or made now.
+        """Return the activations of ``dataset``, found on disk or computed now.
 
-        An interrupted extraction goes on after its last whole shard. Of two processes that want
-        the same one, one works and the other waits; processes of one launch share the work.
+        An interrupted extraction keeps its whole shards and makes only the others. If two processes
+        want the same extraction, one works and the other waits; processes of one launch share the
+        work.
 
         Raises
         ------
@@ -271,16 +276,17 @@ class Extractor:
         if facts is None:
             store.folder.mkdir(parents=True, exist_ok=True)
             with lease(store.folder, wait=True) as waited:
-                # The one that was waited for may have made it.
+                # The process that held the lease may have made it.
                 facts = world.agree(store.manifest() if waited else None)
                 facts = facts or self._fill(store, dataset, self.key(dataset), world, progress)
         return self._activations(dataset, facts, store)
 
     def extract_share(self, dataset: ConceptDataset, share: int, shares: int) -> None:
-        """Make one share of an extraction that processes divide which cannot talk to each other.
+        """Make one share of an extraction that is divided among processes that cannot communicate.
 
-        The first whose self-check ends decides how texts are run, and who finds all shards there
-        ends the extraction. No lease is taken of the folder: whoever waits for the shares has it.
+        The process whose self-check ends first decides how texts are run, and a process that finds
+        all shards there writes the manifest. This takes no lease of the folder: the process that
+        waits for the shares holds it.
         """
         store = Store(self.folder(dataset))
         use(store.folder)
@@ -290,7 +296,7 @@ class Extractor:
             self._fill(store, dataset, self.key(dataset), world, progress=True)
 
     def tokens(self, dataset: ConceptDataset, tokenizer: Any, module: Any) -> TokenisedTexts:
-        """Return the dataset's texts as this model reads them, with what is extracted of them."""
+        """Return the token ids of the dataset's texts, and their places that are read."""
         every_token = "tokens" in self.config.positions
         return self.tokens_at(self._one_place, dataset, tokenizer, module, every_token=every_token)
 
@@ -303,7 +309,10 @@ class Extractor:
         *,
         every_token: bool = False,
     ) -> TokenisedTexts:
-        """Return the dataset's texts with their places at ``last``, or positions of the config."""
+        """Return the token ids of the dataset's texts, and their places at some positions.
+
+        Each position is ``last`` or one of the config's.
+        """
         return tokenise(
             tokenizer,
             dataset.texts,
@@ -319,7 +328,7 @@ class Extractor:
         )
 
     def estimate(self, dataset: ConceptDataset) -> Estimate:
-        """Return what extraction will cost, by the tokenizer and the model's configuration."""
+        """Estimate what extraction will cost, from the tokenizer and the model's configuration."""
         model = self.architecture
         texts = self.tokens(dataset, self.tokenizer, model.module)
         self._distinct_states(dataset, texts, model.causal, self.tokenizer)
@@ -331,17 +340,17 @@ class Extractor:
         )  # fmt: skip
 
     def estimate_perplexity(self, dataset: ConceptDataset) -> str:
-        """Return what the perplexity of the texts will cost, as ``estimate`` says the states'."""
+        """Return one line that says what computing the perplexity of the texts will cost."""
         model = self.architecture
         return describe_perplexity(self.tokens(dataset, self.tokenizer, model.module), model)
 
     def planner(self, texts: TokenisedTexts, model: LoadedModel | Architecture) -> Planner:
-        """Return what plans these texts, within the config's budget.
+        """Return a planner for these texts, within the config's budget of tokens.
 
         Raises
         ------
         UserError
-            A size in the model's config.json is none.
+            A size in the model's config.json cannot be used.
         """
         module: Any = model.module
         layers = self.layers(model.n_blocks)
@@ -356,13 +365,14 @@ class Extractor:
         return Planner(texts, shape, machine, budget, model.causal, tree)
 
     def capture(self, layers: Sequence[int] | None, unread: float = math.inf) -> Capture:
-        """Return what reads some layers, in the last block not more than has to be run.
+        """Return a capture of some layers that skips what the last block need not run.
 
         Parameters
         ----------
         unread
-            Tokens that are run and not read: of few, it takes longer to find out what need not run.
-            Models in memory are run as they are, with the hooks that others gave them.
+            Number of tokens that are run but not read. If they are few, finding what may be skipped
+            takes longer than running it, so nothing is skipped; nor is it in a model in memory,
+            which others may have hooked, or in one spread over devices.
         """
         model, known = self.model, self._position_wise
         capture = Capture(model, self.config.site, layers)
@@ -376,17 +386,17 @@ class Extractor:
         return capture
 
     def layers(self, n_blocks: int) -> list[int]:
-        """Return the layers that are read of a model of so many blocks."""
+        """Return the layers that are read of a model with ``n_blocks`` blocks."""
         known = SITES[self.config.site].layers(n_blocks)
         if self.config.layers is None and "tokens" in self.config.positions:
-            # Of every token, a few layers all through the model.
+            # With the states of every token, only four layers, evenly spaced.
             return sorted({-(-n_blocks * part // 4) for part in range(1, 5)})
         return list(known if self.config.layers is None else self.config.layers)
 
     def _distinct_states(
         self, dataset: ConceptDataset, texts: TokenisedTexts, causal: bool, tokenizer: Any
     ) -> list[int]:
-        """Return how many different states each position has; refuse one for texts that differ."""
+        """Count the distinct states at each position; refuse a position with one for all texts."""
         positions = self.config.positions
         if len(set(dataset.texts)) == 1 and dataset.words is None:
             return [1] * len(positions)
@@ -397,7 +407,7 @@ class Extractor:
     def _activations(
         self, dataset: ConceptDataset, facts: dict[str, Any], store: Store, scratch: Any = None
     ) -> Activations:
-        """Return the activations in a store; warn where most texts share their state."""
+        """Return the activations in a store; warn of positions with few distinct states."""
         texts = len(set(zip(dataset.texts, dataset.words or dataset.texts, strict=True)))
         for position, states in zip(facts["positions"], facts["distinct_states"], strict=True):
             if states * 2 < texts:
@@ -417,13 +427,13 @@ class Extractor:
 
     @property
     def _one_place(self) -> list[str]:
-        """The positions that are one place of each text, which come before all its tokens."""
+        """The positions that are one place of each text; they come before the single tokens."""
         return [position for position in self.config.positions if position != "tokens"]
 
     def _of_positions(
         self, texts: TokenisedTexts, plan: ExtractionPlan, causal: bool
     ) -> dict[str, list[Any]]:
-        """Return the facts that there are one of for each position."""
+        """Return the facts that have one entry for each position."""
         one_place, every = self._one_place, plan.row_of
         facts: dict[str, list[Any]] = {"row_of": [], "golden": [], "n_read": []}
         for position in self.config.positions:
@@ -444,7 +454,7 @@ class Extractor:
         return f"{self.model_config.name} on {dataset.stem or dataset.name}"
 
     def _turns(self, dataset: ConceptDataset) -> Sequence[Sequence[Turn]] | None:
-        """Return the turns of chats; of texts each is a user's where the config wants chats."""
+        """Return the turns of chats; if the config makes chats of texts, each is a user's turn."""
         if dataset.turns is None and self.config.chat_template:
             return [[Turn("user", 0, len(text))] for text in dataset.texts]
         if dataset.turns is None and dataset.chat:
@@ -455,7 +465,7 @@ class Extractor:
         return dataset.turns
 
     def _ranges(self, dataset: ConceptDataset) -> dict[str, list[tuple[int, int]]]:
-        """Return the part of each text for those positions that are of a part."""
+        """Return the part of each text, for every position that names a part."""
         ranges = {position: dataset.ranges(position, self.config.occurrence)
                   for position in self.config.positions}  # fmt: skip
         return {position: parts for position, parts in ranges.items() if parts is not None}
@@ -494,7 +504,7 @@ class Extractor:
             if world.leader:
                 rows = sum(len(plan.rows(i)) for i in missing)
                 require_space(store.folder, rows * planner.shape.row_bytes + 2**20, label)
-                if capture.layers[-1]:  # Else it is next to nothing.
+                if capture.layers[-1]:  # Embeddings alone cost next to nothing.
                     cost = describe_cost(planner, plan, model)
                     log.info("%s: %s", self._where(dataset), cost)
             executor = ShardExecutor(plan, capture, dataset.name, world.size)
@@ -531,13 +541,13 @@ class Extractor:
 
 
 def _from_anywhere(name: str) -> str:
-    """Return a folder by its absolute path, since whoever uses a probe works elsewhere."""
+    """Return a name, or a folder's absolute path: a probe is also used from other directories."""
     path = None if name in PACKAGED or name == "." else existing(name)
     return str(path or name)
 
 
 def _origin_beside(model: ModelConfig, source: ModelSource | None) -> dict[str, Any]:
-    """Say what a config adds to a model: only what it does, since most add nothing."""
+    """Return what a config adds to a model, without entries for what it does not add."""
     added: dict[str, Any] = {"convert": True} if model.convert else {}
     for key, name in (("tokenizer", model.tokenizer), ("adapter", model.adapter)):
         if name is not None:
@@ -548,7 +558,7 @@ def _origin_beside(model: ModelConfig, source: ModelSource | None) -> dict[str, 
 
 @dataclass
 class _Loaded:
-    """What is known and in memory of a model, shared by the extractions from it."""
+    """What has been located and loaded of a model, shared by its extractors."""
 
     in_memory: ModelInMemory | None = None
     source: ModelSource | None = None

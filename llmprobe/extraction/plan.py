@@ -1,8 +1,8 @@
 """Plans of an extraction: which way of running its texts costs least, and how it is divided.
 
-The layout depends on the texts, the model's shape and the kind of device alone, never on a clock
-or on the number of cores or processes: an extraction that is resumed, repeated or shared writes the
-same bytes. The speeds below are therefore fixed: measured ones, of which only the ratios matter.
+The layout depends only on the texts, the model's shape and the kind of device, never on a clock or
+on the number of cores or processes, so an extraction that is resumed, repeated or shared writes the
+same bytes. The speeds below are therefore constants, of which only the ratios matter.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ PREFIX_TREE, PADDED, MASKED, ONE_LENGTH = (
 )  # fmt: skip
 
 SHARD_BYTES = 32 * 2**20
-"""A few shards are in memory at a time."""
+"""Size at which a shard is full; a few shards are in memory at a time."""
 LEAST_SHARDS, LEAST_ROWS = 4, 256
-"""A small extraction too has some shards, so that processes can share it and a crash costs little;
-but none of fewer rows than this."""
+"""The shards that a small extraction has at least, so that processes can share it and a crash costs
+little; and the rows of a shard that is not divided further for that."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast a kind of device does the parts of a forward pass. ``docs/performance.md`` says how
-    this was measured; on a CPU for one core, which is what runs a batch or a strand there.
+    """The speeds at which a kind of device does the parts of a forward pass.
+
+    On a CPU they are those of one core, which runs a batch or a strand there;
+    ``docs/performance.md`` says how they were measured.
     """
 
     products: dict[int, float]
@@ -45,7 +47,7 @@ class Machine:
     masked_attention: dict[int, float]
     """Operations a second in attention with the tree's masks, by bytes of a number."""
     memory: float
-    """Bytes a second at which weights are read, once a pass."""
+    """Bytes a second at which weights are read, once a pass, and keys and values copied."""
     block: float
     """Seconds that a block costs in every pass, whatever it computes."""
     batch_tokens: int
@@ -53,11 +55,11 @@ class Machine:
     slice_tokens: int
     """Most nodes of a slice of the tree."""
     blocks: tuple[int, ...]
-    """Sizes of a block of such a slice to choose from."""
+    """Sizes of a block that a plan chooses from."""
     strand_tokens: tuple[int, int]
-    """Least and most tokens of the tree that are run one after the other."""
+    """Least and most tokens of a strand of the tree."""
     shard_seconds: float
-    """The work after which a shard is written, even if it is small: what a crash can cost."""
+    """Seconds of work after which even a small shard is written: about what a crash can cost."""
 
 
 CPU = Machine(
@@ -98,7 +100,7 @@ class ModelShape:
     """The sizes that decide what a model's forward pass costs."""
 
     weights: int
-    """Parameters that each token meets (of the experts, those that are chosen)."""
+    """Parameters that each token uses (of the experts, those that are chosen)."""
     weight_bytes: int
     """Bytes of those parameters."""
     pair: int
@@ -112,7 +114,10 @@ class ModelShape:
 
     @staticmethod
     def of(config: Any, weights: int, blocks: int, layers: int, dtype: torch.dtype) -> ModelShape:
-        """Return the shape, by a configuration, weights without embeddings and layers read."""
+        """Return the shape of a model, by its configuration.
+
+        ``weights`` counts its parameters without embeddings, and ``layers`` those that are read.
+        """
         text = text_config(config)
         hidden_size = int(text.hidden_size)
         heads = getattr(text, "num_attention_heads", None) or 1
@@ -138,18 +143,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """The work of one extraction, the same whenever it is made from the same texts."""
+    """The work of one extraction; the same texts always give the same plan."""
 
     way: str
     """How texts are run: ``"prefix tree"``, ``"padded batches"``, …"""
     texts: list[Text]
     """Distinct texts, in the order of the store's rows; one that occurs twice is run once."""
     text_of: list[int]
-    """The text of each example. [n]"""
+    """The index in ``texts`` of each example's text. [n]"""
     row_of: list[list[int]]
     """The row of each place of each example. [n][positions]"""
     strands: list[range]
-    """Texts that are run together or one after the other; strands do not depend on each other."""
+    """Ranges of texts that are run together or one after the other; strands are independent."""
     shards: list[range]
     """The strands of each shard."""
     prefix: int
@@ -163,11 +168,11 @@ class ExtractionPlan:
 
     @cached_property
     def first_row(self) -> np.ndarray:
-        """Return the row of the first place of each text, and after the last the number of rows."""
+        """Return the first row of each text, and at the end the number of rows. [texts + 1]"""
         return _first_rows(self.texts)
 
     def rows_of(self, texts: range) -> range:
-        """Return the rows of some texts that follow each other."""
+        """Return the rows of a range of texts."""
         return range(int(self.first_row[texts.start]), int(self.first_row[texts.stop]))
 
     def rows(self, shard: int) -> range:
@@ -175,7 +180,7 @@ class ExtractionPlan:
         return self.rows_of(self._texts_of(shard))
 
     def shard_tokens(self, shard: int) -> int:
-        """Return the tokens of a shard, about its work."""
+        """Return the number of tokens of a shard, about proportional to its work."""
         return sum(len(self.texts[i].tokens) - self.prefix for i in self._texts_of(shard))
 
     @property
@@ -201,7 +206,7 @@ def plan_tree(
     ----------
     slice_tokens
         Most tokens in one forward pass, by default as many as keep the machine busy. Layout and
-        cost are those of the default, whatever is asked for.
+        cost do not depend on it.
     """
     wanted = texts.merged(cut=True)
     ordered = sorted(set(wanted))
@@ -216,12 +221,12 @@ def plan_tree(
     # Mean depth of the nodes, which is about the length of the path above a slice.
     above = float((new * (shared + lengths - 1) / 2).sum() / n_new)
     least, most = machine.strand_tokens
-    # So long that the path which a strand may repeat is little of it.
+    # Long enough that the path that a strand may run again is a small part of it.
     strand = min(max(n_new // 128, least, int(8 * above)), most)
     strands = _tree_strands(new, shared, strand, _first_rows(ordered), shape)
     n_run = n_new + sum(int(shared[s.start]) - prefix for s in strands[1:])
 
-    # A small block meets few keys that it does not see, a large one copies its path seldom.
+    # A small block is given fewer keys that are masked; a large one copies its path less often.
     def cost(block: int) -> Cost:
         pairs = prefix**2 + n_run * (above + min(block, n_run / len(strands)))
         passes = n_run / machine.slice_tokens + len(strands) / 2
@@ -253,14 +258,14 @@ def plan_padded(
     cut: bool = True,
     padding: bool = True,
 ) -> ExtractionPlan:
-    """Plan batches of similar length, longest first: memory peaks at once and not at the end.
+    """Plan batches of texts of similar length, longest first, so that memory peaks at the start.
 
     Parameters
     ----------
     batch_tokens
         Most tokens in a batch, padding included; a longer text is a batch of its own.
     cut
-        Whether a text is run up to the token that is read only.
+        Whether a text is run only up to its last token that is read.
     padding
         Whether texts of different length may share a batch.
     """
@@ -287,7 +292,7 @@ def plan_padded(
     cost = _cost(shape, machine, n_tokens, pairs, len(strands), tree=False)
     shards = _group_strands(ordered, strands, shape, machine, 0, cost)
     if batch_tokens is not None:
-        # Other batches of the same shards: what is finished with one budget counts with all.
+        # Only the batches change, not the shards, so those made with another budget are kept.
         rows = [range(strands[s.start].start, strands[s.stop - 1].stop) for s in shards]
         parts = [divide(shard, batch_tokens) for shard in rows]
         ends = np.cumsum([0, *map(len, parts)]).tolist()
@@ -316,7 +321,7 @@ def _cost(
     *,
     tree: bool,
 ) -> Cost:
-    """Return what passes over so many tokens, and pairs of query and key, cost.
+    """Return the cost of passes over a number of tokens and of pairs of query and key.
 
     Parameters
     ----------
@@ -326,23 +331,24 @@ def _cost(
     linear, attention = 2 * shape.weights * tokens, shape.pair * pairs
     seconds = linear / machine.products[shape.itemsize]
     seconds += attention / (machine.masked_attention[shape.itemsize] if tree else machine.attention)
-    # Both together have two numbers where a pair has four operations; each copy reads and writes.
+    # A token's keys and values are pair / 2 numbers; each of their two copies reads and writes.
     seconds += copied * 2 * shape.pair * shape.itemsize / machine.memory
     seconds += passes * (shape.weight_bytes / machine.memory + shape.blocks * machine.block)
     return Cost(tokens, linear + attention, seconds)
 
 
 def _most_rows(shape: ModelShape, n: int) -> int:
-    """Return the most rows of a strand: a shard has room for it, a small extraction some shards."""
+    """Return the most rows of a strand or a shard, by its bytes and so that there are several."""
     return max(1, min(SHARD_BYTES // shape.row_bytes, max(n // LEAST_SHARDS, LEAST_ROWS)))
 
 
 def _tree_strands(
     new: np.ndarray, shared: np.ndarray, most_tokens: int, first_row: np.ndarray, shape: ModelShape
 ) -> list[range]:
-    """Cut sorted texts where they share little, since a strand repeats what it shares before it.
+    """Cut sorted texts into strands, where neighbours share few tokens.
 
-    Each strand has at least half of what it may have, so there are few places to choose from.
+    A strand runs again what its first text shares with the text before it. The cut is chosen in the
+    second half of the texts that fit.
     """
     most_rows = _most_rows(shape, int(first_row[-1]))
     before = np.concatenate([[0], new.cumsum()])
@@ -368,7 +374,7 @@ def _group_strands(
     prefix: int,
     cost: Cost,
 ) -> list[range]:
-    """Return the strands of each shard, which is full by its rows or by its time."""
+    """Return the strands of each shard, which is full by its number of rows or by its time."""
     first_row = _first_rows(ordered)
     most_rows = _most_rows(shape, int(first_row[-1]))
     seconds_a_token = cost.seconds / max(cost.tokens, 1)
@@ -386,12 +392,12 @@ def _group_strands(
 
 
 def _first_rows(texts: Sequence[Text]) -> np.ndarray:
-    """Return the row of the first place of each text, and after the last the number of rows."""
+    """Return the first row of each text, and at the end the number of rows. [texts + 1]"""
     return np.cumsum([0, *(len(text.places) for text in texts)])
 
 
 def _texts_of(wanted: list[Text], ordered: list[Text]) -> list[int]:
-    """Return where each wanted text is among the ordered ones."""
+    """Return the index of each wanted text among the ordered ones."""
     place = {text.tokens: i for i, text in enumerate(ordered)}
     return [place[text.tokens] for text in wanted]
 

@@ -1,11 +1,10 @@
 """The prefix tree on a model: each distinct token of a set of texts is run once.
 
-Nodes run in slices of their depth-first order, with their depth in the tree as position and a mask
-that shows each its own ancestors. A slice is a batch of blocks of nodes that follow each other.
-What a block needs from before it is the path above its first node, so its nodes are shown few keys
-that they do not see, however long the slice is. Attention is the model's own, as for a text alone,
-and rounds as much. Keys and values of the path above the next slice are kept, those of all other
-nodes forgotten.
+Nodes are run in depth-first order, in slices. The position of a node is its depth in the tree, and
+a mask shows it only its own ancestors. A slice is a batch of blocks of consecutive nodes. From
+before itself a block needs only the path above its first node, so however long the slice is, few of
+the keys that a block is given are masked. Attention is the model's own, as for a text alone, and
+rounds as much. Between slices, only the keys and values of the path above the next slice are kept.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from llmprobe.models.devices import to_device
 from llmprobe.models.loading import LoadedModel, text_config
 
 MASKED_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Kinds of layers whose states depend on which keys are seen, and on nothing else before them."""
+"""Kinds of layers whose states depend on earlier tokens only through the keys that they see."""
 
 
 def tree_can_run(module: Any) -> bool:
-    """Whether a model takes the tree's input; if its states are right, the self-check tells."""
+    """Whether a model accepts the tree's input; the self-check tells if its states are right."""
     accepted = inspect.signature(module.forward).parameters
     types = set(getattr(text_config(module.config), "layer_types", None) or ())
     return types <= MASKED_TYPES and {"position_ids", "past_key_values"} <= set(accepted)
@@ -40,15 +39,15 @@ def tree_can_run(module: Any) -> bool:
 
 @dataclass(frozen=True)
 class AncestorPath:
-    """The path above the first node of the next slice, which the slices run so far leave to it."""
+    """The path above the first node of the next slice, and what that slice needs of it."""
 
     length: int = 0
     """Number of tokens of the path; the first stands at position 0."""
     attention: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Keys and values of each attention layer, each [1, heads, length, head size]."""
     sums: Sequence[Tensor] = ()
-    """Of each layer, sums of the hidden states of those tokens of the path that means below it are
-    over: one for all that follow each other and are in the same means. Each [sums, d] float32"""
+    """For each layer, sums of hidden states for the means that are read below the path: one sum for
+    each run of its tokens that are in the same means. Each [sums, d] float32"""
     first: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
     """The position of the first token of each sum. [sums]"""
 
@@ -59,11 +58,11 @@ class PrefixTree:
     Parameters
     ----------
     prefix
-        What all texts of the extraction begin with. It is run once, by ``prepare``.
+        The tokens that all texts of the extraction begin with. ``prepare`` runs them once.
     read_in_prefix
         Indices of its tokens whose states are read, alone or in means.
     block
-        The most nodes of a block.
+        The most nodes in a block.
     """
 
     def __init__(
@@ -84,13 +83,13 @@ class PrefixTree:
             tree = build_tree([self.prefix], [()])
             last_use = np.full(len(self.prefix), -1)
             last_use[list(self.read_in_prefix)] = len(tree)
-            # In which means they are differs between strands, so each is kept by itself.
+            # Strands have different means over these tokens, so each token is its own sum.
             *_, (_, _, self._above) = self._run(_Strand(tree, [], last_use, last_use))
 
     def __call__(self, texts: Sequence[Text]) -> Pending:
         """Return the states of some texts, [layers, rows, d], on their way to the host.
 
-        The texts are sorted and begin with the prefix.
+        The texts must be sorted and begin with the prefix.
         """
         strand = _Strand.of(texts, len(self.prefix))
         read = [(rows, states) for rows, states, _ in self._run(strand) if len(rows)]
@@ -98,7 +97,7 @@ class PrefixTree:
         return Pending.of([states for _, states in read], order)
 
     def _run(self, strand: _Strand) -> Iterator[tuple[np.ndarray, Tensor, AncestorPath]]:
-        """Yield which rows are read in each slice, their states, and the path to go on from it."""
+        """Yield for each slice the rows read there, their states, and the path above the next."""
         path = self._above
 
         def run(nodes: range) -> tuple[np.ndarray, Tensor, AncestorPath]:
@@ -145,7 +144,7 @@ class PrefixTree:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The nodes of a slice, side by side in blocks of one size; the last is filled up."""
+    """The nodes of a slice as a batch of blocks of one size; the last block is padded."""
 
     token: Tensor
     """Token ids. [blocks, size]"""
@@ -154,10 +153,11 @@ class _Blocks:
     n_above: int
     """The number of keys of the longest path above a block."""
     seen: Tensor
-    """Which keys each node sees: those above its block, then those of it. [blocks, size, keys]"""
+    """Which keys each node sees: of those above its block, then of the block's own. [blocks, size,
+    keys]"""
     keys: Tensor | None
-    """Which of the keys of the slice's path and of its nodes are those of each block, [blocks,
-    keys]; None for a slice of one block, which has them all."""
+    """Indices of each block's keys among those of the slice's path and nodes, [blocks, keys]; None
+    for a slice of one block, which has them all."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -166,7 +166,7 @@ class _Blocks:
 
     @staticmethod
     def of(tree: TokenTree, nodes: range, most: int, path: int, device: torch.device) -> _Blocks:
-        """Divide a slice below a path of so many tokens into blocks of at most ``most`` nodes."""
+        """Divide a slice, below ``path`` tokens, into blocks of at most ``most`` nodes."""
         n = -(-len(nodes) // most)
         size = -(-len(nodes) // n)
         starts = range(nodes.start, nodes.stop, size)
@@ -208,11 +208,11 @@ class _Strand:
     places: list[Place]
     """What is read in each row. [rows]"""
     last_use: np.ndarray
-    """For each position of a token, the last node at which a mean is read that is over a token
-    there, -1 without any. [positions]"""
+    """For each position, the last node at which a mean is read that includes a token there; -1 if
+    there is none. [positions]"""
     last_edge: np.ndarray
-    """The same of means that are over a token there and not over the one before, or the other way
-    round. [positions]"""
+    """The same for means that include the token there but not the one before it, or the reverse.
+    [positions]"""
 
     @staticmethod
     def of(texts: Sequence[Text], skip: int) -> _Strand:
@@ -233,7 +233,7 @@ class _Strand:
 
 
 class _Rows:
-    """Reads those rows of a strand that can be read in a slice, and what later means need of it.
+    """Reads the rows of a strand that end in a slice, and sums what later means need of the slice.
 
     Parameters
     ----------
@@ -242,9 +242,9 @@ class _Rows:
     path
         The path above the slice.
     goes_on
-        The nodes of the slice that the next one stands below.
+        The nodes of the slice that are above the next slice.
     n_above
-        Up to which position the path above the slice is above the next one too.
+        How many tokens of the path above the slice are above the next slice too.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class _Rows:
 
     @property
     def only(self) -> Tensor | None:
-        """Return the nodes that are read, by their place in the slice; None with sums of others."""
+        """Return the indices in the slice of the nodes that are read; None if sums need others."""
         return None if len(self.means) or len(self.more) else self.nodes
 
     def __call__(self, layer: int, states: Tensor) -> Tensor:
@@ -315,9 +315,9 @@ class PathCache(DynamicCache):  # type: ignore[misc]
     Parameters
     ----------
     keep
-        Which of the keys of the path and of the slice are those of the next path. [keys]
+        Indices of the next path's keys among those of the path and the slice. [keys]
     keys
-        Of a slice in blocks, which of them are those of each. [blocks, keys]
+        For a slice of several blocks, the indices of each block's keys among them. [blocks, keys]
     """
 
     def __init__(self, path: AncestorPath, keep: Tensor, keys: Tensor | None = None) -> None:
@@ -328,7 +328,7 @@ class PathCache(DynamicCache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return what the slice looks at, keys and values [blocks, heads, keys, head size]."""
+        """Return the keys and values that blocks attend to, [blocks, heads, keys, head size]."""
         above = self.path.attention.get(layer_idx, (None, None))
         keys, kept_keys = self._shown(above[0], key_states)
         values, kept_values = self._shown(above[1], value_states)

@@ -2,8 +2,8 @@
 
 In a causal model two texts with the same beginning have the same hidden states there, so each node
 need be computed only once. In depth-first order the nodes can be computed in slices of any size:
-whatever a slice needs from before it is the path above its first node, since a node that stands
-before the slice and above one of its members is above the first one too.
+from before itself, a slice needs only the path above its first node, since every earlier ancestor
+of one of its nodes is an ancestor of its first node too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TokenTree:
-    """The distinct prefixes of a sorted list of texts, one a node, in depth-first order."""
+    """The distinct prefixes of a sorted list of texts, a node each, in depth-first order."""
 
     token: np.ndarray
     """Token id of each node. [nodes]"""
@@ -29,9 +29,9 @@ class TokenTree:
     """The node after each node's subtree: node ``j`` is below ``i`` (or is it) when
     ``i <= j < end[i]``. [nodes]"""
     last_child: np.ndarray
-    """The last of the nodes right below each node, -1 without any. [nodes]"""
+    """The last child of each node, -1 without any. [nodes]"""
     read: np.ndarray
-    """The node at which each row can be read, since all before it is above it. [rows]"""
+    """The node at which each row is read; all tokens of the row are on the path to it. [rows]"""
 
     def __len__(self) -> int:
         return len(self.token)
@@ -43,9 +43,9 @@ class TokenTree:
         return (range(a, b) for a, b in pairwise(edges))
 
     def above(self, node: int, first: int) -> list[int]:
-        """Return the nodes from ``first`` on that are above a node, from the top down.
+        """Return a node's ancestors from number ``first`` on, from the top down.
 
-        Above the one after the last node: those on the path to the last.
+        For the number after the last node, return the path to the last node, that one included.
         """
         node = int(self.parent[node]) if node < len(self) else len(self) - 1
         path = []
@@ -55,7 +55,7 @@ class TokenTree:
         return path[::-1]
 
     def tops(self, nodes: range) -> np.ndarray:
-        """Return the depth at which the path of each node of a slice enters it. [nodes]"""
+        """Return for each node of a slice the depth at which its path enters the slice. [nodes]"""
         tops = self.depth[nodes.start : nodes.stop].copy()
         for i, parent in enumerate(self.parent[nodes.start : nodes.stop] - nodes.start):
             if parent >= 0:
@@ -73,8 +73,8 @@ def build_tree(
     Parameters
     ----------
     ends
-        For each text, the positions at which rows are read, by default its end; one among the first
-        ``skip`` tokens is read at the node right below them.
+        For each text, the positions at which rows are read, by default its last token. A position
+        among the first ``skip`` tokens is read at the node right below them.
     """
     token: list[int] = []
     depth: list[int] = []
@@ -113,7 +113,7 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     shortest = min(len(a), len(b))
     if a[:shortest] == b[:shortest]:
         return shortest
-    # Beginnings that are equal are found by halving: slices compare much faster than items.
+    # Bisection, since Python compares slices much faster than items one by one.
     low, high = 0, shortest
     while high - low > 1:
         middle = (low + high) // 2
