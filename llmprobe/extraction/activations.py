@@ -26,7 +26,7 @@ class Activations(ShownInNotebooks):
     keep_alive: Any = field(default=None, repr=False)
     """Holds the temporary folder of an extraction that is not cached."""
     embeddings: Activations | None = field(default=None, repr=False)
-    """The mean of the embeddings of each text's tokens, where that was extracted too."""
+    """The mean token embedding of each text, where that was extracted too."""
 
     def __repr__(self) -> str:
         states = f"{len(self.layers)} layers of [n, {self.facts['hidden_size']}]"
@@ -40,7 +40,7 @@ class Activations(ShownInNotebooks):
         return tuple(self.facts["positions"])
 
     def at(self, position: str | None = None) -> Activations:
-        """Return the states at one position; without a name at the only one there is.
+        """Return the states at one position, by default the only one.
 
         Raises
         ------
@@ -64,21 +64,21 @@ class Activations(ShownInNotebooks):
 
     @property
     def n_tokens(self) -> np.ndarray | None:
-        """Of the position ``tokens``, the number of rows of each text: one for each token. [n]
+        """Number of rows of each text at the position ``tokens``, one for each token. [n]
 
-        None for positions of which each text has one row.
+        None at positions where each text has one row.
         """
         counts = self.facts["n_read"]
         return None if counts is None else np.array(counts)
 
     @property
     def token_embeddings(self) -> np.ndarray | None:
-        """The mean of the embeddings of each text's tokens, where it is known. [n, d], or None"""
+        """The mean token embedding of each text, where it is known. [n, d], or None"""
         return None if self.embeddings is None else self.embeddings.layer(0)
 
     @property
     def layers(self) -> list[int]:
-        """Numbers of the layers: from 0, what enters block 1, or from 1 where a site has none."""
+        """Numbers of the layers that were read; 0 is what enters block 1, which some sites lack."""
         return [int(layer) for layer in self.facts["layer_numbers"]]
 
     @property
@@ -98,7 +98,7 @@ class Activations(ShownInNotebooks):
     def layer(self, index: int) -> np.ndarray:
         """Return the states of one layer, [n, d] float32, rows in the dataset's order.
 
-        Of the position ``tokens`` a text has a row for each of its tokens, see ``n_tokens``.
+        At the position ``tokens`` a text has a row for each of its tokens, see ``n_tokens``.
 
         Raises
         ------

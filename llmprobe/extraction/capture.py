@@ -24,12 +24,12 @@ from llmprobe.models.loading import LoadedModel
 from llmprobe.models.position_wise import Chosen, at_some_tokens
 
 Reader = Callable[[int, Tensor], Tensor]
-"""From the index of a layer among those of the site and its states, ``[batch, tokens, d]``, to the
-rows that are kept, ``[rows, d]``."""
+"""Function of the index of a layer in ``Capture.layers`` and its states, ``[batch, tokens, d]``,
+that returns the rows that are kept, ``[rows, d]``."""
 
 
 class _AllIsRead(Exception):  # noqa: N818 - no error
-    """Ends a forward pass of which the rest is not wanted."""
+    """Ends a forward pass when all layers are read."""
 
 
 def listen(model: LoadedModel, site: Site, layer: int, read: Callable[[Tensor], None]) -> Any:
@@ -68,8 +68,8 @@ class Capture:
     """Numbers of the layers that are read, in rising order."""
 
     position_wise: list[nn.Module]
-    """Parts of the last block, which are not run at tokens that are not read; who finds them wrong
-    empties the list."""
+    """Parts of the last block that run only at the tokens that are read; the self-check empties the
+    list if that changes the states."""
 
     def __init__(self, model: LoadedModel, site: str, layers: Iterable[int] | None = None) -> None:
         """Prepare to read some layers of the site, by default every one.
@@ -93,7 +93,7 @@ class Capture:
     def __enter__(self) -> Capture:
         site = self.model.site(self.site.name) if self.layers[-1] else []
         for module in self.position_wise:
-            # What is read inside of it, or enters it, has to be that of all tokens.
+            # States that are read inside of this part, or enter it, have to be those of all tokens.
             own = site[self.layers[-1] - 1]
             inside = any(own is part for part in module.modules())
             if inside and (own is not module or self.site.reads == "input"):
@@ -112,14 +112,14 @@ class Capture:
     def into(
         self, buffer: Tensor, reader: Reader, shape: tuple[int, int], read: Tensor | None = None
     ) -> Iterator[None]:
-        """Read into ``buffer``, ``[layers, rows, d]``, what this thread runs inside the block.
+        """Read the states of what this thread runs in the block into ``buffer`` [layers, rows, d].
 
         Parameters
         ----------
         shape
-            That of the model's input, ``(batch, tokens)``: some modules flatten it.
+            The shape of the model's input, ``(batch, tokens)``, which some modules flatten.
         read
-            The tokens that are read, by their indices in the flattened batch; None for all.
+            The indices in the flattened batch of the tokens that are read; None for all.
         """
         self._reading.current = (buffer, reader, shape, read)
         try:
@@ -153,11 +153,11 @@ class Capture:
 
 @dataclass(frozen=True)
 class Pending:
-    """States on their way to the host, while the device goes on."""
+    """States that are being copied to the host while the device goes on."""
 
     parts: list[Tensor]
     order: np.ndarray | None
-    """Which of the rows of all parts comes first, second, …; None where they are in order."""
+    """The order in which to take the rows of all parts; None where they are in order."""
     copied: torch.cuda.Event | None
 
     @staticmethod
@@ -175,7 +175,7 @@ class Pending:
         return Pending(hosts, order, copied)
 
     def result(self) -> Tensor:
-        """Return the states, [layers, rows, d] on the CPU, when they are there."""
+        """Wait for the states and return them, [layers, rows, d] on the CPU."""
         if self.copied is not None:
             self.copied.synchronize()
         states = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts, dim=1)

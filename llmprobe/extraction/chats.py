@@ -1,4 +1,4 @@
-"""Chats as the model's own template writes them, and where in that each turn has come to stand."""
+"""Chats as the model's own template writes them, and where each turn stands in the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmprobe.datasets.spans import Turn
 from llmprobe.ground.errors import UserError, foreign_errors
 
 _CONTENT = "THE TEXT OF TURN {}"
-"""Stands for what a participant says, to see what the template writes around it."""
+"""Placeholder for what a participant says, to see what the template writes around it."""
 
 
 class Chat(NamedTuple):
@@ -18,11 +18,11 @@ class Chat(NamedTuple):
     text: str
     """What the template makes of it."""
     shifts: list[int]
-    """How far what is said in each turn has moved: from its place in the example's text to that in
-    ``text``. [turns]"""
+    """How many characters the content of each turn has moved, from its place in the example's text
+    to that in ``text``. [turns]"""
 
     def moved(self, turns: Sequence[Turn], start: int, stop: int) -> tuple[int, int] | None:
-        """Return where a part of the example's text stands in the chat; None in no turn of it."""
+        """Return where a part of the example's text stands in the chat; None if in no turn."""
         for turn, shift in zip(turns, self.shifts, strict=True):
             if turn.start <= start and stop <= turn.stop:
                 return start + shift, stop + shift
@@ -41,15 +41,15 @@ def rendered(
     Parameters
     ----------
     turns
-        Of each text, what is said by whom. [texts][turns]
+        The turns of each text. [texts][turns]
     options
         Arguments of the template. Unless ``add_generation_prompt`` is among them, a chat that does
-        not end with the model's own turn goes on up to where its answer would begin.
+        not end with the model's own turn is continued to where its answer would begin.
 
     Raises
     ------
     UserError
-        The tokenizer has no chat template; it fails, or leaves out what somebody says.
+        The tokenizer has no chat template, or one that fails or leaves out what somebody says.
     """
     if not tokenizer.chat_template:
         raise UserError(
@@ -95,12 +95,12 @@ def _around(chat: str, n: int) -> list[str] | None:
 def _shifts(
     chat: str, text: str, said: Sequence[Turn], around: Sequence[str] | None, where: str
 ) -> list[int]:
-    """Return how far each turn has moved from a text to its chat, which may have stripped it."""
+    """Return how far each turn has moved from a text to its chat, where it may be stripped."""
     shifts, end = [], 0
     for i, turn in enumerate(said):
         content = text[turn.start : turn.stop]
         spaces = len(content) - len(content.lstrip())
-        # What is said may stand in what the template writes too, so it is looked for behind that.
+        # The template's own words may contain what is said, so the search starts after them.
         known = around is not None and chat.startswith(around[i], end)
         behind = end + len(around[i]) if around is not None and known else end
         place = chat.find(content.strip(), behind)

@@ -80,7 +80,7 @@ def _facts(model: LoadedModel, missing: Mapping[str, str]) -> dict[str, str]:
 
 
 def _added(tokenizer: Any) -> str:
-    """Say which tokens a tokenizer adds to a text; no position but a span's reads them."""
+    """Return in words which tokens a tokenizer adds to a text."""
     before, after = added_tokens(tokenizer)
     names = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
     begins = f"begins a text with {' '.join(names[:before])!r}" if before else "adds no BOS"

@@ -1,4 +1,4 @@
-"""Hidden states from elsewhere in place of a model's: what a run probes where nothing is run."""
+"""Hidden states from a file in place of a model's, for a run that probes without a model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from llmprobe.ground.text import listed
 
 @dataclass(frozen=True)
 class ActivationsFromElsewhere:
-    """Hidden states of every layer in a file for every example, read a layer at a time."""
+    """Hidden states of every example at every layer, read from a file a layer at a time."""
 
     dataset: ConceptDataset
     facts: dict[str, Any]
-    """Facts as an extraction has them; numbers that only a model tells are NaN."""
+    """Facts as an extraction has them; numbers that only a model could tell are NaN."""
     states: StatesFile
     """The file of the hidden states."""
     row_of: np.ndarray
@@ -42,7 +42,7 @@ class ActivationsFromElsewhere:
         return self.states.layers
 
     def at(self, position: str) -> ActivationsFromElsewhere:  # noqa: ARG002 - there is one
-        """Return the states at the position that they are of."""
+        """Return these states, which are at one position only."""
         return self
 
     def n_bytes(self, index: int) -> int:
@@ -67,7 +67,7 @@ class StatesFromElsewhere:
     Parameters
     ----------
     extract
-        Of which the site and the position are what tables say of the states.
+        Holds the site and the position that tables name for the states.
     """
 
     is_local = True
@@ -77,7 +77,7 @@ class StatesFromElsewhere:
         self._content = ""
 
     def folder(self, dataset: ConceptDataset) -> Path:
-        """Return a name that tells these states of a dataset from all others."""
+        """Return a name that identifies these states of a dataset."""
         activations = self.of(dataset)
         self._content = self._content or content_digest(activations.states.path)
         key = self.model_config.model_dump(mode="json", exclude={"path", "name"})
@@ -101,12 +101,13 @@ class StatesFromElsewhere:
     extract_with_embeddings = extract
 
     def of(self, dataset: ConceptDataset) -> ActivationsFromElsewhere:
-        """Return the states of a dataset, once the rows of both are found to fit.
+        """Return the states of a dataset, after checking that the rows of both fit.
 
         Raises
         ------
         UserError
-            They do not fit, or the file is none of hidden states.
+            They do not fit, the file is not one of hidden states, or the position is not one token
+            of each text.
         """
         states = StatesFile(self.model_config, {len(dataset)})
         if len(self.config.positions) > 1:
@@ -145,7 +146,7 @@ class StatesFromElsewhere:
         rows = []
         for example, cell in enumerate(dataset.fields[column].tolist()):
             name = str(cell)
-            if states.requests is not None:  # vLLM tells the whole path.
+            if states.requests is not None:  # vLLM returns the whole path.
                 name = Path(name).name.removesuffix(".safetensors")
             if name not in row_of:
                 raise UserError(

@@ -15,7 +15,7 @@ from llmprobe.models.loading import Architecture, LoadedModel, active_weights, t
 
 
 def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | Architecture) -> str:
-    """Return one line: tokens, way, disk, and time by how fast this device multiplies matrices."""
+    """Return one line: tokens, way, disk, and time by this device's speed of matrix products."""
     seconds = seconds_of(planner, plan, model)
     texts, n_bytes = planner.texts, int(plan.first_row[-1]) * planner.shape.row_bytes
     return (
@@ -25,7 +25,7 @@ def describe_cost(planner: Planner, plan: ExtractionPlan, model: LoadedModel | A
 
 
 def describe_perplexity(texts: TokenisedTexts, model: LoadedModel | Architecture) -> str:
-    """Return one line: the tokens of which a perplexity takes the whole model with its head."""
+    """Return one line: the tokens that a perplexity runs through model and head, and the time."""
     tokens = sum(map(len, set(map(tuple, texts.ids))))
     config = text_config(model.module.config)
     weights = active_weights(model.module) + int(config.hidden_size) * int(config.vocab_size)
@@ -34,20 +34,20 @@ def describe_perplexity(texts: TokenisedTexts, model: LoadedModel | Architecture
 
 
 def seconds_of(planner: Planner, plan: ExtractionPlan, model: LoadedModel | Architecture) -> float:
-    """Return how long a plan takes, by how fast this device multiplies matrices."""
+    """Estimate the seconds that a plan takes, by this device's speed of matrix products."""
     nominal = planner.machine.products[min(model.dtype.itemsize, 4)]
     return plan.cost.seconds * nominal / matmul_speed(model.device, model.dtype)
 
 
 _LONG = 1e-3
-"""Seconds of a product beside which the start of one is nothing."""
+"""Seconds of a product beside which the overhead of starting it is negligible."""
 _LARGEST = 8192
 """Rows of the matrices in the largest product that is measured."""
 
 
 @cache
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the operations a second of a large product of matrices, all cores together.
+    """Measure the operations a second of a large matrix product, on all cores together.
 
     It is measured once in a process, so that the estimates of a run agree with each other.
     """

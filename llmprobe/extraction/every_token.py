@@ -1,4 +1,4 @@
-"""The states of one text at every token: what a map of token × layer is scores of."""
+"""The states of one text at every token, from which a map of token × layer is scored."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def read_every_token(
     width: int,
     read: Callable[[int, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Return what ``read`` makes of a text that is run alone. -> [layers, tokens, width] float64
+    """Run a text alone and return ``read`` of each layer. -> [layers, tokens, width] float64
 
-    Each layer is read inside the forward pass, so that of a long text the states of one layer at a
-    time are in memory.
+    Each layer is read inside the forward pass, so that only one layer's states are in memory at a
+    time.
 
     Parameters
     ----------
     read
-        From a layer and its states, [tokens, d] float32, to [tokens, width].
+        Function of a layer's number and its states, [tokens, d] float32, to [tokens, width].
 
     Raises
     ------

@@ -50,8 +50,8 @@ class ShardExecutor:
         UserError
             A state is not finite, or one text alone does not fit into memory.
         """
-        # By the strands of the whole plan, not by those that are left to this process: the number
-        # of threads can show in the rounding.
+        # Counted over the whole plan, not over what is left to this process: the number of threads
+        # can change the rounding.
         share = -(-len(self.plan.strands) // self.processes)
         with Workers(self.model, share, self.budget) as workers:
             workers.submit(self.runner.prepare).result()
@@ -67,12 +67,12 @@ class ShardExecutor:
         return self.runner(self.plan.texts[texts.start : texts.stop])
 
     def _collect(self, index: int, futures: list[Future[Pending]], bar: Progress) -> Tensor:
-        """Return the states of a shard, [layers, rows, d], when its strands have them."""
+        """Wait for the strands of a shard and return its states, [layers, rows, d]."""
         rows = self.plan.rows(index)
         size = (len(self.capture.layers), len(rows), self.model.hidden_size)
         shard = torch.empty(size, dtype=self.model.dtype)
         for strand in self.plan.shards[index]:
-            # Taken out of the list, so that its memory is free again.
+            # Removed from the list, so that its memory is freed.
             states = futures.pop(0).result().result()
             texts = self.plan.strands[strand]
             strand_rows = self.plan.rows_of(texts)
@@ -92,7 +92,7 @@ class ShardExecutor:
         suspects = dict.fromkeys(of_text[bad.any(dim=0).numpy()].tolist())
         text = next(iter(suspects))
         layers = bad[:, of_text == text].any(dim=1)
-        # What is not finite in one text spoils those beside it, so each is asked alone.
+        # A state that is not finite spoils the texts beside it, so each suspect is run alone.
         for suspect in suspects:
             own = ~torch.isfinite(alone([self.plan.texts[suspect]]).result()).all(dim=2)
             if own.any():

@@ -71,7 +71,7 @@ class Estimate(NamedTuple):
     seconds: float
     """Seconds on this machine."""
     nominal_seconds: float
-    """Seconds on the nominal machine of ``plan.py``: the same wherever the device is of this kind."""
+    """Seconds on the nominal machine of ``plan.py``, the same on all machines of one kind."""
     shards: int
     """Number of shards, into which the work can be divided."""
 

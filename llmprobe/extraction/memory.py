@@ -1,4 +1,4 @@
-"""How much runs at a time: half as much from then on, when memory runs out."""
+"""The number of tokens that run at a time, which is halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Part = TypeVar("Part", bound=Sequence[Any])
 
 
 class Budget:
-    """The most tokens of one forward pass; shared by all that run the same extraction."""
+    """The most tokens of one forward pass, shared by all threads of an extraction."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
         self._stopped = False
 
     def stop(self) -> None:
-        """Let no pass begin any more: the work is given up."""
+        """Let no further pass begin, since the work is given up."""
         self._stopped = True
 
     def run_in_parts(
@@ -37,7 +37,7 @@ class Budget:
         size: Callable[[Part], int],
         describe: Callable[[Part], str],
     ) -> Iterator[T]:
-        """Yield what ``run`` returns of each part, or of its halves where it exceeds the budget.
+        """Yield what ``run`` returns for each part, or for its halves where it exceeds the budget.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class Budget:
                 yield result
 
     def attempt(self, tokens: int, run: Callable[[], T], what: str, divisible: bool) -> T | None:
-        """Return what ``run`` returns, or None when it did not fit: the budget is then smaller.
+        """Return what ``run`` returns; if memory runs out, shrink the budget and return None.
 
         Raises
         ------

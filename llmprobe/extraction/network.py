@@ -25,7 +25,7 @@ MOST_HELD = 2**30
 INPUT = "input"
 
 Tap = Callable[[str, Any], None]
-"""Takes the name of each point and the network's value there, in forward order."""
+"""Function that takes the name of each point and the network's value there, in forward order."""
 
 
 class NetworkStates:
@@ -40,9 +40,9 @@ class NetworkStates:
     layers
         "all": every submodule without submodules of its own, in the order in which they run (one
         that runs again is ``name#2``). "operations": every operation, functional ones too, as
-        torch.fx traces them. Or names of submodules or operations. The input is point 0 of the
-        first two. A point whose features equal those of the one before (dropout, flatten) is left
-        out.
+        torch.fx traces them. Or names of submodules or operations. With the first two, the input is
+        point 0, and a point is left out if its features equal those of the one before (dropout,
+        flatten).
     batch_size
         Number of examples in a pass.
 
@@ -96,7 +96,7 @@ class NetworkStates:
         return 4 * len(self.inputs) * self.sizes[index]
 
     def layer(self, index: int) -> np.ndarray:
-        """Return the features at one point, [n, d] float32; another call reads them anew."""
+        """Return the features at one point, [n, d] float32; a second call reads them again."""
         with self._lock:
             if index not in self._held:
                 sizes = np.cumsum([self.n_bytes(point) for point in self.layers[index:]])
@@ -106,7 +106,7 @@ class NetworkStates:
             return self._held.pop(index)
 
     def _read(self, points: Sequence[int]) -> dict[int, np.ndarray]:
-        """Return the features at some points, by passes that end at the last of them."""
+        """Return the features at some points, from passes that end at the last of them."""
         n = len(self.inputs)
         arrays = {self.names[i]: np.empty((n, self.sizes[i]), np.float32) for i in points}
         for first in range(0, n, self.batch_size):
@@ -136,7 +136,7 @@ class NetworkStates:
         return {i: arrays[self.names[i]] for i in points}
 
     def _points(self, layers: str | Sequence[str]) -> tuple[list[str], list[int]]:
-        """Return names and numbers of features of the points, by running the first batch."""
+        """Run the first batch; return the names and the numbers of features of the points."""
         sizes: dict[str, int] = {}
         before: list[Tensor] = []
 
@@ -165,7 +165,7 @@ class NetworkStates:
 
     @torch.no_grad()
     def _pass(self, first: int, tap: Tap) -> None:
-        """Run the batch that begins at an example, until ``tap`` has all it wants."""
+        """Run the batch that begins at example ``first``, until ``tap`` has all it wants."""
         device, dtype = self._place
         batch = self.inputs[first : first + self.batch_size].to(device, dtype, copy=True)
         try:
@@ -182,7 +182,7 @@ class NetworkStates:
             ) from error
 
     def _walk(self, layers: str | Sequence[str]) -> Callable[[Tensor, Tap], None]:
-        """Return what runs a batch and gives each point to a tap."""
+        """Return a function that runs a batch and gives each point to a tap."""
         if layers == "operations":
             return self._operations()
         if layers != "all" and (
@@ -200,12 +200,12 @@ class NetworkStates:
             names = _bare(layers)
             wanted = {name: modules[name] for name in names if name in modules}
             if len(wanted) < len(names - {INPUT}):
-                # Some may be operations, and an error then names all that there are.
+                # The others may be operations; if not, the error names all points there are.
                 return self._operations()
         return lambda batch, tap: _run_modules(self._module, wanted, batch, tap)
 
     def _operations(self) -> Callable[[Tensor, Tap], None]:
-        """Return what runs a batch operation by operation."""
+        """Return a function that runs a batch operation by operation."""
         try:
             with as_it_was(self._module):
                 graph = fx.symbolic_trace(self._module)
@@ -219,7 +219,7 @@ class NetworkStates:
 
 
 class _AllReadError(Exception):
-    """Ends a pass that has nothing more to give."""
+    """Ends a pass when all that is wanted is read."""
 
 
 class _Operations(fx.Interpreter):
@@ -262,7 +262,7 @@ def _numbered(tap: Tap) -> Tap:
 
 
 def _is_leaf(name: str, part: nn.Module) -> bool:
-    """Whether a module computes by itself: its parts are none, or only those of its weights."""
+    """Whether a module computes by itself: it has no parts, or only those of its weights."""
     if "parametrizations" in name.split("."):
         return False
     parts = [child for child, _ in part.named_children() if child != "parametrizations"]

@@ -22,7 +22,7 @@ class PaddedBatches:
         Whether to tell the model which tokens are padding. A causal model needs no mask, since
         the padding stands to the right of every real token, and runs faster without one.
     whole
-        Whether the last block runs at tokens that are not read too.
+        Whether the last block also runs at tokens that are not read.
     """
 
     def __init__(self, capture: Capture, budget: Budget, masked: bool, whole: bool = False) -> None:
@@ -46,7 +46,7 @@ class PaddedBatches:
 
     @torch.no_grad()  # in_float32 cannot take a view of a weight in inference mode.
     def _forward(self, batch: Sequence[Text]) -> Tensor:
-        """Return the states of one batch, [layers, rows, d], where the model takes its input."""
+        """Return the states of one batch, [layers, rows, d], on the device of the model's input."""
         model = self.capture.model
         lengths = torch.tensor([len(text.tokens) for text in batch])
         padded = torch.zeros(len(batch), int(lengths.max()), dtype=torch.long)
@@ -89,7 +89,7 @@ class _Rows:
 
     @property
     def only(self) -> Tensor | None:
-        """Return the tokens that are read, by their indices in the batch; None with means."""
+        """Return the indices in the flattened batch of the tokens read; None with means."""
         return None if len(self.means) else self.text * self.width + self.token
 
     def __call__(self, _: int, states: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class _Rows:
         rows = states[text, self.token.to(device)]
         if len(means):
             weights, n = self.weights.to(device)[:, None], len(states)
-            # In parts of as many rows as there are texts, so as not to hold several copies of all.
+            # As many means at a time as there are texts, so that one copy of the batch is held.
             for first in range(0, len(means), n):
                 some = means[first : first + n]
                 mean = torch.bmm(weights[first : first + n], states[text[some]].float())[:, 0]

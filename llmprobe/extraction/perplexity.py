@@ -1,4 +1,4 @@
-"""How likely a model finds texts: what any difference in fluency or frequency gives away."""
+"""How likely a model finds texts, which shows any difference in fluency or frequency."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from llmprobe.ground.progress import Progress
 from llmprobe.models.loading import LoadedModel
 
 _BYTES = 2**28
-"""What the logits of one batch may take."""
+"""Bytes that the logits of one batch may take."""
 
 
 @torch.inference_mode()
 def log_perplexities(head: Any, base: LoadedModel, tokens: TokenisedTexts) -> np.ndarray:
-    """Compute the mean negative log-likelihood of the tokens of each text, in nats.
+    """Compute the mean negative log-likelihood of the tokens of each text, in nats. -> [n]
 
-    Of every token but the first, which nothing comes before; 0 of a text of one token. -> [n]
+    The first token does not count, since nothing comes before it; a text of one token gets 0.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def log_perplexities(head: Any, base: LoadedModel, tokens: TokenisedTexts) -> np
     tokens
         The texts as the model reads them.
     """
-    # By length, so that little is padded.
+    # Sorted by length, so that little is padded.
     texts = sorted({tuple(ids) for ids in tokens.ids}, key=len)
     most = max(1, _BYTES // (4 * int(head.get_output_embeddings().weight.shape[0])))
     known: dict[tuple[int, ...], float] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-# Its functions keep the group that is there when they are defined, so before there is one.
+# Imported before there is a process group: its functions keep the one they find when defined.
 import torch.distributed.nn  # noqa: F401
 
 from llmprobe.ground.files import write_first
@@ -25,20 +25,20 @@ def _leave() -> None:
 
 
 class World:
-    """The processes of this launch; one, where nothing launched more.
+    """The processes of this launch, or one process where no launcher started more.
 
     Parameters
     ----------
     alone
-        For work that this process shares with no other.
+        Whether this process shares its work with no other, even in a launch of several.
     """
 
     def __init__(self, alone: bool = False) -> None:
         self.size = 1 if alone else launched()
         self.rank = 0 if alone else rank()
         if self.size > 1 and not dist.is_initialized():
-            # Only words pass between processes, so gloo does on every device. A shard may take
-            # long; when a process dies, the launcher ends the others.
+            # Processes exchange only short messages, so gloo is enough on every device. The timeout
+            # is long because a shard may be; when a process dies, the launcher ends the others.
             dist.init_process_group(
                 "gloo", timeout=timedelta(days=7), rank=self.rank, world_size=self.size
             )
@@ -50,7 +50,7 @@ class World:
         return self.rank == 0
 
     def agree(self, value: Any) -> Any:
-        """Return the leader's value in every process; none goes on before the leader is here."""
+        """Return the leader's value in every process, once the leader calls this too."""
         if self.size == 1:
             return value
         box = [value]
@@ -63,24 +63,24 @@ class World:
             dist.barrier()
 
     def checked_way(self, check: Callable[[], tuple[str, float]]) -> tuple[str, float]:
-        """Return what the leader's self-check finds: the way of running texts, and a difference."""
+        """Return what the leader's self-check finds: a way of running texts and its difference."""
         way: tuple[str, float] = self.agree(check() if self.leader else None)
         return way
 
     def ends(self, all_there: Callable[[], bool]) -> bool:  # noqa: ARG002
-        """Whether this process is to end the extraction; ``all_there`` says if it could."""
+        """Whether this process writes the manifest; ``all_there`` says if all shards are there."""
         return self.leader
 
     def share(self, work: Mapping[int, int], done: Collection[int] = ()) -> list[int]:
-        """Return this process's share of what is left of some work, by the cost of each number."""
+        """Return this process's share of the work that is left, by the cost of each number."""
         left = {number: cost for number, cost in work.items() if number not in done}
         return _share(left, self.rank, self.size)
 
 
 class Apart(World):
-    """One of several processes that cannot talk to each other, and see one folder.
+    """One of several processes that cannot communicate, but see the same folder.
 
-    Each knows its share of the whole work, so that it does not matter when which of them runs.
+    The share of each depends on the whole work alone, so it does not matter when each one runs.
     """
 
     WAY = "way.json"
@@ -90,7 +90,7 @@ class Apart(World):
         self.path, self.number, self.shares = folder / self.WAY, share, shares
 
     def checked_way(self, check: Callable[[], tuple[str, float]]) -> tuple[str, float]:
-        """Return what the first of the processes found whose self-check ended."""
+        """Return what the process found whose self-check ended first."""
         if (known := self._known()) is not None:
             return known
         way, difference = check()
@@ -105,7 +105,7 @@ class Apart(World):
         return str(way), float(difference)
 
     def ends(self, all_there: Callable[[], bool]) -> bool:
-        """Whether all is there, by whichever process."""
+        """Whether all shards are there, whichever process made them."""
         if all_there():
             self.path.unlink(missing_ok=True)
             return True
@@ -119,7 +119,7 @@ class Apart(World):
 def _share(work: Mapping[int, int], process: int, processes: int) -> list[int]:
     """Return a process's share of some work.
 
-    The most costly comes first, and each goes to the process that has the least so far.
+    Numbers are dealt out from the most costly on, each to the process with the least cost so far.
     """
     loads = [0] * processes
     mine = []

@@ -1,9 +1,9 @@
 """Texts run again from a layer on with other states at some of their tokens.
 
-Nothing before the first changed token depends on it, so the keys and values of what stands before
-it stay as they are: one pass over each text makes them, and any number of changed texts are then
-run beside each other from there on, each seeing the text before it and itself. Where the last token
-alone is changed, that is one token for each.
+Nothing before the first changed token depends on it, so one pass over each text makes the keys and
+values of the tokens before it. Any number of changed versions of the text are then run side by side
+from that token on, and each sees the tokens before it and its own. If only the last token is
+changed, a version is one token.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from llmprobe.models.layers import block_input, given_states, hidden_state, hook
 from llmprobe.models.loading import LoadedModel, example_input
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Relative difference to whole texts that rounding explains, after up to all blocks."""
+"""Relative difference from whole texts that rounding explains, even after all blocks."""
 
 _BESIDE = 512
-"""Tokens of one text that are run beside each other, of which each is compared with all."""
+"""Tokens of versions of one text that are run side by side: attention compares each with all."""
 
 
 @dataclass(frozen=True)
 class KeptTexts:
-    """Some texts as they are, from the first token on that is changed, and what that sees."""
+    """Unchanged texts, from the first token to be changed on, and what that token sees."""
 
     tokens: Tensor
-    """From there on, padded on the right. [texts, rest]"""
+    """The token ids from there on, padded on the right. [texts, rest]"""
     start: Tensor
     """How many tokens stand before. [texts]"""
     end: Tensor
-    """Which of ``tokens`` is the last. [texts]"""
+    """The index in ``tokens`` of the last token of each text. [texts]"""
     share: Tensor
-    """What each token has of the mean that is changed, 0 where it is not. [texts, rest]"""
+    """The weight of each token in the mean that is changed, 0 outside of it. [texts, rest]"""
     states: Sequence[Tensor]
-    """Of the tokens, at each layer. Each [texts, rest, d]"""
+    """The states of ``tokens`` at each layer. Each [texts, rest, d]"""
     path: AncestorPath
     """The keys and values of the tokens before, padded on the right to one length."""
 
     def changed(self, layer: int, states: Tensor) -> Tensor:
-        """Return the states of the tokens at a layer, of which the mean is another one.
+        """Return the states of the tokens at a layer, moved so that their mean is ``states``.
 
-        All tokens that the mean is over are moved alike. [texts, n, d] -> [texts, n, rest, d]
+        All tokens in the mean are moved alike. [texts, n, d] -> [texts, n, rest, d]
         """
         own, share = self.states[layer].float(), self.share[..., None]
         change = states.float() - (own * share).sum(dim=1, keepdim=True)
@@ -61,13 +61,13 @@ class KeptTexts:
 
 
 class Rerun:
-    """Runs texts again through the blocks that are left, with other states at their place.
+    """Runs texts again from a layer on, with other states at their first place.
 
     Raises
     ------
     UserError
-        A token's state depends on what stands to its right, or the model does not take a token by
-        itself beside keys and values.
+        A token's state depends on what stands to its right, or the model does not accept tokens
+        with the keys and values of those before them.
     """
 
     def __init__(self, model: LoadedModel) -> None:
@@ -82,7 +82,7 @@ class Rerun:
 
     @torch.inference_mode()
     def keep(self, texts: Sequence[Text]) -> KeptTexts:
-        """Run some texts as they are, of which the first place of each is to be changed."""
+        """Run some texts unchanged, and keep what ``run`` needs to change their first place."""
         device, blocks = self.model.device, self.model.blocks
         places = [text.places[0] for text in texts]
         lengths = torch.tensor([len(text.tokens) for text in texts])
@@ -117,15 +117,15 @@ class Rerun:
 
     @torch.inference_mode()
     def run(self, texts: KeptTexts, layer: int, states: Tensor) -> Tensor:
-        """Return what comes out of the last block at the last token, before the final norm.
+        """Return what leaves the last block at the last token, before the final norm.
 
         Parameters
         ----------
         layer
             Where the states stand: 0 enters block 1, and i leaves block i.
         states
-            Any number of states for each text, at its place; of several tokens their mean. [texts,
-            n, d]
+            Any number of states for the first place of each text; for a place of several tokens,
+            of their mean. [texts, n, d]
         """
         states = to_device(states, self.model.device)
         if layer == self.model.n_blocks:
@@ -191,12 +191,12 @@ def returning(block: nn.Module, read: Callable[[Tensor], None]) -> Any:
 
 @torch.inference_mode()
 def run_whole(model: LoadedModel, text: Text, layer: int, states: Tensor) -> Tensor:
-    """Return what ``Rerun.run`` does for one text, by running all of it with each state.
+    """Return what ``Rerun.run`` returns for one text, by running all of it with each state.
 
     Parameters
     ----------
     states
-        States at the text's first place at the layer; of several tokens their mean. [n, d]
+        States for the text's first place at the layer; for several tokens, of their mean. [n, d]
     """
     n, place, read = len(states), list(text.places[0]), []
 
@@ -223,7 +223,7 @@ def run_whole(model: LoadedModel, text: Text, layer: int, states: Tensor) -> Ten
 def require_parity(
     model: LoadedModel, texts: Sequence[Text], states: Tensor, beside: int = 1
 ) -> float:
-    """Compare texts that are run again with whole ones, at a layer in the middle; return how far.
+    """Compare texts run again from the middle layer with whole ones; return how far they differ.
 
     Parameters
     ----------
@@ -232,12 +232,13 @@ def require_parity(
     states
         Other states at the first place of each at layer ``n_blocks // 2``. [texts, d]
     beside
-        How many times each is run at once: a model that goes by the order of its keys notices.
+        How many versions of each are run at once, which a model that relies on the order of its
+        keys gets wrong.
 
     Raises
     ------
     UserError
-        They are further from each other than rounding explains.
+        They differ by more than rounding explains.
     """
     layer, runner = model.n_blocks // 2, Rerun(model)
     again = runner.run(runner.keep(texts), layer, states[:, None].repeat(1, beside, 1)).float()
@@ -254,7 +255,7 @@ def require_parity(
 
 @torch.inference_mode()
 def _return_tuples(model: LoadedModel) -> bool:
-    """Whether the blocks of a model return their states as the first of several things."""
+    """Whether the blocks of a model return a tuple that begins with the states."""
     read: list[Any] = []
     with hooked([model.blocks[0].register_forward_hook(lambda *args: read.append(args[-1]))]):
         model.module(input_ids=example_input(model.module, model.device), use_cache=False)

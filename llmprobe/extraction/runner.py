@@ -35,21 +35,22 @@ from llmprobe.models.private import in_float32
 log = logging.getLogger(__name__)
 
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.005}
-"""What a text alone rounds, relative, at whatever site: where that is not compared with float32."""
+"""Usual relative rounding of a text run alone, at any site. The self-check takes it where a model
+cannot be compared with float32, and bounds what it measures by it."""
 SLACK = 3.0
-"""The most that a way of running texts may differ from each alone, in units of what one of them
-alone rounds. Two ways that round equally and by chance differ by 1.4 on average; of four texts that
-share a beginning, and with it the chance, the worst was seen to differ by 1.8."""
+"""The most that a way of running texts may differ from a text alone, in units of what a text alone
+rounds. Two ways that round equally and independently differ by 1.4 on average; of four texts that
+share a beginning, and so its rounding, the worst was seen to differ by 1.8."""
 SEVERAL_BLOCKS = 4
-"""Blocks of a slice of the tree that the self-check runs: more would show no more, and cost as much
-as a tenth of a small extraction."""
+"""Blocks in the large slice of the tree that the self-check runs: more would show no more, and cost
+as much as a tenth of a small extraction."""
 
 Runner = PrefixTree | PaddedBatches
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans of some texts on a model, one for each way in which it may run them."""
+    """The plans of some texts on a model, one for each way of running them."""
 
     texts: TokenisedTexts
     shape: ModelShape
@@ -73,8 +74,8 @@ class Planner:
     def plans(self) -> Iterator[ExtractionPlan]:
         """Yield the plans in the order in which to try them.
 
-        Of the two for causal models the cheaper one is first, then come those that are right for
-        more and more models.
+        First come the two for causal models, the cheaper one before the other; then those that are
+        right for more models.
         """
         fast = [PREFIX_TREE] * (self.causal and self.tree) + [PADDED] * self.causal
         yield from sorted(map(self.plan, fast), key=lambda plan: plan.cost.seconds)
@@ -83,7 +84,7 @@ class Planner:
 
 
 def make_runner(plan: ExtractionPlan, capture: Capture, budget: Budget) -> Runner:
-    """Return what runs the strands of ``plan``."""
+    """Return the runner of the strands of ``plan``."""
     if plan.way == PREFIX_TREE:
         prefix = plan.texts[0].tokens[: plan.prefix]
         read = {i for text in plan.texts for place in text.places for i in place if i < plan.prefix}
@@ -92,16 +93,16 @@ def make_runner(plan: ExtractionPlan, capture: Capture, budget: Budget) -> Runne
 
 
 def verified_plan(planner: Planner, capture: Capture) -> tuple[ExtractionPlan, float]:
-    """Return the first plan that agrees with running texts alone, and how far it is from that.
+    """Return the first plan that agrees with texts run alone, and how far it differs from them.
 
-    It is tried on a few texts of this extraction: short, long, and with a beginning in common. The
-    last plan, of texts of one length together, is returned even if it does not agree.
+    Plans are tried on a few texts of this extraction: short, long, and with a beginning in common.
+    The last plan, with texts of one length in a batch, is returned even if it does not agree.
     """
     sample = Sample(planner.texts, capture)
     name = capture.model.name
     for plan in planner.plans():
         difference = sample.difference(plan)
-        # A comparison with NaN is false, so states that are not finite pass on to their own error.
+        # Comparisons with NaN are false: states that are not finite pass, and get their own error.
         if not difference > sample.allowed:
             break
         log.warning(
@@ -113,18 +114,18 @@ def verified_plan(planner: Planner, capture: Capture) -> tuple[ExtractionPlan, f
 
 
 class Sample:
-    """A few texts of an extraction with their states run alone, whole and unmasked."""
+    """A few texts of an extraction, and their states when each is run alone, whole and unmasked."""
 
     allowed: float
-    """How far from those a way of running texts may be: as far as rounding takes a text alone from
-    its states in float32."""
+    """The most that a way of running texts may differ from those states: ``SLACK`` times what a
+    text alone rounds, within bounds."""
 
     def __init__(self, texts: TokenisedTexts, capture: Capture) -> None:
         self.capture = capture
         wanted = texts.whole
         self.chosen = _choose(wanted)
         self.places = [wanted[i].places for i in self.chosen]
-        # Of several, the last one in the tree, which has most before it.
+        # Of texts of that length, the last in the tree, which has most nodes before it.
         self.longest = max(self.chosen, key=lambda i: (len(wanted[i].tokens), wanted[i]))
         alone = PaddedBatches(capture, Budget(1), masked=False, whole=True)
         problem = f"model {capture.model.name!r} cannot be run on a text alone"
@@ -132,7 +133,7 @@ class Sample:
             foreign_errors(problem, out_of_memory),
             Workers(capture.model, len(self.chosen)) as workers,
         ):
-            # One is enough to know how much this model rounds, and takes as long as all others.
+            # One text in float32 shows how much this model rounds, and takes as long as all others.
             middle = _by_length(wanted)[len(wanted) // 2]
             exact = workers.submit(_in_float32, alone, wanted[middle])
             tasks = [workers.submit(alone, [wanted[i]]) for i in self.chosen]
@@ -143,11 +144,12 @@ class Sample:
             own = self.states[self.chosen.index(middle)]
             rounding = relative_difference(own, states)
         usual = ROUNDING[capture.model.dtype]
-        # One text may round little by chance, and a wrong way must not pass in a model that rounds
-        # without bounds. NaN, in this order, where states are not finite: their own error tells.
+        # The lower bound is for a text that rounds little by chance, the upper one for a model that
+        # rounds so much that a wrong way would pass. In this order of the arguments NaN, of states
+        # that are not finite, stays NaN, and they get their own error.
         self.allowed = min(max(SLACK * rounding, usual), 10 * usual)
         if capture.position_wise:
-            # One layer of many, which the quartile over layers would not see.
+            # Only the last layer can be wrong, which the quartile over layers would hide.
             text, whole = wanted[self.longest], self.states[self.chosen.index(self.longest)]
             states = PaddedBatches(capture, Budget(1), masked=False)([text]).result().float()
             if relative_difference(states[-1:], whole[-1:]) > SLACK * usual:
@@ -155,15 +157,15 @@ class Sample:
                 capture.position_wise.clear()
 
     def difference(self, plan: ExtractionPlan) -> float:
-        """Return how far the sample's states by a plan are from those of its texts alone."""
+        """Return how far the sample's states by a plan differ from those of each text alone."""
         texts = [plan.text_of[i] for i in self.chosen]
         longest = max(len(plan.texts[text].tokens) for text in texts)
         end = plan.text_of[self.longest]
-        # Of padded batches, the shortest text beside the longest.
+        # Padded batches are tried with the shortest text beside the longest.
         trials = {Budget(longest * 2): [min(texts, key=lambda t: len(plan.texts[t].tokens)), end]}
         if plan.way == PREFIX_TREE:
-            # Small slices, so that paths go from one to the next; and one of several blocks, since
-            # what is wrong may be so beside others only. The longest text stands at its end.
+            # The tree is tried in small slices, between which paths are passed on; and in one of
+            # several blocks, since some errors show only there. The longest text stands at its end.
             size = min(plan.budget, SEVERAL_BLOCKS * plan.block)
             large = list(range(_slice_start(plan, end, size), end + 1))
             trials = {Budget(max(longest // 2, 1)): texts, Budget(size): large}
@@ -177,10 +179,10 @@ class Sample:
             return math.inf
 
     def _difference(self, plan: ExtractionPlan, runner: Runner, numbers: Sequence[int]) -> float:
-        """Return the difference of those of some texts that are in the sample."""
+        """Run the plan's texts with these numbers; return the difference of those in the sample."""
         ordered = sorted(set(numbers))
         texts = [plan.texts[number] for number in ordered]
-        # Texts of one length, which in a sample are few: each beside itself.
+        # Few texts of a sample have the same length, so each is run beside itself.
         batches = [[text, text] for text in texts] if plan.way == ONE_LENGTH else [texts]
         runner.prepare()
         parts = [runner(batch).result() for batch in batches]
@@ -200,8 +202,8 @@ class Sample:
 def _in_float32(alone: PaddedBatches, text: Text) -> Tensor | None:
     """Return a text's states, [layers, rows, d], computed in float32 with the same weights.
 
-    None where they are computed in that anyway, or where it is not possible: quantised weights, for
-    one, have products of their own.
+    None where the model is in float32 anyway, or cannot be run in it: quantised weights, for
+    example, have their own matrix products.
     """
     model = alone.capture.model
     if model.dtype == torch.float32 or model.quantised:
@@ -219,7 +221,7 @@ def _by_length(wanted: list[Text]) -> list[int]:
 
 
 def _choose(wanted: list[Text]) -> list[int]:
-    """Return the shortest, middle and longest text, and the one that shares most with that."""
+    """Return the shortest, middle and longest text, and the one that shares most with the last."""
     by_length = _by_length(wanted)
     longest = wanted[by_length[-1]]
     ordered = sorted(set(wanted))
@@ -233,7 +235,7 @@ def _choose(wanted: list[Text]) -> list[int]:
 
 
 def _slice_start(plan: ExtractionPlan, end: int, size: int) -> int:
-    """Return the first of the rows before ``end`` that fit into a slice of ``size`` with it."""
+    """Return the first text from which on all texts up to ``end`` fit into ``size`` nodes."""
     start, new = end, len(plan.texts[end].tokens) - plan.prefix
     while start > 0:
         a, b = plan.texts[start - 1].tokens, plan.texts[start].tokens
@@ -245,7 +247,7 @@ def _slice_start(plan: ExtractionPlan, end: int, size: int) -> int:
 
 
 def relative_difference(states: Tensor, expected: Tensor) -> float:
-    """Return |states - expected| / |expected|: the upper quartile over layers, of the worst text.
+    """Return |states - expected| / |expected|: its upper quartile over layers, of the worst row.
 
     A few layers can round badly; a wrong state is wrong from some layer on.
     """

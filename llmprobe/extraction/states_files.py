@@ -36,12 +36,12 @@ class Array:
     dtype: str
     """As NumPy calls it; also ``bfloat16``."""
     read: Callable[..., np.ndarray]
-    """From slices of the first axes to the part that they cut out; without, to all."""
+    """Function of slices of the first axes that returns the part they cut out; without any, all."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What vLLM wrote of one request."""
+    """What vLLM wrote for one request."""
 
     name: str
     """Its id: the name of the file without the ending."""
@@ -50,7 +50,7 @@ class Request:
     """[tokens, layers, d]"""
 
     def at(self, place: int, first: int = 0) -> np.ndarray:
-        """Return the states of the tokens from ``first`` on, at a layer by its place. [tokens, d]
+        """Return the states of the tokens from ``first`` on, at the layer at an index. [tokens, d]
 
         A negative ``first`` counts from the end.
         """
@@ -65,22 +65,22 @@ class StatesFile:
     Parameters
     ----------
     rows
-        How many rows there may be; of an array of three dimensions, this tells which axis is that
-        of the rows. Where ``config.join`` names the rows, there may be any number.
+        The numbers of rows that are allowed; they also tell which axis of an array of three
+        dimensions has the rows. With ``config.join``, which names the rows, any number is allowed.
 
     Raises
     ------
     UserError
-        There is no such file; it is of no known kind, or damaged; it has no layers, or other
-        numbers of rows; its numbers are of a type that hidden states are not.
+        There is no such file, its kind is unknown, or it is damaged; it has no layers, or another
+        number of rows; its numbers are not floating-point.
     """
 
     rows: int
     """The number of rows."""
     names: list[str] | None = None
-    """The name of each row, in a folder or where ``config.join`` has them. [rows]"""
+    """The name of each row, of a folder or with ``config.join``. [rows]"""
     requests: list[Request] | None = None
-    """Of a folder, the requests, each with all its tokens. [rows]"""
+    """The requests in a folder, each with all its tokens. [rows]"""
 
     def __init__(self, config: ActivationsConfig, rows: Collection[int]) -> None:
         self.config, self.where = config, str(config.path)
@@ -241,7 +241,7 @@ class StatesFile:
         return layers
 
     def _numbers(self, n_layers: int) -> Sequence[int]:
-        """Return the numbers of layers that have no names."""
+        """Return the numbers of the layers of an array that has them all."""
         numbers = self.config.layers or range(n_layers)
         if len(numbers) != n_layers:
             raise UserError(
@@ -264,14 +264,14 @@ class _Layer:
     width: int
     dtype: str
     place: int
-    """Which of the layers it is in an array that has several."""
+    """Its index in an array of several layers."""
     read: Callable[[], np.ndarray]
 
 
 def _of_layers(arrays: Mapping[str, Array], key: str | None, where: str) -> dict[str, Array]:
-    """Return the array with all layers, or those with one each.
+    """Return the array with all layers, or the arrays with one each.
 
-    The latter have names that end in a number, after ``key`` if there is one.
+    Names of the latter begin with ``key``, if there is one, and end in a number.
     """
     if key is not None and key in arrays:
         return {key: arrays[key]}
@@ -339,7 +339,7 @@ def _npz_member(path: Path, name: str, shape: tuple[int, ...]) -> Callable[..., 
             array: np.ndarray = archive[name]
         return array
 
-    # One of several layers is unpacked once, not once for each of them.
+    # An array of several layers is unpacked once, not once for each layer.
     load = cache(load) if len(shape) > 2 else load
     return lambda *cut: load()[cut]
 
@@ -424,7 +424,7 @@ def _zarr(path: Path, where: str) -> dict[str, Array]:
 
     for name in _OF_ZARR:
         for file in path.rglob(name):
-            # A codec of that name would run what a stranger's file says.
+            # A pickle codec would run code from the file.
             if "pickle" in json.dumps(json.loads(file.read_text(encoding="utf-8"))).lower():
                 raise UserError(f"{where}: has pickled values, which are never read")
 

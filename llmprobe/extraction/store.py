@@ -30,10 +30,10 @@ class Store:
     """One extraction in one folder.
 
     A shard holds a tensor ``[rows, d]`` for each layer, so reading a layer touches only its bytes.
-    It never changes: the name that it takes when it is whole ends in the sha256 of its bytes, and
-    its header says which extraction, layout and place it belongs to. ``manifest.json`` is written
-    last: without it the extraction is not complete, and the next one goes on after the whole
-    shards that it finds.
+    A shard never changes: its name, which it gets when it is whole, ends in the sha256 of its
+    bytes, and its header says which extraction, layout and index it belongs to. ``manifest.json``
+    is written last: without it the extraction is not complete, and the next attempt makes only the
+    shards that are missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,8 +51,8 @@ class Store:
     def shards(self, layout: str) -> dict[int, Path]:
         """Return the whole shards of a layout that are on disk, by their index.
 
-        One whose bytes are not those that were written, or that is of another extraction, is named
-        in a warning and removed. The caller has the folder's lease.
+        A shard that is damaged, or of another extraction or layout, is removed with a warning. The
+        caller must hold the folder's lease.
         """
         paths = sorted(self.folder.glob("shard-*.safetensors"))
         whole, shards = set(_whole(paths)), dict[int, Path]()
@@ -96,7 +96,7 @@ class Store:
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of a complete and undamaged extraction, else None.
 
-        What is damaged, or missing beside the manifest, is named in a warning.
+        A warning names a file that is damaged, and a shard that is missing beside the manifest.
         """
         try:
             manifest = json.loads(read_back(self.folder / MANIFEST))
@@ -117,7 +117,7 @@ class Store:
     def layer(self, index: int, manifest: Mapping[str, Any]) -> np.ndarray:
         """Return the states of one layer in the dataset's order. -> [n, d] float32
 
-        Beside them, no more than a shard is in memory.
+        Besides the result, at most one shard's states of the layer are in memory.
         """
         row_of = np.asarray(manifest["row_of"])
         order = row_of.argsort(kind="stable")
@@ -134,7 +134,7 @@ class Store:
 
 
 def _make_stamp(index: int, layout: str) -> dict[str, str]:
-    """Return a shard's header; one entry, since the order of several differs between runs."""
+    """Return a shard's header: one entry, since the order of several would differ between runs."""
     return {"shard": f"{index} of {layout}"}
 
 
@@ -154,7 +154,7 @@ def _claimed_digest(path: Path) -> str:
 
 
 def _whole(paths: Sequence[Path]) -> list[Path]:
-    """Return those of some shards that are on disk with the bytes that were written."""
+    """Return the shards that are on disk and whose bytes have the digest in their name."""
 
     def is_whole(path: Path) -> bool:
         try:

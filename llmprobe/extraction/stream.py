@@ -1,4 +1,4 @@
-"""States of texts that are used once and kept nowhere."""
+"""States of texts that are used once and not kept."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def stream_states(
     *,
     progress: bool = True,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield the indices of some of the texts and their states, [layers, those, d], until all came.
+    """Yield the states of all texts in parts: indices of texts, and their states [layers, rows, d].
 
-    A text of which several places are read has a row for each, in their order. The states are those
-    that an extraction would keep; memory does not grow with the number of texts. The self-check of
-    a way of running texts is of the first ones that an extractor is given.
+    A text has a row for each place that is read, in their order. The states are those that an
+    extraction would keep; memory does not grow with the number of texts. An extractor checks a way
+    of running texts once, on the first texts that it is given.
 
     Parameters
     ----------
     name
         What errors call the texts.
     layers
-        Those that are read, by default every one; no block above the last of them is run.
+        The layers that are read, by default every one; no block after the last of them is run.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def stream_states(
 
 
 def _verified_once(extractor: Extractor, planner: Planner, capture: Capture) -> ExtractionPlan:
-    """Return the plan of texts, by the way that was right where this one was the first to try."""
+    """Return the plan of texts; what an earlier self-check with the same first way found holds."""
     first = next(planner.plans())
     if first.way not in extractor.right_way:
         plan, _ = verified_plan(planner, capture)

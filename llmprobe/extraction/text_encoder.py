@@ -32,15 +32,15 @@ def encoder_config(name: str) -> ModelConfig:
 class TextEncoder(Extractor):
     """Extraction of one embedding of each text, as sentence-transformers makes them.
 
-    That is the mean over all tokens, special ones included, of the model's output, after its final
-    norm; or what the folder's ``modules.json`` and ``1_Pooling/config.json`` say instead. A text
-    longer than the encoder's window is read from its start. Of labelled words the words are read,
-    of chats the text that their turns are joined to.
+    An embedding is the mean of the model's output, after its final norm, over all tokens, special
+    ones included, unless the folder's ``modules.json`` and ``1_Pooling/config.json`` say otherwise.
+    Of a text longer than the encoder's window only the beginning is read. For labelled words it
+    reads the words, for chats the text that joins their turns.
 
     Raises
     ------
     UserError
-        The encoder is not found, or its embeddings are made in another way than these.
+        The encoder is not found, or its files ask for a way of making embeddings that is not known.
     """
 
     def __init__(self, name: str) -> None:
@@ -78,7 +78,7 @@ class TextEncoder(Extractor):
         return [n_blocks]
 
     def estimate(self, dataset: ConceptDataset) -> Estimate:
-        """Return what extraction will cost, by the tokenizer and the model's configuration."""
+        """Estimate what extraction will cost, from the tokenizer and the model's configuration."""
         return super().estimate(_surface(dataset))
 
     def find(self, dataset: ConceptDataset, *, embeddings: bool = False) -> Activations | None:
@@ -92,7 +92,7 @@ class TextEncoder(Extractor):
         return super().extract(_surface(dataset), cache=cache, progress=progress)
 
     def normalised(self, activations: Activations) -> np.ndarray:
-        """Return embeddings as they are compared: of norm 1 where the encoder says so. [n, d]"""
+        """Return the embeddings, scaled to norm 1 if the encoder normalises them. [n, d]"""
         (layer,) = activations.layers
         states = activations.layer(layer)
         if self._normalises:
@@ -123,12 +123,12 @@ class TextEncoder(Extractor):
 
 
 def _surface(dataset: ConceptDataset) -> ConceptDataset:
-    """Return what rivals read of a dataset, as texts of their own."""
+    """Return a dataset of the texts that rivals read."""
     return ConceptDataset(dataset.stem or dataset.name, dataset.surface, dataset.labels)
 
 
 def _read(path: Path, where: str) -> Any:
-    """Return what a file of JSON holds, None without the file."""
+    """Return the content of a JSON file, None without the file."""
     if not path.is_file():
         return None
     with foreign_errors(f"{where}: {path.name} cannot be read"):
@@ -141,7 +141,7 @@ def _pooling(config: dict[str, Any], where: str) -> str:
     Raises
     ------
     UserError
-        In a way that is none of those known, or in several.
+        The way is not known, or there are several.
     """
     kinds = [
         key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")

@@ -1,4 +1,4 @@
-"""Tokens as a reader can see them."""
+"""Tokens as text that a reader can see."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _HALF = "\ufffd"
-"""What decoding gives for bytes that are no whole character."""
+"""What decoding gives for the bytes of an incomplete character."""
 
 
 def token_strings(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
@@ -22,8 +22,8 @@ def token_strings(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
         )
         return text
 
-    # A token alone may lose the space before it, so each is decoded together with the one before,
-    # which must not be a part of a character.
+    # A token decoded alone may lose the space before it, so each is decoded together with the one
+    # before, which must not end inside a character.
     strings: list[str] = []
     before = whole = 0
     for stop in range(1, len(tokens) + 1):
@@ -31,7 +31,7 @@ def token_strings(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
         if text.endswith(_HALF) and stop < len(tokens):
             strings.append(_HALF)
             continue
-        # What earlier tokens began and this one does not complete has been said.
+        # Half characters of earlier tokens, which this one does not complete, have their string.
         strings.append(text[len(known) :].lstrip(_HALF) or text[len(known) :])
         before, whole = whole, stop
     return strings

@@ -20,7 +20,7 @@ from llmprobe.models.loading import LoadedModel, text_config
 log = logging.getLogger(__name__)
 
 Place = tuple[int, ...]
-"""Indices of a text's tokens: one whose state is read, or several over whose states a mean is."""
+"""Indices of a text's tokens: one whose state is read, or several whose mean state is read."""
 
 
 class Text(NamedTuple):
@@ -28,7 +28,7 @@ class Text(NamedTuple):
 
     tokens: tuple[int, ...]
     places: tuple[Place, ...]
-    """What is read of them, a row each."""
+    """The places that are read of them, a row each."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class TokenisedTexts:
 
     ids: list[list[int]]
     places: list[list[Place]]
-    """What is read of each text, a place for each position; then, where every token is read, one
-    for each of its own. [n][positions, or more]"""
+    """The places that are read of each text: one for each position; then, where every token is
+    read, one for each token. [n][positions, or more]"""
 
     @property
     def n_tokens(self) -> int:
@@ -58,7 +58,7 @@ class TokenisedTexts:
         return max(self.n_unique_tokens - sum(map(len, self.places)), 0)
 
     def golden(self, columns: slice, most: int = 8, *, cut: bool) -> list[dict[str, Any]]:
-        """Return some short texts from everywhere, as JSON: what another engine can be asked.
+        """Return some short texts from all parts of the dataset, as JSON, to try another engine on.
 
         Each has the number of its text (``row``), its ``token_ids``, and the ``positions`` of the
         tokens whose mean state is read; ``cut`` as in ``merged``.
@@ -66,7 +66,7 @@ class TokenisedTexts:
         Parameters
         ----------
         columns
-            Which of the places that are read of each text.
+            Which of each text's places are meant.
         """
         chosen = []
         for block in np.array_split(np.arange(len(self.ids)), min(most, len(self.ids))):
@@ -79,15 +79,15 @@ class TokenisedTexts:
 
     @property
     def whole(self) -> list[Text]:
-        """Return the whole of each text, with what is read of it. [n]"""
+        """Return each text uncut, with its places. [n]"""
         return [Text(tuple(tokens), tuple(dict.fromkeys(places)))
                 for tokens, places in zip(self.ids, self.places, strict=True)]  # fmt: skip
 
     def merged(self, cut: bool) -> list[Text]:
-        """Return for each text what is run for it, which is one for all of the same tokens. [n]
+        """Return what is run for each text; texts of equal tokens share one, with all places. [n]
 
-        With ``cut`` nothing after the last token that is read: a causal state depends on nothing to
-        its right.
+        With ``cut``, a text ends at its last token that is read, since a causal state depends on
+        nothing to its right.
         """
         ids = [tuple(tokens) for tokens in self.ids]
         if cut:
@@ -116,33 +116,32 @@ def tokenise(
     too_long: str = "error",
     where: str = "texts",
 ) -> TokenisedTexts:
-    """Tokenise ``texts`` with the special tokens that the tokenizer itself adds, once.
+    """Tokenise ``texts`` with the special tokens that the tokenizer adds, but one BOS at most.
 
     Parameters
     ----------
     window
         The model's longest input in tokens, None for no limit.
     positions
-        As ``ExtractConfig.position`` has them.
+        As in ``ExtractConfig.position``.
     ranges
-        For the positions that are of a part of each text, that part: its first character, and the
-        one after its last. Each [texts]
+        For each position that names a part of the text, that part of each text: its first
+        character, and the one after its last. Each [texts]
     turns, chat
-        Of chats, the turns of each text, and options for the tokenizer's chat template.
+        For chats, the turns of each text, and options for the tokenizer's chat template.
     every_token
-        Whether each token that is not special is read too, behind the positions.
+        Whether every token is read too, after the positions; special ones only if included.
     special
-        ``"skip"`` or ``"include"``, as ``ExtractConfig.special``.
+        ``"skip"`` or ``"include"``, as in ``ExtractConfig.special``.
     too_long
-        ``"error"``: a longer text is a ``UserError``. ``"cut_left"``: its first tokens are
-        dropped (after the BOS), never its last, since the probed token is there; counted in a
-        warning.
+        What to do with a text longer than the window. ``"error"`` raises ``UserError``;
+        ``"cut_left"`` drops its first tokens after a BOS, and a warning counts such texts.
 
     Raises
     ------
     UserError
         A text is too long or has no tokens; the tokenizer has no chat template, or one that leaves
-        out a turn; a place cannot be followed into the tokens.
+        out a turn; a position has no token in a text.
     """
     ranges = ranges or {}
     chats = None if turns is None else rendered(tokenizer, texts, turns, chat or {}, where)
@@ -159,7 +158,7 @@ def tokenise(
             return_offsets_mapping=bool(ranges), verbose=False,
         )  # fmt: skip
     bos, no_text = tokenizer.bos_token_id, special_tokens(tokenizer)
-    # What a chat template writes is there to be read, but for the BOS.
+    # Tokens that a chat template writes count as the text's own, except the BOS.
     before, after = (0, 0) if chats is not None else added_tokens(tokenizer)
     ids: list[list[int]] = []
     places: list[list[Place]] = []
@@ -205,7 +204,7 @@ def tokenise(
 def special_tokens(tokenizer: Any) -> frozenset[int]:
     """Return the ids that stand for no text: BOS, EOS, separators, padding.
 
-    An unknown word is text, unless its token has another meaning too.
+    The token for unknown words is text, unless it has another meaning too.
     """
     names = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "pad_token_id")
     meanings = {getattr(tokenizer, name, None) for name in names}
@@ -213,7 +212,7 @@ def special_tokens(tokenizer: Any) -> frozenset[int]:
 
 
 def _of_text(position: str, own: range, where: str) -> int:
-    """Return the index of the token at ``first``, ``last`` or ``token:N`` of a text's own ones."""
+    """Return the index of a text's own token at ``first``, ``last`` or ``token:N``."""
     if position in ("first", "last"):
         return own[0 if position == "first" else -1]
     number = int(position.removeprefix("token:"))
@@ -224,13 +223,13 @@ def _of_text(position: str, own: range, where: str) -> int:
 
 
 def _of_several(position: str, inside: Place) -> Place:
-    """Return those of some tokens that a position is of: the first, the last, or all."""
+    """Return the tokens of a part that a position reads: the first, the last, or all for a mean."""
     kind = position.partition(":")[0]
     return inside if kind == "mean" else inside[:1] if kind == "first" else inside[-1:]
 
 
 def _tokens_in(offsets: Sequence[tuple[int, int]], start: int, stop: int) -> Place:
-    """Return the indices of the tokens that stand for some of the characters of a part."""
+    """Return the indices of the tokens that stand for any character of a part."""
     return tuple(i for i, (a, b) in enumerate(offsets) if a < b and a < stop and b > start)
 
 
@@ -252,7 +251,7 @@ def _fit_window(
     too_long: str,
     where: str,
 ) -> TokenisedTexts:
-    """Return texts of which none is longer than the window; see ``tokenise``."""
+    """Cut or refuse texts longer than the window, as ``too_long`` of ``tokenise`` says."""
     ids = texts.ids
     long = [] if window is None else [row for row, t in enumerate(ids) if len(t) > window]
     if window is None or not long:
@@ -293,12 +292,12 @@ def _fit_window(
 def distinct_states(
     texts: TokenisedTexts, positions: Sequence[str], causal: bool, tokenizer: Any, where: str
 ) -> list[int]:
-    """Return how many different states are read at each position, by what each depends on.
+    """Count the distinct states at each position, by the tokens that each state depends on.
 
     Raises
     ------
     UserError
-        It is one for texts that differ, so that no layer can tell them apart.
+        All of several texts share one state, so that no layer can tell them apart.
     """
     counts = []
     for column, position in enumerate(positions):
@@ -340,6 +339,6 @@ def model_window(module: Any) -> int | None:
     words = module.get_input_embeddings()
     for table in (m for m in module.modules() if isinstance(m, nn.Embedding) and m is not words):
         if table.num_embeddings == window and table.padding_idx is not None:
-            # RoBERTa and its kin count positions from the one after that of padding.
+            # RoBERTa and models like it number positions from the one after padding's.
             return table.num_embeddings - table.padding_idx - 1
     return window

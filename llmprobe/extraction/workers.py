@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class Workers:
-    """Threads for ``tasks`` that are alike, for as long as the ``with`` block lasts.
+    """Threads for a number of similar ``tasks``, for as long as the ``with`` block lasts.
 
-    On a CPU as many as there are cores, each with the cores that are left to it; on other devices,
-    and for a model that only one thread may run, a single one with all of them. When the block is
-    left by an error they stop after the pass that they are in.
+    On a CPU there are about as many threads as tasks, at most one for each core, and they divide
+    the cores. On other devices, and for a model that only one thread may run, a single thread has
+    all cores. If an error ends the block, the threads stop after their current pass.
     """
 
     def __init__(self, model: LoadedModel, tasks: int, budget: Budget | None = None) -> None:
@@ -34,7 +34,7 @@ class Workers:
     def __enter__(self) -> Workers:
         self._before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
-        # The number is each thread's own as well.
+        # torch keeps this number for each thread.
         self._pool = ThreadPoolExecutor(
             self.count, initializer=torch.set_num_threads, initargs=(self.threads,)
         )
