@@ -288,8 +288,8 @@ def _of_layers(arrays: Mapping[str, Array], key: str | None, where: str) -> dict
             return ours
     which = f"of {key!r} " if key else ""
     raise UserError(
-        f"{where}: has no layers {which}(arrays whose names end in a number, or one of all layers, "
-        f"which `key: NAME` names); {suggestion(key or 'layer_0', arrays or ['nothing'])}"
+        f"{where}: has no layers {which}(arrays whose names end in a number, or one array of all "
+        f"layers, named by `key: NAME`); {suggestion(key or 'layer_0', arrays or ['nothing'])}"
     )
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-"""Begins the names of peft's weights."""
+"""What the names of peft's weights begin with."""
 
 
 def require_adapter(folder: Path, where: str) -> None:
@@ -30,19 +30,19 @@ def require_adapter(folder: Path, where: str) -> None:
             raise UserError(f"{where}: the folder has no {name}, so it is not an adapter")
     kind = str(_described(folder, where).get("peft_type"))
     if kind != "LORA":
-        raise UserError(f"{where}: is of the kind {kind!r:.40}; LoRA's (LORA) can be merged")
+        raise UserError(f"{where}: is of the kind {kind!r:.40}; only LoRA (LORA) can be merged")
 
 
 def base_of(folder: Path, where: str) -> str:
-    """Return what an adapter says that it was made for, "" where it says nothing."""
+    """Return the model that an adapter says it was made for, "" where it says nothing."""
     return str(_described(folder, where).get("base_model_name_or_path") or "")
 
 
 def merge(module: Any, folder: Path, where: str) -> nn.Module:
-    """Merge the adapter in a folder into a model with or without a head, and return that.
+    """Merge the adapter in a folder into a model with or without a head, and return the model.
 
-    Where it has none, weights of the adapter for one, such as the vocabulary projection, are left
-    out: no hidden state depends on them.
+    For a model without a head, weights outside its base, such as the vocabulary projection's, are
+    left out: no hidden state depends on them.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def merge(module: Any, folder: Path, where: str) -> nn.Module:
     with foreign_errors(f"{where}: cannot be read"):
         config = LoraConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)
-    # Most are trained with a head, of which the base model is a part with a name.
+    # Most adapters are trained on a model with a head, in which the base model has a name.
     base, name = module.base_model, module.base_model_prefix
     part = f"{_PREFIX}{name}."
     whole = base
@@ -65,7 +65,7 @@ def merge(module: Any, folder: Path, where: str) -> nn.Module:
             weights = {key: value for key, value in weights.items() if key.startswith(part)}
     unfit = f"{where}: was made for another model ({base_of(folder, where) or 'it names none'})"
     try:
-        # Fresh adapters are drawn at random before they are filled.
+        # peft draws new adapters at random before they are filled.
         with torch.random.fork_rng():
             model = PeftModel(whole, config)
         result = set_peft_model_state_dict(model, weights)
@@ -83,7 +83,7 @@ def merge(module: Any, folder: Path, where: str) -> nn.Module:
 
 
 class _Whole(nn.Module):
-    """Stands for a model with a head: its base model has the name that it has there."""
+    """A stand-in for a model with a head, which has its base model under the same name."""
 
     def __init__(self, base: Any, name: str) -> None:
         super().__init__()

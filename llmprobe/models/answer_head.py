@@ -1,4 +1,4 @@
-"""A model's own head over hidden states, for the tokens that answers begin with alone."""
+"""A model's own head over hidden states, only for the tokens that answers begin with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from llmprobe.models.loading import LoadedModel, example_input
 _ROWS = 4096
 """States that go through the head at a time."""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-"""How far logits may be from the model's own, as a share of the largest: rounding reaches half."""
+"""The most that logits may differ from the model's own, as a share of the largest logit; rounding
+reaches half of it."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class AnswerTokens:
     """The tokens that the answers of a question begin with."""
 
     labels: tuple[str, ...]
-    """What is answered, in the order of the classes."""
+    """The labels, in the order of the classes."""
     of_label: tuple[tuple[int, ...], ...]
-    """The token ids of each label; those of no two labels are the same."""
+    """The token ids of each label; no two labels share one."""
 
     @property
     def ids(self) -> list[int]:
@@ -35,7 +36,7 @@ class AnswerTokens:
         return [token for tokens in self.of_label for token in tokens]
 
     def of_labels(self, logits: Tensor) -> Tensor:
-        """Return the log of the summed odds of each label's tokens. [..., T] -> [..., C]"""
+        """Return the log-sum-exp of the logits of each label's tokens. [..., T] -> [..., C]"""
         parts = torch.split(logits, [*map(len, self.of_label)], dim=-1)
         return torch.stack([part.logsumexp(dim=-1) for part in parts], dim=-1)
 
@@ -45,8 +46,8 @@ def answer_tokens(
 ) -> AnswerTokens:
     """Return the tokens with which a model would begin to say each label.
 
-    Words are taken with a space before them, or without where the question ends with a space or a
-    new line. The other way counts too, where it does not begin with another label's token.
+    A word is taken with a space before it, or without one if the question ends with a space or a
+    new line. The other form counts too, unless it begins with another label's token.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def answer_tokens(
 
 
 def _first_token(tokenizer: Any, tail: str, word: str) -> int | None:
-    """Return the first token of a word after a text; None where they do not come apart."""
+    """Return the first token of a word after a text; None if their tokens do not separate."""
     before, both = (
         tokenizer(text, add_special_tokens=False)["input_ids"] for text in (tail, tail + word)
     )
@@ -105,11 +106,11 @@ def _first_token(tokenizer: Any, tail: str, word: str) -> int | None:
 
 
 class AnswerHead:
-    """The last norm and the rows of the head that some tokens have, run by the model's own code.
+    """The final norm and some tokens' rows of the head, run by the model's own code.
 
-    The model is run with its blocks left out, so that the states that are asked about reach what
-    comes after them: norm, projection, scale and soft cap are the model's own, and only the rows of
-    the tokens are multiplied, in float32.
+    The model is run with its blocks left out, so that given states go straight to what comes after
+    the blocks. Norm, projection, scale and soft cap are the model's own; only the rows of the
+    tokens are multiplied, in float32.
 
     Parameters
     ----------
@@ -121,7 +122,7 @@ class AnswerHead:
     Raises
     ------
     UserError
-        The logits are not those of the model itself, so its head is of a kind that is not known.
+        The logits are not those of the model itself, so its head is of an unknown kind.
     """
 
     def __init__(self, head: Any, model: LoadedModel, tokens: AnswerTokens) -> None:
@@ -202,7 +203,7 @@ class AnswerHead:
 
     @contextmanager
     def _with_rows(self) -> Iterator[None]:
-        """Let the head have the rows of the tokens alone."""
+        """Reduce the head to the rows of the tokens while a ``with`` block lasts."""
         whole = self.head.get_output_embeddings()
         self.head.set_output_embeddings(_Rows(whole, self.tokens.ids))
         try:

@@ -19,11 +19,12 @@ from llmprobe.ground.uses import use
 log = logging.getLogger(__name__)
 
 CONVERSION = 2
-"""Raise when the conversion writes something else, so that older folders are not used."""
+"""Version of what is written; to be raised when that changes, so that older folders are not used.
+"""
 
 
 def converted_folder(name: str, digest: str) -> Path:
-    """Return the folder in which the weights with this digest stand, once converted."""
+    """Return the folder of the weights with this digest, once they are converted."""
     return cache_folder() / "models" / f"{name}-{digest[:12]}-v{CONVERSION}"
 
 
@@ -31,8 +32,8 @@ def converted(name: str, digest: str, make: Callable[[Path, Path], None]) -> Pat
     """Return the converted folder; ``make(scratch, folder)`` fills it when it is not there.
 
     One process converts while others wait. The folder takes its name only when it is whole, and
-    what an interrupted conversion left behind is removed by the next one. A folder that is no
-    longer as it was written is named in a warning, and made again.
+    the next conversion removes what an interrupted one left behind. A folder that is no longer as
+    it was written is made again, with a warning.
     """
     folder = converted_folder(name, digest)
     use(folder)
@@ -75,7 +76,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 @cache
 def _has_recorded(folder: Path, _: tuple[tuple[Path, int, int], ...]) -> bool:
-    """Whether the files have the recorded digests; files that stay are read once a process."""
+    """Whether the files have the recorded digests; unchanged ones are read once in a process."""
     try:
         return all(sha256(folder / name) == known for name, known in recorded(folder).items())
     except (OSError, ValueError):

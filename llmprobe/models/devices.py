@@ -14,15 +14,15 @@ _UNITS = {
     "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
     "float16": ("avx512_fp16", "amx_fp16", "fp16"),
 }
-"""What of a processor computes fast in a dtype, by torch's names."""
+"""Features with which a processor computes fast in a dtype, by torch's names."""
 _TIMES = {"bfloat16": "five", "float16": "twenty"}
-"""How many times as long as float32 a dtype took on processors that have none of those."""
+"""How many times as long as float32 a dtype took on processors without any of those features."""
 
 
 def resolve_device(device: str, key: str = "device") -> torch.device:
     """Return a device; ``auto`` is the accelerator if there is one, else the CPU.
 
-    Of several launched processes each has an accelerator of its own.
+    If several processes were launched, each gets an accelerator of its own.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def resolve_device(device: str, key: str = "device") -> torch.device:
 
 
 def to_device(values: Tensor | np.ndarray, device: torch.device) -> Tensor:
-    """Return numbers of the host on a device, without waiting for what it has yet to compute.
+    """Copy numbers from the host to a device, without waiting for what it has yet to compute.
 
     CUDA has read ordinary memory when the call returns; Apple's GPUs might read it later, so there
     the host waits.

@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 def convert_gguf(gguf: Path, folder: Path, dtype: str = "float32") -> None:
-    """Write a GGUF file as a folder of safetensors of a dtype that transformers loads.
+    """Convert a GGUF file to a folder of safetensors of a dtype, which transformers loads.
 
-    A head that is not the embedding again is kept, since what a model says comes out of it.
+    A head that is not tied to the embeddings is kept, since what a model says comes out of it.
     """
     import torch
     from transformers import (
@@ -27,7 +27,7 @@ def convert_gguf(gguf: Path, folder: Path, dtype: str = "float32") -> None:
         AutoTokenizer,
     )
 
-    # 10 covers what files of 3 bits a weight need in float32.
+    # In float32, a file of 3 bits a weight grows to about ten times its size.
     require_space(folder.parent, 10 * gguf.stat().st_size, f"converting {gguf.name}")
     log.info("%s: converting to safetensors (under a minute, once)", gguf.stem)
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
@@ -52,14 +52,14 @@ def convert_gguf(gguf: Path, folder: Path, dtype: str = "float32") -> None:
 
 @contextmanager
 def user_errors(problem: str) -> Iterator[None]:
-    """Raise what transformers raises for damaged files as a ``UserError`` that begins so."""
+    """Turn errors of transformers, as for damaged files, into a ``UserError`` with the problem."""
     with _quiet(), foreign_errors(problem, lambda e: disk_is_full(e) or out_of_memory(e)):
         yield
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out the progress bars and warnings of loading; ours say what matters."""
+    """Hide the progress bars and warnings of loading; ours say what matters."""
     from transformers.utils import logging as hf
 
     verbosity, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()

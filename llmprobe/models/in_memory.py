@@ -24,10 +24,10 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def base_of(module: Any) -> Any:
-    """Return a model's base, without a head and without what trains it on several devices."""
+    """Return a model's base, without a head and without a wrapper for training."""
     while isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         module = module.module
-    if hasattr(module, "get_base_model"):  # Of peft; its adapters are inside.
+    if hasattr(module, "get_base_model"):  # A model of peft; its adapters stay inside.
         module = module.get_base_model()
     return getattr(module, "base_model", module)
 
@@ -77,23 +77,23 @@ class ModelInMemory:
 
     @property
     def base(self) -> Any:
-        """The base model, without a head and without what trains it on several devices."""
+        """The base model, without a head and without a wrapper for training."""
         return base_of(self.module)
 
     @property
     def config(self) -> ModelConfig:
-        """What a config would say of it."""
+        """The config that describes it."""
         base = self.base
         name = self.name or Path(base.config.name_or_path or type(base).__name__).name
         values = {"id": name, "dtype": dtype_name(base.dtype), "device": str(base.device)}
         return validated(ModelConfig, values, f"name {name!r}")
 
     def source(self) -> ModelSource:
-        """Return its identity, which is that of its weights where it has a name."""
+        """Return its source; the identity is a digest of its content, empty without a name."""
         return ModelSource(Path(), self._digest() if self.name else "")
 
     def load(self) -> LoadedModel:
-        """Return what is known of its blocks.
+        """Return it with its blocks found, ready for extraction.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class ModelInMemory:
             return described(config.name, base, self.tokenizer, base.device, base.dtype)
 
     def as_it_was(self) -> AbstractContextManager[None]:
-        """Let it be in eval mode while a ``with`` block lasts, each part of it."""
+        """Put it into eval mode while a ``with`` block lasts; restore each part's mode after."""
         return as_it_was(self.module)
 
     def _digest(self) -> str:

@@ -49,19 +49,19 @@ def hooked(handles: list[Any]) -> Iterator[None]:
 
 @contextmanager
 def left_out(blocks: Sequence[nn.Module], in_tuples: bool) -> Iterator[None]:
-    """Let blocks return the states that they are given while a ``with`` block lasts.
+    """Make blocks return their input unchanged while a ``with`` block lasts.
 
     Parameters
     ----------
     in_tuples
-        Whether they return a state as the first of several things.
+        Whether blocks return a tuple that begins with the states.
     """
 
     def unchanged(*args: Any, **kwargs: Any) -> Any:
         states = block_input(args, kwargs)
         return (states, None) if in_tuples else states
 
-    # Where accelerate moves the parts of a model about, blocks have a forward of their own.
+    # Where accelerate moves the parts of a model, it has given blocks a forward of their own.
     own = {block: vars(block)["forward"] for block in blocks if "forward" in vars(block)}
     for block in blocks:
         vars(block)["forward"] = unchanged
@@ -75,12 +75,12 @@ def left_out(blocks: Sequence[nn.Module], in_tuples: bool) -> Iterator[None]:
 
 
 def given_states(block: nn.Module, states: Callable[[Tensor], Tensor]) -> Any:
-    """Give a block other states than those that come to it. -> handle of the hook
+    """Replace the states that enter a block. -> handle of the hook
 
     Parameters
     ----------
     states
-        From the states that come to those that the block is given, of the same shape.
+        Function from the states that arrive to those that the block gets, of the same shape.
     """
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -96,7 +96,7 @@ def given_states(block: nn.Module, states: Callable[[Tensor], Tensor]) -> Any:
 
 @contextmanager
 def as_it_was(module: nn.Module) -> Iterator[None]:
-    """Let a network be in evaluation mode while a ``with`` block lasts, each part of it."""
+    """Put a network into eval mode while a ``with`` block lasts; restore each part's mode after."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -111,7 +111,7 @@ def _run_recorded(
 ) -> tuple[Record, Record, Any]:
     """Run a model; return what each module read and returned, at each of its runs, and the output.
 
-    A module that returns no hidden state has an empty one.
+    A module that returns no hidden state has an empty tensor in its place.
     """
     read: Record = defaultdict(list)
     returned: Record = defaultdict(list)
@@ -135,8 +135,8 @@ def _run_recorded(
 def find_blocks(model: nn.Module, input_ids: Tensor) -> list[nn.Module]:
     """Find the transformer blocks, in the order in which the forward passes through them.
 
-    Of all lists of modules inside ``model``, those whose members run one after the other, each
-    once, each reading what the one before it returned; the longest of them.
+    They are the longest list of modules inside ``model`` whose members run one after the other,
+    each once and each reading what the one before it returned.
 
     Parameters
     ----------
@@ -214,14 +214,14 @@ def verify_blocks(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor) 
 
 
 def final_norm(model: nn.Module) -> nn.Module | None:
-    """Return the norm that stands after the last block, None where it is not found."""
+    """Return the norm after the last block, None where it is not found."""
     norms = [m for m in model.children() if "norm" in type(m).__name__.lower()]
     return norms[-1] if norms else None
 
 
 @torch.inference_mode()
 def is_causal(model: nn.Module, input_ids: Tensor) -> bool:
-    """Whether another last token leaves all states before it the same, bit for bit."""
+    """Whether changing the last token leaves all states before it the same, bit for bit."""
     other = input_ids.clone()
     other[:, -1] = input_ids[:, 0]
     with experts_by_token(model):

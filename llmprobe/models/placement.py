@@ -34,12 +34,12 @@ def placement(
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[int | str, int] | None:
-    """Return the bytes of the model for each device if it must be spread, else None.
+    """Return the bytes that each device may hold if the model must be spread, else None.
 
     Raises
     ------
     UserError
-        Quantised weights fit nowhere, and cannot be partly elsewhere.
+        Weights that are to be quantised do not fit, and cannot be offloaded.
     """
     if config.device != "auto" or device.type not in ("cpu", "cuda") or launched() > 1:
         return None
@@ -59,8 +59,8 @@ def placement(
     if device.type == "cpu" or needed > sum(room.values()):
         raise UserError(
             f"model {config.id!r} takes {size(needed)} with quantization: {config.quantization}, "
-            f"more than the {size(sum(room.values()))} of memory that are free for it, and only "
-            "with quantization: none can a model be partly elsewhere"
+            f"more than the {size(sum(room.values()))} of memory that are free for it; only with "
+            "quantization: none can a part of it wait elsewhere until it is needed"
         )
     return room
 
@@ -96,9 +96,9 @@ def place(needed: int, free: Iterable[tuple[int | str, int]]) -> dict[int | str,
 
 
 def free_memory(device: torch.device) -> Iterator[tuple[int | str, int]]:
-    """Yield the bytes free on ``device`` and on all that can help it, asked one by one.
+    """Yield the bytes free on ``device``, on the other GPUs and on the CPU, asked one by one.
 
-    Asking a GPU takes some of its memory.
+    Asking a GPU takes some of its memory, so those that are not needed are not asked.
     """
     if device.type == "cuda":
         # A model that was dropped may still be held by reference cycles.
@@ -127,7 +127,7 @@ def _place_name(place: Any) -> str:
 
 
 def scratch_folder() -> TemporaryDirectory[str]:
-    """Make a folder where there is room for models, unlike on some temporary file systems."""
+    """Make a temporary folder in the cache, since some temporary file systems are too small."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     scratch = TemporaryDirectory(dir=cache_folder(), prefix="offload-", ignore_cleanup_errors=True)
     use(Path(scratch.name))
@@ -136,7 +136,7 @@ def scratch_folder() -> TemporaryDirectory[str]:
 
 @contextmanager
 def fitting(config: ModelConfig, device: torch.device) -> Iterator[None]:
-    """Raise as a ``UserError`` what keeps a model from loading and from its first run."""
+    """Raise a ``UserError`` if memory or bitsandbytes keeps a model from loading or running."""
     where = f"model {config.id!r}"
     noisy = {name: logging.getLogger(name) for name in ("accelerate", "bitsandbytes")}
     levels = {name: logger.level for name, logger in noisy.items()}

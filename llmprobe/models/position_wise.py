@@ -1,4 +1,4 @@
-"""The parts of a block that need not run at tokens of which the block's output is not read."""
+"""The parts of a block that need to run only at the tokens whose states are read."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from llmprobe.models.loading import LoadedModel, example_input
 from llmprobe.models.private import in_float32
 
 _TOLERANCE = 1e-5
-"""Relative difference in float32 that another size of a product explains."""
+"""Relative difference in float32 that another size of the matrix products explains."""
 
 
 _REFUSALS = (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError)
-"""What code of a model may raise at a batch of another shape."""
+"""What a model's code may raise for a batch of another shape."""
 
 Chosen = tuple[Tensor, tuple[int, int]]
-"""Indices of tokens among all of a batch, and the shape of that batch: texts and tokens."""
+"""Indices of tokens in a flattened batch, and the shape of that batch: texts and tokens."""
 
 
 def at_some_tokens(module: nn.Module, choose: Callable[[], Chosen | None]) -> list[Any]:
-    """Run a module at some tokens alone, with zeros at all others. -> handles of its hooks
+    """Make a module run only at some tokens, and return zeros at all others. -> handles of hooks
 
     Parameters
     ----------
     choose
-        Returns at which; None for all. It is asked before the module runs, and after.
+        Function that returns the tokens, None for all. It is called before and after each run.
     """
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -67,7 +67,7 @@ class _ReachedError(Exception):
 
 
 def _inputs(model: LoadedModel, block: nn.Module, example: Tensor) -> tuple[Any, Any]:
-    """Return the arguments with which a block is called; those above it are not run."""
+    """Return the arguments with which a block is called; it and later blocks are not run."""
     called: list[tuple[Any, Any]] = []
 
     def reached(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -82,11 +82,11 @@ def _inputs(model: LoadedModel, block: nn.Module, example: Tensor) -> tuple[Any,
 
 @torch.no_grad()  # in_float32 cannot take a view of a weight in inference mode.
 def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
-    """Return the largest parts of block ``layer`` that may run at the tokens that are read alone.
+    """Find the largest parts of block ``layer`` that need to run only at the tokens that are read.
 
-    They are found by running the block, in float32: without such a part at the other tokens its
-    output at the last token stays the same. All that comes after the attention is such a part, and
-    the queries; keys and values are not. None of weights that are quantised.
+    They are found by running the block in float32: if such a part runs at the last token only, the
+    block's output there stays the same. Everything after the attention is such a part, and so are
+    the queries; keys and values are not. A quantised model has none.
     """
     if model.quantised:
         return []
@@ -110,7 +110,7 @@ def find_position_wise(model: LoadedModel, layer: int) -> list[nn.Module]:
 
     def parts_of(module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
-            # What has few weights costs as much to leave out as to run.
+            # A part with few weights costs as much to skip as to run.
             if sum(p.numel() for p in child.parameters()) < 8 * model.hidden_size:
                 continue
             if is_same([child]):

@@ -1,6 +1,6 @@
-"""All that llmprobe uses of transformers, accelerate and torch and that they call private.
+"""All that llmprobe uses of transformers, accelerate and torch under private names.
 
-Each has one function here, which says what it is for. ``tests/test_private_names.py`` names them.
+Each has one function here, which says what it is for. ``tests/test_private_names.py`` lists them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ _NARROW = (torch.bfloat16, torch.float16)
 
 
 def default_implementations(config: Any) -> None:
-    """Let a configuration and its parts name no implementation of attention and experts.
+    """Make a configuration and its parts name no implementation of attention and experts.
 
-    transformers has a public way to choose one for a model, and none to choose what it would take
-    by default.
+    transformers has a public way to choose an implementation, but none to go back to the default.
     """
     for name in ("_attn_implementation", "_experts_implementation"):
         setattr(config, name, None)
@@ -27,11 +26,11 @@ def default_implementations(config: Any) -> None:
 
 @contextmanager
 def experts_by_token(model: Any) -> Iterator[None]:
-    """Multiply each token by its experts' weights alone while a ``with`` block lasts.
+    """Multiply each token separately by its experts' weights while a ``with`` block lasts.
 
     Tokens that share an expert are otherwise multiplied together, and each changes the rounding of
-    the others. This takes the memory of an expert for each token. transformers has a public way to
-    set the implementation of experts, and not every version of it one to read that.
+    the others. Separately, each token takes the memory of an expert. transformers has a public way
+    to set the implementation of experts, but not in every version one to read it.
     """
     has_experts = getattr(model.config, "num_experts_per_tok", None)
     before = getattr(model.config, "_experts_implementation", None) if has_experts else None
@@ -46,10 +45,10 @@ def experts_by_token(model: Any) -> Iterator[None]:
 
 
 def in_float32() -> AbstractContextManager[Any]:
-    """Compute in float32 what would be in fewer bits, while a ``with`` block lasts in this thread.
+    """Compute in float32 what would be in fewer bits, in this thread while a ``with`` block lasts.
 
     Weights are widened where they are used, so a copy of all of them is never in memory. torch has
-    a public way to compute in fewer bits than a model has, and none to compute in more.
+    a public way to compute in fewer bits than a model has, but none to compute in more.
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -74,9 +73,9 @@ def in_float32() -> AbstractContextManager[Any]:
 
 
 def move_accelerate_hook(layer: Any, replacement: Any) -> None:
-    """Give the layer that replaces another one the hook by which accelerate moves its inputs.
+    """Give a layer's replacement the hook with which accelerate moves the layer's inputs.
 
-    accelerate has functions that add and remove a hook, and none that returns it.
+    accelerate has functions that add and remove a hook, but none that returns it.
     """
     from accelerate.hooks import add_hook_to_module
 

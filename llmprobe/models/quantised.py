@@ -26,7 +26,7 @@ def require_bitsandbytes(config: ModelConfig) -> None:
 
 
 def bitsandbytes_config(quantization: str, dtype: torch.dtype) -> Any:
-    """Return what tells transformers to quantise while it loads."""
+    """Return the configuration with which transformers quantises while it loads."""
     from transformers import BitsAndBytesConfig
 
     if quantization == "int8":
@@ -68,11 +68,11 @@ def compute_by_token(module: Any, where: str) -> None:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose weights are 8-bit integers, with one scale a row.
+    """A linear layer whose weights are 8-bit integers, with one scale for each row.
 
     Dettmers et al. (2022) round the input to 8 bits as well, except for the columns in which any
     token of the batch has an outlier. A token's state then depends on the tokens to its right and
-    on the other texts of its batch. Here the weights are as theirs, and the input stays as it is.
+    on the other texts of its batch. Here the weights are theirs, but the input is not rounded.
     """
 
     def __init__(self, quantised: Any) -> None:

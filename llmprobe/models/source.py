@@ -1,4 +1,4 @@
-"""Sources of models: from what a config calls one to a folder on this disk and an identity."""
+"""Sources of models: from the name in a config to a folder on this disk and an identity."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class ModelSource:
 
 
 def check(config: ModelConfig) -> None:
-    """Raise ``UserError`` for what can be seen to be wrong without reading or downloading."""
+    """Raise ``UserError`` for what is seen to be wrong without reading weights or downloading."""
     path = existing(config.id)
     where = f"model {config.id!r}"
     if config.quantization != "none":
-        # It imports torch, which listing models needs no more than a plain model's check.
+        # It imports torch, which neither a list of models nor the check of a plain one needs.
         from llmprobe.models.quantised import require_bitsandbytes
 
         require_bitsandbytes(config)
@@ -63,7 +63,7 @@ def check(config: ModelConfig) -> None:
 
 
 def _named_beside(config: ModelConfig) -> list[tuple[str, str]]:
-    """List what a config names beside the model: its key and its name, id or folder."""
+    """List the tokenizer and adapter that a config names: the key, and a name, id or folder."""
     adapter = config.id if config.adapter == "." else config.adapter
     named = (("tokenizer", config.tokenizer), ("adapter", adapter))
     return [(key, name) for key, name in named if name is not None]
@@ -84,7 +84,7 @@ def _require_known(name: str, where: str) -> None:
 
 
 def _require_model(config: ModelConfig, folder: Path, where: str) -> None:
-    """Raise ``UserError`` unless a folder is a model with all that the config leaves to it."""
+    """Raise ``UserError`` unless a folder is a model with all that the config does not replace."""
     _require_base_weights(folder, config, where)
     if not (folder / "config.json").is_file():
         raise UserError(f"{where}: the folder has no config.json, so it is not a model")
@@ -100,8 +100,8 @@ def _require_model(config: ModelConfig, folder: Path, where: str) -> None:
         if not files:
             raise UserError(
                 f"{where}: the folder has no .safetensors weights (other formats can run code when "
-                "read, so they are not; of .bin files `convert: true` makes some); `weights: "
-                "random` needs none"
+                "read, so they are not; `convert: true` converts .bin files); `weights: random` "
+                "needs none"
             )
     if config.tokenizer is None:
         _require_tokenizer(folder, where, own=True)
@@ -110,7 +110,7 @@ def _require_model(config: ModelConfig, folder: Path, where: str) -> None:
 def _require_tokenizer(folder: Path, where: str, own: bool) -> None:
     """Raise ``UserError`` for a folder without the files of a tokenizer.
 
-    Of some kinds transformers would make one that knows no word.
+    For some kinds of model, transformers would make a tokenizer that knows no word.
     """
     if not any(path for pattern in _TOKENIZERS for path in folder.glob(pattern)):
         raise UserError(
@@ -143,7 +143,7 @@ def locate(config: ModelConfig) -> ModelSource:
 
 
 def _locate_base(config: ModelConfig) -> ModelSource:
-    """Find the model without what its config names beside it."""
+    """Find the model itself, without a tokenizer or adapter from elsewhere."""
     path = existing(config.id)
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
@@ -169,7 +169,7 @@ def _converted_gguf(path: Path) -> ModelSource:
 
 
 def _converted_torch(config: ModelConfig, folder: Path, identity: str, where: str) -> Path:
-    """Return the folder of a model with .bin weights alone, as safetensors."""
+    """Convert a model that has only .bin weights to safetensors, and return its folder."""
     from llmprobe.models.torch_files import convert_torch_files
 
     name = re.split(r"[/\\]", config.id.rstrip("/\\"))[-1]
@@ -204,7 +204,7 @@ def _locate_adapter(name: str, config: ModelConfig, where: str) -> tuple[Path, s
 
 
 def is_local(config: ModelConfig) -> bool:
-    """Whether ``locate`` would download and convert nothing."""
+    """Whether ``locate`` would neither download nor convert anything."""
     return _is_local(config) and all(
         name in PACKAGED or existing(name) is not None or _cached(name, "main") is not None
         for _, name in _named_beside(config)
@@ -212,7 +212,7 @@ def is_local(config: ModelConfig) -> bool:
 
 
 def _is_local(config: ModelConfig) -> bool:
-    """Whether the model itself is on this disk as it is loaded."""
+    """Whether the model itself is on this disk, in the form in which it is loaded."""
     if config.id in PACKAGED:
         packaged = PACKAGED[config.id]
         return converted_folder(packaged.name, packaged.sha256).is_dir()
@@ -241,7 +241,7 @@ def _cached(name: str, revision: str) -> Path | None:
 def expected_size(config: ModelConfig) -> str:
     """Return the size of a model by its name: ``"google/gemma-2b (about 4.0 GB, by its name)"``.
 
-    It is that of weights in two bytes each.
+    Two bytes a weight are assumed, unless the size is known.
     """
     if config.id in PACKAGED:
         return f"{config.id} ({size(PACKAGED[config.id].n_bytes)} to download)"
@@ -266,9 +266,10 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _require_base_weights(folder: Path, config: ModelConfig, where: str) -> None:
-    """Raise ``UserError`` for an adapter that nobody asked for, and for an index of other files.
+    """Raise ``UserError`` for an adapter that the config does not name, and for a wrong index.
 
     transformers adds an adapter to the weights beside it if peft is installed, and not otherwise.
+    An index is wrong if it names other files than .safetensors files beside it.
     """
     adapters = sorted(file.name for file in folder.glob("adapter_*"))
     if adapters and not (folder / "config.json").is_file():
@@ -303,7 +304,7 @@ def _indexed(index: Path) -> list[str]:
 def _digest(folder: Path, patterns: Sequence[str] = ()) -> str:
     """Return the digest of names and contents of all files of a folder, except hidden ones.
 
-    With ``patterns`` only of those files right in the folder that match one.
+    With ``patterns``, only of the files directly in the folder that match one.
     """
     digest = hashlib.sha256()
     files = {f for pattern in patterns or ["**/*"] for f in folder.glob(pattern)}
@@ -316,10 +317,7 @@ def _digest(folder: Path, patterns: Sequence[str] = ()) -> str:
 
 @contextmanager
 def without_adapter(folder: Path) -> Iterator[Path]:
-    """Yield a folder with the files of a model, but without an adapter beside its weights.
-
-    transformers would load that too.
-    """
+    """Yield a folder of a model's files without an adapter, which transformers would load too."""
     if not (folder / "adapter_config.json").is_file():
         yield folder
         return

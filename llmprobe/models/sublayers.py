@@ -19,10 +19,10 @@ SUBLAYERS = ("attention", "mlp", "post_attention_norm")
 
 @dataclass(frozen=True)
 class Sublayers:
-    """The modules, one a block, whose outputs are the sites inside the blocks.
+    """The modules, one for each block, whose outputs are the sites inside the blocks.
 
-    An output is the tensor, or the first of a tuple, at the moment when the module returns it: copy
-    it in the hook, for the block may add to it in place (Falcon does).
+    The output is the tensor that a module returns, or the first of a tuple. It must be copied in
+    the hook, since the block may add to it in place afterwards (Falcon does).
     """
 
     attention: list[nn.Module] | None
@@ -41,9 +41,9 @@ class Sublayers:
     error: float
     """Largest error, over blocks, of: residual before + attention + MLP = residual after.
 
-    Relative to the sum of their magnitudes, and zero where repeating the model's own additions
-    gives its own bits. Of blocks that normalise after each addition (BERT), it is the error of what
-    their norms read. NaN where attention and MLP are missing.
+    It is relative to the sum of their magnitudes, and zero where repeating the model's own
+    additions gives its own bits. For blocks that normalise after each addition (BERT), it is the
+    error of what their norms read. NaN where attention and MLP are missing.
     """
     missing: dict[str, str]
     """Why a sub-layer is None, in words, by its name."""
@@ -54,10 +54,11 @@ def find_sublayers(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor)
     """Find the submodules whose outputs each block adds to the stream, and the norm between.
 
     Two submodules are taken if their outputs, added to what enters the block, give what leaves it,
-    to rounding: a block that scales them first has none. If norms follow the additions (BERT), the
-    first sum must be what one norm reads, and that norm's output plus the second what the last norm
-    reads. The attention is the one whose output at the last token changes when the block's input
-    changes at the others. Each block is searched by itself.
+    to rounding; a block that scales them first has no such pair. If norms follow the additions
+    (BERT), the first sum must equal the input of one norm, and that norm's output plus the second
+    submodule's must equal the input of the last norm. The attention is the one whose output at the
+    last token changes when the block's input changes at the others. Each block is searched by
+    itself.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def find_sublayers(model: nn.Module, blocks: list[nn.Module], input_ids: Tensor)
 
 @dataclass
 class _Record:
-    """What one forward pass leaves in one block: copies, on the CPU."""
+    """What goes through one block in one forward pass, copied to the CPU."""
 
     start: Tensor | None = None
     """The states that the block is made to read instead of its input."""
@@ -97,7 +98,7 @@ class _Record:
     returned: Tensor = field(default_factory=lambda: torch.empty(0))
     """The residual stream after the block."""
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    """Outputs of the submodules that return as many numbers, by path; the first to finish first."""
+    """Outputs of the submodules that return states of the stream's size, by path, as they end."""
     norms: dict[str, Tensor] = field(default_factory=dict)
     """Inputs of the norms among those submodules, by path."""
     calls: Counter[str] = field(default_factory=Counter)
@@ -156,7 +157,7 @@ def _run(
     with hooked(handles):
         model(input_ids=input_ids, use_cache=False)
     for record in records:
-        # A module that runs twice, or in two blocks, has no one output for a hook to take.
+        # A module that runs twice, or in two blocks, has no single output for a hook to take.
         for path in [path for path, calls in record.calls.items() if calls > 1]:
             record.outputs.pop(path, None)
             record.norms.pop(path, None)
@@ -186,7 +187,7 @@ class _Search:
 
 
 def _search(record: _Record, changed: _Record, previous: tuple[str, str] | None) -> _Search:
-    """Find the sub-layers of one block; in ``changed`` the tokens before the last are others."""
+    """Find the sub-layers of one block; in ``changed`` all tokens but the last are different."""
     pair, error = _find_pair(record, previous)
     paths: dict[str, str] = {}
     missing: dict[str, str] = {}
@@ -218,8 +219,8 @@ def _search(record: _Record, changed: _Record, previous: tuple[str, str] | None)
 def _find_pair(
     record: _Record, previous: tuple[str, str] | None
 ) -> tuple[tuple[str, str] | None, float]:
-    """Find the two submodules whose outputs the block adds to what it reads, and that error."""
-    # Of those that return the same, the last: the attention, and not the projection at its end.
+    """Find the two submodules whose outputs the block adds to its input; return the sum's error."""
+    # Of submodules that return the same, the last is kept: the attention, not its projection.
     distinct: dict[str, Tensor] = {}
     for path, output in record.outputs.items():
         distinct = {p: o for p, o in distinct.items() if not same(o, output)}
@@ -245,8 +246,8 @@ def _pair_error(record: _Record, first: str, second: str) -> float:
 def _error(total: Tensor, *parts: Tensor) -> float:
     """Return how far ``parts`` are from adding up to ``total``, relative to their magnitudes.
 
-    Added as the model adds, in the total's dtype and in the order that fits best, so that its own
-    sum is met bit for bit, and in bfloat16 no other passes for it.
+    They are added as the model adds them, in the total's dtype and in the order that fits best. So
+    the model's own sum is met bit for bit, and in bfloat16 no other sum passes for it.
     """
     scale = sum(part.float().abs() for part in parts) + torch.finfo(torch.float32).tiny
     return min(
@@ -256,7 +257,7 @@ def _error(total: Tensor, *parts: Tensor) -> float:
 
 
 def _tolerance(total: Tensor) -> float:
-    """Return an error that allows other roundings of a sum, and no other sum."""
+    """Return the largest error that another rounding of the same sum explains."""
     return 4 * torch.finfo(total.dtype).eps
 
 

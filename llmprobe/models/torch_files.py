@@ -18,7 +18,7 @@ INDEX = "pytorch_model.bin.index.json"
 
 
 def torch_files(folder: Path, where: str) -> list[Path]:
-    """Return the .bin files of a model's weights, in order; none where there are none.
+    """Return the .bin files of a model's weights, in order; an empty list if there are none.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def torch_files(folder: Path, where: str) -> list[Path]:
 
 
 def convert_torch_files(folder: Path, target: Path, where: str) -> None:
-    """Write the .bin weights of a folder, and what else a model is made of, as safetensors.
+    """Convert the .bin weights of a folder to safetensors, and copy the model's other files.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def convert_torch_files(folder: Path, target: Path, where: str) -> None:
     for number, file in enumerate(files, start=1):
         name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         weights = _read(file, where)
-        # Each with memory of its own: a .bin can hold two names for one, safetensors cannot.
+        # Each gets memory of its own: two names can share it in .bin files, not in safetensors.
         plain = {key: value.detach().clone().contiguous() for key, value in weights.items()}
         save_file(plain, target / name, metadata={"format": "pt"})
         placed |= dict.fromkeys(plain, name)

@@ -189,7 +189,7 @@ def test_what_is_no_adapter_or_no_base_is_said_before_anything_is_loaded(
     other = Path(shutil.copytree(lora, tmp_path / "prompt"))
     path = other / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "PROMPT_TUNING"}))
-    with pytest.raises(UserError, match="of the kind 'PROMPT_TUNING'; LoRA's"):
+    with pytest.raises(UserError, match="of the kind 'PROMPT_TUNING'; only LoRA"):
         check(ModelConfig(id=base, adapter=str(other)))
     for wrong in ("quantization=nf4", "weights=random"):
         with pytest.raises(UserError, match="adapter"):
