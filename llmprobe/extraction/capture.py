@@ -61,7 +61,7 @@ class Capture:
     Raises
     ------
     UserError
-        There is no such site, or the model has none.
+        There is no such site or layer, or the model lacks the site.
     """
 
     layers: list[int]

@@ -338,7 +338,7 @@ def _cost(
 
 
 def _most_rows(shape: ModelShape, n: int) -> int:
-    """Return the most rows of a strand or a shard, by its bytes and so that there are several."""
+    """Return the most rows of a strand or a shard, by its bytes and the least number of shards."""
     return max(1, min(SHARD_BYTES // shape.row_bytes, max(n // LEAST_SHARDS, LEAST_ROWS)))
 
 

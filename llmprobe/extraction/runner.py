@@ -221,7 +221,11 @@ def _by_length(wanted: list[Text]) -> list[int]:
 
 
 def _choose(wanted: list[Text]) -> list[int]:
-    """Return the shortest, middle and longest text, and the one that shares most with the last."""
+    """Return the indices of the texts of the self-check.
+
+    They are the shortest, the middle and the longest text, and the neighbour of the longest in
+    sorted order that shares most with it.
+    """
     by_length = _by_length(wanted)
     longest = wanted[by_length[-1]]
     ordered = sorted(set(wanted))

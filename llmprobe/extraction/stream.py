@@ -58,7 +58,7 @@ def stream_states(
 
 
 def _verified_once(extractor: Extractor, planner: Planner, capture: Capture) -> ExtractionPlan:
-    """Return the plan of texts; what an earlier self-check with the same first way found holds."""
+    """Return the plan of texts, by an earlier self-check if it began with the same way."""
     first = next(planner.plans())
     if first.way not in extractor.right_way:
         plan, _ = verified_plan(planner, capture)

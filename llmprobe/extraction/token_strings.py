@@ -31,7 +31,7 @@ def token_strings(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
         if text.endswith(_HALF) and stop < len(tokens):
             strings.append(_HALF)
             continue
-        # Half characters of earlier tokens, which this one does not complete, have their string.
+        # Half characters that this token does not complete are in the strings of earlier ones.
         strings.append(text[len(known) :].lstrip(_HALF) or text[len(known) :])
         before, whole = whole, stop
     return strings

