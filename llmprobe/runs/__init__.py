@@ -1,1 +1,1 @@
-"""The stages in their order, and several runs side by side."""
+"""The stages of a run in order, and comparisons of several runs."""

@@ -1,4 +1,4 @@
-"""What the cache folder holds, and what of it can go."""
+"""What the cache folder holds, and how an entry is removed."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Cached:
     kind: str
     """``model`` (of a package), ``conversion``, ``activations``, ``dataset`` or ``left over``."""
     name: str
-    """What it is, without digests."""
+    """The folder's name without digests."""
     model: str
-    """The model that it is of, as tables call it; "" where that is not known."""
+    """The name in tables of the model it belongs to; "" if unknown."""
     what: str
-    """What it is for, in words."""
+    """A description of its content."""
     outdated: bool
-    """Whether this version of llmprobe has no use for it."""
+    """Whether this version of llmprobe cannot use it."""
 
     @property
     def n_bytes(self) -> int:
-        """Bytes on the disk of the cache; files behind symbolic links do not count."""
+        """Its size on the cache's disk in bytes, without what symbolic links lead to."""
         files = (file for file in self.path.rglob("*") if file.is_file() or file.is_symlink())
         return sum(file.lstat().st_size for file in files)
 
@@ -55,12 +55,12 @@ class Cached:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether it lies outside of the cache folder, where a symbolic link leads."""
+        """Whether it lies outside the cache folder, behind a symbolic link."""
         return not self.path.resolve().is_relative_to(cache_folder().resolve())
 
 
 def contents() -> list[Cached]:
-    """List what the cache holds, kind by kind and in the order of names."""
+    """List what the cache holds, by kind and then by name."""
     cache = cache_folder()
     found = [
         *map(_model, _folders(cache / "models")),
@@ -90,15 +90,15 @@ def used_by_others(entry: Cached) -> bool:
 
 
 def remove(entry: Cached) -> bool:
-    """Remove an entry unless a running command uses it. -> whether it is gone
+    """Remove an entry unless a running command uses it. -> whether it was removed
 
-    It takes another name at once, so that nobody finds a part of it; who began to use it in
-    between gets it back.
+    The entry is renamed first, so that no process finds half of it. If a process has begun to use
+    it in the meantime, it gets its name back.
 
     Raises
     ------
     ValueError
-        It lies outside of the cache folder.
+        The entry is a symbolic link, or lies outside the cache folder.
     """
     if entry.is_elsewhere or entry.path.is_symlink():
         raise ValueError(f"{entry.path} lies elsewhere")
@@ -140,7 +140,7 @@ def _activations(path: Path) -> Cached:
         facts = dict(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
         version = facts["key"]["version"]
     except FileNotFoundError:
-        # Nothing of it is there where its command failed before the first states.
+        # Without a shard, its command failed before it wrote the first states.
         return Cached(path, "activations", name, "", "unfinished", not any(path.glob("shard-*")))
     except (OSError, ValueError, LookupError, TypeError):
         return Cached(path, "activations", name, str(facts.get("model", "")), "damaged", True)
@@ -154,7 +154,7 @@ def _activations(path: Path) -> Cached:
 
 
 def _left_over(cache: Path) -> Iterator[Cached]:
-    """Yield what killed processes left, and what running ones have for a while."""
+    """Yield what killed processes left behind, and temporary folders of running ones."""
     for pattern, what in (
         ("offload-*", "parts of a model that did not fit into memory"),
         ("models/.*.partial-*", "a conversion that did not end, or is being made"),

@@ -1,7 +1,7 @@
-"""A run whose work is divided into tasks, which an engine does before this process reads them.
+"""A run whose work is divided into tasks for the workers of an engine.
 
-What is to be done is found out here, and what is left on the disk is all that comes back: the run
-then goes through the same stages as on one machine, and finds everything done.
+This process decides which tasks there are. Their results come back as files alone: when the tasks
+are done, the run goes through the same stages as on one machine, and finds all parts computed.
 """
 
 from __future__ import annotations
@@ -44,32 +44,32 @@ from llmprobe.runs.tasks import Kind, Task
 log = logging.getLogger(__name__)
 
 TASKS_A_WORKER = 4
-"""About so many tasks each worker has, so that all end at about the same time."""
+"""The approximate number of tasks for each worker, so that all end at about the same time."""
 LEAST_SHARE = 60.0
-"""Seconds of work that a share of an extraction should have, since it loads the model: as plans
-reckon them, so that whoever starts again divides the work as before."""
+"""The least seconds of work in a share of an extraction, since each share loads the model. These
+are the nominal seconds of the plan, so that a restarted run divides the work as before."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A model, or its untrained control, with the datasets that one task has of it."""
+    """A model or its untrained control, with some of the datasets: the work of one task."""
 
     number: int
-    """Which of the config's models or files of states."""
+    """The index of the model, or the file of states, in the config."""
     is_control: bool
     name: str
-    """What the model or the control is called."""
+    """The name of the model or the control."""
     datasets: tuple[DatasetConfig, ...]
 
 
 def run_of(config: RunConfig, out: Path, download: bool = True) -> Run:
-    """Return a run with the engine of its config; raise ``UserError`` as ``Run`` does."""
+    """Return the run of a config on its engine; raise ``UserError`` as ``Run`` does."""
     kind = Run if config.engine.kind == "local" else ClusterRun
     return kind(config, out, download)
 
 
 class ClusterRun(Run):
-    """A run that an engine's workers do."""
+    """A run whose work is done by the workers of an engine."""
 
     def __init__(self, config: RunConfig, out: Path, download: bool = True) -> None:
         """Load and check the datasets, as ``Run`` does."""
@@ -77,7 +77,7 @@ class ClusterRun(Run):
             update={"models": [_with_dtype(model) for model in config.models],
                     "engine": EngineConfig()}
         )  # fmt: skip
-        # Only workers need to have the devices.
+        # The devices are those of the workers; this machine may lack them.
         here = {
             "models": [model.model_copy(update={"device": "auto"}) for model in self._sent.models],
             "probe": config.probe.model_copy(update={"device": "auto"}),
@@ -90,7 +90,7 @@ class ClusterRun(Run):
         self._finished: set[tuple[str, str]] | None = None
 
     def extract(self) -> Iterator[Activations]:
-        """Yield the activations of every model on every dataset, once workers extracted them."""
+        """Yield the activations of every model on every dataset, extracted by the workers."""
         if not self.config.activations:
             with self._with_engine():
                 self._locate()
@@ -101,7 +101,7 @@ class ClusterRun(Run):
         yield from super().extract()
 
     def estimates(self) -> Iterator[str]:
-        """Yield what each piece of work would cost, and how long it takes with all workers."""
+        """Yield the cost of each piece of work, and the time that all workers need together."""
         yield from super().estimates()
         if self.missing:
             return
@@ -133,7 +133,7 @@ class ClusterRun(Run):
             return super()._probe(extract)
 
     def _write_finished(self) -> None:
-        """Write the tables of the parts that are finished, if any are."""
+        """Write the tables of the parts that are finished, if there are any."""
         finished: dict[str, set[str]] = defaultdict(set)
         controls = {unit.name for unit in self._units if unit.is_control}
         for unit, task in self._tasks:
@@ -145,7 +145,7 @@ class ClusterRun(Run):
         }  # fmt: skip
         if any(name not in controls for name, _ in self._finished):
             self.config = self.config.model_copy(update={"transfer": None})
-            with suppress(UserError):  # It would hide the error that matters.
+            with suppress(UserError):  # It would hide the error that stopped the run.
                 super()._probe(extract=False)
 
     def _work(self) -> Iterator[tuple[Extractor | StatesFromElsewhere, ConceptDataset, bool]]:
@@ -158,7 +158,7 @@ class ClusterRun(Run):
         return self._finished is None and super()._sharpen(*arguments)
 
     def _parts_ahead(self, extract: bool) -> None:
-        """Have all that is asked of each curve done."""
+        """Let workers compute all that the config asks of each curve."""
         if extract:
             self._locate()
             self._share_extractions()
@@ -182,7 +182,7 @@ class ClusterRun(Run):
             ])  # fmt: skip
 
     def _chosen_examples(self) -> dict[str, list[int]]:
-        """Return the examples of each dataset that are traced, by what the first model answers."""
+        """Choose the examples of each dataset to trace, by the answers for the first model."""
         source = self._source(self.config.sources[0])
         parts = (
             probe_part(self.out, self._states(source, dataset, extract=False),
@@ -217,7 +217,7 @@ class ClusterRun(Run):
 
     @cached_property
     def _units(self) -> list[Unit]:
-        """Who is probed on what, in the order of the tables."""
+        """The pairs of a model and some datasets that tasks are made of, in the tables' order."""
         models, engine = self._models(), self.config.engine
         numbers = {source.name: i for i, source in enumerate(self.config.sources)}
         datasets = [one for one in self.config.datasets if self._of(one)]
@@ -232,12 +232,12 @@ class ClusterRun(Run):
         return units
 
     def _of(self, config: DatasetConfig) -> list[ConceptDataset]:
-        """Return the datasets that a mapping of the config stands for: one, or one a concept."""
+        """Return the datasets of an entry of the config: one, or one for each concept."""
         return [one for one in self.datasets if (one.stem or one.name) == config.title]
 
     @cached_property
     def _extractors(self) -> dict[str, Extractor | StatesFromElsewhere]:
-        """Where the states of each model and control come from."""
+        """The source of the states of each model and control, by name."""
         return {source.name: self._source(source) for source, _ in self._models()}
 
     def _task(self, kind: Kind, unit: Unit, **options: Any) -> Task:
@@ -248,7 +248,7 @@ class ClusterRun(Run):
             "transfer": None,
         })  # fmt: skip
         if self.config.transfer is not None and self.config.transfer.mask:
-            # Its texts are extracted while the model is loaded.
+            # So that masked texts are extracted too, while the model is loaded.
             masks = TransferConfig(mask=self.config.transfer.mask).model_dump_json()
             options = {"transfer": masks} | options
         extractor = self._extractors[unit.name]
@@ -263,7 +263,7 @@ class ClusterRun(Run):
         )  # fmt: skip
 
     def _do(self, tasks: Sequence[Task]) -> None:
-        """Have those of some tasks done that are not."""
+        """Let the engine do the tasks that are not done yet."""
         left = [task for task in tasks if task.kind == "extract" or not task.done.exists()]
         if not left:
             return
@@ -277,7 +277,7 @@ class ClusterRun(Run):
 
     @contextmanager
     def _with_engine(self) -> Iterator[None]:
-        """Leave the engine at the end of the block, if it was needed."""
+        """Close the engine at the end of the block, if it was used."""
         try:
             yield
         finally:
@@ -288,14 +288,14 @@ class ClusterRun(Run):
     # ------------------------------------------------------------------------------- extraction
 
     def _locate(self) -> None:
-        """Download the models here, where workers find them: not all have a way out."""
+        """Download the models here, since some workers have no network access."""
         for model in self.config.models:
             _ = Extractor(model).source
         if self._encoder is not None:
             _ = self._encoder.source
 
     def _is_extracted(self, unit: Unit) -> bool:
-        """Whether nothing of a unit is left to extract, as far as can be seen."""
+        """Whether a unit is known to be extracted completely."""
         asked, controls = self.config.transfer, self.config.probe.controls
         if (asked is not None and asked.mask) or "text_encoder" in controls:
             return False
@@ -305,7 +305,7 @@ class ClusterRun(Run):
                    for one in unit.datasets for dataset in self._of(one)[:1])  # fmt: skip
 
     def _n_shares(self, unit: Unit) -> int:
-        """Return how many tasks share the extraction of a unit: several where units are few."""
+        """Return how many tasks share the extraction of a unit: several if units are few."""
         engine, extractor = self.config.engine, self._extractors[unit.name]
         most = -(-engine.workers // len(self._units))
         if most == 1 or not isinstance(extractor, Extractor) or not extractor.is_local:
@@ -317,7 +317,7 @@ class ClusterRun(Run):
         return max(1, min(most, estimate.shards, int(estimate.nominal_seconds / LEAST_SHARE)))
 
     def _share_extractions(self) -> None:
-        """Have large extractions made by several workers each, where there are few."""
+        """Divide each large extraction among several workers, if there are few extractions."""
         tasks, folders = list[Task](), set[Path]()
         for unit in self._units:
             shares = self._n_shares(unit)
@@ -331,7 +331,7 @@ class ClusterRun(Run):
                     for i in range(shares)
                 ]  # fmt: skip
         with ExitStack() as leases:
-            # In one order, so that no two runs wait for each other.
+            # In sorted order, so that two runs never deadlock.
             for folder in sorted(folders):
                 folder.mkdir(parents=True, exist_ok=True)
                 leases.enter_context(lease(folder, wait=True, tidy=False))
@@ -343,12 +343,12 @@ def _name(dataset: ConceptDataset) -> str:
 
 
 def _with_dtype(model: ModelConfig) -> ModelConfig:
-    """Return a model that computes in the same precision everywhere: as here, if it says nothing.
+    """Return a model with ``dtype: auto`` resolved on this machine, so that all workers agree.
 
     Raises
     ------
     UserError
-        That depends on a device which this machine has not.
+        The model's device does not exist on this machine, so ``auto`` cannot be resolved.
     """
     if model.dtype != "auto":
         return model

@@ -19,7 +19,7 @@ from llmprobe.results.saved_probe import load_probe
 from llmprobe.runs.parts import KEYS_WITHOUT_EFFECT
 
 Facts = dict[str, Any]
-"""What a config says of a model or a dataset, beside the defaults."""
+"""The settings of a model or a dataset in a config that differ from the defaults."""
 Dimension = Literal["model", "dataset"]
 SECTIONS: Mapping[Dimension, type[ModelConfig] | type[DatasetConfig]] = {
     "model": ModelConfig,
@@ -32,17 +32,18 @@ NAMING: Mapping[Dimension, tuple[str, ...]] = {
         *("worst_transfer_train", "worst_transfer_test"),
     ),
 }
-"""Columns that have such a name; sets of a transfer are a dataset, or DATASET:VALUE."""
+"""The columns that hold names of models or datasets; sets of a transfer are named DATASET or
+DATASET:VALUE."""
 
 MUST_AGREE = (
     *("extract.site", "extract.chat_template"),
     *("probe.kind", "probe.folds", "probe.l2", "probe.controls", "probe.seed"),
 )
-"""Settings without which curves of the same examples do not mean the same."""
+"""Settings that must be equal, or curves of the same examples are not comparable."""
 
 
 def _renamed(names: pd.Series, new: Mapping[str, str]) -> pd.Series:
-    """Return other names, of datasets and of parts that are called DATASET:VALUE."""
+    """Replace names; in DATASET:VALUE, the name before the colon."""
 
     def renamed(name: Any) -> Any:
         if not isinstance(name, str) or name in new:
@@ -55,18 +56,18 @@ def _renamed(names: pd.Series, new: Mapping[str, str]) -> pd.Series:
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """A run among those that are compared."""
+    """One of the runs in a comparison."""
 
     name: str
-    """Different from the others'."""
+    """A name that no other run of the comparison has."""
     config: RunConfig
     run: Results
     known: Mapping[Dimension, Mapping[str, Facts]]
-    """What is known of the models and the datasets of its curves, by their names in the tables."""
+    """The facts about the models and datasets of its curves, by their names in the tables."""
 
     @classmethod
     def of(cls, name: str, config: RunConfig, run: Results) -> ComparedRun:
-        """Read all that is known of the run's models and datasets."""
+        """Collect what the config and the saved probes say about the models and datasets."""
         models = {
             model.name: _facts(model, "model") | _loaded(run.folder / "probes" / model.name)
             for model in config.sources
@@ -80,7 +81,7 @@ class ComparedRun:
         return cls(name, config, run, known)
 
     def renamed(self, kind: Dimension, new: Mapping[str, str]) -> ComparedRun:
-        """Give other names to its models or datasets, in its tables too."""
+        """Return the run with its models or datasets renamed, in its tables too."""
         frames = {table: getattr(self.run, table) for table in TABLES.values()}
         tables: dict[str, Any] = {
             table: frame.assign(
@@ -102,7 +103,7 @@ class ComparedRun:
         return replace(self, run=run, known={**self.known, kind: known})
 
     def examples(self, dataset: str) -> pd.DataFrame:
-        """Return text, label, group and fold of each example in order, if all that is known."""
+        """Return text, label, group and fold of each example, if they are known; by example."""
         texts, folds = (
             table[table["dataset"] == dataset].drop_duplicates("example").set_index("example")
             for table in (self.run.examples, self.run.predictions)
@@ -110,16 +111,16 @@ class ComparedRun:
         return texts[["text", "label", "group"]].join(folds["fold"], how="inner").sort_index()
 
     def settings(self, section: str) -> Facts:
-        """Return what the config says in ``extract`` or ``probe``, beside the defaults."""
+        """Return the settings in ``extract`` or ``probe`` that differ from the defaults."""
         return _facts(getattr(self.config, section), section)
 
     def all_facts(self) -> dict[str, str]:
-        """Write all that may not be the same in another run, such as ``{"probe.folds": "5"}``."""
+        """Return everything that can differ between runs as text: ``{"probe.folds": "5"}``."""
         without_effect = {section: KEYS_WITHOUT_EFFECT[section] for section in ("extract", "probe")}
         settings = self.config.model_dump(
             mode="json", include=set(without_effect), exclude=without_effect
         )
-        settings["probe"]["controls"].sort()  # Their order says nothing.
+        settings["probe"]["controls"].sort()  # Their order has no effect.
         facts = {f"{kind}s": ", ".join(known) for kind, known in self.known.items()}
         for kind, known in self.known.items():
             for name, beside_defaults in known.items():
@@ -131,7 +132,7 @@ class ComparedRun:
 
 
 def by_run(runs: Sequence[str], values: Sequence[str]) -> str:
-    """Say which runs have which value: ``5 in a, 10 in b and c``; an empty value is none."""
+    """Return which runs have which value: ``5 in a, 10 in b and c``; empty values are left out."""
     having: dict[str, list[str]] = {}
     for name, value in zip(runs, values, strict=True):
         if value:
@@ -140,9 +141,9 @@ def by_run(runs: Sequence[str], values: Sequence[str]) -> str:
 
 
 def what_differs(members: Sequence[ComparedRun]) -> dict[str, list[str]]:
-    """Return what is not the same in these runs, allowed or not, beside what they found.
+    """Return all settings and facts that differ between the runs, whether or not they may.
 
-    The value of each run, empty where it has none, by what it is a value of.
+    -> the value in each run, "" if it has none, by the name of the setting or fact
     """
     facts = [member.all_facts() for member in members]
     values = {what: [of_run.get(what, "") for of_run in facts] for what in each_once(facts)}
@@ -150,7 +151,7 @@ def what_differs(members: Sequence[ComparedRun]) -> dict[str, list[str]]:
 
 
 def incompatibilities(members: Sequence[ComparedRun]) -> Iterator[str]:
-    """Yield why curves of these runs do not mean the same, a clause each."""
+    """Yield the reasons why curves of these runs are not comparable, a clause each."""
     runs = [member.name for member in members]
     shared = set.intersection(*(set(member.config.positions) for member in members))
     for what, values in what_differs(members).items():
@@ -162,7 +163,7 @@ def incompatibilities(members: Sequence[ComparedRun]) -> Iterator[str]:
 
 
 def plain(value: Any) -> str:
-    """Write a value of a config as one reads it."""
+    """Return a value of a config as readable text."""
     if value is None:
         return "none"
     if isinstance(value, Mapping):
@@ -173,12 +174,12 @@ def plain(value: Any) -> str:
 
 
 def without(facts: Mapping[str, Any], *keys: str) -> Facts:
-    """Return all facts but some."""
+    """Return the facts without some keys."""
     return {key: value for key, value in facts.items() if key not in keys}
 
 
 def each_once(mappings: Iterable[Iterable[str]]) -> list[str]:
-    """List what is in some mappings or lists, each once, by first appearance."""
+    """List all items of some mappings or lists, each once, by first appearance."""
     return list(dict.fromkeys(chain.from_iterable(mappings)))
 
 
@@ -197,7 +198,7 @@ def _defaults(kind: Dimension) -> Facts:
 
 
 def _loaded(probes: Path) -> dict[str, str]:
-    """Read how a model's weights were held in the end, and which they were, from its probes."""
+    """Read the dtype and the identity of a model's weights from its saved probes."""
     for path in sorted(probes.glob("*.safetensors")):
         try:
             facts = load_probe(path).facts
@@ -209,7 +210,7 @@ def _loaded(probes: Path) -> dict[str, str]:
 
 
 def _unlike(dataset: str, a: ComparedRun, b: ComparedRun) -> str:
-    """Say in what a dataset of two runs is not the same; empty where it is."""
+    """Return how a dataset differs between two runs; empty if it does not."""
     mine, theirs = a.examples(dataset), b.examples(dataset)
     for member, table in ((a, mine), (b, theirs)):
         if table.empty:

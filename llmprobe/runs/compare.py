@@ -1,4 +1,4 @@
-"""Several runs side by side: a folder with the tables of all, how they differ, and one page."""
+"""A comparison of runs: a folder with all their tables, how their curves differ, and one page."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ OTHER_KINDS = {
 }
 
 MOST_INCOMPATIBILITIES = 8
-"""Said at once; what is behind one of them is often behind the others."""
+"""The most incompatibilities that an error lists; one cause often explains them all."""
 
 LONGEST_LINE = 400
-"""Characters of what is said about runs in the terminal; names can be of any length."""
+"""The most characters of a line about the runs in the terminal; names can be of any length."""
 
 MOST_NAMES = 6
-"""In a title."""
+"""The most names in a title."""
 
 NO_PAIRS = "No two curves are of the same examples, so none are compared."
 
 
 class RunRecord(Section):
-    """A run as it was when it was compared."""
+    """A run as it was at the time of the comparison."""
 
     name: str
     path: Path
@@ -68,17 +68,17 @@ class RunRecord(Section):
 
 
 class Comparison(Section):
-    """Runs that stand side by side."""
+    """A comparison of runs."""
 
     runs: list[RunRecord] = Field(min_length=1)
     anyway: bool
-    """Whether they do in spite of what the notes say."""
+    """Whether the runs may be compared although their curves are not comparable."""
     differs: dict[str, list[str]]
-    """What is not the same in all runs -> its value in each."""
+    """The value in each run of every setting or fact that is not the same in all."""
     notes: list[str]
     """What a reader must know about the runs, a sentence each."""
     published: Literal["jin2024"] | None = None
-    """The study whose published curves the runs' are drawn under."""
+    """The study whose published curves are drawn behind those of the runs."""
 
     @property
     def title(self) -> str:
@@ -88,7 +88,7 @@ class Comparison(Section):
         return " · ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
     def command(self, out: Path) -> str:
-        """Return what to type to compare again."""
+        """Return the command that makes this comparison again."""
         words = ["llmprobe", "compare", *(str(run.path) for run in self.runs), "--out", str(out)]
         words += ["--anyway"] * self.anyway
         return shlex.join([*words, "--published", self.published] if self.published else words)
@@ -107,24 +107,25 @@ def compare(
     anyway: bool = False,
     published: Literal["jin2024"] | None = None,
 ) -> None:
-    """Put the tables of runs together, and how their curves differ, in a folder of their own.
+    """Write the merged tables of several runs, and how their curves differ, to a folder.
 
-    Runs may differ in all that a question can be about: models, sizes, revisions, precision,
-    perturbations, datasets. Where that would give two curves one name, it stands behind the name.
+    Runs may differ in anything that a comparison can be about: models, sizes, revisions,
+    precision, perturbations, datasets. If two different models or datasets have one name, what
+    differs is added to their names.
 
     Parameters
     ----------
     anyway
-        Whether to compare runs whose curves do not mean the same: of other examples, folds, sites,
-        positions or probes. Examples that are not the same are never paired.
+        Whether to compare runs whose curves are not comparable: with different examples, folds,
+        sites, positions or probes. Only identical examples are ever paired.
     published
-        The study whose published curves theirs are drawn under; one run is then enough.
+        A study whose published curves are drawn behind those of the runs; then one run is enough.
 
     Raises
     ------
     UserError
-        There are not two run folders or more; ``out`` is something else; the curves do not mean
-        the same; no dataset is one of the published study.
+        There are fewer than two run folders; ``out`` holds something other than a comparison; the
+        curves are not comparable; no dataset is one of the published study.
     """
     if len(runs) < 2 and published is None:
         raise UserError(
@@ -193,7 +194,7 @@ def _describe(run: Results) -> Description:
 
 
 def _text(run: Results, width: int, unicode: bool) -> Text:
-    """Return the best layers, how they differ, and what differs in the runs."""
+    """Return the best layers, how the curves differ, and how the runs differ, as text."""
     from rich.text import Text
 
     from llmprobe.reporting.terminal_differences import difference_table
@@ -217,7 +218,7 @@ def _text(run: Results, width: int, unicode: bool) -> Text:
 
 
 def _read(run: Results) -> tuple[Comparison, list[str]]:
-    """Return what was compared, and the notes on it."""
+    """Return the comparison in a folder, and the notes on it."""
     path = whole_config(run.folder)
     comparison = validated(ComparisonConfig, parsed_yaml(path), str(path)).compare
     notes = list(comparison.notes)
@@ -252,7 +253,7 @@ def _members(runs: Sequence[Path]) -> list[ComparedRun]:
 
 
 def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
-    """Raise ``UserError`` where a comparison would mix with something else."""
+    """Raise ``UserError`` if ``out`` is inside a run or holds something else than a comparison."""
     for run in runs:
         if run.resolve() in (out.resolve(), *out.resolve().parents):
             where = "is one of the runs" if run.resolve() == out.resolve() else f"is inside {run}"
@@ -266,7 +267,7 @@ def _require_own_folder(out: Path, runs: Sequence[Path]) -> None:
 
 
 def _incomparable(members: Sequence[ComparedRun], anyway: bool) -> list[str]:
-    """Say why curves do not mean the same, a sentence each; raise ``UserError`` unless anyway."""
+    """Return why curves are not comparable, a sentence each; raise ``UserError`` unless anyway."""
     found = list(incompatibilities(members))
     if not found or anyway:
         return [f"Not comparable: {one}." for one in found]
@@ -280,7 +281,7 @@ def _incomparable(members: Sequence[ComparedRun], anyway: bool) -> list[str]:
 
 
 def _environment(members: Sequence[ComparedRun]) -> dict[str, Any]:
-    """Merge what is known of models, datasets, versions and hardware, by run where they differ."""
+    """Merge the environments of runs; a value that differs is listed for each run."""
     environments = [member.run.environment for member in members]
     environment: dict[str, Any] = {}
     for key in each_once(environments):

@@ -1,4 +1,4 @@
-"""Who does tasks: jobs of SLURM, or workers of Dask; both give futures for them."""
+"""Engines that do tasks: SLURM jobs or Dask workers, both behind futures."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class WorkerEndedError(Exception):
-    """A job or a worker ended, and its task has no outcome."""
+    """A job or worker ended before its task had an outcome."""
 
 
 class Engine(Protocol):
-    """Does tasks, each as a future."""
+    """A service that runs tasks and returns a future for each."""
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """Have a task done; its future has a ``WorkerEndedError`` where nobody can say how."""
+        """Submit a task; its future raises ``WorkerEndedError`` if the worker ends too early."""
 
     def close(self) -> None:
-        """End what this engine began to have; tasks that are being done go on."""
+        """Release connections and threads; tasks that are running go on."""
 
 
 def engine_of(config: EngineConfig) -> Engine:
@@ -45,20 +45,22 @@ def engine_of(config: EngineConfig) -> Engine:
     Raises
     ------
     UserError
-        It is not installed, or cannot be reached from here.
+        The engine is not installed, or cannot be reached from here.
     """
     return Slurm(config) if config.kind == "slurm" else Dask(config)
 
 
 def do_all(engine: Engine, tasks: Sequence[Task], config: EngineConfig) -> None:
-    """Have tasks done, again where a worker ended; who is interrupted ends those that are begun.
+    """Run tasks on an engine until all are done, and submit those again whose worker ended.
+
+    An interruption cancels the tasks that are running.
 
     Raises
     ------
     Exception
-        The error of the first task that has one, when all others are done.
+        The error of the first task that failed, once all others are done.
     UserError
-        The engine takes no task, and does none.
+        The engine refuses a task while no other is running.
     """
     left, running = [*tasks][::-1], dict[Future[Outcome], Task]()
     tries = Counter[str]()
@@ -98,7 +100,7 @@ def do_all(engine: Engine, tasks: Sequence[Task], config: EngineConfig) -> None:
                     progress.advance(1)
         finally:
             for future in running:
-                with suppress(Exception):  # The others are to be cancelled too.
+                with suppress(Exception):  # So that the others are cancelled too.
                     future.cancel()
     if errors:
         first, *others = (errors[task.name] for task in tasks if task.name in errors)
@@ -122,7 +124,7 @@ class Dask:
     def __init__(self, config: EngineConfig) -> None:
         distributed = _needed("distributed", "dask")
         self.address = config.scheduler
-        # What it says of a lost connection, with a traceback, is said here in a sentence.
+        # It would log a lost connection with a traceback; ``submit`` reports it in a sentence.
         logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             self._client = distributed.Client(self.address, timeout=10, set_as_default=False)
@@ -138,7 +140,7 @@ class Dask:
         self._killed = distributed.scheduler.KilledWorker
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """Have a worker do a task."""
+        """Submit a task to the workers."""
         ours: Future[Outcome] = _Cancelling(
             theirs := self._client.submit(perform, task, pure=False)
         )
@@ -161,12 +163,12 @@ class Dask:
         return ours
 
     def close(self) -> None:
-        """Leave the scheduler."""
+        """Disconnect from the scheduler."""
         self._client.close()
 
 
 class _Cancelling(Future[Outcome]):
-    """A future that ends what it stands for when it is cancelled."""
+    """A future that cancels its job when it is cancelled."""
 
     def __init__(self, work: Any) -> None:
         super().__init__()
@@ -179,13 +181,13 @@ class _Cancelling(Future[Outcome]):
 
 
 class Slurm:
-    """Jobs of a SLURM cluster, which go on if this process is killed, and are found again."""
+    """Jobs of a SLURM cluster, which outlive this process and are found again by the next one."""
 
     POLL = 2.0
     """Seconds between two looks at the queue."""
     PATIENCE = 45
-    """Looks after which a job that is not in the queue has left no result: NFS shows what others
-    wrote up to a minute late."""
+    """The number of looks after which a job that has left the queue counts as ended without a
+    result: NFS can show files that others wrote up to a minute late."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._submitit, self._config = _needed("submitit", "slurm"), config
@@ -202,7 +204,7 @@ class Slurm:
         self._watcher.start()
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """Submit a task as a job, or go on waiting for the one that is in the queue."""
+        """Submit a task as a job, or wait for its job that is in the queue already."""
         job = self._in_queue(task.folder)
         if job is None:
             job = self._sbatch(task)
@@ -212,7 +214,7 @@ class Slurm:
         return future
 
     def _in_queue(self, folder: Path) -> Any:
-        """Return the job of a task that was submitted before, unless it is not in the queue."""
+        """Return the job of a task that was submitted before, or None if it left the queue."""
         try:
             number = (folder / "job").read_text()
         except OSError:
@@ -223,7 +225,7 @@ class Slurm:
         return self._submitit.SlurmJob(folder=folder, job_id=number, tasks=[0])
 
     def _sbatch(self, task: Task) -> Any:
-        # A job that SLURM begins again by itself would wait for minutes after a node is lost.
+        # Requeued by SLURM itself after a node is lost, a job would wait for minutes.
         asked = {"no-requeue": True, **self._config.options}
         options = {key: value for key, value in asked.items() if value is not False}
         executor = self._submitit.SlurmExecutor(folder=task.folder)
@@ -238,7 +240,7 @@ class Slurm:
             raise UserError(f"engine: slurm: sbatch takes no job: {reason[-1]}") from None
 
     def _watch(self) -> None:
-        """Give each future what its job left, until this engine is closed."""
+        """Set the result of each future when its job has ended, until this engine is closed."""
         while not self._over.wait(self.POLL):
             queued = _queue()
             for future, job in [*self._jobs.items()]:
@@ -255,7 +257,7 @@ class Slurm:
         elif job.paths.result_pickle.exists():
             try:
                 outcome = job.result()
-            except Exception as error:  # It did not come as far as the task.
+            except Exception as error:  # It failed before it began the task.
                 self._give_up(future, job, f"failed: {first_line(error)}")
                 return
             future.set_result(outcome)
@@ -266,27 +268,27 @@ class Slurm:
                 self._give_up(future, job, "ended without a result")
 
     def _give_up(self, future: Future[Outcome], job: Any, how: str) -> None:
-        # It may be in the queue still, and is not to be found there again.
+        # The job may still be in the queue; the next try must not find it there.
         (job.paths.folder / "job").unlink(missing_ok=True)
         message = f"job {job.job_id} {how} ({job.paths.stdout})"
         future.set_exception(WorkerEndedError(message))
 
     def close(self) -> None:
-        """Look no more after jobs."""
+        """Stop watching the queue."""
         self._over.set()
         self._watcher.join()
 
 
 def _in_job(task: Task) -> Outcome:
-    """Do a task as a job, which a signal ends like any other process."""
+    """Do a task as a job, with the default handling of signals: they end the process."""
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     return perform(task)
 
 
 def _queue() -> set[str] | None:
-    """Return the numbers of the user's jobs that wait or run; None where SLURM does not say."""
-    # By number, since a user may have no name here; with the partitions that are hidden.
+    """Return the numbers of the user's jobs that wait or run; None if squeue fails."""
+    # By user id, since the user may have no name here; --all includes hidden partitions.
     user = str(os.getuid())
     command = ["squeue", "--noheader", "--all", "--user", user, "--format", "%i"]
     try:

@@ -1,4 +1,4 @@
-"""What a result may depend on beside the config."""
+"""What results may depend on besides the config: versions, hardware, models and datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmprobe.models.private import cpu_capabilities
 def environment(
     models: Sequence[Mapping[str, str]], datasets: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Collect versions and hardware, and what is known of each model and dataset."""
+    """Collect versions and hardware, with the facts about each model and dataset."""
     import torch
 
     packages = ("torch", "transformers", "numpy", "scikit-learn", "pandas", "gguf")
@@ -41,7 +41,7 @@ def environment(
 
 
 def model_facts(model: ModelConfig | ActivationsConfig) -> dict[str, str]:
-    """Say where a model comes from, and how its weights were held."""
+    """Return the source, licence and precision of a model."""
     if isinstance(model, ActivationsConfig):
         source = f"hidden states in {model.path}"
         return {"name": model.name, "source": source, "licence": "", "precision": ""}
@@ -60,7 +60,7 @@ def model_facts(model: ModelConfig | ActivationsConfig) -> dict[str, str]:
 
 
 def dataset_facts(dataset: ConceptDataset) -> dict[str, Any]:
-    """Say where a dataset comes from, what it held, and what its checks find."""
+    """Return the source and content of a dataset, and what its checks find."""
     return {
         "name": dataset.name,
         "source": dataset.source,

@@ -1,4 +1,4 @@
-"""What the models of a run say with other states, kept beside each part of its results."""
+"""What a run's models say after their states are changed, stored with each part."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def intervened(
     *,
     compute: bool,
 ) -> Results:
-    """Return the results of a part with what changed states do, or with why they cannot be changed.
+    """Add the effect of changed states to the results of a part, or why it cannot be measured.
 
     Parameters
     ----------
     compute
-        Whether to run the model; without, only what is kept is added.
+        Whether to run the model; otherwise only stored results are added.
     """
     extractor, dataset = states.extractor, states.dataset
     note = why_not_used(dataset, position) or why_not(
@@ -71,7 +71,7 @@ def intervened(
 
 
 def why_not_used(dataset: ConceptDataset, position: str) -> str:
-    """Return why no use can be asked of a dataset at a position; empty where it can."""
+    """Return why an intervention on a dataset at a position makes no sense; empty if it does."""
     if not dataset.answers:
         return ("The dataset has no question and answers, so there is nothing that the model would "
                 "say otherwise (question: true).")  # fmt: skip
@@ -83,7 +83,7 @@ def why_not_used(dataset: ConceptDataset, position: str) -> str:
 def texts_with_places(
     extractor: Extractor, dataset: ConceptDataset, position: str, tokenizer: Any, module: Any
 ) -> list[Text]:
-    """Return each text up to where the answer begins, with the place that a position has in it."""
+    """Return the tokens of each text up to where the answer begins, with the position's index."""
     tokens = extractor.tokens_at(["last", position], dataset, tokenizer, module)
     return [Text(tuple(ids[: last[-1] + 1]), (place,))
             for ids, (last, place) in zip(tokens.ids, tokens.places, strict=True)]  # fmt: skip
@@ -92,7 +92,7 @@ def texts_with_places(
 def describe_use(
     extractor: Extractor, dataset: ConceptDataset, asked: InterveneConfig, position: str
 ) -> str:
-    """Return one line: how many token passes it takes to change states, and how long."""
+    """Return one line with the token passes and the time that changing states would take."""
     model = extractor.architecture
     texts = texts_with_places(extractor, dataset, position, extractor.tokenizer, model.module)
     return describe(model, asked, texts, position)
@@ -129,7 +129,7 @@ def _intervene(
 
 
 def _beside(results: Results, kept: Intervention, dataset: ConceptDataset) -> Results:
-    """Return the results of one model, dataset and position with what changed states do."""
+    """Add the effect of changed states to the results of one model, dataset and position."""
     of_curve = {
         name: results.summary[name].iloc[0] for name in ("model", "dataset", "position")
     }  # fmt: skip

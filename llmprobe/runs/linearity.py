@@ -1,4 +1,4 @@
-"""Whether what the probes of a run read is linear, kept beside each part of its results."""
+"""Whether what a run's probes read is linear, stored with each part of its results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def linearity_beside(
     config: LinearConfig,
     probe: ProbeConfig,
 ) -> Results:
-    """Return the results of a part with how much more curved probes read of the same states."""
+    """Add to the results of a part how much more curved probes read from the same states."""
     note = ""
     if probe.kind not in ("logistic", "ridge"):
         note = f"The probe is {probe.kind}; a gap is that of a logistic or a ridge probe."

@@ -1,6 +1,6 @@
 """The parts of a run, one model on one dataset at one position each.
 
-From there a run goes on when it was stopped.
+A run that was stopped goes on from the parts that are finished.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from llmprobe.results.trace import Trace, read_traces, write_traces
 log = logging.getLogger(__name__)
 
 RESULTS_VERSION = 12
-"""Raise when the same activations and config would give other numbers."""
+"""The version of the results: raise it when the same activations and config give other numbers."""
 
 KEYS_WITHOUT_EFFECT: Mapping[str, set[str]] = {
     "model": {"name", "device", "trust_remote_code"},
@@ -54,16 +54,16 @@ KEYS_WITHOUT_EFFECT: Mapping[str, set[str]] = {
     "extract": {"batch_tokens"},
     "probe": {"device", "pooling"},
 }
-"""Settings that say where something happens, or what it is called, by the section they are in."""
+"""Settings without effect on the numbers of a part, by section."""
 
 
 def part_of(out: Path, name: str, depends_on: Mapping[str, Any]) -> Part:
-    """Return the part of a run folder that is named by all that its results depend on."""
+    """Return the part of a run folder whose name has a digest of all that its results depend on."""
     return Part(out / "parts" / f"{file_name(name)}-{digest(depends_on)[:16]}")
 
 
 def probed_once(part: Part, compute: Callable[[], Results]) -> tuple[Results, bool]:
-    """Read the results of a part, or compute and keep them. -> results, and whether they are new"""
+    """Read the results of a part, or compute and save them. -> results, and whether they are new"""
     results = part.load()
     if results is not None:
         return results, False
@@ -75,9 +75,9 @@ def probed_once(part: Part, compute: Callable[[], Results]) -> tuple[Results, bo
 def kept_tables(
     part: Part, names: Sequence[str], compute: Callable[[], Sequence[pd.DataFrame]] | None
 ) -> Sequence[pd.DataFrame] | None:
-    """Read tables that are kept in the folder of a part, or compute and keep them.
+    """Read tables from the folder of a part, or compute and save them.
 
-    -> None where they are not there, whole and of this version, and are not to be computed
+    -> None if they are missing, damaged or of another version, and ``compute`` is None
     """
     try:
         if {f"{name}.parquet" for name in names} <= set(recorded(part.folder)):
@@ -94,7 +94,7 @@ def kept_tables(
 
 
 def with_answers_of(before: Results, results: Results) -> Results:
-    """Return results with what was asked of the same states before beside their probes."""
+    """Add the columns of said, used and linear from earlier results of the same states."""
     layers = *SAID, *USED, *LINEAR
     curve = *SAID_SUMMARY, *USED_SUMMARY, *LINEAR_SUMMARY
     return replace(
@@ -108,24 +108,24 @@ def with_answers_of(before: Results, results: Results) -> Results:
 
 @dataclass(frozen=True)
 class StatesOf:
-    """The hidden states of a dataset in a model, which are read once, when they are wanted."""
+    """The hidden states of a dataset in a model, read once, on first use."""
 
     extractor: Extractor | StatesFromElsewhere
-    """Where they come from."""
+    """The source of the states."""
     dataset: ConceptDataset
-    """Whose texts they are of."""
+    """The dataset with the texts."""
     extract: bool
     """Whether to extract what is not in the cache."""
     embeddings: bool
-    """Whether the mean token embeddings are wanted too."""
+    """Whether to read the mean token embeddings too."""
     encoder: TextEncoder | None = None
-    """What makes the sentence embeddings that are a rival, where they are wanted."""
+    """The encoder of the rival ``text_encoder``, if the config asks for it."""
     load_head: Callable[[ModelConfig], tuple[Any, LoadedModel]] | None = None
-    """Loads the model with its head, where the perplexity of texts is a rival."""
+    """The function that loads the model with its head, if the config asks for perplexity."""
 
     @cached_property
     def activations(self) -> Activations | ActivationsFromElsewhere:
-        """Return them, at all positions.
+        """Return the activations at all positions.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class StatesOf:
 
     @property
     def encoded(self) -> np.ndarray | None:
-        """Return the sentence embeddings of the texts, where they are wanted. [n, d], or None
+        """Return the sentence embeddings of the texts, if the config asks for them. [n, d] or None
 
         Raises
         ------
@@ -160,12 +160,12 @@ class StatesOf:
 
     @cached_property
     def perplexity(self) -> np.ndarray | None:
-        """Return the log-perplexity of each text, where it is wanted and there is one. [n, 1]
+        """Return the log-perplexity of each text, if asked for and possible. [n, 1] or None
 
         Raises
         ------
         UserError
-            No model is to be run (``extract`` is false).
+            ``extract`` is false, so the model must not be run.
         """
         extractor, dataset = self.extractor, self.dataset
         if self.load_head is None:
@@ -187,25 +187,25 @@ class StatesOf:
 
     @property
     def not_extracted(self) -> UserError:
-        """Return what is said where an extraction is missing."""
+        """Return the error for a missing extraction."""
         return UserError(
             f"{self.extractor.model_config.name} on {self.dataset.name}: not extracted yet; run "
             "`llmprobe extract` with the same config first, or `llmprobe run` for everything"
         )
 
     def where(self, position: str) -> str:
-        """Return the names of a model and a dataset, and of the position if there are several."""
+        """Return ``MODEL on DATASET``, with the position if there are several."""
         title = curve_title(self.dataset.name, position if self.several else "")
         return f"{self.extractor.model_config.name} on {title}"
 
     @property
     def several(self) -> bool:
-        """Whether there may be more than one curve, of several positions or poolings of tokens."""
+        """Whether there may be several curves, one for each position or pooling of tokens."""
         positions = self.extractor.config.positions
         return len(positions) > 1 or "tokens" in positions
 
     def at(self, position: str) -> DatasetStates:
-        """Return those of a curve's position, such as ``last`` or ``tokens:max``."""
+        """Return the states at the position of a curve, such as ``last`` or ``tokens:max``."""
         read = "tokens" if Pooling.of(position) else position
         return pooled(self.activations.at(read), position)
 
@@ -213,23 +213,23 @@ class StatesOf:
 def probe_part(
     out: Path, states: StatesOf, position: str, config: ProbeConfig
 ) -> tuple[Results, Part, bool]:
-    """Probe a model on a dataset at a position, unless that was done before.
+    """Probe a model on a dataset at a position, or read the results if they are there.
 
-    -> results, part, and whether it is new
+    -> results, part, and whether the results are new
 
     Raises
     ------
     UserError
-        An extraction is missing, and is not to be made.
+        An extraction is missing, and ``states.extract`` is false.
     """
     extractor, dataset = states.extractor, states.dataset
-    # The untrained control is a part of its own, and the order of the others says nothing.
+    # The untrained control is a part of its own; the order of the other controls has no effect.
     controls = tuple(sorted(set(config.controls) - {"random_weights"}))
     config = config.model_copy(update={"controls": controls})
     name = extractor.model_config.name
     if not states.extract and not extractor.is_local:
         raise states.not_extracted
-    # What an encoder is called says less than the name of its embeddings.
+    # The folder of an encoder's embeddings, added below, identifies it better than its name.
     exclude = KEYS_WITHOUT_EFFECT["probe"] | {"text_encoder"}
     depends_on = {
         "version": RESULTS_VERSION,
@@ -256,9 +256,9 @@ def probe_part(
 def trace_part(
     part: Part, states: StatesOf, results: Results, examples: Sequence[int]
 ) -> list[Trace]:
-    """Trace some examples of a part's dataset, or read the traces that are kept beside the part.
+    """Trace some examples of a part's dataset, or read the traces in the folder of the part.
 
-    Where nothing is to be extracted no model is run, and only traces that are kept are there.
+    If ``states.extract`` is false, no model is run, and only stored traces are returned.
     """
     extractor = states.extractor
     if not isinstance(extractor, Extractor):
@@ -271,7 +271,7 @@ def trace_part(
         if not states.extract:
             return []
         traces = trace_examples(extractor, states.dataset, results, examples)
-    if traces:  # What failed may succeed another time.
+    if traces:  # An empty list is not stored, since the next try may succeed.
         with written_together(part.folder) as new:
             write_traces(new(path.name), traces)
     return traces

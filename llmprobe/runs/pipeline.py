@@ -1,4 +1,4 @@
-"""The stages in their order: extract, probe, trace. What is done is never done again."""
+"""The stages of a run in order: extract, probe, trace. Finished work is never repeated."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ from llmprobe.runs.untrained import untrained_control, with_untrained
 log = logging.getLogger(__name__)
 
 WORK_PER_WRITING = 20
-"""While there is more to do, tables are written after this many times as long as writing them
-takes: of a process that is killed, what is finished can be looked at."""
+"""Tables are written while the run goes on, so that the finished parts can be read if it is killed.
+Between two writings, at least this many times the duration of one goes by."""
 
 
 Place = tuple[ModelConfig | ActivationsConfig, ConceptDataset, str]
-"""A model, a dataset and a position, which have a curve."""
+"""The model, dataset and position of a curve."""
 
 
 class Run:
-    """One config with one output folder."""
+    """A run: a config and its output folder."""
 
     def __init__(self, config: RunConfig, out: Path, download: bool = True) -> None:
         """Load and check the datasets.
@@ -93,21 +93,22 @@ class Run:
         Parameters
         ----------
         download
-            Whether to fetch datasets that are not on this disk; else they are left out, and
-            ``missing`` says which.
+            Whether to download datasets that are not on this disk; otherwise they are left out
+            and listed in ``missing``.
 
         Raises
         ------
         UserError
-            Anything that can be seen to be wrong before a model is loaded.
+            Any error that can be found before a model is loaded.
         """
         self.config, self.out = config, out
         self.given = config
-        """The config as it was asked for."""
+        """The config as the user gave it."""
         self.written = config.model_copy(update={"engine": EngineConfig()})
-        """The config as it stands in the folder."""
+        """The config as it is written to the folder, without the engine."""
         self.seconds: dict[tuple[str, str], tuple[float, float]] = {}
-        """What ``estimates`` reckoned for each model and dataset: extraction and probing."""
+        """The seconds of extraction and of probing that ``estimates`` found, by model and dataset.
+        """
         self._asked = config
         self._written: Results | None = None
         self._traces: list[Trace] = []
@@ -118,7 +119,7 @@ class Run:
             resolve_device(config.probe.device, "probe.device")
         for path in config.include:
             include(path)
-        # What was included may have registered them, so unknown names are refused here.
+        # Included files may register sites and kinds of probes, so unknown names are refused here.
         _ = SITES[config.extract.site], PROBE_KINDS[config.probe.kind]
         for model in config.models:
             if slow := slow_dtype(model.dtype, model.device):
@@ -157,7 +158,7 @@ class Run:
         Raises
         ------
         UserError
-            The hidden states are from elsewhere, so there is nothing to extract.
+            The hidden states come from another engine, so there is nothing to extract.
         """
         if self.config.activations:
             raise UserError("the config has hidden states from elsewhere (activations), so there "
@@ -174,17 +175,17 @@ class Run:
                 yield from map(extractor.extract, self._masked(dataset))
 
     def _masked(self, dataset: ConceptDataset) -> Iterable[ConceptDataset]:
-        """Return a dataset without each field that the transfer masks."""
+        """Return a dataset once for each field that ``transfer`` masks, with that field masked."""
         asked = self.config.transfer
         return () if asked is None else masked_datasets(asked, dataset).values()
 
     @property
     def _read(self) -> list[ConceptDataset]:
-        """The datasets that are extracted: one for all concepts of a file."""
+        """The datasets to extract: one for all concepts of a file, since they share their texts."""
         return [*{dataset.stem or dataset.name: dataset for dataset in self.datasets}.values()]
 
     def estimates(self) -> Iterator[str]:
-        """Yield what each extraction and its probing would cost, a line each. Downloads nothing."""
+        """Yield the cost of each extraction and its probing, a line each, without a download."""
         yield from self.missing
         texts = sum(map(len, self._read))
         name = self.config.probe.text_encoder
@@ -200,7 +201,7 @@ class Run:
     def _estimates_of(
         self, model: ModelConfig, make: Callable[[], Extractor], is_control: bool = False
     ) -> Iterator[str]:
-        """Yield what the work on one model would cost; ``make`` makes its extractor."""
+        """Yield the cost of the work on one model; ``make`` returns its extractor."""
         if not is_local(model):
             texts = sum(map(len, self._read))
             yield (
@@ -235,10 +236,15 @@ class Run:
                     yield f"{line}, {describe_use(extractor, dataset, asked, position)}"
 
     def probe(self, extract: bool = False) -> Results:
-        """Probe every model on every dataset, extracting what is missing if told to.
+        """Probe every model on every dataset, and write the tables.
 
-        Parts that were probed before with the same config are read, not computed; when the work
-        is interrupted, the tables hold the parts that were finished.
+        Parts that were probed before with the same config are read, not computed. If the run is
+        interrupted, the tables hold the parts that are finished.
+
+        Parameters
+        ----------
+        extract
+            Whether to extract what is missing.
 
         Raises
         ------
@@ -260,7 +266,7 @@ class Run:
         if self._matrix is not None:
             self._asked = self.written.model_copy(update={"transfer": asked})
         self._intervene = self.config.intervene or self._section_before("intervene")
-        if not (self.out / "results.parquet").exists():  # Else it is the config of those.
+        if not (self.out / "results.parquet").exists():  # Otherwise the config is that of these.
             with written_together(self.out) as new:
                 write_text(new("config.yaml"), self._asked.to_yaml())
         parts: list[Results] = []
@@ -308,9 +314,9 @@ class Run:
     def _part(
         self, states: StatesOf, position: str, control: Results | None = None
     ) -> tuple[Results, Part, bool]:
-        """Probe a model on a dataset at a position, and do what is asked beside that.
+        """Probe a model on a dataset at a position, and add all else that the config asks for.
 
-        -> results, part, and whether it is new
+        -> results, part, and whether the results are new
         """
         config = self.config.probe
         results, part, is_new = probe_part(self.out, states, position, config)
@@ -320,22 +326,22 @@ class Run:
         results = self._beside_used(states, position, results, part)
         if self.config.linear is not None:
             results = linearity_beside(part, states, position, results, self.config.linear, config)
-        # While a model is loaded.
+        # Masked texts are extracted here, while the model is loaded.
         if states.extract and isinstance(states.extractor, Extractor):
             for texts in self._masked(states.dataset):
                 states.extractor.extract(texts)
         return results, part, is_new
 
     def transfer(self) -> TransferMatrix:
-        """Do what the section ``transfer`` asks for, alone, and write the tables.
+        """Do only what the section ``transfer`` asks for, and write its tables.
 
-        What is missing is extracted; nothing else is probed. Where the folder has a run of the same
-        states, the worst cell goes into its summary and evidence.
+        Missing states are extracted; nothing else is probed. If the folder holds a run of the same
+        states, the worst cell is added to its summary and evidence.
 
         Raises
         ------
         UserError
-            A set is too small; the folder has a run of other states, or another process works
+            A set is too small; the folder holds a run of other states, or another process works
             there.
         """
         config = self.config.transfer
@@ -351,12 +357,14 @@ class Run:
         return matrix
 
     def _require_same_states(self, before: RunConfig) -> None:
-        """Raise ``UserError`` unless the run in the folder is of the same states, where both are.
+        """Raise ``UserError`` if the run in the folder has other states of the same name.
+
+        Models and datasets that only one of the two runs has are not compared.
 
         Parameters
         ----------
         before
-            The config of that run.
+            The config of the run in the folder.
         """
         known = read_environment(self.out)
         facts: dict[str, dict[str, dict[str, str]]] = {
@@ -380,23 +388,23 @@ class Run:
             )
 
     def _transferred_before(self) -> tuple[TransferConfig | None, TransferMatrix | None]:
-        """Return what was asked to be transferred, and the cells of these states that are kept."""
+        """Return the ``transfer`` section of now or before, and its cells that are stored."""
         config = self.config.transfer or self._section_before("transfer")
         try:
             kept = [] if config is None else self._matrices(config, extract=False, compute=False)
-        except UserError:  # Of other data, it may have no such field or set.
+        except UserError:  # The data may have changed and lack the field or set.
             return config, None
         return config, TransferMatrix.concatenate(kept) if kept else None
 
     def _section_before(self, name: str) -> Any:
-        """Return a section that `llmprobe transfer` or `intervene` left in the folder's config."""
+        """Return a section that `llmprobe transfer` or `intervene` added to the folder's config."""
         try:
             return getattr(load_config(whole_config(self.out)), name)
         except UserError:
             return None
 
     def _transfer(self, config: TransferConfig, extract: bool) -> TransferMatrix:
-        """Return the transfer between the datasets in each model, at each position."""
+        """Compute the transfer between the datasets, in each model and at each position."""
         self._before_transfer(config, extract)
         matrices = self._matrices(config, extract)
         if not matrices:
@@ -407,7 +415,7 @@ class Run:
     def _matrices(
         self, config: TransferConfig, extract: bool, compute: bool = True
     ) -> list[TransferMatrix]:
-        """Return the transfer in each model at each position, or as far as it is kept."""
+        """Return the transfer in each model at each position, or only what is stored of it."""
         matrices = []
         for model, is_control in self._models():
             source = self._source(model)
@@ -428,7 +436,7 @@ class Run:
         return [matrix for matrix in matrices if matrix is not None]
 
     def _together(self, parts: Sequence[Results]) -> Results:
-        """Return the parts as one, with all else that the folder holds of them."""
+        """Merge the parts into the results of the run, with environment, config and transfer."""
         models = [model_facts(source) for source in self.config.sources]
         results = replace(
             of_one_run(parts),
@@ -446,11 +454,12 @@ class Run:
         untrained: Mapping[tuple[str, str, str], Results],
         extract: bool,
     ) -> bool:
-        """Go on shuffling where p-values are too coarse beside so many others. -> whether any are
+        """Add permutations to parts whose p-value is too coarse for so many curves.
 
-        A part that goes on is replaced by one with more permutations.
+        Such parts are replaced in ``parts`` by ones with more permutations. -> whether there were
+        any
         """
-        # Labellings that no folds fit are left out, so fewer may come than were asked for.
+        # Shufflings that no folds fit are left out, so there may be fewer than were asked for.
         asked = np.zeros(len(parts), dtype=int)
         while ((more := more_permutations(of_one_run(parts).summary)) > asked).any():
             coarse = np.flatnonzero(more > asked).tolist()
@@ -472,15 +481,15 @@ class Run:
         return bool(asked.any())
 
     def _with_permutations(self, states: StatesOf, position: str, permutations: int) -> Results:
-        """Probe a model on a dataset at a position, with more permutations than are asked for."""
+        """Probe a model on a dataset at a position, with this number of permutations."""
         config = self.config.probe.model_copy(update={"permutations": permutations})
         return probe_part(self.out, states, position, config)[0]
 
     def _before_sharpening(self, coarse: Sequence[tuple[*Place, int]], extract: bool) -> None:
-        """Let others do parts with so many permutations before this process does what is left."""
+        """Let an engine probe with more permutations, before this process does what is left."""
 
     def _before_transfer(self, config: TransferConfig, extract: bool) -> None:
-        """Let others transfer in each model before this process does what is left."""
+        """Let an engine compute transfers, before this process does what is left."""
 
     def _write(self, parts: Sequence[Results]) -> None:
         self._written = self._together(parts)
@@ -499,7 +508,7 @@ class Run:
     def _beside_said(
         self, states: StatesOf, position: str, results: Results, part: Part
     ) -> Results:
-        """Add what the model itself says to the results of a part, where that is asked."""
+        """Add what the model itself says to the results of a part, if the config asks for it."""
         if not self.config.said or not states.dataset.answers:
             return results
         return said_beside(part, states, position, results, self.config, self._language_model)
@@ -507,9 +516,9 @@ class Run:
     def _beside_used(
         self, states: StatesOf, position: str, results: Results, part: Part
     ) -> Results:
-        """Add what the model says with other states to the results of a part.
+        """Add the effect of changed states to the results of a part.
 
-        That is if it is asked, or where it was asked before of the same states.
+        Unless the config asks for it, only results that are stored for the same states are added.
         """
         if self._intervene is None:
             return results
@@ -526,14 +535,14 @@ class Run:
         return changed
 
     def _language_model(self, config: ModelConfig) -> tuple[Any, LoadedModel]:
-        """Load a model with its head, or return it where it was the last to be loaded."""
+        """Load a model with its head; the one that was loaded last is kept in memory."""
         if self._with_head is None or self._with_head[0] != config:
             self._with_head = None
             self._with_head = config, load_language_model(config)
         return self._with_head[1]
 
     def _asks_head(self, model: ModelConfig) -> bool:
-        """Whether a model is asked what it says, too."""
+        """Whether a model is run with its head too: for what it says, or for perplexities."""
         asked = self.config.said or self.config.intervene is not None
         answers = asked and any(dataset.answers for dataset in self.datasets)
         return model.weights != "random" and (answers or "perplexity" in self.config.probe.controls)
@@ -542,7 +551,7 @@ class Run:
         """Load the base of a model with its head, so that its weights are in memory once."""
         try:
             return self._language_model(config)[1]
-        except UserError:  # It may have no head, which is said where it is asked.
+        except UserError:  # It may have no head, which is reported when the head is used.
             return load_model(config, source)
 
     @cached_property
@@ -550,7 +559,7 @@ class Run:
         return [dataset_facts(dataset) for dataset in self.datasets]
 
     def _source(self, model: ModelConfig | ActivationsConfig) -> Extractor | StatesFromElsewhere:
-        """Return where the hidden states of a model come from."""
+        """Return the source of the hidden states of a model."""
         if isinstance(model, ModelConfig):
             load = self._load_with_head if self._asks_head(model) else None
             return Extractor(model, self.config.extract, load)
@@ -566,14 +575,14 @@ class Run:
 
     @cached_property
     def _encoder(self) -> TextEncoder | None:
-        """What makes sentence embeddings, where they are asked for; downloads it on first use."""
+        """The text encoder, if the config asks for it; it is downloaded on first use."""
         asked = "text_encoder" in self.config.probe.controls
         return TextEncoder(self.config.probe.text_encoder) if asked else None
 
     def _encode(self) -> Iterator[Activations]:
-        """Yield the sentence embeddings of each dataset where they are asked for.
+        """Yield the sentence embeddings of each dataset, if the config asks for them.
 
-        They are made before any model is loaded, and then the encoder is forgotten.
+        They are computed before any model is loaded; then the encoder is released.
         """
         if self._encoder is not None:
             for model in self.config.models:
@@ -583,7 +592,7 @@ class Run:
             self._encoder.release()
 
     def _work_at_positions(self, extract: bool) -> Iterator[tuple[StatesOf, str, bool]]:
-        """Yield the states of each model on each dataset, with each position; True is a control."""
+        """Yield each model's states on each dataset, each position, and whether it is a control."""
         for source, dataset, is_control in self._work():
             states = self._states(source, dataset, extract)
             if is_control:
@@ -592,9 +601,9 @@ class Run:
                 yield states, position, is_control
 
     def _work(self) -> Iterator[tuple[Extractor | StatesFromElsewhere, ConceptDataset, bool]]:
-        """Yield each model with each dataset, so that a model is loaded once, and one at a time.
+        """Yield the source of each model with each dataset, and whether it is an untrained control.
 
-        True is an untrained control.
+        All datasets of a model come together, so that it is loaded once, and no other with it.
         """
         for model, is_control in self._models():
             source = self._source(model)
@@ -602,9 +611,9 @@ class Run:
                 yield source, dataset, is_control
 
     def _models(self) -> Sequence[tuple[ModelConfig | ActivationsConfig, bool]]:
-        """List each model, right after its untrained control if there is one; True is the control.
+        """List each model, after its untrained control if it has one, and whether it is a control.
 
-        What can be seen to be wrong with any of them is said before the first is loaded.
+        All models are checked before the first is loaded.
         """
         if self.config.activations:
             log.info(
@@ -627,5 +636,5 @@ class Run:
 
 
 def default_out(config: RunConfig) -> Path:
-    """Return the folder of a run that has none of its own: ``runs/<name>``."""
+    """Return the default folder of a run: ``runs/<name>``."""
     return Path("runs") / config.name

@@ -1,4 +1,4 @@
-"""Which concepts of a dataset can be probed, seen before a model is loaded."""
+"""Which concepts of a dataset can be probed: checks before a model is loaded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ log = logging.getLogger(__name__)
 def probeable_concepts(
     dataset: ConceptDataset, n: int | None, config: RunConfig
 ) -> list[ConceptDataset]:
-    """Return a dataset for each concept that can be probed, and log which others cannot.
+    """Return a dataset for each concept that can be probed, and log why others cannot.
+
+    Parameters
+    ----------
+    n
+        The number of examples that the config asks for.
 
     Raises
     ------
     UserError
-        None of them can be; ``n`` is how many examples were asked for.
+        No concept can be probed.
     """
     if dataset.concepts:
         log_findings(dataset)
@@ -42,9 +47,9 @@ def probeable_concepts(
 
 
 def _check(dataset: ConceptDataset, n: int | None, config: RunConfig) -> None:
-    """Raise ``UserError`` for what would stop the run later; ``n`` is how many were asked for."""
+    """Raise ``UserError`` for what would stop the run later; ``n`` is as in the config."""
     try:
-        if not dataset.stem:  # What is found of concepts has been said of all of them together.
+        if not dataset.stem:  # For concepts, the findings on all of them together were logged.
             log_findings(dataset, refuse=True)
         several = any(config_of_pooling(config.probe, position).multi_layer
                       for position in config.positions)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What probing the parts of a run would cost, before anything is run."""
+"""An estimate of what probing the parts of a run costs, before anything is run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def describe_probing(
     Parameters
     ----------
     is_control
-        Whether the model is an untrained control, which is probed and nothing beside that.
+        Whether the model is an untrained control, which is only probed.
     """
     seconds, names = part_seconds(extractor, concepts, config, is_control)
     layers = len(extractor.layers(extractor.architecture.n_blocks))
@@ -37,7 +37,7 @@ def describe_probing(
 def part_seconds(
     extractor: Extractor, concepts: Sequence[ConceptDataset], config: RunConfig, is_control: bool
 ) -> tuple[float, list[str]]:
-    """Return the seconds of ``describe_probing``, and what they are of beside the curves."""
+    """Return the seconds for ``describe_probing``, and what they include or leave out, in words."""
     architecture, probe = extractor.architecture, config.probe
     hidden_size = int(text_config(architecture.module.config).hidden_size)
     layers = len(extractor.layers(architecture.n_blocks))

@@ -37,21 +37,21 @@ RUN = "run"
 
 @dataclass(frozen=True)
 class FolderKind:
-    """A kind of run folder: what a report says of it, and what the terminal does."""
+    """A kind of run folder: how the report and the terminal show it."""
 
     describe: Callable[[Results], Description]
     text: Callable[[Results, int, bool], Text]
-    """From tables without details, the most columns, and whether there is more than ASCII."""
+    """Makes the terminal text of tables without details, for a width and with Unicode or not."""
 
 
 FOLDER_KINDS: Registry[FolderKind] = Registry(
     "kind of run folder", homes=["llmprobe.runs.compare", "llmprobe.sanity.experiments"]
 )
-"""By the key that config.yaml has in a folder of that kind; ``run`` where it has none of them."""
+"""The kinds by the key that marks them in config.yaml; ``run`` is the kind without such a key."""
 
 
 def kind_of(out: Path) -> str:
-    """Return the key of ``FOLDER_KINDS`` for a folder, ``run`` where its config cannot be read."""
+    """Return the key of ``FOLDER_KINDS`` for a folder; ``run`` if its config cannot be read."""
     try:
         config = parsed_yaml(out / "config.yaml")
     except UserError:
@@ -62,9 +62,8 @@ def kind_of(out: Path) -> str:
 def report(out: Path) -> list[Path]:
     """Draw the figures and the page of a run folder of any kind. -> the files written, page last
 
-    ``evidence.json`` is made again where it does not say what the tables do. Figures of what stood
-    in the folder before are removed. What is missing or damaged is said in warnings, and on the
-    page.
+    ``evidence.json`` is written again if it does not agree with the tables. Figures of an earlier
+    report are removed. Missing and damaged files are named in warnings and on the page.
 
     Raises
     ------
@@ -98,7 +97,7 @@ def _report(out: Path) -> list[Path]:
 
 
 def terminal_text(out: Path, width: int = 100, unicode: bool = True) -> Text:
-    """Return what was found in a run folder of any kind, in a few lines.
+    """Return the results in a run folder of any kind, in a few lines for the terminal.
 
     Raises
     ------
@@ -109,7 +108,7 @@ def terminal_text(out: Path, width: int = 100, unicode: bool = True) -> Text:
 
 
 def summary_text(run: Results, width: int, unicode: bool) -> Text:
-    """Return the best layer of each model on each dataset, and the matrices of what transfers."""
+    """Return the best layer of each model on each dataset, and the transfer matrices."""
     from rich.text import Text
 
     from llmprobe.reporting.terminal import summary_lines
@@ -124,7 +123,7 @@ def summary_text(run: Results, width: int, unicode: bool) -> Text:
 
 
 def _remove_other_figures(folder: Path, written: Sequence[Path]) -> None:
-    """Remove the figures of an earlier report: ours come in two files, those of a user in one."""
+    """Remove figures of an earlier report: those in two files, .png and .svg, as reports write."""
     for picture in sorted(folder.glob("*.png")):
         both = picture, picture.with_suffix(".svg")
         if picture not in written and both[1].is_file():

@@ -1,4 +1,4 @@
-"""What the models of a run say, kept beside each part of its results."""
+"""What the models of a run say, stored with each part of its results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmprobe.runs.parts import StatesOf, kept_tables
 log = logging.getLogger(__name__)
 
 LoadHead = Callable[[ModelConfig], tuple[Any, LoadedModel]]
-"""Loads a model with its head."""
+"""A function that loads a model with its head."""
 
 
 def said_beside(
@@ -33,9 +33,9 @@ def said_beside(
     config: RunConfig,
     load_head: LoadHead,
 ) -> Results:
-    """Return the results of a part with what the model says, or with why it cannot be asked.
+    """Add what the model says to the results of a part, or why it cannot be asked.
 
-    Where nothing is to be extracted no model is run, and only what is kept is added.
+    If ``states.extract`` is false, no model is run, and only stored results are added.
     """
     extractor, dataset = states.extractor, states.dataset
     model, extract = extractor.model_config, config.extract

@@ -1,4 +1,4 @@
-"""The tables of several runs as one, in which each name means one thing."""
+"""The merged tables of several runs, in which each name means one model or dataset."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from llmprobe.runs.comparable import ComparedRun, Dimension, Facts, each_once, p
 SELF_EXPLAINING = {
     "id", "revision", "dtype", "quantization", "weights", "kind", "site", "template"
 }  # fmt: skip
-"""Settings whose value says what is set."""
+"""Settings whose value is clear without the name of the setting."""
 WHERE = ("name", "path", "hub", "text", "label", "group", "encoding", "delimiter", "quoting")
 """Keys of a dataset that say where it comes from, not what is done to it."""
 SHORT = r"[\w ./,+-]{,40}"
-"""What can stand behind a name, in tables and in the names of files."""
+"""A pattern for what can be added to a name, in tables and in file names."""
 
 
 def disambiguate_names(members: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Rename models and datasets by what differs, where one name would mean two things.
+    """Rename models and datasets by what differs, if one name means several of them.
 
-    Datasets first, then models: of the first the examples decide; of the second what they answer,
-    to the last digit, or where no dataset is in both runs, what the configs say of them.
+    Datasets of two runs are the same if their examples are. Models, which are renamed after the
+    datasets, are the same if their predictions are identical to the last digit, or, if the runs
+    share no curve, if their configs agree.
     """
     members = _renamed(members, "dataset", _same_examples, _what_is_done)
     return _renamed(members, "model", _same_answers, _how_it_is_read)
 
 
 def merged(members: Sequence[ComparedRun]) -> dict[str, Any]:
-    """Put the tables of all runs together, by name; what two runs have stands there once."""
+    """Merge the tables of all runs, by name of the table; a curve in several runs appears once."""
     models = each_once(member.known["model"] for member in members)
     frames = {}
     for table in TABLES.values():
@@ -43,7 +44,7 @@ def merged(members: Sequence[ComparedRun]) -> dict[str, Any]:
         rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
         curve = [key for key in (*CURVE, "train", "test") if key in rows]
         rows = rows[rows["run"] == rows.groupby(curve)["run"].transform("min")]
-        if "model" in rows:  # A model's curves stand together, whatever run they are of.
+        if "model" in rows:  # Sort the curves by model, from whatever run they come.
             place = rows["model"].map({model: i for i, model in enumerate(models)})
             rows = rows.loc[place.sort_values(kind="stable").index]
         frames[table] = rows.drop(columns="run").reset_index(drop=True)
@@ -76,7 +77,7 @@ def _renamed(
 
 
 def _ends(facts: Sequence[Facts], runs: Sequence[str]) -> list[str]:
-    """Say what stands behind each name: what differs, or else in which run it is."""
+    """Return what to add to each name: what differs, or else the run."""
     flat = [dict(flatten(of_one)) for of_one in facts]
     differing = [
         key
@@ -117,7 +118,7 @@ def _same_answers(a: ComparedRun, b: ComparedRun, model: str) -> bool:
 
 
 def _answers(member: ComparedRun, model: str) -> dict[Any, pd.DataFrame]:
-    """Return the predictions of a model in one order, by dataset and position."""
+    """Return the predictions of a model, sorted by layer and example, by dataset and position."""
     table = member.run.predictions
     rows = table[table["model"] == model].reindex(columns=columns_of("predictions"))
     rows = rows.sort_values(["layer", "example"])
@@ -125,9 +126,9 @@ def _answers(member: ComparedRun, model: str) -> dict[Any, pd.DataFrame]:
 
 
 def _how_it_is_read(member: ComparedRun, model: str) -> Facts:
-    """Collect what a model's answers depend on beside the position, which is of the curve.
+    """Collect what a model's predictions depend on, besides the position.
 
-    Which weights they are shows in its revision.
+    The digest of the weights is left out, since the revision identifies them.
     """
     facts = without(member.known["model"][model], "digest")
     extract, probe = (member.settings(section) for section in ("extract", "probe"))

@@ -1,8 +1,7 @@
-"""Pieces of a run that a process does by itself, wherever it runs.
+"""Tasks: pieces of a run that a process can do by itself, on any machine.
 
-A task finds in the files of the run and in the cache what is done already, so it can be begun again
-wherever it was stopped. What it makes is kept there too: nothing but its errors and warnings comes
-back.
+A task finds what is already done in the run's folder and the cache, so it can be repeated after it
+was stopped at any point. Its results are written there too; only errors and warnings come back.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from llmprobe.ground.lease import lease
 from llmprobe.runs.pipeline import Run
 
 TASKS = "tasks"
-"""The folder among the parts of a run that has a file for each finished task."""
+"""The folder, among the parts of a run, with a file for each finished task."""
 _ALONE = Lock()
-"""A worker of several threads does one task at a time, which has all of its cores."""
+"""A lock, so that a worker with several threads does one task at a time, with all of its cores."""
 
 
 Kind = Literal["extract", "parts", "permutations", "transfer"]
@@ -44,37 +43,38 @@ class Task:
     """A piece of a run."""
 
     kind: Kind
-    """What is done: hidden states; all that is asked of each curve; its probes again with more
-    permutations; the transfer between the datasets."""
+    """What the task does. ``extract``: hidden states. ``parts``: all that the config asks of each
+    curve. ``permutations``: the probes again, with more permutations. ``transfer``: the transfer
+    between the datasets."""
     config: str
-    """The run's config as YAML, with the one model and the datasets that the task is about."""
+    """The run's config as YAML, with the task's model and datasets alone."""
     out: str
     """The run's folder."""
     title: str
-    """What it is called in messages."""
+    """Its name in messages."""
     is_control: bool = False
     """Whether it is about the untrained control of the model, not the model itself."""
     extract: bool = True
     """Whether to extract what is missing."""
     share: tuple[int, int] = (0, 1)
-    """Which share of how many, of an extraction that is divided."""
+    """The index of its share of a divided extraction, and the number of shares."""
     examples: Mapping[str, Sequence[int]] | None = None
-    """The examples to trace of each dataset, those of a dataset that is not named by its own
-    results; None traces nothing."""
+    """The examples to trace, by dataset; for a dataset without an entry, the task chooses them by
+    its own results. None traces nothing."""
     permutations: Sequence[tuple[str, str, int]] = ()
-    """How many for each dataset and position."""
+    """Datasets and positions, with the number of permutations of each."""
     transfer: str = ""
-    """What to transfer, as YAML."""
+    """The ``transfer`` section as YAML."""
     depends_on: Sequence[str] = ()
-    """Digests of what the config names by path alone, and versions."""
+    """Versions, and digests of what the config names by path alone."""
     cores: int | None = None
-    """The threads that it has; None leaves that to the worker."""
+    """The number of threads; None leaves it to the worker."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """What it needs to find of the environment."""
+    """Environment variables that the task needs."""
 
     @property
     def name(self) -> str:
-        """The name of a file or a folder, by all that it depends on."""
+        """A name for a file or folder, with a digest of all that the task depends on."""
         facts = {key: value for key, value in asdict(self).items()
                  if key not in ("title", "cores", "variables")}  # fmt: skip
         title = re.sub(r"[^\w.+-]+", "-", self.title)[:80]
@@ -82,23 +82,23 @@ class Task:
 
     @property
     def folder(self) -> Path:
-        """What is kept while it is being done, in the cache: nobody else writes there."""
+        """The task's own folder in the cache, for files it needs while it is being done."""
         return cache_folder() / "jobs" / self.name
 
     @property
     def done(self) -> Path:
-        """The file that is there when it is done."""
+        """The file that exists once the task is done."""
         return Path(self.out) / "parts" / TASKS / f"{self.name}.done"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task has to say when it is over."""
+    """The outcome of a task."""
 
     error: BaseException | None
-    """What ended it."""
+    """The error that ended the task, if any."""
     warnings: Sequence[str] = ()
-    """In the order in which they came up."""
+    """The warnings, in the order in which they were logged."""
 
 
 def perform(task: Task) -> Outcome:
@@ -114,7 +114,7 @@ def perform(task: Task) -> Outcome:
                 )
             task.folder.mkdir(parents=True, exist_ok=True)
             with lease(task.folder, wait=True, tidy=False), _threads(task.cores):
-                # Of an extraction the cache says whether it is done.
+                # An extraction has no ``done`` file: the cache shows whether it is complete.
                 if task.kind == "extract":
                     _do(task)
                 elif not task.done.exists():
@@ -126,15 +126,15 @@ def perform(task: Task) -> Outcome:
 
 
 class Piece(Run):
-    """A run with one model, of which either itself or its untrained control is meant."""
+    """The part of a run that one task does: one model, or its untrained control."""
 
     def __init__(self, task: Task) -> None:
-        """Load and check the datasets; raise ``UserError`` where something is wrong with them."""
+        """Load and check the datasets; raise ``UserError`` if something is wrong with them."""
         super().__init__(load_config(yaml.safe_load(task.config)), Path(task.out))
         self.is_control = task.is_control
         if task.transfer:
             asked = TransferConfig.model_validate(yaml.safe_load(task.transfer))
-            # After the checks, which are of all datasets together.
+            # Set after the checks, which need all datasets of the run.
             self.config = self.config.model_copy(update={"transfer": asked})
         self._intervene = self.config.intervene
         self._traced = {name: list(chosen) for name, chosen in (task.examples or {}).items()}
@@ -143,13 +143,13 @@ class Piece(Run):
         return [one for one in super()._models() if one[1] == self.is_control]
 
     def extract_share(self, share: int, shares: int) -> None:
-        """Make a share of each extraction."""
+        """Do one share of each extraction."""
         for source, dataset, _ in self._work():
             assert isinstance(source, Extractor)
             source.extract_share(dataset, share, shares)
 
     def parts(self, task: Task) -> None:
-        """Do all that is asked of each curve, and keep it."""
+        """Compute and store all that the config asks of each curve."""
         for _ in self._encode() if task.extract and not self.is_control else ():
             pass
         for states, position, is_control in self._work_at_positions(task.extract):
@@ -161,7 +161,7 @@ class Piece(Run):
                 self._trace(states, results, part)
 
     def permute(self, task: Task) -> None:
-        """Probe with more permutations where that is asked."""
+        """Probe with more permutations at the datasets and positions of a task."""
         asked = {(dataset, position): n for dataset, position, n in task.permutations}
         for states, position, _ in self._work_at_positions(task.extract):
             n = asked.get((states.dataset.name, position))
@@ -187,7 +187,7 @@ def _do(task: Task) -> None:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment while the block lasts."""
+    """Set environment variables during the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -199,8 +199,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _threads(cores: int | None) -> Iterator[None]:
-    """Have so many threads; as a job as many as SLURM gives, whatever else the machine has."""
-    # Workers of Dask in an allocation share what that gives.
+    """Limit the number of threads during the block; in a SLURM job, to the cores of the job."""
+    # Not for Dask workers in an allocation, which share its cores.
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         cores = cores or int(os.environ.get("SLURM_CPUS_ON_NODE", 0))
     if not cores:
@@ -219,7 +219,7 @@ def _threads(cores: int | None) -> Iterator[None]:
 
 
 class _Heard(logging.Handler):
-    """Keeps what is said from warnings on."""
+    """A handler that keeps messages of warnings and errors."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -231,7 +231,7 @@ class _Heard(logging.Handler):
 
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
-    """Yield the warnings that come up while the block lasts."""
+    """Yield a list that collects the warnings during the block."""
     handler, logger = _Heard(), logging.getLogger("llmprobe")
     logging.basicConfig(level=logging.WARNING)
     before = logger.level
@@ -245,13 +245,13 @@ def _warnings() -> Iterator[list[str]]:
 
 
 def _portable(error: Exception) -> Exception:
-    """Return an error as it can be sent, with where it came up if it is not the user's."""
+    """Return an error that can be pickled, with host and traceback unless it is a ``UserError``."""
     if not isinstance(error, UserError):
         where = "".join(traceback.format_exception(error))
         error.add_note(f"on host {socket.gethostname()}:\n{where}")
     try:
         sent: Exception = pickle.loads(pickle.dumps(error))
         return sent
-    except Exception:  # Of others' classes, which may raise anything there.
+    except Exception:  # Classes of other libraries may raise anything while pickled.
         notes = getattr(error, "__notes__", ())
         return RuntimeError("\n".join([f"{type(error).__name__}: {error}", *notes]))

@@ -1,4 +1,4 @@
-"""The transfer of a run: sets of its examples, and a part for each model and position."""
+"""The transfer in a run: the sets of examples, and a part for each model and position."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES = {"transfer": "table", "transfer_layers": "layers"}
 
 @dataclass(frozen=True)
 class _StatesAt:
-    """The states of a dataset at a position, which are read when they are wanted."""
+    """The states of a dataset at a position, read on first use."""
 
     of: StatesOf
     position: str
@@ -54,7 +54,7 @@ class _StatesAt:
 
 
 def masked_datasets(config: TransferConfig, dataset: ConceptDataset) -> dict[str, ConceptDataset]:
-    """Return the texts of a dataset without each field that is to be masked, and that it has."""
+    """Return the dataset with a field masked, for each field of ``config.mask`` that it has."""
     has = [*dataset.spans, *map(str, dataset.fields.columns)]
     return {field: masked(dataset, field) for field in config.mask if field in has}
 
@@ -65,12 +65,14 @@ def plan_of(
     datasets: Sequence[tuple[ConceptDataset, States]],
     masks: Mapping[str, Sequence[Masked]],
 ) -> TransferPlan:
-    """Return what the section ``transfer`` asks for, of datasets and their states.
+    """Return the plan of the transfers that the section ``transfer`` asks for.
 
     Parameters
     ----------
+    datasets
+        The datasets with their states.
     masks
-        By the name of a dataset, its texts without each field that is masked.
+        By the name of a dataset, its texts and states with each field masked.
 
     Raises
     ------
@@ -94,12 +96,12 @@ def check_transfer(
     datasets: Sequence[ConceptDataset],
     has_models: bool = True,
 ) -> None:
-    """Raise ``UserError`` for what can be seen to be wrong before a model is loaded.
+    """Raise ``UserError`` for errors that can be found before a model is loaded.
 
     Parameters
     ----------
     has_models
-        Whether there are models, not hidden states alone.
+        Whether the config has models, not only hidden states of another engine.
     """
     if config.mask and not has_models:
         raise UserError("transfer: mask: the hidden states are from elsewhere (activations), and "
@@ -123,14 +125,14 @@ def transfer_part(
     *,
     compute: bool = True,
 ) -> TransferMatrix | None:
-    """Compute the transfer of one model at one position, or read what was computed before.
+    """Compute the transfer in one model at one position, or read it if it was computed before.
 
-    -> None where nothing is kept of these states, and nothing is to be computed
+    -> None if it was not computed before and ``compute`` is false
 
     Raises
     ------
     UserError
-        An extraction is missing, and is not to be made.
+        An extraction is missing, and the states must not be extracted.
     """
     datasets = [(of.dataset, _StatesAt(of, position)) for of in states]
     masks = {

@@ -23,12 +23,12 @@ def untrained_control(model: ModelConfig) -> ModelConfig:
 
 
 def with_untrained(part: Results, control: Results, dataset: ConceptDataset, seed: int) -> Results:
-    """Add the untrained control to the results of a part: its scores, and its best layer's answers.
+    """Add the untrained control to the results of a part: its scores and predictions as a rival.
 
     Parameters
     ----------
     seed
-        That of the resamples of groups.
+        The seed of the bootstrap over groups.
     """
     (curve,) = part.curves
     scores = ("random_weights_accuracy", "random_weights_auroc")

@@ -1,4 +1,4 @@
-"""Which datasets of a run, or of several, are the same examples in other words."""
+"""Which datasets of one or several runs have the same examples in different wordings."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _WORDING = {"perturb", "template", "alias", "as", "classes"}
-"""Keys of a dataset's config that say how its texts are worded, and what it is called."""
+"""Keys of a dataset's config that change only its wording or names."""
 
 
 def wordings(datasets: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Find, for each dataset, the first that has the same examples, perhaps in other words.
+    """Find, for each dataset, the first one with the same examples, in any wording.
 
     Parameters
     ----------
     datasets
-        What tables call each, and its config as a mapping.
+        The name of each dataset in tables, and its config as a mapping.
 
     Returns
     -------
-    The name of every dataset, and of the first that has its examples.
+    The name of the first dataset with the same examples, by the name of each dataset.
     """
     first: dict[str, str] = {}
     found = {}
