@@ -355,7 +355,7 @@ def _with_dtype(model: ModelConfig) -> ModelConfig:
     try:
         dtype = dtype_name(resolve_dtype("auto", resolve_device(model.device)))
     except UserError as error:
-        raise UserError(f"model {model.name}: {error}; workers may have it: say in which dtype "
-                        "they compute, such as dtype: bfloat16") from None  # fmt: skip
+        raise UserError(f"model {model.name}: {error}; if the workers have it, set the dtype they "
+                        "compute in, such as dtype: bfloat16") from None  # fmt: skip
     log.info("%s: computes in %s, as dtype: auto does on this machine", model.name, dtype)
     return model.model_copy(update={"dtype": dtype})

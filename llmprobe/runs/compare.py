@@ -129,8 +129,8 @@ def compare(
     """
     if len(runs) < 2 and published is None:
         raise UserError(
-            f"compare takes two run folders or more, and {len(runs)} was given; one alone is drawn "
-            "by `llmprobe report`, and beside a study by --published"
+            f"compare takes two run folders or more, and {len(runs)} was given; `llmprobe report` "
+            "draws one alone, and --published draws it over a study's curves"
         )
     members = _members(runs)
     _require_own_folder(out, runs)

@@ -90,8 +90,7 @@ def do_all(engine: Engine, tasks: Sequence[Task], config: EngineConfig) -> None:
                             continue
                         outcome = Outcome(UserError(
                             f"{task.title}: {error}, {tries[task.name]} times; what it finished is "
-                            "kept, and the same command goes on from there, perhaps with more "
-                            "memory or time for it"
+                            "kept, so run the same command again, perhaps with more memory or time"
                         ))  # fmt: skip
                     for warning in outcome.warnings:
                         log.warning("%s", warning)

@@ -73,10 +73,10 @@ def intervened(
 def why_not_used(dataset: ConceptDataset, position: str) -> str:
     """Return why an intervention on a dataset at a position makes no sense; empty if it does."""
     if not dataset.answers:
-        return ("The dataset has no question and answers, so there is nothing that the model would "
-                "say otherwise (question: true).")  # fmt: skip
+        return ("The dataset has no question and answers, so the model cannot be asked what it "
+                "says (question: true).")  # fmt: skip
     if Pooling.of(position) is not None:
-        return "The probe pools what it reads of many tokens, so there is no one state to change."
+        return "The probe pools many tokens, so there is no one state to change."
     return ""
 
 

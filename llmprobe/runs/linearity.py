@@ -30,7 +30,7 @@ def linearity_beside(
     """Add to the results of a part how much more curved probes read from the same states."""
     note = ""
     if probe.kind not in ("logistic", "ridge"):
-        note = f"The probe is {probe.kind}; a gap is that of a logistic or a ridge probe."
+        note = f"The probe is {probe.kind}; only logistic and ridge probes have a linearity gap."
     elif position.startswith("tokens:") and position != "tokens:mean":
         note = "The probe pools scores of tokens, so it is not linear in one state."
     name = f"linear-{digest(config.model_dump(mode='json'))[:16]}"

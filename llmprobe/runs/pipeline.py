@@ -383,8 +383,8 @@ class Run:
         other += ["probe.kind"] if before.probe.kind != self.config.probe.kind else []
         if other:
             raise UserError(
-                f"--out {self.out}: holds a run with another {listed(other)}, and its page would "
-                "show this as its own; give another --out, or run the config there first"
+                f"--out {self.out}: holds a run with another {listed(other)}, whose page would "
+                "show this transfer as its own; give another --out, or run the config there first"
             )
 
     def _transferred_before(self) -> tuple[TransferConfig | None, TransferMatrix | None]:
@@ -408,8 +408,8 @@ class Run:
         self._before_transfer(config, extract)
         matrices = self._matrices(config, extract)
         if not matrices:
-            raise UserError("transfer: scores of tokens that are pooled cannot be transferred; "
-                            "add a position, or tokens:mean to probe.pooling")  # fmt: skip
+            raise UserError("transfer: probes that pool the scores of tokens cannot be transferred;"
+                            " add a position, or tokens:mean to probe.pooling")  # fmt: skip
         return TransferMatrix.concatenate(matrices)
 
     def _matrices(

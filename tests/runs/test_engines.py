@@ -504,5 +504,5 @@ def test_workers_compute_in_one_precision_and_only_they_need_the_device(toy: Toy
     run = run_of(load_config(config, auto), toy.folder / "run")
     assert isinstance(run, cluster.ClusterRun)
     assert yaml.safe_load(run._task("parts", run._units[0]).config)["models"][0]["dtype"] != "auto"
-    with pytest.raises(UserError, match="say in which dtype they compute"):
+    with pytest.raises(UserError, match="set the dtype they compute in"):
         run_of(load_config(config, [*asked, "models.0.dtype=auto"]), toy.folder / "run")
