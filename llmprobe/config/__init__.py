@@ -1,1 +1,1 @@
-"""A run's config: its keys, and how files become it."""
+"""The config of a run: its keys, and how it is read from files."""

@@ -1,4 +1,4 @@
-"""Config files: read, overridden, and each of their errors said in one line."""
+"""Reads and overrides config files, and reports each of their errors in one line."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def load_config(
     models: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Return the config in a YAML file (or a shipped one, by name), or a mapping like it, checked.
+    """Return the checked config in a YAML file, of a shipped name, or in a mapping.
 
     Parameters
     ----------
     path
-        Or a dataset, as a file, a known name or ``hub:owner/name``, of which ``models`` are probed.
+        The config; or, with ``models``, a dataset: a file, a known name or ``hub:owner/name``.
     overrides
-        Each as ``dotted.key=value``, where items of lists go by number.
+        Settings, each as ``dotted.key=value``; items of lists are numbered from 0.
     limit
         The most examples of each dataset.
     include
-        Added to what the config includes, relative to the working folder.
+        Files and folders besides those that the config includes, relative to the working folder.
     models, columns
-        Of a dataset: the models, and keys of its mapping.
+        If ``path`` is a dataset: the models to probe on it, and keys of its mapping.
 
     Raises
     ------
     UserError
-        Something is wrong; the message names the file, the key and what would be right.
+        The config is wrong; the message names the file, the key and what would be right.
     """
     columns = {key: value for key, value in (columns or {}).items() if value is not None}
     where = "the config" if isinstance(path, Mapping) else str(path)
@@ -83,7 +83,7 @@ def load_config(
 
 
 def _of_run(raw: Any, file: str) -> dict[str, Any]:
-    """Return what a YAML file holds, if it is the config of a run."""
+    """Return the value of a YAML file; raise ``UserError`` unless it is the config of a run."""
     if not isinstance(raw, dict):
         raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
     if "sanity" in raw:
@@ -94,7 +94,7 @@ def _of_run(raw: Any, file: str) -> dict[str, Any]:
 
 
 def asked_to(config: RunConfig, section: str, **options: Any) -> RunConfig:
-    """Return a config with an optional section, in which some keys are others than they were.
+    """Return a config with an optional section, added if need be, and some of its keys set.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def asked_to(config: RunConfig, section: str, **options: Any) -> RunConfig:
 
 
 def _of_dataset(dataset: str, models: Sequence[str], columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the raw config of a run that has no YAML."""
+    """Return the raw config of a run of some models on a dataset, without a YAML file."""
     if dataset.lower().endswith((".yaml", ".yml")):
         raise UserError(f"{dataset}: is a config, which names its models and columns; --model, "
                         "--text, --label and --group are for a file of data")  # fmt: skip
@@ -118,26 +118,26 @@ def _of_dataset(dataset: str, models: Sequence[str], columns: Mapping[str, Any])
 
 
 def _run_name(name: str) -> str:
-    """Return the name of a run of a file."""
+    """Return the default name of a run, from the name of its file."""
     ending = table_suffix(name)
     stem = name[: -len(ending)] if ending else Path(name).stem
     return re.sub(r"[^\w.-]", "-", stem).lstrip(".-")[:100] or "run"
 
 
 def model_config(model: str, overrides: Sequence[str] = ()) -> ModelConfig:
-    """Return a model by name, Hub id or folder, with ``key=value`` overrides."""
+    """Return the config of a model (name, Hub id or folder), with ``key=value`` overrides."""
     return _validated_with(ModelConfig, {"id": model}, overrides, f"model {model!r}")
 
 
 def activations_config(path: Path, overrides: Sequence[str] = ()) -> ActivationsConfig:
-    """Return a file of hidden states, with ``key=value`` overrides."""
+    """Return the config of a file of hidden states, with ``key=value`` overrides."""
     return _validated_with(ActivationsConfig, {"path": str(path)}, overrides, f"states {path}")
 
 
 def dataset_config(
     dataset: str | Path = "", overrides: Sequence[str] = (), **options: Any
 ) -> DatasetConfig:
-    """Return a dataset by name or file, with keys of its mapping, also as ``key=value``."""
+    """Return the config of a dataset (name or file), with keys of its mapping and overrides."""
     raw = {**short_dataset(str(dataset)), **options} if str(dataset) else options
     about = dataset or options.get("hub") or ""
     return _validated_with(DatasetConfig, raw, overrides, f"dataset {about}".rstrip())
@@ -152,7 +152,7 @@ def _validated_with(
 
 
 def parsed_yaml(file: Path) -> Any:
-    """Return the value of a YAML file; raise ``UserError`` when it is unreadable or no YAML."""
+    """Return the value of a YAML file; raise ``UserError`` if it is unreadable or not YAML."""
     try:
         return _parsed(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -162,9 +162,9 @@ def parsed_yaml(file: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader to which a key that occurs twice in a mapping is an error.
+    """A loader that refuses a key that occurs twice in a mapping.
 
-    YAML's own loader drops the first without a word.
+    PyYAML's own loader silently drops the first one.
     """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -180,10 +180,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def _parsed(text: str) -> Any:
-    """Return the value of a YAML document; raise ``ValueError`` with one line when it is none."""
+    """Return the value of a YAML document; raise a one-line ``ValueError`` if it is not YAML."""
     try:
         return yaml.load(text, _Loader)
-    # The last three are how the parser meets malformed tags (``!!bool x``) and deep nesting.
+    # The parser raises the last three for malformed tags (``!!bool x``) and deep nesting.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
 
@@ -199,7 +199,7 @@ def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
         for detail, path in zip(errors, paths, strict=True):
             inside = (other for other in paths if len(other) > len(path))
             if detail["type"] not in _OF_KEYS and any(o[: len(path)] == path for o in inside):
-                continue  # What is said of a part of the value says more.
+                continue  # The error about a part of the value says more.
             about, message = _problem(section, dict(detail), raw)
             problems.setdefault(about, []).append(message)
         lines = [f"{where}: {about}{_either(messages)}" for about, messages in problems.items()]
@@ -207,7 +207,7 @@ def validated(section: type[S], raw: dict[str, Any], where: str) -> S:
 
 
 _OF_KEYS = ("missing", "extra_forbidden")
-"""Types of pydantic's errors of which each is about a key of its own."""
+"""Types of pydantic's errors that concern a key, not the value that other errors are about."""
 
 _OUR_WORDS = (
     (r"^(Value error, |Input |List |Tuple |String )", ""),
@@ -216,7 +216,7 @@ _OUR_WORDS = (
     (r"a valid (tuple|list)", "a list"),
     (r"(, unable to parse| after validation).*", ""),
 )
-"""Patterns of what pydantic says in Python's terms, each with the same in YAML's."""
+"""Patterns in pydantic's messages, with the words for a reader of YAML in place of Python."""
 
 
 def _problem(section: type[Section], error: dict[str, Any], raw: Any) -> tuple[str, str]:
@@ -250,7 +250,7 @@ def _section_in(annotation: Any) -> type[Section]:
 
 
 def _keys_in(raw: Any, location: Sequence[str | int]) -> list[str]:
-    """Return the keys of a location that are in ``raw``; pydantic adds the branch of a union."""
+    """Return the keys of a location, without the branches of unions that pydantic adds to it."""
     keys: list[str] = []
     for part in location:
         try:
@@ -262,7 +262,7 @@ def _keys_in(raw: Any, location: Sequence[str | int]) -> list[str]:
 
 
 def _either(messages: list[str]) -> str:
-    """Return what the branches of a union say, as one sentence."""
+    """Join the messages of the branches of a union into one sentence."""
     first, *others = dict.fromkeys(messages)
     return ", or ".join([first, *(other.removeprefix("should be ") for other in others)])
 
@@ -278,7 +278,7 @@ def _config_file(path: str | Path) -> Path:
 
 
 def _set(raw: dict[str, Any], override: str) -> None:
-    """Put ``dotted.key=value`` into a raw config; raise ``UserError`` for a place it has not."""
+    """Set ``dotted.key=value`` in a raw config; raise ``UserError`` if there is no such place."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UserError(f"--set {override!r}: write it as dotted.key=value")
@@ -305,7 +305,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 
 def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
-    """Make the paths in a raw config absolute: beside the config, or in the working folder."""
+    """Make the paths in a raw config absolute: in its own folder, or else in the working folder."""
     for section, key in (
         *(("models", key) for key in ("id", "tokenizer", "adapter")),
         ("activations", "path"),
@@ -316,11 +316,11 @@ def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
             text = item.get(key) if isinstance(item, dict) else None
             if not isinstance(text, str) or not text or (key, text) == ("adapter", "."):
                 continue
-            # A bare word is a model's name, the same everywhere; a folder of that name is ./name.
+            # A bare word is the name of a model, wherever it is; a folder is written ./name.
             is_path = key in ("path", "adapter") or "/" in text or text.endswith(".gguf")
             if key == "hub":
                 is_path = text.startswith((".", "/", "~"))
-            elif key == "test":  # Else it is another split.
+            elif key == "test":  # Otherwise it is the name of a split.
                 is_path = bool(table_suffix(text))
             if is_path:
                 path = existing(folder / text) or existing(text)
@@ -340,7 +340,7 @@ def absolute_paths(raw: dict[str, Any], folder: Path) -> None:
 
 
 def _limit(raw: dict[str, Any], limit: int) -> None:
-    """Let each dataset of a raw config have at most ``limit`` examples."""
+    """Limit each dataset of a raw config to ``limit`` examples."""
     if limit < 1:
         raise UserError(f"--limit must be at least 1, not {limit}")
     items = raw.get("datasets")

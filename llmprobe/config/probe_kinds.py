@@ -7,4 +7,4 @@ from typing import Any
 from llmprobe.ground.registry import Registry
 
 PROBE_KINDS: Registry[Any] = Registry("kind of probe", homes=["llmprobe.probing.kinds"])
-"""Every kind as a ``probing.kinds.ProbeKind``, whose types would need torch here."""
+"""All kinds, each a ``probing.kinds.ProbeKind``; typed ``Any``, since its types import torch."""

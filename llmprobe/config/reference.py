@@ -13,7 +13,7 @@ from llmprobe.ground.errors import UserError, suggestion
 
 _JSON = Mapping[str, Any]
 _ALONE = ("models", "activations", "datasets")
-"""Lists, of which an item can be a word, and that can be one item alone."""
+"""Keys of lists; a word can stand for an item, and one item for the list."""
 _SHORT_FORMS: Mapping[str, Mapping[str, str]] = {
     "RunConfig": {
         "include": "string",
@@ -24,8 +24,7 @@ _SHORT_FORMS: Mapping[str, Mapping[str, str]] = {
     "ReportConfig": {"log_to": "string"},
     "TransferConfig": dict.fromkeys(("train", "test", "mask"), "string"),
 }
-"""By section, what a key takes beside its own type: validators expand it before types are checked.
-"""
+"""The types that keys take besides their own, by section; validators expand these short forms."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +32,25 @@ class Key:
     """A key of a config."""
 
     name: str
-    """With dots where it lies in a mapping within its section: ``drop.unlabelled``."""
+    """The name, with a dot if the key is in a mapping of its section: ``drop.unlabelled``."""
     takes: str
     """Its types and choices in words."""
     default: str
-    """As YAML has it; empty where there is none."""
+    """The default as in YAML; "" if there is none."""
     meaning: str
-    """In one paragraph; code stands between double backticks."""
+    """A paragraph, with code between double backticks."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """A section of a config, and what is in it."""
+    """A section of a config, and its keys."""
 
     name: str
-    """The key of the section; empty for the file itself."""
+    """The key of the section; "" for the file itself."""
     meaning: str
-    """In one paragraph."""
+    """A paragraph."""
     keys: tuple[Key, ...]
-    """Those of the section, in the order of the schema."""
+    """The keys of the section, in the order of the schema."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -66,7 +65,7 @@ def json_schema() -> dict[str, Any]:
         kinds = whole["items"], {"type": "string"}
         whole["items"] = {"anyOf": [*kinds]}
         _allow(schema["properties"], key, *kinds)
-    # A section with nothing below it has its defaults.
+    # An empty section means its defaults.
     for key, value in schema["properties"].items():
         if "$ref" in value:
             _allow(schema["properties"], key, {"type": "null"})
@@ -89,14 +88,14 @@ def _with_paragraphs(value: Any) -> Any:
 
 
 def _allow(properties: dict[str, Any], key: str, *more: _JSON) -> None:
-    """Let a key take more than its own type."""
+    """Let a key take more types than its own."""
     own = properties[key]
     about = {name: own.pop(name) for name in ("title", "description", "default") if name in own}
     properties[key] = {**about, "anyOf": [*own.get("anyOf", [own]), *more]}
 
 
 def reference() -> list[Keys]:
-    """Return all keys by section: those of the file first, then each key that is a mapping."""
+    """Return all keys by section: first those of the file, then those of each section in it."""
     schema = RunConfig.model_json_schema()
     sections = {key: _section(value, schema) for key, value in schema["properties"].items()}
     own = (_key(name, value, schema) for name, value in schema["properties"].items())
@@ -111,7 +110,7 @@ def reference() -> list[Keys]:
 
 
 def reference_of(section: str) -> Keys:
-    """Return the keys of one section; raise ``UserError`` where there is none of that name."""
+    """Return the keys of one section; raise ``UserError`` if there is no such section."""
     by_name = {keys.name: keys for keys in reference() if keys.name}
     if section not in by_name:
         raise UserError(f"no section of a config; {suggestion(section, by_name)}")
@@ -129,14 +128,14 @@ def _keys(section: _JSON, schema: _JSON, prefix: str = "") -> Iterator[Key]:
 
 def _key(name: str, value: _JSON, schema: _JSON) -> Key:
     section = _section(value, schema)
-    # Where both say the same, only the section does.
+    # A key without a description has that of its section.
     meaning = value.get("description") or (section or {}).get("description", "")
     default = "" if section is not None else _default_text(value.get("default"))
     return Key(name, _takes(value), default, _paragraph(meaning))
 
 
 def _section(value: _JSON, schema: _JSON) -> _JSON | None:
-    """Return the section that a key holds, or a list of which it holds; None for other keys."""
+    """Return the section that a key takes, or takes a list of; None for other keys."""
     for part in (value, value.get("items", {}), *value.get("anyOf", ())):
         name = part.get("$ref", "").rpartition("/")[2]
         if "properties" in schema["$defs"].get(name, {}):
@@ -183,7 +182,7 @@ def _paragraph(text: str) -> str:
 
 
 def as_text(sections: Sequence[Keys], width: int = 100) -> str:
-    """Return keys for a terminal: the key, what it takes and its default, below it the meaning."""
+    """Return keys for a terminal: what each takes and its default, and its meaning below."""
     lines = []
     for section in sections:
         lines += [f"{section.name}:" if section.name else "A config is a YAML file.", ""]

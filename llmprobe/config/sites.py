@@ -5,8 +5,8 @@
         \"\"\"What enters block i.\"\"\"
         return model.blocks
 
-Another site is such a function in any file that is imported, or that a config includes. Nothing
-else knows the names of sites: config, capture, ``llmprobe check``, figures and docs ask here.
+A new site is such a function in any file that is imported, or that a config includes. No other
+code has a list of sites: config, capture, ``llmprobe check``, figures and docs use this registry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from llmprobe.ground.registry import Registry
 
 Modules = Callable[[Any], Sequence[Any]]
-"""From a ``LoadedModel`` to one torch module for each of its blocks."""
+"""A function from a ``LoadedModel`` to one torch module for each of its blocks."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Site:
     name: str
     modules: Modules
     label: str
-    """What figures call it, as in ``layer (label)``."""
+    """The name in figures, as in ``layer (label)``."""
     summary: str
-    """What is read there, as documentation says it."""
+    """What is read there, for the documentation."""
     reads: Literal["input", "output"]
     """Which side of the modules is read."""
     has_layer_0: bool
-    """Whether what enters the first module is layer 0; else the first layer is 1."""
+    """Whether what enters the first module is layer 0; otherwise the first layer is 1."""
 
     def layers(self, n_blocks: int) -> range:
-        """Return the numbers of the layers that a model of so many blocks has here."""
+        """Return the numbers of the layers at this site in a model of ``n_blocks`` blocks."""
         return range(0 if self.has_layer_0 else 1, n_blocks + 1)
 
 
@@ -55,16 +55,16 @@ def site(
     """Register a site: ``@llmprobe.site("gate", label="gate")`` over a function of a model.
 
     The function takes a ``LoadedModel`` (``.blocks`` are its transformer blocks, ``.module`` is the
-    whole) and returns one torch module for each block, whose hidden states have the width of the
-    residual stream. It raises ``UserError`` for a model that has no such place. Its docstring is
-    what documentation says of the site.
+    whole model) and returns one torch module for each block. The hidden states there must have the
+    width of the residual stream. The function raises ``UserError`` for a model without such a
+    place. Its docstring is the documentation of the site.
 
     Parameters
     ----------
     label
-        What figures call it; by default the name with hyphens.
+        The name in figures; by default ``name`` with hyphens.
     reads
-        Whether the first tensor that a module is given or what it returns is the hidden state.
+        Whether the hidden state is the first tensor in a module's input or what it returns.
     has_layer_0
         Whether what enters the first module is layer 0.
 
@@ -85,7 +85,7 @@ def site(
 
 
 def axis_label(name: str) -> str:
-    """Return what figures write along the layers of a site; ``""`` stands for layers from anywhere.
+    """Return the label of the layer axis for a site; ``""`` stands for layers from anywhere.
 
     >>> axis_label("post_attention_norm")
     'layer (post-attention-norm)'
@@ -95,7 +95,7 @@ def axis_label(name: str) -> str:
 
 
 def sites_table() -> str:
-    """Return the Markdown table of all sites that the documentation shows."""
+    """Return a Markdown table of all sites, for the documentation."""
     rows = [
         f"| `{site.name}` | {'0' if site.has_layer_0 else '1'} | {site.summary} |"
         for site in SITES.values()

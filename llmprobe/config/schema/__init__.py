@@ -1,7 +1,7 @@
-"""A run, described by one YAML file: the classes of this package are its schema and documentation.
+"""The schema of a run's YAML file: the classes of this package, whose docstrings document its keys.
 
 Short forms (a name instead of a mapping) become mappings, and the resolved config is itself a valid
-config. ``load.py`` reads files and says what is wrong with them.
+config. ``load.py`` reads files and reports what is wrong with them.
 """
 
 from llmprobe.config.schema.datasets import DatasetConfig, HeldOutConfig, PairsConfig, PerturbConfig

@@ -26,8 +26,8 @@ class PerturbConfig(Section):
     to: Literal["upper", "lower", "title", "random"] = "upper"
     """The case of all letters, for ``case``; ``random`` tosses a coin for each letter."""
     templates: tuple[str, ...] = ()
-    """Templates of which each text gets one, filled from the fields of the dataset, instead of
-    those that the dataset offers; for ``paraphrase_template``."""
+    """Templates in place of the dataset's own, for ``paraphrase_template``; each text gets one,
+    filled from the fields of the dataset."""
 
     @field_validator("templates")
     @classmethod
@@ -49,8 +49,8 @@ class DropConfig(Section):
     """Examples that are left out of a dataset."""
 
     unlabelled: bool = False
-    """Whether to leave out those without a label: an empty one, -1, or a word that means none, such
-    as "N/A" or "unlabeled"."""
+    """Whether to leave out examples without a label: an empty one, -1, or a word that means none,
+    such as "N/A" or "unlabeled"."""
     classes_under: int = Field(default=0, ge=0)
     """Classes with fewer examples than this are left out."""
 
@@ -65,12 +65,12 @@ class PairsConfig(Section):
 
 
 class HeldOutConfig(Section):
-    """Which rows of a table are scored, by probes that are fitted on the others."""
+    """The rows of a table that are scored, by probes that are fitted on the others."""
 
     column: str
-    """Column that says it."""
+    """Column that marks the rows to score."""
     value: str | int | float | bool = "test"
-    """What stands there in rows that are scored."""
+    """The value of the column in the rows to score."""
 
 
 _FORMS = {
@@ -80,7 +80,7 @@ _FORMS = {
     "pairs": ("pairs",),
     "tokens": ("tokens", "tags"),
 }
-"""Keys that say in which form a table has its texts; one excludes the others."""
+"""The keys of each form in which a table can have its texts; a dataset has one form."""
 
 _COLUMNS = ("label", "group", "start", "end", *(key for keys in _FORMS.values() for key in keys))
 
@@ -92,7 +92,7 @@ _NOT_WORDS = (
 
 
 class DatasetConfig(Section):
-    """A dataset that is known by name, a file of one's own, or one on the Hub."""
+    """A dataset: one that is known by name, a file of your own, or one on the Hub."""
 
     name: str = ""
     """A known name (``llmprobe ls datasets``); beside ``path`` or ``hub``, the name in tables."""
@@ -104,50 +104,51 @@ class DatasetConfig(Section):
     subset: str | None = None
     """The configuration of a dataset on the Hub that has several."""
     split: str | None = None
-    """The split of a dataset on the Hub or in a folder; needed when there are several. Of a file,
-    the column where rows to be scored have ``test``, as ``test`` says in general."""
+    """The split of a dataset on the Hub or in a folder; needed if there are several. For a file,
+    the column with ``test`` in the rows to score, short for ``test: {column: COLUMN}``."""
     revision: str | None = None
     """Branch, tag or commit of the dataset on the Hub."""
     text: str | None = None
     """Column of the texts; by default the one called text, statement or sentence."""
     label: str | tuple[str, ...] | None = None
     """Column of the classes; by default the one called label. Several columns, or one whose cells
-    are lists of labels, are several concepts, with a curve each, ``NAME:LABEL``."""
+    are lists of labels, make several concepts, each with its own curve, ``NAME:LABEL``."""
     group: str | None = None
     """Column of the groups that no split may separate."""
     messages: str | None = None
     """Column of chats, each a list of ``{role, content}``; by default the one called messages."""
     prompt: str | None = None
-    """Column of what a user says, where a chat is a prompt and its response."""
+    """Column of the user's message, for chats of a prompt and a response."""
     response: str | None = None
-    """Column of what is answered to ``prompt``."""
+    """Column of the answer to ``prompt``."""
     system: str | None = None
-    """Column of the system's message before ``prompt``."""
+    """Column of the system message before ``prompt``."""
     chat: dict[str, JsonValue] = Field(default_factory=dict)
     """Options for the model's chat template, e.g. ``{enable_thinking: false}``."""
     pairs: PairsConfig | None = None
-    """Columns of two texts a row, ``{positive: COLUMN, negative: COLUMN}``, which make two examples
-    of one group."""
+    """Columns of contrast pairs, ``{positive: COLUMN, negative: COLUMN}``; each row makes two
+    examples of one group."""
     tokens: str | None = None
-    """Column of sentences as lists of words, each of which is an example."""
+    """Column of sentences as lists of words; each word is an example."""
     tags: str | None = None
     """Column of the labels of ``tokens``, as lists."""
     start: str | None = None
-    """Column of where in a text the labelled part begins, in characters from 0."""
+    """Column of the first character of the labelled part of a text, counted from 0."""
     end: str | None = None
-    """Column of where it ends: the character after its last."""
+    """Column of the end of the labelled part: the character after its last."""
     encoding: str | None = None
     """The encoding of a text file that is not UTF-8, e.g. latin-1."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """The character between the cells of a .csv or .tsv file, if it is neither a comma nor a
     tab."""
     quoting: Literal["minimal", "none"] | None = None
-    """What quotation marks are in a .csv or .tsv file. ``minimal``: around a cell they are not part
-    of it, and it may have delimiters and line breaks. ``none``: they are characters like others.
-    By default what fits the file."""
+    """What quotation marks mean in a .csv or .tsv file. ``minimal``: they enclose a cell, which can
+    then have delimiters and line breaks. ``none``: they are ordinary characters. By default
+    whichever fits the file."""
     test: str | HeldOutConfig | None = None
-    """What is scored, by probes fitted on the rest: a second file with the same columns, beside
-    ``hub`` another split, or ``{column: COLUMN, value: VALUE}``. By default all is, in folds."""
+    """The examples to score, by probes fitted on the rest: a second file with the same columns,
+    another split of the dataset on the Hub, or ``{column: COLUMN, value: VALUE}``. By default all
+    examples are scored, in folds."""
     drop: DropConfig = DropConfig()
     """Examples that are left out, e.g. ``{unlabelled: true}``."""
     perturb: PerturbConfig | None = None
@@ -155,16 +156,17 @@ class DatasetConfig(Section):
     template: str | None = None
     """The text that the model reads, e.g. ``"True or False? {text}"``; each column is a field."""
     question: bool | str = False
-    """In place of ``template``, one that ends where an answer begins, e.g. ``"{text} Answer:"``;
-    ``true`` is the dataset's own. What the model says there is compared with what a probe reads."""
+    """A template that ends where an answer begins, in place of ``template``, e.g.
+    ``"{text} Answer:"``; ``true`` is the dataset's own. What the model says there is compared with
+    what a probe reads."""
     answers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Words that say each label, e.g. ``{1: [yes, Yes], 0: [no, No]}``; a known dataset has its
     own."""
     classes: dict[str, str] = Field(default_factory=dict)
-    """What figures and the page call each label, e.g. ``{1: spam, 0: other}``; by default the first
-    of its answers, where there are any, else the label."""
+    """The names of labels in figures and on the page, e.g. ``{1: spam, 0: other}``; by default the
+    first answer for each label, or else the label itself."""
     n: PositiveInt | None = None
-    """The number of examples: generated, or drawn in whole groups from those there are; by default
+    """The number of examples to generate, or to draw in whole groups from the dataset; by default
     all."""
     seed: Seed | None = None
     """The seed of what is generated or drawn; by default 0."""
@@ -180,12 +182,12 @@ class DatasetConfig(Section):
 
     @property
     def is_own(self) -> bool:
-        """Whether the columns are the user's, in a file or on the Hub, and not a builder's."""
+        """Whether the columns are the user's, in a file or on the Hub, not those of a builder."""
         return self.path is not None or self.hub is not None
 
     @property
     def names_columns(self) -> bool:
-        """Return whether it says which columns of a table are what."""
+        """Return whether any key names a column of a table."""
         return any(getattr(self, key) is not None for key in _COLUMNS)
 
     @field_validator("label", mode="before")

@@ -10,26 +10,26 @@ from llmprobe.config.schema.section import Section
 
 
 class EngineConfig(Section):
-    """Who does the work of a run, which changes no result and is not written into its folder."""
+    """Where the work of a run is done; it changes no result, and is not written into its folder."""
 
     kind: Literal["local", "slurm", "dask"] = "local"
     """``local``: this process. ``slurm``: jobs of a SLURM cluster, which are submitted from here
     (``pip install 'llmprobe[slurm]'``). ``dask``: the workers of a Dask scheduler (``pip install
-    'llmprobe[dask]'``). Both find the run's folder, the cache, the data and the same installation
-    at the same paths."""
+    'llmprobe[dask]'``). Jobs and workers must find the run's folder, the cache, the data and the
+    same installation at the same paths."""
     workers: PositiveInt = 4
-    """How many tasks are done at a time: the work is divided for so many workers, SLURM has at most
-    so many jobs in its queue, and a dry run reckons with them."""
+    """How many tasks are done at a time. The work is divided for this number of workers, SLURM has
+    at most this many jobs in its queue, and a dry run estimates the time for them."""
     scheduler: str | None = Field(default=None, min_length=1)
     """The address of Dask's scheduler, such as ``tcp://login:8786``."""
     cores: PositiveInt | None = None
-    """The cores of a worker: SLURM is asked for so many, and a task has so many threads. By
-    default, those that it is given."""
+    """The cores of a worker: the number that SLURM is asked for, and the threads of a task. By
+    default, those that the worker is given."""
     options: dict[str, str | int | bool] = Field(default={})
     """More options of ``sbatch`` by their long names: ``{partition: gpu, gpus-per-node: 8, mem:
     400G, time: "4:00:00"}``."""
     retries: NonNegativeInt = 2
-    """How often a task is submitted again whose worker or job ended without a result."""
+    """How often a task is submitted again if its worker or job ends without a result."""
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> EngineConfig:

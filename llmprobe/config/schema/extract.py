@@ -19,29 +19,30 @@ class ExtractConfig(Section):
     """Which hidden states are taken from a model, and how texts become tokens."""
 
     site: Annotated[str, AfterValidator(name_in(SITES))] = "residual"
-    """Where in a block. ``residual``: the residual stream; layer 0 enters block 1, layer i leaves
-    block i, before the norm. ``attention``, ``mlp``: what block i adds to it.
-    ``post_attention_norm``: the output of that norm in block i. Only ``residual`` has a layer 0.
-    Or a site of one's own, see CONTRIBUTING.md."""
+    """Where in a block states are read. ``residual``: the residual stream; layer 0 enters block 1,
+    layer i leaves block i, before the final norm. ``attention``, ``mlp``: what this part of block i
+    adds to the residual stream. ``post_attention_norm``: the output of that norm in block i. Only
+    ``residual`` has a layer 0. Or a site of your own, see CONTRIBUTING.md."""
     position: str | tuple[str, ...] = "last"
-    """Which token, or a list of several, which are read in one pass and have a curve each.
-    ``last``, ``first``, ``mean``: of the tokens of the text (where labels are of words, of the
-    word). ``last:FIELD``, ``first:FIELD``, ``mean:FIELD``: of those that stand for a field of the
-    template, or for a field's value where it stands in the text; ``span:FIELD`` is ``last:FIELD``.
-    ``turn:ROLE``, ``first:ROLE``, ``mean:ROLE``: of the last turn of a role in a chat.
-    ``tokens``: every token of the text, for probes over tokens.
-    ``token:N``: the token at an index, from the end where it is negative."""
+    """The token whose state is read; or a list of positions, read in one pass, with a curve each.
+    ``last``, ``first``, ``mean``: of the tokens of the text (of the word, if words are labelled).
+    ``last:FIELD``, ``first:FIELD``, ``mean:FIELD``: of the tokens that stand for a field of the
+    template, or for a field's value where the text contains it; ``span:FIELD`` is ``last:FIELD``.
+    ``turn:ROLE``, ``first:ROLE``, ``mean:ROLE``: of the last turn of a role in a chat (``turn`` is
+    its last token). ``tokens``: every token of the text, for probes over tokens. ``token:N``: the
+    token at an index; a negative one counts from the end."""
     occurrence: Literal["first", "last"] | None = None
-    """Which place a position of a field means where its value stands in a text several times; by
-    default that is an error."""
+    """Which occurrence of a field's value is meant if a text contains it several times; by default
+    that is an error."""
     special: Literal["skip", "include"] = "skip"
-    """Whether ``first``, ``last``, ``mean`` and ``token:N`` count tokens that the tokenizer adds to
-    a text, such as BOS and EOS; ``mean`` also leaves out special tokens inside of it."""
+    """Whether ``first``, ``last``, ``mean`` and ``token:N`` skip or include the tokens that the
+    tokenizer adds to a text, such as BOS and EOS. With ``skip``, ``mean`` also leaves out special
+    tokens inside the text."""
     layers: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
-    """The layers that are read, by default every one, or four with ``position: tokens``; the model
-    stops after the last of them."""
+    """The layers to read, by default all, or four with ``position: tokens``; the model stops after
+    the last of them."""
     batch_tokens: PositiveInt | Literal["auto"] = "auto"
-    """The most tokens (with padding) in one forward pass; ``auto`` takes what costs least."""
+    """The most tokens (with padding) in one forward pass; ``auto`` takes the cheapest number."""
     chat_template: bool = False
     """Whether each text becomes a user's turn in the tokenizer's chat template."""
     too_long: Literal["error", "cut_left"] = "error"

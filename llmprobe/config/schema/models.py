@@ -12,7 +12,7 @@ from llmprobe.config.schema.section import Section, Seed, check_file_name
 
 
 class ModelConfig(Section):
-    """A language model that is probed, and how it is loaded and run."""
+    """A language model to probe, and how it is loaded and run."""
 
     id: str = Field(min_length=1)
     """A known name (``llmprobe ls models``), a Hugging Face Hub id, a folder, or a .gguf file."""
@@ -24,7 +24,7 @@ class ModelConfig(Section):
     """The type in which the model computes; ``auto`` is bfloat16 where the hardware computes it
     fast, float32 elsewhere."""
     quantization: Literal["none", "int8", "nf4"] = "none"
-    """How bitsandbytes stores the weights of linear layers, which compute in ``dtype`` anyway."""
+    """How bitsandbytes stores the weights of linear layers; they still compute in ``dtype``."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """The published weights, or (``random``) the same architecture, freshly initialised from
     ``seed``."""
@@ -34,19 +34,19 @@ class ModelConfig(Section):
     """Where the model runs: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     ``auto`` is the accelerator if there is one. A model that does not fit is spread over all GPUs,
-    then the CPU, then the disk; of several launched processes, each has a GPU of its own.
+    then the CPU, then the disk. If several processes are launched, each has a GPU of its own.
     """
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
     tokenizer: str | None = Field(default=None, min_length=1)
-    """The tokenizer of a checkpoint that has none, or another one: a known name, a Hub id, or a
-    folder."""
+    """A tokenizer in place of the checkpoint's own, or for one without: a known name, a Hub id, or
+    a folder."""
     adapter: str | None = Field(default=None, min_length=1)
-    """A LoRA adapter that is merged into the weights: a folder, a Hub id, or ``.`` for one that
-    lies beside the weights. It needs ``pip install 'llmprobe[adapters]'``."""
+    """A LoRA adapter to merge into the weights: a folder, a Hub id, or ``.`` for one that lies
+    beside the weights. It needs ``pip install 'llmprobe[adapters]'``."""
     convert: bool = False
-    """Whether weights that are there as .bin files alone are read, without running code, and kept
-    as safetensors."""
+    """Whether to read weights that exist only as .bin files: without running code, and kept as
+    safetensors."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,28 +76,27 @@ class ActivationsConfig(Section):
     """Hidden states that another engine wrote, in place of a model (docs/elsewhere.md)."""
 
     path: Path
-    """An .npz, .npy, .safetensors or .parquet file, a Zarr folder, or a folder of the files that
-    vLLM writes of each request; relative to the config file."""
+    """An .npz, .npy, .safetensors or .parquet file, a Zarr folder, or a folder with the file that
+    vLLM writes for each request; relative to the config file."""
     name: str = ""
     """The model's name in tables and figures; by default the file's."""
     layer_offset: int = 0
-    """What is added to the numbers of the file's layers, so that 0 enters the first block and i
-    leaves block i."""
+    """The number to add to the file's layer numbers, so that layer 0 enters the first block and
+    layer i leaves block i."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """The number of each layer, in the order of the file; by default those in the names of arrays,
     else 0, 1, 2, …"""
     key: str | None = None
-    """The array that has all layers, or what the names of arrays of one layer each begin with."""
+    """The array with all layers, or, if each layer has its own array, how their names begin."""
     layer_axis: Literal[0, 1] | None = None
-    """Which axis of an array of three is that of the layers, where the number of rows leaves it
-    open."""
+    """The axis of the layers in an array of three axes, if its shape leaves that open."""
     join: str | None = None
-    """A column of the table that names each row, and the array or column of the file that does; for
-    a folder, the names of its files. By default the rows are in the same order."""
+    """A column of the table that identifies each row. The file has an array or column of the same
+    name; a folder has files with these names. By default the rows are in the same order."""
 
     @property
     def id(self) -> str:
-        """Return what tells these states from others of the run."""
+        """Return what identifies these states in a run: their path."""
         return str(self.path)
 
     @model_validator(mode="before")

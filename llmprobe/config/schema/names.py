@@ -1,4 +1,4 @@
-"""Names of files with tables, files of datasets, and fields of templates."""
+"""Names of table files, file names of datasets, and fields of templates."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ TABLE_SUFFIXES = (
     ".csv", ".tsv", ".json", ".jsonl", ".parquet",
     ".csv.gz", ".tsv.gz", ".json.gz", ".jsonl.gz",
 )  # fmt: skip
-"""Endings of the files with a table that are read."""
+"""Endings of the table files that can be read."""
 
 
 def table_suffix(name: str) -> str:
-    """Return the ending of a file with a table, in lower case; "" for another name."""
+    """Return the ending of a table file, in lower case; "" for another name."""
     return max(filter(name.lower().endswith, TABLE_SUFFIXES), key=len, default="")
 
 
 def file_name(name: str) -> str:
-    """Return a dataset's name as part of file names.
+    """Return a dataset's name in a form that file names can have.
 
-    That of a published one has a slash. ``DATASET:LABEL`` becomes ``DATASET-LABEL``, where what is
-    neither letter nor digit nor one of ``_.+-`` and space is ``%`` and its number, and a long label
-    ends in a digest: labels can be anything, and different ones have different files.
+    The slash in the name of a published dataset becomes a hyphen, and ``DATASET:LABEL`` becomes
+    ``DATASET-LABEL``. In the label, which can be any text, characters other than letters, digits,
+    spaces and ``_.+-`` become ``%`` and their code point; a long label is cut and ends in a digest.
+    So different labels have different names.
     """
     dataset, colon, label = name.partition(":")
     label = re.sub(r"[^\w.+ -]", lambda mark: f"%{ord(mark[0]):X}", label)
@@ -36,7 +37,7 @@ def file_name(name: str) -> str:
 def check_template(template: str) -> None:
     """Raise ``ValueError`` unless a template has fields, its braces match, and no field is wide.
 
-    Who writes ``{text:>9999999999}`` asks for gigabytes of spaces.
+    ``{text:>9999999999}`` would make gigabytes of spaces.
     """
     if not template_fields(template):
         raise ValueError("has no field; it needs at least {text}")

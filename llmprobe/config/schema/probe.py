@@ -15,13 +15,13 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):  # It would count as 0 or 1.
+    if isinstance(value, bool):  # Python would take it for 0 or 1.
         raise ValueError("should be a valid number")
     return value
 
 
 def _in_range(penalty: float) -> float:
-    # Far beyond it, fits in float32 underflow or overflow.
+    # Far outside this range, fits in float32 underflow or overflow.
     if not 1e-12 <= penalty <= 1e12:
         raise ValueError("should be from 1e-12 to 1e12")
     return penalty
@@ -39,19 +39,18 @@ class ProbeConfig(Section):
     kind: Annotated[str, AfterValidator(name_in(PROBE_KINDS))] = "logistic"
     """The kind of probe. ``logistic``: logistic regression on standardised states, L2 penalty,
     unpenalised intercept. ``mass_mean``: the difference of the class means. ``unscaled``:
-    scikit-learn's logistic regression as it comes (Jin et al. 2024). ``ridge``: linear
-    regression with an L2 penalty, for labels that are numbers. Or one of one's own
+    scikit-learn's logistic regression with its defaults (Jin et al. 2024). ``ridge``: linear
+    regression with an L2 penalty, for labels that are numbers. Or a kind of your own
     (``llmprobe.probing.kinds``)."""
     folds: int = Field(default=5, ge=2)
-    """The number of outer cross-validation folds; stratified, and whole groups when the dataset has
-    groups."""
+    """The number of outer cross-validation folds. They are stratified, and keep groups whole if the
+    dataset has groups."""
     repeats: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """How often all examples are dealt out to folds, whose scores are averaged: one deal alone
-    moves an accuracy by a percent or two. ``auto``: 3 where ``permutations`` (20 or more) cost far
-    more than that, else 1."""
+    """How often all examples are dealt out to folds. Scores are means over the repeats, since a
+    single deal moves an accuracy by a percent or two. ``auto``: 3 with 20 or more ``permutations``,
+    which cost far more than that, else 1."""
     l2: Penalty | Literal["auto"] = "auto"
-    """The penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto`` chooses inside each training fold.
-    """
+    """The penalty (scikit-learn's 1/C), 1e-12 to 1e12; ``auto``: chosen in each training fold."""
     controls: tuple[
         Literal[
             "majority",
@@ -65,42 +64,44 @@ class ProbeConfig(Section):
         ],
         ...,
     ] = ("majority", "bag_of_words", "token_embeddings", "random_labels")
-    """What scores are compared with. ``majority``: the most frequent class. ``bag_of_words``: what
-    the surface of the text gives away. ``token_embeddings``: what the mean of the model's
-    embeddings of the tokens does. ``text_encoder``: what the sentence embeddings of another, small
-    model do. ``length``: what the numbers of characters and of words do. ``perplexity``: what
-    the model's own perplexity of the text does, which loads it with its head. ``random_labels``:
-    what a probe memorises about groups. ``random_weights``: the same architecture untrained, which
-    doubles the extraction."""
+    """What scores are compared with. ``majority``: the most frequent class. The next five predict
+    the label from something other than hidden states. ``bag_of_words``: from words and letters of
+    the text. ``token_embeddings``: from the mean of the model's token embeddings. ``text_encoder``:
+    from the sentence embeddings of another, small model. ``length``: from the numbers of characters
+    and of words. ``perplexity``: from the model's own perplexity of the text, which loads the model
+    with its head. ``random_labels``: what a probe can memorise about groups. ``random_weights``:
+    the same architecture untrained, which doubles the extraction."""
     text_encoder: str = Field(default="minilm", min_length=1)
-    """The model of the control ``text_encoder``: a known name, or a Hub id or folder, best of
-    sentence-transformers."""
+    """The model of the control ``text_encoder``: a known name, a Hub id or a folder, preferably of
+    a sentence-transformers model."""
     pooling: tuple[str, ...] = Field(
         default=("mean", "max", "last-5", "softmax", "attention"), min_length=1
     )
-    """With ``position: tokens``, what a probe over tokens makes of a text; a curve each, at the
-    position ``tokens:mean`` and so on. ``mean``, ``last-K``: a probe of the mean state of all, or
-    of the last K tokens. ``max``: the largest score of a token. ``softmax-T``: the mean of the
-    scores, weighted by the soft-max of score / T (1 by default). ``attention``: the mean, weighted
-    by the soft-max of another linear function, one query that is learned."""
+    """With ``position: tokens``, how a probe over tokens makes one answer for a text; each pooling
+    has a curve, at the position ``tokens:mean`` and so on. ``mean``, ``last-K``: a probe of the
+    mean state of all tokens, or of the last K. ``max``: the largest score of a token.
+    ``softmax-T``: the mean score, weighted by the soft-max of score / T (1 by default).
+    ``attention``: the mean score, weighted by the soft-max of a second linear function (one learned
+    query)."""
     permutations: int = Field(default=100, ge=0)
     """The number of refits on shuffled labels; the smallest p-value is 1 / (permutations + 1)."""
     description_length: bool = True
-    """Whether to compute the length of the online code (Voita & Titov 2020)."""
+    """Whether to compute the length of an online code of the labels (Voita & Titov 2020)."""
     learning_curve: tuple[Fraction, ...] = ()
-    """Fractions of the training groups to train on besides all of them, e.g. [0.1, 0.3]."""
+    """Fractions of the training groups to train on, besides all of them, e.g. [0.1, 0.3]."""
     calibrate: Annotated[float, Field(gt=0, lt=1)] | None = None
     """The share of the units, such as 0.3, that the saved probe of two classes is not fitted on, so
-    that its thresholds keep their false positive rates with a guarantee (docs/probing.md). The
-    scores of the tables, of other probes, are of all units as ever."""
+    that the false positive rates of its thresholds are guaranteed (docs/probing.md). Scores in the
+    tables, which come from other probes, still cover all units."""
     multi_layer: tuple[NonNegativeInt, ...] | Literal["auto"] | None = Field(
         default=None, min_length=2
     )
-    """Layers of which one more probe reads all at once, as [6, 12, 18], or ``auto`` for four at the
-    quarters of the depth: of their states side by side, or by the mean of the logits of each one's
-    own probe, whichever does better inside each training fold (docs/probing.md)."""
+    """Layers that one more probe reads together, such as [6, 12, 18], or ``auto`` for four at the
+    quarters of the depth. The probe reads their states side by side, or takes the mean of the
+    logits of their own probes, whichever does better inside each training fold (docs/probing.md).
+    """
     device: str = "auto"
-    """Where probes are fitted; ``auto`` is CUDA where there is a GPU, else the CPU."""
+    """Where probes are fitted; ``auto`` is CUDA if there is a GPU, else the CPU."""
     seed: Seed = 0
     """The seed of folds, shuffled and random labels, and the bootstrap."""
 
@@ -112,7 +113,7 @@ class ProbeConfig(Section):
         return self.repeats
 
     def alone(self, **others: Any) -> ProbeConfig:
-        """Return a config of the same probes and nothing beside them: no controls, p-values, …"""
+        """Return the config with nothing beside the probes: no controls, no p-values and so on."""
         nothing: dict[str, Any] = {
             "controls": (), "permutations": 0, "description_length": False, "learning_curve": (),
             "calibrate": None, "multi_layer": None,
@@ -144,7 +145,7 @@ class ProbeConfig(Section):
 
 
 def curve_positions(read: Sequence[str], config: ProbeConfig) -> tuple[str, ...]:
-    """Return the positions of the curves of positions that are read, with ``tokens:POOLING``."""
+    """Return the curves' positions, in which ``tokens`` becomes one ``tokens:POOLING`` for each."""
     pooled = tuple(f"tokens:{name}" for name in config.pooling)
     return tuple(
         position for name in read for position in (pooled if name == "tokens" else (name,))

@@ -1,4 +1,4 @@
-"""What is asked of a concept beyond whether it is readable."""
+"""Further questions about a concept, besides whether it is readable."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ class TransferConfig(Section):
     """Which sets of examples probes are fitted on, and which others they are scored on."""
 
     by: str | None = None
-    """A field of a dataset, each value of which is a set; datasets without it are sets whole. By
-    default every dataset is one."""
+    """A field that divides datasets into sets, one for each of its values; a dataset without the
+    field is one set. By default every dataset is one set."""
     train: tuple[str, ...] = ()
-    """The sets that probes are fitted on, by the names of the datasets or values; by default all.
-    """
+    """The sets to fit probes on, by the names of datasets or values; by default all."""
     test: tuple[str, ...] = ()
-    """The sets that are scored; by default all."""
+    """The sets to score; by default all."""
     leave_one_out: bool = False
-    """Whether probes are fitted on all values of the field but one too, and scored on that one:
-    what is read in a wording, say, that was never fitted on."""
+    """Whether to also fit probes on all values of the field except one, and score them on that one:
+    on a wording, say, that they were not fitted on."""
     mask: tuple[str, ...] = ()
-    """Fields whose text is replaced by "something" in every text, which probes of the whole dataset
-    score then: what they still read is not read from there."""
+    """Fields whose text is replaced by "something" in every text. Probes of the whole dataset are
+    scored on these texts too: what they still read does not come from the field."""
     across_layers: bool = False
-    """Whether probes of every layer are scored on the states of every other one too."""
+    """Whether to score probes of every layer on the states of every other layer too."""
     entity: str | None = None
-    """The field that names what an example is about, where sets of different datasets share that
-    and it is not seen by itself (docs/evidence.md)."""
+    """The field that names what an example is about, if different datasets share these entities and
+    llmprobe does not find that field itself (docs/evidence.md)."""
 
     @model_validator(mode="after")
     def _one_of_a_field(self) -> TransferConfig:
@@ -46,27 +45,28 @@ class TransferConfig(Section):
 
 
 class InterveneConfig(Section):
-    """Whether a model uses what is read of it: states are changed, and what it then says."""
+    """Whether a model uses what probes read: its states are changed, and its answers compared."""
 
     layers: Literal["auto"] | tuple[NonNegativeInt, ...] = "auto"
-    """The layers whose states are changed; ``auto`` is every one of a model of up to 32 blocks, and
-    of a larger one some around the best."""
+    """The layers whose states are changed; ``auto`` is all layers of a model of up to 32 blocks,
+    and some of a larger one, densest around the best layer."""
     null: int = Field(default=50, ge=19, le=1000)
-    """How many directions that say nothing each effect is compared with: half are fitted to
+    """The number of meaningless directions that each effect is compared with: half are fitted to
     shuffled labels, half are random."""
     n: int = Field(default=200, ge=20)
-    """Most texts whose states are changed; of more, so many, in turn one of each group."""
+    """The most texts whose states are changed; from more texts, this many are drawn, one of each
+    group in turn."""
 
 
 class LinearConfig(Section):
     """Whether a curved probe would read more, and how many directions a linear one takes."""
 
     features: PositiveInt = 2048
-    """The number of random features of the states that a curved probe has beside them."""
+    """The number of random features of the states that a curved probe reads besides the states."""
     layers: tuple[NonNegativeInt, ...] | Literal["auto"] = "auto"
-    """The layers; ``auto`` is the best one and four from the first to the last."""
+    """The layers to test; ``auto`` is the best one and four spread from the first to the last."""
     null: NonNegativeInt = 19
-    """The number of shuffled labellings whose gaps the gap is compared with."""
+    """The number of shuffled labellings; the gap is compared with the gaps on them."""
     rank: bool = True
-    """Whether to count the principal directions that a probe takes at the best layer, and how many
-    directions are enough one after the other."""
+    """Whether to count two things at the best layer: the principal directions that a probe needs,
+    and how many directions are each enough, one after the other (docs/said-used-linear.md)."""

@@ -27,11 +27,11 @@ class ReportConfig(Section):
     html: bool = True
     """Whether to write report.html beside the figures."""
     traces: int = Field(default=3, ge=0, le=50)
-    """Examples of each model and dataset that the page follows token by token, by probes that did
-    not see them; each is one more pass of one text."""
+    """The number of examples of each model and dataset that the page shows token by token, scored
+    by probes that did not see them; each costs one more pass of one text."""
     log_to: tuple[Literal["trackio", "wandb", "mlflow"], ...] = ()
-    """Trackers that `llmprobe run` writes summary, figures and page to when it is done, or the name
-    of one; each needs ``pip install 'llmprobe[NAME]'``."""
+    """Trackers, or the name of one, to which `llmprobe run` writes summary, figures and page when
+    it is done; each needs ``pip install 'llmprobe[NAME]'``."""
 
     @field_validator("log_to", mode="before")
     @classmethod
@@ -49,11 +49,11 @@ PROTOCOLS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         },
     },
 }  # fmt: skip
-"""What a protocol says where the config itself says nothing, by section."""
+"""The settings of each protocol for keys that the config does not set, by section."""
 
 
 def expand_short_forms(raw: Any) -> Any:
-    """Return a raw config with every short form as the mapping that it stands for."""
+    """Return a raw config with every short form replaced by its mapping."""
 
     def mapping(item: Any, key: str) -> Any:
         if not isinstance(item, str):
@@ -62,7 +62,7 @@ def expand_short_forms(raw: Any) -> Any:
 
     if not isinstance(raw, dict):
         return raw
-    # ``probe:`` with nothing below it is a section like any other.
+    # ``probe:`` with nothing below it stands for the defaults.
     raw = {key: value for key, value in raw.items() if value is not None}
     for section, key in (("models", "id"), ("activations", "path"), ("datasets", "name")):
         items = raw.get(section)
@@ -75,7 +75,7 @@ def expand_short_forms(raw: Any) -> Any:
             asked = raw.pop(section)
             raw |= {section: {}} if asked else {}
     for section in ("intervene", "linear"):
-        # YAML reads the key ``null`` as nothing.
+        # YAML reads the key ``null`` as None.
         if isinstance(asked := raw.get(section), dict):
             raw[section] = {"null" if key is None else key: asked[key] for key in asked}
     if isinstance(raw.get("include"), str):
@@ -97,42 +97,43 @@ def short_dataset(item: str) -> dict[str, str]:
 
 
 class RunConfig(Section):
-    """A run: every model on every dataset, or another engine's states of it."""
+    """A run: every model, or another engine's states, on every dataset."""
 
     name: str = "run"
     """A word of letters, digits, ``_``, ``.`` and ``-``; results go to ``runs/<name>``."""
     models: list[ModelConfig] = Field(default=[], min_length=1)
     """The models, each a mapping, or its ``id`` alone."""
     activations: list[ActivationsConfig] = Field(default=[], min_length=1)
-    """In place of models: hidden states from elsewhere, of which the datasets are the tables; each
-    a mapping, or its ``path`` alone."""
+    """Hidden states of another engine, in place of models; the datasets are the tables of their
+    rows. Each is a mapping, or its ``path`` alone."""
     datasets: list[DatasetConfig] = Field(min_length=1)
     """The datasets, each a mapping, or a known name, a file or ``hub:owner/name`` alone."""
     include: tuple[Path, ...] = ()
-    """Folders or files with datasets of one's own: .yaml with a dataset's mapping, .py with a
+    """Folders or files with datasets of your own: .yaml with a dataset's mapping, .py with a
     decorated function."""
     protocol: Literal["llmprobe", "jin2024"] = "llmprobe"
-    """``llmprobe``: grouped folds and all that stands below. ``jin2024``: as Jin et al. (2024)
-    did it, for a comparison with what they published: the norm after attention, unscaled probes
-    at C = 1, and one random split whatever the groups are (docs/studies/concept_depth.md). What
-    the sections below say comes before it."""
+    """``llmprobe``: grouped folds and the defaults below. ``jin2024``: the method of Jin et al.
+    (2024), for a comparison with their results: the norm after attention, unscaled probes at C = 1,
+    and one random split regardless of groups (docs/studies/concept_depth.md). Keys that the config
+    sets in the sections below override the protocol."""
     extract: ExtractConfig = ExtractConfig()
     """Which hidden states are taken."""
     probe: ProbeConfig = ProbeConfig()
     """How probes are fitted and layers are scored."""
     said: bool = True
-    """Whether what the model itself says is compared, of datasets with a ``question``."""
-    linear: LinearConfig | None = None
-    """Whether a curved probe would read more, or ``true``; by default it is not asked."""
-    transfer: TransferConfig | None = None
-    """Where what is read is scored elsewhere, or ``true`` for all datasets; by default it is not.
+    """Whether probes are compared with what the model itself says, on datasets with a ``question``.
     """
+    linear: LinearConfig | None = None
+    """The test whether a curved probe would read more: a mapping, or ``true``; off by default."""
+    transfer: TransferConfig | None = None
+    """The scoring of probes on other sets of examples: a mapping, or ``true`` for all datasets; off
+    by default."""
     intervene: InterveneConfig | None = None
-    """What the model would say with other states, or ``true``; by default that is not asked."""
+    """The test whether the model uses what probes read: a mapping, or ``true``; off by default."""
     report: ReportConfig = ReportConfig()
     """What is drawn."""
     engine: EngineConfig = EngineConfig()
-    """Who does the work: a kind alone, or a mapping."""
+    """Where the work is done: a kind alone, or a mapping."""
 
     @field_validator("name")
     @classmethod
@@ -148,7 +149,7 @@ class RunConfig(Section):
 
     @property
     def sources(self) -> Sequence[ModelConfig | ActivationsConfig]:
-        """Return where hidden states come from: the models, or the files in place of them."""
+        """Return the sources of hidden states: the models, or the files in place of them."""
         return self.models or self.activations
 
     @property
@@ -180,7 +181,7 @@ class RunConfig(Section):
         return self
 
     def to_yaml(self) -> str:
-        """Return the resolved config, itself a valid config, without an engine that is local."""
+        """Return the resolved config as YAML, itself a valid config; a local engine is left out."""
         unused = {"activations" if self.models else "models"}
         return yaml.safe_dump(
             self.model_dump(

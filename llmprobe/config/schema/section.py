@@ -25,10 +25,10 @@ class Section(BaseModel):
 
 
 def name_in(registry: Registry[Any]) -> Callable[[str, ValidationInfo], str]:
-    """Return a validator of names in a registry.
+    """Return a validator that a name is in a registry.
 
-    A config that includes files may have others, since only a run reads those files: who looks the
-    name up refuses it then.
+    If the config includes files, any name passes, since a run reads these files later and they may
+    register it; an unknown name is then refused when it is looked up.
     """
 
     def known(name: str, info: ValidationInfo) -> str:
@@ -41,7 +41,7 @@ def name_in(registry: Registry[Any]) -> Callable[[str, ValidationInfo], str]:
 
 def check_file_name(name: str, key: str) -> None:
     """Raise ``ValueError`` unless ``name`` can be part of the names of folders."""
-    # Two of them and a digest make a name, of which file systems take 255 bytes.
+    # Two such names and a digest make a file name, which can have 255 bytes.
     if (
         name.strip(". ") == ""
         or re.search(r'[/\\:*?"<>|\x00-\x1f]', name)
