@@ -15,26 +15,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .jsonl file")
     parser.add_argument("--chat", action="store_true", help="each text is a user's turn of a chat")
     parser.add_argument(
-        "--max-tokens", type=int, default=32, metavar="N", help="of an answer; default: 32"
+        "--max-tokens", type=int, default=32, metavar="N", help="length of an answer; default: 32"
     )
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT",
-        help="where an answer ends, e.g. $'\\n'; can be repeated",
+        help="a text that ends an answer, e.g. $'\\n'; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--judge", choices=["exact", "number", "label"],
-        help="whether an answer is right: it is the expected text, its last number is the "
-        "expected one, or the first label in it is the expected one",
+        help="an answer is right if it is the expected text (exact), if its last number is the "
+        "expected one (number), or if the first label in it is (label)",
     )  # fmt: skip
     parser.add_argument(
-        "--expected", metavar="COLUMN", help="what is right, for --judge; default: the label"
+        "--expected", metavar="COLUMN", help="the right answers, for --judge; default: the label"
     )
     parser.add_argument(
         "--word", action="append", default=[], metavar="LABEL=WORD", dest="words",
-        help="how an answer says a label, for --judge label, e.g. --word 1=true --word 0=false",
+        help="the word for a label in answers, for --judge label: --word 1=true --word 0=false",
     )  # fmt: skip
-    parser.add_argument("--template", help="what is asked, e.g. '{text} Answer:'")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most so many examples")
+    parser.add_argument("--template", help="the prompt, e.g. '{text} Answer:'")
+    parser.add_argument("--limit", type=int, metavar="N", help="the most examples")
     add_set(parser, "a key of the dataset's mapping", "text=question")
     parser.add_argument(
         "--set-model", action="append", default=[], dest="model_overrides", metavar="KEY=VALUE",
@@ -45,7 +45,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("answer", "Let a model answer the texts of a dataset, greedily.", _add_arguments)
 def answer(options: argparse.Namespace) -> None:
-    """Write the answers as a dataset, and say how many are right and how to probe them."""
+    """Write the answers as a dataset, and print how many are right and how to probe them."""
     from llmprobe.config.load import dataset_config, model_config
     from llmprobe.datasets.from_config import dataset_from_config
     from llmprobe.datasets.include import include

@@ -1,4 +1,4 @@
-"""``llmprobe cache ls`` and ``llmprobe cache prune``: what fills the cache, and what can go."""
+"""``llmprobe cache ls`` and ``llmprobe cache prune``: list the cache, and remove parts of it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ls|prune", required=True)
     actions.add_parser("ls", help="list models, activations, conversions: size, last use, purpose")
     prune = actions.add_parser(
-        "prune", help="remove what fits all that is said; never what a running command uses"
+        "prune", help="remove what all given options match; never what a running command uses"
     )
-    prune.add_argument("--older", metavar="AGE", help="not used for so long: 12h, 30d, 8w")
-    prune.add_argument("--model", metavar="NAME", help="of this model: its weights and activations")
+    prune.add_argument("--older", metavar="AGE", help="not used for this time: 12h, 30d, 8w")
+    prune.add_argument("--model", metavar="NAME", help="weights and activations of this model")
     prune.add_argument(
-        "--outdated", action="store_true", help="what this version has no use for, and litter"
+        "--outdated", action="store_true", help="what this version cannot use, and leftovers"
     )
-    prune.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    prune.add_argument("--dry-run", action="store_true", help="list what would be removed")
 
 
 @command("cache", "List what fills the cache folder (ls), or remove some of it (prune).",
          _add_arguments)  # fmt: skip
 def cache(options: argparse.Namespace) -> None:
-    """Print what the cache holds, or remove what the options describe."""
+    """Print what the cache holds, or remove what the options match."""
     if options.action == "ls":
         _list()
     else:
@@ -43,7 +43,7 @@ def _list() -> None:
     total = 0
     for entry in contents():
         n_bytes = entry.n_bytes
-        if not n_bytes:  # Began, and came to nothing; `prune --outdated` removes it.
+        if not n_bytes:  # A failed extraction; `prune --outdated` removes it.
             continue
         place = f"; lies in {entry.path.resolve()}" if entry.is_elsewhere else ""
         note = "  outdated" if entry.outdated else ""
@@ -58,7 +58,7 @@ def _prune(options: argparse.Namespace) -> None:
     from llmprobe.runs.cache import contents, remove, used_by_others
 
     if not (options.older or options.model or options.outdated):
-        raise UserError("cache prune: say what can go: --older 30d, --model NAME, --outdated")
+        raise UserError("cache prune: say what to remove: --older 30d, --model NAME, --outdated")
     seconds = _seconds(options.older) if options.older else 0.0
     entries = [entry for entry in contents() if entry.kind != "dataset"]
     if options.model is not None:
@@ -84,7 +84,7 @@ def _prune(options: argparse.Namespace) -> None:
 
 
 def _seconds(age: str) -> float:
-    """Return an age in seconds; raise ``UserError`` for what is none."""
+    """Return an age in seconds; raise ``UserError`` if it is not one."""
     match = re.fullmatch(r"(\d{1,6})([hdw])", age)
     if match is None:
         raise UserError(f"--older {age!r}: should be a number and h, d or w, as in 30d")

@@ -15,7 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("check", "Test a model: its layers and sites, each way to run texts.", _add_arguments)
 def check(options: argparse.Namespace) -> None:
-    """Print what is found in a model, and how far each way of running it is from a text alone."""
+    """Print what is found in a model, and how far each way of running texts is from one alone."""
     from llmprobe.config.load import model_config
 
     model = model_config(options.model, options.overrides)

@@ -1,9 +1,9 @@
-"""The commands: each a function that registers itself, and the options that several share.
+"""The registry of commands, and the options that several of them share.
 
     @command("greet", "Say hello.", add_arguments)
     def greet(options: argparse.Namespace) -> None: ...
 
-in a module of this package, or of one that the entry point group ``llmprobe.plugins`` names.
+registers a command, in a module of this package or of the entry point group ``llmprobe.plugins``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ RunCommand = Callable[[argparse.Namespace], None]
 
 @dataclass(frozen=True)
 class Command:
-    """What the command line knows of a command."""
+    """A command of the command line."""
 
     summary: str
     """One sentence for ``--help``."""
     add_arguments: AddArguments
-    """Adds the command's arguments to its parser."""
+    """The function that adds the command's arguments to its parser."""
     run: RunCommand
-    """Does the command's work; raises ``UserError`` where the user's input is wrong."""
+    """The function that does the work; it raises ``UserError`` if the user's input is wrong."""
 
 
 _ORDER = (
@@ -53,15 +53,16 @@ def command(
 ) -> Callable[[RunCommand], RunCommand]:
     """Return a decorator that registers a function as ``llmprobe NAME``.
 
-    The function takes the parsed options. It and its module should import what is heavy inside of
-    functions, so that ``llmprobe --help`` stays quick.
+    The function takes the parsed options. Its module should import torch and other heavy packages
+    inside functions, so that ``llmprobe --help`` stays quick.
 
     Parameters
     ----------
     summary
         One sentence for ``--help``.
     add_arguments
-        Adds the arguments to the command's ``argparse.ArgumentParser``; by default there are none.
+        A function that adds the arguments to the command's ``argparse.ArgumentParser``; by default
+        there are none.
 
     Raises
     ------
@@ -79,25 +80,27 @@ def command(
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the commands that take a config file."""
     parser.add_argument(
-        "config", metavar="CONFIG", help="a YAML file; or with --model a dataset, such as my.csv"
+        "config", metavar="CONFIG", help="a YAML file; or, with --model, a dataset such as my.csv"
     )
     parser.add_argument(
-        "--model", action="append", default=[], dest="models", help="of a dataset; repeatable"
-    )
-    parser.add_argument("--text", metavar="COLUMN", help="of a dataset")
+        "--model", action="append", default=[], dest="models",
+        help="a model to probe on a dataset; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--text", metavar="COLUMN", help="the texts of a dataset")
     parser.add_argument(
-        "--label", action="append", metavar="COLUMN", help="of a dataset; repeatable"
+        "--label", action="append", metavar="COLUMN", help="the labels of a dataset; repeatable"
     )
-    parser.add_argument("--group", metavar="COLUMN", help="of a dataset")
+    parser.add_argument("--group", metavar="COLUMN", help="the groups of a dataset")
     add_out(parser, "runs/<name>")
     add_set(parser, "a key", "probe.folds=10 --set models.0.dtype=float32")
-    parser.add_argument("--limit", type=int, metavar="N", help="examples per dataset")
+    parser.add_argument("--limit", type=int, metavar="N", help="the most examples of each dataset")
     add_include(parser)
     parser.add_argument(
-        "--engine", metavar="KIND", help="who does the work: local, slurm or dask (docs/cluster.md)"
-    )
+        "--engine", metavar="KIND",
+        help="where the work is done: local, slurm or dask (docs/cluster.md)",
+    )  # fmt: skip
     parser.add_argument(
-        "--dry-run", action="store_true", help="estimate tokens, disk and time; do nothing"
+        "--dry-run", action="store_true", help="only estimate tokens, disk and time"
     )
 
 
@@ -125,11 +128,11 @@ def add_include(parser: argparse.ArgumentParser) -> None:
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how new texts are read."""
     parser.add_argument(
-        "--template", help="in place of that of the probe's own texts, e.g. '{text}'"
+        "--template", help="in place of the template of the probe's own texts, e.g. '{text}'"
     )
     parser.add_argument(
         "--too-long", choices=["error", "cut_left"],
-        help="what to do with a text too long for the model; default: as with the probe's own",
+        help="what to do with a text too long for the model; default: as for the probe's own texts",
     )  # fmt: skip
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="let code that comes with the model run"
@@ -139,25 +142,25 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 def load_run(
     options: argparse.Namespace, download: bool = True, section: str = "", **keys: Any
 ) -> Run | None:
-    """Return the run that the options of a config describe; None after a dry run, which prints.
+    """Return the run that the options describe; for a dry run, print its estimates and return None.
 
     Parameters
     ----------
     section, keys
-        An optional section that the config has also where it is not written, and keys of it.
+        An optional section to add to the config if it is missing, and keys to set in it.
 
     Raises
     ------
     UserError
-        Anything that can be seen to be wrong before a model is loaded.
+        Any error that can be found before a model is loaded.
     """
     from llmprobe.config.load import asked_to, load_config
 
-    # A wrong config is said before torch is loaded.
+    # Errors in the config are reported before torch is imported.
     columns = {key: getattr(options, key) for key in ("text", "label", "group")}
     overrides = [*options.overrides, *([f"engine.kind={options.engine}"] if options.engine else [])]
     if options.engine and options.engine != "slurm":
-        overrides.insert(0, "engine.options={}")  # Those of the file are of sbatch.
+        overrides.insert(0, "engine.options={}")  # The options in the file are those of sbatch.
     config = load_config(
         options.config, overrides, options.limit, options.include, options.models, columns
     )

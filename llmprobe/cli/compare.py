@@ -14,11 +14,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", required=True)
     parser.add_argument(
         "--anyway", action="store_true",
-        help="also runs of other examples, folds, positions or probes, with a note",
+        help="also compare runs of other examples, folds, positions or probes, with a note",
     )  # fmt: skip
     parser.add_argument(
         "--published", choices=["jin2024"],
-        help="draw the curves under those that a study published of the same datasets",
+        help="also draw the curves that a study published for the same datasets",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``llmprobe export PROBE --to numpy|hub``: a saved probe for elsewhere."""
+"""``llmprobe export PROBE --to numpy|hub``: a saved probe for use without llmprobe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder")
     parser.add_argument(
-        "--base-model", metavar="OWNER/NAME", help="what the Hub calls the probe's model"
+        "--base-model", metavar="OWNER/NAME", help="the Hub id of the probe's model"
     )
 
 

@@ -1,4 +1,4 @@
-"""``llmprobe extract CONFIG``: the first stage alone, also shared by several processes."""
+"""``llmprobe extract CONFIG``: the first stage alone, which several processes can share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llmprobe.cli.output import say
 
 @command("extract", "Only extract hidden states, into the cache.", add_config)
 def extract(options: argparse.Namespace) -> None:
-    """Extract, and print for each model and dataset where its states are."""
+    """Extract, and print where the states of each model and dataset are."""
     run = load_run(options)
     if run is None:
         return

@@ -1,4 +1,4 @@
-"""``llmprobe figure RUN NAME``: one figure of a run as a paper wants it, and its caption."""
+"""``llmprobe figure RUN NAME``: one figure of a run for a paper, and its caption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", metavar="NAME", help="heatmap, curves, depth, … or a file in RUN/figures"
     )
-    parser.add_argument("--metric", help="in place of the main one, such as auroc")
+    parser.add_argument("--metric", help="a metric in place of the main one, such as auroc")
     parser.add_argument(
         "--width", help="inches, column (3.3) or two_column (6.9); default: as in RUN/figures"
     )
@@ -25,13 +25,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", metavar="NAME", help="only these, in this order")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="only these, in this order")
     parser.add_argument("--layers", nargs="+", type=int, metavar="N", help="only these")
-    parser.add_argument("--title", help="above; of a single panel in place of its own, '' for none")
-    parser.add_argument("--cmap", metavar="NAME", help="matplotlib's name of a colour map")
+    parser.add_argument("--title", help="above; replaces that of a single panel; '' for none")
+    parser.add_argument("--cmap", metavar="NAME", help="a colour map of matplotlib")
 
 
 @command("figure", "Draw one figure of a run for a paper, and print its caption.", _add_arguments)
 def figure(options: argparse.Namespace) -> None:
-    """Write the figure, and print the file and the text that belongs below it."""
+    """Write the figure, and print its file and its caption."""
     from llmprobe.ground.errors import UserError
     from llmprobe.results.folder import read_results
 

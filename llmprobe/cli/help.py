@@ -1,4 +1,4 @@
-"""``llmprobe help TOPIC``: what a command takes, or a config."""
+"""``llmprobe help TOPIC``: the options of a command, or the keys of a config."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "topic", metavar="TOPIC", nargs="?", help="config, or a command; by default all commands"
     )
-    parser.add_argument("section", metavar="SECTION", nargs="?", help="of a config, e.g. probe")
+    parser.add_argument("section", metavar="SECTION", nargs="?", help="a part of a config: probe")
     parser.add_argument(
         "--format", choices=["text", "markdown", "json-schema"], default="text",
-        help="of a config's keys; json-schema is for editors",
+        help="how to print a config's keys; json-schema is for editors",
     )  # fmt: skip
 
 
-@command("help", "Say which keys a config has (llmprobe help config), or what a command takes.",
+@command("help", "Print the keys of a config (llmprobe help config), or a command's options.",
          _add_arguments)  # fmt: skip
 def show_help(options: argparse.Namespace) -> None:
     """Print the keys of a config with their meaning, or the help of a command."""

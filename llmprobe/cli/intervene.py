@@ -1,4 +1,4 @@
-"""``llmprobe intervene RUN``: what a model would say if its states stood elsewhere."""
+"""``llmprobe intervene RUN``: what a model says after its hidden states are changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmprobe.ground.text import elide
 
 @command("intervene", "Change states along a direction: does the model use it?", add_config)
 def intervene(options: argparse.Namespace) -> None:
-    """Do what is missing of a run, whose folder or config is given, and change its states."""
+    """Complete a run, given by its folder or config, change its states, and print the effect."""
     folder = Path(options.config)
     if folder.is_dir() and (folder / "config.yaml").is_file():
         options.config, options.out = str(folder / "config.yaml"), options.out or folder

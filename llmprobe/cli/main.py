@@ -1,4 +1,4 @@
-"""The command line: its parser, exit codes and errors in one line."""
+"""The command line: its parser, its exit codes, and its one-line errors."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 2: the input is wrong; 130: interrupted; 1: anything else.
     """
-    # Before torch loads: its threads then sleep while they wait for each other instead of spinning,
-    # which costs nothing on an idle machine and is several times faster on a busy one.
+    # Set before torch is imported: its threads then sleep instead of spinning while they wait for
+    # each other. This costs nothing on an idle machine and is several times faster on a busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ours from INFO; other libraries only when something is wrong.
+    # Our messages from INFO on; those of other libraries only from WARNING on.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter())
     handler.addFilter(_not_said_before())
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command(options)
             sys.stdout.flush()
         except BaseException as error:
-            # What Ctrl-C cuts short can end in any error, which then says nothing of the input.
+            # After Ctrl-C any error can come up; it does not mean that the input is wrong.
             code, message = (130, _INTERRUPTED) if interrupts else _ending(error)
             if message:
                 print(printable(f"llmprobe: {message}", kept="\n"), file=sys.stderr)
@@ -61,14 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _PrintableFormatter(logging.Formatter):
-    """Messages as a terminal may have them: names in them can be a stranger's."""
+    """A formatter that makes messages safe for a terminal: names in them can be a stranger's."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), kept="\n\t")
 
 
 def _not_said_before() -> Callable[[logging.LogRecord], bool]:
-    """Return a filter of warnings that were given: what is wrong for one position is for others."""
+    """Return a filter that drops repeated warnings, which several positions can give alike."""
     given: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
@@ -84,9 +84,9 @@ def _not_said_before() -> Callable[[logging.LogRecord], bool]:
 def _one_interrupt() -> Iterator[list[float]]:
     """Raise ``KeyboardInterrupt`` at Ctrl-C, but not a second time within a second.
 
-    Two of them come from a key that bounces and from a launcher that passes on what the terminal
-    sent already; the second would cut short what keeps the finished work. Yields when those were
-    that raised.
+    A second signal comes from a bouncing key, or from a launcher that passes on what the terminal
+    sent already. It would interrupt the saving of finished work. Yields a list of the times at
+    which ``KeyboardInterrupt`` was raised.
     """
     raised: list[float] = []
 
@@ -96,25 +96,25 @@ def _one_interrupt() -> Iterator[list[float]]:
             raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield raised  # Ignored, as under nohup, or another's.
+        yield raised  # The signal is ignored, as under nohup, or has another handler.
         return
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield raised
     finally:
-        # Python's own end can be interrupted too.
+        # A second Ctrl-C could interrupt the end of Python itself.
         after = signal.SIG_IGN if raised else signal.default_int_handler
         signal.signal(signal.SIGINT, after)
 
 
 def _ending(error: BaseException) -> tuple[int, str]:
-    """Return exit code and message for what ends a command; raise what is a fault of llmprobe."""
+    """Return exit code and message for an error; raise it again if it is a bug of llmprobe."""
     if isinstance(error, UserError):
         return 2, str(error)
     if isinstance(error, KeyboardInterrupt):
         return 130, _INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        # The reader, such as `head`, has gone; what is still in the buffer has nowhere to go.
+        # The reader, such as `head`, is gone: send what is still in the buffer to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
     if isinstance(error, UnicodeEncodeError):

@@ -1,4 +1,4 @@
-"""What commands print of a run folder."""
+"""Functions that print the contents of a run folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def say(text: object) -> None:
-    """Print lines with a stranger's names and texts in them, none of which a terminal obeys."""
+    """Print lines, with ``?`` for control characters, since names can be a stranger's."""
     print(printable(text, kept="\n"), flush=True)
 
 
 def print_report(out: Path) -> None:
-    """Draw any run folder, print what it found, and where the rest is."""
+    """Draw a run folder of any kind, and print its results and its files."""
     from llmprobe.runs.report import report
 
     print_summary(out, report(out))
 
 
 def print_summary(out: Path, written: Sequence[Path] = ()) -> None:
-    """Print what a run folder holds, and where the rest is."""
+    """Print the results in a run folder, and its files."""
     from rich.console import Console
 
     from llmprobe.reporting.terminal import WIDTH
@@ -40,9 +40,9 @@ def print_summary(out: Path, written: Sequence[Path] = ()) -> None:
 
 
 def print_transfer(matrix: TransferMatrix, out: Path) -> None:
-    """Print the train × test matrix of each model, and say where the rest is and how it is drawn.
+    """Print the train × test matrix of each model, the file of the tables, and how to draw them.
 
-    The page of a run that is there is not drawn again.
+    If the folder holds a run, its page is not drawn again.
     """
     from rich.console import Console
     from rich.text import Text

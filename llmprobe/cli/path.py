@@ -1,4 +1,4 @@
-"""``llmprobe path MODEL``: where a model lies."""
+"""``llmprobe path MODEL``: the folder of a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser, "a key of the model's mapping", "revision=main")
 
 
-@command("path", "Print the folder of a model; downloads it if need be.", _add_arguments)
+@command("path", "Print the folder of a model, downloading it if needed.", _add_arguments)
 def path(options: argparse.Namespace) -> None:
     """Print the folder that transformers, vLLM and others load as this model."""
     from llmprobe.config.load import model_config

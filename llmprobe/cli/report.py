@@ -1,4 +1,4 @@
-"""``llmprobe report RUN_DIR``: figures and page of what was computed before."""
+"""``llmprobe report RUN_DIR``: the figures and the page of a run folder."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command("report", "Draw the figures and the page of a run folder again.", _add_arguments)
 def report(options: argparse.Namespace) -> None:
-    """Draw the folder of a run, a comparison or an experiment, and print what it found."""
+    """Draw the folder of a run, a comparison or an experiment, and print its results."""
     print_report(options.run)

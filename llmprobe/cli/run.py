@@ -1,4 +1,4 @@
-"""``llmprobe run CONFIG``: everything from a config, or a dataset and a model, to a report."""
+"""``llmprobe run CONFIG``: all stages, from a config (or a dataset and models) to a report."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def run(options: argparse.Namespace) -> None:
         print_report(loaded.out)
         log_run(loaded.out, loaded.config.report.log_to)
         if options.models:
-            say(f"config   {loaded.out / 'config.yaml'} (edit a copy of it to change what is run)")
+            say(f"config   {loaded.out / 'config.yaml'} (edit a copy of it to change the run)")

@@ -32,23 +32,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     mnist.add_argument(
         "--probe-images", type=int, metavar="N",
-        help="training images for the convnet's probes, if there are so many (default: 20,000, "
-        "or 1,500 with --quick)",
+        help="the most training images for the convnet's probes (default: 20,000, or 1,500 with "
+        "--quick)",
     )  # fmt: skip
     mnist.add_argument(
         "--linear", action="store_true",
-        help="ask at each point how much more a curved probe would read",
+        help="measure at each point how much more a curved probe would read",
     )  # fmt: skip
     mnist.add_argument("--device", default="auto", help="auto (default), cpu, cuda, …")
     mnist.add_argument("--seed", type=int, default=0, metavar="N")
 
 
 @command(
-    "sanity", "See small networks make their classes separable: XOR, and a convnet on MNIST.",
+    "sanity", "Show how small networks make classes separable: XOR, and a convnet on MNIST.",
     _add_arguments,
 )  # fmt: skip
 def sanity(options: argparse.Namespace) -> None:
-    """Run an experiment, draw it, and print what it found."""
+    """Run an experiment, draw it, and print its results."""
     from llmprobe.config.load import validated
     from llmprobe.sanity.config import KINDS
 

@@ -27,10 +27,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--format", choices=["text", "jsonl", "csv"],
-        help="of standard input: a text a line (the default), an object a line, or a table",
+        help="of standard input: a text on each line (the default), an object on each line, or a "
+        "table",
     )  # fmt: skip
     parser.add_argument("--text", metavar="COLUMN", help="default: text, statement or sentence")
-    parser.add_argument("--label", metavar="COLUMN", help="true labels, to say how right it is")
+    parser.add_argument("--label", metavar="COLUMN", help="true labels, to measure the accuracy")
     parser.add_argument("--layer", type=int, metavar="N", help="default: the probe's best one")
     parser.add_argument(
         "--fpr", type=float, metavar="RATE",
@@ -41,24 +42,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
-        help="default: CSV to stdout; with it, the same command goes on after an interruption",
+        help="default: CSV to stdout; with a file, the same command resumes after an interruption",
     )  # fmt: skip
     parser.add_argument(
         "--batch", type=int, metavar="N",
-        help="texts that are read at a time: by default 2048, of standard input 256",
+        help="texts that are read at a time; default: 2048, or 256 of standard input",
     )  # fmt: skip
     parser.add_argument("--encoding", help="of a text file that is not UTF-8")
     parser.add_argument("--delimiter", help="between cells, if neither a comma nor a .tsv's tab")
-    parser.add_argument("--quoting", help="minimal, or none: quotation marks are characters")
     parser.add_argument(
-        "--model", help="a name, id or folder to use although its files are not the probe's own"
+        "--quoting", help="minimal: quotation marks enclose cells; none: they are characters"
+    )
+    parser.add_argument(
+        "--model", help="a name, id or folder to use even if its files are not the probe's own"
     )
     add_reading(parser)
 
 
 @command("score", "Use a saved probe as a classifier of the texts in a file.", _add_arguments)
 def score(options: argparse.Namespace) -> None:
-    """Print the scored table or write it, and sum it up on stderr."""
+    """Print or write the scored table, and a summary on stderr."""
     from llmprobe.ground.errors import UserError
     from llmprobe.monitors.kept_outputs import forget, kept_beside
     from llmprobe.monitors.new_texts import ReadingOptions
@@ -94,7 +97,7 @@ def score(options: argparse.Namespace) -> None:
 
 
 def _score_stream(options: argparse.Namespace, reading: ReadingOptions) -> None:
-    """Score what comes in, and print or write it while more is coming."""
+    """Score standard input, and print or write the rows while more texts come in."""
     from llmprobe.ground.errors import UserError
     from llmprobe.monitors.scoring import Scorer, csv_of, write_all_scored
     from llmprobe.monitors.text_stream import TEXTS_AT_A_TIME, tables_of

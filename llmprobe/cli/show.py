@@ -1,4 +1,4 @@
-"""``llmprobe show DATASET``: what is known of a dataset, and what misleads in it."""
+"""``llmprobe show DATASET``: what a dataset contains, and what in it can mislead a probe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_include(parser)
 
 
-@command("show", "Show a dataset: source, size, balance, what misleads, examples.", _add_arguments)
+@command("show", "Show a dataset: source, size, balance, pitfalls, examples.", _add_arguments)
 def show(options: argparse.Namespace) -> None:
     """Print a description of a dataset."""
     from llmprobe.config.load import dataset_config

@@ -1,4 +1,4 @@
-"""``llmprobe trace RUN --text …``: saved probes at each token of a new text."""
+"""``llmprobe trace RUN --text …``: scores of saved probes at each token of a new text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its probes")
     parser.add_argument(
         "--text", action="append", required=True, dest="texts", metavar="TEXT",
-        help="without the template of the probe's own texts, into which it is put; repeatable",
+        help="a text, which is put into the template of the probe's own texts; repeatable",
     )  # fmt: skip
     for what in ("model", "dataset", "position"):
         parser.add_argument(
@@ -47,7 +47,7 @@ def trace(options: argparse.Namespace) -> None:
     probes = probes_of_run(options.run, options.model, options.dataset, options.position)
     out = options.out or trace_folder(options.run)
     console = Console(file=sys.stdout, highlight=False)
-    # On a terminal, each block of tokens on one screen.
+    # On a terminal, each block of tokens fits on one screen.
     width, most_layers = console.width, max(6, console.height - 10)
     if not console.is_terminal:
         width, most_layers = WIDTH, sys.maxsize

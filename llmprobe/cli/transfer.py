@@ -10,26 +10,26 @@ from llmprobe.cli.output import print_transfer
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--by", metavar="FIELD", help="sets are the values of a field")
+    parser.add_argument("--by", metavar="FIELD", help="make a set of each value of a field")
     parser.add_argument(
-        "--train", action="append", metavar="SET", help="fit on this one; repeatable; default: all"
+        "--train", action="append", metavar="SET", help="fit on this set; repeatable; default: all"
     )
     parser.add_argument(
-        "--test", action="append", metavar="SET", help="score this one; repeatable; default: all"
+        "--test", action="append", metavar="SET", help="score this set; repeatable; default: all"
     )
     parser.add_argument(
         "--leave-one-out", action="store_true", default=None,
-        help="fit on all values of the field but one too, and score that one",
+        help="also fit on all values of the field except one, and score that one",
     )  # fmt: skip
     parser.add_argument(
         "--mask", action="append", metavar="FIELD",
-        help='score texts with "something" for what filled this field; repeatable',
+        help='also score texts in which "something" replaces this field; repeatable',
     )  # fmt: skip
     parser.add_argument(
         "--across-layers", action="store_true", default=None,
-        help="score probes of each layer on the states of every other one too",
+        help="also score probes of each layer on the states of every other layer",
     )  # fmt: skip
-    parser.add_argument("--entity", metavar="FIELD", help="what names the thing a text is about")
+    parser.add_argument("--entity", metavar="FIELD", help="a field that names a text's subject")
 
 
 @command("transfer", "Fit probes on some examples, score them on others.", _add_arguments)

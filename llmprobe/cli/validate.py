@@ -1,4 +1,4 @@
-"""``llmprobe validate CONFIG``: whether a config can be run, and what it means in full."""
+"""``llmprobe validate CONFIG``: check a config, and print it with all defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 @command("validate", "Resolve and check a config without running it, and print it.", add_config)
 def validate(options: argparse.Namespace) -> None:
-    """Print the resolved config, and log which datasets were not on this disk to be checked."""
+    """Print the resolved config, and log which datasets were not checked, as they are not here."""
     run = load_run(options, download=False)
     if run is not None:
         print(run.given.to_yaml(), end="")

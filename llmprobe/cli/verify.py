@@ -23,16 +23,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write", type=Path, metavar="FILE", help="only write the golden examples as JSON"
     )
     parser.add_argument(
-        "--model", help="a name, id or folder to use although its files are not the probe's own"
+        "--model", help="a name, id or folder to use even if its files are not the probe's own"
     )
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="let code that comes with the model run"
     )
 
 
-@command("verify", "Say whether an engine's states agree with a probe's own.", _add_arguments)
+@command("verify", "Check whether an engine's states agree with a probe's own.", _add_arguments)
 def verify(options: argparse.Namespace) -> None:
-    """Print expected and other logits; a ``UserError`` says how they differ, if they do."""
+    """Print expected and actual logits; raise ``UserError`` if they differ, and say how."""
     from llmprobe.config.load import activations_config
     from llmprobe.ground.errors import UserError
 

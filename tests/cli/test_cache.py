@@ -206,7 +206,7 @@ def test_litter_of_killed_processes_is_removed_with_what_is_outdated() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say what can go"),
+        ([], "say what to remove"),
         (["--older", "30"], "should be a number and h, d or w"),
         (["--model", "tiny-lama"], "did you mean 'tiny-llama'?"),
     ],
