@@ -5,7 +5,7 @@
     results = llmprobe.probe(activations)
     results.heatmap("capitals.png")
 
-torch and transformers load on first use, so ``import llmprobe`` is quick.
+torch and transformers are imported on first use, so ``import llmprobe`` is quick.
 """
 
 from __future__ import annotations

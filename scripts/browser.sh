@@ -1,5 +1,5 @@
-# Sourced by test.sh: Debian's chromium for the tests of the report page, where apt can install it.
-# Without it those tests are skipped, or fail where CI is set, and say so.
+# Sourced by test.sh: installs Debian's chromium for the tests of the report page, if apt can.
+# Without it those tests are skipped, or fail if CI is set.
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
     as_root=()
     [ "$(id -u)" = 0 ] || as_root=(sudo -n)

@@ -1,5 +1,5 @@
-# Sourced by quickstart.sh and test.sh: a virtual environment in .venv with llmprobe in it.
-# Usage: . scripts/environment.sh [EXTRA]; sets $venv. Takes a second when all is there.
+# Sourced by quickstart.sh and test.sh: makes a virtual environment in .venv and installs llmprobe.
+# Usage: . scripts/environment.sh [EXTRA]; sets $venv. It takes a second if all is installed.
 set -euo pipefail
 
 extra="${1:-}"
@@ -21,7 +21,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "$found" -m venv "$venv"
 fi
 
-# What is installed depends on these files and on the extra; when they change, install again.
+# The installation depends on these files and on the extra; if they change, install again.
 wanted="$(cat pyproject.toml constraints.txt | cksum) $extra $PWD"
 stamp="$venv/installed${extra:+-$extra}"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
@@ -31,7 +31,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         if [ "$(uname)" != Linux ] || command -v nvidia-smi >/dev/null; then
             pip install --quiet "$torch"
         elif ! pip install --quiet "$torch+cpu" 2>/dev/null; then
-            # A default build can bring gigabytes of CUDA that a machine without a GPU never uses.
+            # The default build can bring gigabytes of CUDA, which are useless without a GPU.
             echo "pip finds no CPU build of torch where it looks, so it installs the default one;" \
                 "to avoid its CUDA packages, install a CPU build into .venv first" >&2
             pip install --quiet "$torch"

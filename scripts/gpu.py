@@ -1,9 +1,9 @@
 """Check and measure llmprobe on one GPU in five minutes, without a network; bash scripts/gpu.sh.
 
-Random weights in place of models. Are the states those of the CPU, which share of the measured peak
-of matrix products does extraction reach, how much memory does it take, and how much faster than
-scikit-learn are many probes? Every part is written when it is there; a part that would begin too
-late is left out, and says so. Exits with 1 where numbers are not the CPU's.
+The models have random weights. Are the states those of the CPU? Which share of the measured peak of
+matrix products does extraction reach, and how much memory does it take? How much faster than
+scikit-learn are many probes? The results are written line by line; a part that would begin too late
+is left out, with a line that says so. The exit code is 1 if numbers differ from the CPU's.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 LATEST = 240
-"""Seconds after which no part begins."""
+"""Seconds after which no further part begins."""
 SHARE, TIMES = 0.6, 200
-"""What is wanted: of the peak, and of scikit-learn's time."""
+"""The targets: the share of the peak, and the speed-up over scikit-learn."""
 LLAMA_7B, TINY = (4096, 11008, 32, 32), (64, 172, 3, 4)
-"""Width, width inside the MLP, blocks, heads."""
+"""Width, width inside the MLP, blocks, and heads of the models."""
 
 
 def unpack(wheels: Path) -> None:
-    """Make importable what this Python lacks, from wheels that were carried here."""
+    """Make packages that this Python lacks importable, from wheels that were brought along."""
     target = Path(tempfile.mkdtemp(prefix="llmprobe-wheels-"))
     for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
@@ -52,12 +52,12 @@ class Report:
         self._write(f"{title}\n\n| what | measured | wanted | |\n|---|--:|--:|---|", new=True)
 
     def row(self, what: str, measured: str, wanted: str = "", right: bool | None = None) -> None:
-        """Add a line; ``right`` says whether what is wanted was measured."""
+        """Add a line; ``right`` says whether the target was reached."""
         mark = {True: "yes", False: "**no**", None: ""}[right]
         self._write(f"| {what} | {measured} | {wanted} | {mark} |")
 
     def check(self, what: str, measured: float, most: float) -> None:
-        """Add a line of a difference, which fails the whole where it is larger than rounding."""
+        """Add a line with a difference; one above ``most`` makes the whole check fail."""
         self.failed |= not measured <= most
         self.row(what, f"{measured:.1e}", f"≤ {most:.0e}", measured <= most)
 
@@ -69,7 +69,7 @@ class Report:
 
 
 def commit(wheels: Path) -> str:
-    """Return the commit of this code: by git, or as noted beside the wheels."""
+    """Return the commit of this code: from git, or from the file beside the wheels."""
     noted = wheels / "commit"
     asked = subprocess.run(
         ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
@@ -80,7 +80,7 @@ def commit(wheels: Path) -> str:
 
 
 def title(device: str, options: argparse.Namespace) -> str:
-    """Return on what, of which versions and when all was measured."""
+    """Return a heading with the machine, the versions, the date and the commit."""
     import torch
     import transformers
 
@@ -104,7 +104,7 @@ def tokenizer() -> Any:
 
 
 def texts(n: int, least: int, most: int, beginning: int = 0) -> list[str]:
-    """Return texts of so many words each, after some words that all of them begin with."""
+    """Return n texts of ``least`` to ``most`` - 1 words, after ``beginning`` shared words."""
     import numpy as np
     from tiny import WORDS
 
@@ -115,7 +115,7 @@ def texts(n: int, least: int, most: int, beginning: int = 0) -> list[str]:
 
 
 def states(module: Any, some: list[str]) -> tuple[Any, str]:
-    """Return the states of the last token of texts at every layer, [layers, n, d], and the way."""
+    """Return the states of each text's last token, [layers, n, d], and how they were computed."""
     import numpy as np
     from bench_common import dataset
 
@@ -128,7 +128,7 @@ def states(module: Any, some: list[str]) -> tuple[Any, str]:
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """Return the relative difference of states: the upper quartile over layers, of the worst."""
+    """Return the relative difference of states: the upper quartile over layers, worst text."""
     import numpy as np
 
     relative = np.linalg.norm(ours - theirs, axis=2) / np.linalg.norm(theirs, axis=2).clip(1e-30)
@@ -136,7 +136,7 @@ def difference(ours: Any, theirs: Any) -> float:
 
 
 def small_models(report: Report, device: str, tiny: bool) -> None:
-    """Compare the states of tiny models of each architecture with those of the CPU, in float32."""
+    """Compare the states of a tiny model of each architecture with the CPU's, in float32."""
     import torch
     from tiny import ARCHITECTURES, tiny_config
     from transformers import AutoModel
@@ -155,7 +155,7 @@ def small_models(report: Report, device: str, tiny: bool) -> None:
 
 
 def large_model(shape: tuple[int, int, int, int], device: str) -> Any:
-    """Return a Llama with random weights in bfloat16, made on its device."""
+    """Return a Llama with random bfloat16 weights, made on the device."""
     import torch
     from transformers import AutoModel, LlamaConfig
 
@@ -217,7 +217,7 @@ def extraction(report: Report, device: str, tiny: bool) -> None:
 
 
 def probes(report: Report, device: str, tiny: bool) -> None:
-    """Compare many probes at once with scikit-learn's, a labelling on each core."""
+    """Compare many probes fitted at once with scikit-learn's, fitted one on each core."""
     import numpy as np
     import torch
     from sklearn.linear_model import LogisticRegression

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Check and measure llmprobe on one GPU, in five minutes and without a network.
-#   bash scripts/gpu.sh --wheels [DIR]        beforehand, with a network: what a bare machine lacks
-#   bash scripts/gpu.sh [--out FILE.md]       there: Python 3.12, torch, transformers, this folder
+#   bash scripts/gpu.sh --wheels [DIR]        before, with a network: fetch the wheels it will need
+#   bash scripts/gpu.sh [--out FILE.md]       on the GPU machine: it needs Python 3.12, torch,
+#                                             transformers, and this folder with the wheels
 #   bash scripts/gpu.sh --tiny                the same code on tiny sizes, on a CPU too
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +12,7 @@ if [ "${1:-}" = --wheels ]; then
     folder="${2:-gpu-wheels}"
     mkdir -p "$folder"
     packages="pydantic pandas scipy scikit-learn threadpoolctl psutil"
-    # What these need beside torch's and transformers' own packages.
+    # Dependencies of these that torch and transformers do not bring.
     more="pydantic-core annotated-types typing-inspection python-dateutil six joblib cloudpickle narwhals"
     wanted=()
     for package in $packages; do

@@ -1,7 +1,7 @@
-# A real SLURM (Debian's packages) for the test of `engine: slurm`, which starts daemons of its own.
-# Sourced by test.sh in CI only; `bash scripts/slurm.sh` installs it where you want to run that test.
+# Installs SLURM (Debian's packages) for the test of `engine: slurm`, which starts its own daemons.
+# Sourced by test.sh in CI only; to run that test elsewhere: bash scripts/slurm.sh
 set -euo pipefail
-PATH="$PATH:/usr/sbin" # Where the daemons are, which not every user looks into.
+PATH="$PATH:/usr/sbin" # The daemons are there, and not every user has it in PATH.
 
 if ! { command -v slurmctld && command -v slurmd && command -v munged; } >/dev/null; then
     as_root=()

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Every check that CI runs. Options go to pytest: bash scripts/test.sh -k capitals
-# Tests run in two processes, each with one thread for products of matrices: where threads of both
-# wait for each other, they take several times as long. -n 0 is one process, for a debugger.
+# Every check that CI runs. Options are passed to pytest: bash scripts/test.sh -k capitals
+# Tests run in two processes with one thread each for matrix products: with more, threads wait for
+# each other, and tests take several times as long. -n 0 is one process, for a debugger.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh dev
 . scripts/browser.sh
-# Only CI's machines are there to have daemons started on them.
+# The SLURM test starts daemons, so it is for CI's machines.
 if [ -n "${CI:-}" ]; then . scripts/slurm.sh; fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .

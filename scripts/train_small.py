@@ -3,9 +3,9 @@
     python scripts/train_small.py --out runs/studies/checkpoints
 
 The model (Llama's architecture, 1.3 million parameters, words as tokens) learns to continue texts
-of ``boolean`` and ``coin_flip`` with their answers, from texts that no probe reads: those that
-docs/studies/training_steps.yaml probes are left out. loss.csv has the loss of the answer and of
-all other words on the texts that are probed, at each saved step.
+of ``boolean`` and ``coin_flip`` with their answers. The texts that docs/studies/training_steps.yaml
+probes are left out of its training. loss.csv has, for each saved step, the loss of the answer and
+of all other words on the probed texts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH, RATE, WARMUP = 48, 2e-3, 30
 
 
 def texts_of(n: int | None = None, seed: int | None = None) -> list[tuple[str, str]]:
-    """Return the texts of the study's datasets with their answers, of another seed if asked."""
+    """Return the texts of the study's datasets with their answers, or of another size and seed."""
     texts = []
     for asked in yaml.safe_load(STUDY.read_text(encoding="utf-8"))["datasets"]:
         config = DatasetConfig(**(asked if n is None else {**asked, "n": n, "seed": seed}))
@@ -47,7 +47,7 @@ def texts_of(n: int | None = None, seed: int | None = None) -> list[tuple[str, s
 
 
 def word_tokenizer(texts: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of all words and marks of the texts."""
+    """Return a tokenizer with a token for each word and punctuation mark in the texts."""
     words = sorted({word for pair in texts for word in re.findall(r"\w+|[^\w\s]+", " ".join(pair))})
     vocabulary = {word: i for i, word in enumerate(["<unk>", "<pad>", *words])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -58,7 +58,7 @@ def word_tokenizer(texts: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
 
 
 def losses(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of the last words, and of all words before them."""
+    """Return the mean loss of the last word of each text, and that of all words before it."""
     ids, mask = batch["input_ids"], batch["attention_mask"]
     places = (mask.cumsum(dim=1) - 1).clamp_min(0)
     logits = model(input_ids=ids, attention_mask=mask, position_ids=places).logits[:, :-1]
@@ -67,7 +67,7 @@ def losses(model: LlamaForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor, T
 
 
 def main() -> None:
-    """Train, and save the model at each step that is asked for."""
+    """Train the model, and save it at the given steps."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--saved", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400])

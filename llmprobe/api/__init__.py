@@ -1,1 +1,1 @@
-"""The verbs of the Python interface; their keywords are those of the config file."""
+"""The functions of the Python interface; their keywords are keys of the config file."""

@@ -1,4 +1,4 @@
-"""Probes in any torch network, also while it is trained."""
+"""Probing of any torch network, also during its training."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ def probe_network(
 ) -> Results:
     """Probe any torch network at any of its layers: ``probe_network(convnet, images, digits)``.
 
-    The results are those of ``probe_layers``; ``layer`` is a point's place in forward order, and a
-    column ``layer_name`` of the table has its name.
+    The results are like those of ``probe_layers``. ``layer`` is the place of a layer in forward
+    order, and the table has its name in the column ``layer_name``.
 
     Parameters
     ----------
     inputs
-        What the network takes, a row an example. [n, …]
+        The inputs of the network, a row for each example. [n, …]
     labels
         The class of each example. [n]
     layers
-        "all": the input and every submodule without submodules of its own, in forward order (one
-        that runs again is ``name#2``). "operations": functional ones too (``relu``), by torch.fx.
-        Or names of submodules or operations. A point whose features equal those of the one before
-        (flatten, dropout) is left out of the first two. Features are what the layer returns for an
-        example, flattened.
+        "all": the input and every submodule without submodules of its own, in forward order (a
+        second call is ``name#2``). "operations": functional ones such as ``relu`` too, by torch.fx.
+        Or a list of names of submodules or operations. The first two leave out a layer whose
+        features equal those of the one before (flatten, dropout). Features are what the layer
+        returns for an example, flattened.
     groups
         The group of each row; rows of one group never stand on both sides of a split. [n]
     test
-        True for the examples to score, with probes that are fitted on the others; by default all
+        True for the examples to score, by probes that are fitted on the others; by default all
         are scored, in folds. [n] bool
     model, dataset
         The names of the network and of the examples in the tables.
     batch_size
-        The number of examples that the network is given at a time.
+        The number of examples in a forward pass.
     linear
-        Whether to ask too how much more a curved probe reads (``linearity_gap`` in the tables);
-        or keys of a config's ``linear`` section.
+        Whether to also measure how much more a curved probe reads (``linearity_gap`` in the
+        tables); or keys of a config's ``linear`` section.
     **options
         Keys of a config's ``probe`` section.
 
@@ -105,7 +105,7 @@ def probe_network(
 
 
 class ProbeCallback:
-    """A callback that probes a network while it is trained, called with the number of each step::
+    """A callback that probes a network during its training, called with the number of each step::
 
         callback = llmprobe.ProbeCallback(network, images, labels, steps=[0, 100, 1000])
         for step, batch in enumerate(batches):
@@ -133,7 +133,7 @@ class ProbeCallback:
             self.steps = frozenset(steps)
         except TypeError:
             raise UserError(f"steps: {steps!r}, expected the numbers of steps, [0, 100]") from None
-        # Wrong options are said before the training, and every step has the same points.
+        # Check the options before the training, and fix the layers for all steps.
         arguments = signature(probe_network).parameters.keys() - {"model"}
         section = {key: value for key, value in options.items() if key not in arguments}
         probe_config(section, "ProbeCallback")
@@ -153,7 +153,7 @@ class ProbeCallback:
         Raises
         ------
         UserError
-            None of the steps has come.
+            None of the steps has come yet.
         """
         if not self._results:
             raise UserError(f"none of the steps {sorted(self.steps)} has come yet")

@@ -1,4 +1,4 @@
-"""A saved probe and texts that it never saw."""
+"""Saved probes on new texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def trace(
     too_long: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[Trace]:
-    """Compute what a saved probe says of texts at every token and layer.
+    """Compute the scores of a saved probe at every token and layer of some texts.
 
     ``llmprobe.trace("runs/x/probes/smollm2-135m/capitals.safetensors", "Lima is in Peru.")`` is a
     list of one ``Trace``, with ``.tokens``, ``.layers`` and ``.scores`` [layers, tokens].
@@ -40,24 +40,24 @@ def trace(
     probe
         A probe, or its file.
     texts
-        One or several, without the template of the probe's own texts, into which they are put.
+        One text or several; each is put into the template of the probe's own texts.
     model
-        A name, id or folder in place of the model that the probe remembers, or a model of
-        transformers in memory, which is left as it was found.
+        A name, id or folder in place of the model that the probe was fitted on; or a transformers
+        model in memory, which is left unchanged.
     tokenizer
-        That of a model in memory.
+        The tokenizer of a model in memory.
     template
         A template in place of the probe's own; ``"{text}"`` leaves texts as they are.
     too_long
-        ``error`` or ``cut_left``; by default what it was for the probe's own texts.
+        ``error`` or ``cut_left``; by default as for the probe's own texts.
     trust_remote_code
         Whether code that comes with the model may run.
 
     Raises
     ------
     UserError
-        The probe is of no language model; its model cannot be loaded, or has changed; a text is
-        empty or too long.
+        The probe is not one of a language model; its model cannot be loaded, or has changed; a text
+        is empty or too long.
     """
     loaded, options, loan = _reading(
         "trace", probe, model, tokenizer, template, too_long, trust_remote_code
@@ -81,34 +81,34 @@ def score(
     too_long: str | None = None,
     trust_remote_code: bool = False,
 ) -> pd.DataFrame:
-    """Classify texts with a saved probe: a row each, with what is ``predicted`` and its ``score``.
+    """Classify texts with a saved probe. Each text has a row, with ``predicted`` and ``score``.
 
     Parameters
     ----------
     probe
         A probe, or its file.
     texts
-        One or several, without the template of the probe's own texts; or a table with them in the
-        column ``text``, and in others what else the template needs.
+        One text or several, each put into the template of the probe's own texts; or a table with a
+        column ``text``, and other columns that the template needs.
     layer
-        By default the one where the probe does best.
+        The layer; by default the one where the probe does best.
     fpr, threshold
-        A false positive rate, or a score: texts above it are ``flagged``. Whether the rate is
-        guaranteed, ``SavedProbe.threshold`` says.
+        A false positive rate, or a score. Texts that score above its threshold are ``flagged``;
+        ``SavedProbe.threshold`` says whether the rate is guaranteed.
     model, tokenizer, template, too_long, trust_remote_code
-        As of ``trace``.
+        As for ``trace``.
 
     Returns
     -------
     pandas.DataFrame
-        ``text``, or the given table, with ``predicted`` and ``score``: the probability of the last
-        of two classes, that of the predicted one of more, or the predicted number; with ``fpr`` or
-        ``threshold``, ``flagged`` too.
+        ``text``, or the given table, with ``predicted`` and ``score``. The score is the probability
+        of the last of two classes, or of the predicted one of more, or the predicted number. With
+        ``fpr`` or ``threshold`` there is a column ``flagged``.
 
     Raises
     ------
     UserError
-        As of ``trace``; the probe has no such layer, or no threshold for this rate.
+        As for ``trace``; the probe has no such layer, or no threshold for this rate.
     """
     loaded, options, loan = _reading(
         "score", probe, model, tokenizer, template, too_long, trust_remote_code
@@ -130,7 +130,7 @@ def _reading(
     too_long: str | None,
     trust_remote_code: bool,
 ) -> tuple[SavedProbe, ReadingOptions, AbstractContextManager[None]]:
-    """Return a probe, how it reads new texts, and what leaves a model in memory as it was."""
+    """Return a probe, how it reads new texts, and a context that restores a model in memory."""
     if not isinstance(probe, SavedProbe | str | Path):
         raise UserError(f"{verb}: {type(probe).__name__!r} is no probe; give one, or its file")
     if model is not None:

@@ -1,4 +1,4 @@
-"""Whole runs: what `llmprobe run`, `compare` and `intervene` do, and their folders read back."""
+"""Whole runs: `llmprobe run`, `compare` and `intervene` from Python, and reading their folders."""
 
 from __future__ import annotations
 
@@ -38,33 +38,34 @@ def run(
     Parameters
     ----------
     config
-        A YAML file, the name of a shipped one, a mapping like it, or a dataset with ``models``.
+        A YAML file, the name of a shipped one, a mapping; or, with ``models``, a dataset.
     out
         The run's folder; by default ``runs/<name>``.
     models
-        Of a dataset: known names, Hub ids or folders.
+        The models to probe on a dataset: known names, Hub ids or folders.
     limit
         The most examples of each dataset.
     include
         Folders with datasets of your own (.yaml, .py).
     **columns
-        Of a dataset: ``text``, ``label``, ``group``, or any other key of its mapping.
+        Keys of a dataset's mapping, such as ``text``, ``label`` and ``group``.
 
     Raises
     ------
     UserError
-        The config is wrong, a model or dataset cannot be had, another process works in the folder.
+        The config is wrong, a model or dataset is not available, or another process works in the
+        folder.
     """
     return _results(load_config(config, (), limit, include, models, columns), out)
 
 
 def load_run(folder: str | Path) -> Results:
-    """Read a run's folder: the results that were written. The probes are left for ``load_probe``.
+    """Read the results in a run's folder; ``load_probe`` reads its probes.
 
     Raises
     ------
     UserError
-        It is no run folder, or its results or its summary are missing or damaged.
+        It is not a run folder, or its results or its summary are missing or damaged.
     """
     return read_results(Path(folder))
 
@@ -72,21 +73,22 @@ def load_run(folder: str | Path) -> Results:
 def compare(
     runs: Sequence[str | Path | Results], *, out: str | Path | None = None, anyway: bool = False
 ) -> Results:
-    """Put runs side by side; ``.differences`` says how their curves differ on the same examples.
+    """Compare runs; ``.differences`` has the differences of their curves on the same examples.
 
     Parameters
     ----------
     runs
         Folders, or what ``run`` and ``load_run`` return.
     out
-        A folder for the tables and the page of the comparison; without, nothing is kept.
+        A folder for the tables and the page of the comparison; by default nothing is written.
     anyway
-        Whether to compare runs of other examples, folds, positions or probes too, with a note.
+        Whether to compare runs of different examples, folds, positions or probes too, with a note.
 
     Raises
     ------
     UserError
-        There are not two runs or more, the curves do not mean the same, ``out`` is something else.
+        There are fewer than two runs, the curves are not comparable, or ``out`` holds something
+        other than a comparison.
     """
     folders = [_folder(one) for one in runs]
     if out is None:
@@ -105,14 +107,14 @@ def intervene(
     limit: int | None = None,
     **options: Any,
 ) -> Results:
-    """Change states along each probe's direction: does the model use it? ``.interventions`` says.
+    """Change states along each probe's direction, and measure in ``.interventions`` what they do.
 
     Parameters
     ----------
     run
-        A run's folder, what ``run`` returned, or a config, of which what is missing is done first.
+        A run's folder, what ``run`` returned, or a config. What is missing of it is done first.
     out
-        The folder of a config's run; by default ``runs/<name>``.
+        The run's folder; by default the given one, or ``runs/<name>`` of a config.
     limit
         The most examples of each dataset.
     **options
@@ -121,7 +123,8 @@ def intervene(
     Raises
     ------
     UserError
-        An option is wrong, no dataset has a question with answers, or the model cannot be run so.
+        An option is wrong, no dataset has a question with answers, or the model cannot be run from
+        changed states.
     """
     if isinstance(run, Results) or (isinstance(run, str | Path) and Path(run).is_dir()):
         folder = _folder(run)
@@ -130,7 +133,7 @@ def intervene(
 
 
 def _results(config: RunConfig, out: str | Path | None) -> Results:
-    """Do a run, draw it, and return what it found."""
+    """Do a run, write its report, and return its results."""
     folder = default_out(config) if out is None else Path(out)
     results = run_of(config, folder).probe(extract=True)
     report(folder)
@@ -139,7 +142,7 @@ def _results(config: RunConfig, out: str | Path | None) -> Results:
 
 
 def _folder(run: str | Path | Results) -> Path:
-    """Return the folder of a run; raise ``UserError`` where it has none."""
+    """Return the folder of a run; raise ``UserError`` if it has none."""
     if not isinstance(run, Results):
         return Path(run)
     if run.folder == Path():

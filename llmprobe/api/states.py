@@ -1,4 +1,4 @@
-"""From a model and a dataset to hidden states, probes and what they read elsewhere."""
+"""From a model and a dataset to hidden states, probes and transfer."""
 
 from __future__ import annotations
 
@@ -58,17 +58,18 @@ def extract(
     Parameters
     ----------
     model
-        A known name, a Hub id, a folder, a ``ModelConfig``, or a model of transformers in memory,
-        which is read as it is and left as it was found.
+        A known name, a Hub id, a folder, a ``ModelConfig``, or a transformers model in memory,
+        which is read as it is and left unchanged.
     tokenizer
-        That of a model in memory. Of another, the name, id or folder of one from elsewhere.
+        The tokenizer of a model in memory; for another model, the name, id or folder of a tokenizer
+        in place of its own.
     name
-        What tables call the model; by default what it calls itself.
+        The model's name in tables; by default its own.
     dtype
         The type in which the model computes: auto, float32, bfloat16 or float16.
     cache
-        Whether to keep the states on disk (``LLMPROBE_CACHE``) and find them again. Those of a
-        model in memory are kept only with a ``name``, and found only for the same weights.
+        Whether to store the states on disk (``LLMPROBE_CACHE``) and reuse them. States of a model
+        in memory are stored only with a ``name``, and reused only for the same weights.
     **options
         Keys of a config's ``extract`` section: site, position, batch_tokens, chat_template,
         too_long.
@@ -99,8 +100,8 @@ def extract(
 def probe(activations: Activations, *, progress: bool = True, **options: Any) -> Results:
     """Probe every layer of some activations, at each of their positions.
 
-    The results have ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``; of a dataset
-    of several concepts, a curve for each.
+    The results have ``.table``, ``.summary``, ``.predictions`` and ``.heatmap(path)``. If a dataset
+    has several concepts, each has a curve.
 
     Parameters
     ----------
@@ -157,31 +158,32 @@ def transfer(
     Parameters
     ----------
     sets
-        Activations of one model at one position, by what tables are to call them.
+        Activations of one model at one position, by the name that tables give them.
     by
-        A field of a dataset, each value of which is a set.
+        A field that divides datasets into sets, one for each of its values.
     train, test
-        Names of the sets that probes are fitted on, and of those that are scored; by default all.
+        The names of the sets to fit probes on, and of those to score; by default all.
     leave_one_out
-        Whether probes are fitted on all values of the field but one too, and scored on that one.
+        Whether to also fit probes on all values of the field except one, and score that one.
     mask
-        Fields whose text is replaced by "something" in every text; the model reads those texts, and
-        the probes of the whole dataset score them.
+        Fields whose text is replaced by "something" in every text. The model reads these texts too,
+        and the probes of the whole dataset are scored on them.
     across_layers
-        Whether probes of every layer are scored on the states of every other one too.
+        Whether to score probes of every layer on the states of every other layer too.
     entity
-        The field that names what an example is about, where that is not seen by itself.
+        The field that names what an example is about, if llmprobe does not find it itself.
     model, tokenizer
-        With ``mask``, the model in memory whose states these are; one with a name is found by it.
+        With ``mask``, the model in memory that the states come from; a model with a name or id is
+        loaded by it.
     **options
         Keys of a config's ``probe`` section: kind, folds, l2, seed.
 
     Raises
     ------
     UserError
-        The sets are of different models, positions or layers, there is no such field or set, a set
-        is too small for the folds, or no two sets have labels in common; with ``mask`` the model is
-        not at hand, or is another one.
+        The sets are of different models, positions or layers; there is no such field or set; a set
+        is too small for the folds; or no two sets have labels in common. With ``mask``, also: the
+        model is not available, or is not the one that the states come from.
     """
     if not sets or not all(isinstance(one, Activations) for one in sets.values()):
         raise UserError('transfer: give activations by name, as {"a": activations}')
@@ -190,7 +192,7 @@ def transfer(
         values = {name: str(activations.facts[fact]) for name, activations in at.items()}
         if len(set(values.values())) > 1:
             raise UserError(f"transfer: the sets differ in {fact}: {listed([*values.values()])}")
-    # Under the given name, beside the dataset's own, by which what one builder made is known.
+    # The given name replaces the dataset's; forms of one dataset are still known by their source.
     named = [(replace(one.dataset, name=name), one) for name, one in at.items()]
     asked = {"by": by, "train": train, "test": test, "leave_one_out": leave_one_out, "mask": mask,
              "entity": entity}  # fmt: skip
@@ -211,9 +213,9 @@ def _without_fields(
     tokenizer: Any,
     progress: bool,
 ) -> dict[str, list[Masked]]:
-    """Return the texts of datasets without each field that is masked, with their states.
+    """Return the texts of each dataset with each field masked, and their states.
 
-    They are read as the texts themselves were, by the name of their dataset.
+    The model reads them as it read the original texts. -> by the name of the dataset
     """
     where = "transfer: mask"
     own = None if model is None else ModelInMemory(model, tokenizer)
@@ -263,9 +265,10 @@ def probe_layers(
     groups
         The group of each row; rows of one group never stand on both sides of a split. [n]
     texts
-        The text of each row, for the bag-of-words baseline; rows of one text share a fold. [n]
+        The text of each row, for the bag-of-words baseline; rows with the same text share a fold.
+        [n]
     test
-        True for the rows to score, with probes that are fitted on the others; by default all are
+        True for the rows to score, by probes that are fitted on the others; by default all are
         scored, in folds. [n] bool
     **options
         Keys of a config's ``probe`` section.
@@ -282,7 +285,7 @@ def probe_layers(
 
 
 def require_named(model: Any) -> None:
-    """Raise ``UserError`` for what is no model and no name of one, which can be long in print."""
+    """Raise ``UserError`` for what is not a model or the name of one, without printing it."""
     if not isinstance(model, str | Path | ModelConfig | nn.Module):
         raise UserError(
             f"the model is of the type {type(model).__name__!r}; give a known name, a Hub id, a "
@@ -291,7 +294,7 @@ def require_named(model: Any) -> None:
 
 
 def _model_config(model: Any, tokenizer: Any, name: str, dtype: str) -> ModelConfig:
-    """Return the config of a model by its name, with what else is said of it."""
+    """Return the config of a model, with the given name, tokenizer and dtype."""
     require_named(model)
     if not isinstance(tokenizer, str | Path | None):
         raise UserError(
