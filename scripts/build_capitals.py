@@ -1,9 +1,9 @@
 """Write data/capitals.csv: true and false statements about the capitals of the world.
 
 Run ``python scripts/build_capitals.py`` after ``pip install "llmprobe[builders]"``; ``geonames.py``
-says what the sources are.
+describes the sources.
 
-A country is in when, in this order,
+A country is included if it passes these rules, in this order:
 
 1. *member*: the Factbook lists the UN among its organizations;
 2. *one capital*: the Factbook names one place and does not qualify it as "legislative capital",
@@ -13,23 +13,23 @@ A country is in when, in this order,
 4. *agreed*: the two sources name the same place: the Factbook's name is a name, in any spelling,
    of the place that is the capital in GeoNames.
 
-Every country has, in each template, a statement about each of three cities; ``label`` is the truth
-of the statement, which in a negated template is the opposite of what it is in an affirmed one:
+In each template, every country has a statement about each of three cities. ``label`` is the truth
+of the statement; negation reverses it:
 
 - *true*: its capital;
 - *hard*: another city of the same country. Of the three most populous candidates it is the best
   known, that is, the one with the most names in GeoNames (a population can be that of a whole
   district). A candidate has 1,000 inhabitants or more, is 25 km or more from the capital (no
-  suburbs) and absent from the Factbook's remarks on the capital (seats of government); its name
-  is neither that of any capital of the world nor that of the hard city of another country, and
-  does not contain, nor is contained in, the name of its country or capital. A country without a
-  candidate has no hard statement;
+  suburbs), and is not in the Factbook's remarks on the capital (seats of government). Its name is
+  not that of any capital of the world, nor that of the hard city of another country, and neither
+  contains nor is contained in the name of its country or capital. A country without a candidate
+  has no hard statement;
 - *easy*: the capital of a country in another continent.
 
-Countries are matched in pairs (and one triple when their number is odd) that exchange their
-capitals for the easy statements, and ``group`` is the pair. So no city stands on both sides of a
-split that respects groups. With a group for each country, a probe that learned "Paris → true" in
-training would meet "Paris … false" in the test, and score below chance.
+Countries are matched in pairs (and one triple if their number is odd) that exchange their capitals
+for the easy statements, and ``group`` is the pair. So no city is on both sides of a split that
+respects groups. If each country were a group, a probe that learned "Paris → true" in training would
+meet "Paris … false" in the test, and score below chance.
 """
 
 from __future__ import annotations
@@ -93,20 +93,20 @@ class Country:
     continent: str
     capital: str
     hard: str | None
-    """Another city of the country, if there is a candidate."""
+    """Another city of the country; None if there is no candidate."""
 
 
 def find(name: str, places: list[Place]) -> Place | None:
-    """The most populous place of that name, or else with that name among its others."""
+    """Return the most populous place with that main name, or else with that alternate name."""
     same = [place for place in places if key(place["name"]) == key(name)]
     same = same or [place for place in places if key(name) in names(place)]
     return max(same, key=lambda place: place["population"], default=None)
 
 
 def hard_city(capital: Place, country: str, places: list[Place], taken: set[str]) -> str | None:
-    """The best known of the three largest candidates in ``places``, the cities of the country.
+    """Return the best known of the three largest candidates in ``places``, the country's cities.
 
-    ``taken`` are keys of names that it may not have.
+    ``taken`` are the keys of names that it must not have.
     """
     banned = [country, city_name(capital)]
 
@@ -130,7 +130,7 @@ def hard_city(capital: Place, country: str, places: list[Place], taken: set[str]
 
 
 def collect() -> list[Country]:
-    """The countries that pass the four rules; prints the others."""
+    """Return the countries that pass the four rules, and print the others."""
     entries, all_places = read_geonames()
     capitals = [entry["capital"] for entry in entries.values() if entry["capital"]]
     cities: defaultdict[str, list[Place]] = defaultdict(list)
@@ -163,10 +163,10 @@ def collect() -> list[Country]:
 
 
 def match(countries: list[Country]) -> list[list[Country]]:
-    """Pairs of countries in different continents, and one triple when their number is odd.
+    """Return pairs of countries in different continents, and one triple if their number is odd.
 
-    In a list sorted by continent, two that stand half the list apart differ in continent as long
-    as no continent holds more than half of them.
+    In a list sorted by continent, two countries half the list apart are in different continents,
+    unless one continent has more than half of them.
     """
     order = random.Random(SEED).sample(countries, len(countries))
     order.sort(key=lambda country: country.continent)
@@ -178,7 +178,7 @@ def match(countries: list[Country]) -> list[list[Country]]:
 
 
 def statements(country: Country, partner: Country, group: str) -> Iterator[list[str | int]]:
-    """The rows of one country, in the order of ``COLUMNS``."""
+    """Yield the rows of one country, in the order of ``COLUMNS``."""
     name = with_article(country.name)
     possessive = name + ("'" if name.endswith("s") else "'s")
     cities = {"true": country.capital, "hard": country.hard, "easy": partner.capital}
@@ -194,7 +194,7 @@ def statements(country: Country, partner: Country, group: str) -> Iterator[list[
 
 
 def rows() -> list[list[str | int]]:
-    """The whole file below its header, sorted by country."""
+    """Return all rows of the file, sorted by country."""
     found: list[list[str | int]] = []
     for pair in match(collect()):
         group = "|".join(sorted(country.name for country in pair))

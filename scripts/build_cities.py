@@ -1,37 +1,37 @@
 """Write data/cities.csv: true and false statements about the country a city is in.
 
 Run ``python scripts/build_cities.py`` after ``pip install "llmprobe[builders]"``; ``geonames.py``
-says what the sources are.
+describes the sources.
 
-A place of GeoNames with 150,000 inhabitants or more is in when
+A place of GeoNames with 150,000 inhabitants or more is included if it passes these rules:
 
 1. *member*: its country is a member of the UN by the Factbook. This alone leaves out Taiwan,
    Hong Kong, Macao, Kosovo, Palestine, Western Sahara and every dependency;
 2. *undisputed*: it is in none of the regions of ``DISPUTED``, which another member, or a state
    that governs itself there, claims: Crimea, Kashmir, Jerusalem, …;
 3. *a city*: it is not a suburb or district. Of places in one country less than 25 km apart, the
-   city is the best known one: its inhabitants times its names in GeoNames are the most (Brooklyn
-   has many inhabitants and few names). GeoNames has other names of it; in China one of them ends
-   in 市, "city", since districts, counties and towns are as large there. Its name, folded to
-   ASCII, is letters that begin with a capital, not that of an administrative unit
-   (``ADMINISTRATIVE``), and the place is none of ``NOT_CITIES``;
-4. *the one of its name*: no other place of its country that is as large, and none of another
-   country with a tenth of its inhabitants, has its name among its own;
+   city is the best known one: the product of its inhabitants and of its names in GeoNames is the
+   largest (Brooklyn has many inhabitants and few names). GeoNames has other names for it; in China
+   one of them ends in 市, "city", since districts, counties and towns are as large there. Its name,
+   folded to ASCII, is of letters, begins with a capital, and is not that of an administrative unit
+   (``ADMINISTRATIVE``); and the place is not in ``NOT_CITIES``;
+4. *the one of its name*: its name is not among the names of another place in its country that is
+   at least as large, or of a place in another country with at least a tenth of its inhabitants;
 5. *no hint*: its name neither contains nor is contained in that of its country ("Mexico City",
-   "Tunis"), and is that of no other country ("Georgia").
+   "Tunis"), and is not that of another country ("Georgia").
 
-Cities are matched in pairs from different countries, and each is said to be in its own country
-(true) and in the other's (false). ``group`` is the pair: within it every city and every country is
-once true and once false, so words tell nothing. The two are next to each other in population, or
-nearly, so that fame does not tell either, and a higher threshold keeps whole pairs. A false
-statement is *hard* when both countries are in one continent, else *easy*. It is surely false:
+Cities are matched in pairs from different countries. Each is said to be in its own country (true)
+and in the other's (false). ``group`` is the pair: in it every city and every country is once true
+and once false, so that words alone tell nothing. The two cities are close to each other in the
+order of population, so that fame tells nothing either, and a higher threshold keeps whole pairs. A
+false statement is *hard* if both countries are in one continent, else *easy*. It is surely false:
 
 - no place of the other country, however small, has the city's name among its names, and the name
   neither contains nor is contained in that of the country;
-- the Factbook mentions no province, island, port or other place of the name in the other country
+- the Factbook mentions no province, island, port or other place of that name in the other country
   (Surrey, in Canada, is a county of the United Kingdom), and ``ALSO_IN`` lists none;
 - the two countries are not neighbours: Minna is not in Niger, but it is in Niger State, Nigeria,
-  and Belfast is in another sense in Ireland. Nor are they the United States and Georgia.
+  and Belfast is in Ireland in another sense. Nor are they the United States and Georgia.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ SEED = 0
 POPULATION = 150_000
 SUBURB_KM = 25
 PARTNERS = 20
-"""The next most populous cities that fit are so many, and the partner is drawn from them."""
+"""The number of next most populous cities that fit, from which the partner is drawn."""
 COLUMNS = ["statement", "label", "kind", "city", "country", "population", "group"]
-# By ISO code of the country and GeoNames' code of its first-level unit; also where no city is
-# large enough now.
+# First-level units by GeoNames' code, by the ISO code of the country; also units in which no city
+# is large enough now.
 DISPUTED = {
     "AZ": {"61", "64"},  # Khankendi and Khojaly, of the former Nagorno-Karabakh
     "CY": {"01", "02", "04"},  # Famagusta, Kyrenia and Nicosia, divided
@@ -87,7 +87,7 @@ CONFUSABLE = {"US": {"GE"}, "GE": {"US"}}
 ADMINISTRATIVE = re.compile(
     "^Thi Tran |(-si|-shi|-up| County| District| Province| Qu| Sadr| Poblacion| Chengguanzhen)$"
 )
-# Places of GeoNames that no rule tells from cities, by the code of the country.
+# Places of GeoNames that no rule can tell from cities, by the code of the country.
 NOT_CITIES = {
     "AO": {"Calumbo"},  # a commune of Viana
     "AU": {"Central Coast", "Sunshine Coast"},  # regions
@@ -107,8 +107,8 @@ NOT_CITIES = {
     "VN": {"Xuan Loc"},  # a district
     "ZA": {"Somerset West", "Soshanguve"},  # parts of Cape Town and of Tshwane
 }
-# By the code of a country: what is also the name of a region, county, island, suburb or hamlet in
-# it that neither source has, or that a place in it is known by.
+# By the code of a country: names that a region, county, island, suburb or hamlet in it also has, or
+# is known by, though neither source says so.
 ALSO_IN = {
     "AF": {"Turkistan"},
     "AR": {"El Tigre", "Regina"},
@@ -148,15 +148,15 @@ class City:
     code: str
     continent: str
     confusable: frozenset[str]
-    """Codes of countries of which it may not be said to be in one."""
+    """The codes of countries that no statement may put it in."""
     places: str
-    """``Member.places`` of its country."""
+    """The ``Member.places`` of its country."""
     population: int
     geonameid: int
 
 
 Bearers = Mapping[str, list[Place]]
-"""For each key of a name, the places that have it among their names."""
+"""The places that have a name, by the key of the name."""
 
 
 def bearers_of(places: list[Place]) -> Bearers:
@@ -168,12 +168,12 @@ def bearers_of(places: list[Place]) -> Bearers:
 
 
 def fame(place: Place) -> tuple[int, int]:
-    """What decides which of several places near one another is the city."""
+    """Return the rank that decides which of several nearby places is the city."""
     return place["population"] * len(place["alternatenames"]), -place["geonameid"]
 
 
 def without_suburbs(places: list[Place]) -> Iterator[Place]:
-    """Those of one country that have no better known place near them."""
+    """Yield the places of one country that have no better known place near them."""
     for place in places:
         near = (other for other in places if distance_km(place, other) < SUBURB_KM)
         if max(near, key=fame) is place:
@@ -181,7 +181,7 @@ def without_suburbs(places: list[Place]) -> Iterator[Place]:
 
 
 def is_city(name: str, place: Place) -> bool:
-    """Rule 3 but for suburbs."""
+    """Return whether a place passes rule 3, apart from suburbs."""
     code, others = place["countrycode"], [other for other in place["alternatenames"] if other]
     return (
         plain(name)
@@ -193,7 +193,7 @@ def is_city(name: str, place: Place) -> bool:
 
 
 def collect(entries: dict[str, dict[str, Any]], places: list[Place]) -> Iterator[City]:
-    """Cities by the first three rules."""
+    """Yield the cities that pass the first three rules."""
     large: defaultdict[str, list[Place]] = defaultdict(list)
     for place in places:
         if place["population"] >= POPULATION:
@@ -218,7 +218,7 @@ def collect(entries: dict[str, dict[str, Any]], places: list[Place]) -> Iterator
 
 
 def is_plain_fact(city: City, bearers: Bearers, countries: set[str]) -> bool:
-    """Rules 4 and 5; ``countries`` are the keys of their names."""
+    """Return whether a city passes rules 4 and 5; ``countries`` are the keys of their names."""
 
     def rivals(other: Place) -> bool:
         margin = 1 if other["countrycode"] == city.code else 10
@@ -233,7 +233,7 @@ def is_plain_fact(city: City, bearers: Bearers, countries: set[str]) -> bool:
 
 
 def match(cities: list[City], bearers: Bearers) -> list[tuple[City, City]]:
-    """Pairs that may exchange their countries, from the most populous down."""
+    """Return pairs of cities that may exchange their countries, the most populous first."""
     unfit = {
         city.name: city.confusable | {place["countrycode"] for place in bearers[key(city.name)]}
         for city in cities
@@ -264,7 +264,7 @@ def match(cities: list[City], bearers: Bearers) -> list[tuple[City, City]]:
 
 
 def statements(city: City, partner: City, group: str) -> Iterator[list[str | int]]:
-    """The true and the false row of a city, in the order of ``COLUMNS``."""
+    """Yield the true and the false row of a city, in the order of ``COLUMNS``."""
     false_kind = "hard" if city.continent == partner.continent else "easy"
     for kind, country in (("true", city.country), (false_kind, partner.country)):
         text = f"The city of {city.name} is in {with_article(country)}."
@@ -272,7 +272,7 @@ def statements(city: City, partner: City, group: str) -> Iterator[list[str | int
 
 
 def rows() -> list[list[str | int]]:
-    """The whole file below its header, the pair with the most populous city first."""
+    """Return all rows of the file, the pair with the most populous city first."""
     entries, places = read_geonames()
     bearers = bearers_of(places)
     cities = list(collect(entries, places))

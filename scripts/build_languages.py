@@ -1,18 +1,19 @@
 """Write data/capitals_languages.csv: the capitals of the world in eight languages.
 
 Run ``python scripts/build_languages.py`` after ``pip install babel==2.19.0`` (Unicode CLDR 49, see
-data/LICENSE.unicode). The facts are those of data/capitals.csv, the names CLDR's:
+data/LICENSE.unicode). The facts are those of data/capitals.csv, the names those of CLDR:
 
-- a country's is that of its territory in the language, which is the bare nominative;
-- a capital's is that of its time zone's city. Where CLDR gives none in a language, it is the city
-  in the zone's identifier, as CLDR says (UTS 35, "Time Zone Names"), in languages of Latin script.
+- the name of a country is that of its territory in the language, in the nominative without article;
+- the name of a capital is that of its time zone's city. If CLDR has none in a language, it is the
+  city in the zone's identifier, as CLDR says (UTS 35, "Time Zone Names"), in languages of Latin
+  script.
 
-A country is in where its capital is the city of a time zone, in every language neither name
-contains the other, and no name is one in brackets. A statement is a list of two entries, "Country:
-Peru. Capital: Lima.", so that names need neither case nor article; the words are the headings of
-those entries in the language's own encyclopaedia (the box of a country's article in Wikipedia).
-Each country is once true and once false, with the capital of the country that it is paired with,
-in the order of a draw with seed 0; ``group`` is the pair, in all languages.
+A country is included if its capital is the city of a time zone, and if in every language neither
+name contains the other, and neither has brackets. A statement is a list of two entries, "Country:
+Peru. Capital: Lima.", so that names need neither case nor article. Its words are the headings of
+these entries in the language's Wikipedia (in the box of a country's article). Each country is once
+true, and once false with the capital of its partner; partners are drawn with seed 0. ``group`` is
+the pair, in all languages.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ TEMPLATES = {
     "pl": "Państwo: {country}. Stolica: {city}.",
     "ru": "Страна: {country}. Столица: {city}.",
 }
-"""By language."""
+"""The template of each language."""
 
 
 def names() -> dict[str, dict[str, tuple[str, str]]]:
@@ -63,7 +64,7 @@ def names() -> dict[str, dict[str, tuple[str, str]]]:
 
 
 def _tells(pairs: dict[str, tuple[str, str]]) -> bool:
-    """Whether no name gives the other away, or says more than the name."""
+    """Return whether neither name of any pair contains the other or has brackets."""
     return all(
         a.lower() not in b.lower() and b.lower() not in a.lower() and "(" not in a + b
         for a, b in pairs.values()
@@ -71,7 +72,7 @@ def _tells(pairs: dict[str, tuple[str, str]]) -> bool:
 
 
 def main() -> None:
-    """Write the table."""
+    """Write data/capitals_languages.csv."""
     known = names()
     order = sorted(known)
     random.Random(0).shuffle(order)

