@@ -1,4 +1,4 @@
-"""``llmprobe check MODEL``: whether a model is read as it should be."""
+"""``llmprobe check MODEL``: whether the hidden states of a model are read correctly."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 @command("validate", "Resolve and check a config without running it, and print it.", add_config)
 def validate(options: argparse.Namespace) -> None:
-    """Print the resolved config, and log which datasets were not checked, as they are not here."""
+    """Print the resolved config, and log which datasets were not on this disk to be checked."""
     run = load_run(options, download=False)
     if run is not None:
         print(run.given.to_yaml(), end="")

@@ -1,4 +1,4 @@
-"""Reads and overrides config files, and reports each of their errors in one line."""
+"""How config files are read, overridden and checked, with an error of one line for each problem."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_config(
     models: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Return the checked config in a YAML file, of a shipped name, or in a mapping.
+    """Load and check a config: a YAML file, the name of a shipped one, or a mapping.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def _of_run(raw: Any, file: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{file}: empty, or not a mapping with the keys models and datasets")
     if "sanity" in raw:
-        raise UserError(f"{file}: of an experiment; its command is `llmprobe sanity`, not `run`")
+        raise UserError(f"{file}: config of an experiment; its command is `llmprobe sanity`")
     if "compare" in raw:
-        raise UserError(f"{file}: of a comparison; its command is `llmprobe compare`, not `run`")
+        raise UserError(f"{file}: config of a comparison; its command is `llmprobe compare`")
     return raw
 
 

@@ -175,9 +175,9 @@ class ClusterRun(Run):
         if traces and others and self.config.models:
             examples = self._chosen_examples()
             self._do([
-                self._task("parts", unit, examples={name: examples[name]
+                self._task("parts", unit, examples={dataset.name: examples[dataset.name]
                                                     for one in unit.datasets
-                                                    for name in map(_name, self._of(one))})
+                                                    for dataset in self._of(one)})
                 for unit in others
             ])  # fmt: skip
 
@@ -336,10 +336,6 @@ class ClusterRun(Run):
                 folder.mkdir(parents=True, exist_ok=True)
                 leases.enter_context(lease(folder, wait=True, tidy=False))
             self._do(tasks)
-
-
-def _name(dataset: ConceptDataset) -> str:
-    return dataset.name
 
 
 def _with_dtype(model: ModelConfig) -> ModelConfig:

@@ -103,7 +103,7 @@ class ComparedRun:
         return replace(self, run=run, known={**self.known, kind: known})
 
     def examples(self, dataset: str) -> pd.DataFrame:
-        """Return text, label, group and fold of each example, if they are known; by example."""
+        """Return text, label, group and fold by example; empty if the run's tables lack them."""
         texts, folds = (
             table[table["dataset"] == dataset].drop_duplicates("example").set_index("example")
             for table in (self.run.examples, self.run.predictions)

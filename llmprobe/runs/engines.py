@@ -1,4 +1,4 @@
-"""Engines that do tasks: SLURM jobs or Dask workers, both behind futures."""
+"""Engines that do tasks, as SLURM jobs or by Dask workers, and return futures."""
 
 from __future__ import annotations
 

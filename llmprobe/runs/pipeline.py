@@ -357,7 +357,7 @@ class Run:
         return matrix
 
     def _require_same_states(self, before: RunConfig) -> None:
-        """Raise ``UserError`` if the run in the folder has other states of the same name.
+        """Raise ``UserError`` if the run in the folder has other states under the same names.
 
         Models and datasets that only one of the two runs has are not compared.
 
@@ -388,7 +388,7 @@ class Run:
             )
 
     def _transferred_before(self) -> tuple[TransferConfig | None, TransferMatrix | None]:
-        """Return the ``transfer`` section of now or before, and its cells that are stored."""
+        """Return the ``transfer`` section of the config or the folder, and its stored cells."""
         config = self.config.transfer or self._section_before("transfer")
         try:
             kept = [] if config is None else self._matrices(config, extract=False, compute=False)

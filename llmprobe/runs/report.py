@@ -123,7 +123,7 @@ def summary_text(run: Results, width: int, unicode: bool) -> Text:
 
 
 def _remove_other_figures(folder: Path, written: Sequence[Path]) -> None:
-    """Remove figures of an earlier report: those in two files, .png and .svg, as reports write."""
+    """Remove the figures that an earlier report drew: .png files with an .svg beside them."""
     for picture in sorted(folder.glob("*.png")):
         both = picture, picture.with_suffix(".svg")
         if picture not in written and both[1].is_file():

@@ -260,7 +260,7 @@ def test_an_unknown_key_suggests_the_nearest(write, text: str, key: str, suggest
         ("extract: {position: [last, 3]}", "extract.position.1: 3 is not allowed"),
         ("extract: {layers: [-1]}", "extract.layers.0: -1 is not allowed"),
         ("extract: {layers: []}", "extract.layers: should have at least 1 item"),
-        ("extract: {layers: [3, 1, 3]}", "extract.layers: a number stands there twice"),
+        ("extract: {layers: [3, 1, 3]}", "extract.layers: a number occurs twice"),
         ("probe: {controls: majority}", "probe.controls: 'majority' is not allowed: should be a "
                                         "list"),
         ("probe: 5", "probe: 5 is not allowed: should be a mapping"),

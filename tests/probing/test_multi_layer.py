@@ -279,7 +279,7 @@ def test_auto_takes_four_layers_at_the_quarters_of_the_depth() -> None:
         ((1, 9), "layer 9 is not read; the layers are 1 to 3"),
         ((0, 1), "layer 0 is not read"),
         ((2,), "multi_layer"),
-        ((2, 2), "a number stands there twice"),
+        ((2, 2), "a number occurs twice"),
         ("all", "multi_layer"),
     ],
 )

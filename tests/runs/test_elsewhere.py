@@ -290,7 +290,7 @@ def test_a_config_has_models_or_activations(tmp_path: Path, capsys) -> None:
             {"activations": "s.npz", "extract": {"position": ["last", "mean"]}},
             "activations from elsewhere are of one position",
         ),
-        ({"activations": {"layers": [1, 1], "path": "s.npz"}}, "a number stands there twice"),
+        ({"activations": {"layers": [1, 1], "path": "s.npz"}}, "a number occurs twice"),
     ):
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({"datasets": ["toy.csv"]} | sections))
         assert main(["validate", str(tmp_path / "c.yaml")]) == 2

@@ -262,7 +262,7 @@ def test_words_that_begin_alike_are_said(
          "no label '2'; the labels are 0 and 1"),
         ({"question": True, "answers": ANSWERS}, "has no question of its own"),
         ({"question": "is", "answers": ANSWERS}, "has no field"),
-        ({"question": "{text} is", "template": "{text}", "answers": ANSWERS}, "say one of them"),
+        ({"question": "{text} is", "template": "{text}", "answers": ANSWERS}, "give one of them"),
         ({"question": "{text} is", "answers": {"1": [], "0": ["b"]}}, "'1' needs a word"),
         ({"question": "{text} is", "answers": {"1": True, "0": False}}, "in quotation marks"),
         ({"question": "{text} is", "answers": {True: "a", False: "b"}}, "in quotation marks"),

@@ -280,8 +280,8 @@ class DatasetConfig(Section):
             if present and not there:
                 other = "hub" if belongs.endswith("Hub") else "path"
                 raise ValueError(
-                    f"{present[0]} {belongs}, and there is no {other}; what a known dataset takes "
-                    "stands under options"
+                    f"{present[0]} {belongs}, and there is no {other}; the options of a known "
+                    "dataset go under options"
                 )
         for part in (file_name(self.title), *self.title.split("/")):
             check_file_name(part, "as")
@@ -290,7 +290,7 @@ class DatasetConfig(Section):
     @model_validator(mode="after")
     def _one_template(self) -> DatasetConfig:
         if self.question and self.template is not None:
-            raise ValueError("has template and question, which is one too; say one of them")
+            raise ValueError("has template and question, which is a template; give one of them")
         if isinstance(self.question, str) and self.is_own and not self.answers:
             raise ValueError("has a question, which needs answers: {LABEL: [words]}")
         for label, words in self.answers.items():
@@ -303,7 +303,7 @@ class DatasetConfig(Section):
         used = [key for key in _COLUMNS if getattr(self, key) is not None]
         forms = [form for form, keys in _FORMS.items() if {*keys} & {*used}]
         if len(forms) > 1:
-            raise ValueError(f"has {forms[0]} and {forms[1]}, which are two forms of texts; say "
+            raise ValueError(f"has {forms[0]} and {forms[1]}, which are two forms of texts; give "
                              "one of them")  # fmt: skip
         (form,) = forms or ("text",)
         for key, other in (

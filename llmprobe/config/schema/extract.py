@@ -67,7 +67,7 @@ class ExtractConfig(Section):
     @classmethod
     def _different_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers and len(set(layers)) < len(layers):
-            raise ValueError("a number stands there twice")
+            raise ValueError("a number occurs twice")
         return layers
 
     @property

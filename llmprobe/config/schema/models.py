@@ -66,9 +66,9 @@ class ModelConfig(Section):
     def _usable_name(self) -> ModelConfig:
         check_file_name(self.name, "name")
         if self.adapter is not None and self.weights == "random":
-            raise ValueError("adapter changes trained weights; random ones have none")
+            raise ValueError("adapter needs trained weights, and these are random")
         if self.adapter is not None and self.quantization != "none":
-            raise ValueError("adapter is merged into weights as they are; leave out quantization")
+            raise ValueError("adapter cannot be merged into quantized weights; leave out one")
         return self
 
 
@@ -110,7 +110,7 @@ class ActivationsConfig(Section):
     def _usable(self) -> ActivationsConfig:
         check_file_name(self.name, "name")
         if len(set(self.layers)) < len(self.layers):
-            raise ValueError("layers: a number stands there twice")
+            raise ValueError("layers: a number occurs twice")
         return self
 
 

@@ -124,7 +124,7 @@ class ProbeConfig(Section):
     @classmethod
     def _several_layers(cls, layers: Any) -> Any:
         if isinstance(layers, tuple) and len(set(layers)) < len(layers):
-            raise ValueError("a number stands there twice")
+            raise ValueError("a number occurs twice")
         return tuple(sorted(layers)) if isinstance(layers, tuple) else layers
 
     @field_validator("pooling")
