@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 BATCH = 16
 """Prompts of one length that are answered together."""
 CHECKED = 3
-"""Answers of which the states while they are made are compared with those of the text read."""
+"""How many answers are read again, to compare their states with those of the generation."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +48,27 @@ class Asked:
     judge: str | None = None
     """``exact``, ``number`` or ``label``; None for no judgement."""
     expected: str | None = None
-    """The column with what is right; by default the labels."""
+    """The column of the right answers; by default the labels are the right answers."""
     words: Mapping[str, str] | None = None
-    """How an answer says a label, where it is not the label itself."""
+    """The words with which an answer says each label; by default the label itself."""
 
 
 def answer_all(model: ModelConfig, dataset: ConceptDataset, asked: Asked, out: Path) -> str:
-    """Write a row for each example with the model's greedy answer; return what came of it.
+    """Write a row for each example with the model's greedy answer; return a summary.
 
-    What is finished is kept beside ``out``, and an interrupted command goes on from there. Prompts
-    of one length are answered together, so that there is no padding.
+    Finished answers are kept beside ``out``, so that an interrupted command resumes from there.
+    Prompts of one length are answered together, so that there is no padding.
 
     Raises
     ------
     UserError
-        There is something at ``out`` already; the model has no head or no chat template; a prompt
-        leaves no room for an answer; there is no column of what is expected.
+        ``out`` exists already; the model has no head or no chat template; a prompt leaves no room
+        for an answer; there is no column of expected answers.
     """
     if out.suffix != ".jsonl":
-        raise UserError(f"--out {out}: what is written is a .jsonl file")
+        raise UserError(f"--out {out}: should end in .jsonl")
     if out.exists():
-        raise UserError(f"--out {out}: is there already; give another name, or remove it")
+        raise UserError(f"--out {out}: exists already; give another name, or remove it")
     if asked.max_tokens < 1:
         raise UserError(f"--max-tokens {asked.max_tokens}: an answer has at least one token")
     turns = _turns(dataset, asked)
@@ -95,8 +95,8 @@ def answer_all(model: ModelConfig, dataset: ConceptDataset, asked: Asked, out: P
         lines[0] += f", {100 * sum(right) / len(right):.1f} % of them right ({asked.judge})"
     empty = sum(not answer.strip() for answer in answers)
     if empty == len(answers):
-        raise UserError(f"{dataset.name}: every answer of {model.name} is empty; ask otherwise, "
-                        "e.g. with --template or --chat")  # fmt: skip
+        raise UserError(f"{dataset.name}: every answer of {model.name} is empty; try another "
+                        "prompt, e.g. with --template or --chat")  # fmt: skip
     if empty:
         lines.append(f"{empty} of them are empty, have no token to probe, and are left out")
     write_text(out, "".join(_lines(dataset, turns, answers, right)))
@@ -107,21 +107,21 @@ def answer_all(model: ModelConfig, dataset: ConceptDataset, asked: Asked, out: P
 
 
 def _turns(dataset: ConceptDataset, asked: Asked) -> list[list[Turn]] | None:
-    """Return the turns that are answered; None where texts go on as they are."""
+    """Return the turns of each prompt; None where the model continues plain texts."""
     if dataset.words is not None:
-        raise UserError(f"{dataset.name}: its labels are of words in a text; what is answered is "
-                        "a text with a label of its own")  # fmt: skip
+        raise UserError(f"{dataset.name}: its labels are of words in a text; only texts with a "
+                        "label of their own can be answered")  # fmt: skip
     if dataset.turns is None:
         return [[Turn("user", 0, len(t))] for t in dataset.texts] if asked.chat else None
     for row, turns in enumerate(dataset.turns):
         if turns[-1].role == "assistant":
-            raise UserError(f"{dataset.name}: example {row} ends with an answer already; what is "
-                            "asked is a chat that ends with the user's turn")  # fmt: skip
+            raise UserError(f"{dataset.name}: example {row} ends with an answer already; give "
+                            "chats that end with the user's turn")  # fmt: skip
     return dataset.turns
 
 
 def _expected(dataset: ConceptDataset, asked: Asked) -> list[str]:
-    """Return what would be right for each example, as a text. [n]"""
+    """Return the right answer for each example, as a text. [n]"""
     if asked.judge is None:
         if asked.expected or asked.words:
             raise UserError("--expected and --word belong to --judge")
@@ -129,7 +129,7 @@ def _expected(dataset: ConceptDataset, asked: Asked) -> list[str]:
     values = dataset.labels.tolist()
     if asked.expected is None and dataset.concepts:
         raise UserError(f"{dataset.name}: a text has labels of {len(dataset.concepts)} concepts; "
-                        "--expected names the column of what is right")  # fmt: skip
+                        "name the column of right answers with --expected")  # fmt: skip
     if asked.expected is not None:
         if asked.expected not in dataset.fields:
             known = [str(column) for column in dataset.fields.columns]
@@ -139,7 +139,7 @@ def _expected(dataset: ConceptDataset, asked: Asked) -> list[str]:
     if asked.judge == "number":
         other = next((text for text in texts if _number(text) is None), None)
         if other is not None:
-            raise UserError(f"--judge number: {other!r:.40} is expected, which is no number")
+            raise UserError(f"--judge number: the expected answer {other!r:.40} is no number")
     words = asked.words or {}
     if words and not set(texts) <= set(words):
         lacking = min(set(texts) - set(words))
@@ -150,7 +150,7 @@ def _expected(dataset: ConceptDataset, asked: Asked) -> list[str]:
 def _prompts(
     extractor: Extractor, dataset: ConceptDataset, base: LoadedModel, max_tokens: int
 ) -> list[list[int]]:
-    """Return the tokens that each answer comes after. [n][tokens]"""
+    """Return the tokens of each prompt. [n][tokens]"""
     ids = extractor.tokens(dataset, base.tokenizer, base.module).ids
     is_chat = dataset.turns is not None or extractor.config.chat_template
     after = 0 if is_chat else added_tokens(base.tokenizer)[1]
@@ -160,13 +160,13 @@ def _prompts(
     if window is not None and len(ids[longest]) + max_tokens > window:
         raise UserError(
             f"{dataset.name}: example {longest} has {len(ids[longest])} tokens, and an answer of "
-            f"{max_tokens} does not fit beside it into the model's window of {window}"
+            f"{max_tokens} does not fit after it into the model's window of {window}"
         )
     return ids
 
 
 def _batches(prompts: list[list[int]], done: Any) -> Iterator[list[int]]:
-    """Yield the examples that are answered together: of one length, the longest first."""
+    """Yield batches of examples whose prompts have one length, the longest first."""
     of_length: dict[int, list[int]] = {}
     for row, tokens in enumerate(prompts):
         if row not in done:
@@ -194,7 +194,7 @@ def _generated(
     )  # fmt: skip
     inputs = torch.tensor(prompts, device=base.device)
 
-    # The library's own criterion of stop strings does not take every tokenizer.
+    # The library's own criterion for stop strings does not support every tokenizer.
     def stopped(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         texts = base.tokenizer.batch_decode(ids[:, inputs.shape[1] :])
         ended = [any(stop in text for stop in asked.stop) for text in texts]
@@ -217,7 +217,7 @@ def _generate(
 
 
 def _text(tokenizer: Any, prompt: list[int], new: list[int], stop: Sequence[str]) -> str:
-    """Return what new tokens add to a prompt, up to where the answer ends."""
+    """Return the text that new tokens add to a prompt, up to the first stop text."""
 
     def decoded(tokens: list[int]) -> str:
         text: str = tokenizer.decode(
@@ -225,14 +225,14 @@ def _text(tokenizer: Any, prompt: list[int], new: list[int], stop: Sequence[str]
         )
         return text
 
-    # A token alone may lose the space before it.
+    # A token that is decoded alone may lose the space before it.
     before, text = decoded(prompt), decoded([*prompt, *new])
     text = text[len(before) :] if text.startswith(before) else decoded(new)
     return min((text.partition(end)[0] for end in stop), key=len, default=text)
 
 
 class _Kept:
-    """The answers that there are, in a file beside the one that is wanted, until all are."""
+    """The finished answers, kept in a file beside ``out`` until all are there."""
 
     def __init__(self, out: Path, key: str) -> None:
         self.path = out.with_name(f".{out.name}.answers")
@@ -242,7 +242,7 @@ class _Kept:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         if lines and lines[0] == key:
             for line in lines[1:]:
-                with suppress(ValueError):  # The last one of a process that was killed.
+                with suppress(ValueError):  # A killed process may leave half a line.
                     row, answer = json.loads(line)
                     self.answers[int(row)] = str(answer)
             log.info("%s: going on after %d answers", out, len(self.answers))
@@ -251,13 +251,13 @@ class _Kept:
         write_text(self.path, "\n".join(written) + "\n")
 
     def add(self, answers: Mapping[int, str]) -> None:
-        """Keep some more."""
+        """Keep more answers."""
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(item) + "\n" for item in answers.items())
         self.answers |= answers
 
     def remove(self) -> None:
-        """Remove the file: all answers are where they belong."""
+        """Remove the file, once ``out`` has all answers."""
         self.path.unlink(missing_ok=True)
 
 
@@ -288,7 +288,7 @@ def _lines(
 
 
 def _is_prompt(turns: list[list[Turn]]) -> bool:
-    """Whether each chat is one prompt, perhaps behind a system's."""
+    """Whether each chat is one user turn, perhaps after a system turn."""
     return all([t.role for t in said] in (["user"], ["system", "user"]) for said in turns)
 
 
@@ -315,7 +315,7 @@ def _read_again(
     answers: Sequence[str],
     asked: Asked,
 ) -> list[str]:
-    """Return sentences on whether reading the texts gives the states of when they were made."""
+    """Say whether reading the whole texts gives the same states as generating them did."""
     texts, ids = _whole_texts(base.tokenizer, dataset, turns, answers), []
     for text in texts:
         ids.append(base.tokenizer(text, add_special_tokens=turns is None)["input_ids"])
@@ -328,7 +328,7 @@ def _read_again(
         if n <= len(prompts[row]):
             other += 1
             continue
-        # The first step is that of the prompt; the last layer is after the norm.
+        # Skip the first step, which is the prompt, and the last layer, which is after the norm.
         steps = made.hidden_states[1 : n - len(prompts[row]) + 1]
         then = torch.stack([torch.stack([layer[0, -1] for layer in step[:-1]]) for step in steps],
                            dim=1).float().cpu().numpy() if steps else None  # fmt: skip
@@ -342,13 +342,13 @@ def _read_again(
     lines = []
     if differences:
         lines.append(
-            f"states of {len(differences)} answers while they were made and of their texts read "
-            f"again differ by at most {max(differences):.1e}"
+            f"states of {len(differences)} answers, during generation and when their texts are "
+            f"read again, differ by at most {max(differences):.1e}"
         )
     if other:
         lines.append(
-            f"{other} of {CHECKED} answers that were looked at become other tokens when their text "
-            "is read again, so its states are not those of when they were made"
+            f"{other} of the {CHECKED} answers that were checked become other tokens when their "
+            "text is read again, so its states are not those of the generation"
         )
     return lines
 
@@ -388,7 +388,7 @@ def _number(text: str) -> float | None:
 
 
 def _says_label(answer: str, expected: str, labels: Sequence[str]) -> bool:
-    """Whether the first of all labels that stands in an answer is the expected one."""
+    """Whether the first label that occurs in an answer is the expected one."""
     names = "|".join(re.escape(label) for label in labels)
     first = re.search(rf"(?<!\w)(?:{names})(?!\w)", answer, re.IGNORECASE)
     return first is not None and first[0].casefold() == expected.casefold()

@@ -1,4 +1,4 @@
-"""A saved probe at work inside a model that runs: each forward pass is scored as it happens."""
+"""A saved probe attached to a running model: it scores each forward pass as it happens."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from llmprobe.results.saved_probe import SavedProbe
 log = logging.getLogger(__name__)
 
 _GOLDEN = 2
-"""Golden examples that the model is asked for: other weights differ at the first."""
+"""How many golden examples the model must reproduce: other weights fail at the first."""
 
 
 class AttachedProbe:
     """Hooks that score what a model reads, until ``remove`` or the end of a ``with`` block.
 
-    Nothing of the model's own outputs changes. Several threads can run the model at a time; each
-    has the scores of its own last forward pass.
+    The model's own outputs do not change. Several threads can run the model at a time; each sees
+    the scores of its own last forward pass.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class AttachedProbe:
     layer
         By default the probe's best one.
     every_token
-        Whether every token is scored, and not the last of each text alone.
+        Whether every token is scored, instead of only the last of each text.
     on_scores
         Called with the scores of every forward pass, such as ``scores.append`` while the model
         generates.
@@ -50,14 +50,14 @@ class AttachedProbe:
         The false positive rate, or else the score, above which a text is ``flagged``; as
         ``SavedProbe.threshold`` takes them.
     check
-        Whether the model must give the logits of the probe's golden examples.
+        Whether the model must reproduce the logits of the probe's golden examples.
 
     Raises
     ------
     UserError
-        The model is not the probe's; the probe is of no language model, or was fitted at a
-        position that is not the last token, which ``every_token`` overrides; there is no such
-        layer or threshold, or ``fpr``, which is of texts, is asked of every token.
+        The model is not the probe's; the probe is not of a language model; it was fitted at another
+        position than the last token, and ``every_token`` is false; there is no such layer or
+        threshold; ``fpr``, a rate over texts, is given with ``every_token``.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class AttachedProbe:
         check: bool = True,
     ) -> None:
         self.probe, self.layer = probe, probe.layer_or_best(layer)
-        """The probe, and the layer whose states it scores; of several, the deepest."""
+        """The probe, and the layer whose states it scores: the deepest if it reads several."""
         self._reads = probe.layers_of(self.layer)
         self.every_token, self._on_scores = every_token, on_scores
         self.threshold: Threshold | None = None
-        """Above which a text is flagged, with what is guaranteed; None where that is not asked."""
+        """The score above which a text is flagged, with its guarantee; None if not asked for."""
         if fpr is not None and every_token:
             raise UserError("attach: a false positive rate is of texts, not of every token; give a "
                             "threshold")  # fmt: skip
@@ -94,9 +94,9 @@ class AttachedProbe:
         with as_it_was(module):
             model = self._require_own(module, check)
         self._directions: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        """On each device, the directions of each layer that is read [layers, d, 1 or C], and the
+        """By device: the directions of the layers that are read [layers, d, 1 or C], and the
         intercepts [1 or C]."""
-        # Of a text that looks both ways, tokens that the tokenizer adds follow the last one.
+        # An encoder's tokenizer may add tokens after the last one of the text.
         golden = probe.golden[0] if probe.golden else None
         self._after = 0 if golden is None else len(golden.token_ids) - 1 - golden.positions[-1]
         self._running = threading.local()
@@ -111,9 +111,9 @@ class AttachedProbe:
     def scores(self) -> Tensor:
         """Return the scores of this thread's last forward pass, on the CPU in float32.
 
-        Of two classes the probability of the second, of more those of all, of numbers what is
-        predicted. [texts], or with ``every_token`` [texts, tokens], NaN at padding; of C > 2
-        classes with a last axis of C.
+        A score is the probability of the second of two classes, or a predicted number. [texts], or
+        with ``every_token`` [texts, tokens], NaN at padding. With C > 2 classes a last axis of C
+        has the probability of each.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class AttachedProbe:
     def flagged(self) -> Tensor:
         """Return which texts of this thread's last forward pass are above the threshold, as bool.
 
-        [texts], or with ``every_token`` [texts, tokens], where padding is not.
+        [texts], or with ``every_token`` [texts, tokens], False at padding.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class AttachedProbe:
         return values.cpu()
 
     def remove(self) -> None:
-        """Take the hooks off the model; scores that are there stay."""
+        """Remove the hooks from the model; the scores of the last pass stay readable."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -184,8 +184,8 @@ class AttachedProbe:
         if off > 1:
             raise UserError(
                 f"attach: the model does not give the probe's golden examples: logits differ "
-                f"{off:.3g} times as much as rounding explains; if its weights are meant to be "
-                "others, say check=False"
+                f"{off:.3g} times as much as rounding explains; if its weights are meant to "
+                "differ, pass check=False"
             )
         return model
 
@@ -195,13 +195,13 @@ class AttachedProbe:
         mask = kwargs.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.ndim != 2:
             mask = None
-        else:  # It covers what is in the cache too.
+        else:  # The mask covers cached tokens too.
             mask = mask[:, -shape[1] :].bool()
         self._running.pass_ = shape, mask
 
     @torch.no_grad()
     def _read(self, place: int, states: Tensor) -> None:
-        """Add up what the states of the layers say, of which this is the ``place``-th."""
+        """Add the part of the ``place``-th layer to the logits; after the last one, score them."""
         shape, mask = self._running.pass_
         states = states.reshape(*shape, -1)
         if not self.every_token:
@@ -217,7 +217,7 @@ class AttachedProbe:
 
     def _score(self, logits: Tensor, mask: Tensor | None) -> None:
         scores = _outputs(logits, len(self.probe.classes))
-        if self.threshold is not None:  # Of logits, since probabilities near 1 are rounded to it.
+        if self.threshold is not None:  # By logits: probabilities near 1 round to 1.
             flagged = logits[..., 0] > float(logit(self.threshold.value))
             if self.every_token and mask is not None:
                 flagged &= mask.to(flagged.device)
@@ -230,7 +230,7 @@ class AttachedProbe:
             self._on_scores(scores.cpu())
 
     def _last(self, shape: torch.Size, mask: Tensor | None) -> Tensor:
-        """Return the index of the last token of each text that is one of the text. [texts]"""
+        """Return the index of each text's last own token: not padding, nor one added. [texts]"""
         if mask is None:
             last = torch.full((shape[0],), shape[1] - 1)
         else:
@@ -250,7 +250,7 @@ class AttachedProbe:
 
 
 def _outputs(logits: Tensor, n_classes: int) -> Tensor:
-    """Return the probability of the second of two classes, those of all of more, or numbers."""
+    """Return the probability of the second of two classes, of each of more, or numbers."""
     if n_classes > 2:
         return logits.softmax(dim=-1)
     return logits[..., 0].sigmoid() if n_classes else logits[..., 0]

@@ -1,4 +1,4 @@
-"""Token by token through a few examples of a run, by probes that did not see them."""
+"""Traces of a few examples of a run, by probes that did not see them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _UNSEEN_FOLD = 0
 def examples_to_trace(results: Results, most: int) -> list[int]:
     """Choose at most ``most`` examples, all of the fold that the fold-0 probes did not see.
 
-    Of each class the example that is answered most surely, then those most surely wrong; of labels
-    that are numbers those predicted best, then those worst. -> their numbers
+    For classes: of each, the right answer with the most confidence, then the most confident wrong
+    answers. For labels that are numbers: the best predictions, then the worst. -> row numbers
     """
     predictions = _at_best_layer(results)
     rows = predictions[predictions["fold"] == _UNSEEN_FOLD]
     classes, most_wrong = results.fold0_probes[0].classes, max(1, most // 3)
     if classes:
-        # Of two classes the score is the last one's probability, of more the predicted one's.
+        # The score is the probability of the second of two classes, or of the predicted of more.
         sure = (rows["score"] - 0.5).abs() if len(classes) == 2 else rows["score"]
         rows = rows.assign(sure=sure).sort_values("sure", ascending=False, kind="stable")
         right = rows["predicted"] == rows["label"]
@@ -52,7 +52,7 @@ def trace_examples(
     results: Results,
     examples: Sequence[int],
 ) -> list[Trace]:
-    """Trace some examples, each titled with its label and what the best layer answers.
+    """Trace some examples, each titled with its label and the best layer's answer.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def trace_examples(
     Returns
     -------
     list[Trace]
-        None, after a warning, where a text cannot be read.
+        Empty, after a warning, if a text cannot be read.
     """
     texts = [dataset.texts[example] for example in examples]
     turns = dataset.turns and [dataset.turns[example] for example in examples]
@@ -92,7 +92,7 @@ def _at_best_layer(results: Results) -> pd.DataFrame:
 
 
 def _short(answer: str) -> str:
-    """Return four digits of a number, and other words as they are."""
+    """Round a decimal number to four digits; return other answers as they are."""
     try:
         return answer if answer.isdecimal() else f"{float(answer):.4g}"
     except ValueError:

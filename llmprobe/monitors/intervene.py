@@ -1,4 +1,4 @@
-"""Whether a model uses a direction: what it would say if a state stood elsewhere along it."""
+"""Whether a model uses a direction: what it says after a state is moved along it."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from llmprobe.results.resampling import Resamples
 DOSES = (0.5, 1.0, 2.0, 4.0)
 """By how many standard deviations states are shifted, at the layer of the largest effect."""
 SMALL = 32
-"""Blocks up to which every layer of a model is changed."""
+"""Up to this many blocks, every layer of a model is changed."""
 FEWER = 16
-"""About how many layers of a larger one are."""
+"""Of a larger model, about this many layers are changed."""
 _TOKENS = {"cpu": 2048}
 _MOST_TOKENS = 16384
-"""States that go through the model at a time."""
+"""The most states that go through the model at a time; fewer on a CPU."""
 
 _PAIRS = 10
-"""The stream of random numbers that says which other class a text is moved to."""
+"""The stream of random numbers that chooses to which other class a text is moved."""
 
 EXAMPLES = 3
-"""Texts of each class of which it is said what the model says before and after."""
+"""How many texts of each class are kept as examples of what the model says before and after."""
 
 Answers = Callable[[Tensor], Tensor]
 """From states before the final norm, [n, d], to the logit of each answer. [n, C]"""
@@ -57,37 +57,37 @@ NextTokens = Callable[[Tensor], Sequence[str]]
 
 
 class Runner(Protocol):
-    """Runs texts again with other states at their place, as ``Rerun`` does."""
+    """Runs texts again with changed states, as ``Rerun`` does."""
 
     @property
     def device(self) -> torch.device:
-        """Return where it runs."""
+        """Return the device that it runs on."""
 
     def keep(self, texts: Sequence[Text], /) -> Any:
-        """Run some texts as they are."""
+        """Run some texts unchanged, and return what ``run`` needs of them."""
 
     def run(self, texts: Any, layer: int, states: Tensor, /) -> Tensor:
-        """Return what comes out of the last block at the last token. [texts, n, d] -> the same"""
+        """Return the last block's output at the last token. [texts, n, d] -> the same"""
 
 
 class BetweenClasses(Protocol):
-    """Knows directions from any class to any other, as ``ClassVectors`` does."""
+    """Directions from any class to any other, such as ``ClassVectors``."""
 
     def between(self, first: int, second: int, /) -> Directions:
         """Return the directions from one class to another."""
 
 
 class Edit(NamedTuple):
-    """A change of a state along the direction of a number."""
+    """A change of a state along a direction, which is given by its number."""
 
     direction: int
     kind: str
-    """``reflect`` puts it as far on the other side of the middle, ``remove`` into the middle, and
-    ``shift`` moves it by ``dose`` standard deviations away from the side on which it stands."""
+    """``reflect`` mirrors the state at the middle, ``remove`` moves it to the middle, and ``shift``
+    moves it by ``dose`` standard deviations towards the other side."""
     dose: float = 1.0
 
     def change(self, sides: np.ndarray, distance: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Return how far states move, by their side, distance from the middle and spread. [m]"""
+        """Return how far states move, given their side, distance to the middle and spread. [m]"""
         far = {"reflect": 2 * distance, "remove": distance, "shift": self.dose * spread}
         moved: np.ndarray = -sides * far[self.kind]
         return moved
@@ -105,14 +105,14 @@ class LayerOfTexts:
     pairs: np.ndarray
     """The two classes between which each text is moved. [m, 2]"""
     directions: Sequence[BetweenClasses]
-    """For each fold."""
+    """One for each fold."""
 
     def of(self, rows: Sequence[int] | np.ndarray) -> LayerOfTexts:
-        """Return the same of some of the texts."""
+        """Return the same for some of the texts."""
         return replace(self, states=self.states[rows], fold=self.fold[rows], pairs=self.pairs[rows])
 
     def moved(self, edits: Sequence[Edit]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the texts' own states and after each edit, and the side on which each stood.
+        """Return each state unchanged and after each edit, and the side on which it was.
 
         -> [m, 1 + edits, d], [m, edits]
         """
@@ -150,10 +150,10 @@ def effects(
     edits: Sequence[Edit],
     label: str = "",
 ) -> tuple[np.ndarray, list[Changed]]:
-    """Change the states of some texts at each of some layers, by each of some edits.
+    """Apply each edit to the states of some texts, at each of some layers.
 
-    -> logits of the answers after the texts as they are [m, C], and for each layer how far each
-    edit moves the log-odds of each text's two classes
+    -> logits of the answers after the unchanged texts [m, C], and for each layer how far each edit
+    moves the log-odds of each text's two classes
     """
     m, n = len(texts), 1 + len(edits)
     plain: np.ndarray = np.empty((m, 0))
@@ -192,7 +192,7 @@ def effects(
 
 
 def chosen_layers(config: InterveneConfig, known: Sequence[int], peak: int) -> list[int]:
-    """Return the layers that are changed: all of a small model, of others some around the peak.
+    """Return the layers to change: all of a small model, of others some around the peak.
 
     Raises
     ------
@@ -213,14 +213,14 @@ def chosen_layers(config: InterveneConfig, known: Sequence[int], peak: int) -> l
 
 
 def tasks_config(probe: ProbeConfig, config: InterveneConfig) -> ProbeConfig:
-    """Return how the labels are dealt out to folds, and half of the null's are shuffled."""
+    """Return the probe options for the folds, and for the shuffled labels of half the null."""
     return probe.alone(kind="logistic", repeats=1, permutations=config.null // 2)
 
 
 def checked_rerun(
     model: LoadedModel, texts: Sequence[Text], states: States, config: InterveneConfig
 ) -> Rerun:
-    """Return what runs texts again with other states, tried on a few of them.
+    """Return a ``Rerun`` of the model, after a trial on a few of the texts.
 
     Parameters
     ----------
@@ -230,7 +230,7 @@ def checked_rerun(
     Raises
     ------
     UserError
-        The model's tokens cannot be run by themselves.
+        The last token of a text cannot be run by itself.
     """
     few, middle = [*range(min(3, len(texts)))], model.n_blocks // 2
     if middle in states.layers:
@@ -254,22 +254,22 @@ def intervene(
     seed: int = 0,
     label: str = "",
 ) -> Intervention:
-    """Change the states of held-out texts along directions that were fitted without their units.
+    """Change states of held-out texts along directions that were fitted without these texts' units.
 
     Parameters
     ----------
     texts
         Up to where the answer begins, each with the one place at which it is changed. [n]
     states
-        Those at this place, at every layer. Each [n, d]
+        The states at this place, at every layer. Each [n, d]
     tasks
-        The labels, with their folds and as many shuffled labellings as half of the null
-        (``tasks_config``). Each text is moved between its own class and another one; of several
-        others, each is that of as many texts.
+        The labels, with their folds, and shuffled labels for half of the null (``tasks_config``).
+        Each text is moved between its own class and another; if there are several others, each is
+        taken equally often.
     peak
         The layer around which layers of a large model are chosen.
     next_tokens
-        What the model says next; without it there are no examples.
+        Gives what the model says next; without it there are no examples.
 
     Raises
     ------
@@ -325,7 +325,7 @@ def intervene(
 
 
 def _pairs(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
-    """Return for each text its class and another one, in order; each other as often. [m, 2]"""
+    """Return each text's class and another, sorted; all others are equally frequent. [m, 2]"""
     rng, pairs = np.random.default_rng([seed, _PAIRS]), np.tile(labels, (2, 1)).T
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -342,7 +342,7 @@ def _examples(
     layer: LayerOfTexts,
     kind: int,
 ) -> pd.DataFrame:
-    """Return what the model says of some texts as they are, and with reflected states."""
+    """Return what the model says after some texts, unchanged and with reflected states."""
     states, _ = layer.moved([Edit(kind, "reflect")])
     ends = runner.run(runner.keep(texts), layer.number, torch.from_numpy(states))
     before, after = ends.unbind(dim=1)
@@ -360,8 +360,8 @@ def cost(
 ) -> tuple[int, float]:
     """Return how many tokens pass through all blocks, and about how many seconds that takes.
 
-    A state at a layer passes through the blocks after it alone, and with it what stands to the
-    right of where it is changed.
+    A changed state passes only through the blocks after its layer, and with it the tokens to its
+    right.
     """
     n_blocks = model.n_blocks
     layers = chosen_layers(config, range(n_blocks + 1), n_blocks // 2)
@@ -376,7 +376,7 @@ def cost(
 
 
 def _rest(text: Text) -> int:
-    """Return how many tokens of a text are run again: from the first one on that is changed."""
+    """Return how many tokens of a text run again: the first changed one and all after it."""
     return len(text.tokens) - text.places[0][0]
 
 

@@ -1,4 +1,4 @@
-"""A saved probe and texts that it never saw: its model reads them as it read the probe's own."""
+"""New texts for a saved probe: its model reads them as it read the texts of the fit."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What a user says about how new texts are read, in place of what a probe remembers."""
+    """How a user wants new texts to be read, in place of what a probe remembers."""
 
     model: str | ModelInMemory | None = None
     """A name, id, folder or model in memory in place of the model that the probe remembers."""
     template: str | None = None
-    """In place of the template that the probe's own texts stood in."""
+    """Used in place of the template of the probe's own texts."""
     too_long: str | None = None
-    """``error`` or ``cut_left``, in place of what it was for the probe's own texts."""
+    """``error`` or ``cut_left``, in place of the setting for the probe's own texts."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run; a probe never says so by itself."""
 
 
 def extractor_like(facts: Mapping[str, Any], options: ReadingOptions, where: str) -> Extractor:
-    """Return what reads texts as those were read that some facts are of.
+    """Return an extractor that reads texts in the way that ``facts`` record.
 
     Parameters
     ----------
     facts
-        Those of a saved probe, or of the extraction of some activations.
+        The facts of a saved probe, or of an extraction.
     where
-        What errors call them.
+        What errors call their source.
     """
 
     def remembered(section: type[BaseModel]) -> dict[str, object]:
         return {name: facts[name] for name in section.model_fields if name in facts}
 
     extract = remembered(ExtractConfig)
-    extract.pop("layers", None)  # Of an extraction, the number of blocks.
+    extract.pop("layers", None)  # In an extraction's facts, the number of blocks.
     if Pooling.of(str(facts.get("position", "last"))):
         extract["position"] = "tokens"
     if options.too_long is not None:
@@ -86,7 +86,7 @@ def extractor_like(facts: Mapping[str, Any], options: ReadingOptions, where: str
 class NewTextReader:
     """Reads texts for a saved probe with the model, site, precision, … of the probe's own texts.
 
-    No model is loaded before ``require_own_model``.
+    ``require_own_model`` loads the model, and nothing before it does.
 
     Parameters
     ----------
@@ -96,7 +96,8 @@ class NewTextReader:
     Raises
     ------
     UserError
-        The probe is not of a language model, or its model runs code of its own.
+        The probe is not of a language model; its model runs code of its own, or was in memory, and
+        the options do not say what to do.
     """
 
     extractor: Extractor
@@ -130,7 +131,7 @@ class NewTextReader:
     def require_own_model(self) -> None:
         """Load the model, and refuse one that is not the probe's.
 
-        Other weights of its shape are a warning only where the user named the model.
+        If the user named the model, other weights of the same shape are only a warning.
 
         Raises
         ------
@@ -157,8 +158,8 @@ class NewTextReader:
         moved = {"first": before, "last": after}.get(self.position)
         if moved and not self.extractor.config.chat_template and not facts.get("real_tokens"):
             raise UserError(
-                f"{self.where}: an older version fitted it at a token that the tokenizer adds, and "
-                "which says nothing of the text alone; fit it again with `llmprobe run`"
+                f"{self.where}: an older version fitted it at a token that the tokenizer adds, not "
+                "at one of the text; fit it again with `llmprobe run`"
             )
         last = self.probe.layers[-1]
         width, blocks = self.probe.hidden_size, facts.get("blocks", last)
@@ -172,9 +173,9 @@ class NewTextReader:
         self._is_own = True
 
     def _require_named(self) -> None:
-        """Refuse what a probe's maker names on this disk without its digest: its user has not.
+        """Refuse a path on this disk that only the probe's file names, without a matching digest.
 
-        A tokenizer and an adapter also where they are not those that the probe was fitted with.
+        Refuse a tokenizer or an adapter too if it is not the one that the probe was fitted with.
         """
         facts, config = self.probe.facts, self.extractor.model_config
         for key, name, revision in (
@@ -203,7 +204,7 @@ class NewTextReader:
         Parameters
         ----------
         values
-            Texts in the column ``text``, beside what else the template needs. n rows
+            Texts in the column ``text``, and the other columns that the template needs. n rows
         where
             What the texts are called in errors.
 
@@ -215,7 +216,7 @@ class NewTextReader:
         Raises
         ------
         UserError
-            The template is none, or has a field that is not in ``values``.
+            The template is invalid, or has a field that is not in ``values``.
         """
         facts, template = self.probe.facts, self.options.template
         template = (facts.get("template") if template is None else template) or "{text}"
@@ -232,7 +233,7 @@ class NewTextReader:
             known = ", ".join(map(str, values.columns))
             raise UserError(
                 f"{where}: the template {template!r:.200} has the field {missing[0]!r}, which is "
-                f"not there (there are {known}); for texts that are whole say --template '{{text}}'"
+                f"not there (there are {known}); for texts without one say --template '{{text}}'"
             )
         return fill(values, template, where)
 
@@ -290,24 +291,24 @@ class NewTexts:
 
     texts: list[str]
     ranges: dict[str, list[tuple[int, int]]]
-    """The part of each text that the probe's position is of; empty where it is of all."""
+    """The part of each text that the probe's position refers to; empty for whole texts."""
     turns: list[list[Turn]] | None
-    """Of chats, their turns."""
+    """The turns of each chat; None for texts that are no chats."""
 
     def part(self, rows: range) -> NewTexts:
-        """Return some of the texts, which follow each other."""
+        """Return the texts of a range of rows."""
         some = slice(rows.start, rows.stop)
         ranges = {name: places[some] for name, places in self.ranges.items()}
         return NewTexts(self.texts[some], ranges, self.turns and self.turns[some])
 
 
 def reading_of_chats(probe: SavedProbe) -> dict[str, Any]:
-    """Return the options with which a probe's own chats were put into their template.
+    """Return the options of the chat template that a probe's own chats were put into.
 
     Raises
     ------
     UserError
-        The probe's file says something else there.
+        The options in the probe's file are malformed.
     """
     with foreign_errors("the probe's options of the chat template cannot be used"):
         return dict(json.loads(probe.facts.get("chat", "{}")))
@@ -324,7 +325,7 @@ def tokenise_new(
     chat: Mapping[str, Any] | None = None,
     place: Callable[[int], str] | None = None,
 ) -> TokenisedTexts:
-    """Return the tokens of new texts as the extractor's model is used to reading them.
+    """Tokenise new texts for the extractor's model, by the extractor's config.
 
     Parameters
     ----------

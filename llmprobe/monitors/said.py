@@ -1,4 +1,4 @@
-"""What the model itself says: its own head over the states that probes read."""
+"""What the model itself says: its own head applied to the states that probes read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ from llmprobe.results.results import Results
 from llmprobe.results.rivals import measured, predictions_of
 
 CHECKED = 8
-"""Texts that the model reads whole, to see what it would write next and whether the states agree.
-"""
+"""How many texts the model reads whole, to see what it writes next and whether states agree."""
 _OFF = {"bfloat16": 0.05, "float16": 0.01}
-"""How far a logit may be from the model's own, as a share of the largest; of float32 a thousandth.
-"""
+"""How far a logit may be from the model's own, as a share of the largest; for float32, 0.001."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Said:
     """What a model says of the examples of one dataset."""
 
     layers: pd.DataFrame
-    """A row for each layer: ``layer`` and ``columns.SAID``, by the logit lens below the last."""
+    """A row for each layer: ``layer`` and ``columns.SAID``; below the last by the logit lens."""
     summary: pd.DataFrame
     """One row: ``columns.SAID`` at the last layer, ``said_layer``, ``said_next_token_share``, and
     ``readable_minus_said`` with its interval."""
@@ -55,13 +53,13 @@ class Said:
 def why_not(model: object, dataset: ConceptDataset, site: str, position: str) -> str:
     """Return why a model cannot be asked what it says here; empty where it can."""
     if not isinstance(model, ModelConfig):
-        return "The states are from elsewhere, and no model is at hand that could be asked."
+        return "The states are from elsewhere, so there is no model to ask."
     if model.weights == "random":
         return "The weights are random, so the model says nothing."
     if site != "residual":
-        return f"The head reads the residual stream, and these are states of the site {site}."
+        return f"The head reads the residual stream, but these are states of the site {site}."
     if position != "last":
-        return (f"An answer begins after the last token, and these are states at {position}; take "
+        return (f"An answer begins after the last token, but these are states at {position}; take "
                 "extract.position: last.")  # fmt: skip
     if dataset.turns is not None and any(t[-1].role == "assistant" for t in dataset.turns):
         return "A chat ends with the model’s turn, so no answer begins there."
@@ -77,11 +75,11 @@ def said(
     results: Results,
     seed: int,
 ) -> Said:
-    """Ask a model's own head about stored states, beside what a probe reads of them.
+    """Apply a model's own head to stored states, and compare it with what a probe reads of them.
 
     At the last layer this is what the model says: the log-odds of the words of its answers, each
-    by its first token. Below, it is the logit lens (nostalgebraist 2020), which asks for what is
-    written in the last layer's basis; earlier layers need not write in it (Belrose et al. 2023,
+    by its first token. Below, it is the logit lens (nostalgebraist 2020), which reads states in the
+    last layer's basis; earlier layers need not write in that basis (Belrose et al. 2023,
     "Eliciting latent predictions from transformers with the tuned lens").
 
     Parameters
@@ -89,17 +87,17 @@ def said(
     head, base
         The model, as ``load_language_model`` returns it.
     states
-        Those of the dataset at the last token of its question.
+        The states of the dataset at the last token of its question.
     results
         What the probe reads of the same states.
     seed
-        That of the resamples.
+        The seed of the resamples.
 
     Raises
     ------
     UserError
-        The last layer was not read; words of two labels begin with the same token; the head is of
-        a kind that is not known, or gives other logits than the model.
+        The last layer was not read; words of two labels begin with the same token; the kind of the
+        head is not known, or its logits differ from the model's.
     """
     last = base.n_blocks
     if last not in states.layers:
@@ -177,9 +175,9 @@ def _scores(predictions: Predictions, logits: np.ndarray, fold_of: np.ndarray) -
 
 
 def _from_where(layers: pd.DataFrame, summary: dict[str, float]) -> float:
-    """Return the first layer from which on the logit lens is within the interval of the end.
+    """Return the first layer from which on the logit lens stays in the last layer's interval.
 
-    NaN where the end says nothing: its interval has chance in it.
+    NaN if that interval includes chance, so that the model says nothing.
     """
     low, high = summary["said_auroc_low"], summary["said_auroc_high"]
     if not (low > 0.5 or high < 0.5):

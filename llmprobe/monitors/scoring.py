@@ -42,17 +42,17 @@ class ScoredTexts:
     """What a probe says of the texts in a table."""
 
     table: pd.DataFrame
-    """That of the file, with the columns ``predicted`` and ``score``: the probability of the last
-    of two classes, that of the predicted one of more, or the predicted number. Of more than two
-    classes each has a column ``probability CLASS`` too. With a threshold there is ``flagged``."""
+    """The table of the file, with the columns ``predicted`` and ``score``: the probability of the
+    second of two classes, of the predicted one of more, or the predicted number. With more than two
+    classes each has a column ``probability CLASS``; with a threshold there is ``flagged``."""
     summary: str
-    """One line: how many texts, what was predicted, how many are flagged at which threshold and
-    what that guarantees, and how right it was if labels are known."""
+    """One line: how many texts, what was predicted, how many are flagged at which threshold with
+    which guarantee, and the probe's scores if labels are known."""
 
 
 BATCH = 2048
-"""Texts that are tokenised, run and kept at a time: so many that they share their beginnings, and
-that what an interruption costs is little."""
+"""Texts that are tokenised, run and kept at a time: enough to share their beginnings, and few
+enough that an interruption costs little."""
 
 
 def score_texts(
@@ -66,21 +66,21 @@ def score_texts(
     keep: Path | None = None,
     key: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
-    """Return what a probe makes of texts, read as its own were at its position and site.
+    """Return a probe's outputs for texts, read as its own were at its position and site.
 
     Parameters
     ----------
     values
-        Texts in the column ``text``, beside what else their template needs. n rows
+        Texts in the column ``text``, and the other columns that their template needs. n rows
     where, name
-        What the texts are called in errors, and while they are read.
+        What the texts are called in errors, and in the progress bar.
     batch
-        Texts that are read at a time: memory does not grow with the number of all.
+        Texts that are read at a time; memory does not grow with the number of texts.
     keep
-        A folder in which the outputs of each batch are kept, so that the same work goes on from
-        there when it was interrupted; by default nothing is.
+        A folder that keeps the outputs of each batch, so that an interrupted call can resume from
+        there; by default nothing is kept.
     key
-        With ``keep``, what the outputs depend on beside the model and the batches, as JSON.
+        With ``keep``, what the outputs depend on besides the model, layer and batch size, as JSON.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def score_texts(
 def _score_some(
     reader: NewTextReader, new: NewTexts, rows: range, layer: int, where: str, name: str
 ) -> np.ndarray:
-    """Return what a probe makes of some of the texts, as ``score_texts``."""
+    """Return a probe's outputs for some of the texts, as ``score_texts``."""
     probe, some = reader.probe, new.part(rows)
     is_all = len(rows) == len(new.texts)
     tokens = tokenise_new(
@@ -164,12 +164,12 @@ def score_file(
     label
         Column of the true labels, if they are known.
     layer
-        By default the one where the probe does best.
+        By default the probe's best one.
     fpr, threshold
         The false positive rate, or else the score, above which texts are ``flagged``; as
         ``SavedProbe.threshold`` takes them.
     options
-        What is not as for the probe's own texts.
+        What differs from how the probe's own texts were read.
     batch, keep
         As ``score_texts`` takes them.
 
@@ -202,12 +202,12 @@ class Scorer:
     Parameters
     ----------
     probe
-        One, or its file; the others are those of ``score_file``.
+        A saved probe, or its file; the other parameters are those of ``score_file``.
 
     Raises
     ------
     UserError
-        It is no probe of a language model, or it has no such layer or threshold.
+        The probe is not of a language model, or it has no such layer or threshold.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Scorer:
         self.probe = probe if isinstance(probe, SavedProbe) else load_probe(probe)
         self.layer = self.probe.layer_or_best(layer)
         self.threshold: Threshold | None = None
-        """Above which texts are flagged; None where that is not asked."""
+        """The score above which texts are flagged; None if not asked for."""
         if fpr is not None or threshold is not None:
             at = self.probe.threshold(fpr, value=threshold, layer=layer)
             self.threshold = _as_read(at, options or ReadingOptions())
@@ -241,7 +241,7 @@ class Scorer:
         Parameters
         ----------
         where, name
-            What the table is called in errors, and while its texts are read.
+            What the table is called in errors, and in the progress bar.
         **options
             ``batch``, ``keep`` and ``key`` of ``score_texts``.
 
@@ -260,7 +260,7 @@ class Scorer:
         for column in names:
             if column in table.columns:
                 raise UserError(f"{where}: has a column {column!r} already, which would be "
-                                "written; rename it")  # fmt: skip
+                                "overwritten; rename it")  # fmt: skip
         outputs = score_texts(self.reader, values, self.layer, where, name, **options)
         self._n += len(outputs)
         if probe.classes:
@@ -280,9 +280,9 @@ class Scorer:
 
     @property
     def summary(self) -> str:
-        """Return a line of how many texts were scored, what was predicted and how right it was.
+        """Return a line on how many texts were scored, what was predicted and how right it was.
 
-        With a threshold, also how many are flagged, and what is guaranteed.
+        With a threshold, the line also says how many are flagged, and with which guarantee.
         """
         count = "1 text" if self._n == 1 else f"{self._n:,} texts"
         line = (
@@ -308,15 +308,15 @@ class Scorer:
 
 
 def write_all_scored(tables: Iterator[pd.DataFrame], out: Path) -> None:
-    """Write tables below each other as they come, whole or not at all.
+    """Write tables below each other into one file as they come; write all of them or none.
 
     Raises
     ------
     UserError
-        ``out`` is of a kind to which nothing can be added; a table lacks a column, or has another.
+        No rows can be added to a file of this suffix; the tables differ in their columns.
     """
     if out.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise UserError(f"--out {out}: of a stream it should end in .csv, .tsv, .jsonl")
+        raise UserError(f"--out {out}: for a stream it should end in .csv, .tsv, .jsonl")
     with whole_file(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         if out.suffix == ".jsonl":
             for table in tables:
@@ -332,7 +332,7 @@ def csv_of(tables: Iterator[pd.DataFrame], delimiter: str = ",") -> Iterator[str
     Raises
     ------
     UserError
-        A table lacks a column of the first, or has another.
+        The tables differ in their columns.
     """
     columns: list[str] | None = None
     for table in tables:
@@ -344,12 +344,12 @@ def csv_of(tables: Iterator[pd.DataFrame], delimiter: str = ",") -> Iterator[str
 
 
 def write_scored(table: pd.DataFrame, out: Path) -> None:
-    """Write the table as its suffix says, whole or not at all.
+    """Write the table in the format of the suffix, atomically.
 
     Raises
     ------
     UserError
-        A column holds values that this kind of file cannot.
+        A column has values that this kind of file cannot hold.
     """
     with whole_file(out) as partial:
         if out.suffix == ".parquet":
@@ -366,7 +366,7 @@ def write_scored(table: pd.DataFrame, out: Path) -> None:
 
 
 def require_writable_file(out: Path, file: Path) -> None:
-    """Raise ``UserError`` before the work unless ``out`` is a new table of a known kind."""
+    """Raise ``UserError`` unless ``out`` can be written: a table of a known kind, not ``file``."""
     if out.suffix not in TABLE_SUFFIXES:
         raise UserError(f"--out {out}: should end in {', '.join(TABLE_SUFFIXES)}")
     if out.is_dir():
@@ -393,22 +393,19 @@ def _new_values(probe: SavedProbe, outputs: np.ndarray) -> list[Any]:
 
 
 def _as_read(threshold: Threshold, options: ReadingOptions) -> Threshold:
-    """Return a threshold, without its guarantee where texts are read in another way than its own.
-
-    That is by another model or in another template.
-    """
-    if not threshold.guarantee or options.model is options.template is None:
+    """Return a threshold; drop its guarantee if another model or template reads the texts."""
+    if not threshold.guarantee or (options.model is None and options.template is None):
         return threshold
     return Threshold(
         threshold.value,
         guarantee=False,
-        sentence=f"threshold {threshold.value:.6g}, no guarantee: another model or template reads "
-        "these texts than those that it was calibrated on",
+        sentence=f"threshold {threshold.value:.6g}, no guarantee: it was calibrated with another "
+        "model or template",
     )
 
 
 def _truth(table: pd.DataFrame, label: str, probe: SavedProbe, where: str) -> np.ndarray:
-    """Return numbers of classes, or labels that are numbers; NaN for a row without one. [n]"""
+    """Return class indices, or labels that are numbers; NaN for a row without a label. [n]"""
     cells = table[find_column("label", label, list(table.columns), where)]
     numbers = {_plain(known): number for number, known in enumerate(probe.classes)}
     truth = np.full(len(table), np.nan)
@@ -419,9 +416,9 @@ def _truth(table: pd.DataFrame, label: str, probe: SavedProbe, where: str) -> np
             truth[row] = numbers[_plain(cell)] if probe.classes else float(cell)
         except (LookupError, TypeError, ValueError):
             known = ", ".join(map(str, probe.classes[:10]))
-            expected = f"class of the probe, which are {known}"
+            expected = f"class of the probe; its classes are {known}"
             if not probe.classes:
-                expected = "number, which the probe predicts"
+                expected = "number, as the probe predicts"
             raise UserError(
                 f"{where}: row {row + 1}, column {label!r}: {str(cell)!r:.40} is no {expected}"
             ) from None
@@ -431,13 +428,13 @@ def _truth(table: pd.DataFrame, label: str, probe: SavedProbe, where: str) -> np
 
 
 def _plain(label: object) -> str:
-    """Return one spelling for 1, 1.0 and "1": other files may write a class in another way."""
+    """Return one spelling for 1, 1.0 and "1": files may write the same class differently."""
     text = str(label).strip()
     return text.removesuffix(".0") if text.removesuffix(".0").lstrip("-").isdecimal() else text
 
 
 def _how_right(probe: SavedProbe, outputs: np.ndarray, truth: np.ndarray) -> str:
-    """Say accuracy and AUROC, or R², of the rows that have a label."""
+    """Report accuracy and AUROC, or R², for the rows that have a label."""
     known = ~np.isnan(truth)
     outputs, truth = outputs[known], truth[known]
     once = Resamples(len(truth), samples=1)

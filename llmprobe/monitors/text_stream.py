@@ -1,4 +1,4 @@
-"""Texts from a stream, such as standard input: some at a time, so that it may have any length."""
+"""Texts from a stream, such as standard input, read in parts, so that it may have any length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS_AT_A_TIME = 256
 """Texts that are read before any of them is scored."""
 
 FORMATS = ("text", "jsonl", "csv")
-"""A text a line; an object a line; a table with a header, whose cells stay as they are written."""
+"""One text a line; one JSON object a line; a table with a header, whose cells all stay text."""
 
 
 def tables_of(
@@ -33,26 +33,26 @@ def tables_of(
 ) -> Iterator[tuple[pd.DataFrame, str]]:
     """Yield the next rows of a stream as a table, and what errors call them.
 
-    Lines of nothing but spaces are left out.
+    Blank lines are left out.
 
     Parameters
     ----------
     form
-        One of ``FORMATS``; of ``text`` the texts are in the column ``text``. None is ``text`` too,
-        with a warning where the first line looks like that of another.
+        One of ``FORMATS``; ``text`` puts each line into the column ``text``. None means ``text``,
+        with a warning if the first line looks like another format.
     encoding
         By default UTF-8, with or without a byte order mark.
     at_a_time
-        Rows of a table.
+        The most rows of a table.
 
     Raises
     ------
     UserError
-        There are no rows; a line is in another encoding, too long, or no row.
+        There are no rows; a line is in another encoding, too long, or not a row of the format.
     """
     delimiter = {None: ",", "\\t": "\t"}.get(delimiter, delimiter)
     if delimiter is None or len(delimiter) != 1 or delimiter in '"\r\n':
-        raise UserError(f"--delimiter: {delimiter!r} is no character that can stand between cells")
+        raise UserError(f"--delimiter: {delimiter!r} is not one character that can separate cells")
     try:
         lines = io.TextIOWrapper(stream, encoding or "utf-8-sig", newline="")
     except LookupError:
@@ -92,7 +92,7 @@ def _rows(lines: Iterator[str], form: str | None, delimiter: str) -> Iterator[di
 
 
 def _looks_like(line: str, delimiter: str) -> str | None:
-    """Return the format that a first line is probably of, None for a text."""
+    """Return the format that the first line probably has; None for a text."""
     if usual_columns("text", line.strip().split(delimiter)):
         return "csv"
     return "jsonl" if line.startswith("{") and line.rstrip().endswith("}") else None

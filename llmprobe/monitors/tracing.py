@@ -40,14 +40,15 @@ def trace(
     Parameters
     ----------
     extractor
-        Of the probe's model and site.
+        One for the probe's model and site.
     texts
-        As the model shall read them: in their template, but not yet in a chat template.
+        As the model reads them: in their template, but not yet in a chat template.
     turns
-        Of chats, the turns of each text; else a text is a user's turn where the probe wants chats.
+        For chats, the turns of each text. Without, a text is one user turn if the probe's own
+        texts were put into a chat template.
     ranges
-        Of each text, the part that the probe's position is of, as ``ConceptDataset.ranges`` has it;
-        without, a position of a field, a turn or a word is nowhere in a text.
+        For each text, the part that the probe's position refers to, from ``ConceptDataset.ranges``.
+        Without, a position at a field, a turn or a word cannot be found in a text.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def trace(
         layers = list(capture.layers)
         for number, text in enumerate(texts, start=1):
             where = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
-            # Other places are of fields, turns and words, which a text alone has not.
+            # Other positions refer to fields, turns and words, which a bare text does not have.
             is_of_text = not of_words and (":" not in position or position.startswith("token:"))
             is_known = is_of_text or pooling is not None or ranges is not None
             tokenised = tokenise_new(
@@ -105,16 +106,16 @@ def trace_probes(
     Parameters
     ----------
     probes
-        What each is called in errors, and the probe; a model is loaded once where its probes
+        What each is called in errors, and the probe. A model is loaded once for all its probes that
         follow each other.
     texts
-        To be put into the template of the probe's own texts, or of ``options``.
+        Without the template; that of the probe's own texts, or of ``options``, is applied.
 
     Raises
     ------
     UserError
-        A text is empty or too long; a probe is of no language model; its model cannot be loaded, or
-        has changed.
+        A text is empty or too long; a probe is not of a language model, or reads several layers at
+        once; its model cannot be loaded, or has changed.
     """
     for where, probe in probes:
         if probe.reads:
@@ -140,7 +141,7 @@ def trace_probes(
 
 
 def trace_folder(run: Path) -> Path:
-    """Return where traces of a run folder or of one of its probes go; beside a probe of its own."""
+    """Return the folder for traces: of a run, of the run of a probe, or else beside the probe."""
     if run.is_file():
         beside, *above = run.absolute().parents
         run = above[1] if above and above[0].name == "probes" else beside
@@ -158,7 +159,7 @@ def probes_of_run(
     Parameters
     ----------
     models, datasets, positions
-        The names of those wanted; all if there are none, but of datasets the first of the run.
+        The names to load; by default all, but only the first dataset of the run.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def probes_of_run(
         raise UserError(f"{run}: has no saved probes (probes/MODEL/DATASET.safetensors), which "
                         "`llmprobe run` leaves")  # fmt: skip
     probes = [(str(path), load_probe(path)) for path in paths]
-    if not run.is_file():  # Those of several layers have no score at each.
+    if not run.is_file():  # Probes of several layers have no score at each layer.
         probes = [one for one in probes if not one[1].reads]
     chosen = probes
     for kind, wanted in (("model", models), ("dataset", datasets), ("position", positions)):
@@ -191,9 +192,9 @@ def probes_of_run(
 def _of_first_dataset(
     run: Path, probes: Sequence[tuple[str, SavedProbe]]
 ) -> list[tuple[str, SavedProbe]]:
-    """Return the probes of the dataset that comes first in a run, all concepts of it, and say so.
+    """Return the probes of a run's first dataset, with all its concepts, and log that.
 
-    A text is of one dataset: what probes of others make of it means nothing.
+    A text belongs to one dataset: scores by probes of other datasets mean nothing.
     """
     names = list(dict.fromkeys(str(probe.facts.get("dataset")) for _, probe in probes))
     try:
@@ -203,5 +204,5 @@ def _of_first_dataset(
     names.sort(key=lambda name: order.index(name) if name in order else len(order))
     (first, *others) = dict.fromkeys(name.partition(":")[0] for name in names) or [""]
     if others:
-        log.info("by the probes of %s; --dataset %s has those of that one", first, others[0])
+        log.info("by the probes of %s; --dataset %s takes that one's", first, others[0])
     return [one for one in probes if str(one[1].facts.get("dataset")).partition(":")[0] == first]

@@ -26,8 +26,8 @@ from llmprobe.results.saved_probe import GoldenExample, SavedProbe
 log = logging.getLogger(__name__)
 
 TOLERANCE = {"float16": 0.02, "bfloat16": 0.15}
-"""How far a logit may be off, as a share of the length of direction × state, by the type of the
-numbers. Rounding reaches half of it, and a layer too early or too late three times as much."""
+"""How far a logit may be off, as a share of the length of direction × state, by dtype. Rounding
+reaches half of it, and a layer too early or too late three times as much."""
 PRECISE = 1e-3
 """The same for float32 and float64."""
 
@@ -38,12 +38,12 @@ class Answers:
 
     logits: np.ndarray
     normed: np.ndarray
-    """Of the states after the model's final norm; NaN where it has none."""
+    """The logits of the states after the model's final norm; NaN where it has none."""
     size: np.ndarray
-    """The length of direction × state, in units of which rounding shows."""
+    """The length of direction × state, the scale of rounding errors."""
 
     def at(self, place: int, positions: Sequence[int], normed: bool = False) -> np.ndarray:
-        """Return the logits of a layer, by its place, at some tokens or their mean. [K]"""
+        """Return the logits of a layer, by its index, averaged over some tokens. [K]"""
         logits = self.normed if normed else self.logits
         mean: np.ndarray = logits[place, list(positions)].mean(axis=0)
         return mean
@@ -66,7 +66,7 @@ def golden_of(probe: SavedProbe, where: str) -> tuple[GoldenExample, ...]:
 
 
 def write_golden(probe: SavedProbe, where: str, file: Path) -> None:
-    """Write the golden examples as JSON, for another engine to be asked.
+    """Write the golden examples as JSON, so that another engine can be asked for them.
 
     Raises
     ------
@@ -91,13 +91,13 @@ def verify(
         What the probe is called in errors.
     states
         Another engine's states of the golden token ids: a row for each example, or for each of
-        their tokens, or a folder of requests. Without, the probe's own model runs them.
+        their tokens, or a folder of requests. By default the probe's own model runs them.
 
     Raises
     ------
     UserError
-        They do not agree, and this is how they differ; or the probe has no golden examples, the
-        states are no states of them, the model cannot be loaded.
+        The logits do not agree (the message says how they differ); the probe has no golden
+        examples; the states are not of them; the model cannot be loaded.
     """
     golden = golden_of(probe, where)
     reader = NewTextReader(probe, where, options)
@@ -137,7 +137,7 @@ def verify(
 
 
 class Own:
-    """The probe's own model, which tells what it would say of other tokens and layers."""
+    """The probe's own model, which gives the logits at other tokens and layers too."""
 
     def __init__(self, model: LoadedModel, site: str, probe: SavedProbe) -> None:
         self.probe, self.model, self.site = probe, model, site
@@ -149,12 +149,12 @@ class Own:
         self.norm: Any = norm
 
     def answers(self, token_ids: Sequence[int]) -> Answers:
-        """Run a text, whole and alone, and ask the probe of every state of it.
+        """Run one whole text, and apply the probe to every state of it.
 
         Raises
         ------
         UserError
-            A token is none of the model's; a state is not finite.
+            A token id is not in the model's vocabulary; a state is not finite.
         """
         module: Any = self.model.module
         if max(token_ids) >= module.get_input_embeddings().num_embeddings:
@@ -170,7 +170,7 @@ class Own:
 
         with Capture(self.model, self.site) as capture:
             values = read_every_token(capture, list(token_ids), 3 * len(coef) * len(reads), read)
-        # Of several layers, what each says is added up at the place of the deepest.
+        # A probe of several layers: the parts of all are added up at the index of the deepest.
         parts = values.reshape(*values.shape[:2], 3, len(reads), len(coef))
         total = np.full_like(parts[..., 0, :], np.nan)
         before = [self.layers.index(layer) - self.layers.index(one) for one in reads]
@@ -209,13 +209,13 @@ class Other:
         self.file, self.golden, self.probe = file, golden, probe
         self.layer = golden[0].layer
         self.other_ids: str | None = None
-        """How the token ids of its requests differ from the golden ones."""
+        """How the token ids of its requests differ from the golden ones, if they do."""
         self._row_of = self._requests() if file.requests is not None else []
         self.reads, width = probe.layers_of(self.layer), probe.hidden_size
         if missing := sorted(set(self.reads) - set(file.layers)):
             layers = ", ".join(map(str, file.layers[:40]))
             raise UserError(
-                f"{file.where}: has no layer {missing[0]}, which the golden examples are of, but "
+                f"{file.where}: has no layer {missing[0]}, which the golden examples need, but "
                 f"{layers}; `--set layer_offset=N` or `--set layers=[…]` says which they are"
             )
         if file.width(self.layer) != width:
@@ -225,7 +225,7 @@ class Other:
             )
 
     def logits(self, moved: int) -> np.ndarray:
-        """Return the logits of the examples by the layer that stands ``moved`` further. [G, K]"""
+        """Return the logits of the examples by the states ``moved`` layers deeper. [G, K]"""
         return np.array([self._logits(states, example) for states, example in self._each(moved)])
 
     def size(self) -> np.ndarray:
@@ -243,7 +243,7 @@ class Other:
         return mean
 
     def _places(self, states: np.ndarray, example: GoldenExample) -> list[int]:
-        """Return which rows of states [tokens, d] are read: with other tokens, from the end."""
+        """Return which rows of states [tokens, d] are read: if tokens differ, from the end."""
         if len(states) == 1:
             return [0]
         n = len(example.token_ids)
@@ -251,7 +251,7 @@ class Other:
         return [p + moved for p in example.positions if p + moved >= 0] or [len(states) - 1]
 
     def _each(self, moved: int) -> Iterator[tuple[np.ndarray, GoldenExample]]:
-        """Yield the states of each example at a layer, of all tokens or one. [tokens or 1, d]"""
+        """Yield each example's states at a layer, of all tokens or of one. [tokens or 1, d]"""
         layers = [layer + moved for layer in self.reads]
         if self.file.requests is not None:
             for row, example in zip(self._row_of, self.golden, strict=True):
@@ -296,7 +296,7 @@ class Other:
 
 
 def _explanation(other: Other, reader: NewTextReader, tolerance: np.ndarray) -> str:
-    """Return in words what the states of another engine are, if not those of the examples."""
+    """Explain how the states of another engine differ from those of the examples."""
     if other.other_ids is not None:
         return other.other_ids
     expected = np.array([np.atleast_1d(example.logit) for example in other.golden])
@@ -326,7 +326,7 @@ def _explanation(other: Other, reader: NewTextReader, tolerance: np.ndarray) -> 
 
 
 def _alternatives(own: Own, other: Other) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what can have gone wrong, and the logits of the own model if it did. [G, K]"""
+    """Yield each possible mistake, and the logits that the own model gives with it. [G, K]"""
     golden = other.golden
     at = own.layers.index(other.layer)
     bos, eos = own.model.tokenizer.bos_token_id, own.model.tokenizer.eos_token_id
@@ -377,7 +377,7 @@ def _alternatives(own: Own, other: Other) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _onetimes_off(moved: int, other: Other) -> str:
-    """Say that what is called the probe's layer is another one."""
+    """Say that the states file numbers its layers off by one."""
     which = "after" if moved > 0 else "before"
     offset = other.file.config.layer_offset + moved
     return (
@@ -387,7 +387,7 @@ def _onetimes_off(moved: int, other: Other) -> str:
 
 
 def _rows(golden: Sequence[GoldenExample]) -> set[int]:
-    """Return how many rows states of golden examples have: of the last tokens, or of all."""
+    """Return how many rows the states may have: one for each example, or for each token."""
     return {len(golden), sum(len(example.token_ids) for example in golden)}
 
 
@@ -398,13 +398,13 @@ def _size(states: np.ndarray, coef: np.ndarray) -> np.ndarray:
 
 
 def tolerated(size: np.ndarray, dtypes: Iterable[str]) -> np.ndarray:
-    """Return how far logits may be off, by the length of direction × state [G, K] and the types."""
+    """Return how far logits may be off, by the length of direction × state [G, K] and dtypes."""
     share = max(TOLERANCE.get(dtype, PRECISE) for dtype in dtypes)
     tolerance: np.ndarray = share * np.maximum(size, 1e-9)
     return tolerance
 
 
 def times_off(logits: np.ndarray, expected: np.ndarray, tolerance: np.ndarray) -> float:
-    """Return the largest difference in units of what is tolerated."""
+    """Return the largest difference in units of the tolerance."""
     off = np.abs(logits - expected) / tolerance
     return float(np.where(np.isnan(off), np.inf, off).max())

@@ -199,7 +199,7 @@ def test_what_cannot_be_answered_is_one_sentence(
         (one, Asked(chat=True), "no chat template"),
         (one, Asked(max_tokens=60), "does not fit beside it into the model's window of 64"),
         (one, Asked(judge="label", words={"true": "yes"}), "no word for 'false'"),
-        (one, Asked(judge="number"), "'true' is expected, which is no number"),
+        (one, Asked(judge="number"), "the expected answer 'true' is no number"),
         (one, Asked(judge="exact", expected="reply"), "no such column"),
         (one, Asked(expected="reply"), "belong to --judge"),
     ):

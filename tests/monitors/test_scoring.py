@@ -186,7 +186,7 @@ def test_texts_that_are_read_in_another_way_have_no_guarantee(
 ) -> None:
     for words in (("--template", "true {text}"), ("--model", model)):
         said = score(monitor[1], table, "--fpr", "0.1", *words)[1]
-        assert "no guarantee: another model or template reads these texts than those" in said
+        assert "no guarantee: it was calibrated with another model or template" in said
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ WRONG = {
     "scored": (rows_of(text=["red"], score=[1]), [], "has a column 'score' already"),
     "no such label": (rows_of(text=["red"]), ["--label", "x"], "no column 'x' (label)"),
     "unknown label": (rows_of(text=["red", "red"], y=[0, 7]), ["--label", "y"],
-                      "row 2, column 'y': '7' is no class of the probe, which are 0, 1"),
+                      "row 2, column 'y': '7' is no class of the probe; its classes are 0, 1"),
     "no labels": (rows_of(text=["red", "red"], y=[None, None]), ["--label", "y"], "has no labels"),
     "out": (rows_of(text=["red"]), ["--out", "x.doc"], "--out x.doc: should end in .csv"),
     "template": (rows_of(text=["red"]), ["--template", "x"], "has no field"),

@@ -200,7 +200,7 @@ def test_probes_of_other_datasets_are_not_run_unless_they_are_asked_for(
         assert sorted(one.facts["dataset"] for _, one in chosen) == traced
     assert main(["trace", str(run), "--text", TEXT]) == 0
     assert capsys.readouterr().out.count("probability of") == 1
-    assert "by the probes of other; --dataset toy has those of that one" in caplog.messages
+    assert "by the probes of other; --dataset toy takes that one's" in caplog.messages
 
 
 @pytest.mark.parametrize("position", ["span:text", "token:1"])
