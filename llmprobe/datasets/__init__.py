@@ -1,1 +1,1 @@
-"""What is asked: texts, labels and groups, from anywhere."""
+"""Datasets: labelled texts in groups, shipped, generated, published or the user's own."""

@@ -1,4 +1,4 @@
-"""Columns and cells of a table: which one is meant, and whether it holds what it should."""
+"""Columns and cells of a table: which column is meant, and whether its cells can be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmprobe.ground.errors import UserError
 from llmprobe.ground.text import listed
 
 LONGEST = 1_000_000
-"""Characters in one text. No model reads more; a file read in the wrong way soon has more."""
+"""The most characters of a text: no model reads more, but a badly parsed file soon has more."""
 
 _USUAL = {
     "text": ("text", "statement", "sentence"),
@@ -23,11 +23,11 @@ _USUAL = {
 
 
 class Rows(NamedTuple):
-    """What is read of a table, a row an example; the index is the row of the table."""
+    """The examples of a table, one a row; the index is the row of the table."""
 
     read: pd.DataFrame
-    """``text``, and what else stands in it: ``turns``, ``word``, ``span NAME``; ``group``, if what
-    an example was made of keeps it with others."""
+    """``text``, and where parts of it stand: ``turns``, ``word``, ``span NAME``; ``group``, if the
+    examples from one row or text must stay together."""
     labels: pd.DataFrame
     """A column for each concept."""
     fields: pd.DataFrame

@@ -23,23 +23,23 @@ from llmprobe.datasets.spans import Turn
 from llmprobe.ground.errors import UserError
 
 BETWEEN = "\n\n"
-"""Between the contents of two messages, in the text of a chat that no model reads."""
+"""What separates the messages in the text of a chat; no model reads it."""
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 """Roles of other programs (ShareGPT), and what chat templates call them."""
 
 _SAID_ELSEWHERE = ("tool_calls", "function_call", "reasoning_content", "thinking")
-"""Keys of a message with what a participant says beside its content."""
+"""Keys of a message that hold more than its content; messages with them are refused."""
 
 _COLUMNS = {"system": "system", "prompt": "user", "response": "assistant"}
-"""Columns of a chat of one prompt, in order, and whose turn each is."""
+"""Columns of a chat with one prompt, in order, and the role of each."""
 
 Messages = list[tuple[str, str]]
 """Role and content of each message."""
 
 
 def is_chat(config: DatasetConfig, columns: Sequence[str], where: str) -> bool:
-    """Whether texts are chats, as the config says or, without a word, the columns' names."""
+    """Whether texts are chats, by the config or, if it says nothing, by the columns' names."""
     if config.messages or config.prompt:
         return True
     if config.text or not (messages := usual_columns("messages", columns)):
@@ -93,14 +93,14 @@ def read_chats(
         if len(texts[-1]) > LONGEST:
             raise too_long(texts[-1], where, row, used[0])
     read = pd.DataFrame({"text": texts, "turns": turns}, index=table.index)
-    for key in keys.keys() - {"system"}:  # Which a row may lack.
+    for key in keys.keys() - {"system"}:  # A row may lack a system message.
         of_role = [{turn.role: turn for turn in said} for said in turns]
         read[f"span {key}"] = [tuple(said[_COLUMNS[key]][1:]) for said in of_role]
     return read, used
 
 
 def _prompts(table: pd.DataFrame, keys: dict[str, str], where: str) -> list[Messages]:
-    """Return the messages of rows that have a column for each."""
+    """Return the messages of each row, one from each column."""
     for key, column in keys.items():
         if key != "system":
             check_cells(table[column], column, where)
@@ -134,7 +134,7 @@ def _messages(cell: Any, where: str, row: int, column: str) -> Iterator[tuple[st
 
 
 def _content(content: Any) -> str | None:
-    """Return the text of a message, also of one in parts; None where something is no text."""
+    """Return the text of a message, also of one in parts; None if anything is not text."""
     if isinstance(content, list) and content:
         texts = [
             part["text"]

@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 _MAJORITY = 0.7
 _FEW = 10
-"""Independent examples of a class below which five folds of it say little."""
+"""With fewer independent examples of a class, its five folds say little."""
 _TEXTS_PER_LABEL = 5
 _MANY_NUMBERS = 20
-"""Distinct whole numbers, more than which are rather scores than classes."""
+"""More distinct whole numbers than this are scores rather than classes."""
 _AUROC_OFF = 0.1
 _RANK_CORRELATION = 0.2
 
@@ -50,8 +50,8 @@ _RANK_CORRELATION = 0.2
 def check(dataset: ConceptDataset) -> list[Finding]:
     """Return everything that the checks find, errors first; a second for 16,000 short texts.
 
-    What is found of several concepts is said of the first of them, and the others are named.
-    Random labels give no warning, but for one or two in a thousand datasets.
+    A finding about several concepts is reported for the first, and names the others. Random labels
+    give a warning in one or two of a thousand datasets.
     """
     found: dict[tuple[Level, str], dict[str, str]] = {}
     concepts = dataset.by_concept()
@@ -70,7 +70,7 @@ def check(dataset: ConceptDataset) -> list[Finding]:
 
 
 def _of_concepts(messages: dict[str, str], n: int) -> str:
-    """Return what is found, by concept, of some of n concepts."""
+    """Merge the messages of one finding, by concept, into one; n is the number of all concepts."""
     (first, message), *others = messages.items()
     if len({*messages.values()}) == 1 and len(messages) == n:
         return message
@@ -79,7 +79,7 @@ def _of_concepts(messages: dict[str, str], n: int) -> str:
 
 
 def _check(dataset: ConceptDataset) -> list[Finding]:
-    """Return what is found of one concept."""
+    """Return the findings about one concept."""
     numbers = dataset.labels.dtype.kind == "f"
     findings = [*_joined_lines(dataset), *_repeats(dataset), *_groups(dataset)]
     if dataset.groups is None and (column := one_label_column(dataset)):
@@ -90,8 +90,8 @@ def _check(dataset: ConceptDataset) -> list[Finding]:
     if not numbers:
         findings += [*_unlabelled(dataset), *_classes(dataset), *_majority(dataset)]
     distinct = np.arange(len(dataset))
-    if dataset.words is None:  # Else it is words that are labelled, many of one text.
-        # A copy of a text would count as evidence of its own.
+    if dataset.words is None:  # Otherwise words are labelled, many of them in one text.
+        # Copies of a text are not independent evidence.
         texts = np.array(dataset.plain_texts, dtype=object)
         distinct = np.sort(np.unique(texts, return_index=True)[1])
     if len(np.unique(dataset.labels[distinct])) > 1:
@@ -100,14 +100,14 @@ def _check(dataset: ConceptDataset) -> list[Finding]:
 
 
 def _surface(dataset: ConceptDataset, numbers: bool) -> Iterator[Finding]:
-    """Yield what length and words of different texts give away."""
+    """Yield what the length and the words of distinct texts give away."""
     yield from _length_of_numbers(dataset) if numbers else _length(dataset)
     twins: list[Finding] = []
     if not numbers and not _are_scores(dataset):
         words = Words.of(tuple(dataset.surface))
         yield from single_words(dataset, words)
         twins = list(pairs(dataset, words)) if dataset.words is None else []
-    # Twins of opposite labels are near copies, of which more is said.
+    # Twins with opposite labels are near copies too, but their own finding says more.
     yield from twins or near_copies(dataset)
 
 
@@ -117,7 +117,7 @@ def log_findings(dataset: ConceptDataset, refuse: bool = False) -> None:
     Parameters
     ----------
     refuse
-        Raise ``UserError`` for what forbids to probe it.
+        Raise ``UserError`` for a finding that forbids probing.
     """
     for finding in check(dataset):
         if finding.level == "error" and refuse:
@@ -132,7 +132,7 @@ def _are_scores(dataset: ConceptDataset) -> bool:
 
 
 def _joined_lines(dataset: ConceptDataset) -> Iterator[Finding]:
-    """Yield a finding of texts with lines of a table in them, which end or begin with a label."""
+    """Yield a finding if texts contain lines of a table, which end or begin with a label."""
     classes = dataset.classes
     label = r"-?\d+(?:\.\d+)?"
     if classes.dtype.kind not in "iuf":
@@ -174,9 +174,9 @@ def _repeats(dataset: ConceptDataset) -> Iterator[Finding]:
 
 
 def one_label_column(dataset: ConceptDataset) -> str:
-    """Return a column whose values stand in the texts and have one label each, or "".
+    """Return a column whose values occur in the texts and have one label each, or "".
 
-    More often than labels dealt at random would have it.
+    A column counts only if random labels would hardly ever do that.
     """
     if dataset.labels.dtype.kind == "f":
         return ""
@@ -232,7 +232,7 @@ def _groups(dataset: ConceptDataset) -> Iterator[Finding]:
 
 
 def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
-    """Yield what is found of classes too small to be split into folds, or too many."""
+    """Yield a finding if classes are too small to be split into folds, or too many."""
     classes, y = np.unique(dataset.labels, return_inverse=True)
     n = len(dataset)
     if _are_scores(dataset):
@@ -265,9 +265,9 @@ def _classes(dataset: ConceptDataset) -> Iterator[Finding]:
 
 
 def _unlabelled(dataset: ConceptDataset) -> Iterator[Finding]:
-    """Yield a finding of labels that by convention mean that there is none.
+    """Yield a finding if some labels by convention mean that there is none.
 
-    Of -1 and one other it is taken for a class, like 1 and 0.
+    With only one other label, as in -1 and 1, both are taken for classes.
     """
     classes = dataset.classes
     names = classes[without_label(classes)]
@@ -285,12 +285,12 @@ def _majority(dataset: ConceptDataset) -> Iterator[Finding]:
     if rate < _MAJORITY:
         yield Finding("note", "majority", message)
     else:
-        yield Finding("warning", "majority", f"{message}: an accuracy of {rate:.3f} is what "
-                      "never looking at the text reaches; read AUROC beside it")  # fmt: skip
+        yield Finding("warning", "majority", f"{message}: an accuracy of {rate:.3f} needs no "
+                      "look at the text; read AUROC beside it")  # fmt: skip
 
 
 def _length(dataset: ConceptDataset) -> Iterator[Finding]:
-    """Yield a finding where the number of characters alone tells one class from the others."""
+    """Yield a finding if the number of characters alone tells one class from the others."""
     lengths = np.array([len(text) for text in dataset.surface], dtype=float)
     classes, y = np.unique(dataset.labels, return_inverse=True)
     positive = [1] if len(classes) == 2 else np.flatnonzero(np.bincount(y) >= _FEW).tolist()

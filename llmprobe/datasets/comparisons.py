@@ -1,4 +1,4 @@
-"""Facts that need no table: which number is larger, what comes when in the week and the year."""
+"""Facts that need no table: which number is larger, and the order of weekdays and months."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _MONTHS = """
 January February March April May June July August September October November December
 """.split()
 NAMES = {"weekdays": ("day", _DAYS), "months": ("month", _MONTHS)}
-# For every template that speaks of before there is one of after, so that which of two names comes
-# last in the text goes with neither label.
+# Each template that says "before" has a counterpart that says "after", so that the name that comes
+# last in the text does not go with a label.
 ORDER = {
     "comes_before": "{earlier} [comes] before {later} in the calendar year.",
     "comes_after": "{later} [comes] after {earlier} in the calendar year.",
@@ -45,7 +45,7 @@ OFFSET = {
     "was": "If it is {later} now, it [was] {earlier} {gap} ago.",
 }
 NEGATED = {"comes": "does not come", "is": "is not", "will be": "will not be", "was": "was not"}
-"""What takes the place of the verb, which stands in brackets."""
+"""What replaces the verb, which stands in brackets."""
 TEMPLATES = {"order": ORDER, "offset": OFFSET}
 
 
@@ -63,25 +63,24 @@ def number_comparison(
     distance: int = 20,
     digits: bool = False,
 ) -> ConceptDataset:
-    """Is one number larger or smaller than another, as the statement says (1), or not (0)?
+    """Is a statement that one number is larger or smaller than another true (1) or false (0)?
 
-    "Seventy-one is larger than fifty-eight." The first number is drawn from those that are
-    ``distance`` away from both ends of the range, and the second is as often above it as below;
-    the word fits them or does not, as the label wants it. So the first number and the word
-    together tell nothing, and the second one only near the ends. ``groups`` are the unordered
-    pairs of numbers. The variant "negation" has the same label: "Fifty-eight is not larger than
-    seventy-one."
+    "Seventy-one is larger than fifty-eight." The first number is at least ``distance`` away from
+    both ends of the range, and the second is as often above it as below. The word is chosen so that
+    the statement has its label. So the first number and the word together tell nothing, and the
+    second number tells something only near the ends. ``groups`` are the unordered pairs of numbers.
+    The variant "negation" has the same label: "Fifty-eight is not larger than seventy-one."
 
     Parameters
     ----------
     n
-        Texts, no two the same: half of them true; an odd ``n`` has one true one more.
+        How many different texts; half of them are true, and with an odd ``n`` one more.
     seed
-        The same one gives the same texts.
+        The same seed gives the same texts.
     low, high
         The smallest and the largest number.
     distance
-        The most by which the two differ; closer ones are harder.
+        The largest difference of the two numbers; closer ones are harder.
     digits
         "81" instead of "eighty-one".
 
@@ -152,17 +151,17 @@ def spelled(number: int) -> str:
 def calendar(names: str = "both") -> ConceptDataset:
     """Is a statement about the order of weekdays or months true (1) or false (0)?
 
-    Every statement there is of two relations. *offset*: "Thursday is two days after Tuesday.",
-    "If it is June now, it was March three months ago."; week and year go round. *order*, of
-    months alone since weeks begin on different days: "March comes before June in the calendar
-    year." A false statement is a true one with the two names exchanged, so it has the same words;
-    months half a year apart have no offset, since the exchange would be true as well. ``groups``
-    are the unordered pairs of names.
+    All statements of two relations. *offset*: "Thursday is two days after Tuesday.", "If it is
+    June now, it was March three months ago."; weeks and years are cycles. *order*, only of months
+    since weeks begin on different days: "March comes before June in the calendar year." A false
+    statement is a true one with the two names exchanged, so it has the same words. Months half a
+    year apart have no offset, since the exchanged statement would be true as well. ``groups`` are
+    the unordered pairs of names.
 
     Fields: ``earlier`` and ``later``, as the statement has it; ``gap``, by how many days or
     months; ``unit``, ``relation``, ``template``. The variants have the same label:
-    "paraphrase_template", what the statement says in the other templates, and "negation", for
-    "March comes before June …" "June does not come before March …".
+    "paraphrase_template", what the statement says in the other templates, and "negation", which
+    turns "March comes before June …" into "June does not come before March …".
 
     Parameters
     ----------
@@ -202,7 +201,7 @@ def calendar(names: str = "both") -> ConceptDataset:
 
 @dataclass(frozen=True)
 class _Claim:
-    """A claim that one weekday or month is so far before another one, or before it in the year."""
+    """A claim that a weekday or month is ``gap`` before another, or before it in the year."""
 
     relation: str
     unit: str

@@ -1,7 +1,7 @@
 """Datasets from and to other forms: one parquet file, pandas, Hugging Face's ``datasets``.
 
-What is read becomes the arguments of ``ConceptDataset``, so that the type needs to know no form
-and this module needs no type.
+Readers return the arguments of a ``ConceptDataset``, so that the class knows no other form and
+this module does not import the class.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from llmprobe.datasets.dataset import ConceptDataset
 
 _KEY = b"llmprobe"
-"""Under which the file keeps what is known of the dataset as a whole."""
+"""The key of the file's metadata that holds the facts about the dataset as a whole."""
 
 _OWN = next(iter(UNSIGNED)).encode()
-"""What stands in the file where that is damaged."""
+"""A word in the metadata by which a file is recognised even if that key is damaged."""
 
 _NESTED = "nested"
-"""Fields of lists and mappings, which the file keeps as JSON."""
+"""The key for the names of fields with lists or mappings, which the file keeps as JSON."""
 
 _CHAT = "chat"
-"""Options for a chat template, a mapping beside the facts, which are texts."""
+"""The key for the options of a chat template: a mapping, while most facts are texts."""
 
 _ANSWERS = "answers"
-"""Words that say each label, another such mapping."""
+"""The key for the words that say each label, also a mapping."""
 
 _CLASS_NAMES = "class_names"
-"""What each label is called, a third one."""
+"""The key for what each label is called, also a mapping."""
 
 _FACTS = (
     "name", "template", "filled", "perturbation", "source", "citation", "licence", "version",
@@ -96,7 +96,7 @@ def to_huggingface(dataset: ConceptDataset) -> datasets.Dataset:
 
 
 def save(dataset: ConceptDataset, path: Path) -> None:
-    """Write a parquet file: text, label, group, ``field NAME``, ``span NAME``, and what else is.
+    """Write a parquet file with text, label, group, ``field NAME``, ``span NAME`` and all else.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def save(dataset: ConceptDataset, path: Path) -> None:
     }
     try:
         for name, values in dataset.fields.items():
-            # One type for a column would give each mapping the keys of all.
+            # As a column of one type, each mapping would get the keys of all.
             columns[f"field {name}"] = values.map(_as_json) if name in nested else values.array
         table = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
     except (pa.ArrowException, OverflowError, TypeError) as error:
@@ -161,14 +161,14 @@ def saved_parts(path: Path) -> dict[str, Any]:
         table = pq.read_table(BytesIO(read_back(path)))
         table.validate(full=True)
         facts = json.loads(table.schema.metadata[_KEY])
-        for entry in UNSIGNED:  # Earlier versions wrote none.
+        for entry in UNSIGNED:  # Files of earlier versions have none.
             facts.pop(entry, None)
         nested, chat = facts.pop(_NESTED), dict(facts.pop(_CHAT, {}))
         answers = {str(label): tuple(map(str, words))
                    for label, words in dict(facts.pop(_ANSWERS, {})).items()}  # fmt: skip
         names = {str(label): str(name)
                  for label, name in dict(facts.pop(_CLASS_NAMES, {})).items()}  # fmt: skip
-        # Whole numbers with gaps stay whole.
+        # Integers with missing values stay integers.
         frame = table.to_pandas(integer_object_nulls=True)
         for name in nested:
             frame[f"field {name}"] = frame[f"field {name}"].map(json.loads)
@@ -177,7 +177,7 @@ def saved_parts(path: Path) -> dict[str, Any]:
 
 
 def _checked(facts: dict[str, Any]) -> dict[str, str]:
-    """Return what is known of a dataset as a whole; raise ``ValueError`` for what is no text."""
+    """Return the facts about a dataset as a whole; raise ``ValueError`` for one that is no text."""
     for fact in ("name", *facts):
         if fact not in _FACTS or not isinstance(facts.get(fact), str):
             raise ValueError(f"{fact!r:.40} is no text, or not known")

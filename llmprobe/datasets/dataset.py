@@ -1,7 +1,7 @@
 """The one type that carries a concept: texts with labels, and the groups that splits respect.
 
-Files and other libraries' tables are read and written by ``conversions``, which is imported when
-one of its methods here is called.
+``conversions`` reads and writes files and other libraries' tables; it is imported only when a
+method here needs it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ConceptDataset(ShownInNotebooks):
     texts: list[str]
     """What the model reads, after the template was filled. [n]"""
     labels: np.ndarray
-    """The class of each text: integers or strings; or numbers with fractions. [n]"""
+    """The label of each text: integers or strings are classes, floats are numbers. [n]"""
     groups: np.ndarray | None = None
     """Examples that share one never stand on both sides of a split. [n], or None."""
     spans: Spans = field(default_factory=dict)
@@ -49,39 +49,38 @@ class ConceptDataset(ShownInNotebooks):
     fields: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What else is known of each example (template, distractor kind, …). [n, any], or empty."""
     turns: list[list[Turn]] | None = None
-    """Of chats, the turns of each, in order: what stands between them in the text is read by no
-    model, whose own chat template goes around them. [n][turns], or None."""
+    """The turns of each chat, in order. A model reads them in its own chat template, without what
+    stands between them in the text. [n][turns], or None."""
     chat: dict[str, Any] = field(default_factory=dict)
     """Options for the chat template, such as ``add_generation_prompt``."""
     words: list[tuple[int, int]] | None = None
-    """Where labels are of words, where the labelled one stands in its text: first character, and
+    """If labels are of words, where each labelled word stands in its text: first character, and
     the one after the last. [n], or None."""
     concepts: dict[str, np.ndarray] = field(default_factory=dict)
-    """Where texts are labelled for several concepts, the labels of each by its name; ``labels`` are
-    then what a text has of all of them. Each [n]"""
+    """If texts are labelled for several concepts, the labels for each by its name; ``labels`` then
+    combines them. Each [n]"""
     test: np.ndarray | None = None
-    """The examples that are scored, by probes fitted on the others; None where all are, in folds.
-    [n] bool, or None"""
+    """The examples that are scored, by probes fitted on the others; None if all are scored, in
+    folds. [n] bool, or None"""
     variants: dict[str, list[list[str]]] = field(default_factory=dict)
-    """Other texts that would go with a row's label and group, for the perturbations "negation" and
-    "paraphrase_template": for each row one or more. Each [n][1 or more]"""
+    """Other texts with a row's label and group, for the perturbations "negation" and
+    "paraphrase_template"; one or more for each row. Each [n][1 or more]"""
     template: str = ""
-    """What the texts are still to be put into, where no other template is asked for;
-    ``load_dataset`` does it."""
+    """The default template, which the texts are not in yet; ``load_dataset`` applies it."""
     question: str = ""
-    """A template that ends where an answer begins, in place of the other where it is asked for."""
+    """A template that ends where an answer begins; it replaces the other one on request."""
     answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Words that say each label, by the label as text, in the order of the classes; empty where no
+    """Words that say each label, by the label as text, in the order of the classes; empty if no
     question is asked."""
     class_names: dict[str, str] = field(default_factory=dict)
     """What figures and pages call each label, by the label as text, such as
-    ``{"0": "false", "1": "true"}``; a label that is not there speaks for itself."""
+    ``{"0": "false", "1": "true"}``; other labels are shown as they are."""
     filled: str = ""
-    """The template that the texts were put into; empty where there was none."""
+    """The template that the texts were put into; empty if there was none."""
     perturbation: str = ""
-    """The kind of what was done to the texts before that; empty where nothing was."""
+    """The kind of perturbation of the texts before the template; empty if there was none."""
     stem: str = ""
-    """The name of the dataset of several concepts that it is one of; empty where it is none."""
+    """The name of the dataset of several concepts from which this one was taken, or empty."""
     source: str = ""
     """Where it comes from."""
     citation: str = ""
@@ -145,7 +144,7 @@ class ConceptDataset(ShownInNotebooks):
 
     @cached_property
     def plain_texts(self) -> list[str]:
-        """Return what counts when texts are compared, see ``groups.plain``. [n]"""
+        """Return the texts in the form in which they are compared, see ``groups.plain``. [n]"""
         ends: Iterable[tuple[int, ...]] = repeat(())
         if self.spans:
             stops = ([stop for _, stop in places] for places in self.spans.values())
@@ -156,7 +155,7 @@ class ConceptDataset(ShownInNotebooks):
     def units(self) -> np.ndarray | None:
         """Return what a split must keep whole: rows of one group or with one text. [n] int
 
-        None without groups when no text repeats either.
+        None if there are no groups and no text repeats.
         """
         return joined(self.groups, self.plain_texts)
 
@@ -179,8 +178,8 @@ class ConceptDataset(ShownInNotebooks):
     def by_concept(self) -> list[ConceptDataset]:
         """Return a dataset ``NAME:CONCEPT`` for each concept of several; else the dataset alone.
 
-        Their texts are the same, in the same order. A concept that all texts have, or none, cannot
-        be probed, and is left out.
+        Their texts are the same, in the same order. A concept with only one label cannot be probed
+        and is left out.
         """
         if not self.concepts:
             return [self]
@@ -211,7 +210,7 @@ class ConceptDataset(ShownInNotebooks):
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each example: text, label, group (if any), then the fields.
 
-        Of several concepts, each has a column. A field called text becomes field_text, and so on.
+        Each of several concepts has a column. A field called text becomes field_text, and so on.
         """
         labels = self.concepts or {"label": self.labels}
         table = pd.DataFrame({"text": self.texts, **labels})
@@ -275,20 +274,20 @@ class ConceptDataset(ShownInNotebooks):
         return cls(**conversions.saved_parts(Path(path)))
 
     def ranges(self, position: str, occurrence: str | None = None) -> list[tuple[int, int]] | None:
-        """Return the part of each text that a position is of, None where it is of all. [n]
+        """Return the part of each text that a position refers to; None for whole texts. [n]
 
         Parameters
         ----------
         position
             As ``ExtractConfig.position`` has it.
         occurrence
-            ``"first"`` or ``"last"``: which place is meant where a field that the template lacks
-            stands in a text several times.
+            ``"first"`` or ``"last"``: which place is meant if a field that is not in the template
+            occurs in a text several times.
 
         Raises
         ------
         UserError
-            There is no such field or role, or a text has nothing of it, or several places.
+            There is no such field or role, or a text has none of it, or several places.
         """
         return ranges(
             position, self.texts, self.spans, self.fields, turns=self.turns, words=self.words,
@@ -327,14 +326,14 @@ class ConceptDataset(ShownInNotebooks):
         label_of = np.zeros(len(self), dtype=int)
         if self.labels.dtype.kind != "f":  # Numbers have no proportions to keep.
             _, label_of = np.unique(self.labels, return_inverse=True)
-        if self.test is not None:  # Nor do sides of a split lose theirs.
+        if self.test is not None:  # Both sides of a split keep their proportions too.
             label_of = 2 * label_of + self.test
         counts = np.zeros((group_of.max() + 1, label_of.max() + 1), dtype=int)
         np.add.at(counts, (group_of, label_of), 1)
         mostly = counts.argmax(axis=1)
         rng = np.random.default_rng(seed)
         draw = rng.permutation(len(counts))
-        # Rank of each group among those of its class, as a fraction: sorting by it interleaves.
+        # Rank of each group in its class, as a fraction: sorting by it interleaves the classes.
         rank = np.empty(len(counts))
         for label in np.unique(mostly):
             members = draw[mostly[draw] == label]

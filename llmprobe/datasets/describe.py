@@ -36,7 +36,7 @@ _EXAMPLES = 8
 _LONGEST_EXAMPLE = 240
 _MOST_READ = 2000
 _TOLD = 0.95
-"""Share of labels that a bag of words tells, from which on there is nothing left for a probe."""
+"""If a bag of words gets this share of labels right, there is nothing left for a probe to show."""
 _BELOW = 0.1
 _CONCEPTS = 8
 """Concepts, at most, for which a bag of words is fitted."""
@@ -65,7 +65,7 @@ def known_datasets() -> str:
     """List every dataset known by name, in families: its dial, or whether it is on this disk."""
     families: dict[str, list[tuple[str, ...]]] = {family: [] for family in _FAMILIES}
     for name, entry in sorted(REGISTRY.items()):
-        # Without the codes of the labels, which `show` has.
+        # Without the numbers of the labels, which `show` prints.
         question = re.sub(r" \(\d\)", "", entry.summary)
         state = f"dial: {entry.dial}" if entry.dial else _place(entry)
         families.setdefault(entry.family, []).append((name, state, question))
@@ -83,12 +83,12 @@ def show(config: DatasetConfig, surface: Surface | None = None) -> str:
     Parameters
     ----------
     surface
-        Says what the words alone give away, of texts, labels and groups.
+        A function of texts, labels and groups: the accuracy of a bag of words.
 
     Raises
     ------
     UserError
-        As for loading it; what the checks find is printed, an error too.
+        As for loading it. What the checks find is only printed, even an error.
     """
     plain = untemplated_dataset(config.model_copy(update={"perturb": None}))
     dataset = plain if config.perturb is None else perturbed(plain, config.perturb)
@@ -112,8 +112,8 @@ def describe(
     Parameters
     ----------
     dataset
-        Not yet put into its template: the examples are shown without it, while length, checks and
-        content hash are of what a model reads.
+        Not yet put into its template. Examples are shown without it; length, checks and content
+        hash are of what a model reads.
     config
         What was asked for: options and perturbation.
     wordings
@@ -160,7 +160,7 @@ def describe(
 
 
 def _place(entry: Entry) -> str:
-    """Whether a published dataset is on this disk, or what there is to download."""
+    """Say whether a published dataset is on this disk, or how much there is to download."""
     if not isinstance(entry.build, PublishedDataset):
         return ""
     sizes = [file.size for file in entry.build.files if not is_here(file)]
@@ -192,7 +192,7 @@ def _roles(dataset: ConceptDataset) -> str:
 
 
 def _balance(labels: np.ndarray, names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Say how many texts each class has, or between what numbers with fractions lie."""
+    """Say how many texts each class has, or in what range the numbers are."""
     if labels.dtype.kind == "f":
         return f"numbers from {labels.min():g} to {labels.max():g}, mean {labels.mean():g}"
     counts = Counter(labels.tolist())
@@ -212,7 +212,7 @@ def _called(label: str, names: Mapping[str, str]) -> str:
 
 
 def _words(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding]]:
-    """Say how often a bag of words is right, of the first concepts of several, and what follows."""
+    """Say how often a bag of words is right, for at most ``_CONCEPTS`` concepts, with findings."""
     if not dataset.concepts:
         return _words_of(dataset, surface)
     told, findings = [], []
@@ -226,7 +226,7 @@ def _words(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding
 
 
 def _words_of(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Finding]]:
-    """Say how often a bag of words is right, of at most ``_MOST_READ`` texts, and what follows."""
+    """Say how often a bag of words is right, on at most ``_MOST_READ`` texts, with findings."""
     if dataset.labels.dtype.kind == "f":
         return "", []
     try:
@@ -242,8 +242,8 @@ def _words_of(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Find
         column = one_label_column(dataset)
         remedy = f"use `group: {column}`" if column else "give texts on one subject one group"
         findings.append(Finding("warning", "surface", f"the words alone get {percent(accuracy)} "
-                                "right, so a probe that does shows no more than they do; if it is "
-                                "whom or what a text is about that has the label, "
+                                "right, so a probe as good as that shows no more; if the label "
+                                "belongs to the subject of a text, "
                                 f"{remedy}"))  # fmt: skip
     elif accuracy < majority - _BELOW:
         findings.append(Finding("warning", "surface", f"the words alone get {percent(accuracy)} "
@@ -254,7 +254,7 @@ def _words_of(dataset: ConceptDataset, surface: Surface) -> tuple[str, list[Find
 
 
 def _question(dataset: ConceptDataset) -> str:
-    """Return the question that a dataset has of its own, and the words that say each label."""
+    """Return the dataset's own question, and the words that say each label."""
     if not dataset.question:
         return ""
     words = (f"{label}: {', '.join(of)}" for label, of in dataset.answers.items())
@@ -271,7 +271,7 @@ def _field(name: str, values: pd.Series) -> str:
 
 
 def _options(entry: Entry, config: DatasetConfig) -> Iterator[str]:
-    """Yield each option with its value, and the default where that is another."""
+    """Yield each option with its value, and the default if that differs."""
     chosen = {"n": config.n, "seed": config.seed, **config.options}
     for name, default in entry.options.items():
         value = default if chosen.get(name) is None else chosen[name]
@@ -281,7 +281,7 @@ def _options(entry: Entry, config: DatasetConfig) -> Iterator[str]:
 
 
 def _finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """Return a line for each finding, but for the majority rate, which stands with the labels."""
+    """Return a line for each finding except the majority rate, which stands with the labels."""
     listed = [f for f in findings if (f.level, f.check) != ("note", "majority")]
     return [f"{f.level:<9}{f.message}" for f in listed] or ["nothing found"]
 
@@ -299,11 +299,12 @@ def _example_table(dataset: ConceptDataset) -> list[str]:
 
 
 def _examples(dataset: ConceptDataset) -> list[int]:
-    """Choose up to eight rows: as many of each class, from all over the dataset, in turn."""
+    """Choose up to eight rows: equally many of each class, in turn, from all over the dataset."""
     classes = dataset.classes
     if len(classes) > _EXAMPLES:
         classes = classes[np.linspace(0, len(classes) - 1, _EXAMPLES).astype(int)]
-    # From equal stretches of its rows; each class elsewhere in them, so that subjects differ.
+    # A class's rows come from equal stretches, at a place that differs by class, so that subjects
+    # differ.
     spread = []
     for i, label in enumerate(classes):
         rows = np.flatnonzero(dataset.labels == label)
@@ -314,7 +315,7 @@ def _examples(dataset: ConceptDataset) -> list[int]:
 
 
 def _one_line(text: str, longest: int) -> str:
-    """Make a text printable, and cut it so that its end, which often holds the question, stays."""
+    """Make a text printable, and cut out its middle: its end often holds the question."""
     text = printable(" ".join(text.split()))
     if len(text) <= longest:
         return text

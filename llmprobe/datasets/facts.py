@@ -31,23 +31,23 @@ def capitals(
     181 members of the UN with one undisputed capital, in twelve affirmed templates ("Lima is the
     capital of Peru.") and five negated ones ("Lima is not the capital of Peru."). In each
     template a country has a true statement and a false one: one names its capital, the other a
-    wrong city. A hard wrong city is another one of the country, an easy one the capital of a
-    country in another continent. ``groups`` are pairs of countries that exchange their capitals
-    for the easy statements, so that no city stands on both sides of a split;
+    wrong city. A hard wrong city is another city of the same country, an easy one the capital
+    of a country in another continent. ``groups`` are pairs of countries that exchange their
+    capitals for the easy statements, so that no city stands on both sides of a split;
     ``scripts/build_capitals.py`` has the rules.
 
     The field ``kind`` says which city it is: "true" (the capital), "hard" or "easy". Where all
     statements are affirmed there are variants with the same label: "paraphrase_template", the
     same city in the affirmed templates that were not chosen (or, with "all", in the other ones),
-    and "negation", for "Lima is the capital of Peru." "Trujillo is not the capital of Peru.", and
-    for "Trujillo is the capital of Peru." "Lima is not the capital of Peru."
+    and "negation", which turns "Lima is the capital of Peru." into "Trujillo is not the capital of
+    Peru.", and "Trujillo is the capital of Peru." into "Lima is not the capital of Peru."
 
     Parameters
     ----------
     negatives
         "hard" or "easy": only that kind; ten countries without a second city, such as
-        Singapore, have no hard statement and are left out with "hard". "mixed": alternately, over
-        countries and templates; easy where there is no hard one.
+        Singapore, have no hard statement and are left out with "hard". "mixed": both kinds
+        alternate over countries and templates; easy where there is no hard one.
     templates
         "all" the affirmed ones, or the ids of those to keep: capital_is, is_capital, possessive,
         called, serves, has_as, whose, is_possessive, in_country, name_of, cleft, lives; negated:
@@ -117,7 +117,7 @@ def _variants(
     used = rows["template"].unique().tolist()
     unused = [template for template in affirmed_ids if template not in used]
     others = {one: unused or [other for other in affirmed_ids if other != one] for one in used}
-    # In order: of the first five, each has a negated form of its own, so that no text repeats.
+    # In order: each of the first five has a negated form of its own, so that no text repeats.
     denial = {one: negated_ids[i % len(negated_ids)] for i, one in enumerate(affirmed_ids)}
     paraphrases, negations = [], []
     columns = rows[["country", "kind", "template", "wrong"]]
@@ -135,7 +135,7 @@ def cities(min_population: int = 0) -> ConceptDataset:
     "The city of Cairo is in Egypt." 2,266 cities of 150,000 inhabitants or more, each in a true
     and a false statement. ``groups`` are pairs of cities, of about the same population, that
     exchange their countries for the false statements: within a group every city and every country
-    is once true and once false. ``scripts/build_cities.py`` has the rules.
+    is in one true and one false statement. ``scripts/build_cities.py`` has the rules.
 
     The field ``kind`` is "true", "hard" (false, the two countries in one continent) or "easy"
     (false, in two). The variant "negation" has the same label: "The city of Cairo is not in
@@ -144,12 +144,12 @@ def cities(min_population: int = 0) -> ConceptDataset:
     Parameters
     ----------
     min_population
-        Only pairs of cities that both have so many inhabitants.
+        Keep only pairs of cities that both have at least so many inhabitants.
 
     Raises
     ------
     UserError
-        ``min_population`` is no whole number, or fewer than two pairs are so large.
+        ``min_population`` is no whole number, or leaves fewer than two pairs.
     """
     table = _read("cities.csv")
     smaller = table.groupby("group")["population"].transform("min")

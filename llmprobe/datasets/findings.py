@@ -1,4 +1,4 @@
-"""What a check says, and what checks share."""
+"""The findings of checks, and helpers that checks share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 ALPHA = 0.001
-"""What p-values are held against, after Bonferroni's correction within a check."""
+"""The significance level of p-values, after Bonferroni's correction within a check."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,28 @@ class Finding:
 
 @dataclass(frozen=True)
 class Units:
-    """What groups have of one class: the independent observations that a test may count."""
+    """The independent observations of a test: all rows of one group and one class are one unit."""
 
     of_row: np.ndarray
-    """[n]"""
+    """The unit of each row. [n]"""
     class_of: np.ndarray
-    """[units]"""
+    """The class of each unit. [units]"""
 
     @classmethod
     def of(cls, groups: np.ndarray | None, y: np.ndarray) -> Units:
-        """Count the units of the rows' groups and classes 0 … K-1."""
+        """Number the units, given the groups of rows and their classes 0 … K-1."""
         K = int(y.max()) + 1
         kept, of_row = np.unique(group_indices(groups, len(y)) * K + y, return_inverse=True)
         return cls(of_row, kept % K)
 
     def p_value(self, values: np.ndarray, c: int) -> float:
-        """Test (Mann and Whitney) whether units' means differ between class ``c`` and the rest."""
+        """Test (Mann and Whitney) if the units' means differ between class ``c`` and the rest."""
         means = np.bincount(self.of_row, values) / np.bincount(self.of_row)
         return auroc(means[self.class_of == c], means[self.class_of != c])[1]
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> tuple[float, float]:
-    """Return the chance that a positive one is above a negative one, and its p-value."""
+    """Return the probability that a positive value is above a negative one, and its p-value."""
     from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
 
     statistic, p = mannwhitneyu(positive, negative, method="asymptotic")

@@ -1,4 +1,4 @@
-"""From what a config says of a dataset to its texts and labels."""
+"""Datasets as a config asks for them: from the entry in the config to texts and labels."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def untemplated_dataset(config: DatasetConfig) -> ConceptDataset:
 
 
 def class_names(dataset: ConceptDataset, config: DatasetConfig) -> dict[str, str]:
-    """Return what each label is called, by the label as text, where that is another word.
+    """Return what each label is called, by the label as text, unless that is the label itself.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def class_names(dataset: ConceptDataset, config: DatasetConfig) -> dict[str, str
 
 
 def _asked(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
-    """Return the dataset with the question and the answers that are asked for, else with none.
+    """Return the dataset with the question and the answers that are asked for, or without any.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def _asked(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
     """
     own, where = dataset.question, f"dataset {dataset.name!r}"
     question = own if config.question is True else config.question or ""
-    # A chat ends where an answer begins.
+    # A chat needs no question: it ends where an answer begins.
     if config.question is False and not (config.answers and dataset.turns is not None):
         if config.answers:
             raise UserError(f"{where}: answers need a question, a template that ends where an "
                             'answer begins, e.g. question: "{text} Answer:"')  # fmt: skip
-        # What was saved has its answers, and stands in its question already.
+        # A saved dataset has its answers, and is in its question already.
         return replace(dataset, question="", answers={}) if own else dataset
     if config.question is True and not own:
         raise UserError(f"{where}: has no question of its own; give a template that ends where an "
@@ -113,7 +113,7 @@ def _asked(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
 def _without_rare_classes(dataset: ConceptDataset, least: int) -> ConceptDataset:
     """Leave out the classes with fewer than ``least`` examples, and log which.
 
-    Of several concepts, those that have such a class are left out.
+    Of several concepts, leave out those that have such a class.
     """
     if dataset.concepts:
         return _without_rare_concepts(dataset, least)
@@ -156,7 +156,7 @@ def _log_rare(dataset: ConceptDataset, what: str, least: int, names: Iterable[ob
 
 
 def sampled(dataset: ConceptDataset, config: DatasetConfig) -> ConceptDataset:
-    """Draw at most as many examples as ``config`` asks for, none of them on both sides of a test.
+    """Draw at most as many examples as ``config`` asks for, after ``without_leaks``.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def _dataset_of_ones_own(config: DatasetConfig) -> ConceptDataset:
     if isinstance(config.test, str):
         key, other = ("path", Path(config.test)) if is_file else ("split", config.test)
         more, of_test = _table(config.model_copy(update={key: other}))
-        parts_of_table(more, config, of_test)  # What is wrong in it is said with its own rows.
+        parts_of_table(more, config, of_test)  # Only for its errors, which name its own rows.
         test = np.repeat([False, True], [len(table), len(more)])
         table = pd.concat([table, more], ignore_index=True)
     elif config.test is not None:
@@ -221,7 +221,7 @@ def _held_out(table: pd.DataFrame, config: HeldOutConfig, where: str) -> np.ndar
 
 
 def without_leaks(dataset: ConceptDataset) -> ConceptDataset:
-    """Leave out what probes would be fitted on though its text or group is scored; log it."""
+    """Leave out examples to be fitted on whose text or group is in the test set; log them."""
     units = dataset.units
     if dataset.test is None or units is None:
         return dataset
@@ -245,7 +245,7 @@ def _known_dataset(config: DatasetConfig) -> ConceptDataset:
         raise UserError(f"dataset {config.name!r} is not known; {_hint(config.name)}")
     accepted = registry.REGISTRY[config.name].options
     options = dict(config.options)
-    # A synthetic dataset makes as many as are asked for; a shipped one is drawn from.
+    # A synthetic dataset makes ``n`` texts; others are sampled later.
     for option, value in (("n", config.n), ("seed", config.seed)):
         if option in accepted and value is not None:
             options.setdefault(option, value)

@@ -1,4 +1,4 @@
-"""From a table to a dataset: what is read of each row, and how it is labelled."""
+"""From a table to a dataset: which examples each row gives, and their labels."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 def parts_of_table(
     table: pd.DataFrame, config: DatasetConfig, where: str, test: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Return the arguments of a ``ConceptDataset`` from a table, of which ``test`` is scored.
+    """Return the arguments of a ``ConceptDataset`` from a table; the rows in ``test`` are scored.
 
     A row is a text with its label, a chat, a contrast pair or a sentence of labelled words, in the
-    columns that ``config`` names, or which have the usual names. ``where``, a file's or dataset's
-    name, begins error messages.
+    columns that ``config`` names or that have the usual names. ``where``, the name of a file or
+    dataset, begins error messages.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def parts_of_table(
 
 
 def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFrame:
-    """Return what a template can be filled with: as ``text`` the texts, and the other columns.
+    """Return what can fill a template: the texts in the column ``text``, and the other columns.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def unlabelled(table: pd.DataFrame, text: str | None, where: str) -> pd.DataFram
 def unlabelled_chats(table: pd.DataFrame, where: str) -> pd.DataFrame:
     """Return the text, ``turns`` and ``span NAME`` of each chat in the usual columns.
 
-    Those are messages, or prompt with response and system, where they are there.
+    The usual columns are messages, or prompt with, if present, response and system.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def unlabelled_chats(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _rows(table: pd.DataFrame, config: DatasetConfig, where: str) -> Rows:
-    """Return what is read of a table, in the form that it has."""
+    """Return the examples of a table, by the form of its rows."""
     columns = list(table.columns)
     if config.pairs:
         return rows_of_pairs(table, config.pairs, where)

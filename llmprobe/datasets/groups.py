@@ -13,11 +13,11 @@ _END = re.compile(r"(?:[.,;:?…。！？]|(?<!\d)!)+(?=\s*$)")
 
 
 def units(groups: np.ndarray | None, texts: Sequence[str] | None) -> np.ndarray | None:
-    """Return what a split must keep whole: rows of one group or with one text. [n] int
+    """Number the units that a split must keep whole: rows of one group or with one text. [n] int
 
-    Texts are one when ``plain`` makes the same of them. Joined along chains too, so a text that
-    stands in two groups makes one unit of both. Where no text does, the units are the groups,
-    numbered in sorted order. None without groups when no text repeats either.
+    Texts are one if ``plain`` makes them equal. Chains are joined too, so a text that is in two
+    groups makes them one unit. Otherwise the units are the groups, numbered in sorted order.
+    None if there are no groups and no text repeats.
     """
     return joined(groups, None if texts is None else [plain(text) for text in texts])
 
@@ -25,8 +25,9 @@ def units(groups: np.ndarray | None, texts: Sequence[str] | None) -> np.ndarray 
 def plain(text: str, ends: Iterable[int] = ()) -> str:
     """Return a text without case, links, runs of space and punctuation at its end.
 
-    Brackets, operators and digits count. What has nothing else, such as a link alone, stays.
-    ``ends``: where in the text others end, which a template put there.
+    Brackets, operators and digits stay. If nothing would be left, as of a link alone, the text
+    stays. ``ends``: where in the text the values end that a template put there; punctuation at the
+    end of these is left out too.
     """
     for end in sorted(ends, reverse=True):
         text = _END.sub("", text[:end]) + text[end:]
@@ -35,9 +36,9 @@ def plain(text: str, ends: Iterable[int] = ()) -> str:
 
 
 def joined(groups: np.ndarray | None, values: Sequence[str] | None) -> np.ndarray | None:
-    """Return what rows that share a group or a value belong to, along chains too. [n] int
+    """Number the units of rows that share a group or a value, along chains too. [n] int
 
-    Numbered in the sorted order of the groups. None without groups when no value repeats either.
+    Units have the sorted order of the groups. None if there are no groups and no value repeats.
     """
     if values is None:
         return None if groups is None else group_indices(groups, len(groups))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import datasets
 
 _ID = re.compile(r"[^/\s]+/[^/\s]+")
-"""Without an owner, ``datasets`` could take it for a format: "csv" reads the working folder."""
+"""Without an owner, ``datasets`` could take an id for a format: "csv" reads the working folder."""
 
 _SECONDS = 10
 """How long the Hub may take to say whether it has a dataset."""
@@ -29,7 +29,7 @@ _SECONDS = 10
 def as_table(dataset: datasets.Dataset) -> pd.DataFrame:
     """Return a row for each example; class labels by name, without images and other media.
 
-    Lists of class labels are by name too.
+    Class labels in lists are by name too.
     """
     import datasets
 
@@ -43,7 +43,7 @@ def as_table(dataset: datasets.Dataset) -> pd.DataFrame:
         inside = getattr(features[name], "feature", None)
         if isinstance(features[name], datasets.ClassLabel):
             names = dict(enumerate(features[name].names))
-            table[name] = table[name].map(names).astype(object)  # -1, no label, is in no name.
+            table[name] = table[name].map(names).astype(object)  # -1, no label, has no name.
         elif isinstance(inside, datasets.ClassLabel):
             names = dict(enumerate(inside.names))
             table[name] = [cells if cells is None else [*map(names.get, cells)]
@@ -75,9 +75,9 @@ def table_from_disk(path: Path, split: str | None = None) -> pd.DataFrame:
 def table_from_hub(config: DatasetConfig, download: bool = True) -> tuple[pd.DataFrame, str]:
     """Read the dataset that ``config.hub`` names; return it with that name and the commit.
 
-    What is already in the cache of ``datasets`` is taken from there when the Hub cannot be reached
-    (or may not be: ``HF_HUB_OFFLINE``). Environment variables of Hugging Face count. A path that
-    begins with ``/``, ``.`` or ``~`` is a folder with data files.
+    If the Hub cannot be reached (or may not be: ``HF_HUB_OFFLINE``), the dataset is read from the
+    cache of ``datasets``. Environment variables of Hugging Face apply. A path that begins with
+    ``/``, ``.`` or ``~`` is a folder with data files.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def latest_commit(config: DatasetConfig) -> str | None:
     if datasets.config.HF_HUB_OFFLINE:
         return None
     try:
-        # Asked first, and without the half minute of tries that ``datasets`` makes.
+        # Asked directly, since ``datasets`` would retry for half a minute.
         info = HfApi().dataset_info(config.hub, revision=config.revision, timeout=_SECONDS)
     except GatedRepoError:
         raise UserError(_gated(config.hub)) from None
@@ -153,7 +153,7 @@ def latest_commit(config: DatasetConfig) -> str | None:
 
 
 def _cached_builder(config: DatasetConfig, download: bool) -> datasets.DatasetBuilder:
-    """Find the cache of ``datasets``, of the latest commit unless ``config`` says which."""
+    """Find the dataset in the cache of ``datasets``, at the latest commit or the wanted one."""
     import datasets
 
     why = "the Hugging Face Hub cannot be reached" if download else "would be downloaded first"
@@ -211,8 +211,8 @@ def _which_subset(config: DatasetConfig, known: str) -> UserError:
 
 
 def problem(config: DatasetConfig, error: Exception) -> Exception:
-    """Return what to raise instead of what ``datasets``, or a reader that it calls, has raised."""
-    # What went wrong while a table was made is the cause of what is raised.
+    """Return the error to raise instead of one by ``datasets`` or by a reader that it calls."""
+    # ``datasets`` wraps the errors of its readers: the cause says what went wrong.
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     if disk_is_full(cause):
         return cause

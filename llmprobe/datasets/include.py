@@ -1,4 +1,4 @@
-"""Datasets of the user's own under a name: a folder of small files that is included."""
+"""The user's own datasets by name: small files, or a folder of them, that are included."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from llmprobe.ground.files import existing
 from llmprobe.ground.registry import registrations_of
 
 _names_of: dict[Path, set[str]] = {}
-"""What each included file has registered; including it again does so anew."""
+"""The names that each included file has registered; including it again replaces them."""
 
 
 class NamedDataset(DatasetConfig):
-    """A .yaml file with the mapping of a dataset, and what is known of it.
+    """A .yaml file with the mapping of a dataset, and facts about it.
 
-    ``name`` is that of the known dataset that it presets, if any; its own name is the file's.
+    ``name`` is the known dataset whose options it presets, if any; its own name is the file's.
     """
 
     description: str = ""
@@ -36,10 +36,10 @@ class NamedDataset(DatasetConfig):
 def include(path: str | Path) -> list[str]:
     """Register the datasets in a .yaml or .py file, or in all of a folder; return their names.
 
-    A .yaml file is one dataset, called like the file: the mapping that a config would have, with
+    A .yaml file is one dataset, named after the file: the mapping that a config would have, with
     paths relative to it, and any of description, source, citation, licence and version. A .py file
-    is run, and registers its own: functions decorated with ``llmprobe.dataset``, entries handed to
-    ``llmprobe.datasets.published.register``, and what else has a name, such as a site.
+    is run, and registers its own: functions decorated with ``llmprobe.dataset``, entries given to
+    ``llmprobe.datasets.published.register``, and other things with a name, such as a site.
 
     Raises
     ------
@@ -98,12 +98,12 @@ def _register_yaml(file: Path) -> None:
         raise UserError(f"{file}: not the mapping of a dataset, such as `path: my.csv`")
     absolute_paths({"datasets": [raw]}, file.parent)
     config = validated(NamedDataset, raw, str(file))
-    # One that is known before any file is included cannot lead back to this one.
+    # Datasets that are known before any file is included cannot refer back to this one.
     known = [name for name, entry in REGISTRY.items() if entry.family != YOURS]
     if not config.is_own and config.name not in known:
         raise UserError(
             f"{file}: name {config.name!r} is not that of a shipped or published dataset, which a "
-            f"file without path or hub presets; {suggestion(config.name, known)}"
+            f"file without path or hub needs; {suggestion(config.name, known)}"
         )
     known_of_it = NamedDataset.model_fields.keys() - DatasetConfig.model_fields.keys()
     facts = {key: value for key in known_of_it if (value := getattr(config, key))}

@@ -16,8 +16,8 @@ def split_of_jin2024(dataset: ConceptDataset) -> ConceptDataset:
     """Return a dataset without groups whose test set is 40 % of its rows, drawn at random.
 
     It is scikit-learn's ``train_test_split(rows, test_size=0.4, random_state=42)`` of the rows of
-    class 0 and then those of class 1, as their released code has it. Rows outside the test set
-    whose text is in it are left out.
+    class 0 followed by those of class 1, as in their released code. Rows outside the test set whose
+    text is in it are left out.
 
     Raises
     ------

@@ -19,16 +19,16 @@ _SAME_ANSWER = (
 _NUMBER = re.compile(
     r"[+-]?(((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?|inf(inity)?)", re.IGNORECASE
 )
-"""With a zero before other digits it is a code such as "007"."""
+"""A zero before other digits makes a code, such as "007", not a number."""
 
 
 def concepts_of(labels: pd.DataFrame, where: str) -> dict[str, np.ndarray]:
-    """Return the labels of each concept [n]: one for a column, or one for each label in lists.
+    """Return the labels for each concept [n]: one concept a column, or one a label in lists.
 
     Raises
     ------
     UserError
-        As ``class_labels``; where some cells are lists and others not; where no list has a label.
+        As ``class_labels``; some cells are lists and others not; no list has a label.
     """
     columns: list[str] = labels.columns.tolist()
     if len(columns) > 1:
@@ -43,9 +43,9 @@ def concepts_of(labels: pd.DataFrame, where: str) -> dict[str, np.ndarray]:
 
 
 def joint_labels(concepts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return as one text what the labels of several concepts are, but for fractions. [n]
+    """Join the labels for several concepts into one text for each row, without fractions. [n]
 
-    Concepts that a text has, ``"joy, fear"``, or ``"score=3"`` where labels are no truth values.
+    The concepts that a row has, ``"joy, fear"``, and ``"score=3"`` for labels other than 0 and 1.
     """
     parts = []
     for name, labels in concepts.items():
@@ -59,7 +59,7 @@ def joint_labels(concepts: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _present(lists: pd.Series, column: str, where: str) -> dict[str, np.ndarray]:
-    """Return for each label that a list has whether each has it: 1 or 0. [n]"""
+    """Return, for each label that occurs, whether each list has it: 1 or 0. [n]"""
     require_no_missing(lists.index[lists.isna()].tolist(), column, where, is_label=True)
     first: dict[str, int] = {}
     for row, labels in zip(lists.index.tolist(), lists, strict=True):
@@ -77,8 +77,8 @@ def _present(lists: pd.Series, column: str, where: str) -> dict[str, np.ndarray]
 def class_labels(cells: pd.Series, column: str, where: str) -> np.ndarray:
     """Return labels as integers, truth values, numbers with fractions, or texts. [n]
 
-    Those that are all numbers become numbers, also when they are texts; whole ones integers. The
-    index of ``cells`` says their rows, from 0.
+    Labels that are all numbers become numbers, also if they are texts; if all are whole, integers.
+    The index of ``cells`` has their rows, from 0.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def class_labels(cells: pd.Series, column: str, where: str) -> np.ndarray:
         return np.array(words)
     try:
         return np.array([int(word) for word in words], dtype=np.int64)
-    except OverflowError:  # They stay apart as texts, where numbers with fractions would not.
+    except OverflowError:  # As texts they stay distinct, as floats they might not.
         return np.array(words)
     except ValueError:
         numbers = np.array([float(word) for word in words])
@@ -105,7 +105,7 @@ def class_labels(cells: pd.Series, column: str, where: str) -> np.ndarray:
     if len(infinite):
         place = infinite[0]
         raise cell_error(where, cells.index[place], column, f"{words[place]} is not finite")
-    # What has fractions stays: numbers for a ridge probe, or a few classes.
+    # With fractions they stay floats: numbers for a ridge probe, or a few classes.
     whole = (numbers == numbers.round()) & (np.abs(numbers) < 2**53)
     return numbers.astype(np.int64) if whole.all() else numbers
 
@@ -134,7 +134,7 @@ def _check_spelling(
     labels
         Each with its row, from 0.
     one_of
-        Whether they exclude each other, so that two that say the same are one class.
+        Whether labels exclude each other, so that two that say the same are one class.
     """
     first: dict[str, int] = {}
     for word, row in labels:
@@ -147,7 +147,7 @@ def _check_spelling(
             _two_spellings(other, word, first, "differ only in case or spaces", column, where)
     if not one_of:
         return
-    # Classes may be letters or digits, unless nothing is there but yes and no.
+    # Letters or digits may be classes of their own, unless all labels mean yes or no.
     only_answers = set(spelled) <= set.union(*_SAME_ANSWER)
     for answer in _SAME_ANSWER:
         same = [plain for plain in spelled if plain in answer]

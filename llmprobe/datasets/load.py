@@ -1,4 +1,4 @@
-"""``load_dataset``: what the Python interface loads a dataset with."""
+"""``load_dataset``, with which Python code loads a dataset."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_dataset(
     group="city", template="True or False? {text}")``, ``load_dataset(hub="stanfordnlp/imdb",
     split="test")``: the keywords are those of a config mapping.
 
-    Warnings say what misleads: repeats, imbalance, words or lengths that tell the label.
+    Warnings say what may mislead: repeats, imbalance, words or lengths that give the label away.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def load_dataset(
             "there is ConceptDataset.from_pandas"
         )
     elif options:
-        raise UserError(f"load_dataset: {min(options)} belongs into the DatasetConfig")
+        raise UserError(f"load_dataset: {min(options)} belongs in the DatasetConfig")
     else:
         config = dataset
     loaded = dataset_from_config(config)

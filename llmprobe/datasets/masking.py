@@ -1,4 +1,4 @@
-"""Texts without their evidence: what filled a field is replaced, labels and groups stay."""
+"""Texts without their evidence: the value of a field is replaced, labels and groups stay."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from llmprobe.datasets.dataset import ConceptDataset
 from llmprobe.ground.errors import UserError
 
 MASK = "something"
-"""What stands in every text where a field's own text was: it can be a thing, a place or a kind."""
+"""What replaces a field's value in every text: it can be a thing, a place or a kind."""
 
 
 def masked(dataset: ConceptDataset, field: str) -> ConceptDataset:
-    """Return a dataset ``NAME:without FIELD``, row by row, with ``MASK`` for the text of a field.
+    """Return a dataset ``NAME:without FIELD`` in which ``MASK`` replaces the value of a field.
 
-    Where the same words stand in a text again, they are replaced too.
+    If the same words occur in a text again, they are replaced too.
 
     Raises
     ------
     UserError
-        There is no such field, or a text has nothing of it; a dataset of chats or labelled words.
+        There is no such field, or a text has none of it; a dataset of chats or labelled words.
     """
     where = f"dataset {dataset.name!r}: mask"
     if dataset.turns is not None or dataset.words is not None:
@@ -48,7 +48,7 @@ def masked(dataset: ConceptDataset, field: str) -> ConceptDataset:
 
 
 def _without(text: str, start: int, stop: int) -> tuple[str, list[tuple[int, int]]]:
-    """Return a text without a part, and by how much what ends at a place or behind it moves."""
+    """Mask a part of a text; return the text, and the end and growth in length of each edit."""
     again = re.finditer(rf"(?<!\w){re.escape(text[start:stop])}(?!\w)", text, re.IGNORECASE)
     places = [found.span() for found in again]
     places = [(a, b) for a, b in places if b <= start or a >= stop]

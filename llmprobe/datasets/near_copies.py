@@ -16,22 +16,22 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _WORDS = 3
 """Words and marks of a shingle (Broder 1997)."""
 _LONGEST = 60
-"""Words of a text, at most, of which shingles are made."""
+"""Shingles are made of at most this many words of a text."""
 _COMMON = 20
-"""Texts, at most, that share a shingle which is not a phrase of the language or of a template."""
+"""A shingle in more texts than this is a phrase of the language or of a template."""
 _ALIKE = 0.5
-"""Of the shingles that two texts have, those that both have and few others."""
+"""Near copies share at least this part of the shingles of both; phrases do not count as shared."""
 _LEAST = 3
 _MANY = 0.01
 
 
 def near_copies(dataset: ConceptDataset) -> Iterator[Finding]:
-    """Yield a finding of texts that share half of their shingles with few others, and no unit.
+    """Yield a finding if texts of different units share half of their shingles.
 
-    A note where they are few, or where their labels agree as labels of any two texts do: then one
-    tells nothing of the other.
+    It is a note if they are few, or if their labels agree as often as those of any two texts: then
+    one tells nothing about the other.
     """
-    # Of several words of a sentence, one stands for it.
+    # A sentence with several labelled words counts once.
     rows = np.unique(np.array(dataset.texts, dtype=object), return_index=True)[1]
     rows.sort()
     units = group_indices(dataset.units, len(dataset))[rows]
@@ -55,7 +55,7 @@ def near_copies(dataset: ConceptDataset) -> Iterator[Finding]:
 
 
 def _unlike_chance(dataset: ConceptDataset, same: np.ndarray) -> bool:
-    """Whether labels of pairs agree more, or less, often than those of any two texts."""
+    """Whether labels of pairs agree more or less often than those of any two texts."""
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     shares = np.unique(dataset.labels, return_counts=True)[1] / len(dataset)
@@ -66,7 +66,7 @@ def _unlike_chance(dataset: ConceptDataset, same: np.ndarray) -> bool:
 def _pairs(texts: tuple[str, ...], units: tuple[int, ...]) -> np.ndarray:
     """Return pairs of texts of different units that are nearly copies. [pairs, 2]
 
-    Remembered for the concepts of one dataset, which have the same texts.
+    Cached for the concepts of one dataset, which have the same texts.
     """
     from scipy.sparse import csr_array, triu  # type: ignore[import-untyped]
 

@@ -18,8 +18,8 @@ from llmprobe.ground.text import listed
 def perturbed(dataset: ConceptDataset, config: PerturbConfig) -> ConceptDataset:
     """Return the dataset with other texts, row by row; ``config.seed`` fixes them.
 
-    It comes before the template, so with an instruction in front the noise lands in the middle,
-    as in Jin et al. (2024).
+    A perturbation comes before the template, so after an instruction the noise is in the middle of
+    the text, as in Jin et al. (2024).
 
     Raises
     ------
@@ -42,7 +42,7 @@ def perturbed(dataset: ConceptDataset, config: PerturbConfig) -> ConceptDataset:
     else:
         choices = _variants(dataset, config)
         changed = [of_row[rng.integers(len(of_row))] for of_row in choices]
-    # What a builder knew of other wordings was about the old texts.
+    # The builder's other wordings belong to the old texts.
     return replace(dataset, texts=changed, spans={}, variants={}, perturbation=config.kind)
 
 

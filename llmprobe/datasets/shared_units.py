@@ -15,23 +15,23 @@ from llmprobe.datasets.groups import group_indices
 from llmprobe.ground.errors import UserError
 
 _NUMBERS_OF_ROWS = {"id", "ids", "index", "row", "group", "groups", "unit", "pair", "fold"}
-"""Fields that number the rows of one file, so that equal values of two files say nothing."""
+"""Fields that number the rows of one file, so that equal values in two files say nothing."""
 _WORD = re.compile(r"[^\W\d_]{2}")
 
 
 def shared_units(datasets: Sequence[ConceptDataset], entity: str | None = None) -> list[np.ndarray]:
-    """Number the units of all datasets together, so that one in several has one number.
+    """Number the units of all datasets together, so that a unit in several has one number.
 
-    Rows are one unit where they are one in their own dataset (by group or text), where their texts
-    are one (`groups.plain`), where they name the same entity, and, of two forms of one dataset,
-    where their group is one. Along chains too. Equal groups of unrelated datasets are not one.
+    Rows are one unit if they are one in their own dataset (by group or text), if their texts are
+    equal (``groups.plain``), if they name the same entity, or, in two forms of one dataset, if
+    their groups are equal; along chains too. Equal groups of unrelated datasets mean nothing.
 
     Parameters
     ----------
     entity
         The field that names what a row is about. By default every field of words that several
-        datasets have, if in each of them all rows with one value are one unit: a city, say, but
-        not a country of many cities.
+        datasets have, if in each of them all rows with the same value are one unit: a city, say,
+        but not a country of many cities.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def shared_units(datasets: Sequence[ConceptDataset], entity: str | None = None) 
             rows += [row for row, _ in known]
             values += [key for _, key in known]
         start += len(dataset)
-    # As objects: pandas would make one thing of keys that are tuples of different kinds.
+    # As texts: pandas would confuse keys that are tuples of different kinds.
     codes = pd.factorize(np.array([repr(value) for value in values], dtype=object))[0]
     size = start + int(codes.max()) + 1
     edges = coo_array((np.ones(len(rows)), (rows, start + codes)), shape=(size, size))
@@ -69,7 +69,7 @@ def shared_units(datasets: Sequence[ConceptDataset], entity: str | None = None) 
 
 
 Keys = dict[int, list[object]]
-"""Of some datasets, by their number, a key for each row, None for a row without one."""
+"""By the number of a dataset, a key for each of its rows; None for a row without one."""
 
 
 def _keys_of_texts(datasets: Sequence[ConceptDataset]) -> Keys:
@@ -80,7 +80,7 @@ def _keys_of_texts(datasets: Sequence[ConceptDataset]) -> Keys:
 
 
 def _keys_of_forms(datasets: Sequence[ConceptDataset]) -> list[Keys]:
-    """Return the groups of datasets from one source; without groups, their rows if they agree."""
+    """Return the groups of datasets from one source; without groups, rows of the same labels."""
     of_groups: Keys = {}
     of_rows: Keys = {}
     for number, dataset in enumerate(datasets):
@@ -108,7 +108,7 @@ def _keys_of_field(datasets: Sequence[ConceptDataset], field: str) -> Keys:
 
 
 def _entities(datasets: Sequence[ConceptDataset], own: Sequence[np.ndarray]) -> list[str]:
-    """Return the fields whose values are names of one unit each, in all datasets with them."""
+    """Return the fields whose values name one unit each, in every dataset that has the field."""
     names: dict[str, list[bool]] = {}
     for dataset, units in zip(datasets, own, strict=True):
         for name in map(str, dataset.fields.columns):
@@ -118,7 +118,7 @@ def _entities(datasets: Sequence[ConceptDataset], own: Sequence[np.ndarray]) -> 
 
 
 def _names_units(values: pd.Series, units: np.ndarray) -> bool:
-    """Whether all values are words, several, and all rows with one value are of one unit."""
+    """Whether there are several values, all words, and all rows with one value are of one unit."""
     known = values.dropna().astype(str)
     if known.nunique() < 2 or not known.map(lambda text: bool(_WORD.search(text))).all():
         return False

@@ -1,4 +1,4 @@
-"""What words give away: single ones, and those that pairs of texts share."""
+"""What words give away: single words, and words that pairs of texts share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WORD = r"(?u)\w+|[^\w\s]"
 
 _WORD_GAIN = 0.05
 _SMALL_GROUP = 20
-"""Texts that share a word, at most, for it to be taken for a subject that comes in pairs."""
+"""A word that at most this many texts share may be a subject that comes in pairs."""
 _MOST = 0.5
 _MOST_CLASSES = 20
-"""For which pairs with opposite labels are looked for."""
+"""With more classes, pairs with opposite labels are not looked for."""
 _EVEN = 0.6
-"""Of the spread of labels over subjects that chance gives: below it they were balanced by hand."""
+"""Below this share of the spread over subjects that chance gives, labels were balanced by hand."""
 _DEVIATIONS = 4
-"""Standard deviations by which it is below what chance gives."""
+"""By how many standard deviations the spread must be below what chance gives."""
 _TOGETHER = 0.9
 
 
@@ -43,7 +43,7 @@ class Words:
     @classmethod
     @lru_cache(maxsize=1)
     def of(cls, texts: tuple[str, ...]) -> Words:
-        """Count words; remembered for the concepts of one dataset, which have the same texts."""
+        """Count words; cached for the concepts of one dataset, which have the same texts."""
         from sklearn.feature_extraction.text import CountVectorizer
 
         vectorizer = CountVectorizer(binary=True, token_pattern=_WORD, dtype=np.int64)
@@ -53,7 +53,7 @@ class Words:
 
 
 def single_words(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
-    """Yield a finding of words whose presence gives the label away."""
+    """Yield a finding if the presence of a word gives the label away."""
     classes, y = np.unique(dataset.labels, return_inverse=True)
     n, one_hot = len(y), np.eye(len(classes), dtype=np.int64)[y]
     frequent = np.flatnonzero(words.n_texts >= max(5, n / 100))
@@ -89,11 +89,11 @@ def single_words(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
 
 
 def pairs(dataset: ConceptDataset, words: Words) -> Iterator[Finding]:
-    """Yield a finding where texts that share a subject have labels too even for chance.
+    """Yield a finding if the labels of texts that share a subject are too even for chance.
 
-    A subject is a rare word, or the same words in another order. Where labels were balanced
-    within subjects and nothing keeps a subject in one fold, a probe that recognises the subject
-    answers the label of the twin that it was trained on, the wrong one, and scores below chance.
+    A subject is a rare word, or the same words in another order. If labels were balanced within
+    subjects and nothing keeps a subject in one fold, a probe that recognises the subject answers
+    with the label of the twin that it was trained on, which is wrong, and scores below chance.
     """
     if len(dataset.classes) > _MOST_CLASSES:
         return
@@ -144,9 +144,9 @@ def _remedy(dataset: ConceptDataset, twins: Any) -> str:
 
 
 def _torn(subjects: Any, unit_of: np.ndarray, one_hot: np.ndarray) -> Any:
-    """Keep the subjects that splits tear apart, without units that have them evenly.
+    """Keep the subjects that splits tear apart, without units in which their labels are even.
 
-    What a unit has evenly tells the rest of the subject nothing. -> [n, fewer subjects], 0 or 1
+    Even labels in a unit say nothing about the rest of the subject. -> [n, fewer subjects], 0 or 1
     """
     from scipy.sparse import csc_array  # type: ignore[import-untyped]
 
@@ -174,7 +174,7 @@ def _together(subjects: Any, unit_of: np.ndarray) -> np.ndarray:
 
 
 def _rare_words(words: Words) -> Any:
-    """Return words that a few texts share, those of the same texts once. [n, subjects]"""
+    """Return words that a few texts share; words in the same texts count once. [n, subjects]"""
     rare = words.in_text.tocsc()[:, (words.n_texts > 1) & (words.n_texts <= _SMALL_GROUP)]
     keys = np.random.default_rng(0).integers(2**40, size=rare.shape[0])
     return rare[:, np.unique(rare.T @ keys, return_index=True)[1]]

@@ -1,4 +1,4 @@
-"""Where the values of fields end in the texts."""
+"""Where the values of fields, turns and words stand in the texts."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ def ranges(
     occurrence: str | None = None,
     where: str,
 ) -> list[tuple[int, int]] | None:
-    """Return the part of each text that a position is of, None where it is of all. [n]
+    """Return the part of each text that a position refers to; None for whole texts. [n]
 
     Parameters
     ----------
     position
         As ``ExtractConfig.position`` has it.
     occurrence
-        ``"first"`` or ``"last"``: which place is meant where a field that the template lacks stands
-        in a text several times.
+        ``"first"`` or ``"last"``: which place is meant if a field that is not in the template
+        occurs in a text several times.
 
     Raises
     ------
     UserError
-        There is no such field or role, or a text has nothing of it, or several places; ``where``
+        There is no such field or role, or a text has none of it, or several places; ``where``
         begins the message.
     """
     kind, _, name = position.partition(":")
     where = f"{where}: position {position!r}"
     if position == "tokens" and words is not None:
         raise UserError(
-            f"{where}: labels are of words; mean, first and last are of a word's tokens"
+            f"{where}: labels are of words; take mean, first or last of a word's tokens"
         )
     if kind in ("token", "tokens"):
         return None
@@ -68,7 +68,7 @@ def ranges(
         return turn_ranges(texts, turns, name, where)
     if turns is not None and name not in {*spans, *fields.columns}:
         turns_of = ", ".join(f"turn:{role}" for role in sorted(roles))
-        raise UserError(f"{where}: no such field; its chats have {turns_of}, and {kind}:ROLE is of "
+        raise UserError(f"{where}: no such field; its chats have {turns_of}, and {kind}:ROLE reads "
                         "the same turn")  # fmt: skip
     return field_ranges(texts, spans, fields, name, where, occurrence)
 
@@ -81,10 +81,10 @@ def field_ranges(
     where: str,
     occurrence: str | None = None,
 ) -> list[tuple[int, int]]:
-    """Return where in each text what filled a field stands, without spaces around it. [n]
+    """Return where the value of a field stands in each text, without spaces around it. [n]
 
-    A field that is not in ``spans`` is looked for in the text, as a word of its own if it is one
-    anywhere.
+    A field that is not in ``spans`` is searched for in the text: as a whole word if it occurs as
+    one.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ _MARKS = {  # UTF-32's begins with UTF-16's.
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 _OF_NAMES = ("idna", "punycode")
-"""Encodings that Python knows, of the names of hosts and not of files."""
+"""Encodings of host names, not of files, which Python knows too."""
 _MAGIC = {
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\x1f\x8b": "a gzip archive",
@@ -45,10 +45,10 @@ _MAGIC = {
 """What a file is that begins like this, in lower or upper case."""
 
 LARGEST = 2**30
-"""Bytes that a .gz file may unpack to: a small one can hold more than fits in memory."""
+"""The most bytes that a .gz file may unpack to: a small one can hold more than fits in memory."""
 
 _NEEDS_QUOTES = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
-"""A cell that a program wrote which quotes cells, and doubles the marks inside them."""
+"""A cell from a program that quotes cells and doubles the quotation marks inside them."""
 
 
 def read_table(
@@ -62,8 +62,8 @@ def read_table(
     A .json file is a list of objects, or one object with such a list in it. All but .parquet are
     read from .gz files too.
 
-    Cells of a .csv or .tsv file are numbers or truth values only in columns where these print as
-    the cells are written; an empty cell is a missing value, and a column without a name is left
+    Cells of a .csv or .tsv file become numbers or truth values only if all of their column would
+    print as they are written; an empty cell is a missing value, and a column without a name is left
     out.
 
     Parameters
@@ -74,8 +74,8 @@ def read_table(
         Between the cells of a row; by default a comma, in a .tsv file a tab.
     quoting
         ``"minimal"``: quotation marks around a cell are not part of it, and it may have delimiters
-        and line breaks. ``"none"``: they are characters like others. By default what fits the
-        file; where both do and give other rows, a warning says which was taken.
+        and line breaks. ``"none"``: they are ordinary characters. By default what fits the file; if
+        both fit and give different rows, a warning says which was taken.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def read_table(
 
 
 def _content(path: Path, packed: bool) -> bytes:
-    """Return the bytes of a file, of a gzip archive those that are packed in it."""
+    """Return the bytes of a file; of a gzip archive, those that are packed in it."""
     try:
         if not packed:
             return path.read_bytes()
@@ -145,7 +145,7 @@ def _parquet(content: bytes, path: Path) -> pd.DataFrame:
         # A plain read: no columns from folders called key=value, no index from pandas' metadata.
         table = pyarrow.parquet.ParquetFile(BytesIO(content)).read()
         _each_once(table.column_names, path)
-        table.validate(full=True)  # UTF-8 too, which is otherwise found out at any later place.
+        table.validate(full=True)  # Checks UTF-8 too, which would fail later otherwise.
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
     return frame[[name for name in frame.columns if not name.startswith("__index_level_")]]
 
@@ -183,7 +183,7 @@ def _text(content: bytes, path: Path, encoding: str | None) -> str:
 def _separated(text: str, path: Path, delimiter: str, quoting: str | None) -> pd.DataFrame:
     """Read the table in a .csv or .tsv file."""
     if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise UserError(f"{path}: delimiter {delimiter!r} cannot part cells; "
+        raise UserError(f"{path}: delimiter {delimiter!r} cannot separate cells; "
                         'allowed: one character such as ";"')  # fmt: skip
     beginning = text.lstrip().splitlines()[0]
     other = next((mark for mark in _DELIMITERS if mark in beginning), None)
@@ -203,9 +203,9 @@ def _separated(text: str, path: Path, delimiter: str, quoting: str | None) -> pd
 def _cells_as_fits(text: str, path: Path, delimiter: str) -> list[list[str]]:
     """Return the cells of the header and of each row, with quotation marks as fits the file.
 
-    Marks that are parts of texts (GLUE's files have such) can join the lines between two of them
-    into one cell. That they are is taken to be so where every line has its cells without them, and
-    what joined lines have in some column is what other lines have there.
+    Marks that are parts of texts (as in GLUE's files) can join the lines between two of them into
+    one cell. They are taken for parts of texts if, without quoting, every line has the right number
+    of cells, and in some column the joined lines have the values that other lines have there.
     """
     try:
         quoted, error = _cells(text, path, delimiter, "minimal"), None
@@ -218,7 +218,7 @@ def _cells_as_fits(text: str, path: Path, delimiter: str) -> list[list[str]]:
     except UserError:
         plain = []
     if error is not None:
-        # With commas inside texts, cells that agree in number by chance are no rarity.
+        # With commas inside texts, lines often have the right number of cells by chance.
         if not plain or delimiter != "\t" or _is_quoted(plain):
             raise error
         log.warning("%s: read with `quoting: none`, since there are quotation marks that do not "
@@ -240,14 +240,14 @@ def _cells_as_fits(text: str, path: Path, delimiter: str) -> list[list[str]]:
 
 
 def _is_quoted(plain: list[list[str]]) -> bool:
-    """Whether a cell, with its quotation marks, is as a program writes one that needs them."""
+    """Whether some cell has quotation marks as a program writes them where they are needed."""
     return any(_NEEDS_QUOTES.fullmatch(cell) for row in plain for cell in row)
 
 
 def _lines_fit(plain: list[list[str]], whole: set[tuple[str, ...]]) -> bool:
     """Whether lines that quotation marks would join have the usual cells in some column.
 
-    Numbers as all others are, or cells that lines have which are rows (``whole``) anyway.
+    Usual are numbers, if all cells are, or cells of lines that are rows (``whole``) either way.
     """
     joined = [row for row in plain[1:] if tuple(row) not in whole]
     others = [row for row in plain[1:] if tuple(row) in whole]
@@ -264,7 +264,7 @@ def _cells(text: str, path: Path, delimiter: str, quoting: str) -> list[list[str
     line = 1
     marks = quoting != "none"
     needs = f"a text with a {delimiter!r} needs quotation marks, and " if marks else ""
-    # The limit counts for the process, and its message names no row.
+    # The limit is one for the whole process, and its message names no row.
     limit = csv.field_size_limit(sys.maxsize)
     try:
         # A line may end in any way; inside quotation marks it stays as it is.
@@ -283,8 +283,8 @@ def _cells(text: str, path: Path, delimiter: str, quoting: str) -> list[list[str
     except csv.Error:
         place = f"row {len(rows)} (line {line})" if rows else "the header"
         raise UserError(f"{path}: {place}: a quotation mark opens and does not close, or stands "
-                        "inside quotation marks and is not written twice; if it is a character "
-                        "like others, say `quoting: none`") from None  # fmt: skip
+                        "inside quotation marks and is not doubled; if it is an ordinary "
+                        "character, say `quoting: none`") from None  # fmt: skip
     finally:
         csv.field_size_limit(limit)
     return rows
@@ -335,7 +335,7 @@ def _json(text: str, path: Path) -> pd.DataFrame:
 
 
 def _parsed(text: str, path: Path, hint: str, line: int = 0) -> Any:
-    """Return the value of a JSON text, which is one line of a file, or (0) all of it."""
+    """Return the value of a JSON text: line number ``line`` of a file, or (0) all of it."""
     try:
         value = json.loads(text, object_pairs_hook=_object)
         # Only an escape can stand for half a character, which nothing can write again.

@@ -1,4 +1,4 @@
-"""Texts put into a template, and where in it each field has come to stand."""
+"""Texts put into a template, and where each field stands in the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
     Raises
     ------
     UserError
-        The texts are chats; the template cannot be filled; labelled words do not stay as they are.
+        The texts are chats; the template cannot be filled, or changes labelled words.
     """
     where = f"dataset {dataset.name!r}"
     if dataset.turns is not None:
@@ -35,7 +35,7 @@ def templated(dataset: ConceptDataset, template: str) -> ConceptDataset:
         if moved != dataset.surface:
             raise UserError(f"{where}: template {template!r} does not keep the labelled words; "
                             "it needs a plain {text}")  # fmt: skip
-    # Texts that stand in a template already are what the new one's {text} is filled with.
+    # Texts that are in a template already fill the {text} of the new one.
     whole = template.replace("{text}", dataset.filled or "{text}")
     return replace(dataset, texts=texts, spans=spans, words=words, template="", filled=whole)
 

@@ -1,4 +1,4 @@
-"""Labels that by convention say that there is none."""
+"""Labels that by convention mean that there is none."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from llmprobe.ground.errors import UserError
 
 
 def rows_of_words(table: pd.DataFrame, config: DatasetConfig, where: str) -> Rows:
-    """Return a row for each token of each sentence, whose text is its tokens joined by spaces.
+    """Return a row for each token of each sentence; its text is the tokens joined by spaces.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def rows_of_words(table: pd.DataFrame, config: DatasetConfig, where: str) -> Row
 
 
 def places(table: pd.DataFrame, config: DatasetConfig, texts: pd.Series, where: str) -> pd.Series:
-    """Return where the labelled part of each text stands, from columns of its ends. [n]
+    """Return where the labelled part of each text stands, from the columns start and end. [n]
 
     Raises
     ------

@@ -155,7 +155,7 @@ def test_a_position_of_a_chat_that_is_not_there_is_told_its_turns(tmp_path: Path
     chats = {"path": str(tmp_path / "chats.jsonl")}
     config = write_config(tmp_path / "c.yaml", "m", chats, extract={"position": "mean:response"})
     fails("validate", config, "'mean:response': no such field; its chats have turn:assistant, "
-                              "turn:user, and mean:ROLE is of the same turn")  # fmt: skip
+                              "turn:user, and mean:ROLE reads the same turn")  # fmt: skip
 
 
 def test_repeated_texts_are_a_warning_with_numbers(

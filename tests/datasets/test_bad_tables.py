@@ -234,8 +234,8 @@ def test_a_bad_file_is_refused_with_what_is_wrong_and_where(tmp_path: Path, what
         ({"encoding": "a\0b"}, "is not known"),
         ({"encoding": "ascii"}, "line 2 is not ASCII"),
         ({"encoding": "unicode_escape"}, r"line 2 has '\udc00', half a character"),
-        ({"delimiter": '"'}, "delimiter '\"' cannot part cells"),
-        ({"delimiter": "\n"}, "delimiter '\\n' cannot part cells"),
+        ({"delimiter": '"'}, "delimiter '\"' cannot separate cells"),
+        ({"delimiter": "\n"}, "delimiter '\\n' cannot separate cells"),
         ({"delimiter": ";"}, """the header has no ';' but ','; say `delimiter: ","`"""),
     ],
 )

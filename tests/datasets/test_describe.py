@@ -127,8 +127,8 @@ def test_what_the_checks_find_is_in_the_description() -> None:
 @pytest.mark.parametrize(
     ("accuracy", "words"),
     [
-        (1.0, "the words alone get 100.0 % right, so a probe that does shows no more than they do; "
-              "if it is whom or what a text is about that has the label, use `group: who`"),
+        (1.0, "the words alone get 100.0 % right, so a probe as good as that shows no more; "
+              "if the label belongs to the subject of a text, use `group: who`"),
         (0.2, "the words alone get 20.0 % right, below the majority rate of 50.0 %"),
         (0.8, ""),
     ],

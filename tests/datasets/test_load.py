@@ -183,7 +183,7 @@ def test_a_known_template_is_used_unless_another_is_given(
 
 
 def test_a_config_takes_no_keywords_beside_it() -> None:
-    with pytest.raises(UserError, match="load_dataset: n belongs into the DatasetConfig"):
+    with pytest.raises(UserError, match="load_dataset: n belongs in the DatasetConfig"):
         load_dataset(DatasetConfig(name="capitals"), n=5)
 
 

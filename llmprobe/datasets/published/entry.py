@@ -1,4 +1,4 @@
-"""The one form that every published dataset has: an entry of data, and a small parser."""
+"""The form of every published dataset: an entry of data, and a small parser."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class PublishedDataset:
     group: Group = None
     """Which texts no split may tear apart: a column, or a function of the parser's table. [n]"""
     template: str = ""
-    """What the texts are put into by default, with ``{text}`` in it."""
+    """The default template of the texts, with ``{text}`` in it."""
     description: str = ""
     """What ``show`` says is asked; by default the question."""
     family: str = YOURS
     """The heading under which it is listed."""
     splits: Mapping[str, tuple[KnownFile, ...]] = field(default_factory=dict)
-    """The files of each value of the option ``split``; the default's are ``files``."""
+    """The files of each value of the option ``split``; those of the default are ``files``."""
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """The template of each value of the option ``prompts``; the default's is ``template``."""
+    """The template of each value of the option ``prompts``; that of the default is ``template``."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """What figures and pages call each label, by the label as text."""
     parser_options: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class PublishedDataset:
 
     @property
     def __signature__(self) -> Signature:
-        """Return the options with their defaults, where the registry looks for a function's."""
+        """Return the options with their defaults, which the registry reads from signatures."""
         defaults = {}
         if self.prompts:
             defaults["prompts"] = _key_of(self.template, self.prompts)

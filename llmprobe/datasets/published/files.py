@@ -58,7 +58,7 @@ class KnownFile:
     sha256: str | None = None
     """Of its bytes; None where it is not known: then the first download is trusted."""
     size: int | None = None
-    """About how many bytes; only told, never compared."""
+    """About how many bytes; only shown, never compared."""
     licence: str = NO_LICENCE
     hub: tuple[str, str] | None = None
     """Dataset and path on the Hugging Face Hub, whose own cache then keeps the file."""
@@ -158,14 +158,14 @@ def fetch(file: KnownFile, dataset: str = "") -> Path:
             f"{where}: {file.name}{about} is not on this disk and would be downloaded first, from "
             f"{file.upstream}"
         )
-    # What huggingface_hub reads too; there it counts when it is first imported.
+    # huggingface_hub reads these too, but only when it is first imported.
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
             raise _not_on_disk(file, where, f"{variable} forbids to download it")
     folder = _cache(file).parent
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{file.name}.lock"):
-        # By now it may be there through another process.
+        # By now another process may have downloaded it.
         return _path_on_disk(file) or _download(file, where)
 
 
@@ -191,7 +191,7 @@ def _record(file: KnownFile) -> Path:
 
 
 def _expected(file: KnownFile) -> tuple[str | None, str]:
-    """Return the digest that the file must have, if any, and whose it is."""
+    """Return the digest that the file must have, if any, and where that digest comes from."""
     if file.sha256 is not None:
         return file.sha256, f"of upstream {file.origin}"
     record = _record(file)
@@ -256,8 +256,8 @@ def _download(file: KnownFile, where: str) -> Path:
 def _from_hub(dataset: str, path: str, revision: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    # Forced, since what its cache has was found wanting; and without a network, the other way
-    # tries for half a minute before it says so. It then raises ValueError from the cause.
+    # Forced, since the cache lacks the file or has a damaged one; and without force, it retries
+    # for half a minute when there is no network. With force it raises ValueError from the cause.
     downloaded = hf_hub_download(
         dataset, path, repo_type="dataset", revision=revision,
         endpoint=os.environ.get("HF_ENDPOINT"), force_download=True,
@@ -270,7 +270,7 @@ def _check_sent(file: KnownFile, path: Path, where: str) -> None:
     expected, whose = _expected(file)
     digest = sha256(path)
     if expected not in (None, digest):
-        # In the Hub's cache the link in the snapshot, and the content that it points to.
+        # In the Hub's cache: the link in the snapshot, and the content that it points to.
         for part in (path.resolve(), path):
             part.unlink(missing_ok=True)
         raise UserError(

@@ -1,4 +1,4 @@
-"""Groups of texts that are no column of their own: which texts no split may tear apart."""
+"""Groups of texts that no split may tear apart, where no column has them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def number_pair(table: pd.DataFrame) -> pd.Series:
 
 
 def translation(table: pd.DataFrame) -> pd.Series:
-    """Group what shares a Spanish or an English word, along chains too: at most six statements.
+    """Group statements that share a Spanish or an English word, along chains too: at most six.
 
-    With the Spanish word alone a bag of words scores .44, since the English ones come in pairs.
+    Grouped by the Spanish word alone, a bag of words scores .44, since English words come in pairs.
     """
     words = table["text"].str.extract(r"word '(.+?)' (?:means|does not mean) '(.+)'\.$")
     words = words.fillna({0: table["text"], 1: table["text"]})
@@ -28,8 +28,8 @@ def translation(table: pd.DataFrame) -> pd.Series:
 def city_pair(table: pd.DataFrame) -> pd.Series:
     """Group statements on the same two cities, in either order.
 
-    The statements are drawn at random, so that sharing a city chains nearly all of them into one
-    group, and there is nothing to split. Nor does it mislead: no city comes with its opposite.
+    The statements are drawn at random, so shared cities would chain nearly all of them into one
+    group, with nothing to split. Nor do they mislead: no city comes with its opposite.
     """
     pairs = zip(table["city1"], table["city2"], strict=True)
     return pd.Series(["|".join(sorted(pair)) for pair in pairs], index=table.index)
@@ -38,8 +38,8 @@ def city_pair(table: pd.DataFrame) -> pd.Series:
 def company(table: pd.DataFrame) -> pd.Series:
     """Group statements by the company that they begin with.
 
-    Most have a statement of a fixed form that tells the name; then it is the longest such name,
-    else what stands before the first verb.
+    Statements of a fixed form give the names of most companies; a text gets the longest such name
+    that it begins with, or else the words before its first verb.
     """
     fixed = r"^(.+?) (?:has headquarters in|operates in the industry of) "
     names = set(table["text"].str.extract(fixed, expand=False).dropna())

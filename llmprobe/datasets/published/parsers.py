@@ -18,15 +18,15 @@ from llmprobe.ground.errors import UserError
 def rows(path: Path, text: str = "text", drop: Sequence[str] = ()) -> pd.DataFrame:
     """Read all rows of a .csv, .tsv or .parquet file, or of the list ``examples`` of a .json file.
 
-    What pandas makes of quotation marks inside tweets is part of the published datasets, hence
-    not the stricter reader for files of one's own. Only here, a text such as "NA" is a text.
+    What pandas makes of quotation marks inside tweets is part of the published datasets, so they
+    are not read by the stricter reader for the user's files. A text such as "NA" stays a text.
 
     Parameters
     ----------
     text
         The column of the texts.
     drop
-        Columns to leave out, of which some may be missing.
+        Columns to leave out; some may be missing.
     """
     if path.suffix == ".parquet":
         table = read_table(path)
@@ -57,13 +57,13 @@ def classes(
 def lines(*paths: Path, pattern: str, form: str, encoding: str = "utf-8") -> pd.DataFrame:
     """Read a row from each line that is not blank: the named groups of a regular expression.
 
-    A label of digits becomes a number. Where the expression has no group ``label``, the lines of
-    the first file are class 0, and those of the second class 1.
+    A label of digits becomes a number. If the expression has no group ``label``, the lines of the
+    first file are class 0, and those of the second class 1.
 
     Parameters
     ----------
     pattern
-        What the whole of a line matches, but for the space around it.
+        Must match the whole line, without the space around it.
     form
         The same in words.
 
@@ -89,7 +89,7 @@ def lines(*paths: Path, pattern: str, form: str, encoding: str = "utf-8") -> pd.
 
 
 def common_claim(path: Path, slice: str = "paper") -> pd.DataFrame:
-    """Read the true claims, then the false ones; of the paper's slice the first 3,000 of each."""
+    """Read the true claims, then the false ones; the paper's slice has the first 3,000 of each."""
     first = 3000 if slice == "paper" else None
     return classes(path, "label", "True", "False", first, "examples")
 
@@ -117,7 +117,7 @@ def sarcasm(path: Path) -> pd.DataFrame:
 def strategyqa(path: Path) -> pd.DataFrame:
     """Read questions whose answer is yes, then those with no, each with its explanation."""
     table = rows(path, text="input")
-    # The explanation goes into the text, the answer before it does not.
+    # The explanation goes into the text, but not the answer before it.
     reason = table["target"].str.replace(r"^(?:Yes|No)\.(.*)$", lambda m: m[1].strip(), regex=True)
     return _in_classes(
         pd.DataFrame(

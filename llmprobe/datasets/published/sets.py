@@ -48,10 +48,10 @@ def _entry(
 
 _families = yaml.load(
     Path(__file__).with_name("sets.yaml").read_text(encoding="utf-8"),
-    # In C five times as fast, where PyYAML was built with it.
+    # The C loader is five times as fast, but not every PyYAML has it.
     getattr(yaml, "CSafeLoader", yaml.SafeLoader),
 )
-_families.pop("shared")  # What the others refer to.
+_families.pop("shared")  # Only the anchors that the others refer to.
 for _family, _sets in _families.items():
     for _name, _facts in _sets.items():
         register(_entry(_name, _family, **_facts))

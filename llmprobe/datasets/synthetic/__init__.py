@@ -1,6 +1,6 @@
-"""Tasks that are generated in any number, most of them with a dial; a module for each.
+"""Tasks with any number of generated texts, most of them with a dial; one module each.
 
-One more is a function decorated with ``synthetic`` that returns how a text is written.
+To add one, decorate a function with ``synthetic``; it returns a function that writes one text.
 """
 
 from llmprobe.datasets.synthetic.common import GIVEN_NAMES, Write, generate, synthetic

@@ -20,18 +20,17 @@ LEAST_DIGITS, MOST_DIGITS = 3, 12
 def arithmetic(carries: int = 2, digits: int = 5) -> Write:
     """Is the sum of two numbers right (yes or no)? A wrong one has a carry in the wrong place.
 
-    "45271 + 31564 = 76835. Is this right?" Transformers add digits and carries apart, in different
-    layers (Kruthoff 2024, "Carrying over algorithm in transformers").
+    "45271 + 31564 = 76835. Is this right?" Transformers add digits and carries separately, in
+    different layers (Kruthoff 2024, "Carrying over algorithm in transformers").
 
-    In a wrong sum one carry is forgotten and one is made up: one digit is 1 too small, one 1 too
-    large. So the last digit is right, the sum of the digits is, and the number of carries is.
+    In a wrong sum one carry is forgotten and one is made up: one digit is 1 too small, another 1
+    too large. So the last digit, the sum of the digits and the number of carries are right.
 
-    No cue is left: the columns that carry are drawn first; then what each column adds up to modulo
-    10, from the same distribution whether it carries or not; then the digits that give it; then
-    the columns that the answer takes to carry. So the two numbers are distributed alike under both
-    answers, and so is the third. For that, no column adds up to 9 or 19 before its carry, hence no
-    carry causes the next, and the first column does not carry: all three numbers have ``digits``
-    digits.
+    No cue is left. First the columns that carry are drawn; then each column's sum modulo 10, from
+    the same distribution whether it carries or not; then digits with that sum; then the columns
+    that carry in the claimed sum. So each of the three numbers has the same distribution under
+    both answers. For that, no column adds up to 9 or 19 before its carry, so that no carry causes
+    the next, and the first column does not carry: all three numbers have ``digits`` digits.
 
     Fields: ``a``, ``b``, ``claimed`` (what the text says their sum is), ``sum`` (what it is),
     ``carries``, ``digits``.

@@ -16,7 +16,7 @@ DEPTHS = (1, 5)
 TRUE, FALSE = ("True", "not False"), ("False", "not True")
 
 _AT_ONCE = 128
-"""Arrangements drawn together; nearly always, one of so many fits."""
+"""Arrangements that are drawn at a time; nearly always, one of them fits."""
 
 
 @synthetic(
@@ -33,23 +33,23 @@ def boolean(depth: int = 3) -> Write:
     "False or ( not ( True and ( … ) ) and True ) is", as the boolean expressions of BIG-Bench Hard
     (Suzgun et al. 2022, "Challenging BIG-Bench tasks and whether chain-of-thought can solve
     them"), except that parentheses leave nothing to precedence. Every expression is a chain of
-    seven operators: each joins one operand, on its left or right, and in parentheses all that is
-    further inside; the innermost joins two operands. Of the eight, "True", "not False", "False" or
-    "not True", three to five are true; as many operators are "and", or one fewer; and at most two
-    of the parentheses are negated.
+    seven operators: each joins one operand, on its left or right, with everything further inside,
+    in parentheses; the innermost joins two operands. Of the eight operands ("True", "not False",
+    "False" or "not True"), three to five are true. "and" occurs as often as true operands do, or
+    once less. At most two of the parentheses are negated.
 
-    With the dial only the arrangement changes. From outside, the first operand that decides is at
-    operator number ``depth``: "False and" or "True or", whatever is inside. The operands before it
-    ("True and", "False or") leave the value open.
+    The dial changes only the arrangement. From outside, the first operand that decides ("False and"
+    or "True or", whatever is inside) is at operator number ``depth``. The operands before it ("True
+    and", "False or") leave the value open.
 
     Operands, operators, negations and sides are drawn before the answer; then they are shuffled
-    until the expression has it. So a text has the same words for both answers and for every
-    ``depth``, and parentheses are words of their own. What is left is where the words stand. Pairs
-    of neighbouring words alone reach an accuracy of 0.70 to 0.72 at depth 1 and of 0.50 to 0.56
-    from 2 to 5. The 14 words at each end, each with its place, reach 0.99 at depth 1, where the
-    first operand or the last decides; then 0.75, 0.63, 0.55 and 0.52. And at every depth, the
+    until the expression has that value. So a text has the same words for both answers and for every
+    ``depth``, and parentheses are words of their own. Only the places of the words tell something.
+    Pairs of neighbouring words alone reach an accuracy of 0.70 to 0.72 at depth 1 and of 0.50 to
+    0.56 from 2 to 5. The 14 words at each end, each with its place, reach 0.99 at depth 1, where
+    the first operand or the last decides; then 0.75, 0.63, 0.55 and 0.52. And at every depth, the
     innermost pair has the value opposite to the answer in about six texts of ten: both answers have
-    the same words, and for one of them more have been used up outside.
+    the same words, but use up different ones outside.
 
     Fields: ``expression``, ``trues`` (true operands), ``ands``, ``depth``.
 
@@ -68,7 +68,7 @@ def boolean(depth: int = 3) -> Write:
 
     def write(rng: np.random.Generator, answer: int) -> tuple[str, Mapping[str, object]]:
         trues = int(rng.integers(3, 6))
-        # "True and" and "False or" fill the outside in pairs. Were the two numbers further apart,
+        # "True and" and "False or" fill the outside in pairs. If the two numbers differed more,
         # what remains would tell more of the answer, or allow only one.
         ands = trues - int(rng.integers(2))
         negated = int(rng.integers(3))
@@ -104,7 +104,7 @@ def _decided(
     Parameters
     ----------
     operands
-        Which are true, from the outermost to the innermost. [m, OPERANDS]
+        Which operands are true, from the outermost to the innermost. [m, OPERANDS]
     are_and
         Which operators are "and", in the same order. [m, OPERANDS - 1]
     are_not

@@ -29,9 +29,9 @@ def brackets(nesting: int = 4) -> Write:
 
     No cue is left: the places of opening and closing brackets and their kinds are drawn first,
     then the answer, and for "no" two closing brackets of different kinds change places. So each
-    bracket is as frequent under both answers. Both closing brackets have something between them
-    and their partner, and not everything: no two neighbours show the error, nor the two ends.
-    Four neighbours do where the partner encloses one pair alone, as in "( [ ] }".
+    bracket is equally frequent under both answers. Each of these two closes a pair that encloses
+    something, but not everything: neither two neighbours nor the two ends show the error. Four
+    neighbours do if the pair encloses only one other, as in "( [ ] }".
 
     Fields: ``sequence``, ``wrong`` (which bracket, counted from 1, is the first that does not
     match; 0 where balanced), ``nesting``.
@@ -61,7 +61,7 @@ def brackets(nesting: int = 4) -> Write:
             swaps = [
                 (i, j)
                 for i, j in combinations(inner, 2)
-                # Else ") (", of one kind, would be more frequent in the unbalanced ones.
+                # Otherwise ") (" of one kind would be more frequent in unbalanced sequences.
                 if kind[i] != kind[j] and opening_of[j] != i + 1
             ]
         wrong = 0
@@ -79,7 +79,7 @@ def brackets(nesting: int = 4) -> Write:
 def _steps(rng: np.random.Generator, nesting: int) -> list[int]:
     """Draw 1 for an opening bracket, -1 for a closing one; at most ``nesting`` are open. [2 PAIRS]
 
-    From one pair inside another, ``nesting`` deep, by inserting the others wherever it is less.
+    Start with ``nesting`` pairs, one inside the other; insert the others wherever fewer are open.
     """
     steps = [1] * nesting + [-1] * nesting
     for _ in range(PAIRS - nesting):
@@ -90,7 +90,7 @@ def _steps(rng: np.random.Generator, nesting: int) -> list[int]:
 
 
 def _partners(steps: list[int]) -> dict[int, int]:
-    """Return the place of each closing bracket, in order, and of the one that it closes."""
+    """Return the place of each closing bracket, in order, with that of the one that it closes."""
     still_open: list[int] = []
     opening_of = {}
     for place, step in enumerate(steps):

@@ -10,7 +10,7 @@ from llmprobe.datasets.synthetic.common import GIVEN_NAMES, Write, synthetic
 SIDES = ("heads", "tails")
 MOST_PEOPLE = 20
 _LEAST = {False: 2, True: 3}
-"""People, as published or not: with fewer, words tell the answer or there are too few texts."""
+"""The fewest people, by ``published``: with fewer, words tell the answer or texts are too few."""
 
 
 @synthetic(

@@ -1,4 +1,4 @@
-"""What every synthetic task shares: names, balanced answers, no text twice."""
+"""What all synthetic tasks share: names, balanced answers, no text twice."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ Write = Callable[[np.random.Generator, int], tuple[str, Mapping[str, object]]]
 """From a random generator and the wanted answer (0 or 1) to a text and its fields."""
 
 MOST = 1_000_000
-"""Texts of one dataset, which take minutes to make."""
+"""The most texts of one dataset; they take minutes to make."""
 
 _TRIES = 1000
-"""Repeats in a row after which there are taken to be no more different texts."""
+"""After this many repeats in a row there are taken to be no more different texts."""
 
 
 def synthetic(
@@ -51,8 +51,8 @@ def synthetic(
     """Return a decorator that registers a dataset of texts that a function writes.
 
     The function takes the dataset's options as keywords with defaults, checks them, and returns
-    how one text is written. The options ``n`` (texts, no two the same: half of each answer, one
-    more of the second where odd) and ``seed`` (the same one gives the same texts) are added.
+    a function that writes one text. The options ``n`` (different texts, half of each answer; if
+    odd, one more of the second) and ``seed`` (the same seed gives the same texts) are added.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def generate(
     description: str,
     source: str = "generated",
 ) -> ConceptDataset:
-    """Generate ``n`` different texts, as many for each answer; an odd one goes to the second.
+    """Generate ``n`` different texts, half for each answer; if odd, one more for the second.
 
     Parameters
     ----------

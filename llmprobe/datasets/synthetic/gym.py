@@ -31,7 +31,7 @@ def reasoning_gym(
     with verifiable rewards"). Such tasks are acre, circuit_logic, course_schedule,
     game_of_life_halting, isomorphic_strings, mahjong_puzzle, ransom_note, syllogism and
     zebra_puzzles. They were made for answers, not for probes: nothing balances the classes or
-    takes care that single words do not tell them, so read what the checks say of one.
+    prevents single words from giving them away, so read what the checks say.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def reasoning_gym(
     task
         Its name in reasoning-gym.
     settings
-        What the task itself takes, such as ``{"min_courses": 5}``: its difficulty.
+        Settings of the task itself, such as its difficulty: ``{"min_courses": 5}``.
 
     Raises
     ------

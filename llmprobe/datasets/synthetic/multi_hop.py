@@ -1,4 +1,4 @@
-"""Who is the boss of the friend of someone, when two chains of people lead through both."""
+"""Who is the boss of someone's friend, with two chains of people that have both relations?"""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def multi_hop(hops: int = 2) -> Write:
     "The boss of Bo is Cem. The friend of Dee is Eli. The friend of Al is Bo. The boss of Eli is
     Fay. Is Cem the boss of the friend of Al?": a question that takes several supporting facts
     (Weston et al. 2015, "Towards AI-complete question answering", tasks 2 and 3). A second chain
-    has the same relations in the same order and starts at somebody else; all sentences stand in
+    has the same relations in the same order, but starts at somebody else; all sentences stand in
     random order.
 
-    Where the answer is "no", the chains have exchanged their last people, so that the one asked
-    about is the end of the other chain. A text then has the same words for both answers.
+    If the answer is "no", the chains have exchanged their last people, so that the person asked
+    about is the end of the other chain. So a text has the same words for both answers.
 
     Parameters
     ----------
     hops
-        Relations in each chain, no two the same, from 1, which is to find a sentence, to 8.
+        Different relations in each chain, from 1, where one sentence has the answer, to 8.
 
     Raises
     ------

@@ -7,7 +7,7 @@ import numpy as np
 from llmprobe.datasets.options import require_whole
 from llmprobe.datasets.synthetic.common import GIVEN_NAMES, Write, synthetic
 
-# Of six letters all, so that the length of a text does not depend on the count.
+# All of six letters, so that the length of a text does not depend on the count.
 _WORDS = """
 banana basket bottle bridge bucket button camera candle carpet carrot castle cherry cookie copper
 cotton donkey dragon engine falcon finger flower forest garden guitar hammer helmet island jacket
@@ -28,7 +28,7 @@ LONGEST = 20
     dial="length",
 )
 def parity(length: int = 6) -> Write:
-    """Is one of the two words of a list there an even (or odd) number of times (yes or no)?
+    """Does one of the two words of a list occur an even (or odd) number of times (yes or no)?
 
     "Ana wrote: tomato garden tomato. Is the word tomato there an even number of times?" Parity
     is the textbook case of a function that depends on all its inputs at once (Minsky and Papert

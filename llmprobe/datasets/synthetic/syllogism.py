@@ -56,11 +56,11 @@ def syllogism(premises: int = 2) -> Write:
     stand in random order.
 
     The statements say "all", "no", "some", or "some … not". First the quantifiers are drawn, and
-    how many nouns are twice a subject, out of those choices that allow both answers; then the
-    answer; then which quantifier and noun goes where. A text thus has the same words for both
-    answers, with and without a full stop behind them. Such choices leave out what is valid for
-    Aristotle alone (all A are B, all B are C, so some A are C): the answer is the same whether
-    there may be nouns without an instance, as in modern logic, or not.
+    how many nouns are a subject twice, from the choices that allow both answers; then the answer;
+    then which quantifier and noun goes where. So a text has the same words for both answers, and as
+    many of each before a full stop. These choices leave out arguments that are valid only for
+    Aristotle (all A are B, all B are C, so some A are C): the answer is the same whether or not
+    nouns may have no instance, as in modern logic.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def syllogism(premises: int = 2) -> Write:
         arguments = choices[rng.integers(len(choices))]
         nouns = rng.choice(NOUNS, size=premises + 1, replace=False).tolist()
         argument = arguments[answer][rng.integers(len(arguments[answer]))]
-        # By how often they are a subject, so that this does not depend on the answer either.
+        # Ordered by how often they are a subject, so that this does not depend on the answer.
         terms = sorted(range(premises + 1), key=_subjects(argument).count)
         noun_of = dict(zip(terms, nouns, strict=True))
         *before, conclusion = (
@@ -100,12 +100,12 @@ def syllogism(premises: int = 2) -> Write:
 
 @cache
 def _arguments(premises: int) -> list[tuple[list[Argument], list[Argument]]]:
-    """Return invalid and valid arguments of the same words, wherever there are both."""
+    """Return invalid and valid arguments with the same words, wherever there are both."""
     by_words: dict[tuple[object, ...], tuple[list[Argument], list[Argument]]] = defaultdict(
         lambda: ([], [])
     )
-    # The types of things that there may be are numbers, with a bit for each term that holds of
-    # the type. Sets of types are numbers with a bit for each type.
+    # A type of things is a number, with a bit for each term that is true of it. A set of types is
+    # a number with a bit for each type.
     types = range(2 ** (premises + 1))
     within = [sum(1 << t for t in types if t >> term & 1) for term in range(premises + 1)]
     links = [
@@ -127,12 +127,12 @@ def _subjects(argument: Argument) -> list[int]:
 
 
 def _is_valid(argument: Argument, within: list[int]) -> bool:
-    """Whether nothing that there may be, given the premises, speaks against the conclusion.
+    """Whether nothing that may exist, given the premises, contradicts the conclusion.
 
     Parameters
     ----------
     within
-        The set of types of which each term holds.
+        For each term, the set of types of which it is true.
     """
     *premises, conclusion = argument
     possible = -1  # every type
@@ -142,12 +142,13 @@ def _is_valid(argument: Argument, within: list[int]) -> bool:
     at_issue = _at_issue(conclusion, within)
     if conclusion.kind in "AE":
         return not possible & at_issue
-    # A premise says that something is of one of these types; in each the conclusion is true.
+    # A "some" premise says that a thing of one of these types exists; the conclusion follows if it
+    # is true of every one of them.
     witnesses = [possible & _at_issue(p, within) for p in premises if p.kind in "IO"]
     return any(not types & ~at_issue for types in witnesses)
 
 
 def _at_issue(statement: Statement, within: list[int]) -> int:
-    """Return the types of which "all" and "no" say that nothing is, and "some" that one is."""
+    """Return the types that "all" and "no" exclude, and of which "some" says that one exists."""
     kind, subject, predicate = statement
     return within[subject] & (within[predicate] if kind in "EI" else ~within[predicate])

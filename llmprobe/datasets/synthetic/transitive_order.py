@@ -29,17 +29,18 @@ def transitive_order(distance: int = 2, people: int = 8) -> Write:
     syllogism of Clark (1969, "Linguistic processes in deductive reasoning"). The sentences stand
     in random order, and the two people asked about are ``distance`` places apart. As in Bryant and
     Trabasso (1971, "Transitive inferences and memory in young children"), neither is an end of
-    the order, who would be known from being named only first, or only second.
+    the order, which would give itself away by being named only first, or only second.
 
-    For the other answer the question's two names change places, and neither touches its question
-    mark. So a text has the same words for both answers; nor does the dial change how many.
+    For the other answer the two names in the question change places; neither stands next to the
+    question mark. So a text has the same words for both answers, and the dial does not change how
+    many.
 
     Parameters
     ----------
     distance
-        Comparisons to be joined, from 1, which is to find a sentence, to ``people - 3``.
+        Comparisons to be joined, from 1, where one sentence has the answer, to ``people - 3``.
     people
-        In the order, from 5, as in the experiment of 1971, to 10.
+        People in the order, from 5, as in the experiment of 1971, to 10.
 
     Raises
     ------
