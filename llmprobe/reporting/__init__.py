@@ -1,1 +1,1 @@
-"""Results in; figures, words and pages out."""
+"""Figures, words and pages, made from results."""

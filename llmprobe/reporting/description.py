@@ -1,4 +1,4 @@
-"""What a report says of a run folder beside its tables; its parts load when they are made."""
+"""What a report says of a run folder besides its tables; importing it loads no drawing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Illustrations = Mapping[str, "tuple[Figure, str, str]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a report says of a run folder beside its tables."""
+    """What a report says of a run folder besides its tables."""
 
     title: str
     command: str
@@ -27,13 +27,13 @@ class Description:
     findings: Sequence[str] = ()
     """Sentences that stand before those about the best layers."""
     illustrations: Illustrations = field(default_factory=dict)
-    """Figures of this kind of folder alone."""
+    """Figures that only this kind of folder has."""
     held_out: bool = False
-    """Whether the scored examples are a test set, in the place of folds."""
+    """Whether the scored examples are a test set instead of folds."""
     compared: Compared | None = None
     """How curves of the same examples differ."""
     traces: Sequence[Trace] = ()
     notes: Sequence[str] = ()
-    """What a reader must know beside what is wrong with the tables, a sentence each."""
+    """What a reader must know besides the notes of the tables, a sentence each."""
     page: bool = True
-    """Whether there is to be one."""
+    """Whether a page is written."""

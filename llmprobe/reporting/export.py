@@ -52,8 +52,8 @@ _POOLED = {
 
 _CARD = """# {title}
 
-A linear probe: from the hidden states of {model} it tells {concept}. It is no
-model of its own, and says what is readable in those states, not what the model does with it.
+A linear probe that reads {concept} from the hidden states of {model}. It is not a
+model of its own: it says what is readable in those states, not what the model does with it.
 
 ![Score over layers, with 95 % intervals](scores.png)
 
@@ -79,7 +79,7 @@ probe.predict_proba(states)  # states [n, {width}] of {read}
 
 The file has directions and intercepts (`coef.L` [K, d], `intercept.L` [K] of each layer L, in raw
 activation space), and golden examples: the token ids of {golden} of the texts that it was fitted
-on, with its logits, so that other engines can be compared. Whoever has the file can read these
+on, with its logits, so that other engines can be compared. Anyone who has the file can read these
 texts.
 """
 
@@ -137,19 +137,19 @@ def export_numpy(probe: SavedProbe, out: Path) -> list[Path]:
 
 
 def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None) -> list[Path]:
-    """Write a folder as ``huggingface_hub.upload_folder`` takes it: card, probe and figure.
+    """Write a folder for ``huggingface_hub.upload_folder``: card, probe and figure.
 
     Parameters
     ----------
     path
-        The probe's file; beside it is the run, whose config tells the Hub's name of its dataset.
+        The probe's file in its run folder, whose config has the dataset's name on the Hub.
     base_model
         The model's id on the Hub; by default the one that the probe remembers.
 
     Raises
     ------
     UserError
-        The probe is of no model that others can find, so ``base_model`` has to be said.
+        Others cannot find the probe's model by what it remembers, so ``base_model`` is needed.
     """
     base_model, probe = _findable(probe, str(path), base_model)
     file = f"{_word(probe.facts['dataset'])}.safetensors"
@@ -188,7 +188,7 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
         scores="\n".join(_score_rows(probe, metrics)), evidence=_evidence(probe, path),
         facts="\n".join(f"- {name}: {_code(value)}" for name, value in sorted(facts.items())),
     )  # fmt: skip
-    # Put together by hand: names in the text are no template.
+    # Joined by hand, since names in the text must not be taken for a template.
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")
     write_text(out / "README.md", str(card))
     probe.save(out / file)
@@ -198,10 +198,10 @@ def export_hub(probe: SavedProbe, path: Path, out: Path, base_model: str | None)
 
 
 def _findable(probe: SavedProbe, where: str, base_model: str | None) -> tuple[str, SavedProbe]:
-    """Return the id by which others find the model, and the probe that remembers it by that."""
+    """Return the id by which others find the model, and the probe with that id in its facts."""
     model = str(probe.facts.get("model_id", ""))
     if base_model is None and not model:
-        raise UserError(f"{where}: does not say of which model it is; say --base-model OWNER/NAME")
+        raise UserError(f"{where}: does not say which model it is of; say --base-model OWNER/NAME")
     if base_model is None and (existing(model) or not _HUB_ID.fullmatch(model)):
         raise UserError(
             f"{where}: its model is on this disk alone ({model}); say where others find it, as in "
@@ -215,14 +215,14 @@ def _findable(probe: SavedProbe, where: str, base_model: str | None) -> tuple[st
                         "what it is there", model)  # fmt: skip
         return model, probe
     if base_model != model and model not in PACKAGED:
-        # What tells the files of a folder is no revision on the Hub.
+        # The identity of files in a folder is no revision on the Hub.
         facts = {**probe.facts, "model_id": base_model, "revision": ""}
         probe = replace(probe, facts=facts)
     return base_model, probe
 
 
 def _dataset(probe: SavedProbe, path: Path) -> str:
-    """Return the Hub's name of the dataset where the run's config tells it, else its own."""
+    """Return the dataset's name on the Hub if the run's config has it, else its own name."""
     name = str(probe.facts["dataset"])
     try:
         entries = parsed_yaml(path.absolute().parents[2] / "config.yaml")["datasets"]
@@ -233,7 +233,7 @@ def _dataset(probe: SavedProbe, path: Path) -> str:
 
 
 def _evidence(probe: SavedProbe, path: Path) -> str:
-    """Return what the probe's run answers about its curve, "" where the probe lies in no run."""
+    """Return what the probe's run answers about its curve; "" if the probe is in no run folder."""
     try:
         run = read_results(path.absolute().parents[2], details=False)
     except (UserError, LookupError):
@@ -250,7 +250,7 @@ def _evidence(probe: SavedProbe, path: Path) -> str:
 
 
 def scored_metrics(probe: SavedProbe) -> list[str]:
-    """Return which scores there are, the first one for the figure."""
+    """Return the metrics whose scores are known; the first one is that of the figure."""
     return [
         metric
         for metric in (("accuracy", "auroc") if probe.classes else ("r2",))
@@ -298,12 +298,12 @@ def _title(probe: SavedProbe) -> str:
 
 
 def _word(name: object) -> str:
-    """Return a name of letters, digits and ``_.-`` alone."""
+    """Return a name with only letters, digits and ``_.-``."""
     return re.sub(r"[^\w.-]+", "-", str(name)).strip("-.") or "probe"
 
 
 def _read(probe: SavedProbe) -> str:
-    """Say of which layers the states are that a probe is given."""
+    """Say from which layers a probe reads states."""
     return probe.layers_in_words() + ", side by side" * bool(probe.reads)
 
 
@@ -315,14 +315,14 @@ def _chosen(probe: SavedProbe) -> str:
 
 
 def _layers(probe: SavedProbe) -> str:
-    """Say which layers a probe is of, or reads at once."""
+    """Say for which layers there is a probe, or which layers it reads at once."""
     if probe.reads:
         return f"of {probe.layers_in_words()} at once, whose states stand side by side (d in all)"
     return f"for each of the layers {probe.layers[0]} to {probe.layers[-1]}"
 
 
 def _classes(probe: SavedProbe) -> list[str]:
-    """Return each class, with its name where that is another word: `1` (`true`)."""
+    """Return each class, with its name if that differs: `1` (`true`)."""
     return [
         _code(label) + (f" ({_code(name)})" if name != str(label) else "")
         for label, name in zip(probe.classes, probe.class_names, strict=True)
@@ -330,11 +330,11 @@ def _classes(probe: SavedProbe) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Return a sentence in which Markdown obeys nothing."""
+    """Return a sentence with its Markdown escaped."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&-])", r"\\\1", printable(text))
 
 
 def _code(value: object) -> str:
-    """Return a value as Markdown shows it and obeys nothing in it."""
+    """Return a value as code in Markdown, which shows it literally."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return "`" + printable(text).replace("`", "'") + "`"

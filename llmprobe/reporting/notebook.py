@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from llmprobe.extraction.activations import Activations
 
 MOST_BYTES = 200_000
-"""Of one object, so that a notebook with many stays small."""
+"""The most bytes of one object, so that a notebook with many stays small."""
 _MOST_ROWS = 20
 _LONGEST_CELL = 300
 _RESOLUTION = 144
-"""Pixels per inch of a picture that is small enough with as many."""
+"""Pixels per inch of a picture, unless it gets too large with as many."""
 _COLOURS = 256
-"""Of a picture: those of the scale and their edges."""
+"""The most colours of a picture: those of the scale and their edges."""
 
 Shown = tuple[list[Markup], Figure | None, str]
 """Pieces of HTML, the picture below them, and what that shows in words."""
@@ -154,7 +154,7 @@ _SHOWN: Mapping[str, Callable[[Any], Shown]] = {
     "Trace": _trace,
     "SavedProbe": _probe,
 }
-"""By the name of the class: some load torch, which others are shown without."""
+"""By the name of the class, since importing some of these classes loads torch."""
 
 _HEADER = ["model", "dataset", "score", "n", "chance", "words", "value", "layer", "AUROC"]
 
@@ -188,7 +188,7 @@ def _facts(facts: Mapping[str, Any]) -> Markup:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
-    """Return a table; without a header, the first cell of each row is one."""
+    """Return a table; the header may be empty."""
     lines = [_row("th", header)] if header else []
     lines += [_row("td", row) for row in rows]
     return Markup("<table>{}</table>").format(Markup("\n").join(lines))
@@ -201,12 +201,12 @@ def _row(tag: str, cells: Iterable[object]) -> Markup:
 
 
 def _cell(value: object) -> Markup:
-    """Return a value as escaped text of one line, cut in the middle where it is long."""
+    """Return a value as escaped text of one line, cut in the middle if it is long."""
     return Markup("{}").format(elide(" ".join(str(value).split()), _LONGEST_CELL))
 
 
 def _more(n: int, what: str, where: str, shown: int = _MOST_ROWS) -> list[Markup]:
-    """Say how many are left out, and what has them; nothing where none is."""
+    """Say how many are left out, and what has them; nothing if none are."""
     return [_line(f"{n - shown:,} more {what} are left out here: {where}")] if n > shown else []
 
 
@@ -220,7 +220,7 @@ def _count(value: float | None) -> str:
 
 
 def _picture(figure: Figure, alt: str, most: int) -> str:
-    """Return a figure as an image of at most so many bytes, coarser where it takes that."""
+    """Return a figure as an image of at most ``most`` bytes, coarser if needed."""
     drawn = Image.open(BytesIO(png(figure, _RESOLUTION))).convert("RGB")
     content = most * b"x"
     while len(content) > most - 500:

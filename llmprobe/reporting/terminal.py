@@ -1,4 +1,4 @@
-"""The summary as a few lines of text, in colour where there is colour."""
+"""The summary as a few lines of text, in colour if the terminal has colours."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ WIDTH = 100
 NOT_ABOVE = "not above chance"
 UNCLEAR = "may be chance"
 MOST_VERDICTS = 8
-"""Curves up to which each has its verdict under the table; of more, a column has the marks."""
+"""Up to this many curves have their verdicts under the table; of more, a column has the marks."""
 _LONGEST_SPARKLINE = 32
 _BARS = "▁▂▃▄▅▆▇█"
 _TO_ASCII = str.maketrans(f"–²’✓✗·{_BARS}", "-2'+x._.:-=+*#")
 _COLUMNS = {"n": 6, "chance": 6, "words": 5, "score": 17, "layer": 7, "AUROC": 5, "evidence": 8}
-"""Their widths."""
+"""The columns and their widths."""
 _BASELINES = ("chance", "words")
 _AT_ONCE_NOTE = "+ layers: a probe of several at once, and what it gains over the best one"
 _LEFT_OUT = ("AUROC", "words", "n", "chance", "evidence")
-"""Columns that a narrow terminal lacks, the first first."""
+"""Columns that are left out in a narrow terminal, in this order."""
 _NARROWEST = 4 + (17 + 2) + (7 + 2) + len(NOT_ABOVE)
-"""Columns of a line without a name of a dataset and what may be left out."""
+"""The width of a line without the name of the dataset and all that may be left out."""
 
 
 def summary_lines(
@@ -48,11 +48,12 @@ def summary_lines(
     curves
         One for each model × dataset × position.
     evidence
-        Of each curve: the verdicts on a few stand under the table, the answers on many in it.
+        That of each curve. With few curves the verdicts stand under the table, with many the
+        answers stand in it.
     models
-        What is known of the models (``name``, ``precision``): stands under the table.
+        Facts about the models (``name``, ``precision``), which stand under the table.
     width
-        Most columns of a line; where it is narrow, some numbers are left out.
+        The most characters of a line; if it is narrow, some numbers are left out.
     unicode
         Whether the output can show more than ASCII.
     """
@@ -148,7 +149,7 @@ def _multi_layer_line(
 
 
 def _that_fit(room: int, left_out: Sequence[str]) -> tuple[dict[str, int], int]:
-    """Return the columns beside which a short curve, or words in its place, have room, and that."""
+    """Return the columns that leave room for a short curve, or words instead, and that room."""
     columns = {name: wide for name, wide in _COLUMNS.items() if name not in left_out}
     room -= sum(wide + 2 for wide in columns.values())
     for name in _LEFT_OUT:

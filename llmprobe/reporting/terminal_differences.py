@@ -18,9 +18,9 @@ _LONGEST_NAME = 20
 
 
 def difference_table(differences: pd.DataFrame, *, unicode: bool = True) -> str:
-    """Return by how much the curves of each pair differ, in lines of at most 100 characters.
+    """Return how much the curves of each pair differ, in lines of at most 100 characters.
 
-    Pairs stand under what their curves have in common, a dataset or a model. Empty without pairs.
+    Pairs stand under the dataset or model that their curves share. Empty without pairs.
 
     Parameters
     ----------

@@ -13,14 +13,14 @@ from llmprobe.ground.text import elide
 from llmprobe.results.transfer import is_elsewhere
 
 _MARKS = {"yes": "", "opposite": "!", "no": "-", "unclear": "?", "not defined": ""}
-"""What stands behind a score for what the probe reads there."""
+"""The mark after a score, by what the probe reads there."""
 _STYLES = {"yes": "", "opposite": "bold", "no": "dim", "unclear": "dim", "not defined": "dim"}
 
 
 def transfer_lines(table: pd.DataFrame, width: int, unicode: bool = True) -> list[Text]:
     """Return each model's matrix of AUROCs (of numbers, rank correlations), a row a train set.
 
-    Where the sets do not fit beside each other, the worst of the others in place of all.
+    If the sets do not fit side by side, a row has only the worst of the other sets.
     """
     several = table["position"].nunique() > 1
     lines: list[Text] = []
@@ -62,7 +62,7 @@ def _worst(
 ) -> Iterator[Text]:
     """Yield for each train set the score at home, the mean elsewhere and the worst elsewhere.
 
-    What it reads of texts without a field has a line of its own.
+    A test set of masked texts has a line of its own.
     """
     yield Text(f"  {label:<{first}}  layer    home    mean   worst  elsewhere", "dim")
     for train, row in cells.groupby("train", sort=False):

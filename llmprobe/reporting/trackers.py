@@ -1,4 +1,4 @@
-"""Trackers of experiments: a run's summary, figures and page, beside those of other programs."""
+"""Experiment trackers: a run's summary, figures and page, beside those of other programs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LONGEST_VALUE = 500
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Raise ``UserError`` where a tracker is not installed."""
+    """Raise ``UserError`` if a tracker is not installed."""
     for name in names:
         spec = find_spec(name)
         # A tracker's own folder, such as ./wandb, looks like a package without a file.
@@ -45,7 +45,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def log_run(out: Path, names: Sequence[str]) -> None:
-    """Write what a run folder holds to trackers; where one fails, a warning says so.
+    """Write what a run folder holds to trackers; if one fails, a warning says so.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def log_run(out: Path, names: Sequence[str]) -> None:
     """
     for name in names:
         try:
-            # Some print addresses and advice, among which the summary would be lost.
+            # Some print addresses and advice, which would hide the summary.
             with redirect_stdout(sys.stderr):
                 _WRITERS[name](name, read_results(out, details=False), out)
             log.info("%s: has the summary, the figures and the page", name)

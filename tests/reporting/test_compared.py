@@ -91,14 +91,14 @@ def test_a_sentence_says_the_scores_how_sure_they_differ_and_what_comes_depths()
     ).sentences()  # fmt: skip
     assert by_model == (
         "cities: accuracy 0.89 for large, 0.70 for small: +0.19 [+0.16, +0.22], p < 0.001; "
-        "large stays above half of its rise from 0.15 of depth earlier on"
+        "large stays above half of its rise from a depth 0.15 earlier on"
     )
     assert by_wording == (
         "small: accuracy 0.89 for cities (typos), 0.70 for cities: +0.19 [+0.16, +0.22], "
         "p = 0.310, no clear difference"
     )
     assert later.endswith(
-        "p = 0.020; large stays above half of its rise from 0.10 of depth later on"
+        "p = 0.020; large stays above half of its rise from a depth 0.10 later on"
     )
 
 

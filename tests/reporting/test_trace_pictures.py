@@ -222,7 +222,7 @@ def test_a_trace_is_pale_where_the_probe_was_not_fitted(
     panel, _ = trace_figure(trace).axes
     assert (np.asarray(panel.images[0].get_alpha()) == np.where(expected, 1, PALE)).all()
     caution = TraceView(trace).caution
-    assert caution.endswith("; pale is where it is not tested.")
+    assert caution.endswith("; elsewhere (pale) it is not tested.")
     assert ("in bold" in caution) == bool(dark)
 
 

@@ -181,8 +181,8 @@ def test_examples_are_traced_by_probes_over_tokens(toy: Toy) -> None:
     }  # fmt: skip
     view = TraceView(traces["tokens:last-2"], most_tokens=3)
     assert view.read == [False, True, True]
-    assert "fitted at the mean of the last 2 tokens (in bold); pale is" in view.caution
-    assert "a text's is the largest." in TraceView(traces["tokens:max"]).caution
+    assert "fitted at the mean of the last 2 tokens (in bold); elsewhere (pale)" in view.caution
+    assert "a text's score is the largest." in TraceView(traces["tokens:max"]).caution
     page = (toy.run.folder / "report.html").read_text()
     assert page.count('<th scope="col" class="read">') == 4 * n + 3
 

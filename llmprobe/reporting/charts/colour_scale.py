@@ -26,7 +26,7 @@ _TOP_NEAR_ONE = 0.999
 
 
 def text_colour(place: float, colours: Colormap = CHANCE_MAP) -> str:
-    """Return the colour of a number that stands on a colour of a map, 0 to 1."""
+    """Return the colour of text on the colour of a map at ``place``, 0 to 1."""
     red, green, blue, _ = colours(place)
     return "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "black"
 
@@ -35,7 +35,7 @@ class ColourScale(NamedTuple):
     """The colours of one figure.
 
     Colour is the share of the way from chance to a perfect score, so datasets of different class
-    balance share one scale. Where all scores are near 1 and would look the same, it is the
+    balance share one scale. If all scores are near 1 and would look the same, it is the
     logarithm of what is missing to 1: equal steps for 90 %, 99 % and 99.9 % of the way.
     """
 
@@ -50,13 +50,13 @@ class ColourScale(NamedTuple):
     near_one: bool
     """Whether colours are the logarithm of what is missing to a perfect score."""
     colours: Colormap = CHANCE_MAP
-    """Whose middle is chance."""
+    """The colour map; its middle is chance."""
 
     @classmethod
     def of(
         cls, curves: Sequence[Curve], metric: Metric, colours: Colormap = CHANCE_MAP
     ) -> ColourScale:
-        """Return the scale on which curves that have the metric are told apart."""
+        """Return the scale for curves that have the metric."""
         levels = np.concatenate([curve.levels(metric) for curve in curves])
         lowest, highest = float(np.nanmin(levels)), float(np.nanmax(levels))
         signed = metric.name == "selectivity"
@@ -73,11 +73,11 @@ class ColourScale(NamedTuple):
         return cls(metric, norm, lowest, (min(chances), max(chances)), near_one, colours)
 
     def written(self, score: float) -> str:
-        """Return a score as figures show it, with a third decimal where all are near 1."""
+        """Return a score as figures show it, with a third decimal if all are near 1."""
         return f"{score:.{3 if self.near_one else 2}f}".replace("-", "−")
 
     def text_colour(self, level: float) -> str:
-        """Return the colour of a number that stands on the colour of ``level``."""
+        """Return the colour of text on the colour of ``level``."""
         return text_colour(self.norm(level), self.colours)
 
     @property
@@ -92,11 +92,11 @@ class ColourScale(NamedTuple):
         Parameters
         ----------
         bar
-            Where it is drawn; by default it takes room from what is above it.
+            The axes to draw it on; by default it takes room from the panel above it.
         inches
-            How wide that is.
+            The width of the bar.
         below
-            The panel under which it stands.
+            The panel above the bar.
         """
         top, floor = float(self.norm.vmax or 1), float(self.norm.vmin or -1)
         bottom = min(0, max(floor, self.lowest))
@@ -129,7 +129,7 @@ class ColourScale(NamedTuple):
         )
 
     def _ticks(self, span: float) -> tuple[np.ndarray, list[str]]:
-        """Return levels, and what is written there; ``span``: the range of levels that is shown."""
+        """Return levels and their labels; ``span`` is the range of levels that is shown."""
         chance = self.chances[0]
         way = self.metric.perfect - chance
         if self.near_one:
@@ -155,7 +155,7 @@ def _apart(shown: np.ndarray, places: np.ndarray, texts: Sequence[str]) -> list[
 
 
 def _nines(level: np.ndarray) -> np.ndarray:
-    """Return how many nines a level has (0.9 -> 1, 0.99 -> 2); all, as many as the top."""
+    """Return how many nines a level has (0.9 -> 1, 0.99 -> 2), at most as many as the top."""
     return np.asarray(-np.log10(np.maximum(1 - np.asarray(level), 1 - _TOP_NEAR_ONE)))
 
 

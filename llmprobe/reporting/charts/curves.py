@@ -21,13 +21,13 @@ from llmprobe.results.selection import with_main_metric
 _Style = Mapping[str, Any]
 
 MOST_CONTROLLED = 4
-"""Models; the controls of more would hide the curves."""
+"""With more models, their controls would hide the curves."""
 
 _BASELINES: dict[str, _Style] = {
     "majority": {"label": "majority class", "color": GREY, "linestyle": "--", "linewidth": 1},
     "bag_of_words": {"label": "bag of words", "color": "black", "linestyle": ":", "linewidth": 1},
 }
-"""Of a dataset: what needs no model."""
+"""Lines for a dataset that need no model."""
 
 _CONTROLS: dict[str, _Style] = {
     "random_weights": {"label": "random weights", "linestyle": "-", "linewidth": 0.6},
@@ -42,8 +42,8 @@ _CONTROLS: dict[str, _Style] = {
         "linewidth": 0.6,
     },
 }
-"""Of a model, at each layer: what the same probe reads without training, or without a concept
-beside what it reads of the concept on those splits."""
+"""Lines for a model, over layers: the same probe on an untrained model, on random labels, and on
+the concept with the splits of these."""
 
 _MARKS: dict[str, _Style] = {
     "jump_depth": {"label": "jump layer", "marker": "x", "markersize": 4},
@@ -56,14 +56,14 @@ _MARKS: dict[str, _Style] = {
     },
     "peak_depth": {"label": "best layer"},
 }
-"""On a curve; those without a marker have the model's."""
+"""Marks on a curve; those without a marker have the model's."""
 _SPAN = "span"
 
 
 @figure(
     "curves",
     caption="The same scores as curves, with their 95 % intervals. Filled: the best layer, which "
-    "the held-out loss chose; diamond: the highest score, where that is elsewhere; hollow: the "
+    "the held-out loss chose; diamond: the highest score, if it is at another layer; hollow: the "
     "converging layer; cross: the jump layer; lines below: where a curve stays above "
     "half of its rise.",
     alt="Line chart: a panel for each dataset, a line for each model, the score over layers. "
@@ -75,14 +75,14 @@ _SPAN = "span"
 def curves(results: Results, look: Look = RUN) -> Figure:
     """Draw the main metric over layers: a panel for each dataset, a line and band for each model.
 
-    The axis is the layer when all models have the same ones, else the relative depth. What is
-    known of these is shown too: the majority class (dashed), a bag of words (dotted) and, as thin
-    lines of the model's colour, the same architecture with random weights, and the control task of
-    random labels (Hewitt & Liang 2019) with the concept on the splits of that task, these for at
-    most ``MOST_CONTROLLED`` models. On each curve the best layer is filled (where the score is
-    highest elsewhere, that is a diamond), the converging layer hollow and the jump layer a cross;
-    lines at the axis are where it stays above half of its rise
-    (``results.depth``), all as far as `Curve.shown` gives them.
+    The axis is the layer if all models have the same layers, else the relative depth. Baselines
+    that are known are shown too: the majority class (dashed) and a bag of words (dotted). For at
+    most ``MOST_CONTROLLED`` models, thin lines of the model's colour show the same architecture
+    with random weights, the control task of random labels (Hewitt & Liang 2019), and the concept on
+    the splits of that task. On each curve the best layer is filled, the highest score at another
+    layer is a diamond, the converging layer is hollow and the jump layer a cross. Lines at the axis
+    show where it stays above half of its rise (``results.depth``). `Curve.shown` decides which of
+    these marks are shown.
     """
     if look.metric is not None:
         results = with_main_metric(results, look.metric)
@@ -112,7 +112,7 @@ def curves(results: Results, look: Look = RUN) -> Figure:
 
 
 def _draw_baselines(ax: Axes, group: Sequence[Curve], names: Sequence[str]) -> set[str]:
-    """Draw what needs no model on one dataset. -> the names of those that are known"""
+    """Draw the baselines of one dataset that need no model. -> the names of those drawn"""
     drawn = set()
     for name in names:
         levels = [curve.number(f"{name}_{curve.metric.name}") for curve in group]
@@ -123,7 +123,7 @@ def _draw_baselines(ax: Axes, group: Sequence[Curve], names: Sequence[str]) -> s
 
 
 def _draw_controls(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> set[str]:
-    """Draw what a curve is compared with at each layer. -> the names of those that are known"""
+    """Draw the controls that a curve has at each layer. -> the names of those drawn"""
     drawn = set()
     for name, control in curve.controls.items():
         if np.isfinite(control).any():
@@ -139,7 +139,7 @@ def _draw_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> No
 
 
 def _mark_curve(ax: Axes, curve: Curve, x: Sequence[float], style: _Style) -> set[str]:
-    """Mark where the curve jumps, converges and is highest. -> the names of those"""
+    """Mark where the curve jumps, converges and is highest. -> the names of the marks"""
     drawn = set()
     for name, mark in _MARKS.items():
         depth = _depth(curve, name)
@@ -163,7 +163,7 @@ def _depth(curve: Curve, mark: str) -> float:
 
 
 def _explained(drawn: set[str]) -> list[Line2D]:
-    """Return what the legend says beside the models."""
+    """Return the entries of the legend besides the models."""
     lines = {name: {"color": GREY, **style} for name, style in (_BASELINES | _CONTROLS).items()}
     for name, style in reversed(_MARKS.items()):
         lines[name] = {"marker": "o", **style, "markersize": 4, "color": GREY, "linestyle": "none"}
@@ -172,9 +172,9 @@ def _explained(drawn: set[str]) -> list[Line2D]:
 
 
 def _scores(grid: Grid, shown: Sequence[Curve]) -> str:
-    """Return what the vertical axis is.
+    """Return the label of the vertical axis.
 
-    Scores far below 0, as R² has them, would leave no room for others, and are cut off.
+    Scores far below 0, which R² can have, would leave no room for others, so they are cut off.
     """
     metrics = main_metrics(shown)
     if any(metric.interval == "below one" for metric in metrics):
@@ -193,7 +193,7 @@ def learning_curves(results: Results, look: Look = RUN) -> Figure | None:
     """Draw the score at the best layer against the share of training groups that probes saw.
 
     A panel for each dataset, a line for each model, whose last point is the score with all of the
-    training groups. A dashed line is the majority class. None where no shares were asked for.
+    training groups. A dashed line is the majority class. None if no shares were asked for.
     """
     table = results.learning_curve
     if table.empty:

@@ -35,11 +35,11 @@ STAYS = "stays_above_half_depth"
 ABOVE_HALF = "depth from which it stays above half"
 PERMUTATIONS = 9_999
 LEAST_CORRELATED = 5
-"""Concepts: of fewer, no order would be surprising."""
+"""With fewer concepts, no order would be surprising."""
 SIZE = re.compile(r"\d+(\.\d+)?[kmbt]|tiny|mini|small|medium|base|large|x+l")
 """The part of a model's name that says its size."""
 MOST_SLANTED = 15
-"""Names above a panel; more of them are upright."""
+"""Up to this many names above a panel are slanted; more are upright."""
 
 
 @figure(
@@ -57,8 +57,8 @@ def depth_scatter(results: Results, look: Look = RUN) -> Figure:
     """Draw where each concept is read best (a dot), and where it can be read (a line).
 
     The line is where the score stays above half of its rise; it has an end where it falls again.
-    A row for each dataset, a colour for each model, at relative depths, 0 … 1. Pale, and without a
-    line, where the best layer is not above chance.
+    A row for each dataset, a colour for each model, at relative depths, 0 … 1. If the best layer is
+    not above chance, the dot is pale and has no line.
     """
     models, datasets = by_model(results.curves), list(by_dataset(results.curves))
     styles = model_styles(models)
@@ -102,11 +102,11 @@ def depth_against_difficulty(results: Results, look: Look = RUN) -> Figure | Non
     """Draw whether harder concepts are read deeper: a point for each model and dataset.
 
     Horizontally the ``difficulty`` of the dataset, which is named above it; vertically the depth
-    from which the score stays above half of its rise, with its 95 % interval. Pale where the best
-    layer is not above chance: the depth of such a rise is that of noise. Without these, the legend
-    has Spearman's rank correlation of each model, where there are at least ``LEAST_CORRELATED``
-    datasets, with the share of ``PERMUTATIONS`` random orders that are as correlated (two-sided).
-    None where fewer than three datasets have a rise.
+    from which the score stays above half of its rise, with its 95 % interval. Points are pale if
+    the best layer is not above chance, since the depth of such a rise is noise. For models with at
+    least ``LEAST_CORRELATED`` other points, the legend has their Spearman's rank correlation, with
+    the share of ``PERMUTATIONS`` random orders that are as correlated (two-sided). None if fewer
+    than three datasets have a rise.
     """
     rising = _rising(results.curves)
     datasets = by_dataset(rising)
@@ -144,9 +144,9 @@ def depth_against_difficulty(results: Results, look: Look = RUN) -> Figure | Non
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Compute Spearman's, and the share of random orders (and the observed one) as far from 0.
+    """Compute Spearman's rank correlation, and its two-sided p-value from random orders.
 
-    Both are NaN where all of ``x`` or of ``y`` are equal.
+    Both are NaN if all of ``x`` or all of ``y`` are equal.
     """
     ranks = rankdata(np.stack([x, y]), axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
@@ -173,8 +173,8 @@ def depth_against_size(results: Results, look: Look = RUN) -> Figure | None:
 
     Horizontally the number of parameters; vertically the depth from which the score stays above
     half of its rise, with its 95 % interval. A line joins the models of one family (``family``)
-    that read the dataset: pale are models whose best layer is not above chance. None where all
-    models are of one size.
+    that read the dataset; models whose best layer is not above chance are pale. None if all models
+    have one size.
     """
     sized = [curve for curve in _rising(results.curves) if not np.isnan(_parameters(curve))]
     sizes = {_parameters(curve) for curve in sized}
@@ -228,7 +228,7 @@ def _rising(curves: Sequence[Curve]) -> list[Curve]:
 def _by_pallor(
     curves: Sequence[Curve], style: dict[str, Any]
 ) -> Iterator[tuple[list[Curve], dict[str, Any]]]:
-    """Yield the curves that are above chance and those that are not, with their points' style."""
+    """Yield the curves above chance, then the others, each with the style of their points."""
     for pale in (False, True):
         part = [curve for curve in curves if curve.above_chance != pale]
         if part:
@@ -239,7 +239,7 @@ def _by_pallor(
 def _draw_starts(
     ax: Axes, places: Mapping[str, float], curves: Sequence[Curve], style: dict[str, Any]
 ) -> None:
-    """Draw from where on curves stay above half, with intervals, at the place of each dataset."""
+    """Draw the depth from which each curve stays above half, with its interval, at its dataset."""
     for part, point in _by_pallor(curves, style):
         x = [places[curve.title] for curve in part]
         depth, low, high = (
@@ -257,7 +257,7 @@ def _name_above(ax: Axes, places: Mapping[str, float], inches: float) -> None:
     places
         The place of each name on the axis.
     inches
-        That the figure is wide.
+        The width of the figure.
     """
     slanted = len(places) <= MOST_SLANTED and inches >= 4.4
     inches -= (14.4 if slanted else 8.5) * em()
@@ -269,7 +269,7 @@ def _name_above(ax: Axes, places: Mapping[str, float], inches: float) -> None:
     names = sorted(places, key=lambda name: places[name])
     shares = ax.transLimits.transform([(places[name], 0) for name in names])[:, 0]
     steps = gap * np.arange(len(places))
-    # The nearest places (least squares) that keep their order and their distance.
+    # The nearest places (least squares) that keep the order and the least distance.
     moved = np.clip(isotonic_regression(shares - steps).x, 0, room) + steps
     for name, share, at in zip(names, shares, moved, strict=True):
         line: dict[str, Any] = {
@@ -293,7 +293,7 @@ def _name_above(ax: Axes, places: Mapping[str, float], inches: float) -> None:
 
 
 def _apart(values: Iterable[float], share: float) -> list[float]:
-    """Return values that are a share of the range apart, in logarithms, among them the greatest."""
+    """Keep the greatest value, and others whose logarithms are a share of the range apart."""
     descending = sorted(values, reverse=True)
     kept = descending[:1]
     for value in descending[1:]:

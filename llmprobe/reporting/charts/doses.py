@@ -33,21 +33,21 @@ _LINES: dict[str, dict[str, Any]] = {
 _STYLE: dict[str, Any] = {"linewidth": 1.2, "markersize": 3}
 _NULL: dict[str, Any] = {"label": "95 % of the null", "color": "#bbbbbb", "alpha": 0.6}
 _TWO_BESIDE = 5.0
-"""Inches, in which the two panels of a curve have room beside each other."""
+"""From this width in inches on, the two panels of a curve stand side by side."""
 
 
 @figure(
     "doses",
-    caption="How far the log-odds of the answers move against the side on which a state stood. "
+    caption="How far the log-odds of the answers move away from the side on which a state was. "
     "Left: each layer’s states are reflected to the other class. Right: they are shifted by "
     "multiples of their standard deviation, at the layer of the largest effect. Bands: 95 % "
-    "intervals; grey: 95 % of the directions that say nothing, which move a state as far.",
+    "intervals; grey: 95 % of the null, directions that say nothing and move a state as far.",
     alt="For each model and dataset two line charts: the effect over layers, and over doses at one "
     "layer, beside a band of directions that say nothing. intervene.csv holds the same numbers.",
 )
 @styled
 def doses(results: Results, look: Look = RUN) -> Figure | None:
-    """Draw two panels for each curve whose states were changed; None where there is none.
+    """Draw two panels for each curve whose states were changed; None if there is none.
 
     In a narrow figure they stand below each other.
     """

@@ -42,7 +42,7 @@ from llmprobe.results.metrics import METRICS, Metric
 from llmprobe.results.results import Results
 
 _MOST_NUMBERS = 12
-"""Layers of which each cell has room for its score, or its number below it."""
+"""Up to this many layers, a cell has room for its score, and for its number below it."""
 _ALT = (
     "Heatmap: a panel for each model, a row for each dataset, a column for each layer; colour is "
     "the {}. The tables below hold the same numbers."
@@ -52,7 +52,7 @@ _ON_PAGE = {
     "accuracy": "Blue is above chance, orange below it, hatched not scored",
     "r2": "0 is what the mean of all labels reaches, orange is worse than that",
 }
-"""What is said of the colours of those heatmaps that the page has."""
+"""What captions say of the colours of the heatmaps on the page."""
 _LONGEST_NAME = 22
 _BEST = "best (layer)"
 
@@ -74,12 +74,12 @@ def heatmap(
     Parameters
     ----------
     curves
-        Of those, the ones that have the metric are drawn.
+        Only those that have the metric are drawn.
     metric
         A name in ``METRICS``, such as ``accuracy`` (chance: the majority class) or ``auroc`` (0.5).
         For selectivity, the marked layer is the best one by accuracy or R².
     rows
-        What rows are called by: the title of the curve's dataset, or its position alone.
+        The name of a row: the title of the curve's dataset, or only its position.
 
     Raises
     ------
@@ -126,21 +126,21 @@ def heatmap(
 
 
 class _Room(NamedTuple):
-    """What goes beside each other in a heatmap, in inches."""
+    """The widths of a heatmap's parts, in inches."""
 
     names: float
-    """At the left of rows."""
+    """The names at the left of the rows."""
     panel: float
-    """Of the cells."""
+    """The cells."""
     title: float
-    """Above the cells, beside what the numbers at the right are called."""
+    """The title above the cells, beside the heading of the numbers at the right."""
 
     @classmethod
     def of(
         cls, width: float, names: Sequence[str], curves: Sequence[Curve], scale: ColourScale,
         columns: int = 1,
     ) -> _Room:  # fmt: skip
-        """Return it for panels whose rows have some names."""
+        """Return the widths for panels whose rows have these names."""
         left = min(
             0.3 * width, max(text_width(label(name, _LONGEST_NAME), "small") for name in names)
         )
@@ -166,7 +166,7 @@ def _draw_model(
     """Draw the curves of one model, a row each."""
     columns = sorted({layer for curve in group for layer in curve.layers})
     first, last = columns[0], columns[-1]
-    # Where only some layers were read, they stand side by side.
+    # If only some layers were read, they stand side by side.
     all_read = columns == list(range(first, last + 1))
     at = {layer: layer if all_read else i for i, layer in enumerate(columns)}
     level = np.full((len(group), len(columns)), np.nan)
@@ -196,7 +196,7 @@ def _draw_model(
 
 
 def _without_stem(names: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the dataset of which all are concepts or positions (or ""), and names without it."""
+    """Return the dataset with which all names begin (or ""), and the names without it."""
     for separator in (" @ ", ":"):
         stems = {name.partition(separator)[0] for name in names}
         if len(names) > 1 and len(stems) == 1 and all(separator in name for name in names):
@@ -224,7 +224,7 @@ for of, colours in _ON_PAGE.items():
     takes="ax cmap metric",
 )  # fmt: skip
 def heatmaps(results: Results, look: Look = RUN) -> Mapping[str, Figure]:
-    """Draw a heatmap of each other metric that has one, by its name; or of the one that is asked.
+    """Draw a heatmap of each metric that the page does not have; or only of the one asked for.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def heatmaps(results: Results, look: Look = RUN) -> Mapping[str, Figure]:
     takes="cmap metric",
 )
 def positions(results: Results, look: Look = RUN) -> Mapping[str, Figure]:
-    """Draw the positions of each dataset that some models were probed on at several, by name."""
+    """Draw, by its name, each dataset on which some model was probed at several positions."""
     by_place: dict[tuple[str, str], list[Curve]] = {}
     for curve in _coloured(results.curves, None):
         by_place.setdefault((curve.dataset, curve.model), []).append(curve)
@@ -270,8 +270,8 @@ def positions(results: Results, look: Look = RUN) -> Mapping[str, Figure]:
 def heatmap_by_model(curves: Sequence[Curve], metric: str = "accuracy", look: Look = RUN) -> Figure:
     """Draw scores as colours at relative depth: a panel for each dataset, a row for each model.
 
-    So models of different numbers of layers stand beside each other: a cell reaches half-way to
-    the layers before and after it. Colours, marks and parameters are those of ``heatmap``.
+    So models with different numbers of layers can be compared: a cell reaches half-way to the
+    layers before and after it. Colours, marks and parameters are those of ``heatmap``.
     """
     kind = METRICS[metric]
     curves = _coloured(curves, kind)
@@ -317,7 +317,7 @@ def heatmap_by_model(curves: Sequence[Curve], metric: str = "accuracy", look: Lo
 
 @figure(
     "heatmap_by_model",
-    caption="Models below each other, at relative depth: where each has what the others have.",
+    caption="Models below each other, at relative depth, so that equal depths can be compared.",
     alt="Heatmap: a panel for each dataset, a row for each model, over relative depth; colour is "
     "the score. The tables below hold the same numbers.",
     takes="ax cmap metric",
@@ -334,7 +334,7 @@ def _by_model(results: Results, look: Look = RUN) -> Figure | None:
 def _coloured(curves: Sequence[Curve], metric: Metric | None) -> list[Curve]:
     """Return the curves that have a layer with a value of the metric and a known chance.
 
-    Without a metric, each of its own main one.
+    Without a metric, each curve's own main one counts.
     """
     return [curve for curve in curves if np.isfinite(curve.levels(metric or curve.metric)).any()]
 
@@ -398,7 +398,7 @@ def _mark_best(
 
 
 def _best_text(curve: Curve, scale: ColourScale, names: Mapping[int, str]) -> str:
-    """Return the score of the best layer and what the layer is called; empty where none is."""
+    """Return the score of the best layer and the layer's name; empty if there is none."""
     best, scores = curve.best(scale.metric), curve.column(scale.metric.name)
     if best is None or np.isnan(scores[best]):
         return ""
@@ -407,7 +407,7 @@ def _best_text(curve: Curve, scale: ColourScale, names: Mapping[int, str]) -> st
 
 
 def _name_rows(ax: Axes, names: Sequence[str], metric: str, hatched: bool, inches: float) -> None:
-    """Write what stands at the left of the rows, and what the numbers at their right are."""
+    """Write the names at the left of the rows, and the heading of the numbers at their right."""
     if hatched:
         ax.patch.set(facecolor="white", edgecolor="#bbbbbb", hatch="//////")
     shown = [label(name, _LONGEST_NAME, inches, "small") for name in names]

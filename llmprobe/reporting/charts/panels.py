@@ -27,7 +27,7 @@ SPAN_NAME = "above half of its rise"
 _MOST_BELOW = 4
 """Entries of a legend below each other; more are wrapped into two columns."""
 _NARROWEST_PANEL = 1.5
-"""Inches, of panels beside each other."""
+"""The least width of panels that stand side by side, in inches."""
 
 
 class Grid(NamedTuple):
@@ -64,7 +64,7 @@ class Grid(NamedTuple):
 
     @property
     def panel(self) -> float:
-        """Return about how wide a panel is, with what stands beside it, in inches."""
+        """Return about how wide a panel is with its labels, in inches."""
         return self.look.inches(self.figure.get_figwidth()) / self.columns
 
     @property
@@ -78,7 +78,7 @@ class Grid(NamedTuple):
         return self.panels[-self.columns :]
 
     def name_axes(self, x: str, y: str) -> None:
-        """Write what the axes are: the horizontal one once for all panels."""
+        """Write the labels of the axes: the horizontal one once for all panels."""
         if self.look.ax is not None:
             self.look.ax.set(xlabel=x, ylabel=y)
             return
@@ -88,13 +88,13 @@ class Grid(NamedTuple):
             ax.set_ylabel(wrapped(y, height - 5 * em()))
 
     def over_depth(self, y: str) -> None:
-        """Let the horizontal axis be relative depth."""
+        """Make the horizontal axis relative depth."""
         if self.panel < 20 * em():
             self.panels[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         self.name_axes(DEPTH, y)
 
     def over_layers(self, curves: Sequence[Curve], y: str) -> None:
-        """Let the horizontal axis be the layer of ``curves``, by name if layers have names."""
+        """Make the horizontal axis the layer of ``curves``, by name if layers have names."""
         layers = [layer for curve in curves for layer in curve.layers]
         room = self.panel - 4 * em()
         most = max(2, min(12, int(room / (2.5 * em()))))
@@ -143,7 +143,7 @@ def legend(
 
 
 def _fitted(text: str, inches: float) -> str:
-    """Return a text in lines that go into a legend, each cut if a word of it does not."""
+    """Wrap a text into lines that fit into a legend; cut a line if a word of it does not."""
     lines = wrapped(text, inches, _legend_size()).split("\n")
     return "\n".join(
         label(line, len(line), inches, _legend_size())
@@ -187,7 +187,7 @@ def name_layers(
 
 
 def layer_label(curves: Sequence[Curve]) -> str:
-    """Return what stands along the layers of curves: what they are of."""
+    """Return the label of an axis with the layers of curves."""
     if layer_names(curves):
         return "probe point"
     return axis_label(next(curve.site for curve in curves if len(curve.rows)))
@@ -210,7 +210,7 @@ def draw_span(
 ) -> bool:
     """Draw a line where a curve stays above half of its rise, with an end where it falls again.
 
-    x: the places of the layers. -> whether it is known
+    x: the places of the layers. -> whether that is known
     """
     start, fall = (curve.shown(f"{name}_half_depth") for name in ("stays_above", "falls_below"))
     if np.isnan(start):

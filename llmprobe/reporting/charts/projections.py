@@ -1,4 +1,4 @@
-"""Projection strips: the examples of a dataset beside the probe, at five depths of each model."""
+"""Projection strips: a dataset's examples in the plane of the probe, at five depths a model."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ RARE: dict[str, Any] = {"label": "other classes", "color": "#aaaaaa", "marker": 
 }  # fmt: skip
 _LONGEST_AXIS = "along the probe's direction, which decides at the line"
 EDGE = 3.0
-"""Root mean squares from the middle to where a panel ends."""
+"""How far a panel reaches from its middle, in root mean squares."""
 
 
 @figure(
     "projection",
-    caption="Examples beside the probe, at several depths of each model: to the right what it "
-    "reads as the class, upwards the widest direction across it. No point was seen by its probe.",
+    caption="Examples in the plane of the probe, at several depths of each model: to the right the "
+    "probe's direction, upwards the widest direction across it. No point was seen by its probe.",
     alt="Scatter plots: a row for each model, a column for each layer, a point for each example.",
     on_page=False,
 )
@@ -83,19 +83,19 @@ def projection(
     (``probing.probe_plane``); with more than two classes, the first two principal components of the
     scores of the classes. Colour is the class, or the label where labels are numbers.
 
-    The layers are the first, the last and those nearest to 1/4, 1/2 and 3/4 of the way, of which
-    the one nearest to the best layer gives way to it. Of many examples, ``MOST_POINTS`` are drawn
-    at random, the same ones in all panels, and the axis says so; those farther out than ``EDGE``
-    stand at the edge. Of many classes, all but the ``MOST_CLASSES`` most frequent are one.
+    The layers are the first, the last and those nearest to 1/4, 1/2 and 3/4 of the way; the best
+    layer replaces the nearest of these three. Of many examples, ``MOST_POINTS`` are drawn at
+    random, the same ones in all panels, and the axis says so. Points farther out than ``EDGE`` are
+    drawn at the edge. Classes other than the ``MOST_CLASSES`` most frequent are drawn as one.
 
     Parameters
     ----------
     curves
-        Of the dataset, one for each model, for the scores above the panels.
+        One for each model on the dataset, for the scores above the panels.
     predictions
         A row for each model × layer × example of the dataset: label, along, across.
     class_names
-        What labels are called, by the label as text, where they have other names.
+        The names of labels, by the label as text, for those that have a name.
     """
     metric = curves[0].metric
     inches = look.inches(6.75)
@@ -144,7 +144,7 @@ def projection(
 
 
 def _title(name: str, metric: str, score: str, is_best: bool, inches: float) -> str:
-    """Return the layer and its score in two lines, in fewer words where there is little room."""
+    """Return the layer and its score in two lines, in fewer words if there is little room."""
     lines = [f"{name} (best)" if is_best else name, f"{metric} {score}"]
     if max(text_width(line, weight="bold") for line in lines) > inches:
         lines = [name, f"best: {score}" if is_best else score]
@@ -152,7 +152,7 @@ def _title(name: str, metric: str, score: str, is_best: bool, inches: float) -> 
 
 
 def _spread(curve: Curve, most: int) -> list[int]:
-    """Return the places among the layers of those that are shown."""
+    """Return the indices of the layers that are shown."""
     layers = np.array(curve.layers)
     if len(layers) <= most:
         return list(range(len(layers)))

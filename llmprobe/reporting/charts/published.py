@@ -1,4 +1,4 @@
-"""Curves under those that a study published of the same datasets."""
+"""Curves together with those that a study published on the same datasets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LINES = ("-", "--", ":", "-.")
 
 @styled
 def under_published(results: Results, study: PublishedStudy, look: Look = RUN) -> Figure | None:
-    """Draw accuracy over relative depth, in grey what ``study`` published of the same datasets.
+    """Draw accuracy over relative depth; in grey what ``study`` published on the same datasets.
 
     A panel for each dataset that both have, a colour for each model, its intervals as a band. None
-    where they have no dataset in common.
+    if they have no dataset in common.
     """
     datasets = {
         name: group

@@ -24,9 +24,9 @@ from llmprobe.results.figures import RUN, Look, figure
 from llmprobe.results.results import Results
 
 _MOST_BELOW = 4
-"""Strips below each other, of which more stand in two columns."""
+"""Up to this many strips stand below each other; more stand in two columns."""
 _TWO_BESIDE = 5.5
-"""Inches, in which two columns of strips have room."""
+"""From this width in inches on, two columns of strips have room."""
 
 
 class _Bar(NamedTuple):
@@ -34,11 +34,11 @@ class _Bar(NamedTuple):
 
     name: str
     column: str
-    """Of the results."""
+    """Its column of the results."""
     nothing: float
-    """Where colours are light."""
+    """The value with the lightest colour."""
     most: float
-    """Where they are darkest."""
+    """The value with the darkest colour."""
 
 
 _BARS = (
@@ -51,20 +51,20 @@ _BARS = (
 
 @figure(
     "said_used",
-    caption="Readable: AUROC of the probe. Said: AUROC of the answers by the model's own head, at "
-    "the last layer what the model says; below it the logit lens, in whose basis earlier layers "
+    caption="Readable: AUROC of the probe. Said: AUROC of the answers by the model's own head: at "
+    "the last layer what the model says, below it the logit lens, in whose basis earlier layers "
     "need not write. Used: how much of the gap between the answers changes with the state. More, "
-    "not linear: what a curved probe adds. Blue is more than nothing, orange the opposite; numbers "
-    "stand at the best layer, for said at the last, for used where it is most.",
+    "not linear: what a curved probe adds. Blue is more than nothing, orange the opposite. Numbers "
+    "are those of the best layer; for said those of the last layer, for used the largest.",
     alt="For each model and dataset a strip of bars over layers: readable, said, used, linear. "
     "results.csv holds the same numbers.",
     takes="ax cmap",
 )
 @styled
 def said_used(results: Results, look: Look = RUN) -> Figure | None:
-    """Draw a strip for each curve of which more was asked than what is readable; else None.
+    """Draw a strip for each curve that was asked more than what is readable; None without any.
 
-    Many strips, and those of several models, stand in two columns, where there is room.
+    Many strips, and those of several models, stand in two columns if there is room.
     """
     asked = [curve for curve in results.curves if len(_bars(curve)) > 1]
     if not asked:
@@ -127,7 +127,7 @@ def _draw(ax: Axes, curve: Curve, inches: float, colours: Colormap) -> None:
 
 
 def _marked(curve: Curve, bar: _Bar, values: np.ndarray) -> int:
-    """Return the place of the layer whose number is written."""
+    """Return the index of the layer whose number is written."""
     if bar.column == "said_auroc":
         return len(values) - 1
     if bar.column == "used_share":

@@ -27,9 +27,9 @@ from llmprobe.results.figures import Look
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# From Okabe & Ito and Paul Tol: apart for colour-blind eyes too, and dark enough on white.
+# From Okabe & Ito and Paul Tol: distinct for colour-blind eyes too, and dark enough on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255")
-# Apart from each other on light and on dark, and not those of the first models.
+# Distinct on light and on dark, and different from the colours of the first models.
 CLASS_COLOURS = (
     "#8257cc",
     "#e69f00",
@@ -62,7 +62,7 @@ _STYLE: dict[str, Any] = {
     "legend.columnspacing": 1.5,
     "figure.constrained_layout.use": True,
 }
-"""Sizes follow ``font.size``, so that one setting of a user's changes them all."""
+"""Sizes follow ``font.size``, so that a user can change them all with one setting."""
 _OWN: list[Any] = ["default", _STYLE]  # files of a run do not depend on the user's matplotlibrc
 _AS_TEXT: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
 """Letters stay letters, which can be searched and edited."""
@@ -72,17 +72,17 @@ _NO_DATE: Mapping[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-"""Metadata by format, without which equal figures give equal bytes."""
+"""The metadata that is left out of each format, so that equal figures give equal bytes."""
 _MOST_PIXELS = 2**16 - 1
-"""That matplotlib draws in one direction."""
+"""The most pixels that matplotlib draws in one direction."""
 
 _users_own: ContextVar[bool] = ContextVar("users_own", default=False)
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Decorate what draws or writes a figure: in the style of llmprobe, or within ``users_style``.
+    """Make a function draw or write figures in llmprobe's style, or the user's in ``users_style``.
 
-    The former is the same on every machine.
+    llmprobe's style is the same on every machine.
     """
 
     @wraps(draw)
@@ -95,9 +95,9 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def users_style(style: Any = None) -> Iterator[None]:
-    """Let figures be drawn as the user has set matplotlib, and as llmprobe does where they did not.
+    """Draw figures with the user's settings of matplotlib, and with llmprobe's for all others.
 
-    What differs from matplotlib's own defaults counts as set by the user.
+    A setting that differs from matplotlib's own default counts as the user's.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class Chart(Figure):
         self._grows = grows
 
     def grow(self, inches: float) -> None:
-        """Make room for what is written around the panels, where the height is not the user's."""
+        """Make room for what is written around the panels, unless the user gave the height."""
         if self._grows:
             self.set_figheight(self.get_figheight() + inches)
 
@@ -150,12 +150,12 @@ class Chart(Figure):
 
 
 def sheet(look: Look, width: float, height: float) -> Figure:
-    """Return what is drawn on: the figure of the user's axes, or a new one.
+    """Return the figure to draw on: that of the user's axes, or a new one.
 
     Parameters
     ----------
     width, height
-        In inches, where the user did not say them.
+        In inches, unless the user gave others.
     """
     if look.ax is not None:
         return look.ax.figure.figure  # of a subfigure, the whole one
@@ -171,20 +171,20 @@ def panels_on(
     Raises
     ------
     UserError
-        Several panels do not go into the user's axes.
+        Several panels do not fit into the user's axes.
     """
     if look.ax is None:
         return list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
     if rows * columns > 1:
         raise UserError(
-            f"ax: there are {rows * columns} panels, and one goes into an axes; choose with "
+            f"ax: there are {rows * columns} panels, but an axes holds one; choose with "
             "models= and datasets=, or give width= in place of ax="
         )
     return [look.ax]
 
 
 def entitle(look: Look, figure: Figure, panels: Sequence[Axes]) -> None:
-    """Write the user's title: of a single panel in place of its own, of several above them."""
+    """Write the user's title: in place of a single panel's own, or above several panels."""
     if look.title is None:
         return
     title = wrapped(look.title, figure.get_figwidth() - 0.3, weight="bold")
@@ -200,12 +200,12 @@ def entitle(look: Look, figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def colour_map(cmap: str | Colormap) -> Colormap:
-    """Return a colour map of matplotlib by its name, and one that is none as it is.
+    """Return matplotlib's colour map of a name; a colour map is returned as it is.
 
     Raises
     ------
     UserError
-        There is none of that name.
+        There is no colour map of that name.
     """
     if isinstance(cmap, Colormap):
         return cmap
@@ -222,7 +222,7 @@ def em() -> float:
 
 
 def text_width(text: str, size: float | str = "medium", weight: str = "normal") -> float:
-    """Return how wide a text is, in inches, of several lines the widest."""
+    """Return how wide a text is, in inches: that is, its widest line."""
     font = FontProperties(size=size, weight=weight)
     with _any_character():
         return max(
@@ -232,7 +232,7 @@ def text_width(text: str, size: float | str = "medium", weight: str = "normal") 
 
 
 def wrapped(text: str, inches: float, size: float | str = "medium", weight: str = "normal") -> str:
-    """Return a text in lines that are at most ``inches`` wide, as far as its words are."""
+    """Wrap a text into lines of at most ``inches``; a word that is wider has its own line."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
@@ -244,7 +244,7 @@ def wrapped(text: str, inches: float, size: float | str = "medium", weight: str 
 
 
 def model_style(index: int) -> dict[str, Any]:
-    """Return the line of model number ``index``; beyond eight, colours return, other markers."""
+    """Return the line style of model number ``index``; after eight, colours repeat, dash-dotted."""
     turn, index = divmod(index, len(COLOURS))
     return {
         "color": COLOURS[index],
@@ -256,7 +256,7 @@ def model_style(index: int) -> dict[str, Any]:
 
 
 def class_style(index: int) -> dict[str, Any]:
-    """Return the point of class number ``index``, in the colour that the page has for it."""
+    """Return the point style of class number ``index``, in the colour that it has on the page."""
     return model_style(index) | {"color": CLASS_COLOURS[index % len(CLASS_COLOURS)]}
 
 
@@ -266,7 +266,7 @@ def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def paler(colour: str) -> tuple[float, float, float]:
-    """Return a colour mixed with white, which hides what is beneath it as the colour does."""
+    """Return a colour mixed with white, which is opaque, unlike one with an alpha."""
     red, green, blue = (0.35 * part + 0.65 for part in to_rgb(colour))
     return red, green, blue
 
@@ -280,7 +280,7 @@ def label(
 ) -> str:
     """Return a name that matplotlib shows as it is, without ``$mathematics$``.
 
-    It is cut in the middle to ``width`` characters, and to what goes into ``inches``.
+    It is cut in the middle to ``width`` characters, and to what fits into ``inches``.
     """
     text = elide(name, width)
     while len(text) > 3 and text_width(text, size, weight) > inches:
@@ -290,7 +290,7 @@ def label(
 
 @styled
 def png(figure: Figure, dpi: float = 200) -> bytes:
-    """Return a figure as the bytes of a PNG file; coarser where it would be too large to draw."""
+    """Return a figure as the bytes of a PNG file; coarser if it would be too large to draw."""
     return _saved(figure, "png", _drawable(figure, dpi))
 
 
@@ -320,7 +320,7 @@ def _any_character() -> Iterator[None]:
 
 
 def write_one(figure: Figure, path: Path) -> None:
-    """Write a figure as the suffix of ``path`` says, at the user's ``savefig.dpi``.
+    """Write a figure in the format of the suffix of ``path``, at the user's ``savefig.dpi``.
 
     Raises
     ------

@@ -37,24 +37,24 @@ from llmprobe.results.transfer import (
 )
 
 _MOST_NUMBERS = 16
-"""Sets beside each other whose cells have room for a number, where the width is not the user's."""
+"""Up to this many sets, cells have room for a number, unless the user gave the width."""
 _LONGEST_NAME = 18
 _ALL_OTHERS = "all others"
-"""What probes are fitted on that leave out the set which they are scored on."""
+"""The train set of probes that leave out the set that they are scored on."""
 
 
 @figure(
     "transfer",
     caption="Does it hold elsewhere? AUROC of probes fitted on the set of a row, at its best "
-    "layer, on the set of a column, of which no unit was seen: blue reads the same, orange the "
-    "opposite (!); – nothing, ? unclear. The diagonal is out-of-fold.",
+    "layer, and scored on the set of a column, of which they saw no unit. Blue reads the same, "
+    "orange the opposite (!); – nothing, ? unclear. The diagonal is out-of-fold.",
     alt="Heatmap: a row for each set that probes were fitted on, a column for each set that they "
     "were scored on, with the AUROC. transfer.csv holds the same numbers.",
     drawn_by_script=True,
     takes="ax cmap layer",
 )
 def transfer_figure(results: Results, look: Look = RUN) -> Figure | None:
-    """Draw the train × test heatmap of a run; None where nothing was transferred."""
+    """Draw the train × test heatmap of a run; None if nothing was transferred."""
     matrix = results.transfer_matrix
     return None if matrix is None else transfer_heatmap(matrix, look.layer, look)
 
@@ -68,7 +68,7 @@ def transfer_figure(results: Results, look: Look = RUN) -> Figure | None:
     takes="ax",
 )
 def transfer_by_layer(results: Results, look: Look = RUN) -> Figure | None:
-    """Draw the curves of a run at home and elsewhere; None where nothing was transferred."""
+    """Draw the curves of a run at home and elsewhere; None if nothing was transferred."""
     matrix = results.transfer_matrix
     return None if matrix is None else transfer_curves(matrix, look)
 
@@ -82,7 +82,7 @@ def transfer_by_layer(results: Results, look: Look = RUN) -> Figure | None:
     takes="ax cmap",
 )
 def across_layers_figure(results: Results, look: Look = RUN) -> Figure | None:
-    """Draw layer × layer of the first set of each model; None where layers were not crossed."""
+    """Draw layer × layer of the first set of each model; None if layers were not crossed."""
     matrix = results.transfer_matrix
     if matrix is None or not _crossed(matrix.layers).any():
         return None
@@ -93,9 +93,8 @@ def across_layers_figure(results: Results, look: Look = RUN) -> Figure | None:
 def transfer_heatmap(matrix: TransferMatrix, layer: int | None = None, look: Look = RUN) -> Figure:
     """Draw train × test: a panel for each model and position.
 
-    Colour and number are the AUROC, of numbers the rank correlation r as (1 + r) / 2. Numbers are
-    written where cells have room. Where columns have no room for names, they have the numbers of
-    the rows.
+    Colour and number are the AUROC, or the rank correlation r of numbers as (1 + r) / 2. Numbers
+    are written if cells have room. Columns without room for names have the numbers of the rows.
 
     Parameters
     ----------
@@ -142,12 +141,12 @@ def transfer_heatmap(matrix: TransferMatrix, layer: int | None = None, look: Loo
 
 
 class _Cell(NamedTuple):
-    """The cells of a matrix, in inches, and how their rows and columns are called."""
+    """The cells of a matrix, in inches, and the names of rows and columns."""
 
     width: float
     height: float
     names: float
-    """Beside rows."""
+    """The width of the names beside rows."""
 
     @property
     def rotation(self) -> int:
@@ -162,7 +161,7 @@ class _Cell(NamedTuple):
         return self.width < 1.3 * em()
 
     def name(self, ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-        """Write what rows and columns are called."""
+        """Write the names of rows and columns."""
         below = [label(name, _LONGEST_NAME, self.names) for name in columns]
         if self.is_numbered:
             numbers = {name: place + 1 for place, name in enumerate(columns)}
@@ -199,7 +198,7 @@ def transfer_curves(matrix: TransferMatrix, look: Look = RUN) -> Figure:
             (elsewhere.mean(), "mean elsewhere", COLOURS[2], "-"),
             (elsewhere.min(), "worst elsewhere", COLOURS[1], "--"),
         ]
-        if cells[is_elsewhere(cells)]["test"].nunique() == 1:  # Then the two are one.
+        if cells[is_elsewhere(cells)]["test"].nunique() == 1:  # Then mean and worst are the same.
             del drawn[1]
         if place in rest:
             others = rest[place].set_index("test_layer")["score"]

@@ -1,4 +1,4 @@
-"""Curves side by side, as the page shows them: by how much they differ, and runs in what."""
+"""Compared curves, as the page shows them: how much they differ, and how their runs do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Compared(NamedTuple):
 
 
 def pairs(differences: pd.DataFrame, most: int = MOST_SENTENCES) -> list[dict[Any, Any]]:
-    """Return the first rows of differences, in which datasets are called by their titles."""
+    """Return the first rows of differences, with the titles of datasets for their names."""
     if differences.empty:
         return []
     both = [
@@ -64,14 +64,14 @@ def pairs(differences: pd.DataFrame, most: int = MOST_SENTENCES) -> list[dict[An
 
 
 def sides(row: Mapping[Any, Any]) -> tuple[str, str, str]:
-    """Return the model or dataset that two curves share, and what each is called beside it."""
+    """Return the model or dataset that two curves share, and the name of each that differs."""
     if row["model_a"] != row["model_b"]:
         return row["dataset_a"], row["model_a"], row["model_b"]
     return row["model_a"], row["dataset_a"], row["dataset_b"]
 
 
 def with_interval(row: Mapping[Any, Any], name: str) -> str:
-    """Return ``+0.19 [+0.16, +0.22]`` of a column; a dash where there is no value."""
+    """Return ``+0.19 [+0.16, +0.22]`` of a column; a dash if there is no value."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     return interval_text(value, low, high, "+.2f")
 
@@ -94,7 +94,7 @@ def _sentence(row: Mapping[Any, Any]) -> str:
     if low > 0 or high < 0:
         by = abs(row[f"{_DEPTH}_difference"])
         sentence += (
-            f"; {b} stays above half of its rise from {by:.2f} of depth "
+            f"; {b} stays above half of its rise from a depth {by:.2f} "
             f"{'later' if low > 0 else 'earlier'} on"
         )
     return sentence

@@ -12,16 +12,16 @@ import numpy as np
 from llmprobe.results.predictions import LayerScores
 
 POINT_BYTES = 3_300_000
-"""What the points of all curves take on the page, before base64."""
+"""The most bytes that the points of all curves take on the page, before base64."""
 MOST_DRAWN = 2000
 HARDEST = 25
-"""Of each kind of hard example, so many are listed though they are not drawn."""
+"""Of each kind of hard example, this many are listed even if they are not drawn."""
 MOST_CLASSES = 256
-"""A byte can tell so many apart."""
+"""A byte can tell this many apart."""
 REACH = 4.0
-"""Standard deviations to which points are drawn; those beyond are at the edge."""
+"""How many standard deviations out points are drawn; those beyond are at the edge."""
 _MINIMUM = 50
-"""Of fewer points one sees little."""
+"""Fewer points show little."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class ExampleSample:
     """The examples of one dataset that the page knows."""
 
     rows: np.ndarray
-    """Their places among the scored ones, those that are drawn first. [m]"""
+    """Their indices among the scored examples; those that are drawn come first. [m]"""
     n_drawn: int
-    """How many of them are drawn; the others are listed alone."""
+    """How many of them are drawn; the others are only listed."""
     scores: LayerScores
     """The first model's scores of all examples of the dataset."""
 
@@ -88,7 +88,7 @@ def sample_examples(scores: Mapping[tuple[str, str], LayerScores]) -> dict[str, 
                 kind for of_curve in group if len(of_curve.examples) == n
                 for kind in _hardest(of_curve)
             ]  # fmt: skip
-            # Where room is short, the first of every kind rather than all of one.
+            # If room is short, take the first of every kind rather than all of one.
             hard = list(dict.fromkeys(np.transpose(kinds).ravel().tolist()))[: room // 4]
             shuffled = np.random.default_rng(0).permutation(n)
             drawn = np.sort(shuffled[: min(MOST_DRAWN, room - len(hard))])
@@ -100,19 +100,19 @@ def sample_examples(scores: Mapping[tuple[str, str], LayerScores]) -> dict[str, 
 def _hardest(scores: LayerScores) -> list[np.ndarray]:
     """Return the rows of each kind of hard example, the hardest first.
 
-    Those with the least probability of the truth on average, and at any layer, and those that
-    settle latest.
+    The kinds: the least probability of the truth on average, the least at any layer, and the latest
+    to settle.
     """
     right = scores.for_the_truth
     changes = np.diff(scores.is_right if scores.classes else right > 0.5, axis=0)
-    # The last layer that differs from the one before it, 0 where none does.
+    # The last layer that differs from the one before it, 0 if none does.
     last = (changes * np.arange(1, len(changes) + 1)[:, None]).max(axis=0, initial=0)
     kinds = right.mean(axis=0), right.min(axis=0), -last
     return [np.argsort(kind, kind="stable")[:HARDEST] for kind in kinds]
 
 
 def bytes_each(scores: LayerScores) -> int:
-    """Return what one example takes of `points`, before base64."""
+    """Return how many bytes one example takes in ``points``, before base64."""
     arrays = 1 + (len(scores.classes) != 2) + 2 * (scores.plane is not None)
     return len(scores.score) * arrays
 
@@ -121,7 +121,7 @@ def points(scores: LayerScores, rows: np.ndarray) -> dict[str, Any]:
     """Return what the page draws of some examples: bytes [layers, m] in base64, and their units."""
     right = _as_written(scores.for_the_truth[:, rows])
     if len(scores.classes) == 2:
-        # The script tells by the middle which class is predicted, and no byte is at the middle.
+        # The script compares with the middle to tell the predicted class, so no byte may cross it.
         is_right = scores.is_right[:, rows]
         right = np.where(is_right, np.maximum(right, 128 / 255), np.minimum(right, 127 / 255))
     drawn: dict[str, Any] = {"right": in_bytes(right)}
@@ -140,7 +140,7 @@ def points(scores: LayerScores, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _as_written(shares: np.ndarray) -> np.ndarray:
-    """Return numbers from 0 to 1 as levels of a byte that have the same two digits."""
+    """Round numbers from 0 to 1 to levels of a byte that print with the same two digits."""
     levels = np.rint(shares * 255)
     digits, of_levels = np.rint(shares * 100), np.rint(levels / 255 * 100)
     written: np.ndarray = (levels + np.sign(digits - of_levels)) / 255

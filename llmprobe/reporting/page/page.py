@@ -71,7 +71,7 @@ _DARK_MAP = LinearSegmentedColormap.from_list(
         "#d3ecff",
     ],
 )
-"""As CHANCE_MAP, but dark at chance, as the dark page is."""
+"""Like CHANCE_MAP, but dark at chance, for the dark page."""
 
 
 class Card(NamedTuple):
@@ -80,7 +80,7 @@ class Card(NamedTuple):
     name: str
     """Model and dataset."""
     about: str
-    """What the dataset asks; empty for all models on it but the first."""
+    """What the dataset asks; only for the first model on it, else empty."""
     where: str
     """At which depths it stays above half of its rise; may be empty."""
     evidence: Evidence
@@ -171,7 +171,7 @@ def write_report(
         command=about.command,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Half of a surrogate pair, in a name, is no text that a file can hold.
+    # A name may have half of a surrogate pair, which a file cannot hold.
     write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
     return path
 
@@ -203,17 +203,17 @@ def vega() -> str:
 
 
 def _closed(script: str) -> str:
-    """Return a script in which nothing ends the element that holds it."""
+    """Return a script in which nothing can end the element that holds it."""
     return re.sub(r"<(/script|!--)", r"\\x3c\1", script.replace("\r\n", "\n"), flags=re.IGNORECASE)
 
 
 def _hash(script: str) -> str:
-    """Return what allows this script and no other to run."""
+    """Return the entry of the content security policy that allows this script alone."""
     return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
 
 
 def _colours() -> dict[str, Any]:
-    """Return those of classes and models, and of scores from the worst over chance to the best."""
+    """Return the colours of models and classes, and of scores from worst over chance to best."""
     steps = [i / 64 for i in range(65)]
     maps = {"light": CHANCE_MAP, "dark": _DARK_MAP}
     return {

@@ -1,4 +1,4 @@
-"""What the script of the page draws: a run's tables as small as they can be, in one mapping."""
+"""What the script of the page draws: a run's tables in one mapping, as small as they can be."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_CELLS = 6000
 MOST_CONFUSED = 12
 """Classes up to which a confusion matrix is shown."""
 MOST_CHARACTERS = 400
-"""Of a text on the page."""
+"""The most characters of a text on the page."""
 MARKS = {
     "stays_above_half_depth": ("above half from here", "▷", "triangle-right"),
     "falls_below_half_depth": ("below half from here", "◁", "triangle-left"),
@@ -34,23 +34,23 @@ MARKS = {
     "peak_layer": ("best layer", "○", "circle"),
     "highest_layer": ("highest score", "△", "triangle-up"),
 }
-"""Column of the summary, or the layer with the highest score where that is not the best one ->
-what the curves call it, its sign in text, its shape for Vega."""
+"""Column of the summary (``highest_layer``: the layer with the highest score, if that is not the
+best one) -> its name beside the curves, its sign in text, its shape for Vega."""
 ASKED = {
     "said_auroc": "said (AUROC of the model’s own head)",
     "used_share": "used (share of the gap that moves)",
     "linearity_gap": "more that is not linear",
 }
-"""Columns of the results that say of a layer what else was asked -> their names."""
+"""Columns of the results with what else was asked of a layer -> their names."""
 
 
 def payload(run: Results) -> dict[str, Any]:
     """Return the metrics, marks, models, datasets with their examples, and curves of a run.
 
-    A dataset that was read at several positions stands there once for each, with it in its name.
+    A dataset that was read at several positions appears once for each, named with the position.
 
     Arrays of small numbers are bytes in base64; ``NaN`` is null. Of many examples a random part is
-    drawn, and listed besides are those that are hardest for some model.
+    drawn; those that are hardest for some model are listed too.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def _transfer(run: Results) -> list[dict[str, Any]]:
 def _scores(
     curves: Sequence[Curve], predictions: pd.DataFrame
 ) -> dict[tuple[str, str], LayerScores]:
-    """Return what layers say of each example, by model and title, as far as that is known."""
+    """Return what layers say of each example, by model and title, for curves with predictions."""
     if predictions.empty:
         return {}
     tables = dict(list(predictions.groupby(list(CURVE), sort=False)))
@@ -159,7 +159,7 @@ _OF_A_METRIC = "name label form heatmap chance_name perfect".split()
 
 
 def descriptions(datasets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what each dataset asks, by name; empty where that is not known."""
+    """Return what each dataset asks, by name; empty if that is not known."""
     return {str(facts.get("name")): str(facts.get("description") or "") for facts in datasets}
 
 
@@ -199,7 +199,7 @@ def _curve(curve: Curve, evidence: Evidence, detailed: bool) -> dict[str, Any]:
 
 
 def _marked(curve: Curve, name: str) -> float:
-    """Return the layer or depth that has a mark, NaN where it is not shown."""
+    """Return the layer or depth that has a mark; NaN if it is not shown."""
     highest = curve.highest_elsewhere if curve.above_chance else None
     if name != "highest_layer":
         return curve.shown(name)
@@ -274,7 +274,7 @@ def _dataset(
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    """Return what a cell of ``fields`` holds; nothing where it is damaged."""
+    """Return what a cell of ``fields`` holds; nothing if it is damaged."""
     try:
         mapping = json.loads(value)
     except (TypeError, ValueError):
@@ -283,9 +283,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _clipped(value: Any) -> str:
-    """Return a text without its middle, where it is long."""
+    """Return a text, without its middle if it is long."""
     text = "" if value is None or value is pd.NA or value != value else str(value)
-    # Half of a surrogate pair is no text that a file can hold.
+    # It may have half of a surrogate pair, which a file cannot hold.
     text = text.encode("utf-8", "replace").decode("utf-8")
     if len(text) <= MOST_CHARACTERS:
         return text
@@ -294,9 +294,9 @@ def _clipped(value: Any) -> str:
 
 
 def _number(value: float) -> float | int | None:
-    """Round a number to five digits, or to more where it would look another one then.
+    """Round a number to five digits, unless it would then be shown as another number.
 
-    What is not finite is null.
+    A number that is not finite is null.
     """
     if not np.isfinite(value):
         return None

@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 def captioned(figures: Mapping[str, Figure]) -> dict[str, tuple[Figure, str, str]]:
     """Return the figures that have a caption, with it and their text alternative.
 
-    First stand those without which a page that runs no scripts would show nothing.
+    Those that only a page without scripts shows come first.
     """
     kinds = {name: figure_kind(name) for name in sorted(figures, key=drawn_by_script, reverse=True)}
     return {
@@ -39,7 +39,7 @@ def captioned(figures: Mapping[str, Figure]) -> dict[str, tuple[Figure, str, str
 
 
 def drawn_by_script(name: str) -> bool:
-    """Whether the page's script draws a figure too, so it is for a page without scripts alone."""
+    """Whether the page's script draws a figure, so that only a page without scripts needs it."""
     kind = figure_kind(name)
     return kind is not None and kind.drawn_by_script
 
@@ -49,7 +49,7 @@ def as_pictures(
 ) -> tuple[dict[str, Picture], list[str], int]:
     """Return the figures as images, each in the smaller of two formats.
 
-    -> those that go into ``most_bytes``, the names of the others, and the bytes that are used
+    -> those that fit into ``most_bytes``, the names of the others, and the bytes that are used
     """
     pictures, left_out, size = dict[str, Picture](), list[str](), 0
     for name, (figure, caption, alt) in figures.items():

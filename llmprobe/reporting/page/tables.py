@@ -28,7 +28,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
     def without_empty(self, kept: Sequence[str] = ()) -> Table:
-        """Leave out the columns that say nothing in any row, but those that are ``kept``."""
+        """Leave out the columns that are empty in all rows, except those that are ``kept``."""
         places = [
             i
             for i, header in enumerate(self.headers)
@@ -39,7 +39,7 @@ class Table(NamedTuple):
 
 
 def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
-    """Return a row for each curve; whether its examples are a test set stands in the header."""
+    """Return a row for each curve; the header says whether its examples are a test set."""
     labels = {curve.metric.label for curve in curves}
     score = f"{labels.pop() if len(labels) == 1 else 'score'} there"
     headers = (
@@ -82,7 +82,7 @@ def summary_table(curves: Sequence[Curve], held_out: bool) -> Table:
 def monitor_table(curves: Sequence[Curve]) -> Table:
     """Return the operating points of each curve of two classes whose thresholds are known.
 
-    Where there are too few negatives, how many it takes.
+    If there are too few negatives, a cell says how many are needed.
     """
     headers = (
         *("model", "dataset", "TPR at 1 % FPR", "threshold for 1 %", "TPR at 0.1 % FPR"),
@@ -109,7 +109,7 @@ def _operating_point(
 ) -> tuple[str, str]:
     """Return the out-of-fold TPR of the best layer with its interval, and the saved threshold.
 
-    Or of a probe of several layers, which is that row of the results.
+    With ``several``, a row of the results, they are those of that probe of several layers.
     """
     share, low, high = (
         several[column] if several else curve.at_best(column)
@@ -136,7 +136,7 @@ def _guarantee(curve: Curve) -> str:
 
 
 def cost_table(summary: pd.DataFrame) -> Table:
-    """Return what each model × dataset × position took, as far as it was counted."""
+    """Return what each model × dataset × position cost, as far as it was counted."""
     columns = ("tokens", "unique_tokens", "seconds_extract", "seconds_probe")
     headers = ("model", "dataset", "tokens", "unique tokens", "seconds reading", "seconds probing")
     rows = [
@@ -150,7 +150,7 @@ def cost_table(summary: pd.DataFrame) -> Table:
 
 
 def layer_tables(results: pd.DataFrame) -> tuple[list[Table], list[str]]:
-    """Return a table for each curve × probe, and the captions of those beyond the most.
+    """Return a table for each curve × probe, and the captions of those that the page leaves out.
 
     Columns are the metrics that any layer has, with the interval of the main one.
     """
@@ -189,10 +189,10 @@ def layer_text(curve: Curve) -> str:
 
 
 def metric_text(metric: Metric, value: Any) -> str:
-    """Return a value as its metric is written."""
+    """Return a value in the format of its metric."""
     return p_text(value) if metric.form == "p" else number_text(value, metric.form)
 
 
 def whole_text(value: float | None) -> str:
-    """Return a number without decimals, a dash where there is none."""
+    """Return a number without decimals; a dash if there is none."""
     return number_text(value, ",.0f")

@@ -11,7 +11,7 @@ _LONGEST_TEXT = 90
 
 
 def examples_of_use(run: Results) -> list[Table]:
-    """Return what the model says of a few texts of each curve; none where no state was changed."""
+    """Return what the model says of a few texts of each curve; none if no state was changed."""
     examples = run.intervention_examples
     if examples.empty:
         return []

@@ -16,7 +16,7 @@ _LONGEST_TEXT = 2000
 def trace_page(trace: Trace) -> str:
     """Return the page: a table with a row for each layer, the last on top, a column for each token.
 
-    Of a text of more than 1,000 tokens it has the last ones. All words in it are escaped.
+    Of a longer text it has the last 1,000 tokens. All words in it are escaped.
     """
     return template("trace.html.jinja").render(
         view=TraceView(trace, _MOST_TOKENS),

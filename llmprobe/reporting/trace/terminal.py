@@ -1,4 +1,4 @@
-"""A trace in the terminal: a cell for each token and layer, in colour where there is colour."""
+"""A trace in the terminal: a cell for each token and layer, in colour if there are colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmprobe.results.trace import Trace
 
 _WIDEST_TOKEN = 10
 _MOST_BLOCKS = 3
-"""Of tokens, one below the other."""
+"""The most blocks of tokens, one below the other."""
 
 
 def trace_lines(
@@ -21,14 +21,14 @@ def trace_lines(
 ) -> Iterator[Text]:
     """Yield the lines of a heatmap: the last layer on top, the best marked, scores in the cells.
 
-    Tokens that do not fit beside each other go on below; what there is no room for is said.
+    Tokens that do not fit side by side continue below; the last line says what had no room.
 
     Parameters
     ----------
     width
-        Most columns of a line.
+        The most columns of a line.
     most_layers
-        Most rows of a block.
+        The most rows of a block.
     file
         Where the whole trace is.
     unicode
@@ -83,7 +83,7 @@ def _fitted(text: str, width: int, ellipsis: str) -> str:
 
 
 def _blocks(widths: list[int], room: int) -> list[range]:
-    """Return the tokens that stand beside each other, each with a column before it."""
+    """Return the tokens of each block, which fit side by side with a column before each."""
     starts, used = [0], 0
     for i, width in enumerate(widths):
         if used + width + 1 > room and i > starts[-1]:

@@ -1,4 +1,4 @@
-"""What every picture of a trace shows: its words, its colours, and what there is room for."""
+"""What every picture of a trace shows: its words, its colours, and the part that has room."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmprobe.results.trace import Trace
 SHADES = 41
 """The number of colours of cells, from the first to the last of ``CHANCE_MAP``."""
 PALE = 0.3
-"""How much of its colour a cell has where the probe was not fitted."""
+"""How much of its colour a cell keeps at tokens where the probe was not fitted."""
 _POSITIONS = {
     "last": "the last token",
     "first": "the first token",
@@ -26,13 +26,13 @@ _POSITIONS = {
     "span": "the end",
     "turn": "the turn",
 }
-"""By what stands before the colon of a position."""
+"""By the part of a position before its colon."""
 _POOLED = {
     "max": "is the largest",
     "softmax": "is the mean, weighted by their soft-max",
     "attention": "is the mean, weighted by a learned query",
 }
-"""What the score of a text is of those of its tokens, by the kind of pooling."""
+"""How a text's score follows from those of its tokens, by the kind of pooling."""
 
 
 class Cell(NamedTuple):
@@ -56,8 +56,8 @@ class Row(NamedTuple):
 class TraceView:
     """The part of a trace that a picture has room for.
 
-    Of tokens it has the last ones, where a probe is at home unless it was fitted at the first
-    token; of layers some that are evenly spaced, the first, the last and the best among them.
+    It has the last tokens, since most probes are fitted there, and evenly spaced layers, with the
+    first, the last and the best among them.
     """
 
     trace: Trace
@@ -77,7 +77,8 @@ class TraceView:
         kind, _, of = self.trace.position.partition(":")
         pooling = Pooling.of(self.trace.position)
         if pooling and not pooling.is_of_states:
-            return f"The probe scores each token (those in bold); a text's {_POOLED[pooling.kind]}."
+            how = _POOLED[pooling.kind]
+            return f"The probe scores each token (those in bold); a text's score {how}."
         if pooling:
             kind, of = "mean", ""
         place = _POSITIONS.get(kind, elide(self.trace.position, 40))
@@ -89,7 +90,7 @@ class TraceView:
             place = f"the mean of the last {pooling.number:g} tokens"
         if any(self.read):
             place += " (in bold)"
-        return f"The probe was fitted at {place}; pale is where it is not tested."
+        return f"The probe was fitted at {place}; elsewhere (pale) it is not tested."
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -120,11 +121,11 @@ class TraceView:
 
     @cached_property
     def score_range(self) -> tuple[float, float]:
-        """Return the scores with the first colour and with the last one: 0 and 1 of probabilities.
+        """Return the scores with the first and the last colour: 0 and 1 for probabilities.
 
-        For numbers the range of those that are no outliers (Tukey 1977, section 2D: beyond the
-        quartiles by 1.5 times their distance). Many models give their first token a state of
-        enormous norm, so it counts only where the probe is at home there.
+        For numbers it is the range without outliers (Tukey 1977, section 2D: beyond the quartiles
+        by 1.5 times their distance). Many models give their first token a state of enormous norm,
+        so that token counts only if the probe was fitted there.
         """
         trace = self.trace
         if trace.label is not None:

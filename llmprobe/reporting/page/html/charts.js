@@ -16,7 +16,7 @@ function config() {
   };
 }
 
-/** Draw a Vega or Vega-Lite specification in an element, in the place of what was there. */
+/** Draw a Vega or Vega-Lite specification in an element, and replace what was there. */
 async function chart(id, spec, description, tooltip = showTip) {
   const holder = place(id);
   const turn = (holder.turn = (holder.turn ?? 0) + 1);
@@ -25,7 +25,7 @@ async function chart(id, spec, description, tooltip = showTip) {
     actions: false, ast: true, renderer: "canvas", config: config(), tooltip,
   });
   if (turn !== holder.turn) {
-    view.finalize(); // Another one was asked for meanwhile.
+    view.finalize(); // A newer drawing was asked for meanwhile.
     return null;
   }
   views.get(id)?.finalize();

@@ -53,7 +53,7 @@ function pointRow(curve, at, i, x, y) {
   };
 }
 
-/** The probability of the right answer; of more than two classes, an upper bound where it is wrong. */
+/** The probability of the right answer; with more than two classes, an upper bound if the answer is wrong. */
 function rightOf(curve, answer) {
   const bound = !answer.correct && data.datasets[curve.dataset].classes.length > 2;
   return (bound ? "≤ " : "") + number(answer.right);

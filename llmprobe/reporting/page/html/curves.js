@@ -43,7 +43,7 @@ async function drawCurves() {
   const width = Math.max(240, Math.min(720, place("curve-part").clientWidth - 70));
   const view = await chart("curve-chart", {
     width, height: Math.round(Math.max(200, width * 0.42)),
-    // Names are data and no part of an expression, which some of their characters would break.
+    // Names are passed as data: some of their characters would break an expression.
     params: named ? [{ name: "names", value: Object.fromEntries(named.layers.map((layer, at) => [layer, short(named.names[at], 18)])) }] : [],
     data: { values: rows }, encoding: { x: xAxis, color }, layer: [...layers, ...baselineRules(shown, metric)],
   }, `${label} over layers: ` + shown.map((curve) => `${data.models[curve.model].name}, best ${scoreText(curve, name, curve.best[name])} at layer ${curve.layers[curve.best[name]]}`).join("; "));
@@ -53,7 +53,7 @@ async function drawCurves() {
   drawCautions(shown, marks, metric, rows);
 }
 
-/** The control task, and the concept on its splits, which stand beside each other or not at all. */
+/** The control task, and the concept on its splits: both, or neither if one is not known. */
 function controlled(control, selectivity) {
   const known = control !== null && selectivity !== null;
   return { control: known ? control : null, beside: known ? control + selectivity : null };
@@ -64,7 +64,7 @@ function dashed(rows, field, strokeDash, yAxis) {
   return [{ mark: { type: "line", strokeDash, strokeWidth: 1.2, opacity: 0.8 }, encoding: { y: { field, ...yAxis } } }];
 }
 
-/** Where the depths stand on the curves of the score that they are of. */
+/** Where the marks stand, on those curves whose main score is shown. */
 function markRows(shown, metric, x) {
   return shown.filter((curve) => curve.metric === metric).flatMap((curve) => curve.marks.map((mark) => ({
     ...mark, model: data.models[curve.model].name, index: curve.model, [x]: x === "depth" ? mark.depth : mark.depth * curve.layers.at(-1),
@@ -89,7 +89,7 @@ function baselineRules(shown, { name, chance_name: chance }) {
   });
 }
 
-/** What speaks against the curves or is unclear, beside them, and what their lines and signs are. */
+/** What speaks against the curves or is unclear, beside them, and a legend of their lines and signs. */
 function drawCautions(shown, marks, { name }, rows) {
   const against = new Map();
   for (const curve of shown) for (const line of curve.doubts) against.set(line, [...(against.get(line) ?? []), curve.model]);
@@ -104,9 +104,9 @@ function drawCautions(shown, marks, { name }, rows) {
   const has = (key) => rows.some((row) => row[key] !== null);
   place("curve-note").textContent = "Bands are 95 % intervals."
     + (has("untrained") ? " Long dashes: the same architecture, untrained." : "")
-    + (has("control") ? " Dots: the same probe on random labels, one for each group, with the rows of a group on both sides of its splits: what it can memorise about groups. Dash-dots: the concept on the same splits; it is that less the dots which is the selectivity. The curve itself has no group on both sides." : "")
+    + (has("control") ? " Dots: the same probe on random labels, one for each group, with the rows of a group on both sides of its splits: what it can memorise about groups. Dash-dots: the concept on the same splits; dash-dots minus dots is the selectivity. The curve itself has no group on both sides." : "")
     + (shown.some((curve) => curve.scores[`control_${name}`] && !curve.scores.selectivity) ? " Selectivity is empty where groups hold opposite labels, which put the concept below chance on the splits of random labels." : "")
-    + (shown[0].metric === name ? " Best layer: that with the least held-out loss. Large dot: the open layer. Half: of the rise from chance to the best layer. Jump: the first rise by a tenth; converged: after the last change of 3 % (Jin et al. 2024), both only where the curve does not fall below half again." : "")
+    + (shown[0].metric === name ? " Best layer: the one with the least held-out loss. Large dot: the open layer. Half: of the rise from chance to the best layer. Jump: the first rise by a tenth; converged: after the last change of 3 % (Jin et al. 2024), both only where the curve does not fall below half again." : "")
     + " Click a point to open its layer.";
 }
 

@@ -20,7 +20,7 @@ function measures() {
   return { rows, shown, own, right };
 }
 
-/** The last layer that predicts something else than the one before it; -1 if none does. */
+/** The last layer whose prediction differs from that of the layer before; -1 if none does. */
 function lastFlip(curve, i) {
   for (let at = curve.layers.length - 1; at > 0; at -= 1) {
     if (answerOf(curve, at, i).predicted !== answerOf(curve, at - 1, i).predicted) return at;
@@ -60,7 +60,7 @@ function drawExamples() {
     ? `${examples.number.length.toLocaleString("en")} of ${n.toLocaleString("en")} examples are on this page: a random part and the hardest ones; predictions.parquet in the run’s folder has all. ` : "")
     + (data.datasets[state.dataset].classes.length
       ? "Lines: the probability of the right answer from the first layer to the last, by probes that did not see the example; " + (data.datasets[state.dataset].classes.length > 2
-        ? "where another class is predicted, at most this." : "above the middle it is answered rightly.")
+        ? "where another class is predicted, it is at most this." : "above the middle, the answer is right.")
       : "Lines: how close the prediction is, from the first layer to the last; at the bottom it is two standard deviations off.");
   fill("line-models", ...(measured.shown.length > 1 ? measured.shown.map((curve) => modelKey(curve.model)) : []));
   drawRows();

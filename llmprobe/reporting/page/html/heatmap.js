@@ -114,7 +114,7 @@ function moveInGrid(event) {
   let to = null;
   if (step) {
     const others = [...(rows[line + step[0]]?.children ?? [])];
-    // Of a model with fewer layers, the place at the same depth.
+    // In a model with another number of layers, go to the same depth.
     const share = (column - 1) / Math.max(1, row.length - 3);
     const target = step[0] && others.length !== row.length
       ? 1 + Math.round(share * (others.length - 3)) : column + step[1];

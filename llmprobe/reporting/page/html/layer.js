@@ -31,7 +31,7 @@ function scoreRow(curve, at, name, label, form) {
   return element("tr", {}, element("th", { scope: "row" }, label), element("td", {}, written(score, form) + within));
 }
 
-/** What the layer holds, and what the model makes of it; null where no more was asked than what is readable. */
+/** What the layer holds, and what the model makes of it; null if only readability was asked for. */
 function askedTable(curve, at) {
   const asked = data.asked.map(({ name, label }) => scoreRow(curve, at, name, label, ".2f")).filter(Boolean);
   if (!asked.length) return null;

@@ -25,7 +25,7 @@ for (const name of Object.keys(data.files)) {
   place("downloads").append(element("button", { onclick: () => download(name) }, name));
 }
 
-// A click on what was found opens its layer.
+// A click on a finding opens its layer.
 for (const button of document.querySelectorAll("button[data-curve]")) {
   button.addEventListener("click", () => {
     const curve = curves[Number(button.dataset.curve)];
@@ -35,7 +35,7 @@ for (const button of document.querySelectorAll("button[data-curve]")) {
   });
 }
 
-// An answer says its sentence to who points at it, touches it or comes to it with a key.
+// Pointing at an answer, touching it or reaching it with a key shows its sentence.
 for (const button of document.querySelectorAll("button.answer")) {
   const say = () => {
     const { left, bottom } = button.getBoundingClientRect();

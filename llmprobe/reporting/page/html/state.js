@@ -1,4 +1,4 @@
-// What is looked at, and how every part of the page hears of a change.
+// The state of the page, and how every part of it is told of a change.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const curves = data.curves;
@@ -9,7 +9,7 @@ const state = {
 };
 const parts = [];
 
-/** A part of the page that is drawn again when one of some keys of the state has changed. */
+/** Register a part of the page that is drawn again when one of these keys of the state changes. */
 function part(keys, draw) {
   parts.push({ keys, draw });
 }
@@ -49,7 +49,7 @@ function peakPlace(curve) {
   return curve.best[curve.metric] ?? 0;
 }
 
-/** A score of a curve at a place, as its metric is written. */
+/** A score of a curve at a place, in the format of its metric. */
 function scoreText(curve, metric, at) {
   return written(curve.scores[metric]?.[at] ?? null, metrics.get(metric).form);
 }
@@ -92,7 +92,7 @@ function fill(id, ...children) {
   place(id).replaceChildren(...children.filter((child) => child !== null));
 }
 
-/** A number as Python writes it: of two that are equally near, the one with an even last digit. */
+/** A number as Python writes it: halfway between two, the one with an even last digit. */
 function number(value, digits = 2) {
   if (value === null || value === undefined) return "–";
   const between = value * 2 ** (digits + 1); // Only what is odd here is halfway between two.
