@@ -197,7 +197,7 @@ def test_what_cannot_be_answered_is_one_sentence(
         (ModelConfig(id=str(tiny_model("bert"))), Asked(), "does not say what comes next"),
         (ModelConfig(id=str(tiny_model("llama"))), Asked(), "lack .*lm_head"),
         (one, Asked(chat=True), "no chat template"),
-        (one, Asked(max_tokens=60), "does not fit beside it into the model's window of 64"),
+        (one, Asked(max_tokens=60), "does not fit after it into the model's window of 64"),
         (one, Asked(judge="label", words={"true": "yes"}), "no word for 'false'"),
         (one, Asked(judge="number"), "the expected answer 'true' is no number"),
         (one, Asked(judge="exact", expected="reply"), "no such column"),
@@ -212,7 +212,7 @@ def test_what_cannot_be_answered_is_one_sentence(
             answer_all(one, other, Asked(judge="exact"), out)
     assert not out.exists()
     out.write_text("")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         answer_all(one, data, Asked(), out)
 
 

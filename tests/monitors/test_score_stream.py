@@ -120,7 +120,7 @@ def test_no_more_is_read_than_is_scored_at_a_time() -> None:
         ("text,a\nx,1\ny\n", ["--format", "csv"], "line 3 has 1 cells, and the header 2"),
         ("a,a\nx,1\n", ["--format", "csv"], "two columns of the header have one name"),
         ('text\n"x\n', ["--format", "csv"], "stdin: line 2: unexpected end of data"),
-        ("text\nx\n", ["--format", "csv", "--delimiter", "ab"], "--delimiter: 'ab' is no char"),
+        ("text\nx\n", ["--format", "csv", "--delimiter", "ab"], "--delimiter: 'ab' is not one"),
         ("a\n", ["--quoting", "none"], "--quoting: belongs to a file"),
         ("a\n", ["--out", "x.parquet"], "for a stream it should end in .csv, .tsv, .jsonl"),
         ("red " * 99, [], "stdin, texts 1 to 1: row 1: 100 tokens, and tiny-llama reads"),

@@ -434,7 +434,7 @@ def test_a_probe_of_words_scores_no_texts(tiny_model: Callable[..., Path], tmp_p
     path = tmp_path / "probe.safetensors"
     results.probes[0].save(path)
     (trace,) = llmprobe.trace(path, "the red one", model=str(tiny_model("llama")))
-    assert "fitted at the mean of the tokens of a labelled word; pale" in TraceView(trace).caution
+    assert "the tokens of a labelled word; elsewhere (pale)" in TraceView(trace).caution
     assert not trace.read
     plain = tmp_path / "plain.csv"
     plain.write_text("text\nred one\n")
