@@ -304,7 +304,7 @@ def _explanation(other: Other, reader: NewTextReader, tolerance: np.ndarray) -> 
     for moved in (-1, 1):
         if {layer + moved for layer in other.reads} <= set(other.file.layers):
             off = times_off(other.logits(moved), expected, tolerance)
-            fits.append((off, _onetimes_off(-moved, other)))
+            fits.append((off, _layers_off(-moved, other)))
     try:
         if not reader.extractor.is_local:
             raise UserError("its model is not on this disk")
@@ -356,7 +356,7 @@ def _alternatives(own: Own, other: Other) -> Iterator[tuple[str, np.ndarray]]:
             yield words, logits(answers, at, shift)
         for moved in (-1, 1):
             if 0 <= at + moved < len(own.layers):
-                both = f"{words}; and " * bool(words) + _onetimes_off(moved, other)
+                both = f"{words}; and " * bool(words) + _layers_off(moved, other)
                 yield both, logits(answers, at + moved, shift)
     if own.norm is not None:
         yield (
@@ -376,7 +376,7 @@ def _alternatives(own: Own, other: Other) -> Iterator[tuple[str, np.ndarray]]:
         )
 
 
-def _onetimes_off(moved: int, other: Other) -> str:
+def _layers_off(moved: int, other: Other) -> str:
     """Say that the states file numbers its layers off by one."""
     which = "after" if moved > 0 else "before"
     offset = other.file.config.layer_offset + moved
