@@ -17,7 +17,7 @@ import argparse
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,17 +142,18 @@ def plain_choices(X: np.ndarray, tasks: Sequence[ProbingTask], solver: str) -> n
     return np.array([PlainPath(X, task, solver).choice() for task in tasks])
 
 
-def plain_everything(X: np.ndarray, tasks: ProbingTasks, solver: str) -> None:
-    """Fit all that ``probe_layers`` fits for a layer: choose penalties, and refit at them."""
+def plain_everything(layers: Iterable[np.ndarray], tasks: ProbingTasks, solver: str) -> None:
+    """Fit all that ``probe_layers`` fits for each layer: choose penalties, and refit at them."""
     every = (*tasks.inner, tasks.observed, *tasks.shuffled, *tasks.control, *tasks.beside_control)
-    chosen = plain_choices(X, every, solver)
-    every_row = np.ones((1, len(X)), dtype=bool)
-    refits = zip([*tasks.train[:, None], every_row], chosen[: len(tasks.inner) + 1], strict=True)
-    for train, l2 in refits:
-        scored_by = np.where(train[0], -1, 0)
-        if train.all():  # Nothing is scored here, but the class needs rows to score.
-            scored_by[:1] = 0
-        PlainPath(X, ProbingTask(tasks.targets, train, scored_by), solver).losses(l2)
+    for X in layers:
+        chosen = plain_choices(X, every, solver)
+        every_row = np.ones((1, len(X)), dtype=bool)
+        own = chosen[: len(tasks.inner) + 1]
+        for train, l2 in zip([*tasks.train[:, None], every_row], own, strict=True):
+            scored_by = np.where(train[0], -1, 0)
+            if train.all():  # Nothing is scored here, but the class needs rows to score.
+                scored_by[:1] = 0
+            PlainPath(X, ProbingTask(tasks.targets, train, scored_by), solver).losses(l2)
 
 
 def plain_grid(X: np.ndarray, task: ProbingTask, solver: str) -> None:
@@ -246,7 +247,7 @@ def compare(given: Input, options: argparse.Namespace) -> None:
             partial(cold_grid, X, tasks.observed, device),
         )
     pairs[", ".join(map(str, given.layers)), "end to end, `probe_layers`"] = (
-        lambda: [plain_everything(X, tasks, solver) for X in given.layers.values()],
+        partial(plain_everything, given.layers.values(), tasks, solver),
         partial(everything, given, options),
     )
     for (layers, name), (plain, ours) in pairs.items():
