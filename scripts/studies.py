@@ -223,7 +223,10 @@ def number(value: float, digits: int = 2) -> str:
     """Return a number as ``.87``, ``1.00`` or ``−.03``; a dash for NaN."""
     if math.isnan(value):
         return "–"
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}").replace("-", "−")
+    rounded = f"{value:.{digits}f}"
+    if float(rounded) == 0:
+        rounded = rounded.removeprefix("-")
+    return re.sub(r"^(-?)0\.", r"\1.", rounded).replace("-", "−")
 
 
 def interval(row: Mapping[Any, Any], name: str) -> str:
