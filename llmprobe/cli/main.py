@@ -118,7 +118,7 @@ def _ending(error: BaseException) -> tuple[int, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1, ""
     if isinstance(error, UnicodeEncodeError):
-        return 2, f"{error.object!a:.80} is no text: it has half a character"
+        return 2, f"{error.object!a:.80} is not valid text: it has half of a surrogate pair"
     if isinstance(error, MemoryError):
         return 1, f"out of memory: {first_line(error)}; what was finished is kept"
     if disk_is_full(error):

@@ -164,7 +164,7 @@ def _text(content: bytes, path: Path, encoding: str | None) -> str:
     except UnicodeEncodeError as error:
         line = error.object.count("\n", 0, error.start) + 1
         half = error.object[error.start]
-        raise UserError(f"{path}: line {line} has {half!a}, half a character") from None
+        raise UserError(f"{path}: line {line} has {half!a}, half of a surrogate pair") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].decode(used, errors="replace").count("\n") + 1
         hint = "; save it as UTF-8, or say what it is, as in `encoding: latin-1`"
@@ -338,7 +338,7 @@ def _parsed(text: str, path: Path, hint: str, line: int = 0) -> Any:
     """Return the value of a JSON text: line number ``line`` of a file, or (0) all of it."""
     try:
         value = json.loads(text, object_pairs_hook=_object)
-        # Only an escape can stand for half a character, which nothing can write again.
+        # Only an escape can stand for half of a surrogate pair, which nothing can write again.
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:

@@ -73,7 +73,7 @@ class Rerun:
     def __init__(self, model: LoadedModel) -> None:
         if not model.causal:
             raise UserError(f"model {model.name!r}: its states depend on the tokens to their right "
-                            "(an encoder), so it does not say what comes next")  # fmt: skip
+                            "(an encoder), so it does not predict the next token")  # fmt: skip
         if not tree_can_run(model.module):
             raise UserError(f"model {model.name!r}: its last token cannot be run by itself on the "
                             "keys and values of the text before it")  # fmt: skip

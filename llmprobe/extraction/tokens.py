@@ -326,7 +326,7 @@ def require_usable_tokens(texts: TokenisedTexts, where: str, model: LoadedModel)
         if max(tokens) >= known:
             raise UserError(
                 f"{where}: example {row} has token {max(tokens)}, beyond the "
-                f"{known} of {model.name}: its tokenizer is not its own"
+                f"{known} of {model.name}: its tokenizer was made for another model"
             )
 
 

@@ -207,7 +207,7 @@ def load_language_model(config: ModelConfig) -> tuple[Any, LoadedModel]:
     with user_errors(f"model {config.id!r} cannot be loaded"):
         text = text_config(_configuration(config, source))
     if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING or not _looks_left(text):
-        raise UserError(f"model {config.id!r}: does not say what comes next, so it answers nothing")
+        raise UserError(f"model {config.id!r} does not predict the next token, so it cannot answer")
     return _load(config, source, AutoModelForCausalLM)
 
 

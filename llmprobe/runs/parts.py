@@ -134,8 +134,9 @@ class StatesOf:
         """
         extractor, dataset = self.extractor, self.dataset
         if self.extract:
-            both = self.embeddings
-            return (extractor.extract_with_embeddings if both else extractor.extract)(dataset)
+            if self.embeddings:
+                return extractor.extract_with_embeddings(dataset)
+            return extractor.extract(dataset)
         found = extractor.find(dataset, embeddings=self.embeddings) if extractor.is_local else None
         if found is None:
             raise self.not_extracted

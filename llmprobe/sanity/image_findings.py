@@ -122,7 +122,7 @@ def image_figures(run: Results) -> Illustrations:
         "Dotted: what Alain & Bengio (2016) report.": mnist,
         "Below: the bits (kbit: 1,024) in which linear probes, refitted on the test labels sent so "
         "far, send the next ones (Voita & Titov 2020).": coded,
-        "A connection leads past the dense layers on grey.": bypassed,
+        "Grey: dense layers that a connection bypasses.": bypassed,
         "Each point is computed from the one before, so it cannot tell more about the class; what "
         "changes is how much of it a linear classifier can use.": not bypassed,
     }

@@ -186,8 +186,8 @@ def xor_findings(run: Results) -> list[str]:
         f"the hidden states of this network the best line has {right_before} before training and "
         f"{right_after} after it.",
         f"A probe on {SAMPLE} points around the corners has an accuracy of "
-        f"{accuracy['trained', 'input']:.2f} on the inputs (chance is 0.50; below it, since with "
-        "nothing to read a probe leans to what the scored fold has less of), "
+        f"{accuracy['trained', 'input']:.2f} on the inputs (chance is 0.50; below it, since a "
+        "probe with nothing to read prefers the class that the scored fold has less of), "
         f"{accuracy['trained', 'hidden_preact']:.2f} before the trained ReLU and "
         f"{accuracy['trained', 'hidden']:.2f} after it; after the ReLU of the untrained network it "
         f"has {accuracy['untrained', 'hidden']:.2f}.",

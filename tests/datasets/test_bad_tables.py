@@ -190,7 +190,7 @@ JSON: Cases = {
     "nested": ('{"train": {"a": [1]}}', "an object with no lists; write"),
     "twice": ('[{"text": "a", "text": "b"}]', "'text' occurs twice in one object"),
     "empty": ("[]", "no rows below the header"),
-    "half a character": ('[{"text": "\\ud800"}]', "surrogates not allowed"),
+    "half of a surrogate pair": ('[{"text": "\\ud800"}]', "surrogates not allowed"),
 }
 GZIP: Cases = {
     "text": ("text,label\na,0\n", "no gzip archive, or a damaged one: "),
@@ -233,7 +233,7 @@ def test_a_bad_file_is_refused_with_what_is_wrong_and_where(tmp_path: Path, what
         ({"encoding": "base64"}, "encoding 'base64' is not known"),
         ({"encoding": "a\0b"}, "is not known"),
         ({"encoding": "ascii"}, "line 2 is not ASCII"),
-        ({"encoding": "unicode_escape"}, r"line 2 has '\udc00', half a character"),
+        ({"encoding": "unicode_escape"}, r"line 2 has '\udc00', half of a surrogate pair"),
         ({"delimiter": '"'}, "delimiter '\"' cannot separate cells"),
         ({"delimiter": "\n"}, "delimiter '\\n' cannot separate cells"),
         ({"delimiter": ";"}, """the header has no ';' but ','; say `delimiter: ","`"""),

@@ -194,7 +194,7 @@ def test_what_cannot_be_answered_is_one_sentence(
     data, out = dataset(), tmp_path / "answers.jsonl"
     one = ModelConfig(id=str(folder))
     for model, asked, message in (
-        (ModelConfig(id=str(tiny_model("bert"))), Asked(), "does not say what comes next"),
+        (ModelConfig(id=str(tiny_model("bert"))), Asked(), "does not predict the next token"),
         (ModelConfig(id=str(tiny_model("llama"))), Asked(), "lack .*lm_head"),
         (one, Asked(chat=True), "no chat template"),
         (one, Asked(max_tokens=60), "does not fit after it into the model's window of 64"),

@@ -90,7 +90,7 @@ def test_states_that_cannot_be_changed_are_refused_in_a_sentence(
     ("model", "dataset", "says"),
     [
         ({"weights": "random"}, {}, "The weights are random"),
-        ({"architecture": "bert"}, {}, "does not say what comes next"),
+        ({"architecture": "bert"}, {}, "does not predict the next token"),
         ({"architecture": "gpt_neo"}, {}, "cannot be"),
         ({}, {"answers": {"1": ["true"], "0": ["true", "false"]}}, "begin with the same token"),
     ],

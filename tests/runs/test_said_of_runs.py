@@ -203,7 +203,7 @@ def test_what_was_said_is_kept_and_asked_again_for_other_words(
         ({}, {"extract": {"position": "mean"}}, "states at mean"),
         ({}, {"extract": {"site": "mlp"}}, "states of the site mlp"),
         ({}, {"extract": {"layers": [0, 1]}}, "The last layer, 3, was not read"),
-        ({"architecture": "bert"}, {}, "does not say what comes next"),
+        ({"architecture": "bert"}, {}, "does not predict the next token"),
         ({"head": False}, {}, "lack .*lm_head"),
     ],
     ids=str,
