@@ -12,7 +12,7 @@ are changes the time by a third either way.
 
 from __future__ import annotations
 
-import os
+import torch
 
 from llmprobe.config.probe_kinds import PROBE_KINDS
 from llmprobe.config.schema import ProbeConfig
@@ -76,7 +76,7 @@ def probing_seconds(
     seconds = problems * COLUMN + (problems + SHARED) * cells * OPERATIONS / NOMINAL_SPEED
     if not PROBE_KINDS[config.kind].has_penalty:
         seconds *= CLOSED_FORM
-    workers = min(layers, os.cpu_count() or 1, MOST_WORKERS)
+    workers = min(layers, torch.get_num_threads(), MOST_WORKERS)
     words = rows * BAG_OF_WORDS * ("bag_of_words" in config.controls)
     total = (layers / workers * (LAYER + seconds) + words) * NOMINAL_SPEED / speed
     if config.multi_layer is None:

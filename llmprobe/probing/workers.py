@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,7 +98,7 @@ def each_layer(
 ) -> list[Answer]:
     """Apply ``fit`` to each layer's states [n, d], read when its turn comes.
 
-    Each core works on a layer, in one thread; large layers come one at a time, with all threads.
+    Each of torch's threads works on a layer; large layers come one at a time, with all threads.
     """
     fits: list[Answer] = []
     with Progress(label, len(states.layers), shown=progress) as bar:
@@ -126,7 +125,7 @@ def _workers(n_bytes: int, layers: int) -> int:
     # Some four copies of a layer, and a chunk each for the search and the solver.
     needed = 4 * n_bytes + 2 * CHUNK_BYTES
     room = int(psutil.virtual_memory().available // needed)
-    return max(1, min(os.cpu_count() or 1, layers, MOST_WORKERS, room))
+    return max(1, min(torch.get_num_threads(), layers, MOST_WORKERS, room))
 
 
 @contextmanager
