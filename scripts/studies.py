@@ -460,9 +460,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "make":
         every = [path.stem for path in sorted((DOCS / "studies").glob("*.yaml"))]
+        if unknown := set(options.runs) - set(every):
+            parser.error(f"no study {min(unknown)!r}; known: {', '.join(every)}")
         for run in options.runs or every:
             make(run)
     if options.command == "keep":
+        for folder in options.folders:
+            if not (folder / "environment.json").is_file():
+                parser.error(f"{folder} is no finished run")
         for folder in options.folders:
             keep(folder.name, folder, DOCS / "results", 0)
     for page in pages():
